@@ -1,0 +1,1 @@
+"""What is kept, and why: scorers, duplicates, the keep rule."""

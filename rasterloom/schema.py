@@ -1,0 +1,144 @@
+"""The tables that the parts of Rasterloom meet in, and the key that joins them.
+
+Every per-image table carries ``shard``, the number of the row range of ``pairs`` that an image came
+from, so that joining two tables for one shard reads one row group of each and not the whole table.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+
+import pyarrow as pa
+
+KEY_HEX_DIGITS = 32
+
+PAIRS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("url", pa.string()),
+        ("caption", pa.string()),
+        ("source", pa.string()),  # name of the recipe's source
+        ("meta", pa.string()),  # the source's other columns, as JSON
+    ]
+)
+
+IMAGES = pa.schema(
+    [
+        ("key", pa.string()),
+        ("shard", pa.int32()),
+        ("url", pa.string()),
+        ("caption", pa.string()),
+        ("status", pa.string()),  # "ok" or "failed"
+        ("error", pa.string()),  # an ErrorClass, null when ok
+        ("detail", pa.string()),  # what happened, for a person, null when ok
+        ("http_status", pa.int32()),
+        ("final_url", pa.string()),
+        ("attempts", pa.int32()),
+        ("sha256", pa.string()),  # of the bytes as received
+        ("phash", pa.string()),  # 64-bit perceptual hash, 16 hex digits
+        ("original_format", pa.string()),
+        ("original_width", pa.int32()),
+        ("original_height", pa.int32()),
+        ("original_bytes", pa.int64()),
+        ("format", pa.string()),  # of `image`: "jpeg", "png" or "webp"
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("image", pa.large_binary()),  # null when failed
+    ]
+)
+
+SCORES = pa.schema([("key", pa.string()), ("shard", pa.int32())])  # and a float64 column a score
+
+SELECTION = pa.schema(
+    [
+        ("key", pa.string()),
+        ("shard", pa.int32()),
+        ("kept", pa.bool_()),
+        ("reason", pa.string()),  # "kept", "failed: <error>", "rule: <the part that said no>", ...
+        ("duplicate_of", pa.string()),  # key of the row that was kept instead
+    ]
+)
+
+TOKENS = pa.schema(
+    [
+        ("target", pa.int32()),  # resolution: a bucket's area is about target * target pixels
+        ("bucket", pa.string()),  # "<width>x<height>" in pixels
+        ("key", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("task", pa.string()),
+        ("input_ids", pa.list_(pa.field("element", pa.int32()))),
+        ("loss_spans", pa.list_(pa.field("element", pa.int32()))),  # start, end, start, end, ...
+        ("n_tokens", pa.int32()),
+        ("caption", pa.string()),
+        ("quality", pa.float64()),  # null where not scored, as the next two
+        ("aesthetic", pa.float64()),
+        ("clip", pa.float64()),
+    ]
+)
+
+
+class ErrorClass(StrEnum):
+    """Why a pair has no image. The value stands in ``images.error``."""
+
+    BAD_URL = "bad_url"
+    BAD_CAPTION = "bad_caption"
+    BLOCKED_SCHEME = "blocked_scheme"
+    BLOCKED_ADDRESS = "blocked_address"
+    ROBOTS = "robots"
+    DNS = "dns"
+    CONNECT = "connect"
+    TIMEOUT = "timeout"
+    HTTP_4XX = "http_4xx"
+    HTTP_429 = "http_429"
+    HTTP_5XX = "http_5xx"
+    TOO_MANY_REDIRECTS = "too_many_redirects"
+    TOO_MANY_BYTES = "too_many_bytes"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    INCOMPLETE = "incomplete"  # the connection closed before the announced length
+    NOT_AN_IMAGE = "not_an_image"
+    BROKEN_IMAGE = "broken_image"
+    INTERNAL = "internal"
+
+
+def pair_key(url: str | None, caption: str | None) -> str:
+    """Return the stable 128-bit key of a pair as 32 hex digits.
+
+    Null and the empty string give different keys; surrogates that are not valid UTF-8 are kept apart.
+    """
+    digest = hashlib.blake2b(digest_size=KEY_HEX_DIGITS // 2, person=b"rasterloom.pair")
+    for part in (url, caption):
+        data = b"" if part is None else part.encode("utf-8", "surrogatepass")
+        digest.update(b"\x00" if part is None else b"\x01" + len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+def bucket_name(width: int, height: int) -> str:
+    """Return the name of an aspect-ratio bucket, sizes in pixels: ``bucket_name(1024, 256) == "1024x256"``."""
+    return f"{width}x{height}"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What differs between the token vocabularies of model families; ids are token ids.
+
+    A sequence made under one profile means nothing under another. The instances are in
+    ``rasterloom.tokenize.profiles``; training receives one and never looks further.
+    """
+
+    name: str
+    downsample: int  # pixels a side for one code
+    codebook_size: int
+    bos: int
+    pad: int
+    sep: int  # ends every turn of a conversation
+    boi: int
+    eoi: int
+    eol: int  # ends every row of codes
+    grid0: int  # a count of n grid units has id grid0 + n
+    image0: int  # code c has id image0 + c, unless image_ids says otherwise
+    text0: int  # first id of text that is trained on the corpus
+    vocab_size: int
+    grid_unit: int = 32  # pixels a grid unit counts
+    drop: str = "context"  # what CFG dropping removes: "context" leaves boi .. eoi, see docs/tokens.md
+    image_ids: tuple[int, ...] | None = None  # id of each code where they are not contiguous

@@ -1,0 +1,1 @@
+"""Image and text to Uni-Rep sequence: buckets, crop, codecs, vocabulary, prompts, framing."""

@@ -1,0 +1,1 @@
+"""FP-SFT: stages, plan, loader, model, loss, engine, checkpoints, sampling."""

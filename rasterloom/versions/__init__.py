@@ -1,0 +1,1 @@
+"""Dataset versions: commits to Apache Iceberg tables, their history and lineage."""
