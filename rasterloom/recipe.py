@@ -180,7 +180,7 @@ class Sample(Section):
 
     prompts: tuple[str, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
-    """(width, height) in pixels, buckets of the last stage's target; a square, a wide and a tall one when empty."""
+    """(width, height) in pixels, buckets of the last target; a square, a wide and a tall one when empty."""
     cfg: float = Field(3.0, ge=1)
     temperature: float = Field(1.0, gt=0)
     top_k: int = Field(2000, ge=1)
@@ -282,7 +282,8 @@ def _explain(error: ValidationError) -> list[str]:
     """Turn pydantic's findings into one line each: field, what is wrong, what it got."""
     lines = []
     for item in error.errors(include_url=False):
-        field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]).lstrip(".")
+        parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]]
+        field = "".join(parts).lstrip(".")
         if item["type"] == "extra_forbidden":
             lines.append(f"{field}: no such field{_did_you_mean(item['loc'])}")
         elif item["type"] == "missing":

@@ -114,7 +114,7 @@ def pair_key(url: str | None, caption: str | None) -> str:
 
 
 def bucket_name(width: int, height: int) -> str:
-    """Return the name of an aspect-ratio bucket, sizes in pixels: ``bucket_name(1024, 256) == "1024x256"``."""
+    """Return the name of an aspect-ratio bucket of so many pixels, such as ``1024x256``."""
     return f"{width}x{height}"
 
 
