@@ -36,6 +36,7 @@ IMAGES = pa.schema(
         ("attempts", pa.int32()),
         ("sha256", pa.string()),  # of the bytes as received
         ("phash", pa.string()),  # 64-bit perceptual hash, 16 hex digits
+        ("thumbnail", pa.binary()),  # 8 x 8 RGB pixels of the stored picture on white, row by row
         ("original_format", pa.string()),
         ("original_width", pa.int32()),
         ("original_height", pa.int32()),

@@ -22,14 +22,14 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "purple": (140, 50, 185),
 }
 SHAPES = ("circle", "square", "triangle", "star", "ring")
-SIZES = {"small": 0.22, "": 0.36, "large": 0.60}  # diameter / short side; the middle size goes unsaid
+SIZES = {"small": 0.24, "": 0.38, "large": 0.64}  # diameter / short side; the middle size goes unsaid
 BACKGROUNDS = ("light", "dark", "gradient", "texture")
 NUMBERS = {1: "a", 2: "two", 3: "three"}
 
 # (width : height), share. Few ratios with many scenes each: a ratio with few scenes is not learnt.
-FRAMES = (((1, 1), 0.40), ((5, 3), 0.27), ((3, 5), 0.27), ((3, 1), 0.03), ((1, 3), 0.03))
+FRAMES = {(1, 1): 0.40, (5, 3): 0.27, (3, 5): 0.27, (3, 1): 0.03, (1, 3): 0.03}
 SHORT_SIDES = (96, 120, 144, 192, 240, 288, 360, 399)  # pixels; all divisible by 3
-GAP = 0.06  # between shapes, / short side
+GAP = 0.04  # between shapes, / short side
 MARGIN = 0.10  # kept free at each edge, / short side; a crop of 5:3 to 2:1 takes 0.083
 OVERSAMPLE = 4
 
@@ -103,8 +103,7 @@ def dominant_colour(image: Image.Image) -> str | None:
 
 
 def _frame(rng: Generator) -> tuple[int, int]:
-    ratios, shares = zip(*FRAMES, strict=True)
-    w, h = ratios[rng.choice(len(ratios), p=shares)]
+    w, h = list(FRAMES)[rng.choice(len(FRAMES), p=list(FRAMES.values()))]
     unit = int(rng.choice(SHORT_SIDES)) // min(w, h)
     return w * unit, h * unit
 
@@ -114,7 +113,8 @@ def _story(rng: Generator) -> tuple[list[Group], str]:
     kind = rng.choice(["one", "several", "relation"], p=[0.70, 0.12, 0.18])
     if kind == "relation":
         colours = rng.choice(list(COLOURS), 2, replace=False)
-        groups = [_group(rng, str(colour), int(rng.choice([1, 2], p=[0.75, 0.25])), large=False) for colour in colours]
+        numbers = rng.choice([1, 2], 2, p=[0.75, 0.25])
+        groups = [_group(rng, str(c), int(n), large=False) for c, n in zip(colours, numbers, strict=True)]
         return groups, str(rng.choice(["left of", "right of", "above", "below"]))
     number = 1 if kind == "one" else int(rng.integers(2, 4))
     return [_group(rng, str(rng.choice(list(COLOURS))), number, large=number == 1)], ""
@@ -165,7 +165,7 @@ def _background(rng: Generator, width: int, height: int) -> Image.Image:
     pixels: NDArray[np.floating] = np.full((height, width), base)
     if kind == "gradient":
         angle = rng.uniform(0, 2 * math.pi)
-        y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]  # type: ignore[misc]
+        y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
         pixels += (x * math.cos(angle) + y * math.sin(angle)) * rng.uniform(20, 40) * (1 if dark else -1)
     elif kind == "texture":
         cells = (max(2, width // 24), max(2, height // 24))

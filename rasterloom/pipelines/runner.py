@@ -1,0 +1,177 @@
+"""Running one step to its end: shards as Ray tasks, a bounded number in flight, one commit."""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rasterloom import __version__
+from rasterloom.pipelines import staging
+from rasterloom.pipelines.progress import Progress
+from rasterloom.pipelines.state import Status, file_folder, inputs_of, status, write_record
+from rasterloom.pipelines.staging import Published
+from rasterloom.pipelines.step import FileStep, Shard, ShardStep, Step
+from rasterloom.recipe import Run
+from rasterloom.storage import Store
+from rasterloom.versions.commit import commit
+from rasterloom.versions.record import Record
+from rasterloom.versions.tables import Corpus
+
+
+class StepFailed(RuntimeError):
+    """A step could not be finished; what it published so far stays, and a further run goes on from there."""
+
+
+def start_ray(run: Run) -> None:
+    """Connect to the recipe's cluster, or start Ray on this machine."""
+    import logging
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    import ray
+
+    if ray.is_initialized():
+        return
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if run.ray_address:
+        ray.init(address=run.ray_address, **quiet)
+        return
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a Ray of our own, on loopback
+    ray.init(
+        num_cpus=run.cpus or os.cpu_count() or 1,
+        include_dashboard=False,
+        object_store_memory=256 * 2**20,  # paths travel between tasks, not pixels
+        **quiet,
+    )
+
+
+def run_step(corpus: Corpus, step: Step, run: Run, recipe_digest: str, progress: Progress) -> Status:
+    """Bring a step to its end, from wherever an earlier run left it.
+
+    Raises:
+        StepFailed: a shard or the step's work raised an error; the message says which and what.
+    """
+    start = time.monotonic()
+    if isinstance(step, FileStep):
+        record = _make_files(corpus, step, run, progress)
+    else:
+        assert isinstance(step, ShardStep)
+        record = _run_shards(corpus, step, run, progress)
+    record = Record(**{**record.__dict__, "seconds": time.monotonic() - start}).signed(recipe_digest, __version__)
+    if isinstance(step, ShardStep) and step.table:
+        files = _published_files(corpus, step)
+        commit(
+            corpus, step.table, step.schema, files, record, replaces=step.replaces, partition_by=step.partition_by
+        )
+    else:
+        write_record(corpus, step, record)
+    return status(corpus, step)
+
+
+def _record(corpus: Corpus, step: Step, **found: Any) -> Record:
+    parents = {given.name: status(corpus, given).snapshot_id for given in step.inputs}
+    return Record(
+        step=step.name,
+        fingerprint=step.fingerprint,
+        code_version=step.code_version,
+        config=step.settings,
+        inputs={given.name: given.fingerprint for given in step.inputs},
+        parents={name: str(snapshot) for name, snapshot in parents.items() if snapshot is not None},
+        **found,
+    )
+
+
+def _run_shards(corpus: Corpus, step: ShardStep, run: Run, progress: Progress) -> Record:
+    place = staging.folder(corpus.name, step.name, step.fingerprint)
+    shards = step.plan(corpus.store, inputs_of(corpus, step), step.config)
+    done = staging.published(corpus.store, place)
+    left = [shard for shard in shards if shard.name not in done]
+    progress.start(step.name, total=len(shards), done=len(shards) - len(left))
+    for result in _on_ray(corpus.store, place, step, left, run):
+        done[result.shard] = result
+        progress.advance(rows=result.rows)
+    results = [done[shard.name] for shard in shards]
+    return _record(
+        corpus,
+        step,
+        counts=staging.add_up([r.counts for r in results]),
+        rows=sum(r.rows for r in results),
+        bytes=sum(r.bytes for r in results),
+        shards=len(results),
+        worker_seconds=sum(r.seconds for r in results),
+    )
+
+
+def _published_files(corpus: Corpus, step: ShardStep) -> list[str]:
+    place = staging.folder(corpus.name, step.name, step.fingerprint)
+    found = staging.published(corpus.store, place)
+    return [p.file for _, p in sorted(found.items()) if p.rows]
+
+
+def _on_ray(
+    store: Store, place: str, step: ShardStep, shards: list[Shard], run: Run
+) -> Iterator[Published]:
+    """Run shards as Ray tasks and yield each result as it comes.
+
+    Ray starts a task again when its worker dies; an error that the work itself raises ends the step.
+    """
+    if not shards:
+        return
+    import ray
+
+    limit = run.in_flight or max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
+    task = ray.remote(num_cpus=step.cpus, max_retries=5)(staging.run_shard)
+    shared = ray.put(step)
+    waiting = list(reversed(shards))
+    flying: dict[Any, Shard] = {}
+    try:
+        while waiting or flying:
+            while waiting and len(flying) < limit:
+                shard = waiting.pop()
+                flying[task.remote(store, place, shared, shard)] = shard
+            ready, _ = ray.wait(list(flying), num_returns=1, timeout=1.0)
+            for reference in ready:
+                shard = flying.pop(reference)
+                try:
+                    yield ray.get(reference)
+                except ray.exceptions.RayTaskError as error:
+                    cause = error.cause if isinstance(error.cause, Exception) else error
+                    raise StepFailed(f"{step.name}, shard {shard.name}: {_one_line(cause)}") from error
+                except ray.exceptions.RayError as error:
+                    raise StepFailed(f"{step.name}, shard {shard.name}: {_one_line(error)}") from error
+    finally:
+        for reference in flying:
+            ray.cancel(reference, force=True)
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
+
+
+def _make_files(corpus: Corpus, step: FileStep, run: Run, progress: Progress) -> Record:
+    """Let a FileStep fill a local folder, then put the folder where its result belongs."""
+    progress.start(step.name, total=None)
+    final = file_folder(corpus, step)
+    folder = Path(corpus.store.path(final)) if not corpus.store.is_s3 else _scratch(step)
+    if not step.resumes:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        counts = step.make(corpus, inputs_of(corpus, step), step, folder, run, progress)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise StepFailed(f"{step.name}: {_one_line(error)}") from error
+    if corpus.store.is_s3:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            corpus.store.put(f"{final}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    return _record(corpus, step, counts=counts, bytes=size)
+
+
+def _scratch(step: Step) -> Path:
+    import tempfile
+
+    return Path(tempfile.gettempdir()) / "rasterloom" / step.name.replace("/", "-") / step.fingerprint

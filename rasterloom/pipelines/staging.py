@@ -1,0 +1,72 @@
+"""Shards between the worker that made them and the version that takes them in.
+
+A worker writes a data file under a name of its own and then publishes the shard by one conditional
+write of a small JSON file that names it. Whoever comes second has written garbage, and knows it.
+"""
+
+import json
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rasterloom.pipelines.step import Shard, ShardStep
+from rasterloom.storage import Store
+from rasterloom.versions.tables import DataFile
+
+
+@dataclass(frozen=True)
+class Published:
+    """A finished shard: its data file and what came of its rows."""
+
+    shard: str
+    file: str  # name in the store
+    rows: int
+    bytes: int
+    counts: dict[str, int]
+    seconds: float
+
+    @property
+    def data_file(self) -> DataFile:
+        return DataFile(self.file, self.rows)
+
+
+def folder(corpus: str, step: str, fingerprint: str) -> str:
+    return f"{corpus}/staging/{step}/{fingerprint}"
+
+
+def run_shard(store: Store, place: str, step: ShardStep, shard: Shard) -> Published:
+    """Do the work of one shard and publish it; if another attempt was first, return that one's result."""
+    start = time.monotonic()
+    table, counts = step.work(store, shard.spec, step.config)
+    if table.schema != step.schema:
+        table = table.select(step.schema.names).cast(step.schema)
+    file = f"{place}/data/{shard.name}-{uuid.uuid4().hex[:12]}.parquet"
+    size = store.write_parquet(file, table, **step.parquet)
+    mine = Published(shard.name, file, table.num_rows, size, counts, time.monotonic() - start)
+    name = f"{place}/shards/{shard.name}.json"
+    if store.put_if_absent(name, json.dumps(asdict(mine)).encode()):
+        return mine
+    store.delete(file)
+    return read_published(store, name)
+
+
+def read_published(store: Store, name: str) -> Published:
+    values: dict[str, Any] = json.loads(store.read(name))
+    return Published(**values)
+
+
+def published(store: Store, place: str) -> dict[str, Published]:
+    """The shards published so far, by name."""
+    names = [n for n in store.list(f"{place}/shards") if n.endswith(".json")]
+    found = (read_published(store, name) for name in names)
+    return {p.shard: p for p in found}
+
+
+def add_up(counts: list[dict[str, int]]) -> dict[str, int]:
+    """Add counts by name."""
+    total: dict[str, int] = {}
+    for one in counts:
+        for name, number in one.items():
+            total[name] = total.get(name, 0) + number
+    return dict(sorted(total.items()))

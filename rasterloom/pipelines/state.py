@@ -1,0 +1,87 @@
+"""What a workspace already holds of a workflow: which steps are done, and why the others are not."""
+
+from dataclasses import dataclass
+
+from rasterloom.pipelines import staging
+from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step, changes
+from rasterloom.versions.commit import head_snapshot
+from rasterloom.versions.record import Record
+from rasterloom.versions.tables import Corpus, DataFile
+
+
+@dataclass(frozen=True)
+class Status:
+    """A step's state in the workspace: done, or what makes it run."""
+
+    step: Step
+    done: bool
+    reason: str  # "done", "never run", "config changed: ...", "input changed: ..."
+    record: Record | None = None  # of this fingerprint if done, else of the last run
+    snapshot_id: int | None = None
+
+
+def file_folder(corpus: Corpus, step: Step) -> str:
+    """Where a FileStep's result lies, a name in the store."""
+    return f"{corpus.name}/files/{step.name}/{step.fingerprint}"
+
+
+def _record_name(corpus: Corpus, step: Step, fingerprint: str) -> str:
+    return f"{corpus.name}/records/{step.name}/{fingerprint}.json"
+
+
+def write_record(corpus: Corpus, step: Step, record: Record) -> None:
+    """Mark a step that has no table as done, and as its last run."""
+    corpus.store.put_if_absent(_record_name(corpus, step, record.fingerprint), record.to_json())
+    corpus.store.put(_record_name(corpus, step, "last"), record.to_json())
+
+
+def _read_record(corpus: Corpus, step: Step, fingerprint: str) -> Record | None:
+    try:
+        return Record.from_json(corpus.store.read(_record_name(corpus, step, fingerprint)))
+    except FileNotFoundError:
+        return None
+
+
+def status(corpus: Corpus, step: Step) -> Status:
+    """Look up whether a step's result is there, under exactly this fingerprint."""
+    snapshot_id = None
+    if isinstance(step, ShardStep) and step.table:
+        head = head_snapshot(corpus.table(step.table), step.name)
+        last = head[1] if head else None
+        if head and head[1].fingerprint == step.fingerprint:
+            snapshot_id = head[0].snapshot_id
+    else:
+        last = _read_record(corpus, step, step.fingerprint) or _read_record(corpus, step, "last")
+    if last is None:
+        return Status(step, False, "never run")
+    if last.fingerprint == step.fingerprint:
+        return Status(step, True, "done", last, snapshot_id)
+    return Status(step, False, _why(step, last), last)
+
+
+def _why(step: Step, last: Record) -> str:
+    section = step.name.split("/")[0]
+    found = changes(last.config, step.settings, f"{section}.")
+    if found:
+        return "config changed: " + ", ".join(found)
+    if last.code_version != step.code_version:
+        return f"code changed: version {last.code_version} -> {step.code_version}"
+    names = [s.name for s in step.inputs if last.inputs.get(s.name) != s.fingerprint]
+    gone = sorted(set(last.inputs) - {s.name for s in step.inputs})
+    return "input changed: " + ", ".join(names + gone)
+
+
+def inputs_of(corpus: Corpus, step: Step) -> Inputs:
+    """The files that a step reads: its inputs' data files at the version of exactly their fingerprint."""
+    return {given.name: output_files(corpus, given) for given in step.inputs}
+
+
+def output_files(corpus: Corpus, step: Step) -> list[DataFile]:
+    """The Parquet files of a finished ShardStep, or the files of a finished FileStep."""
+    if isinstance(step, FileStep):
+        return [DataFile(name, 0) for name in corpus.store.list(file_folder(corpus, step))]
+    assert isinstance(step, ShardStep)
+    if step.table:
+        return corpus.files(step.table, status(corpus, step).snapshot_id, step.replaces)
+    place = staging.folder(corpus.name, step.name, step.fingerprint)
+    return [p.data_file for _, p in sorted(staging.published(corpus.store, place).items())]

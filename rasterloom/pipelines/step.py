@@ -1,0 +1,110 @@
+"""A step of the workflow as frozen data, and the fingerprint that says whether its result is there."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel
+
+from rasterloom.storage import Store
+from rasterloom.versions.tables import DataFile
+
+Inputs = dict[str, list[DataFile]]
+ShardResult = tuple[pa.Table, dict[str, int]]  # the rows, and how many by outcome
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One unit of work: a name that sorts in order, and plain values that say which rows it takes."""
+
+    name: str
+    spec: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What every kind of step has. Two steps with the same fingerprint have the same result.
+
+    The fingerprint is a digest of name, config, code version, identity and the inputs' fingerprints,
+    and of nothing else.
+    """
+
+    name: str
+    config: BaseModel
+    code_version: str  # raised by hand when the same config would give another result
+    inputs: tuple["Step", ...] = ()
+    identity: dict[str, Any] = field(default_factory=dict)  # digests of what lies outside: sources, weights
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Config and identity as plain JSON values."""
+        return {**json.loads(self.config.model_dump_json()), **self.identity}
+
+    @property
+    def fingerprint(self) -> str:
+        parts = {
+            "name": self.name,
+            "config": self.settings,
+            "code_version": self.code_version,
+            "inputs": {step.name: step.fingerprint for step in self.inputs},
+        }
+        text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+        return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+
+
+@dataclass(frozen=True)
+class ShardStep(Step):
+    """A step over shards: ``plan`` cuts the inputs up, ``work`` turns one shard into one Arrow table.
+
+    The shards run as Ray tasks, in any order and any number at once; ``work`` is a top-level function
+    and must give the same rows when it is run again, as far as the world outside allows.
+    """
+
+    plan: Callable[[Store, Inputs, Any], list[Shard]] = field(kw_only=True)
+    work: Callable[[Store, dict[str, Any], Any], ShardResult] = field(kw_only=True)
+    schema: pa.Schema = field(kw_only=True)
+    table: str | None = None  # None: staged for the next step only
+    replaces: str = ""  # Iceberg filter of the rows that give way; all when empty
+    partition_by: tuple[str, ...] = ()
+    parquet: dict[str, Any] = field(default_factory=dict)  # options of pyarrow's write_table
+    cpus: float = 1.0
+
+
+@dataclass(frozen=True)
+class FileStep(Step):
+    """A step that makes a folder of files, in the driver: ``make`` fills it and returns counts.
+
+    A folder is filled under a temporary name only it knows if ``resumes`` is false; a step that resumes
+    by itself, as training does, always gets the same folder.
+    """
+
+    make: Callable[..., dict[str, int]] = field(kw_only=True)
+    resumes: bool = False
+
+
+def changes(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+    """Say in words which values differ: ``["max_side 512 -> 768"]``."""
+    found = []
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += changes(old, new, f"{prefix}{name}.")
+        else:
+            found.append(f"{prefix}{name} {_short(old)} -> {_short(new)}")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 48 else text[:45] + "..."
+
+
+def local_path(store: Store, name: str) -> Path:
+    """The local path of a name in a store that is a folder."""
+    return Path(store.path(name))

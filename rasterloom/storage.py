@@ -1,0 +1,160 @@
+"""Where a workspace lies: a local folder or an S3 prefix, behind the few operations that are needed.
+
+The one that everything rests on is :meth:`Store.put_if_absent`: of any number of writers of one name,
+exactly one wins, and readers see all of its bytes or nothing.
+"""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+
+class StorageError(RuntimeError):
+    """The workspace cannot be read or written; the message says where and what to do."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """A tree of files below ``root``. Names are relative to it and use ``/``.
+
+    A store is plain data and can be sent to another process; connections are made where it is used.
+    """
+
+    root: str  # an absolute folder, or s3://bucket/prefix
+
+    def __post_init__(self) -> None:
+        if "://" in self.root and not self.is_s3:
+            raise StorageError(f"a workspace is a folder or s3://bucket/prefix, not {self.root}")
+
+    @property
+    def is_s3(self) -> bool:
+        return self.root.startswith("s3://")
+
+    def uri(self, name: str) -> str:
+        """Return the URI that Iceberg knows a file by."""
+        return f"{self.root.rstrip('/')}/{name}" if self.is_s3 else (Path(self.root) / name).as_uri()
+
+    def name_of(self, uri: str) -> str:
+        """Return the name of a file of this store from its URI, the inverse of :meth:`uri`."""
+        from urllib.parse import unquote
+
+        base = self.uri("")
+        plain = uri if self.is_s3 else "file://" + unquote(urlsplit(uri).path)
+        base = base if self.is_s3 else "file://" + unquote(urlsplit(base).path)
+        if not plain.startswith(base):
+            raise StorageError(f"{uri} does not lie in the workspace {self.root}")
+        return plain[len(base) :].lstrip("/")
+
+    @cached_property
+    def filesystem(self) -> pafs.FileSystem:
+        """The pyarrow file system; paths in it are those of :meth:`path`."""
+        if not self.is_s3:
+            return pafs.LocalFileSystem()
+        options: dict[str, Any] = {"connect_timeout": 10, "request_timeout": 60}
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if endpoint:
+            parts = urlsplit(endpoint)
+            options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        return pafs.S3FileSystem(region=region or "us-east-1", **options)
+
+    def path(self, name: str = "") -> str:
+        """Return the path of a file in :attr:`filesystem`."""
+        if self.is_s3:
+            return f"{self.root.removeprefix('s3://').rstrip('/')}/{name}".rstrip("/")
+        return str(Path(self.root) / name)
+
+    def exists(self, name: str) -> bool:
+        return bool(self.filesystem.get_file_info(self.path(name)).type == pafs.FileType.File)
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a file. Raises: FileNotFoundError."""
+        with self.filesystem.open_input_file(self.path(name)) as file:
+            return bytes(file.read())
+
+    def list(self, prefix: str) -> list[str]:
+        """Return the names of the files anywhere below a folder, sorted; none if there is no such folder."""
+        selector = pafs.FileSelector(self.path(prefix), allow_not_found=True, recursive=True)
+        start = len(self.path()) + 1
+        infos = self.filesystem.get_file_info(selector)
+        return sorted(i.path[start:] for i in infos if i.type == pafs.FileType.File)
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        """Write a file unless one of this name exists, as one atomic act; say whether this call wrote it."""
+        if self.is_s3:
+            return self._s3_put_if_absent(name, data)
+        with self._beside(name) as (temporary, target):
+            temporary.write_bytes(data)
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
+        return True
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write or replace a file; a reader sees the old bytes or the new ones."""
+        if self.is_s3:
+            bucket, key = self.path(name).split("/", 1)
+            self._s3.put_object(Bucket=bucket, Key=key, Body=data)
+            return
+        with self._beside(name) as (temporary, target):
+            temporary.write_bytes(data)
+            temporary.replace(target)
+
+    def delete(self, name: str) -> None:
+        """Delete a file; one that is not there is no error."""
+        with contextlib.suppress(FileNotFoundError):
+            self.filesystem.delete_file(self.path(name))
+
+    def write_parquet(self, name: str, table: pa.Table, **options: Any) -> int:
+        """Write a table to a Parquet file, with pyarrow's write_table options; return its size in bytes."""
+        if not self.is_s3:
+            Path(self.path(name)).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, self.path(name), filesystem=self.filesystem, **options)
+        return int(self.filesystem.get_file_info(self.path(name)).size)
+
+    @contextlib.contextmanager
+    def _beside(self, name: str) -> Iterator[tuple[Path, Path]]:
+        """Give a temporary path in the target's folder, and the target; the temporary one is removed."""
+        target = Path(self.path(name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        try:
+            yield temporary, target
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @cached_property
+    def _s3(self) -> Any:
+        import boto3
+        from botocore.config import Config
+
+        return boto3.client("s3", config=Config(retries={"mode": "standard", "max_attempts": 5}))
+
+    def _s3_put_if_absent(self, name: str, data: bytes) -> bool:
+        from botocore.exceptions import ClientError
+
+        bucket, key = self.path(name).split("/", 1)
+        try:
+            self._s3.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
+                return False
+            raise
+        return True
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"root": self.root}
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        object.__setattr__(self, "root", state["root"])

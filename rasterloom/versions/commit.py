@@ -1,0 +1,108 @@
+"""Publishing a step's files as the next version of a table, exactly once."""
+
+import contextlib
+import random
+import time
+import warnings
+
+import pyarrow as pa
+from pyiceberg.catalog import Catalog
+from pyiceberg.exceptions import CommitFailedException, NamespaceAlreadyExistsError, TableAlreadyExistsError
+from pyiceberg.expressions import AlwaysTrue
+from pyiceberg.io.pyarrow import _pyarrow_to_schema_without_ids
+from pyiceberg.table import Table
+from pyiceberg.table.snapshots import Snapshot, ancestors_of
+
+from rasterloom.versions.record import Record
+from rasterloom.versions.tables import Corpus
+
+COMMIT_TRIES = 20
+NAME_MAPPING = "schema.name-mapping.default"
+
+
+def head_snapshot(table: Table | None, step: str) -> tuple[Snapshot, Record] | None:
+    """Return the latest version that ``step`` gave to the table, None if it never did."""
+    current = table.current_snapshot() if table else None
+    if table is None or current is None:
+        return None
+    for snapshot in ancestors_of(current, table.metadata):
+        record = Record.from_properties(snapshot.summary.additional_properties if snapshot.summary else {})
+        if record is not None and record.step == step:
+            return snapshot, record
+    return None
+
+
+def commit(
+    corpus: Corpus,
+    name: str,
+    schema: pa.Schema,
+    files: list[str],
+    record: Record,
+    *,
+    replaces: str = "",
+    partition_by: tuple[str, ...] = (),
+) -> int:
+    """Add a step's Parquet files to a table in one transaction, and return the snapshot's id.
+
+    The rows that match ``replaces`` (an Iceberg filter; all rows when empty) give way to the new ones.
+    Any number of callers may commit the same record at once: one snapshot comes of it.
+
+    Args:
+        files: names in the corpus's store; they become the table's data files where they lie.
+
+    Raises:
+        CommitFailedException: others kept committing to this table and won every time.
+    """
+    table = _open_or_create(corpus, name, schema, partition_by)
+    for attempt in range(COMMIT_TRIES):
+        head = head_snapshot(table, record.step)
+        if head is not None and head[1].fingerprint == record.fingerprint:
+            return head[0].snapshot_id
+        try:
+            _commit_once(table, schema, [corpus.store.uri(f) for f in files], record, replaces)
+        except CommitFailedException:
+            if attempt == COMMIT_TRIES - 1:
+                raise
+            time.sleep(random.uniform(0.02, 0.1) * (attempt + 1))
+        table.refresh()
+    head = head_snapshot(table, record.step)
+    assert head is not None
+    return head[0].snapshot_id
+
+
+def _commit_once(table: Table, schema: pa.Schema, uris: list[str], record: Record, replaces: str) -> None:
+    with table.transaction() as transaction:
+        with transaction.update_schema() as update:
+            update.union_by_name(_pyarrow_to_schema_without_ids(schema))
+        mapping = transaction.table_metadata.schema().name_mapping.model_dump_json()
+        if transaction.table_metadata.properties.get(NAME_MAPPING) != mapping:
+            transaction.set_properties({NAME_MAPPING: mapping})
+        if table.current_snapshot() is not None:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Delete operation did not match any records")
+                transaction.delete(replaces or AlwaysTrue())
+        transaction.add_files(uris, record.to_properties(), check_duplicate_files=False)
+
+
+def _open_or_create(corpus: Corpus, name: str, schema: pa.Schema, partition_by: tuple[str, ...]) -> Table:
+    catalog: Catalog = corpus.catalog
+    table = catalog.load_table(corpus.identifier(name)) if catalog.table_exists(corpus.identifier(name)) else None
+    if table is not None:
+        return table
+    with contextlib.suppress(NamespaceAlreadyExistsError):
+        catalog.create_namespace(corpus.name)
+    try:
+        with catalog.create_table_transaction(
+            corpus.identifier(name),
+            schema,
+            location=corpus.store.uri(f"{corpus.name}/tables/{name}"),
+            # A retry must look again whether the step is already there, so it is ours to make.
+            properties={"commit.retry.num-retries": "0", "format-version": "2"},
+        ) as transaction:
+            if partition_by:
+                with transaction.update_spec() as spec:
+                    for column in partition_by:
+                        spec.add_identity(column)
+    except (TableAlreadyExistsError, CommitFailedException):
+        pass  # another driver was first; its table is the same
+    return catalog.load_table(corpus.identifier(name))

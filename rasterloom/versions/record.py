@@ -1,0 +1,57 @@
+"""What is written down with every result of a step: enough to explain it, skip it and trace it back."""
+
+import getpass
+import json
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+PREFIX = "rasterloom."
+
+
+@dataclass(frozen=True)
+class Record:
+    """The record of one finished step; it travels as snapshot properties or as a JSON file."""
+
+    step: str
+    fingerprint: str
+    code_version: str
+    config: dict[str, Any]
+    inputs: dict[str, str]  # step -> fingerprint
+    parents: dict[str, str] = field(default_factory=dict)  # step -> snapshot id
+    counts: dict[str, int] = field(default_factory=dict)  # rows by outcome
+    rows: int = 0
+    bytes: int = 0
+    shards: int = 0
+    seconds: float = 0.0  # wall time, this run
+    worker_seconds: float = 0.0  # the shards' own time, added up, over all runs
+    recipe: str = ""  # digest of the recipe
+    package: str = ""  # version of rasterloom
+    user: str = ""
+
+    def to_properties(self) -> dict[str, str]:
+        """Return the record as Iceberg snapshot properties."""
+        return {PREFIX + k: v if isinstance(v, str) else json.dumps(v) for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_properties(cls, properties: dict[str, str]) -> "Record | None":
+        """Read a record back; None if the snapshot was not made by a step."""
+        if PREFIX + "fingerprint" not in properties:
+            return None
+        values = {k.removeprefix(PREFIX): v for k, v in properties.items() if k.startswith(PREFIX)}
+        kinds = {name: f.type for name, f in cls.__dataclass_fields__.items()}
+        return cls(**{k: v if kinds[k] is str else json.loads(v) for k, v in values.items() if k in kinds})
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self), indent=1, sort_keys=True).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Record":
+        return cls(**json.loads(data))
+
+    def signed(self, recipe_digest: str, package: str) -> "Record":
+        """Return the record with who and what made it."""
+        try:
+            user = getpass.getuser()
+        except (OSError, KeyError):
+            user = ""
+        return replace(self, recipe=recipe_digest, package=package, user=user)

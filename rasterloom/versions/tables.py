@@ -1,0 +1,115 @@
+"""The Iceberg tables of a corpus: opening them, and the data files of one snapshot."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+from pyiceberg.catalog import Catalog, load_catalog
+from pyiceberg.exceptions import NoSuchTableError
+from pyiceberg.table import Table
+
+from rasterloom.recipe import Recipe
+from rasterloom.storage import Store
+
+TABLES = ("pairs", "images", "scores", "selection", "tokens")
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A Parquet file of a table: its name in the store, its rows, its partition values as text."""
+
+    name: str
+    rows: int
+    partition: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A namespace of tables in a workspace."""
+
+    name: str
+    store: Store
+    catalog_properties: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Corpus":
+        return cls(recipe.corpus, Store(recipe.workspace), tuple(sorted(recipe.catalog.items())))
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The catalog: what the recipe names, else an SQLite file in the workspace."""
+        properties = dict(self.catalog_properties)
+        if not properties:
+            folder = Path(self.store.path())
+            folder.mkdir(parents=True, exist_ok=True)
+            properties = {
+                "type": "sql",
+                "uri": f"sqlite:///{folder / 'catalog.db'}",
+                "warehouse": self.store.uri(""),
+            }
+        return load_catalog("rasterloom", **properties)
+
+    @cached_property
+    def has_catalog(self) -> bool:
+        """Whether there is anything to look up: false before the first commit to a local workspace."""
+        return bool(self.catalog_properties) or (Path(self.store.path()) / "catalog.db").exists()
+
+    def identifier(self, table: str) -> tuple[str, str]:
+        return (self.name, table)
+
+    def table(self, name: str) -> Table | None:
+        """Open a table; None if nothing was ever committed to it."""
+        if not self.has_catalog:
+            return None
+        try:
+            return self.catalog.load_table(self.identifier(name))
+        except NoSuchTableError:
+            return None
+
+    def snapshot_id(self, table: str) -> int | None:
+        """The current snapshot of a table, None if it has none."""
+        opened = self.table(table)
+        snapshot = opened.current_snapshot() if opened else None
+        return snapshot.snapshot_id if snapshot else None
+
+    def files(self, table: str, snapshot_id: int | None = None, where: str = "") -> list[DataFile]:
+        """The data files of a table's snapshot (the current one when None), sorted by name.
+
+        ``where`` is an Iceberg row filter, such as ``target == 512``, that prunes partitions.
+        """
+        opened = self.table(table)
+        if opened is None or opened.current_snapshot() is None:
+            return []
+        scan = opened.scan(**({"row_filter": where} if where else {}), snapshot_id=snapshot_id)
+        files = (task.file for task in scan.plan_files())
+        found = [
+            DataFile(self.store.name_of(f.file_path), f.record_count, tuple(str(v) for v in f.partition))
+            for f in files
+        ]
+        return sorted(found, key=lambda f: f.name)
+
+    def read(
+        self,
+        table: str,
+        columns: list[str] | None = None,
+        *,
+        snapshot_id: int | None = None,
+        where: str = "",
+        limit: int | None = None,
+    ) -> pa.Table:
+        """Read columns of a table's snapshot into memory; an empty table if there is none."""
+        opened = self.table(table)
+        if opened is None or opened.current_snapshot() is None:
+            return pa.table({})
+        options: dict[str, Any] = {"selected_fields": tuple(columns)} if columns else {}
+        if where:
+            options["row_filter"] = where
+        scan: pa.Table = opened.scan(**options, snapshot_id=snapshot_id, limit=limit).to_arrow()
+        return scan.select(columns) if columns else scan
+
+    def dataset(self, files: list[str]) -> pads.Dataset:
+        """A pyarrow dataset of Parquet files named in the store."""
+        return pads.dataset([self.store.path(f) for f in files], filesystem=self.store.filesystem, format="parquet")
