@@ -85,14 +85,14 @@ class Keep(Section):
     dedup: Dedup = Dedup()
 
 
-CODECS = ("mini", "chameleon", "movq")
+CODECS = ("mini",)
 
 
 class Tokenize(Section):
     """How a kept pair becomes a Uni-Rep sequence."""
 
     codec: str = "mini"
-    """One of mini, chameleon, movq."""
+    """Network that turns a picture into codes: mini."""
     weights: str | None = None
     """Weights of the codec; mini brings its own."""
     text: str | None = None
@@ -175,6 +175,26 @@ class Train(Section):
     """Steps between checkpoints; the end of a stage always makes one."""
 
 
+class ColourCheck(Section):
+    """Does the model draw the colour that it is asked for? The shares are in the report."""
+
+    palette: dict[str, tuple[int, int, int]] = Field(min_length=2)
+    """Colours by name, RGB."""
+    prompts: tuple[str, ...] = Field(min_length=1)
+    """Prompts with ``{colour}`` in them, each drawn in every colour of the palette."""
+    draws: int = Field(1, ge=1)
+    """Pictures for each prompt and colour."""
+    size: tuple[int, int]
+
+    @field_validator("prompts")
+    @classmethod
+    def _has_colour(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for prompt in value:
+            if "{colour}" not in prompt:
+                raise ValueError(f"{prompt!r} lacks {{colour}}")
+        return value
+
+
 class Sample(Section):
     """Pictures drawn by the last checkpoint, for the report."""
 
@@ -185,6 +205,7 @@ class Sample(Section):
     temperature: float = Field(1.0, gt=0)
     top_k: int = Field(2000, ge=1)
     seed: int = 0
+    colour_check: ColourCheck | None = None
 
 
 class Run(Section):
@@ -280,8 +301,13 @@ def load_recipe(path: str | Path) -> Recipe:
 
 def _explain(error: ValidationError) -> list[str]:
     """Turn pydantic's findings into one line each: field, what is wrong, what it got."""
+    items = error.errors(include_url=False)
+    # An item that is wrong makes the list around it "too short": only the item is news.
+    inner = {item["loc"][:n] for item in items for n in range(1, len(item["loc"]))}
     lines = []
-    for item in error.errors(include_url=False):
+    for item in items:
+        if item["loc"] in inner:
+            continue
         parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]]
         field = "".join(parts).lstrip(".")
         if item["type"] == "extra_forbidden":

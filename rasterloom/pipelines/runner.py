@@ -10,8 +10,8 @@ from typing import Any
 from rasterloom import __version__
 from rasterloom.pipelines import staging
 from rasterloom.pipelines.progress import Progress
-from rasterloom.pipelines.state import Status, file_folder, inputs_of, status, write_record
 from rasterloom.pipelines.staging import Published
+from rasterloom.pipelines.state import Status, file_folder, inputs_of, status, write_record
 from rasterloom.pipelines.step import FileStep, Shard, ShardStep, Step
 from rasterloom.recipe import Run
 from rasterloom.storage import Store
@@ -60,11 +60,19 @@ def run_step(corpus: Corpus, step: Step, run: Run, recipe_digest: str, progress:
     else:
         assert isinstance(step, ShardStep)
         record = _run_shards(corpus, step, run, progress)
-    record = Record(**{**record.__dict__, "seconds": time.monotonic() - start}).signed(recipe_digest, __version__)
+    record = Record(**{**record.__dict__, "seconds": time.monotonic() - start}).signed(
+        recipe_digest, __version__
+    )
     if isinstance(step, ShardStep) and step.table:
         files = _published_files(corpus, step)
         commit(
-            corpus, step.table, step.schema, files, record, replaces=step.replaces, partition_by=step.partition_by
+            corpus,
+            step.table,
+            step.schema,
+            files,
+            record,
+            replaces=step.replaces,
+            partition_by=step.partition_by,
         )
     else:
         write_record(corpus, step, record)
@@ -99,7 +107,7 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, progress: Progress) -
         step,
         counts=staging.add_up([r.counts for r in results]),
         rows=sum(r.rows for r in results),
-        bytes=sum(r.bytes for r in results),
+        n_bytes=sum(r.bytes for r in results),
         shards=len(results),
         worker_seconds=sum(r.seconds for r in results),
     )
@@ -111,9 +119,7 @@ def _published_files(corpus: Corpus, step: ShardStep) -> list[str]:
     return [p.file for _, p in sorted(found.items()) if p.rows]
 
 
-def _on_ray(
-    store: Store, place: str, step: ShardStep, shards: list[Shard], run: Run
-) -> Iterator[Published]:
+def _on_ray(store: Store, place: str, step: ShardStep, shards: list[Shard], run: Run) -> Iterator[Published]:
     """Run shards as Ray tasks and yield each result as it comes.
 
     Ray starts a task again when its worker dies; an error that the work itself raises ends the step.
@@ -168,7 +174,7 @@ def _make_files(corpus: Corpus, step: FileStep, run: Run, progress: Progress) ->
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             corpus.store.put(f"{final}/{path.relative_to(folder).as_posix()}", path.read_bytes())
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-    return _record(corpus, step, counts=counts, bytes=size)
+    return _record(corpus, step, counts=counts, n_bytes=size)
 
 
 def _scratch(step: Step) -> Path:

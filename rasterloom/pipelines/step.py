@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -39,12 +39,12 @@ class Step:
     inputs: tuple["Step", ...] = ()
     identity: dict[str, Any] = field(default_factory=dict)  # digests of what lies outside: sources, weights
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """Config and identity as plain JSON values."""
         return {**json.loads(self.config.model_dump_json()), **self.identity}
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         parts = {
             "name": self.name,
@@ -101,10 +101,11 @@ def changes(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> 
 
 
 def _short(value: Any) -> str:
-    text = "none" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = (
+        "none"
+        if value is None
+        else value
+        if isinstance(value, str)
+        else json.dumps(value, ensure_ascii=False)
+    )
     return text if len(text) <= 48 else text[:45] + "..."
-
-
-def local_path(store: Store, name: str) -> Path:
-    """The local path of a name in a store that is a folder."""
-    return Path(store.path(name))

@@ -86,7 +86,9 @@ def _commit_once(table: Table, schema: pa.Schema, uris: list[str], record: Recor
 
 def _open_or_create(corpus: Corpus, name: str, schema: pa.Schema, partition_by: tuple[str, ...]) -> Table:
     catalog: Catalog = corpus.catalog
-    table = catalog.load_table(corpus.identifier(name)) if catalog.table_exists(corpus.identifier(name)) else None
+    table = (
+        catalog.load_table(corpus.identifier(name)) if catalog.table_exists(corpus.identifier(name)) else None
+    )
     if table is not None:
         return table
     with contextlib.suppress(NamespaceAlreadyExistsError):

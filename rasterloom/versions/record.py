@@ -20,7 +20,7 @@ class Record:
     parents: dict[str, str] = field(default_factory=dict)  # step -> snapshot id
     counts: dict[str, int] = field(default_factory=dict)  # rows by outcome
     rows: int = 0
-    bytes: int = 0
+    n_bytes: int = 0
     shards: int = 0
     seconds: float = 0.0  # wall time, this run
     worker_seconds: float = 0.0  # the shards' own time, added up, over all runs
@@ -37,9 +37,12 @@ class Record:
         """Read a record back; None if the snapshot was not made by a step."""
         if PREFIX + "fingerprint" not in properties:
             return None
-        values = {k.removeprefix(PREFIX): v for k, v in properties.items() if k.startswith(PREFIX)}
-        kinds = {name: f.type for name, f in cls.__dataclass_fields__.items()}
-        return cls(**{k: v if kinds[k] is str else json.loads(v) for k, v in values.items() if k in kinds})
+        values: dict[str, Any] = {}
+        for name, spec in cls.__dataclass_fields__.items():
+            text = properties.get(PREFIX + name)
+            if text is not None:
+                values[name] = text if spec.type is str else json.loads(text)
+        return cls(**values)
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), indent=1, sort_keys=True).encode()

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as pads
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.exceptions import NoSuchTableError
+from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.table import Table
 
 from rasterloom.recipe import Recipe
@@ -52,7 +52,7 @@ class Corpus:
             }
         return load_catalog("rasterloom", **properties)
 
-    @cached_property
+    @property
     def has_catalog(self) -> bool:
         """Whether there is anything to look up: false before the first commit to a local workspace."""
         return bool(self.catalog_properties) or (Path(self.store.path()) / "catalog.db").exists()
@@ -83,12 +83,11 @@ class Corpus:
         opened = self.table(table)
         if opened is None or opened.current_snapshot() is None:
             return []
-        scan = opened.scan(**({"row_filter": where} if where else {}), snapshot_id=snapshot_id)
-        files = (task.file for task in scan.plan_files())
-        found = [
-            DataFile(self.store.name_of(f.file_path), f.record_count, tuple(str(v) for v in f.partition))
-            for f in files
-        ]
+        scan = opened.scan(row_filter=where or AlwaysTrue(), snapshot_id=snapshot_id)
+        found = []
+        for task in scan.plan_files():
+            values = tuple(str(task.file.partition[i]) for i in range(len(task.file.partition)))
+            found.append(DataFile(self.store.name_of(task.file.file_path), task.file.record_count, values))
         return sorted(found, key=lambda f: f.name)
 
     def read(
@@ -104,12 +103,16 @@ class Corpus:
         opened = self.table(table)
         if opened is None or opened.current_snapshot() is None:
             return pa.table({})
-        options: dict[str, Any] = {"selected_fields": tuple(columns)} if columns else {}
-        if where:
-            options["row_filter"] = where
-        scan: pa.Table = opened.scan(**options, snapshot_id=snapshot_id, limit=limit).to_arrow()
+        scan: pa.Table = opened.scan(
+            row_filter=where or AlwaysTrue(),
+            selected_fields=tuple(columns) if columns else ("*",),
+            snapshot_id=snapshot_id,
+            limit=limit,
+        ).to_arrow()
         return scan.select(columns) if columns else scan
 
     def dataset(self, files: list[str]) -> pads.Dataset:
         """A pyarrow dataset of Parquet files named in the store."""
-        return pads.dataset([self.store.path(f) for f in files], filesystem=self.store.filesystem, format="parquet")
+        return pads.dataset(
+            [self.store.path(f) for f in files], filesystem=self.store.filesystem, format="parquet"
+        )

@@ -1,0 +1,36 @@
+# make demo   sets everything up in .venv, builds the quickstart corpus, trains on it, writes the report
+# make test   the tests
+PYTHON ?= python3
+BIN := .venv/bin
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: setup demo demo-small test lint bench clean
+
+setup: .venv/.done
+
+.venv/.done: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Rasterloom needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	test -d .venv || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv (a few minutes the first time) ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,demo]'
+	touch $@
+
+demo: setup
+	$(BIN)/python examples/quickstart/demo.py
+
+demo-small: setup
+	$(BIN)/python examples/quickstart/demo.py --recipe examples/quickstart-small.yaml --scenes 150
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf work

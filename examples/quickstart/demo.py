@@ -1,0 +1,45 @@
+"""`make demo`: draws the quickstart's pictures, serves them on loopback, and runs the recipe on them."""
+
+import argparse
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+from rich.console import Console
+from server import serve
+from website import build_site
+
+from rasterloom.cli import where
+from rasterloom.pipelines.run import plan, run
+from rasterloom.recipe import Recipe, load_recipe
+
+HERE = Path(__file__).resolve().parent
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--recipe", type=Path, default=HERE.parent / "quickstart.yaml")
+    arguments.add_argument("--scenes", type=int, default=2000, help="scenes to draw (default: %(default)s)")
+    options = arguments.parse_args()
+    console = Console(soft_wrap=True)
+    recipe = load_recipe(options.recipe)
+    folder, port = site_of(recipe)
+    if not Path(recipe.sources[-1].path).exists():
+        console.print(f"Drawing {options.scenes:,} scenes into {folder} ...")
+        build_site(folder, options.scenes, port)
+    fetches = any(p.runs and p.step.name == "images" for p in plan(recipe))
+    with serve(folder, port) if fetches else nullcontext():
+        planned = run(recipe, None, console)
+    if not any(p.runs for p in planned):
+        console.print("Everything was done before: nothing ran.")
+    console.print(where(recipe, "report"), highlight=False)
+    return 0
+
+
+def site_of(recipe: Recipe) -> tuple[Path, int]:
+    """The site's folder, from the recipe's sources, and its port, from the host that it allows."""
+    return Path(recipe.sources[0].path).parent, int(recipe.fetch.allow_hosts[0].rsplit(":", 1)[1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""The command line: ``rasterloom`` and ``python -m rasterloom``."""
+
+import json
+import sys
+from collections import Counter
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from rasterloom import __version__
+from rasterloom.recipe import Recipe, RecipeError, load_recipe
+
+FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    help="From a list of image-text pairs to a trained autoregressive image model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+versions = typer.Typer(help="Look at the versions of a corpus.", no_args_is_help=True)
+app.add_typer(versions, name="versions")
+
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
+Until = Annotated[
+    str | None,
+    typer.Option(metavar="STEP", help="Stop after this step, such as selection, tokens or tokens/512."),
+]
+
+
+class OutputFormat(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+
+
+AsFormat = Annotated[OutputFormat, typer.Option("--format", help="A table to read, or JSON lines.")]
+
+
+@app.command("run")
+def run_command(recipe: RecipePath, until: Until = None) -> None:
+    """Run the steps of a recipe that are not done yet.
+
+    Stop it whenever you like: what is finished stays, and the next run goes on from there.
+    """
+    from rasterloom.pipelines.run import run
+
+    loaded = load_recipe(recipe)
+    planned = run(loaded, until, out)
+    ran = sum(p.runs for p in planned)
+    out.print(f"{len(planned)} steps, {ran} ran now, {len(planned) - ran} were done before.")
+    out.print(where(loaded, planned[-1].step.name), highlight=False)
+
+
+@app.command("plan")
+def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = OutputFormat.TABLE) -> None:
+    """Say which steps would run, and why. Nothing is changed."""
+    from rasterloom.pipelines.run import plan
+
+    planned = plan(load_recipe(recipe), until)
+    if output is OutputFormat.JSON:
+        for p in planned:
+            row = {
+                "step": p.step.name,
+                "runs": p.runs,
+                "reason": p.status.reason,
+                "fingerprint": p.step.fingerprint,
+            }
+            print(json.dumps(row))
+        return
+    table = Table("step", "", "why", box=None, pad_edge=False)
+    for p in planned:
+        table.add_row(p.step.name, "[bold]run[/bold]" if p.runs else "[dim]skip[/dim]", p.status.reason)
+    out.print(table)
+    out.print(f"{sum(p.runs for p in planned)} of {len(planned)} steps would run.")
+
+
+@app.command("submit")
+def submit_command(
+    recipe: RecipePath,
+    address: Annotated[
+        str, typer.Option(help="Address of the Ray cluster's dashboard.")
+    ] = "http://127.0.0.1:8265",
+    until: Until = None,
+    follow: Annotated[bool, typer.Option(help="Show the job's log until it ends.")] = False,
+) -> None:
+    """Run a recipe as a job of a Ray cluster. The recipe's folder goes along."""
+    from rasterloom.pipelines.submit import submit
+
+    load_recipe(recipe)
+    if not submit(recipe, address, until, follow, out):
+        raise typer.Exit(FAILED)
+
+
+@app.command("failures")
+def failures_command(
+    recipe: RecipePath,
+    reason: Annotated[str | None, typer.Option(help="List the pairs of one reason.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Pairs to list.")] = 20,
+    output: AsFormat = OutputFormat.TABLE,
+) -> None:
+    """Show what did not make it into the corpus, and why."""
+    from rasterloom.pipelines.failures import failures
+
+    found = failures(load_recipe(recipe))
+    chosen = [f for f in found if reason is None or f.reason == reason]
+    if output is OutputFormat.JSON:
+        for f in chosen:
+            print(json.dumps(f.__dict__, ensure_ascii=False))
+        return
+    if reason is None:
+        table = Table("reason", "pairs", "for example", box=None, pad_edge=False)
+        for name, number in Counter(f.reason for f in found).most_common():
+            example = next(f for f in found if f.reason == name)
+            table.add_row(name, f"{number:,}", f"{example.url or '(no URL)'}  {example.detail}")
+        out.print(table)
+        out.print("`--reason REASON` lists the pairs of one reason." if found else "Nothing failed.")
+        return
+    for f in chosen[:limit]:
+        out.print(f"{f.key}  {f.url or '(no URL)'}  {f.detail}", highlight=False, markup=False)
+    out.print(f"{min(limit, len(chosen))} of {len(chosen)} pairs.")
+
+
+@app.command("report")
+def report_command(recipe: RecipePath) -> None:
+    """Say where the report lies; write it first if something changed since."""
+    from rasterloom.pipelines.run import run
+
+    loaded = load_recipe(recipe)
+    run(loaded, "report", out)
+    out.print(where(loaded, "report"), highlight=False)
+
+
+@app.command("doctor")
+def doctor_command(recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]")] = None) -> None:
+    """Check that this machine, and a recipe's workspace, have what Rasterloom needs."""
+    from rasterloom.pipelines.doctor import examine
+
+    findings = examine(load_recipe(recipe) if recipe else None)
+    for finding in findings:
+        out.print(f"[green]ok[/green]   {finding.what}" if finding.ok else f"[red]bad[/red]  {finding.what}")
+    if not all(f.ok for f in findings):
+        raise typer.Exit(FAILED)
+
+
+@versions.command("log")
+def log_command(
+    recipe: RecipePath,
+    table: Annotated[str | None, typer.Option(help="Only this table.")] = None,
+    output: AsFormat = OutputFormat.TABLE,
+) -> None:
+    """List the versions of a corpus's tables, newest first."""
+    from rasterloom.versions.history import log
+    from rasterloom.versions.tables import Corpus
+
+    found = log(Corpus.of(load_recipe(recipe)), table)
+    if output is OutputFormat.JSON:
+        for v in found:
+            print(
+                json.dumps({**v.__dict__, "committed": v.committed.isoformat(), "record": v.record.__dict__})
+            )
+        return
+    shown = Table("committed", "table", "step", "snapshot", "rows", "outcome", box=None, pad_edge=False)
+    for v in found:
+        counts = ", ".join(f"{k} {n:,}" for k, n in sorted(v.record.counts.items(), key=lambda i: -i[1])[:3])
+        mark = "" if v.current else "[dim]"
+        shown.add_row(
+            f"{mark}{v.committed:%Y-%m-%d %H:%M:%S}",
+            v.table,
+            v.record.step,
+            str(v.snapshot_id),
+            f"{v.record.rows:,}",
+            counts,
+        )
+    out.print(shown)
+
+
+def where(recipe: Recipe, last: str) -> str:
+    """The line that says where the result of a run lies."""
+    from rasterloom.pipelines.run import result_files
+
+    files = result_files(recipe, last)
+    return "\n".join(f"{name}: {path}" for name, path in files.items())
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line: exit code 0 done, 1 failed, 2 wrong use, 130 interrupted."""
+    from pyiceberg.exceptions import CommitFailedException
+
+    from rasterloom.storage import StorageError
+
+    try:
+        code: Any = app(standalone_mode=False)
+    except RecipeError as error:
+        err.print(str(error), markup=False, highlight=False, style="red")
+        sys.exit(WRONG_USE)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("Stopped. What was finished is kept; run the same command to go on.")
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        from rasterloom.pipelines.runner import StepFailed
+
+        usage = getattr(error, "exit_code", None)
+        if usage == WRONG_USE:  # click's own words on wrong options
+            err.print(f"{getattr(error, 'message', error)}  (--help says more)", markup=False, style="red")
+            sys.exit(WRONG_USE)
+        if isinstance(error, StepFailed | StorageError | CommitFailedException):
+            err.print(str(error), markup=False, highlight=False, style="red")
+            sys.exit(FAILED)
+        raise
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,26 @@
+"""Flatness: the share of a picture in which nothing changes: plain backgrounds, borders, empty pages."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK = 8  # pixels a side; a compressed JPEG has its blocks of the same size
+DEVIATION = 1.0  # grey levels of 255; below it the eye sees one tone
+
+
+def flatness(image: NDArray[np.uint8]) -> float:
+    """Return the share, 0 to 1, of the blocks of an RGB picture [h, w, 3] whose three channels all stand still.
+
+    A rest narrower than a block at the right and lower edge is not looked at, unless there is nothing else.
+    """
+    height, width = image.shape[:2]
+    rows, columns = max(1, height // BLOCK), max(1, width // BLOCK)
+    pixels = image[: max(BLOCK, rows * BLOCK), : max(BLOCK, columns * BLOCK)].astype(np.float32)
+    mean = _block_means(pixels, rows, columns)
+    centred = pixels - cv2.resize(mean, pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    variance = _block_means(centred * centred, rows, columns)
+    return float((variance < DEVIATION**2).all(axis=2).mean())
+
+
+def _block_means(pixels: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float32]:
+    return cv2.resize(pixels, (columns, rows), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]

@@ -1,0 +1,161 @@
+"""NIQE: how far the local statistics of a picture are from those of photographs, without a reference.
+
+A. Mittal, R. Soundararajan, A. C. Bovik, "Making a 'Completely Blind' Image Quality Analyzer", IEEE Signal
+Processing Letters 20 (3), 2013. The luma is normalised by its local mean and deviation; in each patch,
+generalised Gaussians are fitted to the result and to the products of its neighbours, at two scales: 36
+features. The score is the distance between the Gaussian of a picture's patches and that of photographs,
+which ``scripts/fit_niqe.py`` fitted and ``niqe.npz`` holds.
+
+Ours differs from the paper where small pictures ask for it, see docs/quality.md.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+PARAMETERS = Path(__file__).with_name("niqe.npz")
+PATCH = 32  # pixels a side at the first scale, half of it at the second
+FEATURES = 36
+FLAT = 1e-3  # mean square of the normalised luma below which a patch says nothing
+NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))  # (rows, columns) to the pixel that one is multiplied with
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """The Gaussian of the patches of good photographs."""
+
+    mean: Floats  # [36]
+    covariance: Floats  # [36, 36]
+    median: float  # NIQE of the middle one of the photographs
+
+
+def niqe(image: NDArray[np.uint8], photographs: Photographs | None = None) -> float:
+    """Return the NIQE of an RGB picture [h, w, 3]: 0 is best, no upper end; NaN where nothing can be said.
+
+    A picture whose shorter side is below `PATCH` pixels, or all of whose patches are flat, has no NIQE.
+    """
+    photographs = photographs or load_photographs()
+    features = patch_features(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+    if not len(features):
+        return math.nan
+    return distance(features, photographs)
+
+
+def distance(features: Floats, photographs: Photographs) -> float:
+    """Return the distance (equation 10 of the paper) of patches [n, 36], n >= 1, from photographs.
+
+    The covariance of few patches is drawn to that of photographs, as if `FEATURES` patches of theirs had
+    been seen too: a picture of one patch has none of its own.
+    """
+    n = len(features)
+    mean = features.mean(axis=0)
+    centred = features - mean
+    own = (centred.T @ centred + FEATURES * photographs.covariance) / (n + FEATURES)
+    offset = mean - photographs.mean
+    return float(np.sqrt(offset @ np.linalg.solve((own + photographs.covariance) / 2, offset)))
+
+
+def patch_features(luma: NDArray[np.uint8]) -> Floats:
+    """Return the features [n, 36] of the patches of a luma [h, w] that are not flat, row by row."""
+    features = all_features(luma)
+    return features[np.isfinite(features).all(axis=1)]
+
+
+def all_features(luma: NDArray[np.uint8]) -> Floats:
+    rows, columns = luma.shape[0] // PATCH, luma.shape[1] // PATCH
+    if not rows or not columns:
+        return np.empty((0, FEATURES))
+    pixels = luma[: rows * PATCH, : columns * PATCH].astype(np.float32)
+    fine = _scale_features(pixels, PATCH)
+    coarse = _scale_features(cv2.resize(pixels, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), PATCH // 2)
+    return np.concatenate([fine, coarse], axis=1)
+
+
+def sharpness(luma: NDArray[np.uint8]) -> Floats:
+    """Return the mean local deviation [n] of the patches of a luma, in the order of all patches."""
+    rows, columns = luma.shape[0] // PATCH, luma.shape[1] // PATCH
+    pixels = luma[: rows * PATCH, : columns * PATCH].astype(np.float32)
+    mean = _blur(pixels)
+    deviation = np.sqrt(np.maximum(_blur(pixels * pixels) - mean * mean, 0))
+    return _patch_means(deviation, PATCH).ravel().astype(np.float64)
+
+
+def _scale_features(pixels: NDArray[np.float32], patch: int) -> Floats:
+    """Return 18 features of each patch: shape and scale of the normalised luma, and 4 of each product."""
+    mean = _blur(pixels)
+    deviation = np.sqrt(np.maximum(_blur(pixels * pixels) - mean * mean, 0))
+    normal = (pixels - mean) / (deviation + 1)
+    shape, _, left, right = _asymmetric_gaussians(normal, patch)
+    features = [shape, (left + right) / 2]
+    for shift in NEIGHBOURS:
+        features += _asymmetric_gaussians(normal * np.roll(normal, shift, axis=(0, 1)), patch)
+    features[0] = np.where(_patch_means(normal * normal, patch).ravel() < FLAT, np.nan, features[0])
+    return np.stack(features, axis=1)
+
+
+def _blur(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    return cv2.GaussianBlur(pixels, (7, 7), 7 / 6, borderType=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
+
+
+def _patch_means(values: NDArray[np.float32], patch: int) -> NDArray[np.float32]:
+    size = (values.shape[1] // patch, values.shape[0] // patch)
+    return cv2.resize(values, size, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+
+
+def _asymmetric_gaussians(values: NDArray[np.float32], patch: int) -> tuple[Floats, Floats, Floats, Floats]:
+    """Fit an asymmetric generalised Gaussian to each patch by moments: shape, mean, left and right scale.
+
+    N.-E. Lasmar, Y. Stitou, Y. Berthoumieu, "Multiscale skewed heavy tailed model for texture analysis",
+    ICIP 2009. NaN where one side of zero is empty.
+    """
+    negative, positive = np.minimum(values, 0), np.maximum(values, 0)
+    stack = cv2.merge([negative * negative, positive * positive, (values < 0).astype(np.float32), np.abs(values)])
+    square_l, square_r, share_l, absolute = np.moveaxis(
+        _patch_means(stack, patch).reshape(-1, 4).astype(np.float64), 1, 0
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        left, right = np.sqrt(square_l / share_l), np.sqrt(square_r / (1 - share_l))
+        ratio = left / right
+        rho = absolute**2 / (square_l + square_r)
+        rho *= (ratio**3 + 1) * (ratio + 1) / (ratio**2 + 1) ** 2
+        table = _gamma_table()
+        shape = np.interp(rho, table.rho, table.shape)
+        scale = np.interp(shape, table.shape, table.scale)  # sqrt(G(1/a) / G(3/a))
+        mean = (right - left) * scale * np.interp(shape, table.shape, table.mean)  # G(2/a) / G(1/a)
+    return shape, mean, left * scale, right * scale
+
+
+@dataclass(frozen=True)
+class _GammaTable:
+    shape: Floats
+    rho: Floats
+    scale: Floats
+    mean: Floats
+
+
+@cache
+def _gamma_table() -> _GammaTable:
+    """Tabulate the ratios of gamma functions that a shape of 0.2 to 10 gives; rho rises with the shape."""
+    shape = np.arange(0.2, 10.0005, 0.005)
+    log = np.array([[math.lgamma(k / a) for k in (1, 2, 3)] for a in shape])
+    return _GammaTable(
+        shape=shape,
+        rho=np.exp(2 * log[:, 1] - log[:, 0] - log[:, 2]),
+        scale=np.exp((log[:, 0] - log[:, 2]) / 2),
+        mean=np.exp(log[:, 1] - log[:, 0]),
+    )
+
+
+@cache
+def load_photographs(path: Path = PARAMETERS) -> Photographs:
+    """Read the Gaussian that ``scripts/fit_niqe.py`` wrote."""
+    with np.load(path) as file:
+        return Photographs(file["mean"], file["covariance"], float(file["median"]))

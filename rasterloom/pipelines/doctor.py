@@ -1,0 +1,67 @@
+"""Is everything here that a run needs? One finding a line, with the way out where something is amiss."""
+
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rasterloom.recipe import Recipe
+from rasterloom.storage import Store
+
+PACKAGES = ("ray", "torch", "deepspeed", "transformers", "pyarrow", "pyiceberg", "duckdb")
+LEAST_FREE_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    ok: bool
+    what: str
+
+
+def examine(recipe: Recipe | None) -> list[Finding]:
+    """Examine this machine, and the recipe's workspace if there is a recipe."""
+    found = [*_python(), *_packages(), _cpus()]
+    return found + (list(_workspace(Store(recipe.workspace))) if recipe else [])
+
+
+def _python() -> Iterator[Finding]:
+    running = ".".join(map(str, sys.version_info[:3]))
+    yield Finding(sys.version_info >= (3, 11), f"Python {running} (3.11 or newer is needed)")
+
+
+def _packages() -> Iterator[Finding]:
+    for name in PACKAGES:
+        try:
+            yield Finding(True, f"{name} {version(name)}")
+        except PackageNotFoundError:
+            yield Finding(False, f"{name} is missing: pip install -c constraints.txt rasterloom")
+
+
+def _cpus() -> Finding:
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    names = ", ".join(torch.cuda.get_device_name(i) for i in range(gpus))
+    return Finding(True, f"{os.cpu_count()} CPUs, {gpus} GPUs{': ' + names if names else ''}")
+
+
+def _workspace(store: Store) -> Iterator[Finding]:
+    name = f"doctor-{uuid.uuid4().hex}"
+    try:
+        first, second = store.put_if_absent(name, b"1"), store.put_if_absent(name, b"2")
+        kept = store.read(name)
+        store.delete(name)
+    except Exception as error:  # whatever a store can raise is the finding
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        yield Finding(False, f"workspace {store.root} cannot be written: {reason}")
+        return
+    yield Finding(True, f"workspace {store.root} can be written")
+    sound = first and not second and kept == b"1"
+    yield Finding(sound, "conditional writes" if sound else "no conditional writes: use another store")
+    if not store.is_s3:
+        free = shutil.disk_usage(Path(store.path())).free
+        yield Finding(free >= LEAST_FREE_BYTES, f"{free / 2**30:.1f} GiB free (2 GiB and up are good)")

@@ -1,0 +1,102 @@
+"""A recipe from its first step to its last: what would run, and running it."""
+
+import hashlib
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from rasterloom.pipelines.corpus import corpus_steps
+from rasterloom.pipelines.progress import Progress
+from rasterloom.pipelines.runner import run_step, start_ray
+from rasterloom.pipelines.state import Status, file_folder, status
+from rasterloom.pipelines.step import Step
+from rasterloom.pipelines.training import training_steps
+from rasterloom.recipe import Recipe, RecipeError
+from rasterloom.versions.tables import Corpus
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A step and what is to be done about it."""
+
+    step: Step
+    status: Status
+    runs: bool
+
+
+def workflow(recipe: Recipe, until: str | None = None) -> list[Step]:
+    """All steps of a recipe in order, or those up to and including ``until``.
+
+    Raises:
+        RecipeError: there is no step of that name.
+    """
+    steps = corpus_steps(recipe)
+    steps += training_steps(recipe, steps)
+    if until is None:
+        return steps
+    named = [i for i, step in enumerate(steps) if step.name == until or step.name.split("/")[0] == until]
+    if not named:
+        raise RecipeError(f"no step is called {until}; the steps: {', '.join(step.name for step in steps)}")
+    return steps[: named[-1] + 1]
+
+
+def plan(recipe: Recipe, until: str | None = None) -> list[Planned]:
+    """Say of each step whether it would run, and why. Nothing is changed."""
+    corpus = Corpus.of(recipe)
+    found = [status(corpus, step) for step in workflow(recipe, until)]
+    return [Planned(s.step, s, not s.done) for s in found]
+
+
+def run(recipe: Recipe, until: str | None, console: Console) -> list[Planned]:
+    """Run what is not done yet, one step after the other; return what was planned.
+
+    Raises:
+        StepFailed: a step could not be finished.
+    """
+    corpus = Corpus.of(recipe)
+    steps = workflow(recipe, until)
+    digest = recipe_digest(recipe)
+    planned = []
+    width = max(len(step.name) for step in steps)
+    progress = Progress(console)
+    with progress.showing():
+        for step in steps:
+            before = status(corpus, step)
+            planned.append(Planned(step, before, not before.done))
+            if before.done:
+                console.print(f"[dim]{step.name:<{width}}  done before, nothing to do[/dim]")
+                continue
+            console.print(f"[bold]{step.name:<{width}}[/bold]  {before.reason}", highlight=False)
+            start_ray(recipe.run)
+            after = run_step(corpus, step, recipe.run, digest, progress)
+            console.print(f"{'':<{width}}  {summary(after)}", highlight=False)
+    return planned
+
+
+def summary(done: Status) -> str:
+    """One line on a finished step: rows by outcome, and the time it took."""
+    record = done.record
+    assert record is not None
+    biggest = sorted(record.counts.items(), key=lambda item: -item[1])
+    counts = ", ".join(f"{name} {number:,}" for name, number in biggest[:6])
+    more = f", and {len(biggest) - 6} more" if len(biggest) > 6 else ""
+    rows = f"{record.rows:,} rows" if record.rows else ""
+    text = ": ".join(part for part in (rows, counts + more) if part)
+    return f"{text} in {record.seconds:.1f} s" if text else f"in {record.seconds:.1f} s"
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """A short digest of the whole recipe, for the records."""
+    return hashlib.blake2b(recipe.model_dump_json().encode(), digest_size=8).hexdigest()
+
+
+def result_files(recipe: Recipe, last: str) -> dict[str, str]:
+    """Where the results that a person looks at lie, once the step ``last`` is done."""
+    corpus = Corpus.of(recipe)
+    found = {}
+    for step in workflow(recipe, last):
+        place = file_folder(corpus, step)
+        for kind, name in (("sample", "grid.png"), ("report", "index.html")):
+            if step.name == kind and status(corpus, step).done:
+                found[kind] = corpus.store.path(f"{place}/{name}")
+    return found or {"workspace": recipe.workspace}

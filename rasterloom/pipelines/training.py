@@ -1,0 +1,157 @@
+"""The workflow after the corpus: train stage by stage, draw samples, write the report."""
+
+from pathlib import Path
+from typing import Any
+
+from rasterloom.pipelines import sampling, work
+from rasterloom.pipelines.progress import Progress
+from rasterloom.pipelines.state import file_folder, status
+from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step
+from rasterloom.recipe import Recipe, Run, Sample, Section, Stage, Tokenize, Train
+from rasterloom.schema import bucket_name
+from rasterloom.versions.tables import Corpus, DataFile
+
+
+class TrainAt(Section):
+    """One stage, with what all stages share."""
+
+    stage: Stage
+    train: Train
+    codec: str
+
+
+class SampleAt(Section):
+    """What to draw, for a model of one target."""
+
+    target: int
+    sample: Sample
+    tokenize: Tokenize
+
+
+class Report(Section):
+    """The report has no settings of its own: it shows all the other steps."""
+
+
+def training_steps(recipe: Recipe, corpus: list[Step]) -> list[Step]:
+    """The steps from tokens to report; the report alone if the recipe does not train."""
+    by_name = {step.name: step for step in corpus}
+    stages: list[Step] = []
+    for number, stage in enumerate(recipe.train.stages if recipe.train else (), start=1):
+        assert recipe.train
+        shared = recipe.train.model_copy(update={"stages": (stage,)})
+        config = TrainAt(stage=stage, train=shared, codec=recipe.tokenize.codec)
+        given = (by_name[f"tokens/{stage.target}"], *stages[-1:])
+        name = f"train/{number}-{stage.target}"
+        stages.append(FileStep(name, config, "1", given, make=train_stage, resumes=True))
+    samples: list[Step] = []
+    if recipe.train:
+        target = recipe.train.stages[-1].target
+        drawn = SampleAt(target=target, sample=recipe.sample, tokenize=recipe.tokenize)
+        given = (stages[-1], by_name["text"], by_name[f"tokens/{target}"])
+        samples = [FileStep("sample", drawn, "1", given, make=make_samples)]
+    shown = (*corpus, *stages, *samples)
+    return [*stages, *samples, FileStep("report", Report(), "1", shown, make=write_report)]
+
+
+def train_stage(
+    corpus: Corpus, inputs: Inputs, step: FileStep, folder: Path, run: Run, progress: Progress
+) -> dict[str, int]:
+    """Train one stage; its folder holds the model, the metrics and the checkpoints to go on from."""
+    from rasterloom.tokenize.profiles import profile_of
+    from rasterloom.train import ray_train
+
+    config = step.config
+    assert isinstance(config, TrainAt)
+    tokens, *before = step.inputs
+    job = ray_train.StageJob(
+        stage=config.stage,
+        train=config.train,
+        profile=profile_of(config.codec),
+        token_files=tuple(corpus.store.path(file.name) for file in inputs[tokens.name]),
+        filesystem=corpus.store.filesystem if corpus.store.is_s3 else None,
+        tokens_snapshot=str(status(corpus, tokens).snapshot_id),
+        init=corpus.store.path(f"{file_folder(corpus, before[0])}/model") if before else config.train.init,
+        out_dir=str(folder),
+        workers=run.train_workers,
+        use_gpu=run.use_gpu,
+    )
+    result = ray_train.train_stage(job, lambda row: _show(progress, row))
+    return {"steps": result.steps, "tokens": result.tokens}
+
+
+def _show(progress: Progress, row: dict[str, Any]) -> None:
+    note = f"loss {row['loss']:.3f}, {row['tokens_per_s']:,.0f} tokens/s"
+    progress.update(row["step"], note, total=row["total"])
+
+
+def make_samples(
+    corpus: Corpus, inputs: Inputs, step: FileStep, folder: Path, run: Run, progress: Progress
+) -> dict[str, int]:
+    """Draw what the recipe asks for with the last checkpoint."""
+    from rasterloom.tokenize.codecs import load_codec
+    from rasterloom.tokenize.profiles import profile_of
+
+    config = step.config
+    assert isinstance(config, SampleAt)
+    trained, text, tokens = step.inputs
+    model = Path(corpus.store.path(f"{file_folder(corpus, trained)}/model"))
+    profile = profile_of(config.tokenize.codec)
+    codec = load_codec(config.tokenize.codec, config.tokenize.weights)
+    encoder = work.load_text(corpus.store, inputs[text.name][0].name, work.first_text_id(config.tokenize))
+    sizes = config.sample.sizes or sampling.default_sizes(config.target)
+    asked = sampling.asked_of(config.sample, sizes)
+    images = sampling.draw(model, profile, encoder, codec, asked, config.sample)
+    real = {
+        bucket_name(*size): sampling.pictures_of(
+            codec, profile, _sequences(corpus, inputs[tokens.name], size)
+        )
+        for size in sizes
+    }
+    return sampling.write_samples(folder, asked, images, real, config.sample, profile.downsample)
+
+
+def _sequences(corpus: Corpus, files: list[DataFile], size: tuple[int, int]) -> list[list[int]]:
+    """Some token sequences of one bucket."""
+    names = [f.name for f in files if bucket_name(*size) in f.partition]
+    if not names:
+        return []
+    rows = corpus.dataset(names).head(sampling.REAL_PICTURES, columns=["input_ids"])
+    found: list[list[int]] = rows["input_ids"].to_pylist()
+    return found
+
+
+def write_report(
+    corpus: Corpus, inputs: Inputs, step: FileStep, folder: Path, run: Run, progress: Progress
+) -> dict[str, int]:
+    """Write the page that shows all the steps."""
+    from rasterloom.report.page import ReportInputs, build_report
+
+    states = [status(corpus, given) for given in step.inputs]
+    folders = {s.step.name: Path(corpus.store.path(file_folder(corpus, s.step))) for s in states}
+    build_report(
+        ReportInputs(
+            corpus=corpus,
+            snapshots={
+                s.step.table: s.snapshot_id
+                for s in states
+                if isinstance(s.step, ShardStep) and s.step.table and s.snapshot_id
+            },
+            records=tuple(s.record for s in states if s.record),
+            stages=tuple((n.removeprefix("train/"), f) for n, f in folders.items() if n.startswith("train/")),
+            samples=folders.get("sample"),
+            decode=_decoder(step),
+            recipe_text="",
+        ),
+        folder,
+    )
+    return {}
+
+
+def _decoder(step: Step) -> Any:
+    """A function from a token sequence to its picture, for the report's reconstructions."""
+    from rasterloom.tokenize.codecs import load_codec
+    from rasterloom.tokenize.profiles import profile_of
+
+    config = next(s.config for s in step.inputs if isinstance(s.config, work.TokenizeAt)).tokenize
+    codec, profile = load_codec(config.codec, config.weights), profile_of(config.codec)
+    return lambda ids: sampling.pictures_of(codec, profile, [ids])[0]

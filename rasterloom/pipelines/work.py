@@ -1,0 +1,206 @@
+"""What each step does to one shard: read its rows from the store, call the room that knows how.
+
+A ``plan_*`` function cuts a step's inputs up; the function beside it takes one of those shards.
+"""
+
+from collections import Counter
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rasterloom.pipelines.step import Inputs, Shard, ShardResult
+from rasterloom.recipe import Fetch, Keep, Score, Section, Source, Tokenize
+from rasterloom.schema import PAIRS
+from rasterloom.storage import Store
+
+
+class Sources(Section):
+    sources: tuple[Source, ...]
+
+
+class Scores(Section):
+    scorers: tuple[Score, ...]
+
+
+class TokenizeAt(Section):
+    """Tokenising for one target: every target is a step of its own."""
+
+    target: int
+    tokenize: Tokenize
+
+
+def plan_pairs(store: Store, inputs: Inputs, config: Sources) -> list[Shard]:
+    return [Shard("000000", {})]  # one shard: a pair that comes twice is found across all sources
+
+
+def read_pairs(store: Store, spec: dict[str, Any], config: Sources) -> ShardResult:
+    from rasterloom.sources.pairs import read_sources
+
+    return read_sources(config.sources)
+
+
+def plan_images(store: Store, inputs: Inputs, config: Fetch) -> list[Shard]:
+    shards: list[Shard] = []
+    for file in inputs["pairs"]:
+        for start in range(0, file.rows, config.shard_rows):
+            spec = {"shard": len(shards), "file": file.name, "start": start, "rows": config.shard_rows}
+            shards.append(Shard(f"{len(shards):06d}", spec))
+    return shards
+
+
+def fetch_images(store: Store, spec: dict[str, Any], config: Fetch) -> ShardResult:
+    from rasterloom.sources.fetch import fetch_shard
+
+    pairs = read_rows(store, spec["file"], spec["start"], spec["rows"], PAIRS.names)
+    images = fetch_shard(pairs, config, shard=spec["shard"])
+    return images, count_of(images["error"].fill_null("ok"))
+
+
+def plan_by_images_file(store: Store, inputs: Inputs, config: Any) -> list[Shard]:
+    """One shard a file of images; the files of the other inputs go along whole, they are pruned by shard."""
+    others = {name: [f.name for f in files] for name, files in inputs.items() if name != "images"}
+    return [
+        Shard(f"{number:06d}", {"images": file.name, **others})
+        for number, file in enumerate(inputs["images"])
+    ]
+
+
+def score_images(store: Store, spec: dict[str, Any], config: Scores) -> ShardResult:
+    from rasterloom.filtering.scorers import score_shard
+
+    scores = score_shard(read_file(store, spec["images"]), _scorers(config.model_dump_json()))
+    return scores, {"rows": scores.num_rows}
+
+
+@lru_cache(maxsize=1)  # Ray uses a worker process again: weights are loaded once in each
+def _scorers(config: str) -> Any:
+    from rasterloom.filtering.scorers import make_scorers
+
+    return make_scorers(Scores.model_validate_json(config).scorers)
+
+
+def plan_selection(store: Store, inputs: Inputs, config: Keep) -> list[Shard]:
+    # One shard: duplicates are found across the whole corpus.
+    return [Shard("000000", {name: [f.name for f in files] for name, files in inputs.items()})]
+
+
+def select_images(store: Store, spec: dict[str, Any], config: Keep) -> ShardResult:
+    from rasterloom.filtering.keep import select
+
+    images = read_files(store, spec["images"], without="image")
+    selection = select(images, read_files(store, spec["scores"]), config)
+    return selection, count_of(selection["reason"])
+
+
+def tokenize_images(store: Store, spec: dict[str, Any], config: TokenizeAt) -> ShardResult:
+    from rasterloom.tokenize.shard import tokenize_shard
+
+    images = read_file(store, spec["images"])
+    shards = pc.unique(images["shard"])
+    kept = read_files(store, spec["selection"], pc.field("shard").isin(shards) & pc.field("kept"))
+    scores = read_files(store, spec["scores"], pc.field("shard").isin(shards))
+    images = images.filter(pc.is_in(images["key"], kept["key"].combine_chunks()))
+    codec = _codec(config.tokenize.codec, config.tokenize.weights)
+    text = load_text(store, spec["text"][0], first_text_id(config.tokenize))
+    rows, failures = tokenize_shard(
+        images, scores, target=config.target, codec=codec, text=text, config=config.tokenize
+    )
+    counts = count_of(rows["bucket"])
+    return with_failures(rows, failures, config.target), counts | count_of(failures["reason"], "failed: ")
+
+
+def with_failures(rows: pa.Table, failures: pa.Table, target: int) -> pa.Table:
+    """Token rows with a column ``error``, and a row of nulls and an error for each pair that failed."""
+    rows = rows.append_column("error", pa.nulls(rows.num_rows, pa.string()))
+    failed = pa.table({"key": failures["key"], "error": failures["reason"]})
+    failed = failed.append_column("target", pa.repeat(pa.scalar(target, pa.int32()), failed.num_rows))
+    return pa.concat_tables([rows, failed], promote_options="default")
+
+
+@lru_cache(maxsize=1)
+def _codec(name: str, weights: str | None) -> Any:
+    from rasterloom.tokenize.codecs import load_codec
+
+    return load_codec(name, weights)
+
+
+@lru_cache(maxsize=1)
+def load_text(store: Store, name: str, first_id: int) -> Any:
+    """The text encoder of a tokenizer.json in the store; its ids begin at ``first_id``."""
+    from rasterloom.tokenize.text import JsonText
+
+    return JsonText(store.read(name).decode(), first_id)
+
+
+def first_text_id(config: Tokenize) -> int:
+    """Where text ids begin: a tokenizer of the user's own has its ids, one trained here has the profile's."""
+    from rasterloom.tokenize.profiles import profile_of
+
+    return 0 if config.text else profile_of(config.codec).text0
+
+
+def plan_pack(store: Store, inputs: Inputs, config: TokenizeAt) -> list[Shard]:
+    """Each bucket's rows in as few files as may be, even to one row."""
+    from rasterloom.tokenize.pack import plan_files
+
+    (given,) = inputs.values()
+    files = [f.name for f in given]
+    buckets = Counter(read_files(store, files, pc.field("error").is_null(), ["bucket"])["bucket"].to_pylist())
+    shards = []
+    for bucket, rows in sorted(buckets.items()):
+        start = 0
+        for number, size in enumerate(plan_files(rows, config.tokenize.rows_per_file)):
+            spec = {"files": files, "bucket": bucket, "start": start, "rows": size}
+            shards.append(Shard(f"{bucket}-{number:04d}", spec))
+            start += size
+    return shards
+
+
+def pack_tokens(store: Store, spec: dict[str, Any], config: TokenizeAt) -> ShardResult:
+    """The rows of one file of a bucket, in an order that depends on seed and keys alone."""
+    from rasterloom.tokenize.pack import shuffled
+
+    bucket = pc.field("bucket") == spec["bucket"]
+    keys = read_files(store, spec["files"], bucket, ["key"])["key"].to_pylist()
+    order = shuffled(keys, config.tokenize.seed)[spec["start"] : spec["start"] + spec["rows"]]
+    mine = [keys[row] for row in order]
+    rows = read_files(store, spec["files"], bucket & pc.field("key").isin(mine)).drop_columns(["error"])
+    rows = rows.take(pc.index_in(pa.array(mine), rows["key"].combine_chunks()))
+    return rows, {"sequences": rows.num_rows, "tokens": pc.sum(rows["n_tokens"]).as_py()}
+
+
+def count_of(values: pa.ChunkedArray, prefix: str = "") -> dict[str, int]:
+    return {f"{prefix}{name}": number for name, number in sorted(Counter(values.to_pylist()).items())}
+
+
+def read_file(store: Store, name: str) -> pa.Table:
+    return pq.read_table(store.path(name), filesystem=store.filesystem)
+
+
+def read_files(
+    store: Store, names: list[str], where: Any = None, columns: list[str] | None = None, without: str = ""
+) -> pa.Table:
+    """Read rows of Parquet files, row groups that cannot match left out."""
+    import pyarrow.dataset as pads
+
+    data = pads.dataset([store.path(n) for n in names], filesystem=store.filesystem, format="parquet")
+    if without:
+        columns = [name for name in data.schema.names if name != without]
+    return data.to_table(columns=columns, filter=where)
+
+
+def read_rows(store: Store, name: str, start: int, rows: int, columns: list[str]) -> pa.Table:
+    """Read a range of rows of a Parquet file, and only the row groups that hold it."""
+    with store.filesystem.open_input_file(store.path(name)) as source:
+        file = pq.ParquetFile(source)
+        first, groups, before = 0, [], 0
+        for group in range(file.num_row_groups):
+            size = file.metadata.row_group(group).num_rows
+            if first + size > start and first < start + rows:
+                groups.append(group)
+                before = before if len(groups) > 1 else first
+            first += size
+        return file.read_row_groups(groups, columns=columns).slice(start - before, rows)

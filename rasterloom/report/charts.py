@@ -1,0 +1,167 @@
+"""The charts of the page as inline SVG: coloured by the page's CSS, so that dark mode reaches them."""
+
+import math
+from collections.abc import Sequence
+
+from markupsafe import Markup, escape
+
+from rasterloom.report import words
+from rasterloom.report.data import Histogram
+from rasterloom.report.lineage import Made, depths
+from rasterloom.report.runs import Stage
+
+Point = tuple[float, float]
+
+POINTS = 400  # of a curve; more would not be seen
+
+
+def svg(width: float, height: float, label: str, parts: Sequence[str], kind: str = "chart") -> Markup:
+    """An SVG picture that scales with its column; ``label`` is what a screen reader says of it."""
+    head = Markup('<svg class="{}" viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">').format(
+        kind, width, height, label
+    )
+    return head + Markup("\n").join(map(Markup, parts)) + Markup("</svg>")
+
+
+def text(x: float, y: float, content: str, anchor: str = "start", kind: str = "") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{kind}">{escape(content)}</text>'
+
+
+def line(points: Sequence[Point], kind: str) -> str:
+    return f'<polyline class="{kind}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>'
+
+
+def histogram(data: Histogram) -> Markup:
+    """Bars of equal bins: kept at the bottom, the others on top of them."""
+    width, height, base = 360.0, 170.0, 140.0
+    most = max(k + d for k, d in zip(data.kept, data.dropped, strict=True)) or 1
+    step = width / len(data.kept)
+    edge = (data.high - data.low) / len(data.kept)
+    parts = []
+    for i, (kept, dropped) in enumerate(zip(data.kept, data.dropped, strict=True)):
+        if not kept + dropped:
+            continue
+        low, high = words.figure(data.low + i * edge), words.figure(data.low + (i + 1) * edge)
+        bars = ""
+        tops = (("dropped", kept + dropped), ("kept", kept))
+        for kind, rows in tops:
+            tall = max(1.5, 128 * rows / most) if rows else 0
+            bars += f'<rect class="{kind}" x="{i * step + 0.5:.1f}" y="{base - tall:.1f}"'
+            bars += f' width="{step - 1:.1f}" height="{tall:.1f}"/>'
+        title = f"{low} to {high}: {words.count(kept)} kept, {words.count(dropped)} not"
+        parts.append(f"<g><title>{escape(title)}</title>{bars}</g>")
+    parts.append(line([(0, base), (width, base)], "axis"))
+    parts += [
+        text(0, base + 20, words.figure(data.low)),
+        text(width / 2, base + 20, words.figure((data.low + data.high) / 2), "middle"),
+        text(width, base + 20, words.figure(data.high), "end"),
+    ]
+    rows, kept = sum(data.kept) + sum(data.dropped), sum(data.kept)
+    label = f"{data.name}: {words.count(rows)} images between {words.figure(data.low)} and "
+    return svg(width, height, label + f"{words.figure(data.high)}, {words.percent(kept, rows)} kept", parts)
+
+
+def loss_curve(stage: Stage) -> Markup:
+    """Loss by step on a logarithmic axis: as measured, smoothed, and the held-out loss of each bucket."""
+    series = [(x, y) for x, y in stage.series("loss") if y > 0]
+    marks = sorted(v["loss"] for v in stage.heldout.values() if v["loss"] > 0)
+    overall = [stage.heldout_loss] if stage.heldout_loss and stage.heldout_loss > 0 else []
+    smooth = smoothed(series)
+    values = [y for _, y in series] + marks + overall
+    if not values:
+        return Markup()
+    width, height, left, right, top, bottom = 480.0, 270.0, 44.0, 402.0, 12.0, 236.0
+    low, high = math.log(min(values)) - 0.03, math.log(max(values)) + 0.03
+    start, end = (series[0][0], series[-1][0]) if series else (0.0, 1.0)
+
+    def at(x: float, y: float) -> Point:
+        across = (x - start) / ((end - start) or 1)
+        return left + across * (right - left), bottom - (math.log(y) - low) / (high - low) * (bottom - top)
+
+    parts = []
+    for tick in ticks(math.exp(low), math.exp(high)):
+        y = at(start, tick)[1]
+        parts += [line([(left, y), (right, y)], "grid"), text(left - 8, y + 4, f"{tick:g}", "end")]
+    parts += [
+        text(left, bottom + 22, f"step {words.count(start)}"),
+        text(right, bottom + 22, words.count(end), "end"),
+        line([at(x, y) for x, y in thinned(series)], "raw"),
+        line([at(x, y) for x, y in thinned(smooth)], "curve"),
+    ]
+    for bucket, row in stage.heldout.items():
+        if row["loss"] > 0:
+            x, y = right + 12, at(end, row["loss"])[1]
+            title = escape(f"held out, {bucket}: {words.figure(row['loss'])}")
+            parts.append(f'<circle class="mark" cx="{x}" cy="{y:.1f}" r="4"><title>{title}</title></circle>')
+    label = f"Loss of stage {stage.name}"
+    if smooth:
+        label += f", from {words.figure(smooth[0][1])} to {words.figure(smooth[-1][1])}"
+    if overall:
+        y = at(end, overall[0])[1]
+        parts += [
+            line([(right, y), (right + 24, y)], "mark"),
+            text(right + 28, y + 4, words.figure(overall[0]), kind="strong"),
+        ]
+        label += f", held out {words.figure(overall[0])}"
+    return svg(width, height, label, parts)
+
+
+def smoothed(series: Sequence[Point], share: float = 0.03) -> list[Point]:
+    """An exponential mean of the logarithm that looks back over ``share`` of the curve, without bias."""
+    keep = 1 - 1 / max(1.0, share * len(series))
+    total = weight = 0.0
+    found = []
+    for x, y in series:
+        total, weight = keep * total + math.log(y), keep * weight + 1
+        found.append((x, math.exp(total / weight)))
+    return found
+
+
+def thinned(series: Sequence[Point]) -> list[Point]:
+    """At most ``POINTS`` of the points, evenly, with the last one."""
+    step = max(1, math.ceil(len(series) / POINTS))
+    return [*series[:-1:step], *series[-1:]]
+
+
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers between two positive numbers, for a logarithmic axis."""
+    for digits in ((1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9), (1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        found = [d * 10.0**e for e in decades for d in digits if low <= d * 10.0**e <= high]
+        if len(found) <= most:
+            break
+    if len(found) > 1:
+        return found
+    middle = (low * high) ** 0.5
+    return [float(f"{v:.3g}") for v in (low, middle, high)]
+
+
+def lineage_graph(steps: list[Made]) -> Markup:
+    """The workflow from top to bottom: a box a step, a line from each step to those that read it."""
+    depth = depths(steps)
+    rows: dict[int, list[str]] = {}
+    for name, d in depth.items():
+        rows.setdefault(d, []).append(name)
+    width, gap, tall = 340.0, 58.0, 32.0
+    places: dict[str, Point] = {}
+    for d, names in rows.items():
+        for i, name in enumerate(names):
+            places[name] = ((i + 1) * width / (len(names) + 1), d * gap + tall / 2 + 1)
+    parts = []
+    for made in steps:
+        x, y = places[made.record.step]
+        for parent in made.parents:
+            if parent in places:
+                px, py = places[parent]
+                aside = 90 * min(2, depth[made.record.step] - depth[parent] - 1)
+                bend = (y - py) / 2
+                path = f"M{px:.0f},{py + tall / 2:.0f} C{px + aside:.0f},{py + bend:.0f}"
+                parts.append(f'<path class="edge" d="{path} {x + aside:.0f},{y - bend:.0f} {x:.0f},{y - tall / 2:.0f}"/>')
+    for name, (x, y) in places.items():
+        box = min(112.0, width / len(rows[depth[name]]) - 8)
+        parts.append(
+            f'<rect class="node" x="{x - box / 2:.1f}" y="{y - tall / 2:.1f}" width="{box:.1f}" height="{tall}" rx="8"/>'
+        )
+        parts.append(text(x, y + 4.5, name, "middle"))
+    label = "; ".join(f"{m.record.step} from {', '.join(m.parents) or 'the recipe'}" for m in steps)
+    return svg(width, max(rows, default=0) * gap + tall + 2, label, parts, kind="chart graph")

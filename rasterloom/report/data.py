@@ -1,0 +1,185 @@
+"""What a page says of a corpus's tables: counted by DuckDB where the rows lie, no picture among them."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import duckdb
+import pyarrow.dataset as pads
+
+from rasterloom.report import words
+from rasterloom.versions.record import Record
+from rasterloom.versions.tables import TABLES, Corpus
+
+BINS = 40
+FAILED = "failed: "  # begins the reason of a pair without an image, and of an image without tokens
+
+
+class Tables:
+    """The tables of a corpus at the snapshots that a page speaks of, open for SQL under their names."""
+
+    def __init__(self, corpus: Corpus, snapshots: dict[str, int]) -> None:
+        self.corpus = corpus
+        self.snapshots = snapshots
+        self.data: dict[str, pads.Dataset] = {}
+        for name in TABLES:
+            files = [f.name for f in corpus.files(name, snapshots[name])] if name in snapshots else []
+            if files:
+                self.data[name] = corpus.dataset(files)
+
+    @cached_property
+    def _db(self) -> duckdb.DuckDBPyConnection:
+        db = duckdb.connect(config={"temp_directory": tempfile.gettempdir()})
+        for name, data in self.data.items():
+            db.register(name, data)
+        return db
+
+    def has(self, *names: str) -> bool:
+        """Whether all of these tables have rows to speak of."""
+        return all(name in self.data for name in names)
+
+    def sql(self, query: str, *parameters: Any) -> list[dict[str, Any]]:
+        """The rows of a query over the tables."""
+        answer = self._db.execute(query, list(parameters))
+        names = [column[0] for column in answer.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+
+    def number(self, query: str, *parameters: Any) -> int:
+        (row,) = self.sql(query, *parameters)
+        return int(next(iter(row.values())) or 0)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Rows that a stage of the funnel lost for one reason."""
+
+    reason: str
+    rows: int
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level of the funnel. ``given`` is ``rows`` and the losses added up."""
+
+    name: str
+    rows: int
+    given: int
+    losses: tuple[Loss, ...] = ()
+
+
+def _level(name: str, rows: int, given: int, losses: list[Loss], gap: str) -> Level:
+    """A level that adds up: rows that no reason explains are a loss of their own, called ``gap``."""
+    missing = given - rows - sum(loss.rows for loss in losses)
+    if missing:
+        losses = [*losses, Loss(gap, missing, "these tables are of different versions" if missing < 0 else "")]
+    return Level(name, rows, given, tuple(sorted(losses, key=lambda loss: (-loss.rows, loss.reason))))
+
+
+def funnel(tables: Tables, records: Sequence[Record]) -> list[Level]:
+    """From pairs to sequences, as far as the tables go."""
+    if not tables.has("images"):
+        return []
+    outcomes = tables.sql("SELECT status = 'ok' AS ok, error, count(*) AS rows FROM images GROUP BY ALL")
+    ok = sum(r["rows"] for r in outcomes if r["ok"])
+    total = sum(r["rows"] for r in outcomes)
+    pairs = tables.number("SELECT count(*) FROM pairs") if tables.has("pairs") else total
+    failed = [Loss(r["error"] or "unknown", r["rows"], words.error(r["error"])) for r in outcomes if not r["ok"]]
+    levels = [Level("pairs", pairs, pairs), _level("fetched", ok, pairs, failed, "not accounted for")]
+    if not tables.has("selection"):
+        return levels
+    reasons = tables.sql("SELECT kept, reason, count(*) AS rows FROM selection GROUP BY ALL")
+    kept = sum(r["rows"] for r in reasons if r["kept"])
+    dropped = [
+        Loss(r["reason"] or "unknown", r["rows"])
+        for r in reasons
+        if not r["kept"] and not (r["reason"] or "").startswith(FAILED)
+    ]
+    levels.append(_level("kept", kept, ok, dropped, "not accounted for"))
+    for row in token_counts(tables):
+        counts = next((r.counts for r in records if r.step == f"codes/{row['target']}"), {})
+        lost = [Loss(k.removeprefix(FAILED), n) for k, n in counts.items() if k.startswith(FAILED)]
+        levels.append(_level(f"tokens at {row['target']}", row["sequences"], kept, lost, "not tokenised"))
+    return levels
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Rows by value in equal bins from ``low`` to ``high``; the outermost bins hold what lies beyond."""
+
+    name: str
+    low: float
+    high: float
+    kept: tuple[int, ...]
+    dropped: tuple[int, ...]
+    unscored: int = 0
+
+
+def histograms(tables: Tables) -> list[Histogram]:
+    """How every score is distributed, and the short side, among kept images and the others."""
+    if not tables.has("images"):
+        return []
+    found = [("short side (px)", "images", "least(original_width, original_height)")]
+    if tables.has("scores"):
+        columns = (f for f in tables.data["scores"].schema if f.name not in ("key", "shard"))
+        found += [(f.name, "scores", _quoted(f.name)) for f in columns if str(f.type) in ("double", "float")]
+    made = [_histogram(tables, *column) for column in found]
+    return [histogram for histogram in made if histogram]
+
+
+def _histogram(tables: Tables, name: str, table: str, value: str) -> Histogram | None:
+    kept = "kept FROM v JOIN selection USING (key)" if tables.has("selection") else "true AS kept FROM v"
+    only_ok = "WHERE status = 'ok'" if table == "images" else "JOIN images USING (key) WHERE status = 'ok'"
+    rows = tables.sql(
+        f"""
+        WITH v AS (SELECT key, CASE WHEN isfinite({value}::DOUBLE) THEN {value}::DOUBLE END AS x
+                   FROM {table} {only_ok}),
+        ends AS (SELECT quantile_cont(x, 0.002) AS low, quantile_cont(x, 0.998) AS high FROM v),
+        placed AS (SELECT x, {kept})
+        SELECT low, high, kept, count(*) AS rows,
+          CASE WHEN high > low THEN greatest(0, least({BINS - 1}, floor((x - low) / (high - low) * {BINS})))
+               WHEN x IS NOT NULL THEN 0 END AS bin
+        FROM placed, ends GROUP BY ALL
+        """
+    )
+    if not rows or rows[0]["low"] is None:
+        return None
+    bins = {True: [0] * BINS, False: [0] * BINS}
+    for row in rows:
+        if row["bin"] is not None:
+            bins[bool(row["kept"])][int(row["bin"])] += row["rows"]
+    unscored = sum(row["rows"] for row in rows if row["bin"] is None)
+    return Histogram(name, rows[0]["low"], rows[0]["high"], tuple(bins[True]), tuple(bins[False]), unscored)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def buckets(tables: Tables) -> dict[int, list[dict[str, Any]]]:
+    """For each target its buckets, the widest first: ``bucket``, ``width``, ``height``, ``sequences``."""
+    if not tables.has("tokens"):
+        return {}
+    rows = tables.sql(
+        """
+        SELECT target, bucket, split_part(bucket, 'x', 1)::INT AS width, split_part(bucket, 'x', 2)::INT AS height,
+               count(*) AS sequences, sum(n_tokens)::BIGINT AS tokens
+        FROM tokens GROUP BY ALL ORDER BY target, width / height DESC
+        """
+    )
+    return {target: [r for r in rows if r["target"] == target] for target in sorted({r["target"] for r in rows})}
+
+
+def token_counts(tables: Tables) -> list[dict[str, Any]]:
+    """Sequences and tokens for each target."""
+    if not tables.has("tokens"):
+        return []
+    return tables.sql(
+        """
+        SELECT target, count(*) AS sequences, sum(n_tokens)::BIGINT AS tokens, min(n_tokens) AS shortest,
+               median(n_tokens) AS middle, max(n_tokens) AS longest, count(DISTINCT bucket) AS buckets
+        FROM tokens GROUP BY target ORDER BY target
+        """
+    )

@@ -1,0 +1,128 @@
+"""Galleries: a fixed sample of the images that met each end, and only those read, as small WebP data URIs.
+
+Keys are digests, so the order of a digest of theirs is a random order that is the same on every run.
+"""
+
+import base64
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image
+
+from rasterloom.report import words
+from rasterloom.report.data import FAILED, Tables
+
+SEED = "rasterloom.report"
+KEPT, DROPPED, DUPLICATES = 36, 12, 6  # pictures shown of those kept, and of each reason for which not
+REASONS = 30  # the most frequent reasons that get a gallery
+POOL = 16  # shards that samples come from where they can, which bounds what is read
+THUMBNAIL = 176  # pixels, the longer side
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture on the page; ``src`` is a data URI, empty if it could not be read."""
+
+    src: str
+    caption: str
+    note: str = ""
+    width: int = 0
+    height: int = 0
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A sample of the images that met one end; ``pairs`` has duplicates, each with what was kept instead."""
+
+    reason: str
+    rows: int
+    kept: bool
+    pictures: tuple[Picture, ...] = ()
+    pairs: tuple[tuple[Picture, Picture], ...] = ()
+
+    @property
+    def shown(self) -> int:
+        return len(self.pictures) + len(self.pairs)
+
+
+def picture(image: Image.Image, caption: str, note: str = "", longest: int = THUMBNAIL, quality: int = 72) -> Picture:
+    """A picture scaled down until its longer side is ``longest`` pixels at most."""
+    small = image.convert("RGB")
+    small.thumbnail((longest, longest), Image.Resampling.LANCZOS, reducing_gap=3)
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=quality, method=4)
+    src = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return Picture(src, caption, note, small.width, small.height)
+
+
+def read_rows(tables: Tables, table: str, keys: Iterable[str], columns: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of some keys. The key column is read first, then only the row groups that hold them."""
+    wanted = set(keys)
+    if not wanted:
+        return
+    among = pc.field("key").isin(sorted(wanted))
+    hits = tables.data[table].to_table(columns={"file": pc.field("__filename")}, filter=among)
+    for path in sorted(pc.unique(hits["file"]).to_pylist()):
+        with tables.corpus.store.filesystem.open_input_file(path) as source:
+            file = pq.ParquetFile(source)
+            for group in range(file.num_row_groups):
+                here = file.read_row_group(group, columns=["key"])["key"].to_pylist()
+                if not wanted.isdisjoint(here):
+                    rows = file.read_row_group(group, columns=["key", *columns])
+                    yield from rows.take([i for i, key in enumerate(here) if key in wanted]).to_pylist()
+
+
+def galleries(tables: Tables) -> list[Gallery]:
+    """Kept images first, then those of every reason for which images were dropped, the most frequent first."""
+    if not tables.has("images", "selection"):
+        return []
+    groups = tables.sql(
+        f"""
+        WITH pool AS (SELECT shard FROM (SELECT DISTINCT shard FROM selection)
+                      ORDER BY md5(shard::VARCHAR || '{SEED}') LIMIT {POOL}),
+        placed AS (SELECT kept, reason, key, duplicate_of,
+                     (shard NOT IN (SELECT shard FROM pool))::INT::VARCHAR || md5(key || '{SEED}') AS place
+                   FROM selection WHERE kept OR reason IS NULL OR NOT starts_with(reason, '{FAILED}'))
+        SELECT kept, CASE WHEN kept THEN 'kept' ELSE coalesce(reason, 'unknown') END AS reason, count(*) AS rows,
+               min_by({{'key': key, 'of': duplicate_of}}, place, {KEPT}) AS sample
+        FROM placed GROUP BY ALL ORDER BY kept DESC, rows DESC, reason LIMIT {REASONS + 1}
+        """
+    )
+    for group in groups:
+        group["sample"] = group["sample"][: KEPT if group["kept"] else DROPPED]
+    keys = {key for g in groups for chosen in g["sample"] for key in chosen.values() if key}
+    scores = _scores(tables, keys)
+    columns = ["caption", "original_width", "original_height", "image"]
+    pictures = {
+        row["key"]: _of_row(row, scores.get(row["key"], {})) for row in read_rows(tables, "images", keys, columns)
+    }
+    return [_gallery(group, pictures) for group in groups]
+
+
+def _scores(tables: Tables, keys: set[str]) -> dict[str, dict[str, Any]]:
+    if not tables.has("scores"):
+        return {}
+    names = [name for name in tables.data["scores"].schema.names if name not in ("key", "shard")]
+    return {row.pop("key"): row for row in read_rows(tables, "scores", keys, names)}
+
+
+def _of_row(row: dict[str, Any], scores: dict[str, Any]) -> Picture:
+    caption = words.plain(row["caption"])
+    measured = [f"{name} {words.figure(value)}" for name, value in scores.items() if isinstance(value, float)]
+    note = " · ".join([f"{row['original_width']}×{row['original_height']}", *measured[:3]])
+    try:
+        with Image.open(io.BytesIO(row["image"] or b"")) as image:
+            return picture(image, caption, note)
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return Picture("", caption, note)
+
+
+def _gallery(group: dict[str, Any], pictures: dict[str, Picture]) -> Gallery:
+    shown = [chosen for chosen in group["sample"] if chosen["key"] in pictures]
+    pairs = [(pictures[c["key"]], pictures[c["of"]]) for c in shown if c["of"] in pictures]
+    alone = [pictures[c["key"]] for c in shown if c["of"] not in pictures]
+    return Gallery(group["reason"], group["rows"], group["kept"], tuple(alone), tuple(pairs[:DUPLICATES]))

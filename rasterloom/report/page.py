@@ -1,0 +1,127 @@
+"""Building the page: everything it says is gathered first, then one template puts it into one file."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from rasterloom import __version__
+from rasterloom.report import charts, data, words
+from rasterloom.report.failures import failures
+from rasterloom.report.gallery import galleries
+from rasterloom.report.lineage import Made, lineage
+from rasterloom.report.reconstruct import Crop, Decode, reconstructions
+from rasterloom.report.runs import Samples, Stage, read_samples, read_stage
+from rasterloom.versions.record import Record
+from rasterloom.versions.tables import Corpus
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """What a page speaks of. Parts that are missing are left out of the page."""
+
+    corpus: Corpus
+    snapshots: dict[str, int]
+    """Table -> the snapshot that the page speaks of; a table that is not named is left out."""
+    records: tuple[Record, ...]
+    """Of every step, in the order of the workflow."""
+    stages: tuple[tuple[str, Path], ...]
+    """Name and folder (``metrics.jsonl``, ``heldout.json``) of every training stage, in order."""
+    samples: Path | None
+    """Folder of ``samples.json`` and the pictures that it names."""
+    decode: Decode | None
+    """A token row's ``input_ids`` -> its picture, by the codec; no reconstructions when None."""
+    recipe_text: str
+    crop: Crop | None = None
+    """(stored picture, key, target) -> the crop that was coded, for exact reconstruction pairs."""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A figure at the top of the page."""
+
+    value: str
+    name: str
+    note: str = ""
+
+
+def build_report(inputs: ReportInputs, out: Path) -> Path:
+    """Write ``out/index.html``, one file that needs no other and no network, and return its path."""
+    page = _environment().get_template("page.html").render(_gather(inputs))
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "index.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _environment() -> Environment:
+    loader = PackageLoader("rasterloom.report", "templates")
+    # Captions, URLs and error texts come from strangers: everything is escaped.
+    found = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    for function in (words.count, words.short, words.percent, words.size, words.duration, words.figure):
+        found.filters[function.__name__] = function
+    found.filters["plain"] = words.plain
+    return found
+
+
+def _gather(inputs: ReportInputs) -> dict[str, Any]:
+    tables = data.Tables(inputs.corpus, inputs.snapshots)
+    levels = data.funnel(tables, inputs.records)
+    steps = lineage(tables, inputs.records)
+    stages = [s for s in (read_stage(name, folder) for name, folder in inputs.stages) if s]
+    samples = read_samples(inputs.samples) if inputs.samples else None
+    tokens = data.token_counts(tables)
+    styles = Path(__file__).with_name("templates") / "page.css"
+    return {
+        "corpus": inputs.corpus.name,
+        "version": __version__,
+        "made": datetime.now(UTC),
+        "styles": Markup(styles.read_text(encoding="utf-8")),
+        "headlines": _headlines(levels, tokens, stages, samples, inputs.records),
+        "levels": levels,
+        "galleries": galleries(tables),
+        "failures": failures(tables),
+        "histograms": [(h, charts.histogram(h)) for h in data.histograms(tables)],
+        "buckets": data.buckets(tables),
+        "tokens": tokens,
+        "pairs": reconstructions(tables, inputs.decode, inputs.crop) if inputs.decode else [],
+        "stages": [(s, charts.loss_curve(s)) for s in stages],
+        "samples": samples,
+        "steps": steps,
+        "slowest": max((s.record.seconds for s in steps), default=0.0) or 1.0,
+        "graph": charts.lineage_graph(steps) if steps else Markup(),
+        "recipe": inputs.recipe_text,
+    }
+
+
+def _headlines(
+    levels: list[data.Level],
+    tokens: list[dict[str, Any]],
+    stages: list[Stage],
+    samples: Samples | None,
+    records: tuple[Record, ...],
+) -> list[Headline]:
+    found = []
+    for level in levels[:3]:
+        share = f"{words.percent(level.rows, levels[0].rows)} of pairs" if level is not levels[0] else ""
+        found.append(Headline(words.short(level.rows), level.name, share))
+    if tokens:
+        sequences = f"in {words.short(sum(t['sequences'] for t in tokens))} sequences"
+        found.append(Headline(words.short(sum(t["tokens"] for t in tokens)), "tokens", sequences))
+    if stages:
+        last = stages[-1]
+        loss = last.heldout_loss if last.heldout_loss is not None else last.last("loss")
+        kind = "held-out loss" if last.heldout_loss is not None else "loss"
+        if loss is not None:
+            found.append(Headline(words.figure(loss), kind, f"after stage {last.name}"))
+    for name, share in samples.checks if samples else ():
+        found.append(Headline(share, name, "in drawn samples"))
+    if records:
+        found.append(Headline(words.duration(sum(r.seconds for r in records)), "in all", f"{len(records)} steps"))
+    return found

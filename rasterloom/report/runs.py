@@ -1,0 +1,135 @@
+"""What training and sampling left in their folders, read with patience for what is missing."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from rasterloom.report import words
+from rasterloom.report.gallery import Picture, picture
+
+SAMPLES = 60  # pictures at most
+SAMPLE_LONGEST = 512  # pixels
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training stage: its measured steps in order, and the loss on rows it never trained on."""
+
+    name: str
+    steps: tuple[dict[str, Any], ...]
+    heldout: dict[str, dict[str, Any]]  # bucket -> loss, tokens, rows
+    heldout_loss: float | None
+
+    def series(self, name: str) -> list[tuple[float, float]]:
+        """(step, value) wherever a finite value was measured."""
+        return [(row["step"], row[name]) for row in self.steps if _finite(row.get(name))]
+
+    def last(self, name: str, over: int = 20) -> float | None:
+        """The mean of the last few values, None if there is none."""
+        values = [value for _, value in self.series(name)][-over:]
+        return sum(values) / len(values) if values else None
+
+    def total(self, name: str) -> float:
+        return sum(value for _, value in self.series(name))
+
+
+def read_stage(name: str, folder: Path) -> Stage | None:
+    """Read ``metrics.jsonl`` and ``heldout.json``; None if there is neither.
+
+    A stage that went on from a checkpoint has measured some steps twice: the later line counts. A last line
+    that was cut off is left out.
+    """
+    rows: dict[float, dict[str, Any]] = {}
+    for line in _text(folder / "metrics.jsonl").splitlines():
+        row = _json(line)
+        if isinstance(row, dict) and _finite(row.get("step")):
+            rows[row["step"]] = row
+    heldout = _json(_text(folder / "heldout.json"))
+    heldout = heldout if isinstance(heldout, dict) else {}
+    if not rows and not heldout:
+        return None
+    found = heldout.get("buckets")
+    buckets = {b: v for b, v in found.items() if _finite(_get(v, "loss"))} if isinstance(found, dict) else {}
+    loss = heldout.get("loss")
+    return Stage(name, tuple(rows[step] for step in sorted(rows)), buckets, loss if _finite(loss) else None)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Pictures that the model drew, by prompt, and how often it did what the prompt said."""
+
+    prompts: tuple[tuple[str, tuple[Picture, ...]], ...]
+    grid: Picture | None
+    settings: str
+    checks: tuple[tuple[str, str], ...]  # what was checked, the share that was right
+    left_out: int = 0
+
+
+def read_samples(folder: Path) -> Samples | None:
+    """Read ``samples.json`` and its pictures; None if there is nothing to show."""
+    found = _json(_text(folder / "samples.json"))
+    found = found if isinstance(found, dict) else {}
+    listed = [item for item in found.get("images") or () if isinstance(item, dict) and item.get("file")]
+    prompts: dict[str, list[Picture]] = {}
+    for item in listed[:SAMPLES]:
+        prompt = words.plain(str(item.get("prompt") or ""))
+        made = _file_picture(folder, str(item["file"]), prompt, SAMPLE_LONGEST)
+        if made:
+            prompts.setdefault(prompt, []).append(made)
+    grid = None if prompts else _file_picture(folder, str(found.get("grid") or "grid.png"), "drawn samples", 1600)
+    if not prompts and grid is None:
+        return None
+    names = {"cfg": "guidance", "temperature": "temperature", "top_k": "top-k"}
+    settings = ", ".join(f"{name} {found[key]}" for key, name in names.items() if found.get(key) is not None)
+    checks = (("the colour that was asked for", "colour"), ("rows line up", "rows_line_up"))
+    answers = tuple((name, share) for name, key in checks if (share := _share(found.get(key))))
+    left_out = max(0, len(listed) - SAMPLES)
+    return Samples(tuple((p, tuple(i)) for p, i in prompts.items()), grid, settings, answers, left_out)
+
+
+def _share(value: Any) -> str:
+    """``{"right": 57, "asked": 60}``, a share or yes/no in words; empty if it is none of them."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if _finite(value):
+        return words.percent(value, 1) if 0 <= value <= 1 else ""
+    right, asked = _get(value, "right"), _get(value, "asked")
+    return f"{right} of {asked}" if _finite(right) and _finite(asked) and asked else ""
+
+
+def _file_picture(folder: Path, name: str, caption: str, longest: int) -> Picture | None:
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        return None
+    try:
+        with Image.open(path) as image:
+            return picture(image, caption, f"{image.width}×{image.height}", longest, quality=90)
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _get(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, Mapping) else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None

@@ -1,0 +1,89 @@
+"""From the many kinds of pixels that image files hold to 8-bit sRGB."""
+
+from functools import lru_cache
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, ImageCms
+
+_SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+_SRGB_NAMES = ("srgb", "c2")  # in a profile's description; c2 is the tiny sRGB of facebook/tinysRGB
+
+
+def to_eight_bits(image: Image.Image) -> Image.Image:
+    """Return the image in a mode that can be resampled: palettes looked up, wide samples scaled.
+
+    The mode of the result is L, LA, RGB, RGBA, CMYK, YCbCr, HSV or LAB; transparency that is kept beside
+    the pixels (a palette's, PNG's tRNS) becomes alpha. An image that needs none of this is not loaded.
+    """
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode.startswith(("I", "F")):
+        return _scaled_grey(image)
+    if image.mode in ("P", "PA") or "transparency" in image.info:
+        return image.convert("RGBA" if image.has_transparency_data else "RGB")
+    unusual = {"La": "LA", "RGBa": "RGBA", "RGBX": "RGB"}
+    return image.convert(unusual[image.mode]) if image.mode in unusual else image
+
+
+def _scaled_grey(image: Image.Image) -> Image.Image:
+    """Scale 16-bit, 32-bit or float samples to 8 bits; Pillow's own conversion would clip them."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0.0, neginf=0.0)
+    highest = float(values.max())
+    tops = [65535.0, highest]
+    if image.mode == "F":
+        tops = [1.0, 255.0, *tops]  # floats have no agreed range: the least that holds them
+    top = next(top for top in tops if highest <= top)
+    scaled = Image.fromarray(np.clip(values * np.float32(255 / top) + 0.5, 0, 255).astype(np.uint8))
+    hidden = image.info.get("transparency")
+    if isinstance(hidden, int):
+        scaled.putalpha(Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8)))
+    return scaled
+
+
+def needs_conversion(image: Image.Image) -> bool:
+    """Tell whether `to_srgb` would change the pixels."""
+    profile = image.info.get("icc_profile")
+    return image.mode not in ("L", "RGB", "RGBA") or (bool(profile) and not _is_srgb(profile))
+
+
+def to_srgb(image: Image.Image) -> Image.Image:
+    """Return an image from `to_eight_bits` in sRGB: mode L, RGB, or RGBA where a pixel is not opaque."""
+    alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
+    plain = image.convert(image.mode.rstrip("A")) if alpha is not None else image
+    plain = _through_profile(plain, image.info.get("icc_profile"))
+    if alpha is not None and alpha.getextrema() != (255, 255):
+        plain = plain.convert("RGB")
+        plain.putalpha(alpha)
+    return plain
+
+
+def _through_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
+    grey = image.mode == "L"
+    if image.mode == "LAB" or (profile and not _is_srgb(profile)):
+        try:
+            converted = ImageCms.applyTransform(image, _transform(profile or b"", image.mode))
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            pass  # broken, or made for another kind of pixels: as if there were none
+        else:
+            if converted is not None:
+                return converted.convert("L") if grey else converted
+    return image if grey else image.convert("RGB")
+
+
+@lru_cache(maxsize=64)
+def _is_srgb(profile: bytes) -> bool:
+    try:
+        name = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(BytesIO(profile))).strip().lower()
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return True  # cannot be applied, so nothing is to be done
+    return name == _SRGB_NAMES[1] or _SRGB_NAMES[0] in name
+
+
+@lru_cache(maxsize=64)
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
+    if mode == "LAB":
+        source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+    else:
+        source = ImageCms.ImageCmsProfile(BytesIO(profile))
+    return ImageCms.buildTransform(source, _SRGB, mode, "RGB")

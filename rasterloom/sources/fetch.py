@@ -1,0 +1,80 @@
+"""One shard of pairs to one shard of images: a row for every row, whatever happens to it."""
+
+import asyncio
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+
+from rasterloom.recipe import Fetch
+from rasterloom.schema import IMAGES, ErrorClass
+from rasterloom.sources.client import Client, Trace
+from rasterloom.sources.decode import Picture, decode_image
+from rasterloom.sources.failure import Failure
+
+DECODE_THREADS = 2  # of one worker; a machine runs a worker a core
+
+
+def fetch_shard(pairs: pa.Table, config: Fetch, *, shard: int) -> pa.Table:
+    """Fetch the images of a range of pairs.
+
+    Args:
+        pairs: rows of ``schema.PAIRS``.
+        config: the recipe's ``fetch`` section.
+        shard: number of the range, for the column of that name.
+
+    Returns:
+        Rows of ``schema.IMAGES``, one for every row of ``pairs`` and in their order. A pair that gave no
+        image has its class of error and a sentence on it. Call it where no event loop is running.
+    """
+    rows = asyncio.run(_fetch_rows(pairs.to_pylist(), config, shard))
+    return pa.Table.from_pylist(rows, schema=IMAGES)
+
+
+async def _fetch_rows(pairs: list[dict[str, Any]], config: Fetch, shard: int) -> list[dict[str, Any]]:
+    with ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode") as threads:
+        async with Client(config) as client:
+            return await asyncio.gather(*(_row(client, threads, pair, shard) for pair in pairs))
+
+
+async def _row(
+    client: Client, threads: ThreadPoolExecutor, pair: dict[str, Any], shard: int
+) -> dict[str, Any]:
+    row: dict[str, Any] = {name: pair[name] for name in ("key", "url", "caption")}
+    row |= {"shard": shard, "status": "failed"}
+    trace = Trace()
+
+    async def decode(body: bytes) -> dict[str, Any]:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(threads, _columns, body, client.config)
+
+    try:
+        if not pair["url"] or not pair["url"].strip():
+            raise Failure(ErrorClass.BAD_URL, "no URL, or none that is text")
+        if not pair["caption"] or not pair["caption"].strip():
+            raise Failure(ErrorClass.BAD_CAPTION, "no caption, or none that is text")
+        row |= await client.get(pair["url"], decode, trace)
+    except Failure as failure:
+        row |= {"error": str(failure.error), "detail": failure.detail}
+    except Exception as error:  # a fault of ours; the other rows of the shard shall not pay for it
+        row |= {"error": str(ErrorClass.INTERNAL), "detail": f"{type(error).__name__}: {error}"}
+    return row | {"attempts": trace.attempts, "http_status": trace.status, "final_url": trace.final_url}
+
+
+def _columns(body: bytes, config: Fetch) -> dict[str, Any]:
+    picture: Picture = decode_image(body, config)
+    return {
+        "status": "ok",
+        "sha256": hashlib.sha256(body).hexdigest(),
+        "phash": picture.phash,
+        "thumbnail": picture.thumbnail,
+        "original_format": picture.original_format,
+        "original_width": picture.original_width,
+        "original_height": picture.original_height,
+        "original_bytes": len(body),
+        "format": picture.format,
+        "width": picture.width,
+        "height": picture.height,
+        "image": picture.data,
+    }

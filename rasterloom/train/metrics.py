@@ -1,0 +1,88 @@
+"""What is noted of each step, in ``metrics.jsonl``."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+
+@dataclass(frozen=True)
+class StepSums:
+    """What one step did, over all ranks."""
+
+    loss: float
+    """Mean of -log p(token), over the tokens that count."""
+    z: float
+    """Mean of logsumexp(logits)^2, unweighted."""
+    grad_norm: float
+    """Before clipping."""
+    tokens: int
+    """Tokens that went through the model."""
+    loss_tokens: int
+    """Tokens that count in the loss."""
+    useful_share: float
+    """tokens / (ranks * most tokens on a rank): what is not lost to ranks that wait."""
+
+
+class MetricsLog:
+    """Appends a line a step. Lines beyond step ``keep`` are of an attempt that was lost and are removed."""
+
+    def __init__(self, path: Path | None, *, keep: int) -> None:
+        """Open the log; with ``path`` None, on ranks other than 0, nothing is written."""
+        self._losses: list[float] = []
+        self._file: IO[str] | None = None
+        if path is None:
+            return
+        kept = [record for record in read_metrics(path) if record["step"] <= keep]
+        self._losses = [record["loss"] for record in kept]
+        draft = path.with_suffix(".draft")
+        draft.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        draft.replace(path)
+        self._file = path.open("a")
+
+    def write(self, sums: StepSums, *, step: int, total: int, lr: float, seconds: float) -> None:
+        """Note a step; ``step`` counts from 1."""
+        if self._file is None:
+            return
+        self._losses.append(sums.loss)
+        record = {
+            "step": step,
+            "total": total,
+            "loss": round(sums.loss, 6),
+            "z": round(sums.z, 4),
+            "lr": lr,
+            "grad_norm": round(sums.grad_norm, 5),
+            "tokens": sums.tokens,
+            "loss_tokens": sums.loss_tokens,
+            "tokens_per_s": round(sums.tokens / max(seconds, 1e-9), 1),
+            "useful_share": round(sums.useful_share, 4),
+            "seconds": round(seconds, 4),
+        }
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def recent_loss(self) -> float:
+        """Mean loss of the last tenth of the steps."""
+        recent = self._losses[-max(1, len(self._losses) // 10) :]
+        return sum(recent) / max(1, len(recent))
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Read the lines of a log; one that a killed writer left unfinished is passed over."""
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text().splitlines(keepends=True):
+        if line.endswith("\n"):
+            records.append(json.loads(line))
+    return records

@@ -1,0 +1,78 @@
+"""DeepSpeed: its configuration from the recipe, and full weights out of its shards."""
+
+import logging
+import os
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rasterloom.recipe import Train
+from rasterloom.train.model import PackedLM
+
+BETAS = (0.9, 0.95)
+BUCKET_ELEMENTS = 200_000_000  # gradients reduced at once, at most
+
+
+def start_deepspeed(model: PackedLM, train: Train, *, use_gpu: bool) -> Any:
+    """Wrap a model into a DeepSpeed engine; every rank calls this once torch.distributed is set up.
+
+    The engine averages gradients over ranks and clips them; the learning rate is set from outside.
+    """
+    if not use_gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    import deepspeed
+
+    # Both are optional speed-ups that DeepSpeed would compile on the spot, which takes a C++ compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    torch_adam = {"torch_adam": not use_gpu}
+    deepspeed.init_distributed(dist_backend="nccl" if use_gpu else "gloo", verbose=False)
+    bucket = min(BUCKET_ELEMENTS, sum(p.numel() for p in model.parameters()))
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "steps_per_print": 2**31,
+        "gradient_clipping": train.grad_clip,
+        "optimizer": {"type": "AdamW", "params": {"lr": 1.0, "betas": BETAS, **torch_adam}},
+        "zero_optimization": {
+            "stage": train.deepspeed.zero,
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
+        },
+        "bf16": {"enabled": train.deepspeed.bf16},
+    }
+    groups = parameter_groups(model, train.weight_decay)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=config)
+    return engine
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split parameters: matrices and embeddings decay, the gains and biases of norms do not."""
+    decayed = {
+        id(module.weight) for module in model.modules() if isinstance(module, nn.Linear | nn.Embedding)
+    }
+    params = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in params if id(p) in decayed], "weight_decay": weight_decay},
+        {"params": [p for p in params if id(p) not in decayed], "weight_decay": 0.0},
+    ]
+
+
+def full_weights(engine: Any, *, keep: bool) -> dict[str, Tensor]:
+    """Gather the float32 weights of the language model; every rank calls this.
+
+    Args:
+        keep: return them; the other ranks take part and return nothing.
+    """
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    weights = {}
+    for name, parameter in engine.module.lm.named_parameters():
+        full = safe_get_full_fp32_param(parameter)  # None where the parameter is whole on every rank
+        if keep:
+            weights[name] = (parameter if full is None else full).detach().to("cpu", torch.float32).clone()
+    return weights

@@ -1,0 +1,74 @@
+import pytest
+
+from rasterloom.recipe import RecipeError, load_recipe
+
+GOOD = """
+corpus: demo
+sources: [{path: pairs.parquet}]
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_paths_are_taken_from_the_recipes_folder(write, tmp_path):
+    recipe = load_recipe(write(GOOD))
+    assert recipe.sources[0].path == str(tmp_path / "pairs.parquet")
+    assert recipe.workspace == str(tmp_path / "work")
+    remote = load_recipe(write(GOOD + "workspace: s3://bucket/prefix"))
+    assert remote.workspace == "s3://bucket/prefix"
+
+
+def test_short_forms(write):
+    recipe = load_recipe(
+        write(GOOD + "score: [quality, {aesthetic: {head: x.pth}}]\nkeep: a > 1\ndedup: {phash_radius: 2}")
+    )
+    assert [(s.name, s.options) for s in recipe.score] == [("quality", {}), ("aesthetic", {"head": "x.pth"})]
+    assert recipe.keep.rule == "a > 1"
+    assert recipe.keep.dedup.phash_radius == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("corpus: [", ["not YAML"]),
+        ("just words", ["holds no recipe"]),
+        (GOOD + "fetch: {max_sides: 3}", ["fetch.max_sides", "did you mean max_side?"]),
+        (GOOD + "fetsh: {}", ["fetsh", "did you mean fetch?"]),
+        (GOOD + "fetch: {max_side: wide}", ["fetch.max_side", "integer", "'wide'"]),
+        (GOOD + "fetch: {max_side: 3}", ["fetch.max_side", "greater than or equal to 32", "3"]),
+        (GOOD + "tokenize: {codec: jpeg}", ["tokenize.codec", "'jpeg'", "mini"]),
+        (GOOD + "tokenize: {targets: [500]}", ["tokenize.targets", "multiple of 32", "500"]),
+        (GOOD + "tokenize: {targets: [64, 64]}", ["tokenize.targets", "twice"]),
+        (GOOD + "train: {stages: [{target: 64, steps: 1}]}", ["train.stages[0].target", "64", "[512]"]),
+        (GOOD + "train: {stages: [{target: 512}]}", ["train.stages[0]", "epochs or steps"]),
+        (GOOD + "train: {stages: [{target: 512, steps: 1, rate: 3}]}", ["train.stages[0].rate", "no such field"]),
+        ("corpus: demo", ["sources", "required"]),
+        ("corpus: Not a name\nsources: [{path: a}]", ["corpus", "Not a name"]),
+    ],
+)
+def test_an_error_names_the_field_and_what_it_takes(write, text, words):
+    with pytest.raises(RecipeError) as error:
+        load_recipe(write(text))
+    message = str(error.value)
+    assert len(message.splitlines()) == 1
+    for word in words:
+        assert word in message
+
+
+def test_each_wrong_field_has_its_own_line(write):
+    with pytest.raises(RecipeError) as error:
+        load_recipe(write(GOOD + "fetch: {max_side: 3, deadline_s: -1}"))
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(RecipeError, match=r"no recipe at .*nowhere\.yaml"):
+        load_recipe(tmp_path / "nowhere.yaml")

@@ -1,0 +1,67 @@
+import pickle
+import threading
+
+import pytest
+
+from rasterloom.storage import StorageError, Store
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(str(tmp_path / "work with space"))
+
+
+def test_one_of_many_writers_wins_and_readers_see_its_bytes(store):
+    start = threading.Barrier(8)
+    won = []
+
+    def write(number):
+        start.wait()
+        if store.put_if_absent("a/b.json", b"%d" % number * 1000):
+            won.append(number)
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert store.read("a/b.json") == b"%d" % won[0] * 1000
+    assert store.list("a") == ["a/b.json"], "temporary files stay behind"
+
+
+def test_put_replaces_and_delete_forgives(store):
+    store.put("x", b"1")
+    store.put("x", b"2")
+    assert store.read("x") == b"2"
+    store.delete("x")
+    store.delete("x")
+    assert not store.exists("x")
+    with pytest.raises(FileNotFoundError):
+        store.read("x")
+
+
+def test_a_name_survives_its_uri(store):
+    for name in ("a/b.parquet", "ü/%20 c", "d#e"):
+        assert store.name_of(store.uri(name)) == name
+    with pytest.raises(StorageError, match="does not lie in"):
+        store.name_of("file:///elsewhere/a")
+    remote = Store("s3://bucket/some/prefix")
+    assert remote.uri("a/b") == "s3://bucket/some/prefix/a/b"
+    assert remote.name_of("s3://bucket/some/prefix/a/b") == "a/b"
+    assert remote.path("a/b") == "bucket/some/prefix/a/b"
+
+
+def test_nothing_there_lists_nothing(store):
+    assert store.list("nowhere") == []
+
+
+def test_a_store_travels(store):
+    store.put("x", b"1")
+    assert store.filesystem
+    assert pickle.loads(pickle.dumps(store)).read("x") == b"1"
+
+
+def test_other_schemes_are_refused():
+    with pytest.raises(StorageError, match="s3://"):
+        Store("gs://bucket")

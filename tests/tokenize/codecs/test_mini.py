@@ -1,0 +1,148 @@
+"""The mini codec: its contract, and how well the shipped weights reconstruct what they have not seen."""
+
+import hashlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from rasterloom.tokenize.codecs import Codec, load_codec
+from rasterloom.tokenize.codecs.mini import WEIGHTS
+
+ROOT = Path(__file__).parents[3]
+
+
+def load_script(name: str) -> ModuleType:
+    path = ROOT / "scripts" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+training = load_script("train_mini_codec")
+
+
+@pytest.fixture(scope="module")
+def codec() -> Codec:
+    return load_codec("mini")
+
+
+@pytest.fixture(scope="module")
+def photographs() -> np.ndarray:
+    return np.stack(training.held_out_photographs(256))
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_shapes_and_dtypes(codec):
+    images = np.random.default_rng(0).integers(0, 256, (3, 40, 64, 3), dtype=np.uint8)
+    codes = codec.encode(images)
+    assert codes.dtype == np.int32 and codes.shape == (3, 5, 8)
+    assert 0 <= codes.min() and codes.max() < codec.codebook_size == 1024
+    for dtype in (np.int32, np.int64, np.uint16):
+        decoded = codec.decode(codes.astype(dtype))
+        assert decoded.dtype == np.uint8 and decoded.shape == images.shape
+    assert codec.name == "mini" and codec.downsample == 8
+
+
+def test_no_images_give_no_codes(codec):
+    assert codec.encode(np.empty((0, 64, 64, 3), np.uint8)).shape == (0, 8, 8)
+    assert codec.decode(np.empty((0, 8, 8), np.int32)).shape == (0, 64, 64, 3)
+
+
+def test_photographs_reconstruct_at_24_db(codec, photographs):
+    assert len(photographs) == 9
+    assert np.mean(training.psnr(codec, list(photographs))) >= 24.0
+
+
+def test_unseen_scenes_reconstruct_at_30_db(codec):
+    assert np.mean(training.psnr(codec, training.unseen_scenes(60, 128))) >= 30.0
+
+
+def test_the_colour_of_a_scene_survives(codec):
+    scenes = training.load_module(ROOT / "examples" / "quickstart" / "scenes.py")
+    drawn = [scenes.draw_scene(training.UNSEEN_SEED + 1000 + i, size=(128, 128)) for i in range(150)]
+    one = [scene for scene in drawn if len(scene.colours) == 1]
+    decoded = codec.decode(codec.encode(np.stack([np.asarray(scene.image) for scene in one])))
+    named = [scenes.dominant_colour(scenes.Image.fromarray(image)) for image in decoded]
+    right = sum(name == scene.colours[0] for name, scene in zip(named, one, strict=True))
+    assert right >= 0.99 * len(one)
+
+
+def test_an_image_gives_the_same_codes_alone_and_in_a_batch(codec, photographs):
+    together = codec.encode(photographs)
+    alone = np.concatenate([codec.encode(image[None]) for image in photographs])
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_one_thread_gives_the_codes_of_two(codec, photographs, threads):
+    threads(2)
+    two = codec.encode(photographs)
+    threads(1)
+    np.testing.assert_array_equal(two, codec.encode(photographs))
+
+
+def test_the_digest_is_that_of_the_file(codec):
+    assert codec.digest == hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
+    assert WEIGHTS.stat().st_size <= 8_000_000
+
+
+def test_weights_from_another_file(codec, tmp_path):
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(WEIGHTS.read_bytes())
+    assert load_codec("mini", copy).digest == codec.digest
+    assert load_codec("mini", str(copy)).digest == codec.digest
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights at all", b"\x02\0\0\0\0\0\0\0{}"])
+def test_a_file_without_weights_is_named(tmp_path, content):
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"broken\.safetensors: not the weights of the mini codec"):
+        load_codec("mini", path)
+
+
+def test_an_unknown_codec_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="codec: got 'maxi', takes mini"):
+        load_codec("maxi")
+
+
+@pytest.mark.parametrize("shape", [(1, 60, 64, 3), (1, 64, 60, 3), (1, 0, 64, 3)])
+def test_sides_must_be_multiples_of_8(codec, shape):
+    with pytest.raises(ValueError, match="multiples of 8"):
+        codec.encode(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize(
+    "images",
+    [np.zeros((64, 64, 3), np.uint8), np.zeros((1, 64, 64, 4), np.uint8), np.zeros((1, 64, 64, 3), np.float32)],
+)
+def test_images_must_be_uint8_rgb(codec, images):
+    with pytest.raises(ValueError, match="uint8"):
+        codec.encode(images)
+
+
+@pytest.mark.parametrize("bad", [-1, 1024])
+def test_codes_out_of_range_are_refused(codec, bad):
+    codes = np.zeros((1, 4, 4), np.int64)
+    codes[0, 1, 2] = bad
+    with pytest.raises(ValueError, match=r"takes 0 \.\. 1023"):
+        codec.decode(codes)
+
+
+@pytest.mark.parametrize("codes", [np.zeros((4, 4), np.int32), np.zeros((1, 4, 4), np.float32)])
+def test_codes_must_be_a_batch_of_integers(codec, codes):
+    with pytest.raises(ValueError, match="integers"):
+        codec.decode(codes)

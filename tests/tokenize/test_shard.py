@@ -1,0 +1,186 @@
+import io
+import re
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from rasterloom.recipe import Tokenize
+from rasterloom.schema import IMAGES, TOKENS, pair_key
+from rasterloom.tokenize.buckets import bucket_sizes
+from rasterloom.tokenize.crop import apply_crop, plan_crop, seed_of
+from rasterloom.tokenize.profiles import CHAMELEON, MINI
+from rasterloom.tokenize.prompts import t2i_prompt
+from rasterloom.tokenize.shard import tokenize_shard
+from rasterloom.tokenize.text import JsonText, train_text
+from rasterloom.tokenize.unirep import unframe
+
+TEXT = JsonText(train_text(["a noisy picture", "a wide one"], 300), MINI.text0)
+CONFIG = Tokenize(text_vocab=300, batch=3)
+SIZES = [(64, 64), (200, 130), (130, 200), (400, 100), (100, 400), (64, 64), (65, 64), (90, 91), (300, 299)]
+
+
+class BlockCodec:
+    """The mean colour of each block of 8 x 8 pixels, in 4 + 3 + 3 bits: 1,024 codes."""
+
+    def __init__(self):
+        self.batches = []
+
+    def encode(self, images):
+        self.batches.append(images.shape)
+        n, height, width, _ = images.shape
+        means = images.reshape(n, height // 8, 8, width // 8, 8, 3).mean((2, 4)).astype(np.int32)
+        return (means[..., 0] >> 4 << 6) + (means[..., 1] >> 5 << 3) + (means[..., 2] >> 5)
+
+
+def noise(size, seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
+    return Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+
+
+def saved(image, format="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def table(rows):
+    defaults = dict.fromkeys(IMAGES.names)
+    return pa.Table.from_pylist([defaults | {"shard": 0, "status": "ok"} | row for row in rows], IMAGES)
+
+
+def rows_of(sizes=SIZES):
+    return [
+        {"key": pair_key(f"u{n}", "c"), "caption": f"picture {n}", "image": saved(noise(size, n))}
+        for n, size in enumerate(sizes)
+    ]
+
+
+def run(rows, config=CONFIG, **options):
+    options = {"target": 64, "codec": BlockCodec(), "text": TEXT, "scores": None} | options
+    return tokenize_shard(table(rows), options.pop("scores"), config=config, **options)
+
+
+def test_each_row_is_its_picture_cropped_and_framed():
+    rows = rows_of()
+    tokens, failures = run(rows)
+    assert tokens.schema == TOKENS
+    tokens.validate(full=True)
+    assert len(failures) == 0 and len(tokens) == len(rows)
+    by_key = {row["key"]: row for row in rows}
+    for row in tokens.to_pylist():
+        source = by_key[row["key"]]
+        image = Image.open(io.BytesIO(source["image"]))
+        plan = plan_crop(image.size, bucket_sizes(64), seed=seed_of(row["key"]))
+        codes = BlockCodec().encode(np.asarray(apply_crop(image, plan))[None])[0]
+        (start, end) = row["loss_spans"]
+        ids = row["input_ids"]
+        np.testing.assert_array_equal(unframe(ids[start : end - 1], MINI), codes)
+        assert end == len(ids) == row["n_tokens"]
+        assert ids[0] == MINI.bos and ids[start - 1] == ids[-1] == MINI.sep
+        assert TEXT.decode(ids[1 : start - 1]) == t2i_prompt(*plan.bucket, source["caption"])
+        assert (row["width"], row["height"]) == plan.bucket
+        assert row["bucket"] == f"{row['width']}x{row['height']}"
+        assert (row["target"], row["task"], row["caption"]) == (64, "t2i", source["caption"])
+        assert row["quality"] is row["aesthetic"] is row["clip"] is None
+
+
+def test_rows_are_sorted_and_do_not_depend_on_their_order():
+    rows = rows_of()
+    tokens, _ = run(rows)
+    pairs = list(zip(tokens["bucket"].to_pylist(), tokens["key"].to_pylist(), strict=True))
+    assert pairs == sorted(pairs)
+    assert run(rows[::-1])[0].equals(tokens)
+
+
+def test_batches_hold_one_bucket_and_keep_to_their_size():
+    codec = BlockCodec()
+    tokens, _ = run(rows_of([(64, 64)] * 7 + [(128, 32)]), codec=codec)
+    assert sorted(codec.batches) == [(1, 32, 128, 3), (1, 64, 64, 3), (3, 64, 64, 3), (3, 64, 64, 3)]
+    assert len(tokens) == 8
+
+
+def test_the_batch_size_changes_nothing():
+    rows = rows_of()
+    one, many = (run(rows, Tokenize(text_vocab=300, batch=batch))[0] for batch in (1, 100))
+    assert one.equals(many)
+
+
+def test_crops_follow_key_and_seed_or_the_middle():
+    rows = rows_of([(300, 64)] * 6)
+    for n, row in enumerate(rows):
+        row["image"] = rows[0]["image"]
+        row["key"] = pair_key(str(n), "")
+
+    def crops(**options):
+        tokens, _ = run(rows, Tokenize(text_vocab=300, **options), target=32)
+        return [row["input_ids"][-22:] for row in tokens.to_pylist()]
+
+    assert len({tuple(ids) for ids in crops()}) > 1
+    assert crops() == crops()
+    assert crops(seed=1) != crops()
+    assert len({tuple(ids) for ids in crops(crop="center")}) == 1
+
+
+def test_scores_are_joined_by_key():
+    rows = rows_of([(64, 64)] * 3)
+    scores = pa.table(
+        {
+            "key": [rows[1]["key"], rows[0]["key"]],
+            "shard": [0, 0],
+            "quality": [2.5, None],
+            "noise": [1.0, 2.0],
+        }
+    )
+    tokens, _ = run(rows, scores=scores)
+    found = dict(zip(tokens["key"].to_pylist(), tokens["quality"].to_pylist(), strict=True))
+    assert found == {rows[0]["key"]: None, rows[1]["key"]: 2.5, rows[2]["key"]: None}
+
+
+def test_every_row_comes_back_once_with_its_reason():
+    good = rows_of([(64, 64), (80, 64)])
+    jpeg = saved(noise((64, 64), 3), "JPEG")
+    bad = {
+        "truncated": ({"caption": "c", "image": jpeg[: len(jpeg) // 2]}, "image: .*truncated.*"),
+        "html": ({"caption": "c", "image": b"<html>"}, "image: not a picture in a format that Pillow reads"),
+        "none": ({"caption": "c", "image": None}, "image: the row has none"),
+        "empty": ({"caption": "c", "image": b""}, "image: the row has none"),
+        "line": ({"caption": "c", "image": saved(Image.new("L", (1, 30_000)))}, "image: .*too narrow.*"),
+        "no caption": ({"caption": None, "image": jpeg}, "caption: the row has none"),
+        "placeholder": ({"caption": "an <|image|>", "image": jpeg}, "caption: .*hold 2.*"),
+    }
+    rows = [row | {"key": key} for key, (row, _) in bad.items()] + good
+    tokens, failures = run(rows, target=256)
+    assert sorted(tokens["key"].to_pylist()) == sorted(row["key"] for row in good)
+    assert failures["key"].to_pylist() == sorted(bad)
+    for row in failures.to_pylist():
+        assert re.fullmatch(bad[row["key"]][1], row["reason"], re.IGNORECASE)
+
+
+def test_pictures_are_turned_as_exif_says():
+    image = noise((96, 48), 5)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = image.transpose(Image.Transpose.ROTATE_270)
+    as_said = {"key": "k", "caption": "c", "image": saved(image, exif=exif)}
+    as_seen = {"key": "k", "caption": "c", "image": saved(turned)}
+    tokens = run([as_said])[0]
+    assert tokens["width"].to_pylist() < tokens["height"].to_pylist()
+    assert tokens.equals(run([as_seen])[0])
+
+
+def test_an_empty_shard_gives_empty_tables():
+    tokens, failures = run([])
+    assert len(tokens) == len(failures) == 0
+    assert tokens.schema == TOKENS
+
+
+def test_a_codec_of_another_shape_is_told():
+    with pytest.raises(ValueError, match=r"shape \[8, 8\] for 64 x 64 pixels, where chameleon has \[4, 4\]"):
+        run(rows_of([(64, 64)]), profile=CHAMELEON)
+
+
+def test_a_target_off_the_grid_is_refused():
+    with pytest.raises(ValueError, match="500"):
+        run([], target=500)
