@@ -208,14 +208,18 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(m: Tensor, rounds: int = 5) -> Tensor:
-    """Newton-Schulz iteration towards the nearest matrix with orthogonal rows."""
-    m = m / (m.norm() + 1e-7)
+    """Newton-Schulz iteration towards the nearest matrix with orthogonal rows.
+
+    Every iterate is a polynomial in m m^T times m, so the rounds work on small square matrices only.
+    """
     if m.shape[0] > m.shape[1]:
         return orthogonal(m.T, rounds).T
+    m = m / (m.norm() + 1e-7)
+    gram, total = m @ m.T, torch.eye(len(m))
     for _ in range(rounds):
-        gram = m @ m.T
-        m = 3.4445 * m + (-4.7750 * gram + 2.0315 * gram @ gram) @ m
-    return m
+        factor = 3.4445 * torch.eye(len(m)) - 4.7750 * gram + 2.0315 * gram @ gram
+        gram, total = factor @ gram @ factor, factor @ total
+    return total @ m
 
 
 # --- training ---------------------------------------------------------------------------------------------

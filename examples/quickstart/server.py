@@ -9,7 +9,7 @@ import gzip
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -110,10 +110,11 @@ def _redirect(to: str) -> web.Response:
 async def _drip(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Length": "1000000", "Content-Type": "image/jpeg"})
     await response.prepare(request)
-    await response.write(b"\xff\xd8\xff")
-    for _ in range(DRIP_BYTES):
-        await asyncio.sleep(DRIP_EVERY_S)
-        await response.write(b"\0")
+    with suppress(ConnectionError):  # nobody waits for the end
+        await response.write(b"\xff\xd8\xff")
+        for _ in range(DRIP_BYTES):
+            await asyncio.sleep(DRIP_EVERY_S)
+            await response.write(b"\0")
     return response
 
 
@@ -138,10 +139,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with serve(arguments.folder, arguments.port) as port:
         print(f"serving {arguments.folder} on http://127.0.0.1:{port}/ until interrupted", flush=True)
-        try:
+        with suppress(KeyboardInterrupt):
             threading.Event().wait()
-        except KeyboardInterrupt:
-            pass
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ KEPT, DUPLICATE, RULE = "kept", "duplicate", "rule"  # every other outcome is a 
 
 @dataclass(frozen=True)
 class Trouble:
-    """One row: its URL ({site} is the server), its caption, what becomes of it, and its file if it has one."""
+    """One row: URL ({site} is the server), caption, what becomes of it, and its file if it has one."""
 
     url: str | None
     caption: str | None

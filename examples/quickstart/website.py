@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,7 +48,11 @@ CAPTIONS = {
     "rocket.jpg": ("a white rocket on its launch pad between two towers at dusk", _PUBLIC),
     "text.png": ("handwritten formulas on lined paper, seen at an angle", _PUBLIC),
 }
-SCENE_FORMS = (("jpg", {"quality": 92}), ("png", {}), ("webp", {"quality": 92}))
+SCENE_FORMS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("jpg", {"quality": 92}),
+    ("png", {}),
+    ("webp", {"quality": 92}),
+)
 SCENE_LICENCE = "CC0"
 
 

@@ -42,11 +42,10 @@ def _packages() -> Iterator[Finding]:
 
 
 def _cpus() -> Finding:
-    import torch
+    from rasterloom.train.devices import gpu_names
 
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    names = ", ".join(torch.cuda.get_device_name(i) for i in range(gpus))
-    return Finding(True, f"{os.cpu_count()} CPUs, {gpus} GPUs{': ' + names if names else ''}")
+    gpus = gpu_names()
+    return Finding(True, f"{os.cpu_count()} CPUs, {len(gpus)} GPUs{': ' if gpus else ''}{', '.join(gpus)}")
 
 
 def _workspace(store: Store) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ class TrainAt(Section):
 
     stage: Stage
     train: Train
-    codec: str
+    tokenize: Tokenize
 
 
 class SampleAt(Section):
@@ -36,28 +36,33 @@ def training_steps(recipe: Recipe, corpus: list[Step]) -> list[Step]:
     """The steps from tokens to report; the report alone if the recipe does not train."""
     by_name = {step.name: step for step in corpus}
     stages: list[Step] = []
+    samples: list[Step] = []
     for number, stage in enumerate(recipe.train.stages if recipe.train else (), start=1):
         assert recipe.train
+        tokens = by_name[f"tokens/{stage.target}"]
         shared = recipe.train.model_copy(update={"stages": (stage,)})
-        config = TrainAt(stage=stage, train=shared, codec=recipe.tokenize.codec)
-        given = (by_name[f"tokens/{stage.target}"], *stages[-1:])
+        config = TrainAt(stage=stage, train=shared, tokenize=_tokenize(tokens))
         name = f"train/{number}-{stage.target}"
-        stages.append(FileStep(name, config, "1", given, make=train_stage, resumes=True))
-    samples: list[Step] = []
-    if recipe.train:
-        target = recipe.train.stages[-1].target
-        drawn = SampleAt(target=target, sample=recipe.sample, tokenize=recipe.tokenize)
-        given = (stages[-1], by_name["text"], by_name[f"tokens/{target}"])
-        samples = [FileStep("sample", drawn, "1", given, make=make_samples)]
+        stages.append(FileStep(name, config, "1", (tokens, *stages[-1:]), make=train_stage, resumes=True))
+        if number == len(recipe.train.stages):
+            drawn = SampleAt(target=stage.target, sample=recipe.sample, tokenize=_tokenize(tokens))
+            samples.append(
+                FileStep("sample", drawn, "1", (stages[-1], by_name["text"], tokens), make=make_samples)
+            )
     shown = (*corpus, *stages, *samples)
     return [*stages, *samples, FileStep("report", Report(), "1", shown, make=write_report)]
+
+
+def _tokenize(tokens: Step) -> Tokenize:
+    """The recipe's section as the tokens of one target know it: further targets change nothing."""
+    assert isinstance(tokens.config, work.TokenizeAt)
+    return tokens.config.tokenize
 
 
 def train_stage(
     corpus: Corpus, inputs: Inputs, step: FileStep, folder: Path, run: Run, progress: Progress
 ) -> dict[str, int]:
     """Train one stage; its folder holds the model, the metrics and the checkpoints to go on from."""
-    from rasterloom.tokenize.profiles import profile_of
     from rasterloom.train import ray_train
 
     config = step.config
@@ -66,7 +71,7 @@ def train_stage(
     job = ray_train.StageJob(
         stage=config.stage,
         train=config.train,
-        profile=profile_of(config.codec),
+        profile=work.profile_for(config.tokenize),
         token_files=tuple(corpus.store.path(file.name) for file in inputs[tokens.name]),
         filesystem=corpus.store.filesystem if corpus.store.is_s3 else None,
         tokens_snapshot=str(status(corpus, tokens).snapshot_id),
@@ -89,13 +94,12 @@ def make_samples(
 ) -> dict[str, int]:
     """Draw what the recipe asks for with the last checkpoint."""
     from rasterloom.tokenize.codecs import load_codec
-    from rasterloom.tokenize.profiles import profile_of
 
     config = step.config
     assert isinstance(config, SampleAt)
     trained, text, tokens = step.inputs
     model = Path(corpus.store.path(f"{file_folder(corpus, trained)}/model"))
-    profile = profile_of(config.tokenize.codec)
+    profile = work.profile_for(config.tokenize)
     codec = load_codec(config.tokenize.codec, config.tokenize.weights)
     encoder = work.load_text(corpus.store, inputs[text.name][0].name, work.first_text_id(config.tokenize))
     sizes = config.sample.sizes or sampling.default_sizes(config.target)
@@ -150,8 +154,7 @@ def write_report(
 def _decoder(step: Step) -> Any:
     """A function from a token sequence to its picture, for the report's reconstructions."""
     from rasterloom.tokenize.codecs import load_codec
-    from rasterloom.tokenize.profiles import profile_of
 
     config = next(s.config for s in step.inputs if isinstance(s.config, work.TokenizeAt)).tokenize
-    codec, profile = load_codec(config.codec, config.weights), profile_of(config.codec)
+    codec, profile = load_codec(config.codec, config.weights), work.profile_for(config)
     return lambda ids: sampling.pictures_of(codec, profile, [ids])[0]

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from rasterloom.pipelines.step import Inputs, Shard, ShardResult
 from rasterloom.recipe import Fetch, Keep, Score, Section, Source, Tokenize
-from rasterloom.schema import PAIRS
+from rasterloom.schema import PAIRS, Profile
 from rasterloom.storage import Store
 
 
@@ -137,9 +137,14 @@ def load_text(store: Store, name: str, first_id: int) -> Any:
 
 def first_text_id(config: Tokenize) -> int:
     """Where text ids begin: a tokenizer of the user's own has its ids, one trained here has the profile's."""
+    return 0 if config.text else profile_for(config).text0
+
+
+def profile_for(config: Tokenize) -> Profile:
+    """The vocabulary that a recipe's sequences are written in."""
     from rasterloom.tokenize.profiles import profile_of
 
-    return 0 if config.text else profile_of(config.codec).text0
+    return profile_of(config.codec, None if config.text else config.text_vocab)
 
 
 def plan_pack(store: Store, inputs: Inputs, config: TokenizeAt) -> list[Shard]:

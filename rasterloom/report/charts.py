@@ -64,10 +64,9 @@ def histogram(data: Histogram) -> Markup:
 def loss_curve(stage: Stage) -> Markup:
     """Loss by step on a logarithmic axis: as measured, smoothed, and the held-out loss of each bucket."""
     series = [(x, y) for x, y in stage.series("loss") if y > 0]
-    marks = sorted(v["loss"] for v in stage.heldout.values() if v["loss"] > 0)
     overall = [stage.heldout_loss] if stage.heldout_loss and stage.heldout_loss > 0 else []
     smooth = smoothed(series)
-    values = [y for _, y in series] + marks + overall
+    values = [y for _, y in series] + [*stage.heldout_buckets.values(), *overall]
     if not values:
         return Markup()
     width, height, left, right, top, bottom = 480.0, 270.0, 44.0, 402.0, 12.0, 236.0
@@ -88,11 +87,10 @@ def loss_curve(stage: Stage) -> Markup:
         line([at(x, y) for x, y in thinned(series)], "raw"),
         line([at(x, y) for x, y in thinned(smooth)], "curve"),
     ]
-    for bucket, row in stage.heldout.items():
-        if row["loss"] > 0:
-            x, y = right + 12, at(end, row["loss"])[1]
-            title = escape(f"held out, {bucket}: {words.figure(row['loss'])}")
-            parts.append(f'<circle class="mark" cx="{x}" cy="{y:.1f}" r="4"><title>{title}</title></circle>')
+    for bucket, loss in stage.heldout_buckets.items():
+        x, y = right + 12, at(end, loss)[1]
+        title = escape(f"held out, {bucket}: {words.figure(loss)}")
+        parts.append(f'<circle class="mark" cx="{x}" cy="{y:.1f}" r="4"><title>{title}</title></circle>')
     label = f"Loss of stage {stage.name}"
     if smooth:
         label += f", from {words.figure(smooth[0][1])} to {words.figure(smooth[-1][1])}"

@@ -159,17 +159,20 @@ def _quoted(name: str) -> str:
 
 
 def buckets(tables: Tables) -> dict[int, list[dict[str, Any]]]:
-    """For each target its buckets, the widest first: ``bucket``, ``width``, ``height``, ``sequences``."""
+    """For each target its buckets, the widest first: ``bucket``, ``w``, ``h``, ``sequences``."""
     if not tables.has("tokens"):
         return {}
     rows = tables.sql(
         """
-        SELECT target, bucket, split_part(bucket, 'x', 1)::INT AS width, split_part(bucket, 'x', 2)::INT AS height,
-               count(*) AS sequences, sum(n_tokens)::BIGINT AS tokens
-        FROM tokens GROUP BY ALL ORDER BY target, width / height DESC
+        SELECT target, bucket, split_part(bucket, 'x', 1)::INT AS w, split_part(bucket, 'x', 2)::INT AS h,
+               count(*) AS sequences
+        FROM tokens GROUP BY target, bucket ORDER BY target, w / h DESC, w DESC
         """
     )
-    return {target: [r for r in rows if r["target"] == target] for target in sorted({r["target"] for r in rows})}
+    found: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["target"], []).append(row)
+    return found
 
 
 def token_counts(tables: Tables) -> list[dict[str, Any]]:

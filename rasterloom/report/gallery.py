@@ -17,7 +17,7 @@ from rasterloom.report import words
 from rasterloom.report.data import FAILED, Tables
 
 SEED = "rasterloom.report"
-KEPT, DROPPED, DUPLICATES = 36, 12, 6  # pictures shown of those kept, and of each reason for which not
+KEPT, DROPPED, DUPLICATES = 32, 16, 6  # pictures shown of those kept, and of each reason for which not
 REASONS = 30  # the most frequent reasons that get a gallery
 POOL = 16  # shards that samples come from where they can, which bounds what is read
 THUMBNAIL = 176  # pixels, the longer side
@@ -65,8 +65,8 @@ def read_rows(tables: Tables, table: str, keys: Iterable[str], columns: list[str
     if not wanted:
         return
     among = pc.field("key").isin(sorted(wanted))
-    hits = tables.data[table].to_table(columns={"file": pc.field("__filename")}, filter=among)
-    for path in sorted(pc.unique(hits["file"]).to_pylist()):
+    hits = tables.data[table].to_table(columns=["key", "__filename"], filter=among)
+    for path in sorted(pc.unique(hits["__filename"]).to_pylist()):
         with tables.corpus.store.filesystem.open_input_file(path) as source:
             file = pq.ParquetFile(source)
             for group in range(file.num_row_groups):
@@ -112,8 +112,8 @@ def _scores(tables: Tables, keys: set[str]) -> dict[str, dict[str, Any]]:
 
 def _of_row(row: dict[str, Any], scores: dict[str, Any]) -> Picture:
     caption = words.plain(row["caption"])
-    measured = [f"{name} {words.figure(value)}" for name, value in scores.items() if isinstance(value, float)]
-    note = " · ".join([f"{row['original_width']}×{row['original_height']}", *measured[:3]])
+    values = [f"{name} {words.figure(value)}" for name, value in scores.items() if isinstance(value, float)]
+    note = words.listed([f"{row['original_width']}×{row['original_height']}", *values[:3]])
     try:
         with Image.open(io.BytesIO(row["image"] or b"")) as image:
             return picture(image, caption, note)

@@ -12,6 +12,7 @@ from PIL import Image
 from rasterloom.report import words
 from rasterloom.report.gallery import Picture, picture
 
+ALL = "all"  # buckets together
 SAMPLES = 60  # pictures at most
 SAMPLE_LONGEST = 512  # pixels
 
@@ -22,8 +23,18 @@ class Stage:
 
     name: str
     steps: tuple[dict[str, Any], ...]
-    heldout: dict[str, dict[str, Any]]  # bucket -> loss, tokens, rows
-    heldout_loss: float | None
+    before: dict[str, dict[str, Any]]  # bucket or ALL -> loss, tokens, rows: held out, as the stage began
+    after: dict[str, dict[str, Any]]  # the same as it ended
+
+    @property
+    def heldout_loss(self) -> float | None:
+        """Of all buckets together, as the stage ended."""
+        return self.after[ALL]["loss"] if ALL in self.after else None
+
+    @property
+    def heldout_buckets(self) -> dict[str, float]:
+        """Bucket -> held-out loss as the stage ended."""
+        return {name: row["loss"] for name, row in self.after.items() if name != ALL and row["loss"] > 0}
 
     def series(self, name: str) -> list[tuple[float, float]]:
         """(step, value) wherever a finite value was measured."""
@@ -49,14 +60,23 @@ def read_stage(name: str, folder: Path) -> Stage | None:
         row = _json(line)
         if isinstance(row, dict) and _finite(row.get("step")):
             rows[row["step"]] = row
-    heldout = _json(_text(folder / "heldout.json"))
-    heldout = heldout if isinstance(heldout, dict) else {}
-    if not rows and not heldout:
+    found = _json(_text(folder / "heldout.json"))
+    heldout = found if isinstance(found, dict) else {}
+    before, after = (_losses(heldout.get(moment)) for moment in ("start", "end"))
+    if not after:
+        after = _losses(heldout)
+    if not rows and not after:
         return None
-    found = heldout.get("buckets")
-    buckets = {b: v for b, v in found.items() if _finite(_get(v, "loss"))} if isinstance(found, dict) else {}
-    loss = heldout.get("loss")
-    return Stage(name, tuple(rows[step] for step in sorted(rows)), buckets, loss if _finite(loss) else None)
+    return Stage(name, tuple(rows[step] for step in sorted(rows)), before, after)
+
+
+def _losses(found: Any) -> dict[str, dict[str, Any]]:
+    """``{"all": ..., "buckets": {bucket: ...}}`` as one mapping, entries without a loss left out."""
+    if not isinstance(found, dict):
+        return {}
+    buckets = found.get("buckets")
+    listed = {ALL: found.get("all", found), **(buckets if isinstance(buckets, dict) else {})}
+    return {name: value for name, value in listed.items() if _finite(_get(value, "loss"))}
 
 
 @dataclass(frozen=True)

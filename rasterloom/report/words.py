@@ -1,6 +1,7 @@
 """Numbers and errors as a person reads them."""
 
 import re
+from collections.abc import Iterable
 
 from rasterloom.schema import ErrorClass
 
@@ -33,6 +34,11 @@ def plain(text: str | None, limit: int = 300) -> str:
     """Text of unknown origin, fit to be shown: unprintable characters as U+FFFD, cut to ``limit``."""
     clean = " ".join(_UNPRINTABLE.sub("\ufffd", text or "").split())
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
+
+
+def listed(parts: Iterable[str]) -> str:
+    """Short parts in one line, which may break between them but not within."""
+    return "\u00a0· ".join(part.replace(" ", "\u00a0") for part in parts)
 
 
 def count(number: float) -> str:

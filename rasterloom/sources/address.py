@@ -100,8 +100,8 @@ class Gate(AbstractResolver):
         if f"{host}:{port}".lower() in self._allowed:
             self._exempt.add((address, port))
         elif not is_public(address):
-            spelled = "" if address == host else f", which is {address}"
-            raise BlockedAddress(f"{host}{spelled} is not a public address")
+            spelled = host if address == host else f"{host} is {address}, which"
+            raise BlockedAddress(f"{spelled} is not a public address")
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -140,5 +140,8 @@ class Gate(AbstractResolver):
 
 
 def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[tuple[socket.AddressFamily, str]]:
-    found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG)
+    try:
+        found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG)
+    except UnicodeError as error:  # a label too long, or empty
+        raise socket.gaierror(socket.EAI_NONAME, str(error)) from None
     return [(kind, str(address[0])) for kind, _, _, _, address in found]

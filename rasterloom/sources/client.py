@@ -114,6 +114,7 @@ class Client:
     async def _attempt(
         self, url: URL, use: Callable[[bytes], Awaitable[T]], trace: Trace, *, is_robots: bool = False
     ) -> T:
+        trace.status = None
         left = self.config.deadline_s
         for _ in range(self.config.max_redirects + 1):
             trace.final_url = str(url)
@@ -185,7 +186,6 @@ class Client:
 
     async def _request(self, url: URL, left: float, trace: Trace, *, is_robots: bool) -> bytes | URL:
         """Make one request and return its body, or where it redirects to, within ``left`` seconds."""
-        trace.status = None
         try:
             async with asyncio.timeout(left), self._session.get(url, allow_redirects=False) as response:
                 trace.status = response.status
@@ -203,7 +203,7 @@ class Client:
             detail = f"no complete answer within deadline_s = {self.config.deadline_s:g}"
             raise Failure(ErrorClass.TIMEOUT, detail, may_pass=True) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise network_failure(error, answered=trace.status is not None) from error
+            raise network_failure(error) from error
 
 
 @lru_cache(maxsize=1)

@@ -52,23 +52,28 @@ async def read_body(response: aiohttp.ClientResponse, limit: int, *, cut: bool =
     """Read a body of at most ``limit`` bytes; of a longer one only so many if ``cut``.
 
     Raises:
-        Failure: TOO_MANY_BYTES.
+        Failure: TOO_MANY_BYTES or INCOMPLETE.
     """
     announced = response.content_length or 0
     if announced > limit and not cut:
         raise Failure(ErrorClass.TOO_MANY_BYTES, f"announces {announced} bytes, more than {limit}")
     body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > limit:
-            if cut:
-                return bytes(body[:limit])
-            raise Failure(ErrorClass.TOO_MANY_BYTES, f"sent more than {limit} bytes")
+    try:
+        async for chunk in response.content.iter_any():
+            body += chunk
+            if len(body) > limit:
+                if cut:
+                    return bytes(body[:limit])
+                raise Failure(ErrorClass.TOO_MANY_BYTES, f"sent more than {limit} bytes")
+    except (aiohttp.ClientError, ConnectionError):
+        of = f" of {announced}" if announced else ""
+        detail = f"the connection broke off after {len(body)}{of} bytes"
+        raise Failure(ErrorClass.INCOMPLETE, detail, may_pass=True) from None
     return bytes(body)
 
 
-def network_failure(error: aiohttp.ClientError | OSError, *, answered: bool) -> Failure:
-    """Find the class of what went wrong below HTTP."""
+def network_failure(error: aiohttp.ClientError | OSError) -> Failure:
+    """Return the class of what went wrong before a server answered."""
     cause = getattr(error, "os_error", error)
     if isinstance(cause, BlockedAddress):
         return Failure(ErrorClass.BLOCKED_ADDRESS, str(cause))
@@ -79,7 +84,5 @@ def network_failure(error: aiohttp.ClientError | OSError, *, answered: bool) -> 
         return Failure(ErrorClass.DNS, f"the name does not resolve: {cause}", may_pass=passing)
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
         return Failure(ErrorClass.CONNECT, f"TLS: {error}")
-    if answered:
-        return Failure(ErrorClass.INCOMPLETE, f"broke off in the middle: {error}", may_pass=True)
     passing = not isinstance(error, aiohttp.ClientResponseError)  # which is: does not speak HTTP
     return Failure(ErrorClass.CONNECT, str(error) or type(error).__name__, may_pass=passing)

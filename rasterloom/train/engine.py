@@ -87,7 +87,8 @@ def run_worker(job: StageJob) -> None:
             )
             if not math.isfinite(sums.loss):
                 raise FloatingPointError(
-                    f"the loss is not finite at step {position.step}: lower the stage's lr or raise warmup_steps"
+                    f"the loss is not finite at step {position.step}: "
+                    "lower the stage's lr or raise its warmup_steps"
                 )
             log.write(sums, step=position.step, total=plan.steps, lr=lr, seconds=seconds)
             if position.step % train.checkpoint_every == 0 or position.step == plan.steps:

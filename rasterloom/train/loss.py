@@ -40,7 +40,7 @@ def token_losses(
         return _chunk(hidden, targets, head)
     parts = [
         checkpoint(_chunk, h, t, head, use_reentrant=False)
-        for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True)
+        for h, t in zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True)
     ]
     nll, z = zip(*parts, strict=True)
     return torch.cat(nll), torch.cat(z)

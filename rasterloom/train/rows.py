@@ -1,5 +1,6 @@
 """Reads rows of token tables by number, from Parquet, in the background."""
 
+import contextlib
 import queue
 import threading
 from collections import OrderedDict
@@ -113,10 +114,9 @@ def prefetched(items: Iterator[T], depth: int = 4) -> Iterator[T]:
 
     def put(item: T | None, error: BaseException | None = None) -> None:
         while not closed.is_set():
-            try:
-                return ready.put((item, error), timeout=0.1)
-            except queue.Full:
-                continue
+            with contextlib.suppress(queue.Full):
+                ready.put((item, error), timeout=0.1)
+                return
 
     def work() -> None:
         try:

@@ -8,6 +8,7 @@ are given, not sampled, and rows end where they must, so every sequence is a who
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -114,7 +115,7 @@ class _Decoder:
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: Any,
         contexts: Sequence[Sequence[int]],
         *,
         room: int,

@@ -22,6 +22,8 @@ def start_deepspeed(model: PackedLM, train: Train, *, use_gpu: bool) -> Any:
     """
     if not use_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
+    # DeepSpeed insists on it, and launchers other than its own need not set it.
+    os.environ.setdefault("LOCAL_RANK", str(torch.cuda.current_device() if use_gpu else 0))
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     import deepspeed
 

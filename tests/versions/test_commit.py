@@ -91,7 +91,13 @@ def test_columns_can_be_added(corpus):
     def scores(fingerprint, *columns):
         schema = pa.schema([*SCORES, *((c, pa.float64()) for c in columns)])
         table = pa.Table.from_pylist([{"key": "a", "shard": 0} | dict.fromkeys(columns, 0.5)], schema=schema)
-        commit(corpus, "scores", schema, write(corpus, "scores", fingerprint, table), record("scores", fingerprint))
+        commit(
+            corpus,
+            "scores",
+            schema,
+            write(corpus, "scores", fingerprint, table),
+            record("scores", fingerprint),
+        )
 
     scores("f1", "quality")
     scores("f2", "quality", "clip")

@@ -1,0 +1,10 @@
+"""What this machine has to train on."""
+
+import torch
+
+
+def gpu_names() -> list[str]:
+    """The names of the GPUs that torch can use."""
+    if not torch.cuda.is_available():
+        return []
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -1,0 +1,107 @@
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from rasterloom.recipe import load_recipe
+from rasterloom.versions.tables import TABLES, Corpus
+
+SCENES = 24
+RECIPE = """
+corpus: little
+workspace: {workspace}
+sources:
+  - {{path: {site}/pairs-photos.parquet, caption: text}}
+  - {{path: {site}/pairs-scenes.parquet, caption: text}}
+  - {{path: {site}/pairs-troubles.parquet, caption: text}}
+fetch: {{max_side: 256, deadline_s: 3, retries: 2, shard_rows: 12, allow_hosts: ["127.0.0.1:{port}"]}}
+score: [flatness]
+keep: {keep}
+tokenize: {{targets: {targets}, text_vocab: 300}}
+run: {{cpus: 2, in_flight: 2}}
+"""
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory, quickstart, free_port):
+    """The quickstart's site with few scenes, served while the tests run; gives folder and port."""
+    folder, port = tmp_path_factory.mktemp("site"), free_port()
+    quickstart("website").build_site(folder, SCENES, port)
+    with quickstart("server").serve(folder, port):
+        yield folder, port
+
+
+@dataclass
+class Workshop:
+    """A recipe on the little site, and ways to run it as a user would."""
+
+    recipe_file: Path
+    site: tuple[Path, int]
+
+    def write(self, keep="min_side >= 64", targets="[64]", **changes):
+        folder, port = self.site
+        text = RECIPE.format(
+            workspace=self.recipe_file.parent / "work", site=folder, port=port, keep=keep, targets=targets
+        )
+        for old, new in changes.items():
+            assert old in text
+            text = text.replace(old, new)
+        self.recipe_file.write_text(text)
+        return self
+
+    @property
+    def recipe(self):
+        return load_recipe(self.recipe_file)
+
+    @property
+    def corpus(self):
+        return Corpus.of(self.recipe)
+
+    def start(self, *arguments):
+        """Start ``rasterloom run`` and return the process; its words can be read from stdout."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "rasterloom", "run", str(self.recipe_file), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "200"},
+        )
+
+    def run(self, *arguments):
+        """Run to the end, which must be a good one, and return what was printed."""
+        process = self.start(*arguments)
+        printed, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, printed
+        return printed
+
+    def rows(self, table):
+        """All rows of a table, in its files' order, without what may differ between two good runs."""
+        files = self.corpus.files(table)
+        names = [
+            self.corpus.store.path(f.name) for f in sorted(files, key=lambda f: f.name.rsplit("/", 1)[1])
+        ]
+        rows = []
+        for name in names:
+            table_of_file = pq.read_table(name)
+            rows += table_of_file.drop_columns(["attempts"] if table == "images" else []).to_pylist()
+        return rows
+
+    def tables(self):
+        return {table: self.rows(table) for table in TABLES}
+
+
+@pytest.fixture
+def workshop(tmp_path, site):
+    return Workshop(tmp_path / "recipe.yaml", site).write()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory, site):
+    """A workshop whose tokens were made in one go."""
+    shop = Workshop(tmp_path_factory.mktemp("undisturbed") / "recipe.yaml", site).write()
+    shop.printed = shop.run("--until", "tokens")
+    return shop

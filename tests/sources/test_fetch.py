@@ -1,0 +1,362 @@
+"""fetch_shard against a real server that misbehaves: a row for every row, each failure in its class."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from aiohttp import web
+
+from rasterloom.recipe import Fetch
+from rasterloom.schema import IMAGES, PAIRS, pair_key
+from rasterloom.sources import address
+from rasterloom.sources.fetch import fetch_shard
+
+Rows = list[dict[str, Any]]
+Fetcher = Callable[..., Rows]
+
+
+def status(code: int, **headers: str) -> Any:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=code, headers={k.replace("_", "-"): v for k, v in headers.items()})
+
+    return answer
+
+
+def redirect(to: str) -> Any:
+    return status(302, Location=to)
+
+
+def first_then(first: Any, body: bytes) -> Any:
+    """Answer the first request so, every later one with the body."""
+    asked = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked.append(1)
+        return await first(request) if len(asked) == 1 else web.Response(body=body)
+
+    return answer
+
+
+def test_a_good_picture(site: Any, fetch: Fetcher, jpeg: bytes) -> None:
+    site.answers["/a.jpg"] = jpeg
+    (row,) = fetch("/a.jpg")
+    assert row["status"] == "ok"
+    assert row["error"] is None and row["detail"] is None
+    assert row["image"] == jpeg
+    assert row["sha256"] == hashlib.sha256(jpeg).hexdigest()
+    assert (row["format"], row["width"], row["height"]) == ("jpeg", 64, 64)
+    assert (row["http_status"], row["attempts"], row["shard"]) == (200, 1, 3)
+    assert row["original_bytes"] == len(jpeg)
+    assert len(row["thumbnail"]) == 192
+    assert row["final_url"] == site.url("/a.jpg")
+
+
+def test_every_row_comes_back_in_order(site: Any, jpeg: bytes) -> None:
+    site.answers["/a.jpg"] = jpeg
+    rows = [
+        (site.url("/a.jpg"), "fine", None),
+        (None, "no url", "bad_url"),
+        ("  ", "blank url", "bad_url"),
+        ("http://[x/a.jpg", "half an address", "bad_url"),
+        ("nothing/with/a/scheme.jpg", "relative", "blocked_scheme"),
+        ("http:///a.jpg", "no host", "bad_url"),
+        ("file:///etc/hostname", "file", "blocked_scheme"),
+        ("ftp://127.0.0.1/a.jpg", "ftp", "blocked_scheme"),
+        ("data:image/png;base64,AAAA", "data", "blocked_scheme"),
+        (site.url("/a.jpg"), "", "bad_caption"),
+        (site.url("/a.jpg"), " \n ", "bad_caption"),
+        (site.url("/a.jpg"), None, "bad_caption"),
+        (site.url("/none.jpg"), "gone", "http_4xx"),
+        (site.url("/a.jpg") + "#2", "fine again", None),
+    ]
+    pairs = pa.Table.from_pylist(
+        [{"key": pair_key(url, text), "url": url, "caption": text} for url, text, _ in rows], schema=PAIRS
+    )
+    images = fetch_shard(pairs, Fetch(allow_hosts=(f"127.0.0.1:{site.port}",)), shard=0)
+    assert images.schema == IMAGES
+    assert images["key"].to_pylist() == pairs["key"].to_pylist()
+    assert images["url"].to_pylist() == pairs["url"].to_pylist()
+    assert images["caption"].to_pylist() == pairs["caption"].to_pylist()
+    assert images["error"].to_pylist() == [error for _, _, error in rows]
+    for row in images.to_pylist():
+        assert (row["status"] == "ok") == (row["error"] is None) == (row["image"] is not None)
+        assert (row["detail"] is None) == (row["error"] is None)
+    assert site.asked["/a.jpg"] == 2  # rows without a caption ask for nothing
+
+
+def test_empty_shard() -> None:
+    images = fetch_shard(PAIRS.empty_table(), Fetch(), shard=0)
+    assert images.schema == IMAGES and images.num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "attempts"),
+    [
+        (404, "http_4xx", 1), (403, "http_4xx", 1), (410, "http_4xx", 1), (408, "http_4xx", 3),
+        (429, "http_429", 3), (500, "http_5xx", 3), (503, "http_5xx", 3), (304, "http_4xx", 1),
+    ],
+)  # fmt: skip
+def test_status_classes_and_what_is_tried_again(
+    site: Any, fetch: Fetcher, code: int, error: str, attempts: int
+) -> None:
+    site.answers["/a.jpg"] = status(code)
+    (row,) = fetch("/a.jpg")
+    assert (row["error"], row["attempts"], row["http_status"]) == (error, attempts, code)
+    assert str(code) in row["detail"]
+    assert site.asked["/a.jpg"] == attempts
+
+
+@pytest.mark.parametrize("code", [429, 500, 502, 503])
+def test_what_passes_is_fetched_on_retry(site: Any, fetch: Fetcher, jpeg: bytes, code: int) -> None:
+    site.answers["/a.jpg"] = first_then(status(code), jpeg)
+    (row,) = fetch("/a.jpg")
+    assert (row["status"], row["attempts"], row["http_status"]) == ("ok", 2, 200)
+
+
+def test_retry_after_is_waited_for_by_all_who_ask_that_host(site: Any, fetch: Fetcher, jpeg: bytes) -> None:
+    asked_at: list[float] = []
+
+    async def busy_for_a_second(request: web.Request) -> web.Response:
+        asked_at.append(asyncio.get_running_loop().time())
+        if len(asked_at) == 1 or asked_at[-1] < asked_at[0] + 0.99:
+            return web.Response(status=429, headers={"Retry-After": "1"})
+        return web.Response(body=jpeg)
+
+    site.answers |= {"/a.jpg": busy_for_a_second, "/b.jpg": busy_for_a_second}
+    rows = fetch("/a.jpg", "/b.jpg", per_host=1)
+    assert [row["status"] for row in rows] == ["ok", "ok"]
+    assert sorted(row["attempts"] for row in rows) == [1, 2]  # nobody came back too early
+
+
+def test_server_that_asks_for_an_hour_is_left_alone(site: Any, fetch: Fetcher) -> None:
+    site.answers["/a.jpg"] = status(429, Retry_After="3600")
+    (row,) = fetch("/a.jpg")
+    assert (row["error"], row["attempts"]) == ("http_429", 1)
+    assert "3600 s" in row["detail"]
+
+
+def test_dripping_body_ends_at_the_deadline(site: Any, fetch: Fetcher, jpeg: bytes) -> None:
+    async def drip(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "1000000"})
+        await response.prepare(request)
+        try:
+            for _ in range(600):
+                await response.write(b"\xff")
+                await asyncio.sleep(0.05)
+        except ConnectionError:
+            pass
+        return response
+
+    site.answers |= {"/drip": drip, "/a.jpg": jpeg}
+    rows = fetch("/drip", "/a.jpg", deadline_s=0.4, retries=1)
+    assert [row["error"] for row in rows] == ["timeout", None]
+    assert rows[0]["attempts"] == 2
+    assert "0.4" in rows[0]["detail"]
+
+
+def test_silent_server_and_redirects_share_one_deadline(site: Any, fetch: Fetcher) -> None:
+    async def slow_redirect(request: web.Request) -> web.Response:
+        await asyncio.sleep(0.25)
+        return web.Response(status=302, headers={"Location": "/again"})
+
+    async def silent(request: web.Request) -> web.Response:
+        await asyncio.sleep(30)
+        return web.Response()
+
+    site.answers |= {"/again": slow_redirect, "/silent": silent}
+    rows = fetch("/again", "/silent", deadline_s=0.4, retries=0)
+    assert [row["error"] for row in rows] == ["timeout", "timeout"]
+    assert site.asked["/again"] == 2  # 0.25 s each
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (b"", "connect"),
+        (b"220 smtp.example.org ESMTP\r\n", "connect"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nabc", "incomplete"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n", "incomplete"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\nabc\r\n", "incomplete"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nabc", "incomplete"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://[::1\r\nContent-Length: 0\r\n\r\n", "bad_url"),
+        (b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n", "http_4xx"),
+    ],
+)
+def test_servers_that_break_the_rules(raw_site: Any, fetch: Fetcher, answer: bytes, error: str) -> None:
+    url = raw_site(answer)
+    (row,) = fetch(url, allow=(url.split("/")[2],), robots=False, retries=1)
+    assert row["error"] in (error, "connect" if error == "incomplete" and b"nonsense" in answer else error)
+
+
+def test_refused_connection(fetch: Fetcher) -> None:
+    (row,) = fetch("http://127.0.0.1:1/a.jpg", allow=("127.0.0.1:1",), retries=1, robots=False)
+    assert (row["error"], row["attempts"], row["http_status"]) == ("connect", 2, None)
+
+
+def test_name_that_does_not_resolve(fetch: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(*_: object) -> None:
+        raise address.socket.gaierror(address.socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(address, "_look_up", nowhere)
+    rows = fetch("http://nowhere.test/a.jpg", "http://nowhere.test/b.jpg")
+    assert [row["error"] for row in rows] == ["dns", "dns"]
+    assert [row["attempts"] for row in rows] == [1, 1]
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_too_many_bytes(site: Any, fetch: Fetcher, announced: bool) -> None:
+    async def large(request: web.Request) -> web.StreamResponse:
+        if announced:
+            return web.Response(body=bytes(5000))
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(5):
+            await response.write(bytes(1000))
+        return response
+
+    site.answers["/a.jpg"] = large
+    (row,) = fetch("/a.jpg", max_bytes=3000)
+    assert (row["error"], row["attempts"]) == ("too_many_bytes", 1)
+    assert "3000" in row["detail"]
+
+
+def test_bodies_that_unpack_to_too_much(site: Any, fetch: Fetcher) -> None:
+    import gzip
+
+    packed = gzip.compress(bytes(20_000_000))
+    site.answers["/a.jpg"] = lambda _: _answer(
+        web.Response(body=packed, headers={"Content-Encoding": "gzip"})
+    )
+    (row,) = fetch("/a.jpg", max_bytes=1_000_000)
+    assert len(packed) < 100_000
+    assert row["error"] == "too_many_bytes"
+
+
+async def _answer(response: web.Response) -> web.Response:
+    return response
+
+
+def test_redirects_are_followed_to_the_limit(site: Any, fetch: Fetcher, jpeg: bytes) -> None:
+    site.answers |= {
+        "/1": redirect("/2"),
+        "/2": redirect(site.url("/3")),
+        "/3": jpeg,
+        "/loop": redirect("/loop"),
+    }
+    rows = fetch("/1", "/loop", max_redirects=2)
+    assert rows[0]["status"] == "ok" and rows[0]["final_url"] == site.url("/3")
+    assert rows[1]["error"] == "too_many_redirects" and site.asked["/loop"] == 3
+    (row,) = fetch("/1", max_redirects=1)
+    assert row["error"] == "too_many_redirects"
+
+
+def test_redirects_lead_to_nothing_that_is_not_public(
+    site: Any, fetch: Fetcher, canary: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up = address._look_up
+    monkeypatch.setattr(
+        address,
+        "_look_up",
+        lambda host, *rest: look_up("127.0.0.1" if host == "evil.test" else host, *rest),
+    )
+    hosts = ("127.0.0.1", "2130706433", "0x7f.1", "127.1", "localhost", "evil.test", "[::ffff:127.0.0.1]")
+    targets = [f"http://{host}:{canary}/x.jpg" for host in (*hosts, "a@127.0.0.1")]
+    for number, target in enumerate(targets):
+        site.answers[f"/{number}"] = redirect(target)
+    site.answers["/file"] = redirect("file:///etc/hostname")
+    rows = fetch(*(f"/{number}" for number in range(len(targets))), *targets, "/file", max_redirects=3)
+    assert [row["error"] for row in rows] == ["blocked_address"] * 2 * len(targets) + ["blocked_scheme"]
+
+
+def test_robots_txt_is_read_once_and_obeyed(site: Any, fetch: Fetcher, jpeg: bytes) -> None:
+    rules = b"User-agent: *\nDisallow: /private/\n\nUser-agent: otherbot\nDisallow: /\n"
+    site.answers |= {
+        "/robots.txt": rules,
+        "/a.jpg": jpeg,
+        "/private/a.jpg": jpeg,
+        "/to": redirect("/private/a.jpg"),
+    }
+    rows = fetch(*["/a.jpg"] * 8, "/private/a.jpg", "/to")
+    assert [row["error"] for row in rows] == [None] * 8 + ["robots"] * 2
+    assert site.asked["/robots.txt"] == 1
+    assert site.asked["/private/a.jpg"] == 0
+    (row,) = fetch("/private/a.jpg", robots=False)
+    assert row["status"] == "ok"
+
+
+@pytest.mark.parametrize(("answer", "error"), [(404, None), (403, None), (500, "robots"), (429, "robots")])
+def test_robots_txt_that_is_not_there(
+    site: Any, fetch: Fetcher, jpeg: bytes, answer: int, error: str | None
+) -> None:
+    site.answers |= {"/a.jpg": jpeg, "/robots.txt": status(answer)}
+    (row,) = fetch("/a.jpg", retries=1)
+    assert row["error"] == error
+    assert site.asked["/a.jpg"] == (error is None)
+
+
+def test_robots_txt_opens_no_door(site: Any, fetch: Fetcher, jpeg: bytes, canary: int) -> None:
+    site.answers |= {"/a.jpg": jpeg, "/robots.txt": redirect(f"http://127.0.0.1:{canary}/robots.txt")}
+    (row,) = fetch("/a.jpg")
+    assert row["error"] == "blocked_address" and "robots.txt" in row["detail"]
+
+
+def test_opt_out_header_is_obeyed(site: Any, fetch: Fetcher, jpeg: bytes) -> None:
+    site.answers["/a.jpg"] = lambda _: _answer(web.Response(body=jpeg, headers={"X-Robots-Tag": "noai"}))
+    assert fetch("/a.jpg")[0]["error"] == "robots"
+    assert fetch("/a.jpg", robots=False)[0]["status"] == "ok"
+
+
+def test_requests_say_who_asks_and_nothing_more(site: Any, fetch: Fetcher, jpeg: bytes) -> None:
+    site.answers |= {"/robots.txt": status(200, Set_Cookie="a=b"), "/a.jpg": jpeg}
+    fetch(f"http://me:secret@127.0.0.1:{site.port}/a.jpg", user_agent="rasterloom/9 (+mailto:me@example.org)")
+    assert len(site.seen) == 2
+    for headers in site.seen:
+        assert headers["User-Agent"] == "rasterloom/9 (+mailto:me@example.org)"
+        assert not {"Authorization", "Cookie", "Referer"} & headers.keys()
+
+
+@pytest.mark.parametrize("limits", [{"per_host": 3, "concurrency": 50}, {"per_host": 50, "concurrency": 3}])
+def test_no_more_requests_at_once_than_allowed(
+    site: Any, fetch: Fetcher, jpeg: bytes, limits: dict[str, int]
+) -> None:
+    async def slow(request: web.Request) -> web.Response:
+        await asyncio.sleep(0.02)
+        return web.Response(body=jpeg)
+
+    site.answers["/a.jpg"] = slow
+    rows = fetch(*["/a.jpg"] * 20, **limits)
+    assert {row["status"] for row in rows} == {"ok"}
+    assert site.most_under_way == 3
+
+
+def test_fault_of_ours_harms_its_own_row_alone(
+    site: Any, fetch: Fetcher, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rasterloom.sources import fetch as module
+
+    decode = module.decode_image
+
+    def faulty(body: bytes, config: Fetch) -> Any:
+        if body == b"poison":
+            raise RuntimeError("unforeseen")
+        return decode(body, config)
+
+    monkeypatch.setattr(module, "decode_image", faulty)
+    site.answers |= {"/poison": b"poison", "/a.jpg": jpeg}
+    rows = fetch("/a.jpg", "/poison", "/a.jpg")
+    assert [row["error"] for row in rows] == [None, "internal", None]
+    assert rows[1]["detail"] == "RuntimeError: unforeseen"
+
+
+def test_what_is_no_image(site: Any, fetch: Fetcher, jpeg: bytes) -> None:
+    site.answers |= {
+        "/page.jpg": b"<!DOCTYPE html><p>moved",
+        "/half.jpg": jpeg[: len(jpeg) // 2],
+        "/none": b"",
+    }
+    rows = fetch("/page.jpg", "/half.jpg", "/none", "/page.jpg")
+    assert [row["error"] for row in rows] == ["not_an_image", "broken_image", "not_an_image", "not_an_image"]
+    assert {row["attempts"] for row in rows} == {1}

@@ -1,0 +1,107 @@
+"""A tiny profile, token tables and a checkpoint to train from."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rasterloom.schema import TOKENS, Profile, bucket_name, pair_key
+
+PROFILE = Profile(
+    name="test",
+    downsample=16,
+    codebook_size=12,
+    bos=0,
+    pad=1,
+    sep=16,
+    boi=18,
+    eoi=17,
+    eol=19,
+    grid0=20,
+    image0=4,
+    text0=30,
+    vocab_size=48,
+)
+SIZES = ((64, 64), (96, 32), (32, 96), (32, 32))  # pixels
+
+
+@pytest.fixture
+def profile() -> Profile:
+    return PROFILE
+
+
+def sequence(number: int, size: tuple[int, int]) -> tuple[list[int], list[int]]:
+    """One sample: bos, a prompt that names a code, sep, an image of that code, sep. (ids, loss_spans)"""
+    width, height = size[0] // PROFILE.downsample, size[1] // PROFILE.downsample
+    code = number % PROFILE.codebook_size
+    prompt = [PROFILE.bos, *([PROFILE.text0 + code] * (1 + number % 5)), PROFILE.sep]
+    row = [PROFILE.image0 + code] * width + [PROFILE.eol]
+    image = [
+        PROFILE.boi,
+        PROFILE.grid0 + size[1] // 32,
+        PROFILE.grid0 + size[0] // 32,
+        *row * height,
+        PROFILE.eoi,
+    ]
+    ids = [*prompt, *image, PROFILE.sep]
+    return ids, [len(prompt), len(ids)]
+
+
+WriteTokens = Callable[..., str]
+
+
+@pytest.fixture
+def write_tokens(tmp_path: Path) -> WriteTokens:
+    """Write a Parquet file of so many rows and return its path."""
+
+    def write(
+        rows: int, *, first: int = 0, row_group_size: int = 7, sizes: Sequence[tuple[int, int]] = SIZES
+    ) -> str:
+        records = []
+        for number in range(first, first + rows):
+            width, height = sizes[number % len(sizes)]
+            ids, spans = sequence(number, (width, height))
+            records.append(
+                {
+                    "target": 64,
+                    "bucket": bucket_name(width, height),
+                    "key": pair_key(f"row {number}", None),
+                    "width": width,
+                    "height": height,
+                    "task": "t2i",
+                    "input_ids": ids,
+                    "loss_spans": spans,
+                    "n_tokens": len(ids),
+                    "caption": "",
+                }
+            )
+        path = tmp_path / f"tokens-{first}-{rows}.parquet"
+        pq.write_table(pa.Table.from_pylist(records, TOKENS), path, row_group_size=row_group_size)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def small_checkpoint(tmp_path: Path) -> str:
+    """A Chameleon of one layer, random, as transformers itself writes it (with its image encoder)."""
+    import torch
+    from transformers import ChameleonForConditionalGeneration
+
+    from rasterloom.train.model import tiny_config
+
+    config = tiny_config(PROFILE)
+    config.hidden_size, config.intermediate_size, config.num_hidden_layers = 32, 48, 1
+    config.num_attention_heads, config.num_key_value_heads = 4, 2
+    torch.manual_seed(0)
+    folder = tmp_path / "init"
+    ChameleonForConditionalGeneration(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

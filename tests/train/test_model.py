@@ -1,0 +1,88 @@
+import json
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import ChameleonForConditionalGeneration
+
+from rasterloom.train.model import PackedLM, build_model, save_model
+from rasterloom.train.samples import IGNORE
+
+
+def ragged(lengths, vocab, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    ids = [torch.randint(0, vocab, (n,), generator=generator) for n in lengths]
+    targets = [torch.cat([x[1:], torch.tensor([IGNORE])]) for x in ids]
+    for x in targets:
+        x[: len(x) // 3] = IGNORE  # as if of a prompt
+    return ids, targets
+
+
+@pytest.mark.parametrize("init", ["tiny", "small"])
+def test_concatenated_equals_padded_in_loss_and_gradients(init, profile, small_checkpoint):
+    lengths = [40, 37, 36, 20, 5, 5]
+    ids, targets = ragged(lengths, profile.vocab_size)
+
+    packed = PackedLM(build_model("tiny" if init == "tiny" else small_checkpoint, profile))
+    nll, z = packed(torch.cat(ids), torch.cat(targets), lengths)
+    loss = (nll.sum() + 0.01 * z.sum()) / len(nll)
+    loss.backward()
+    ours = {name: p.grad.clone() for name, p in packed.lm.named_parameters()}
+
+    lm = packed.lm
+    lm.zero_grad()
+    lm.set_attn_implementation("eager")
+    padded = torch.full((len(lengths), max(lengths)), profile.pad)
+    labels = torch.full_like(padded, IGNORE)
+    for i, (x, y) in enumerate(zip(ids, targets, strict=True)):
+        padded[i, : len(x)], labels[i, : len(y)] = x, y
+    logits = lm.lm_head(lm.model(input_ids=padded, use_cache=False).last_hidden_state).flatten(0, 1)
+    counted = labels.flatten() != IGNORE
+    plain = cross_entropy(logits, labels.flatten(), ignore_index=IGNORE)
+    plain = plain + 0.01 * logits[counted].logsumexp(-1).square().mean()
+    plain.backward()
+
+    torch.testing.assert_close(loss, plain, rtol=1e-6, atol=1e-6)
+    for name, parameter in lm.named_parameters():
+        torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_plain_transformers_loads_what_is_saved(tmp_path, profile):
+    model = build_model("tiny", profile, seed=3).eval()
+    save_model(model, profile, tmp_path / "model")
+    plain = ChameleonForConditionalGeneration.from_pretrained(tmp_path / "model").eval()
+    ids = torch.arange(30)[None] % profile.vocab_size
+    with torch.no_grad():
+        ours = model.lm_head(model.model(input_ids=ids).last_hidden_state)
+        torch.testing.assert_close(plain(input_ids=ids).logits, ours)  # image tokens not masked
+    assert json.loads((tmp_path / "model/profile.json").read_text())["boi"] == profile.boi
+
+
+def test_the_image_encoder_is_not_kept(small_checkpoint, profile):
+    for init in ("tiny", small_checkpoint):
+        assert not [name for name, _ in build_model(init, profile).named_parameters() if "vqmodel" in name]
+
+
+def test_the_seed_makes_the_weights(profile):
+    one, same, other = (build_model("tiny", profile, seed=s).lm_head.weight for s in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_residual_dropout_acts_in_training_only(profile):
+    ids, targets = ragged([20, 9], profile.vocab_size)
+    model = PackedLM(build_model("tiny", profile), residual_dropout=0.5)
+    plain = PackedLM(build_model("tiny", profile))
+    batch = torch.cat(ids), torch.cat(targets), [20, 9]
+    with torch.no_grad():
+        assert not torch.allclose(model(*batch)[0], plain(*batch)[0])
+        torch.testing.assert_close(model.eval()(*batch)[0], plain(*batch)[0])
+
+
+def test_what_does_not_fit_is_named(tmp_path, profile, small_checkpoint):
+    from dataclasses import replace
+
+    with pytest.raises(ValueError, match=r"no checkpoint at .*nowhere"):
+        build_model(str(tmp_path / "nowhere"), profile)
+    with pytest.raises(ValueError, match=r"a vocabulary of 48, but .* profile 'test' with 60"):
+        build_model(small_checkpoint, replace(profile, vocab_size=60))

@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rasterloom.train.plan import LINEAR_COST, balance, plan_batches, stage_plan
+
+lengths_strategy = st.lists(st.integers(1, 50), min_size=0, max_size=200)
+
+
+@given(lengths_strategy, st.integers(0, 5), st.integers(0, 3), st.integers(50, 400))
+def test_every_row_comes_once_and_batches_keep_to_their_budget(lengths, seed, epoch, budget):
+    batches = plan_batches(lengths, seed=seed, epoch=epoch, batch_tokens=budget)
+    assert sorted(np.concatenate(batches).tolist() if batches else []) == list(range(len(lengths)))
+    totals = [sum(lengths[i] for i in batch) for batch in batches]
+    assert all(total <= budget for total in totals)
+    for i in range(len(batches) - 1):  # nothing more would have fitted
+        assert totals[i] + lengths[batches[i + 1][0]] > budget
+
+
+@given(lengths_strategy, st.integers(1, 7), st.integers(50, 400))
+def test_rows_come_in_multiples(lengths, multiple, budget):
+    batches = plan_batches(lengths, seed=0, epoch=0, batch_tokens=budget, rows_multiple=multiple)
+    assert all(len(batch) % multiple == 0 and len(batch) for batch in batches)
+    rows = np.concatenate(batches).tolist() if batches else []
+    assert len(set(rows)) == len(rows) == len(lengths) - len(lengths) % multiple
+
+
+def test_epochs_and_seeds_shuffle_anew_and_the_same_ones_alike():
+    lengths = np.full(100, 10)
+    plans = {
+        (seed, epoch): np.concatenate(plan_batches(lengths, seed=seed, epoch=epoch, batch_tokens=60)).tolist()
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    }
+    assert len({tuple(plan) for plan in plans.values()}) == 4
+    again = np.concatenate(plan_batches(lengths, seed=1, epoch=1, batch_tokens=60)).tolist()
+    assert again == plans[1, 1]
+
+
+def test_the_rows_left_over_differ_from_epoch_to_epoch():
+    left = set()
+    for epoch in range(20):
+        batches = plan_batches(np.full(23, 5), seed=0, epoch=epoch, batch_tokens=50, rows_multiple=8)
+        left |= set(range(23)) - set(np.concatenate(batches).tolist())
+    assert len(left) > 7
+
+
+def test_a_row_that_fits_no_batch_is_named():
+    with pytest.raises(
+        ValueError, match=r"batch_tokens 100 is smaller than the longest sequence \(101 tokens\)"
+    ):
+        plan_batches([5, 101], seed=0, epoch=0, batch_tokens=100)
+
+
+@given(lengths_strategy.filter(len), st.integers(1, 9))
+def test_balance_deals_out_every_row_and_no_rank_is_far_behind(lengths, world):
+    rows = np.arange(len(lengths))[::-1]
+    shares = balance(rows, lengths, world)
+    assert len(shares) == world
+    assert sorted(np.concatenate(shares).tolist()) == list(range(len(lengths)))
+    cost = [sum(LINEAR_COST * lengths[i] + lengths[i] ** 2 for i in share) for share in shares]
+    longest = max(LINEAR_COST * n + n * n for n in lengths)
+    assert max(cost) - min(cost) <= longest  # what longest-first guarantees
+    for share in shares:
+        assert [lengths[i] for i in share] == sorted((lengths[i] for i in share), reverse=True)
+
+
+def test_balance_does_not_depend_on_the_order_of_rows(rng):
+    lengths = rng.integers(1, 9, 64)
+    rows = rng.permutation(64)
+    for one, other in zip(balance(rows, lengths, 5), balance(np.sort(rows), lengths, 5), strict=True):
+        assert one.tolist() == other.tolist()
+
+
+def test_ranks_come_out_even_on_lengths_as_buckets_have_them(rng):
+    lengths = rng.integers(916, 1093, 100_000) + rng.integers(10, 80, 100_000)  # target 512, f16
+    batches = plan_batches(lengths, seed=0, epoch=0, batch_tokens=32 * 16_384)
+    tokens = [[lengths[share].sum() for share in balance(batch, lengths, 32)] for batch in batches[:-1]]
+    useful = [sum(ranks) / (32 * max(ranks)) for ranks in tokens]
+    assert np.mean(useful) > 0.97
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 60), st.floats(0.1, 3.5), st.integers(0, 40))
+def test_a_stage_goes_on_from_any_step(rows, epochs, start):
+    lengths = np.arange(rows) % 7 + 1
+    plan = stage_plan(lengths, seed=3, batch_tokens=20, epochs=epochs)
+    whole = list(plan.batches())
+    assert [batch.step for batch in whole] == list(range(plan.steps))
+    for one, other in zip(whole[start:], plan.batches(start), strict=True):
+        assert (one.step, one.epoch, one.rows.tolist()) == (other.step, other.epoch, other.rows.tolist())
+
+
+def test_a_stage_of_whole_epochs_is_their_batches():
+    plan = stage_plan(np.full(30, 10), seed=0, batch_tokens=100, epochs=2)
+    assert plan.steps == 6
+    for epoch in (0, 1):
+        rows = np.concatenate([batch.rows for batch in plan.batches() if batch.epoch == epoch])
+        assert sorted(rows.tolist()) == list(range(30))
+
+
+def test_half_an_epoch_and_a_number_of_steps():
+    lengths = np.full(30, 10)
+    assert stage_plan(lengths, seed=0, batch_tokens=100, epochs=0.5).steps == 2
+    plan = stage_plan(lengths, seed=0, batch_tokens=100, steps=7)
+    assert [batch.epoch for batch in plan.batches()] == [0, 0, 0, 1, 1, 1, 2]
+
+
+def test_a_stage_needs_rows_and_one_length():
+    with pytest.raises(ValueError, match="no rows"):
+        stage_plan([], seed=0, batch_tokens=10, steps=1)
+    for both in ({}, {"epochs": 1.0, "steps": 1}):
+        with pytest.raises(ValueError, match="either epochs or steps"):
+            stage_plan([1], seed=0, batch_tokens=10, **both)

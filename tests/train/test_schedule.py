@@ -1,0 +1,22 @@
+import pytest
+
+from rasterloom.recipe import Stage
+from rasterloom.train.schedule import learning_rate
+
+
+def test_warm_up_then_constant():
+    stage = Stage(target=64, steps=10, lr=1.0, warmup_steps=4)
+    assert [learning_rate(i, 10, stage) for i in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_half_cosine_ends_at_min_lr():
+    stage = Stage(target=64, steps=12, lr=1.0, min_lr=0.2, warmup_steps=2)
+    rates = [learning_rate(i, 12, stage) for i in range(12)]
+    assert rates[1] == 1.0
+    assert rates[6] == pytest.approx(0.6)  # halfway down
+    assert rates[-1] == pytest.approx(0.2)
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+
+
+def test_no_warm_up():
+    assert learning_rate(0, 5, Stage(target=64, steps=5, lr=0.5, warmup_steps=0)) == 0.5
