@@ -1,6 +1,7 @@
-"""Trains the `mini` codec and writes its weights file.
+"""Trains the `mini` codec and writes its weights file, or measures one.
 
     python scripts/train_mini_codec.py --photographs DIR... --clipart DIR... --out mini.safetensors
+    python scripts/train_mini_codec.py --measure rasterloom/tokenize/codecs/mini.safetensors
 
 Downloads nothing: `docs/mini.md` has the commands that fetch the pictures the shipped weights were trained
 on. Scenes are drawn by `examples/quickstart/scenes.py`. PSNR is measured on the photographs inside the
@@ -13,9 +14,11 @@ import importlib.util
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import cast
 
 import numpy as np
 import torch
@@ -26,7 +29,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rasterloom.tokenize.codecs.mini import CODEBOOK_SIZE, DOWNSAMPLE, MiniCodec, MiniNetwork
+from rasterloom.tokenize.codecs.mini import Block, MiniCodec, MiniNetwork
 
 Pixels = NDArray[np.uint8]  # [h, w, 3]
 
@@ -42,6 +45,8 @@ SCENES = 2500
 SCENE_SEED, UNSEEN_SEED = 900_000_000, 990_000_000
 
 SHARES = {"photographs": 0.5, "clipart": 0.2, "scenes": 0.3}
+STEPS = 3000
+BATCH = 32  # crops of 64 x 64 pixels, or as many pixels in larger ones
 LEARNING_RATE = 2e-3
 WARM_UP = 100  # steps
 DECAY_FROM = 0.5  # of all steps
@@ -66,7 +71,9 @@ def load_module(path: Path) -> ModuleType:
 def picture_files(folders: list[Path]) -> list[Path]:
     """All pictures below the folders, in an order that does not depend on where the folders lie."""
     endings = {".jpg", ".jpeg", ".png", ".webp"}
-    files = [f for folder in folders for f in folder.rglob("*") if f.suffix.lower() in endings and f.is_file()]
+    files = [
+        f for folder in folders for f in folder.rglob("*") if f.suffix.lower() in endings and f.is_file()
+    ]
     return sorted(files, key=lambda f: (f.name, f.stat().st_size))
 
 
@@ -130,13 +137,13 @@ def random_crop(rng: Generator, picture: Pixels, side: int) -> Pixels:
     return crop
 
 
-def batches(rng: Generator, pools: dict[str, list[Pixels]], pixels: int) -> Iterator[Tensor]:
-    """Endless batches of `pixels` / 64 / 64 crops of 64 pixels and a quarter as many of 128, in turn."""
+def batches(rng: Generator, pools: dict[str, list[Pixels]]) -> Iterator[Tensor]:
+    """Endless batches: `BATCH` crops of 64 pixels, then a quarter as many of 128, in turn."""
     kinds = [kind for kind in pools if pools[kind]]
     shares = np.array([SHARES[kind] for kind in kinds])
     while True:
         for side in (64, 128):
-            chosen = rng.choice(kinds, pixels // side**2, p=shares / shares.sum())
+            chosen = rng.choice(kinds, BATCH * 64**2 // side**2, p=shares / shares.sum())
             crops = [random_crop(rng, pools[kind][rng.integers(len(pools[kind]))], side) for kind in chosen]
             yield to_network(np.stack(crops))
 
@@ -163,7 +170,9 @@ class CodebookTrainer:
         self.codebook.copy_(vectors[torch.randperm(len(vectors))[: len(self.codebook)]])
         for _ in range(rounds):
             counts, sums = self._choices(vectors)
-            means = torch.where(counts[:, None] > 0, sums, vectors[torch.randint(len(vectors), (len(counts),))])
+            means = torch.where(
+                counts[:, None] > 0, sums, vectors[torch.randint(len(vectors), (len(counts),))]
+            )
             self.codebook.copy_(F.normalize(means, dim=1))
         self.counts, self.sums = torch.ones(len(self.codebook)), self.codebook.clone()
 
@@ -236,57 +245,55 @@ def running_mean(mean: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
     return mean.lerp(value, max(1 / 500, 9 / (10 + int(count))))
 
 
-def train(network: MiniNetwork, data: Iterator[Tensor], steps: int, args: argparse.Namespace) -> MiniNetwork:
+def train(network: MiniNetwork, data: Iterator[Tensor], steps: int) -> MiniNetwork:
     """Trains in place; returns the running mean of the weights, which reconstructs better."""
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     mean = torch.optim.swa_utils.AveragedModel(network, avg_fn=running_mean, use_buffers=True)
     codebook = CodebookTrainer(network.codebook)
-    matrices = [p for n, p in network.named_parameters() if "first.weight" in n or "second.weight" in n] if args.muon else []
-    rest = [p for p in network.parameters() if all(p is not m for m in matrices)]
-    optimisers: list[torch.optim.Optimizer] = [torch.optim.Adam(rest, args.lr, betas=(0.9, 0.95))]
-    if matrices:
-        optimisers.append(Muon(matrices, args.lr))
-    recent: list[Tensor] = []
-    started, losses = time.monotonic(), []
+    blocks = [block for block in network.modules() if isinstance(block, Block)]
+    matrices = [conv.weight for block in blocks for conv in (block.first, block.second)]
+    rest = [p for p in network.parameters() if all(p is not matrix for matrix in matrices)]
+    optimisers: list[torch.optim.Optimizer] = [
+        Muon(matrices, LEARNING_RATE),
+        torch.optim.Adam(rest, LEARNING_RATE, betas=(0.9, 0.95)),
+    ]
+    recent: deque[Tensor] = deque(maxlen=40)
+    losses: list[float] = []
+    started = time.monotonic()
     for step in range(steps):
         for optimiser in optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = args.lr * rate(step, steps)
+            optimiser.zero_grad()
+            optimiser.param_groups[0]["lr"] = LEARNING_RATE * rate(step, steps)
         pixels = next(data)
         features = network.features(pixels)
         vectors = features.detach().permute(0, 2, 3, 1).reshape(-1, features.shape[1])
         quantised, commitment = features, torch.zeros(())
-        if step == UNQUANTISED:
-            codebook.start(torch.cat(recent))
         if step < UNQUANTISED:
-            recent = [*recent[-40:], vectors]
+            recent.append(vectors)
         else:
+            if step == UNQUANTISED:
+                codebook.start(torch.cat(list(recent)))
             chosen = network.vectors(network.nearest(features.detach()))
             commitment = (features - chosen).square().sum(1).mean()
             quantised = features + (chosen - features).detach()
             codebook.update(vectors)
         error = network.decoder(quantised) - pixels
         squared = error.square().mean()
-        loss = squared + ABSOLUTE * error.abs().mean() + COMMITMENT * commitment * args.commit
-        for optimiser in optimisers:
-            optimiser.zero_grad()
-        loss.backward()
+        (squared + ABSOLUTE * error.abs().mean() + COMMITMENT * commitment).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 0.5)
         for optimiser in optimisers:
             optimiser.step()
         mean.update_parameters(network)
         losses.append(squared.item())
         if (step + 1) % 50 == 0:
-            recently = float(np.mean(losses[-50:]))
+            recently = 10 * np.log10(4 / np.mean(losses[-50:]))
+            seconds = time.monotonic() - started
             print(
-                f"step {step + 1}/{steps}  {time.monotonic() - started:.0f} s  "
-                f"squared error {recently:.5f} ({10 * np.log10(4 / recently):.2f} dB on training crops)",
+                f"step {step + 1} of {steps}  {seconds:.0f} s  {recently:.2f} dB on training crops",
                 flush=True,
             )
-        if (step + 1) % 200 == 0:
-            save_file({n: v.half().contiguous() for n, v in mean.module.state_dict().items()}, str(args.out) + f".{step+1}")
-    mean.module.codebook.copy_(F.normalize(mean.module.codebook, dim=1))
-    result: MiniNetwork = mean.module
+    result = cast(MiniNetwork, mean.module)
+    result.codebook.copy_(F.normalize(result.codebook, dim=1))
     return result
 
 
@@ -317,48 +324,84 @@ def psnr(codec: MiniCodec, pictures: list[Pixels]) -> list[float]:
     return [float(10 * np.log10(255**2 / e)) for e in error.mean((1, 2, 3))]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photographs", type=Path, nargs="*", default=[], metavar="DIR")
-    parser.add_argument("--clipart", type=Path, nargs="*", default=[], metavar="DIR")
-    parser.add_argument("--out", type=Path, default=Path("mini.safetensors"))
-    parser.add_argument("--steps", type=int, default=2200)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--ema", type=float, default=.998)
-    parser.add_argument("--commit", type=float, default=1)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--muon", type=int, default=0)
-    args = parser.parse_args()
-
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    rng = np.random.default_rng(args.seed)
-    t = time.time()
-    pools = {
-        "photographs": list(photographs(args.photographs)),
-        "clipart": list(clipart(args.clipart)),
-        "scenes": list(drawn_scenes(SCENES, SCENE_SEED)),
+def measure(path: Path) -> dict[str, float]:
+    """Mean PSNR in dB of a weights file on what it was not trained on; prints each photograph's."""
+    codec = MiniCodec(path)
+    figures = psnr(codec, held_out_photographs(256))
+    for name, figure in zip(HELD_OUT, figures, strict=True):
+        print(f"  {name:24} {figure:.2f} dB")
+    return {
+        "photographs_256": float(np.mean(figures)),
+        "scenes_128": float(np.mean(psnr(codec, unseen_scenes(200, 128)))),
+        "scenes_64": float(np.mean(psnr(codec, unseen_scenes(200, 64)))),
     }
-    print({k: len(v) for k, v in pools.items()}, time.time() - t, flush=True)
+
+
+def draw_pairs(path: Path, picture: Path) -> None:
+    """Saves a picture of held-out photographs (their middle) and unseen scenes, each above its reconstruction."""
+    codec = MiniCodec(path)
+    rows = []
+    for originals, side in ((held_out_photographs(256)[:4], 160), (unseen_scenes(5, 128), 128)):
+        decoded = codec.decode(codec.encode(np.stack(originals)))
+        edge = (originals[0].shape[0] - side) // 2
+        for images in (originals, decoded):
+            rows.append(np.concatenate([i[edge : edge + side, edge : edge + side] for i in images], axis=1))
+    sheet = np.concatenate(rows)
+    Image.fromarray(sheet // 4 * 4 + 2).save(picture, optimize=True)  # 6 bits a channel: a smaller file
+
+
+def save(network: MiniNetwork, path: Path, about: dict[str, object]) -> None:
+    """Writes the weights in half precision, with what they were made of beside them."""
+    tensors = {name: value.half().contiguous() for name, value in network.state_dict().items()}
+    save_file(tensors, path, metadata={name: json.dumps(value) for name, value in about.items()})
+
+
+def about(args: argparse.Namespace, pools: dict[str, list[Pixels]]) -> dict[str, object]:
+    """What a training was made of: steps, seed, names of the photographs, a digest of all pixels."""
     digest = hashlib.sha256()
     for pool in pools.values():
         for picture in pool:
             digest.update(picture.tobytes())
-    data = batches(rng, pools, args.batch * 64 * 64)
-    network = train(MiniNetwork(args.width), data, args.steps, args)
-    tensors = {name: value.half().contiguous() for name, value in network.state_dict().items()}
-    save_file(tensors, args.out)
-    codec = MiniCodec(args.out)
-    p = psnr(codec, held_out_photographs(256))
-    print("photographs", np.round(p, 2), np.mean(p))
-    for side in (64, 128):
-        u = unseen_scenes(200, side)
-        print("scenes", side, np.mean(psnr(codec, u)))
-    c = codec.encode(np.stack(unseen_scenes(200, 128)))
-    print("codes used by scenes", len(np.unique(c)), "by photos", len(np.unique(codec.encode(np.stack(held_out_photographs(256))))))
+    return {
+        "steps": args.steps,
+        "seed": args.seed,
+        "photographs": [file.name for file in picture_files(args.photographs)],
+        "pictures": {kind: len(pool) for kind, pool in pools.items()},
+        "pictures_sha256": digest.hexdigest(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--photographs", type=Path, nargs="*", default=[], metavar="DIR")
+    parser.add_argument("--clipart", type=Path, nargs="*", default=[], metavar="DIR")
+    parser.add_argument("--out", type=Path, default=Path("mini.safetensors"))
+    parser.add_argument("--steps", type=int, default=STEPS, help="default %(default)s")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--measure", type=Path, metavar="WEIGHTS", help="train nothing, measure this file")
+    parser.add_argument("--picture", type=Path, metavar="PNG", help="draw originals and reconstructions")
+    args = parser.parse_args()
+
+    torch.set_num_threads(args.threads)
+    if not args.measure:
+        torch.manual_seed(args.seed)
+        pools = {
+            "photographs": list(photographs(args.photographs)),
+            "clipart": list(clipart(args.clipart)),
+            "scenes": list(drawn_scenes(SCENES, SCENE_SEED)),
+        }
+        print("pictures:", {kind: len(pool) for kind, pool in pools.items()}, flush=True)
+        network = train(MiniNetwork(), batches(np.random.default_rng(args.seed), pools), args.steps)
+        made_of = about(args, pools)
+        save(network, args.out, made_of)
+        save(network, args.out, made_of | {"psnr": measure(args.out)})
+    weights = args.measure or args.out
+    print(weights, json.dumps(measure(weights)))
+    if args.picture:
+        draw_pairs(weights, args.picture)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Duplicates: the same bytes (sha256), or nearly the same picture (pHash and thumbnail)."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import combinations, pairwise
 from math import comb
 
@@ -17,10 +18,10 @@ _AT_ONCE = 1 << 18  # thumbnail pairs compared in one go
 
 
 def find_duplicates(
-    keys: pa.Array | pa.ChunkedArray,
-    sha256: pa.Array | pa.ChunkedArray,
-    phash: pa.Array | pa.ChunkedArray,
-    thumbnail: pa.Array | pa.ChunkedArray,
+    keys: pa.ChunkedArray,
+    sha256: pa.ChunkedArray,
+    phash: pa.ChunkedArray,
+    thumbnail: pa.ChunkedArray,
     rank: NDArray[np.float64],
     *,
     exact: bool,
@@ -63,29 +64,30 @@ def find_duplicates(
     return result
 
 
-def _best_first(keys: pa.Array | pa.ChunkedArray, rank: NDArray[np.float64]) -> Rows:
-    table = pa.table({"rank": -np.where(np.isnan(rank), -np.inf, rank), "key": keys, "row": np.arange(len(rank))})
-    return pc.sort_indices(table, sort_keys=[(c, "ascending") for c in table.column_names]).to_numpy()
+def _best_first(keys: pa.ChunkedArray, rank: NDArray[np.float64]) -> Rows:
+    worst_last = -np.where(np.isnan(rank), -np.inf, rank)
+    table = pa.table({"rank": worst_last, "key": keys, "row": np.arange(len(rank))})
+    order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in table.column_names])
+    return np.asarray(order, np.int64)
 
 
-def _codes(values: pa.Array | pa.ChunkedArray) -> Rows:
-    """Number equal strings alike and every null apart."""
-    chunked = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
-    indices = chunked.combine_chunks().dictionary_encode().indices
+def _codes(values: pa.ChunkedArray) -> Rows:
+    """Number equal values alike and every null apart."""
+    indices = values.combine_chunks().dictionary_encode().indices
     codes = pc.fill_null(indices.cast(pa.int64()), -1).to_numpy().copy()
     nulls = np.flatnonzero(codes < 0)
     codes[nulls] = len(codes) + nulls
-    return codes
+    return np.asarray(codes, np.int64)
 
 
 def _first_of_equal(codes: Rows) -> Rows:
     _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
-    return first[inverse]
+    return np.asarray(first[inverse], np.int64)
 
 
 def _known(phash: pa.ChunkedArray, thumbnail: pa.ChunkedArray, rows: Rows) -> NDArray[np.bool_]:
     sizes = pc.fill_null(pc.binary_length(thumbnail), -1).to_numpy()[rows]
-    return (sizes == THUMBNAIL_BYTES) & pc.is_valid(phash).to_numpy(zero_copy_only=False)[rows]
+    return np.asarray((sizes == THUMBNAIL_BYTES) & pc.is_valid(phash).to_numpy()[rows])
 
 
 def _hashes(phash: pa.ChunkedArray, rows: Rows) -> NDArray[np.uint64]:
@@ -94,33 +96,41 @@ def _hashes(phash: pa.ChunkedArray, rows: Rows) -> NDArray[np.uint64]:
 
 
 def _thumbnails(thumbnail: pa.ChunkedArray, rows: Rows) -> NDArray[np.uint8]:
-    taken = pc.take(thumbnail.cast(pa.large_binary()), pa.array(rows)).cast(pa.binary(THUMBNAIL_BYTES))
-    return np.concatenate(
-        [np.frombuffer(chunk.buffers()[1], np.uint8).reshape(-1, THUMBNAIL_BYTES)[chunk.offset :][: len(chunk)]
-         for chunk in taken.chunks] or [np.empty((0, THUMBNAIL_BYTES), np.uint8)]
-    )  # fmt: skip
+    """Return the thumbnails [n, 192]; `binary` itself could not hold 2 GiB, 11 million of them."""
+    taken = thumbnail.cast(pa.large_binary()).combine_chunks().take(pa.array(rows))
+    pixels = np.frombuffer(taken.cast(pa.binary(THUMBNAIL_BYTES)).buffers()[1] or b"", np.uint8)
+    return pixels.reshape(-1, THUMBNAIL_BYTES)
 
 
 def _near(hashes: NDArray[np.uint64], thumbnails: NDArray[np.uint8], radius: int) -> Rows:
     """Return for each row, sorted from the best, the row kept in its place.
 
     In rounds, every row without a better neighbour is kept and its neighbours are dropped, until none is
-    left. Pairs are found anew in each round rather than stored, so that ten thousand copies of one
-    picture do not take the memory of 50 million pairs.
+    left. Pairs are never stored, and what is settled is not compared again, so that ten thousand copies of
+    one picture do not take the time and the memory of 50 million pairs.
     """
     n = len(hashes)
     first = _first_of_identical(hashes, thumbnails)  # they share their neighbours, so one speaks for all
     kept = np.arange(n)
     undecided = np.flatnonzero(first == kept)
+
+    def neighbours(a: Rows, b: Rows) -> NDArray[np.bool_]:
+        near = np.asarray(np.bitwise_count(hashes[a] ^ hashes[b]) <= radius)
+        near[near] = _alike(thumbnails, a[near], b[near])
+        return near
+
     while len(undecided):
-        free, alone = np.ones(n, bool), np.ones(n, bool)
-        for better, worse in _neighbours(hashes, thumbnails, undecided, radius):
-            free[worse] = alone[worse] = alone[better] = False
-        undecided = undecided[~alone[undecided]]
-        for better, worse in _neighbours(hashes, thumbnails, undecided, radius):
-            double = free[better]
-            kept[worse[double]] = better[double]
-        undecided = undecided[(kept[undecided] == undecided) & ~free[undecided]]
+        free = np.ones(n, bool)  # of better neighbours
+        for runs in _runs(hashes, undecided, radius):
+            for better, worse in runs.pairs(free):
+                free[worse[neighbours(better, worse)]] = False
+        blocked = ~free
+        for runs in _runs(hashes, undecided, radius):
+            for better, worse in runs.pairs_with(free, blocked):
+                near = neighbours(better, worse)
+                kept[worse[near]] = better[near]
+                blocked[worse[near]] = False
+        undecided = undecided[blocked[undecided]]
     return kept[first]
 
 
@@ -129,40 +139,57 @@ def _first_of_identical(hashes: NDArray[np.uint64], thumbnails: NDArray[np.uint8
     values = pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(whole.shape[1]), len(whole), [None, pa.py_buffer(whole)]
     )
-    return _first_of_equal(_codes(values))
+    return _first_of_equal(_codes(pa.chunked_array([values])))
 
 
-def _neighbours(
-    hashes: NDArray[np.uint64], thumbnails: NDArray[np.uint8], rows: Rows, radius: int
-) -> Iterator[tuple[Rows, Rows]]:
-    """Find the pairs of near duplicates among `rows` (rising), each once or more, the better row first.
+def _alike(thumbnails: NDArray[np.uint8], a: Rows, b: Rows) -> NDArray[np.bool_]:
+    alike = np.empty(len(a), bool)
+    for start in range(0, len(a), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        one, other = thumbnails[a[part]], thumbnails[b[part]]
+        alike[part] = (np.maximum(one, other) - np.minimum(one, other)).max(axis=1) <= COLOUR_TOLERANCE
+    return alike
 
-    Cut into radius + m bands, two hashes that differ in at most `radius` bits agree in at least m bands
-    (pigeonhole). So sort by each choice of m bands, and compare what stands together.
+
+@dataclass(frozen=True)
+class _Runs:
+    """Rows sorted so that those whose masked hashes are equal stand together, from best to worst."""
+
+    rows: Rows
+    start: Rows  # place at which the run of a place starts
+
+    def pairs(self, open_: NDArray[np.bool_]) -> Iterator[tuple[Rows, Rows]]:
+        """Pair each row with all better ones of its run, nearest first, for as long as it is `open_`."""
+        places, gap = np.flatnonzero(self.start < np.arange(len(self.rows))), 1
+        while len(places):
+            yield self.rows[places - gap], self.rows[places]
+            gap += 1
+            places = places[(places - gap >= self.start[places]) & open_[self.rows[places]]]
+
+    def pairs_with(self, centre: NDArray[np.bool_], other: NDArray[np.bool_]) -> Iterator[tuple[Rows, Rows]]:
+        """Pair each `other` row with the better ones of its run that are centres."""
+        centres = np.flatnonzero(centre[self.rows])
+        places = np.flatnonzero(other[self.rows])
+        nearest = np.searchsorted(centres, places) - 1  # the last centre before a place
+        while len(places):
+            inside = (nearest >= 0) & (centres[nearest] >= self.start[places])
+            places, nearest = places[inside], nearest[inside]
+            yield self.rows[centres[nearest]], self.rows[places]
+            open_ = other[self.rows[places]]
+            places, nearest = places[open_], nearest[open_] - 1
+
+
+def _runs(hashes: NDArray[np.uint64], rows: Rows, radius: int) -> Iterator[_Runs]:
+    """Sort rows (rising) so that any two whose hashes differ in at most `radius` bits share a run once.
+
+    Cut into radius + m bands, they agree in at least m of them (pigeonhole): so sort by each choice of m.
     """
-    hashes_of_rows = hashes[rows]
     for mask in _masks(radius, len(rows)):
-        masked = hashes_of_rows & mask
+        masked = hashes[rows] & mask
         order = np.argsort(masked, kind="stable")
         masked = masked[order]
-        last = np.flatnonzero(np.append(masked[1:] != masked[:-1], True)) if len(rows) else np.empty(0, int)
-        run_end = np.repeat(last, np.diff(last, prepend=-1))
-        sorted_rows = rows[order]
-        places, gap = np.flatnonzero(run_end > np.arange(len(rows))), 1
-        while len(places):
-            better, worse = sorted_rows[places], sorted_rows[places + gap]
-            close = np.bitwise_count(hashes[better] ^ hashes[worse]) <= radius
-            better, worse = better[close], worse[close]
-            for start in range(0, len(better), _AT_ONCE):
-                part = slice(start, start + _AT_ONCE)
-                alike = _alike(thumbnails[better[part]], thumbnails[worse[part]])
-                yield better[part][alike], worse[part][alike]
-            gap += 1
-            places = places[run_end[places] >= places + gap]
-
-
-def _alike(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    return (np.maximum(a, b) - np.minimum(a, b)).max(axis=1) <= COLOUR_TOLERANCE  # type: ignore[no-any-return]
+        starts = np.flatnonzero(np.append(True, masked[1:] != masked[:-1]))
+        yield _Runs(rows[order], np.repeat(starts, np.diff(starts, append=len(rows))))
 
 
 def _masks(radius: int, n: int) -> list[np.uint64]:

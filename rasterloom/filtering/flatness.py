@@ -9,7 +9,7 @@ DEVIATION = 1.0  # grey levels of 255; below it the eye sees one tone
 
 
 def flatness(image: NDArray[np.uint8]) -> float:
-    """Return the share, 0 to 1, of the blocks of an RGB picture [h, w, 3] whose three channels all stand still.
+    """Return the share, 0 to 1, of the blocks of an RGB picture [h, w, 3] in which no channel changes.
 
     A rest narrower than a block at the right and lower edge is not looked at, unless there is nothing else.
     """
@@ -23,4 +23,4 @@ def flatness(image: NDArray[np.uint8]) -> float:
 
 
 def _block_means(pixels: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float32]:
-    return cv2.resize(pixels, (columns, rows), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+    return np.asarray(cv2.resize(pixels, (columns, rows), interpolation=cv2.INTER_AREA))

@@ -9,7 +9,6 @@ which ``scripts/fit_niqe.py`` fitted and ``niqe.npz`` holds.
 Ours differs from the paper where small pictures ask for it, see docs/quality.md.
 """
 
-import hashlib
 import math
 from dataclasses import dataclass
 from functools import cache
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 PARAMETERS = Path(__file__).with_name("niqe.npz")
-PATCH = 32  # pixels a side at the first scale, half of it at the second
+PATCH = 48  # pixels a side at the first scale, half of it at the second
 FEATURES = 36
 FLAT = 1e-3  # mean square of the normalised luma below which a patch says nothing
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))  # (rows, columns) to the pixel that one is multiplied with
@@ -64,34 +63,34 @@ def distance(features: Floats, photographs: Photographs) -> float:
 
 
 def patch_features(luma: NDArray[np.uint8]) -> Floats:
-    """Return the features [n, 36] of the patches of a luma [h, w] that are not flat, row by row."""
-    features = all_features(luma)
+    """Return the features [n, 36] of those patches of a luma [h, w] that are not flat."""
+    features = patches(luma)
     return features[np.isfinite(features).all(axis=1)]
 
 
-def all_features(luma: NDArray[np.uint8]) -> Floats:
-    rows, columns = luma.shape[0] // PATCH, luma.shape[1] // PATCH
-    if not rows or not columns:
+def patches(luma: NDArray[np.uint8]) -> Floats:
+    """Return the features [n, 36] of all patches of a luma [h, w], row by row; NaN in those of flat ones."""
+    pixels = _whole_patches(luma)
+    if not pixels.size:
         return np.empty((0, FEATURES))
-    pixels = luma[: rows * PATCH, : columns * PATCH].astype(np.float32)
-    fine = _scale_features(pixels, PATCH)
-    coarse = _scale_features(cv2.resize(pixels, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), PATCH // 2)
-    return np.concatenate([fine, coarse], axis=1)
+    half = cv2.resize(pixels, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    return np.concatenate([_scale_features(pixels, PATCH), _scale_features(half, PATCH // 2)], axis=1)
 
 
 def sharpness(luma: NDArray[np.uint8]) -> Floats:
-    """Return the mean local deviation [n] of the patches of a luma, in the order of all patches."""
-    rows, columns = luma.shape[0] // PATCH, luma.shape[1] // PATCH
-    pixels = luma[: rows * PATCH, : columns * PATCH].astype(np.float32)
-    mean = _blur(pixels)
-    deviation = np.sqrt(np.maximum(_blur(pixels * pixels) - mean * mean, 0))
-    return _patch_means(deviation, PATCH).ravel().astype(np.float64)
+    """Return the mean local deviation [n] of all patches of a luma, row by row."""
+    pixels = _whole_patches(luma)
+    return _patch_means(_mean_and_deviation(pixels)[1], PATCH).ravel().astype(np.float64)
+
+
+def _whole_patches(luma: NDArray[np.uint8]) -> NDArray[np.float32]:
+    height, width = (side // PATCH * PATCH for side in luma.shape)
+    return luma[:height, :width].astype(np.float32)
 
 
 def _scale_features(pixels: NDArray[np.float32], patch: int) -> Floats:
     """Return 18 features of each patch: shape and scale of the normalised luma, and 4 of each product."""
-    mean = _blur(pixels)
-    deviation = np.sqrt(np.maximum(_blur(pixels * pixels) - mean * mean, 0))
+    mean, deviation = _mean_and_deviation(pixels)
     normal = (pixels - mean) / (deviation + 1)
     shape, _, left, right = _asymmetric_gaussians(normal, patch)
     features = [shape, (left + right) / 2]
@@ -101,13 +100,18 @@ def _scale_features(pixels: NDArray[np.float32], patch: int) -> Floats:
     return np.stack(features, axis=1)
 
 
+def _mean_and_deviation(pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    mean = _blur(pixels)
+    return mean, np.sqrt(np.maximum(_blur(pixels * pixels) - mean * mean, 0))
+
+
 def _blur(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    return cv2.GaussianBlur(pixels, (7, 7), 7 / 6, borderType=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
+    return np.asarray(cv2.GaussianBlur(pixels, (7, 7), 7 / 6, borderType=cv2.BORDER_REPLICATE))
 
 
 def _patch_means(values: NDArray[np.float32], patch: int) -> NDArray[np.float32]:
     size = (values.shape[1] // patch, values.shape[0] // patch)
-    return cv2.resize(values, size, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+    return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA))
 
 
 def _asymmetric_gaussians(values: NDArray[np.float32], patch: int) -> tuple[Floats, Floats, Floats, Floats]:
@@ -117,10 +121,9 @@ def _asymmetric_gaussians(values: NDArray[np.float32], patch: int) -> tuple[Floa
     ICIP 2009. NaN where one side of zero is empty.
     """
     negative, positive = np.minimum(values, 0), np.maximum(values, 0)
-    stack = cv2.merge([negative * negative, positive * positive, (values < 0).astype(np.float32), np.abs(values)])
-    square_l, square_r, share_l, absolute = np.moveaxis(
-        _patch_means(stack, patch).reshape(-1, 4).astype(np.float64), 1, 0
-    )
+    below = (values < 0).astype(np.float32)
+    stack = cv2.merge([negative * negative, positive * positive, below, np.abs(values)])
+    square_l, square_r, share_l, absolute = _patch_means(stack, patch).reshape(-1, 4).T.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         left, right = np.sqrt(square_l / share_l), np.sqrt(square_r / (1 - share_l))
         ratio = left / right

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from rasterloom.pipelines import work
 from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step
-from rasterloom.recipe import Recipe, Section
+from rasterloom.recipe import Recipe, RecipeError, Section
 from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION, TOKENS
 from rasterloom.versions.tables import Corpus
 
@@ -35,10 +35,24 @@ class TextVocabulary(Section):
 
 
 def corpus_steps(recipe: Recipe) -> list[Step]:
-    """The steps that build a corpus, in order."""
+    """The steps that build a corpus, in order.
+
+    Raises:
+        RecipeError: what the recipe names is not there, or its keep rule cannot be used.
+    """
+    try:
+        return _corpus_steps(recipe)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+
+
+def _corpus_steps(recipe: Recipe) -> list[Step]:
+    from rasterloom.filtering.keep import check_keep
     from rasterloom.filtering.scorers import identity, score_columns
     from rasterloom.sources.pairs import source_digest
 
+    columns = score_columns(recipe.score)
+    check_keep(recipe.keep, columns)
     pairs = ShardStep(
         "pairs",
         work.Sources(sources=recipe.sources),
@@ -61,7 +75,6 @@ def corpus_steps(recipe: Recipe) -> list[Step]:
         table="images",
         parquet=IMAGE_PARQUET,
     )
-    columns = score_columns(recipe.score)
     scores = ShardStep(
         "scores",
         work.Scores(scorers=recipe.score),
@@ -158,4 +171,4 @@ def _file_digest(path: str | None) -> str | None:
 def _codec_digest(recipe: Recipe) -> str:
     from rasterloom.tokenize.codecs import codec_digest
 
-    return codec_digest(recipe.tokenize.codec, recipe.tokenize.weights)
+    return codec_digest(recipe.tokenize.codec, recipe.tokenize.weights)[:20]

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 
 from markupsafe import Markup, escape
 
 from rasterloom.report import words
 from rasterloom.report.data import Histogram
-from rasterloom.report.lineage import Made, depths
+from rasterloom.report.lineage import Made, depths, nearest_parents
 from rasterloom.report.runs import Stage
 
 Point = tuple[float, float]
@@ -104,14 +105,14 @@ def loss_curve(stage: Stage) -> Markup:
     return svg(width, height, label, parts)
 
 
-def smoothed(series: Sequence[Point], share: float = 0.03) -> list[Point]:
-    """An exponential mean of the logarithm that looks back over ``share`` of the curve, without bias."""
-    keep = 1 - 1 / max(1.0, share * len(series))
-    total = weight = 0.0
+def smoothed(series: Sequence[Point], share: float = 0.04) -> list[Point]:
+    """The geometric mean around each point, over ``share`` of the curve and less towards its ends."""
+    sums = [0.0, *accumulate(math.log(y) for _, y in series)]
+    reach = round(share * len(series) / 2)
     found = []
-    for x, y in series:
-        total, weight = keep * total + math.log(y), keep * weight + 1
-        found.append((x, math.exp(total / weight)))
+    for i, (x, _) in enumerate(series):
+        r = min(reach, i, len(series) - 1 - i)
+        found.append((x, math.exp((sums[i + r + 1] - sums[i - r]) / (2 * r + 1))))
     return found
 
 
@@ -135,31 +136,33 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def lineage_graph(steps: list[Made]) -> Markup:
-    """The workflow from top to bottom: a box a step, a line from each step to those that read it."""
+    """The workflow from top to bottom: a box a step, a line from each step to those that read it.
+
+    A line that follows from the others, as from pairs to scores by way of images, is left out.
+    """
     depth = depths(steps)
     rows: dict[int, list[str]] = {}
     for name, d in depth.items():
         rows.setdefault(d, []).append(name)
     width, gap, tall = 340.0, 58.0, 32.0
-    places: dict[str, Point] = {}
-    for d, names in rows.items():
-        for i, name in enumerate(names):
-            places[name] = ((i + 1) * width / (len(names) + 1), d * gap + tall / 2 + 1)
+    places = {
+        name: ((i + 1) * width / (len(names) + 1), d * gap + tall / 2 + 1)
+        for d, names in rows.items()
+        for i, name in enumerate(names)
+    }
     parts = []
-    for made in steps:
-        x, y = places[made.record.step]
-        for parent in made.parents:
-            if parent in places:
-                px, py = places[parent]
-                aside = 90 * min(2, depth[made.record.step] - depth[parent] - 1)
-                bend = (y - py) / 2
-                path = f"M{px:.0f},{py + tall / 2:.0f} C{px + aside:.0f},{py + bend:.0f}"
-                parts.append(f'<path class="edge" d="{path} {x + aside:.0f},{y - bend:.0f} {x:.0f},{y - tall / 2:.0f}"/>')
+    for name, parents in nearest_parents(steps).items():
+        x, y = places[name]
+        for parent in parents:
+            px, py = places[parent]
+            aside = 90 * min(2, depth[name] - depth[parent] - 1)
+            start, bend, end = py + tall / 2, (y - py) / 2, y - tall / 2
+            curve = f"M{px:.0f},{start:.0f} C{px + aside:.0f},{py + bend:.0f} {x + aside:.0f},{y - bend:.0f}"
+            parts.append(f'<path class="edge" d="{curve} {x:.0f},{end:.0f}"/>')
     for name, (x, y) in places.items():
         box = min(112.0, width / len(rows[depth[name]]) - 8)
-        parts.append(
-            f'<rect class="node" x="{x - box / 2:.1f}" y="{y - tall / 2:.1f}" width="{box:.1f}" height="{tall}" rx="8"/>'
-        )
+        corner = f'x="{x - box / 2:.1f}" y="{y - tall / 2:.1f}"'
+        parts.append(f'<rect class="node" {corner} width="{box:.1f}" height="{tall}" rx="8"/>')
         parts.append(text(x, y + 4.5, name, "middle"))
     label = "; ".join(f"{m.record.step} from {', '.join(m.parents) or 'the recipe'}" for m in steps)
     return svg(width, max(rows, default=0) * gap + tall + 2, label, parts, kind="chart graph")

@@ -74,7 +74,7 @@ def _level(name: str, rows: int, given: int, losses: list[Loss], gap: str) -> Le
     """A level that adds up: rows that no reason explains are a loss of their own, called ``gap``."""
     missing = given - rows - sum(loss.rows for loss in losses)
     if missing:
-        losses = [*losses, Loss(gap, missing, "these tables are of different versions" if missing < 0 else "")]
+        losses = [*losses, Loss(gap, missing, "tables of different versions" if missing < 0 else "")]
     return Level(name, rows, given, tuple(sorted(losses, key=lambda loss: (-loss.rows, loss.reason))))
 
 
@@ -86,7 +86,8 @@ def funnel(tables: Tables, records: Sequence[Record]) -> list[Level]:
     ok = sum(r["rows"] for r in outcomes if r["ok"])
     total = sum(r["rows"] for r in outcomes)
     pairs = tables.number("SELECT count(*) FROM pairs") if tables.has("pairs") else total
-    failed = [Loss(r["error"] or "unknown", r["rows"], words.error(r["error"])) for r in outcomes if not r["ok"]]
+    failures = ((r["error"] or "unknown", r["rows"]) for r in outcomes if not r["ok"])
+    failed = [Loss(error, rows, words.error(error)) for error, rows in failures]
     levels = [Level("pairs", pairs, pairs), _level("fetched", ok, pairs, failed, "not accounted for")]
     if not tables.has("selection"):
         return levels

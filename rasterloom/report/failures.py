@@ -1,5 +1,6 @@
 """Pairs that have no image: a fixed sample of each class of error, for a person to look into."""
 
+import re
 from dataclasses import dataclass
 
 from rasterloom.report import words
@@ -7,6 +8,8 @@ from rasterloom.report.data import Tables
 from rasterloom.report.gallery import SEED
 
 SHOWN = 8  # of each class
+
+_LOGIN = re.compile(r"(?<=://)[^/?#@\s]+@")  # a page that is sent around shows no passwords
 
 
 @dataclass(frozen=True)
@@ -41,17 +44,20 @@ def failures(tables: Tables) -> list[Failures]:
                      regexp_extract(url, '^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?([^/?#]*)', 1) AS host
                    FROM images WHERE status <> 'ok')
         SELECT error, count(*) AS rows, count(DISTINCT nullif(host, '')) AS hosts,
-               min_by({{'url': url, 'host': host, 'detail': detail, 'caption': caption, 'attempts': attempts}},
-                      md5(key || '{SEED}'), {SHOWN}) AS sample
+               min_by({{'url': url, 'host': host, 'detail': detail,
+                       'caption': caption, 'attempts': attempts}}, md5(key || '{SEED}'), {SHOWN}) AS sample
         FROM f GROUP BY error ORDER BY rows DESC, error
         """
     )
     return [
-        Failures(g["error"], words.error(g["error"]), g["rows"], g["hosts"], tuple(map(_failure, g["sample"])))
+        Failures(
+            g["error"], words.error(g["error"]), g["rows"], g["hosts"], tuple(map(_failure, g["sample"]))
+        )
         for g in groups
     ]
 
 
 def _failure(row: dict[str, str | int | None]) -> Failure:
-    text = {name: words.plain(str(row[name] or "")) for name in ("url", "host", "detail", "caption")}
+    names = ("url", "host", "detail", "caption")
+    text = {name: words.plain(_LOGIN.sub("…@", str(row[name] or ""))) for name in names}
     return Failure(**text, attempts=int(row["attempts"] or 0))

@@ -17,10 +17,10 @@ from rasterloom.report import words
 from rasterloom.report.data import FAILED, Tables
 
 SEED = "rasterloom.report"
-KEPT, DROPPED, DUPLICATES = 32, 16, 6  # pictures shown of those kept, and of each reason for which not
+KEPT, DROPPED, DUPLICATES = 24, 12, 6  # pictures shown of those kept, and of each reason for which not
 REASONS = 30  # the most frequent reasons that get a gallery
 POOL = 16  # shards that samples come from where they can, which bounds what is read
-THUMBNAIL = 176  # pixels, the longer side
+THUMBNAIL = 200  # pixels, the longer side
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Picture:
 
     src: str
     caption: str
-    note: str = ""
+    notes: tuple[str, ...] = ()
     width: int = 0
     height: int = 0
 
@@ -49,17 +49,21 @@ class Gallery:
         return len(self.pictures) + len(self.pairs)
 
 
-def picture(image: Image.Image, caption: str, note: str = "", longest: int = THUMBNAIL, quality: int = 72) -> Picture:
+def picture(
+    image: Image.Image, caption: str, notes: tuple[str, ...] = (), longest: int = THUMBNAIL, quality: int = 72
+) -> Picture:
     """A picture scaled down until its longer side is ``longest`` pixels at most."""
     small = image.convert("RGB")
     small.thumbnail((longest, longest), Image.Resampling.LANCZOS, reducing_gap=3)
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=quality, method=4)
     src = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return Picture(src, caption, note, small.width, small.height)
+    return Picture(src, caption, notes, small.width, small.height)
 
 
-def read_rows(tables: Tables, table: str, keys: Iterable[str], columns: list[str]) -> Iterator[dict[str, Any]]:
+def read_rows(
+    tables: Tables, table: str, keys: Iterable[str], columns: list[str]
+) -> Iterator[dict[str, Any]]:
     """Yield the rows of some keys. The key column is read first, then only the row groups that hold them."""
     wanted = set(keys)
     if not wanted:
@@ -77,7 +81,7 @@ def read_rows(tables: Tables, table: str, keys: Iterable[str], columns: list[str
 
 
 def galleries(tables: Tables) -> list[Gallery]:
-    """Kept images first, then those of every reason for which images were dropped, the most frequent first."""
+    """Kept images first, then the others by the reason why not, the most frequent first."""
     if not tables.has("images", "selection"):
         return []
     groups = tables.sql(
@@ -87,7 +91,7 @@ def galleries(tables: Tables) -> list[Gallery]:
         placed AS (SELECT kept, reason, key, duplicate_of,
                      (shard NOT IN (SELECT shard FROM pool))::INT::VARCHAR || md5(key || '{SEED}') AS place
                    FROM selection WHERE kept OR reason IS NULL OR NOT starts_with(reason, '{FAILED}'))
-        SELECT kept, CASE WHEN kept THEN 'kept' ELSE coalesce(reason, 'unknown') END AS reason, count(*) AS rows,
+        SELECT kept, if(kept, 'kept', coalesce(reason, 'unknown')) AS reason, count(*) AS rows,
                min_by({{'key': key, 'of': duplicate_of}}, place, {KEPT}) AS sample
         FROM placed GROUP BY ALL ORDER BY kept DESC, rows DESC, reason LIMIT {REASONS + 1}
         """
@@ -98,7 +102,8 @@ def galleries(tables: Tables) -> list[Gallery]:
     scores = _scores(tables, keys)
     columns = ["caption", "original_width", "original_height", "image"]
     pictures = {
-        row["key"]: _of_row(row, scores.get(row["key"], {})) for row in read_rows(tables, "images", keys, columns)
+        row["key"]: _of_row(row, scores.get(row["key"], {}))
+        for row in read_rows(tables, "images", keys, columns)
     }
     return [_gallery(group, pictures) for group in groups]
 
@@ -113,12 +118,12 @@ def _scores(tables: Tables, keys: set[str]) -> dict[str, dict[str, Any]]:
 def _of_row(row: dict[str, Any], scores: dict[str, Any]) -> Picture:
     caption = words.plain(row["caption"])
     values = [f"{name} {words.figure(value)}" for name, value in scores.items() if isinstance(value, float)]
-    note = words.listed([f"{row['original_width']}×{row['original_height']}", *values[:3]])
+    notes = (f"{row['original_width']}×{row['original_height']}", *values[:3])
     try:
         with Image.open(io.BytesIO(row["image"] or b"")) as image:
-            return picture(image, caption, note)
+            return picture(image, caption, notes)
     except (OSError, ValueError, Image.DecompressionBombError):
-        return Picture("", caption, note)
+        return Picture("", caption, notes)
 
 
 def _gallery(group: dict[str, Any], pictures: dict[str, Picture]) -> Gallery:

@@ -27,7 +27,8 @@ class Made:
     @property
     def settings(self) -> str:
         """The step's config as YAML."""
-        return yaml.safe_dump(self.record.config, sort_keys=False, allow_unicode=True) if self.record.config else ""
+        config = self.record.config
+        return yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else ""
 
     @property
     def per_second(self) -> float | None:
@@ -44,7 +45,8 @@ def lineage(tables: Tables, records: Iterable[Record]) -> list[Made]:
         if opened is None or head is None:
             continue
         for snapshot in ancestors_of(head, opened.metadata):
-            record = Record.from_properties(snapshot.summary.additional_properties if snapshot.summary else {})
+            summary = snapshot.summary
+            record = Record.from_properties(summary.additional_properties) if summary else None
             if record is not None:
                 when = datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC)
                 found.setdefault(record.fingerprint, (table, snapshot.snapshot_id, when))
@@ -57,3 +59,15 @@ def depths(steps: list[Made]) -> dict[str, int]:
     for made in steps:
         depth[made.record.step] = max((depth[p] + 1 for p in made.parents if p in depth), default=0)
     return depth
+
+
+def nearest_parents(steps: list[Made]) -> dict[str, list[str]]:
+    """The steps that each step reads, less those that one of the others was made from already."""
+    before: dict[str, set[str]] = {}
+    found = {}
+    for made in steps:
+        parents = [p for p in made.parents if p in before]
+        implied = set().union(*(before[p] for p in parents))
+        before[made.record.step] = implied | set(parents)
+        found[made.record.step] = [p for p in parents if p not in implied]
+    return found

@@ -1,6 +1,5 @@
 """Building the page: everything it says is gathered first, then one template puts it into one file."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +12,7 @@ from rasterloom import __version__
 from rasterloom.report import charts, data, words
 from rasterloom.report.failures import failures
 from rasterloom.report.gallery import galleries
-from rasterloom.report.lineage import Made, lineage
+from rasterloom.report.lineage import lineage
 from rasterloom.report.reconstruct import Crop, Decode, reconstructions
 from rasterloom.report.runs import Samples, Stage, read_samples, read_stage
 from rasterloom.versions.record import Record
@@ -123,5 +122,6 @@ def _headlines(
     for name, share in samples.checks if samples else ():
         found.append(Headline(share, name, "in drawn samples"))
     if records:
-        found.append(Headline(words.duration(sum(r.seconds for r in records)), "in all", f"{len(records)} steps"))
+        seconds = sum(record.seconds for record in records)
+        found.append(Headline(words.duration(seconds), "in all", f"{len(records)} steps"))
     return found

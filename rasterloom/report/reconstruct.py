@@ -52,9 +52,11 @@ def reconstructions(tables: Tables, decode: Decode, crop: Crop | None = None) ->
     keys = [key for one_of_each in rounds for key in one_of_each if key][:SHOWN]
     where = (pc.field("target") == target) & pc.field("key").isin(keys)
     columns = ["key", "width", "height", "bucket", "n_tokens", "input_ids"]
-    rows = {row["key"]: row for row in tables.data["tokens"].to_table(columns=columns, filter=where).to_pylist()}
+    found = tables.data["tokens"].to_table(columns=columns, filter=where).to_pylist()
+    rows = {row["key"]: row for row in found}
     stored = {row["key"]: row for row in read_rows(tables, "images", keys, ["caption", "image"])}
-    pairs = (_pair(rows[key], stored[key], target, decode, crop) for key in keys if key in rows and key in stored)
+    keys = [key for key in keys if key in rows and key in stored]
+    pairs = (_pair(rows[key], stored[key], target, decode, crop) for key in keys)
     return [pair for pair in pairs if pair is not None]
 
 

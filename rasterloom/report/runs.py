@@ -101,12 +101,13 @@ def read_samples(folder: Path) -> Samples | None:
         made = _file_picture(folder, str(item["file"]), prompt, SAMPLE_LONGEST)
         if made:
             prompts.setdefault(prompt, []).append(made)
-    grid = None if prompts else _file_picture(folder, str(found.get("grid") or "grid.png"), "drawn samples", 1600)
+    sheet = str(found.get("grid") or "grid.png")
+    grid = None if prompts else _file_picture(folder, sheet, "drawn samples", 1600)
     if not prompts and grid is None:
         return None
     names = {"cfg": "guidance", "temperature": "temperature", "top_k": "top-k"}
     settings = ", ".join(f"{name} {found[key]}" for key, name in names.items() if found.get(key) is not None)
-    checks = (("the colour that was asked for", "colour"), ("rows line up", "rows_line_up"))
+    checks = (("colour right", "colour"), ("rows line up", "rows_line_up"))
     answers = tuple((name, share) for name, key in checks if (share := _share(found.get(key))))
     left_out = max(0, len(listed) - SAMPLES)
     return Samples(tuple((p, tuple(i)) for p, i in prompts.items()), grid, settings, answers, left_out)
@@ -128,7 +129,7 @@ def _file_picture(folder: Path, name: str, caption: str, longest: int) -> Pictur
         return None
     try:
         with Image.open(path) as image:
-            return picture(image, caption, f"{image.width}×{image.height}", longest, quality=90)
+            return picture(image, caption, (f"{image.width}×{image.height}",), longest, quality=90)
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
 

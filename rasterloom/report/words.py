@@ -1,7 +1,6 @@
 """Numbers and errors as a person reads them."""
 
 import re
-from collections.abc import Iterable
 
 from rasterloom.schema import ErrorClass
 
@@ -27,18 +26,15 @@ ERRORS = {
 }
 
 # Control characters, lone surrogates, and what turns the direction of the text around it.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 
 
 def plain(text: str | None, limit: int = 300) -> str:
     """Text of unknown origin, fit to be shown: unprintable characters as U+FFFD, cut to ``limit``."""
     clean = " ".join(_UNPRINTABLE.sub("\ufffd", text or "").split())
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
-
-
-def listed(parts: Iterable[str]) -> str:
-    """Short parts in one line, which may break between them but not within."""
-    return "\u00a0· ".join(part.replace(" ", "\u00a0") for part in parts)
 
 
 def count(number: float) -> str:

@@ -1,5 +1,6 @@
 """From the bytes of a stranger's file to the image that is kept."""
 
+import warnings
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -28,6 +29,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+# Of broken metadata Pillow warns with every file; what matters of it ends in a class of error.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 Image.init()  # the plug-ins, before threads race for them
 # Pillow's own limit knows nothing of the recipe's; `decode_image` holds every image to that one.
 Image.MAX_IMAGE_PIXELS = None
@@ -96,7 +99,7 @@ def _open(data: bytes) -> Image.Image:
     try:
         source = Image.open(BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        if data.startswith(_MAGIC) or data[8:12] == b"WEBP":
+        if data.startswith(_MAGIC) or data[8:12] in (b"WEBP", b"avif", b"avis"):
             raise Failure(ErrorClass.BROKEN_IMAGE, "begins like an image, but its header is broken") from None
         raise Failure(ErrorClass.NOT_AN_IMAGE, _what_it_is(data)) from None
     except Exception as error:

@@ -1,12 +1,12 @@
 """Rows out of the kinds of files that list pairs: Parquet, CSV and JSON Lines."""
 
+import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet
 
 from rasterloom.recipe import Source
@@ -29,8 +29,8 @@ def source_name(source: Source) -> str:
 def read_rows(source: Source) -> Iterator[Row]:
     """Yield every row of a source's file, by the reader that its suffix names.
 
-    Text may come as bytes, so that what is not UTF-8 harms its own row alone. A line of CSV or JSON that
-    is no row comes as ``{UNREADABLE: line}``.
+    Text may come as bytes, or with lone surrogates for bytes that are not UTF-8, so that these harm
+    their own row alone. A line of CSV or JSON that is no row comes as ``{UNREADABLE: line}``.
 
     Raises:
         SourceError: the file is missing or broken, of an unknown kind, or without the source's columns.
@@ -45,14 +45,15 @@ def read_rows(source: Source) -> Iterator[Row]:
         yield from _READERS[suffix](path, source)
     except FileNotFoundError:
         raise SourceError(f"{path}: no such file") from None
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
 
 
 def _check_columns(path: Path, source: Source, columns: list[str]) -> None:
     for role, column in (("url", source.url), ("caption", source.caption)):
         if column not in columns:
-            raise SourceError(f"{path}: no column {column!r} for the {role}; it has {', '.join(columns)}")
+            there = ", ".join(columns) or "none"
+            raise SourceError(f"{path}: no column {column!r} for the {role}; it has {there}")
 
 
 def _read_parquet(path: Path, source: Source) -> Iterator[Row]:
@@ -74,26 +75,34 @@ def _as_bytes(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _read_csv(path: Path, source: Source) -> Iterator[Row]:
+    """Yield the rows of a CSV or TSV file; bytes that are not UTF-8 become lone surrogates."""
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    unreadable: list[Row] = []
+    lines: list[str] = []  # of the row that is being read
 
-    def keep(row: Any) -> str:
-        unreadable.append({UNREADABLE: row.text})
-        return "skip"
+    def remember(file: Iterable[str]) -> Iterator[str]:
+        for line in file:
+            lines.append(line)
+            yield line
 
-    parse = pa.csv.ParseOptions(
-        delimiter=delimiter, newlines_in_values=True, invalid_row_handler=keep, ignore_empty_lines=True
-    )
-    with pa.csv.open_csv(path, parse_options=parse) as header:
-        names = header.schema.names
-    _check_columns(path, source, names)
-    unreadable.clear()
-    types = {name: pa.binary() for name in names}
-    convert = pa.csv.ConvertOptions(column_types=types, check_utf8=False)
-    with pa.csv.open_csv(path, parse_options=parse, convert_options=convert) as file:
-        for batch in file:
-            yield from batch.to_pylist()
-    yield from unreadable
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(remember(file), delimiter=delimiter, strict=True)
+        names = next(reader, [])
+        _check_columns(path, source, names)
+        while True:
+            lines.clear()
+            number = reader.line_num + 1
+            try:
+                values = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                if "end of data" in str(error) or "field limit" in str(error):
+                    raise SourceError(f"{path}: a quote in the row of line {number} does not end") from None
+                values = None
+            if values is not None and len(values) == len(names):
+                yield dict(zip(names, values, strict=True))
+            elif values != []:  # an empty line is no row
+                yield {UNREADABLE: "".join(lines).rstrip("\r\n")}
 
 
 def _read_jsonl(path: Path, source: Source) -> Iterator[Row]:

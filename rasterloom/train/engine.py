@@ -30,7 +30,7 @@ from rasterloom.train.plan import StagePlan, balance, stage_plan
 from rasterloom.train.rows import TokenRows, open_rows, prefetched
 from rasterloom.train.samples import Packed, drop_context, is_dropped, is_heldout, pack
 from rasterloom.train.schedule import learning_rate
-from rasterloom.train.zero import full_weights, start_deepspeed
+from rasterloom.train.zero import full_weights, optimizer_step, start_deepspeed
 
 
 def run_worker(job: StageJob) -> None:
@@ -46,6 +46,7 @@ def run_worker(job: StageJob) -> None:
     rank, world = dist.get_rank(), dist.get_world_size()
     device = torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu")
     train, stage = job.train, job.stage
+    job.folder.mkdir(parents=True, exist_ok=True)
     rows = open_rows(job.token_files, job.filesystem)
     train_rows, held_rows = split_heldout(rows, train.heldout)
     plan = stage_plan(
@@ -125,13 +126,11 @@ def train_step(engine: Any, packed: Packed, device: torch.device, *, lr: float, 
     # DeepSpeed averages gradients over the ranks; times their number that is the sum, and divided by the
     # number of targets in the global batch it is the mean over these.
     engine.backward((nll.sum() + z_loss * z.sum()) * (world / max(count, 1)))
-    for group in engine.optimizer.param_groups:
-        group["lr"] = lr
-    engine.step()
+    grad_norm = optimizer_step(engine, lr)
     return StepSums(
         loss=nll_sum / max(count, 1),
         z=z_sum / max(count, 1),
-        grad_norm=float(engine.get_global_grad_norm()),
+        grad_norm=grad_norm,
         tokens=int(sum(tokens)),
         loss_tokens=int(count),
         useful_share=sum(tokens) / (world * max(tokens)),

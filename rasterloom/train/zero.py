@@ -64,6 +64,17 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
+def optimizer_step(engine: Any, lr: float) -> float:
+    """Clip, take the step at this learning rate, and return the norm of the gradients before clipping."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr
+    plain = None
+    if engine.zero_optimization_stage() == 0 and not engine.bfloat16_enabled():  # DeepSpeed keeps no norm
+        plain = torch.nn.utils.get_total_norm(p.grad for p in engine.parameters() if p.grad is not None)
+    engine.step()
+    return float(engine.get_global_grad_norm() if plain is None else plain)
+
+
 def full_weights(engine: Any, *, keep: bool) -> dict[str, Tensor]:
     """Gather the float32 weights of the language model; every rank calls this.
 

@@ -3,7 +3,7 @@
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,14 +74,15 @@ class Workspace:
     records: list[Record] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        recipe = Recipe(
-            corpus="scenes", workspace=str(self.folder), sources=(Source(path="pairs.parquet"),)
-        )
+        recipe = Recipe(corpus="scenes", workspace=str(self.folder), sources=(Source(path="pairs.parquet"),))
         self.corpus = Corpus.of(recipe)
 
-    def publish(self, step: str, table: str, schema: pa.Schema, parts: Sequence[pa.Table], **more: Any) -> None:
+    def publish(
+        self, step: str, table: str, schema: pa.Schema, parts: Sequence[pa.Table], **more: Any
+    ) -> None:
         """Write each part to a file of its own, and commit them as one version made by ``step``."""
-        names = [f"{self.corpus.name}/staging/{step}/{i}.parquet" for i in range(len(parts))]
+        place = f"{self.corpus.name}/staging/{step}/{len(self.records):02d}"
+        names = [f"{place}-{i}.parquet" for i in range(len(parts))]
         sizes = [
             self.corpus.store.write_parquet(name, part, row_group_size=16)
             for name, part in zip(names, parts, strict=True)
@@ -128,7 +129,9 @@ class Workspace:
             for i in items
             if i.image
         ]
-        self.publish("scores", "scores", SCORE_SCHEMA, [pa.Table.from_pylist(scores, SCORE_SCHEMA)], inputs=["images"])
+        self.publish(
+            "scores", "scores", SCORE_SCHEMA, [pa.Table.from_pylist(scores, SCORE_SCHEMA)], inputs=["images"]
+        )
         reasons = [f"failed: {i.error}" if i.error else i.reason for i in items]
         selection = [
             {
@@ -170,7 +173,9 @@ class Workspace:
             for i in range(steps):
                 loss = 2.4 + (start - 2.4) * np.exp(-5 * i / steps) + noise[i]
                 row = {"step": i + 1, "loss": loss, "z_loss": 0.01, "lr": 1e-3, "grad_norm": 1.2}
-                file.write(json.dumps(row | {"tokens": 8192, "tokens_per_s": 9000.0, "useful_share": 0.97}) + "\n")
+                file.write(
+                    json.dumps(row | {"tokens": 8192, "tokens_per_s": 9000.0, "useful_share": 0.97}) + "\n"
+                )
         buckets = {
             name: {"loss": loss, "tokens": 4000, "rows": 12}
             for name, loss in (("64x64", 2.6), ("96x32", 2.9), ("32x96", 2.8))
@@ -179,7 +184,9 @@ class Workspace:
         before = {"all": {"loss": start, "tokens": 12000, "rows": 36}, "buckets": {}}
         (folder / "heldout.json").write_text(json.dumps({"start": before, "end": after}))
         given = [r.step for r in self.records if r.step.startswith("train/")][-1:]
-        self.record(f"train/{name}", inputs=[*given, f"tokens/{name.split('-')[-1]}"], counts={"steps": steps})
+        self.record(
+            f"train/{name}", inputs=[*given, f"tokens/{name.split('-')[-1]}"], counts={"steps": steps}
+        )
         return name, folder
 
     def sample(self, images: Sequence[tuple[str, Image.Image]]) -> Path:
@@ -220,7 +227,7 @@ def _image_row(item: Item, shard: int) -> dict[str, Any]:
     return row | {"sha256": item.key * 2, "original_bytes": buffer.tell()}
 
 
-def drawn(number: int, size: tuple[int, int]) -> Image.Image:
+def disc(number: int, size: tuple[int, int]) -> Image.Image:
     """A disc on a plain ground, another one for each number."""
     image = Image.new("RGB", size, (230, 230 - number % 60, 215))
     colour = (number * 67 % 256, number * 131 % 256, number * 29 % 256)
@@ -228,33 +235,69 @@ def drawn(number: int, size: tuple[int, int]) -> Image.Image:
     return image
 
 
-def some_items() -> list[Item]:
+def made_items() -> list[Item]:
     """60 pairs: most are kept, two are duplicates, a few fall to the rule, a few were not fetched."""
     sizes = [(96, 96), (160, 96), (96, 160), (240, 96)]
     items = [
-        Item(f"http://img.example/{i}.jpg", f"disc number {i}", drawn(i, sizes[i % 4]), quality=3 + i % 7)
+        Item(f"http://img.example/{i}.jpg", f"disc number {i}", disc(i, sizes[i % 4]), quality=3 + i % 7)
         for i in range(46)
     ]
     items += [
-        Item(f"http://img.example/poor/{i}.jpg", f"poor {i}", drawn(i, (80, 80)), reason="rule: quality < 9", quality=9.5)
+        Item(
+            f"http://img.example/poor/{i}.jpg",
+            f"poor {i}",
+            disc(i, (80, 80)),
+            reason="rule: quality < 9",
+            quality=9.5,
+        )
         for i in range(5)
     ]
     items += [
-        Item(f"http://copy.example/{i}", f"copy {i}", drawn(i, sizes[i % 4]), reason="duplicate", duplicate_of=items[i].key)
+        Item(
+            f"http://copy.example/{i}",
+            f"copy {i}",
+            disc(i, sizes[i % 4]),
+            reason="duplicate",
+            duplicate_of=items[i].key,
+        )
         for i in range(2)
     ]
     failed = [("http_4xx", "HTTP status 404")] * 3 + [("dns", "no such host"), ("timeout", "30 s are over")]
-    items += [Item(f"http://u:pw@gone.example/{i}", f"gone {i}", None, e, d) for i, (e, d) in enumerate(failed)]
+    items += [
+        Item(f"http://u:pw@gone.example/{i}", f"gone {i}", None, e, d) for i, (e, d) in enumerate(failed)
+    ]
     return [
         *items,
-        Item("javascript:alert(1)", "<script>alert('caption')</script>", None, "blocked_scheme", "<b>javascript:</b>"),
-        Item("http://img.example/\"onerror=\"x", "<script>alert(2)</script>", drawn(99, (96, 96))),
+        Item(
+            "javascript:alert(1)",
+            "<script>alert('caption')</script>",
+            None,
+            "blocked_scheme",
+            "<b>javascript:</b>",
+        ),
+        Item('http://img.example/"onerror="x', "<script>alert(2)</script>", disc(99, (96, 96))),
     ]
 
 
 @pytest.fixture(scope="session")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """The corpus of :func:`some_items`, not to be changed."""
-    made = Workspace(tmp_path_factory.mktemp("report"))
-    made.fill(some_items())
+def some_items() -> list[Item]:
+    return made_items()
+
+
+@pytest.fixture(scope="session")
+def drawn() -> Callable[[int, tuple[int, int]], Image.Image]:
+    return disc
+
+
+@pytest.fixture(scope="session")
+def make_workspace(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Workspace]:
+    """A function that makes an empty workspace."""
+    return lambda: Workspace(tmp_path_factory.mktemp("workspace"))
+
+
+@pytest.fixture(scope="session")
+def workspace(make_workspace: Callable[[], Workspace], some_items: list[Item]) -> Workspace:
+    """The corpus of :func:`made_items`, not to be changed."""
+    made = make_workspace()
+    made.fill(some_items)
     return made

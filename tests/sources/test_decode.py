@@ -17,6 +17,8 @@ from rasterloom.sources.failure import Failure
 
 CONFIG = Fetch()
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of broken metadata
+
 
 def photo(width: int = 64, height: int = 64, seed: int = 0) -> Image.Image:
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
@@ -70,7 +72,7 @@ VALID = {
     "grey jpeg": encode(photo().convert("L"), "JPEG"),
     "cmyk jpeg": encode(photo().convert("CMYK"), "JPEG"),
     "png": encode(photo(), "PNG"),
-    "palette png": encode(photo().quantize(16), "PNG"),
+    "palette png": encode(photo().quantize(256), "PNG"),
     "alpha png": encode(see_through(), "PNG"),
     "deep png": encode(Image.fromarray(np.asarray(photo().convert("L")).astype(np.uint16) * 257), "PNG"),
     "webp": encode(photo(), "WEBP"),
@@ -135,7 +137,8 @@ def test_scaling_does_not_alias() -> None:
     lines = np.zeros((512, 512, 3), dtype=np.uint8)
     lines[:, ::2] = 255
     picture = decode_image(encode(Image.fromarray(lines), "PNG"), Fetch(max_side=128))
-    assert np.abs(np.asarray(stored(picture).convert("L")).astype(int) - 128).max() <= 4
+    inside = np.asarray(stored(picture).convert("L")).astype(int)[4:-4, 4:-4]
+    assert np.abs(inside - 128).max() <= 2
 
 
 # EXIF: where the 0th row and column of the file lie in the picture, e.g. 6: on its right side and its top.

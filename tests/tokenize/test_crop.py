@@ -52,6 +52,11 @@ def test_seeded_plans_lie_where_version_1_could_put_them(row):
         assert len(offsets) >= min(high - low + 1, 10) / 2  # they do vary
 
 
+def test_seeds_reach_every_offset():
+    lefts = {plan_crop((640, 480), bucket_sizes(512), seed=seed).box[0] for seed in range(600)}
+    assert lefts == set(range(22))
+
+
 @given(sides, sides, seeds)
 def test_a_seed_gives_one_plan_within_the_picture(width, height, seed):
     buckets = bucket_sizes(256)

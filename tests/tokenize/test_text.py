@@ -47,6 +47,12 @@ def test_training_depends_on_the_captions_alone():
     assert train_text(CAPTIONS[:20], 439) != TRAINED
 
 
+def test_a_sample_of_very_many_captions_does_not_depend_on_their_order(monkeypatch):
+    monkeypatch.setattr("rasterloom.tokenize.text.MOST_CAPTIONS", 40)
+    sample = train_text(CAPTIONS, 439)
+    assert sample == train_text(CAPTIONS[::-1], 439) != TRAINED
+
+
 def test_prompts_are_short():
     prompt = t2i_prompt(128, 128, CAPTIONS[0])
     ids = TEXT.encode(prompt)

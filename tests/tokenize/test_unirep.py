@@ -117,6 +117,10 @@ def test_the_message_says_what_stands_where():
         broken[position] = value
         with pytest.raises(ValueError, match=message):
             unframe(broken, MINI)
+    negative = frame(np.zeros((4, 4), int), MOVQ)
+    negative[3] = -2  # the last code, if read from the end of the vocabulary
+    with pytest.raises(ValueError, match="holds -2, which is no image token"):
+        unframe(negative, MOVQ)
     with pytest.raises(ValueError, match="row of integer ids"):
         unframe(good.astype(float), MINI)
     with pytest.raises(ValueError, match="row of integer ids"):

@@ -1,5 +1,6 @@
 """Codecs: networks that turn an image into a grid of codes and back."""
 
+import hashlib
 from pathlib import Path
 from typing import Protocol
 
@@ -43,3 +44,17 @@ def load_codec(name: str, weights: str | Path | None = None, threads: int | None
 
         return MiniCodec(weights, threads)
     raise ValueError(f"codec: got {name!r}, takes {', '.join(CODECS)}")
+
+
+def codec_digest(name: str, weights: str | Path | None = None) -> str:
+    """Return the `digest` of a codec without loading it: sha256 of its weights file, in hex.
+
+    ValueError: unknown name, or the file cannot be read.
+    """
+    if name not in CODECS:
+        raise ValueError(f"codec: got {name!r}, takes {', '.join(CODECS)}")
+    path = Path(weights) if weights else Path(__file__).with_name(f"{name}.safetensors")
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ValueError(f"the weights of codec {name} cannot be read: {path}: {error.strerror}") from None

@@ -38,7 +38,8 @@ class Block(nn.Module):
         nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.relu(self.first(F.relu(x))))
+        change: Tensor = self.second(F.relu(self.first(F.relu(x))))
+        return x + change
 
 
 class Upsample(nn.Module):
@@ -48,9 +49,8 @@ class Upsample(nn.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__()
         self.conv = conv(inputs, 4 * outputs, kernel)
-        with torch.no_grad():
-            self.conv.weight.copy_(self.conv.weight[::4].repeat_interleave(4, 0))
-            self.conv.bias.copy_(self.conv.bias[::4].repeat_interleave(4, 0))  # type: ignore[union-attr]
+        for parameter in self.conv.parameters():
+            parameter.data = parameter.data[::4].repeat_interleave(4, 0)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.pixel_shuffle(self.conv(x), 2)
@@ -92,7 +92,7 @@ class MiniNetwork(nn.Module):
         return F.normalize(self.encoder(pixels), dim=1)
 
     def nearest(self, features: Tensor) -> Tensor:
-        """The code of each vector: int64 [n, h / 8, w / 8]. Vectors have length 1, so nearest is most alike."""
+        """The code of each vector: int64 [n, h / 8, w / 8]. Of unit vectors, nearest is most alike."""
         return F.conv2d(features, self.codebook[:, :, None, None]).argmax(1)
 
     def vectors(self, codes: Tensor) -> Tensor:

@@ -1,0 +1,53 @@
+import base64
+import io
+
+from PIL import Image
+
+from rasterloom.report.data import Tables
+from rasterloom.report.gallery import KEPT, THUMBNAIL, galleries, picture, read_rows
+
+
+def test_every_end_has_its_gallery(workspace) -> None:
+    kept, poor, twice = galleries(Tables(workspace.corpus, workspace.inputs().snapshots))
+    assert (kept.reason, kept.rows, kept.shown) == ("kept", 47, KEPT)
+    assert (poor.reason, poor.rows, poor.shown) == ("rule: quality < 9", 5, 5)
+    assert {p.caption for p in poor.pictures} == {f"poor {i}" for i in range(5)}
+    assert twice.rows == 2
+    assert {(d.caption, k.caption) for d, k in twice.pairs} == {
+        ("copy 0", "disc number 0"),
+        ("copy 1", "disc number 1"),
+    }
+
+
+def test_the_sample_is_the_same_on_every_run(workspace) -> None:
+    first, again = (galleries(Tables(workspace.corpus, workspace.inputs().snapshots)) for _ in range(2))
+    assert first == again
+
+
+def test_notes_give_size_and_scores(workspace) -> None:
+    kept = galleries(Tables(workspace.corpus, workspace.inputs().snapshots))[0]
+    seen = next(p for p in kept.pictures if p.notes[0] == "240×96")
+    assert seen.notes[1].startswith("quality ")
+    assert max(seen.width, seen.height) == THUMBNAIL
+
+
+def test_a_picture_is_scaled_down_but_not_up() -> None:
+    small = picture(Image.new("CMYK", (50, 20)), "c", longest=100)
+    assert (small.width, small.height) == (50, 20)
+    large = picture(Image.new("LA", (1000, 10)), "c", longest=100)
+    assert (large.width, large.height) == (100, 1)
+    head, data = large.src.split(",")
+    assert head == "data:image/webp;base64"
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        assert image.size == (100, 1)
+
+
+def test_only_the_rows_that_are_asked_for_are_read(workspace, some_items) -> None:
+    tables = Tables(workspace.corpus, workspace.inputs().snapshots)
+    keys = [some_items[0].key, some_items[-1].key]  # of two files
+    rows = list(read_rows(tables, "images", [*keys, "no such key"], ["caption"]))
+    assert sorted(rows, key=lambda r: keys.index(r["key"])) == [
+        {"key": keys[0], "caption": "disc number 0"},
+        {"key": keys[1], "caption": "<script>alert(2)</script>"},
+    ]
+    assert list(read_rows(tables, "images", [], ["caption"])) == []

@@ -1,0 +1,146 @@
+"""read_sources: no row is lost, and a pair comes once."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rasterloom.recipe import Source
+from rasterloom.schema import PAIRS, pair_key
+from rasterloom.sources.pairs import read_sources, source_digest
+from rasterloom.sources.readers import SourceError
+
+
+def parquet(path: Path, **columns: object) -> Source:
+    pq.write_table(pa.table(columns), path)
+    return Source(path=str(path))
+
+
+def test_columns_are_mapped_and_the_others_go_to_meta(tmp_path: Path) -> None:
+    pq.write_table(
+        pa.table({"u": ["http://a"], "t": ["text"], "w": [640], "l": ["CC0"]}), tmp_path / "a.parquet"
+    )
+    pairs, counts = read_sources(
+        [Source(path=str(tmp_path / "a.parquet"), url="u", caption="t", name="mine")]
+    )
+    assert pairs.schema == PAIRS
+    assert pairs.to_pylist() == [
+        {
+            "key": pair_key("http://a", "text"),
+            "url": "http://a",
+            "caption": "text",
+            "source": "mine",
+            "meta": '{"l": "CC0", "w": 640}',
+        }
+    ]
+    assert counts == {"read": 1, "repeated": 0, "pairs": 1}
+
+
+def test_all_kinds_of_files_give_the_same_pairs(tmp_path: Path) -> None:
+    rows = [("http://a/1", "ein Bär"), ("http://a/2", 'says "hi", then\nleaves'), ("http://a/3", "")]
+    urls, captions = [row[0] for row in rows], [row[1] for row in rows]
+    parquet(tmp_path / "p.parquet", url=urls, caption=captions)
+    csv = "".join('{},"{}"\n'.format(url, text.replace('"', '""')) for url, text in rows)
+    (tmp_path / "p.csv").write_text("url,caption\n" + csv, encoding="utf-8")
+    (tmp_path / "p.tsv").write_text("url\tcaption\n" + csv.replace(',"', '\t"'), encoding="utf-8")
+    lines = "".join(json.dumps({"url": url, "caption": text}) + "\n" for url, text in rows)
+    (tmp_path / "p.jsonl").write_text(lines, encoding="utf-8")
+    for suffix in ("parquet", "csv", "tsv", "jsonl"):
+        pairs, _ = read_sources([Source(path=str(tmp_path / f"p.{suffix}"))])
+        assert list(zip(pairs["url"].to_pylist(), pairs["caption"].to_pylist(), strict=True)) == rows
+        assert pairs["meta"].null_count == 3
+        assert pairs["source"].to_pylist() == ["p"] * 3
+
+
+def test_repeated_pairs_are_counted_across_sources(tmp_path: Path) -> None:
+    one = parquet(tmp_path / "one.parquet", url=["a", "a", "b"], caption=["x", "x", "x"])
+    two = parquet(tmp_path / "two.parquet", url=["b", "a"], caption=["x", "y"])
+    pairs, counts = read_sources([one, two])
+    assert counts == {"read": 5, "repeated": 2, "pairs": 3}
+    assert pairs["source"].to_pylist() == ["one", "one", "two"]
+
+
+def test_bad_rows_stay_with_what_they_held(tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_bytes(
+        b'{"url": null, "caption": "no url"}\n'
+        b'{"url": "u1", "caption": 7}\n'
+        b'{"url": "u2", "caption": "caf\xe9"}\n'
+        b'{"url": "u3", "caption": "\\ud800"}\n'
+        b'{"url": "u4"}\n'
+        b"not json\n"
+    )
+    pairs, counts = read_sources([Source(path=str(tmp_path / "bad.jsonl"))])
+    assert counts == {"read": 6, "repeated": 0, "pairs": 6}
+    assert pairs["url"].to_pylist() == [None, "u1", "u2", "u3", "u4", None]
+    assert pairs["caption"].to_pylist() == ["no url", None, None, None, None, None]
+    meta = [json.loads(text) if text else None for text in pairs["meta"].to_pylist()]
+    assert meta[0] is None
+    assert meta[1] == {"caption": 7}
+    assert meta[2] is not None and meta[2]["caption"].startswith("caf")
+    assert meta[5] == {"unreadable_row": "not json"}
+
+
+def test_invalid_utf8_harms_its_own_row_alone(tmp_path: Path) -> None:
+    text = pa.array([b"fine", b"caf\xe9", "größe".encode()], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"url": ["1", "2", "3"], "caption": text}), tmp_path / "a.parquet")
+    pairs, _ = read_sources([Source(path=str(tmp_path / "a.parquet"))])
+    assert pairs["caption"].to_pylist() == ["fine", None, "größe"]
+    (tmp_path / "a.csv").write_bytes(b"url,caption\n1,fine\n2,caf\xe9\n3,gr\xc3\xb6\xc3\x9fe\n")
+    pairs, _ = read_sources([Source(path=str(tmp_path / "a.csv"))])
+    assert pairs["caption"].to_pylist() == ["fine", None, "größe"]
+
+
+def test_numbers_for_captions_are_no_text(tmp_path: Path) -> None:
+    pairs, counts = read_sources([parquet(tmp_path / "a.parquet", url=["1", "2"], caption=[1.5, 2.5])])
+    assert counts["pairs"] == 2
+    assert pairs["caption"].null_count == 2
+    assert pairs["meta"].to_pylist() == ['{"caption": 1.5}', '{"caption": 2.5}']
+
+
+def test_meta_is_json_whatever_the_columns_hold(tmp_path: Path) -> None:
+    import datetime
+    import decimal
+
+    source = parquet(
+        tmp_path / "a.parquet",
+        url=["u"],
+        caption=["c"],
+        nan=[float("nan")],
+        when=[datetime.datetime(2020, 1, 2)],
+        price=[decimal.Decimal("1.50")],
+        raw=pa.array([b"\xff\x00"], pa.binary()),
+        nested=[{"a": [1, None]}],
+    )
+    pairs, _ = read_sources([source])
+    meta = json.loads(pairs["meta"][0].as_py())
+    assert meta["nan"] is None and meta["nested"] == {"a": [1, None]} and meta["price"] == "1.50"
+
+
+VALUES = st.none() | st.text(max_size=3) | st.integers(0, 2) | st.just("same")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=12))
+def test_counts_add_up_and_keys_are_unique(tmp_path: Path, rows: list[tuple[object, object]]) -> None:
+    lines = [json.dumps({"url": url, "caption": text}) for url, text in rows]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    pairs, counts = read_sources([Source(path=str(tmp_path / "a.jsonl"))])
+    assert counts["read"] == len(rows) == counts["repeated"] + counts["pairs"]
+    assert pairs.num_rows == counts["pairs"] == len(set(pairs["key"].to_pylist()))
+    texts = {(url if isinstance(url, str) else None, c if isinstance(c, str) else None) for url, c in rows}
+    assert set(zip(pairs["url"].to_pylist(), pairs["caption"].to_pylist(), strict=True)) == texts
+
+
+def test_digest_follows_the_content(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"url,caption\n")
+    (tmp_path / "b.csv").write_bytes(b"url,caption\n")
+    one, two = (source_digest(Source(path=str(tmp_path / name))) for name in ("a.csv", "b.csv"))
+    assert one == two and len(one) == 32
+    (tmp_path / "b.csv").write_bytes(b"url,caption\nu,c\n")
+    assert source_digest(Source(path=str(tmp_path / "b.csv"))) != one
+    with pytest.raises(SourceError, match=r"c\.csv: cannot be read"):
+        source_digest(Source(path=str(tmp_path / "c.csv")))
