@@ -44,10 +44,11 @@ CLIPARTS = 1500
 SCENES = 2500
 SCENE_SEED, UNSEEN_SEED = 900_000_000, 990_000_000
 
-SHARES = {"photographs": 0.5, "clipart": 0.2, "scenes": 0.3}
+PHOTOGRAPHS_SHARE = 0.5  # of the crops; clip art and scenes share the rest 2 : 3
 STEPS = 3000
 BATCH = 32  # crops of 64 x 64 pixels, or as many pixels in larger ones
 LEARNING_RATE = 2e-3
+REFINING_RATE = 1e-3  # where training goes on from earlier weights
 WARM_UP = 100  # steps
 DECAY_FROM = 0.5  # of all steps
 UNQUANTISED = 150  # steps before the codebook is set by k-means
@@ -137,10 +138,11 @@ def random_crop(rng: Generator, picture: Pixels, side: int) -> Pixels:
     return crop
 
 
-def batches(rng: Generator, pools: dict[str, list[Pixels]]) -> Iterator[Tensor]:
+def batches(rng: Generator, pools: dict[str, list[Pixels]], share: float) -> Iterator[Tensor]:
     """Endless batches: `BATCH` crops of 64 pixels, then a quarter as many of 128, in turn."""
+    wanted = {"photographs": share, "clipart": 0.4 * (1 - share), "scenes": 0.6 * (1 - share)}
     kinds = [kind for kind in pools if pools[kind]]
-    shares = np.array([SHARES[kind] for kind in kinds])
+    shares = np.array([wanted[kind] for kind in kinds])
     while True:
         for side in (64, 128):
             chosen = rng.choice(kinds, BATCH * 64**2 // side**2, p=shares / shares.sum())
@@ -245,8 +247,12 @@ def running_mean(mean: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
     return mean.lerp(value, max(1 / 500, 9 / (10 + int(count))))
 
 
-def train(network: MiniNetwork, data: Iterator[Tensor], steps: int) -> MiniNetwork:
-    """Trains in place; returns the running mean of the weights, which reconstructs better."""
+def train(network: MiniNetwork, data: Iterator[Tensor], steps: int, *, refine: bool = False) -> MiniNetwork:
+    """Trains in place; returns the running mean of the weights, which reconstructs better.
+
+    `refine` goes on from trained weights: at a lower learning rate, with the codebook they have.
+    """
+    unquantised, learning_rate = (0, REFINING_RATE) if refine else (UNQUANTISED, LEARNING_RATE)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     mean = torch.optim.swa_utils.AveragedModel(network, avg_fn=running_mean, use_buffers=True)
     codebook = CodebookTrainer(network.codebook)
@@ -254,8 +260,8 @@ def train(network: MiniNetwork, data: Iterator[Tensor], steps: int) -> MiniNetwo
     matrices = [conv.weight for block in blocks for conv in (block.first, block.second)]
     rest = [p for p in network.parameters() if all(p is not matrix for matrix in matrices)]
     optimisers: list[torch.optim.Optimizer] = [
-        Muon(matrices, LEARNING_RATE),
-        torch.optim.Adam(rest, LEARNING_RATE, betas=(0.9, 0.95)),
+        Muon(matrices, learning_rate),
+        torch.optim.Adam(rest, learning_rate, betas=(0.9, 0.95)),
     ]
     recent: deque[Tensor] = deque(maxlen=40)
     losses: list[float] = []
@@ -263,15 +269,15 @@ def train(network: MiniNetwork, data: Iterator[Tensor], steps: int) -> MiniNetwo
     for step in range(steps):
         for optimiser in optimisers:
             optimiser.zero_grad()
-            optimiser.param_groups[0]["lr"] = LEARNING_RATE * rate(step, steps)
+            optimiser.param_groups[0]["lr"] = learning_rate * rate(step, steps)
         pixels = next(data)
         features = network.features(pixels)
         vectors = features.detach().permute(0, 2, 3, 1).reshape(-1, features.shape[1])
         quantised, commitment = features, torch.zeros(())
-        if step < UNQUANTISED:
+        if step < unquantised:
             recent.append(vectors)
         else:
-            if step == UNQUANTISED:
+            if step == unquantised and not refine:
                 codebook.start(torch.cat(list(recent)))
             chosen = network.vectors(network.nearest(features.detach()))
             commitment = (features - chosen).square().sum(1).mean()
@@ -338,10 +344,11 @@ def measure(path: Path) -> dict[str, float]:
 
 
 def draw_pairs(path: Path, picture: Path) -> None:
-    """Saves a picture of held-out photographs (their middle) and unseen scenes, each above its reconstruction."""
+    """Saves held-out photographs (their middle) and unseen scenes, each above its reconstruction."""
     codec = MiniCodec(path)
     rows = []
-    for originals, side in ((held_out_photographs(256)[:4], 160), (unseen_scenes(5, 128), 128)):
+    photographs, scenes = held_out_photographs(256), unseen_scenes(60, 128)
+    for originals, side in (([photographs[i] for i in (0, 1, 2, 8)], 160), (scenes[10::12], 128)):
         decoded = codec.decode(codec.encode(np.stack(originals)))
         edge = (originals[0].shape[0] - side) // 2
         for images in (originals, decoded):
@@ -365,6 +372,8 @@ def about(args: argparse.Namespace, pools: dict[str, list[Pixels]]) -> dict[str,
     return {
         "steps": args.steps,
         "seed": args.seed,
+        "share_of_photographs": args.share,
+        "refined_from": hashlib.sha256(args.refine.read_bytes()).hexdigest() if args.refine else None,
         "photographs": [file.name for file in picture_files(args.photographs)],
         "pictures": {kind: len(pool) for kind, pool in pools.items()},
         "pictures_sha256": digest.hexdigest(),
@@ -381,6 +390,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help="default %(default)s")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--share", type=float, default=PHOTOGRAPHS_SHARE, help="of photographs, default %(default)s"
+    )
+    parser.add_argument("--refine", type=Path, metavar="WEIGHTS", help="go on from these weights")
     parser.add_argument("--measure", type=Path, metavar="WEIGHTS", help="train nothing, measure this file")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="draw originals and reconstructions")
     args = parser.parse_args()
@@ -394,7 +407,9 @@ def main() -> None:
             "scenes": list(drawn_scenes(SCENES, SCENE_SEED)),
         }
         print("pictures:", {kind: len(pool) for kind, pool in pools.items()}, flush=True)
-        network = train(MiniNetwork(), batches(np.random.default_rng(args.seed), pools), args.steps)
+        network = MiniCodec(args.refine).network.requires_grad_() if args.refine else MiniNetwork()
+        data = batches(np.random.default_rng(args.seed), pools, args.share)
+        network = train(network.train(), data, args.steps, refine=bool(args.refine))
         made_of = about(args, pools)
         save(network, args.out, made_of)
         save(network, args.out, made_of | {"psnr": measure(args.out)})

@@ -72,17 +72,19 @@ def _read_layers(path: Path) -> list[tuple[Floats, ...]]:
 
 def _multiply_out(path: Path, layers: list[tuple[Floats, ...]]) -> tuple[Floats, float]:
     width = layers[0][0].shape[-1]
-    product, bias = np.eye(width), np.zeros(width)
-    for weight, offset in layers:
-        if weight.ndim != 2 or weight.shape[1] != len(product) or offset.shape != weight.shape[:1]:
+    for weight, bias in layers:
+        if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
             raise ValueError(
-                f"{path}: a layer of weight {list(weight.shape)} and bias {list(offset.shape)} cannot follow "
-                f"{len(product)} numbers"
+                f"{path}: a layer of weight {list(weight.shape)} and bias {list(bias.shape)} cannot follow "
+                f"{width} numbers"
             )
-        product, bias = weight @ product, weight @ bias + offset
-    if len(product) != 1:
-        raise ValueError(f"{path}: the last layer gives {len(product)} numbers, not one score")
-    return product[0], float(bias[0])
+        width = len(weight)
+    if width != 1:
+        raise ValueError(f"{path}: the last layer gives {width} numbers, not one score")
+    weights, offset = np.ones(1), 0.0
+    for weight, bias in reversed(layers):
+        weights, offset = weights @ weight, offset + float(weights @ bias)
+    return weights, offset
 
 
 class AestheticScorer:
@@ -121,7 +123,8 @@ class AestheticScorer:
             for start in range(0, len(images), BATCH):
                 batch = images[start : start + BATCH]
                 inputs = processor(batch, return_tensors="pt", input_data_format="channels_last")
-                embeddings = model(inputs["pixel_values"].to(model.device)).image_embeds.float()
+                pooled = model.vision_model(inputs["pixel_values"].to(model.device)).pooler_output
+                embeddings = model.visual_projection(pooled)
                 parts.append((embeddings / embeddings.norm(dim=1, keepdim=True)).cpu().numpy())
         return np.concatenate(parts)
 
@@ -132,17 +135,19 @@ class AestheticScorer:
     @cached_property
     def _model(self) -> tuple[Any, Any]:
         import torch
-        from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
+        from transformers import CLIPImageProcessorPil, CLIPModel
 
         revision = self.revision or "main"
         try:
-            model = CLIPVisionModelWithProjection.from_pretrained(self.clip, revision=revision)
+            model, info = CLIPModel.from_pretrained(self.clip, revision=revision, output_loading_info=True)
             processor = CLIPImageProcessorPil.from_pretrained(self.clip, revision=revision)
         except OSError as error:
             raise ValueError(
                 f"the score aesthetic cannot load the CLIP {self.clip!r}; where the Hugging Face hub cannot "
                 f"be reached, give `clip:` a folder with the checkpoint ({_one_line(error)})"
             ) from error
+        if absent := [*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])]:
+            raise ValueError(f"{self.clip!r} is no checkpoint of a CLIP: it lacks {sorted(absent)[0]}")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return model.to(device).eval(), processor
 

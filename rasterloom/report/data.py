@@ -4,9 +4,8 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
-import duckdb
 import pyarrow.dataset as pads
 
 from rasterloom.report import words
@@ -18,7 +17,10 @@ FAILED = "failed: "  # begins the reason of a pair without an image, and of an i
 
 
 class Tables:
-    """The tables of a corpus at the snapshots that a page speaks of, open for SQL under their names."""
+    """The tables of a corpus at the snapshots that a page speaks of, open for SQL under their names.
+
+    To be used in a ``with`` statement, which closes them.
+    """
 
     def __init__(self, corpus: Corpus, snapshots: dict[str, int]) -> None:
         self.corpus = corpus
@@ -29,8 +31,16 @@ class Tables:
             if files:
                 self.data[name] = corpus.dataset(files)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
     @cached_property
-    def _db(self) -> duckdb.DuckDBPyConnection:
+    def _db(self) -> Any:
+        import duckdb  # here, so that importing the report stays light
+
         db = duckdb.connect(config={"temp_directory": tempfile.gettempdir()})
         for name, data in self.data.items():
             db.register(name, data)

@@ -50,7 +50,8 @@ class Headline:
 
 def build_report(inputs: ReportInputs, out: Path) -> Path:
     """Write ``out/index.html``, one file that needs no other and no network, and return its path."""
-    page = _environment().get_template("page.html").render(_gather(inputs))
+    with data.Tables(inputs.corpus, inputs.snapshots) as tables:
+        page = _environment().get_template("page.html").render(_gather(inputs, tables))
     out.mkdir(parents=True, exist_ok=True)
     path = out / "index.html"
     path.write_text(page, encoding="utf-8")
@@ -69,8 +70,7 @@ def _environment() -> Environment:
     return found
 
 
-def _gather(inputs: ReportInputs) -> dict[str, Any]:
-    tables = data.Tables(inputs.corpus, inputs.snapshots)
+def _gather(inputs: ReportInputs, tables: data.Tables) -> dict[str, Any]:
     levels = data.funnel(tables, inputs.records)
     steps = lineage(tables, inputs.records)
     stages = [s for s in (read_stage(name, folder) for name, folder in inputs.stages) if s]

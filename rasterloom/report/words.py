@@ -47,7 +47,7 @@ def short(number: float) -> str:
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e5, "k")):
         if abs(number) >= size:
             scaled = number / (1e3 if unit == "k" else size)
-            return f"{scaled:.3g} {unit}" if scaled < 999.5 else f"{scaled:.0f} {unit}"
+            return f"{figure(scaled)} {unit}"
     return count(number)
 
 
@@ -69,7 +69,7 @@ def size(number: float) -> str:
     """Bytes in decimal units: ``12.3 MB``."""
     for unit in ("bytes", "kB", "MB", "GB", "TB"):
         if abs(number) < 999.5 or unit == "TB":
-            return f"{number:.0f} bytes" if unit == "bytes" else f"{number:.3g} {unit}"
+            return f"{figure(number)} {unit}"
         number /= 1000
     raise AssertionError("unreachable")
 

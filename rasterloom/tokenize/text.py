@@ -3,7 +3,6 @@
 import hashlib
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import tokenizers
@@ -112,27 +111,28 @@ def train_text(captions: Iterable[str], size: int) -> str:
     return str(tokenizer.to_str())
 
 
-def text_of(config: Tokenize, captions: Iterable[str]) -> tuple[JsonText, Profile]:
+def text_of(config: Tokenize, tokenizer_json: str) -> tuple[JsonText, Profile]:
     """Return the text encoder that a recipe asks for, and the token ids that go with it.
 
-    That is the tokenizer.json of ``config.text``, or a BPE of ``config.text_vocab`` ids trained on
-    ``captions``. For chameleon and movq, a tokenizer.json says what ids the special tokens have too; for
-    mini, its ids are moved behind those of the images.
+    Args:
+        config: of which ``codec``, ``text`` and ``text_vocab`` are read.
+        tokenizer_json: contents of the file ``config.text``, or, where that is None, of a BPE of
+            ``config.text_vocab`` ids by ``train_text``. For chameleon and movq, the user's file says what
+            ids the special tokens have too; for mini, its ids are moved behind those of the images.
 
     Raises:
-        ValueError: the file is no tokenizer.json, lacks tokens of the codec, or the text does not fit.
+        ValueError: no tokenizer.json, one that lacks tokens of the codec, or text that does not fit.
     """
     if config.text is None:
         profile = profile_of(config.codec, config.text_vocab)
-        return JsonText(train_text(captions, config.text_vocab), profile.text0), profile
+        return JsonText(tokenizer_json, profile.text0), profile
     try:
-        content = Path(config.text).read_text(encoding="utf-8")
         if config.codec == "mini":
-            text = JsonText(content, profile_of("mini").text0)
+            text = JsonText(tokenizer_json, profile_of("mini").text0)
             return text, profile_of("mini", text.size)
-        text = JsonText(content)
-        return text, profile_from_names(names_of(content), profile_of(config.codec), where="it")
-    except (OSError, ValueError) as error:
+        text = JsonText(tokenizer_json)
+        return text, profile_from_names(names_of(tokenizer_json), profile_of(config.codec), where="it")
+    except ValueError as error:
         raise ValueError(f"cannot use the tokenizer {config.text}: {error}") from None
 
 

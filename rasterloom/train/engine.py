@@ -60,6 +60,7 @@ def run_worker(job: StageJob) -> None:
 
     torch.manual_seed(train.seed + rank)  # for dropout
     model = PackedLM(build_model(job.init, job.profile, seed=train.seed).to(device), train.dropout)
+    model.train()  # a checkpoint comes in evaluation mode
     engine = start_deepspeed(model, train, use_gpu=job.use_gpu)
     attempt = _agreed(uuid.uuid4().hex)
     position = Position(job.digest(), job.tokens_snapshot, world, step=0, tokens=0, seconds=0.0)

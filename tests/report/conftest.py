@@ -3,7 +3,7 @@
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageOps
 
 from rasterloom.recipe import Recipe, Source
+from rasterloom.report.data import Tables
 from rasterloom.report.page import ReportInputs
 from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION, TOKENS, bucket_name, pair_key
 from rasterloom.versions.commit import commit
@@ -205,6 +206,10 @@ class Workspace:
         self.record("sample", inputs=[r.step for r in self.records if r.step.startswith("train/")][-1:])
         return folder
 
+    def tables(self, **snapshots: int) -> Tables:
+        """The tables at their current versions, or at the given ones."""
+        return Tables(self.corpus, self.inputs().snapshots | snapshots)
+
     def inputs(self, stages: Sequence[tuple[str, Path]] = (), samples: Path | None = None) -> ReportInputs:
         names = ("pairs", "images", "scores", "selection", "tokens")
         found = {name: self.corpus.snapshot_id(name) for name in names}
@@ -301,3 +306,10 @@ def workspace(make_workspace: Callable[[], Workspace], some_items: list[Item]) -
     made = make_workspace()
     made.fill(some_items)
     return made
+
+
+@pytest.fixture(scope="session")
+def tables(workspace: Workspace) -> Iterator[Tables]:
+    """The tables of ``workspace``, open."""
+    with workspace.tables() as found:
+        yield found

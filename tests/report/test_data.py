@@ -1,15 +1,7 @@
-from pathlib import Path
-
 import pyarrow as pa
-import pytest
 
 from rasterloom.report import data
 from rasterloom.report.data import Level, Loss, Tables
-
-
-@pytest.fixture
-def tables(workspace) -> Tables:
-    return Tables(workspace.corpus, workspace.inputs().snapshots)
 
 
 def test_the_funnel_adds_up_and_names_every_reason(tables, workspace) -> None:
@@ -32,7 +24,8 @@ def test_rows_that_nothing_explains_are_shown_as_such(workspace, make_workspace,
     inputs = other.inputs()
     other.fill(some_items[:45], targets=[64])  # now tokens are of fewer images
     mixed = inputs.snapshots | {"tokens": other.inputs().snapshots["tokens"]}
-    level = data.funnel(Tables(other.corpus, mixed), other.records)[-1]
+    with Tables(other.corpus, mixed) as tables:
+        level = data.funnel(tables, other.records)[-1]
     assert level == Level("tokens at 64", 45, len(kept), (Loss("not tokenised", len(kept) - 45),))
 
 
@@ -42,8 +35,8 @@ def test_images_without_tokens_are_lost_for_the_reason_in_the_record(make_worksp
     other._tokens(some_items[:45], 64)
     other.records[:] = [r for r in other.records if not r.step.startswith("codes")]
     other.record("codes/64", counts={"64x64": 45, "failed: too_thin": 2})
-    tables = Tables(other.corpus, other.inputs().snapshots)
-    assert data.funnel(tables, other.records)[-1] == Level("tokens at 64", 45, 47, (Loss("too_thin", 2),))
+    with other.tables() as tables:
+        assert data.funnel(tables, other.records)[-1] == Level("tokens at 64", 45, 47, (Loss("too_thin", 2),))
 
 
 def test_the_page_speaks_of_the_given_snapshots_not_of_the_current_ones(make_workspace, some_items) -> None:
@@ -52,8 +45,9 @@ def test_the_page_speaks_of_the_given_snapshots_not_of_the_current_ones(make_wor
     before = other.inputs().snapshots
     other.fill(some_items[:30], targets=[])
     now = other.inputs().snapshots
-    assert [level.rows for level in data.funnel(Tables(other.corpus, before), ())] == [60, 54, 47]
-    assert [level.rows for level in data.funnel(Tables(other.corpus, now), ())] == [30, 30, 30]
+    for snapshots, rows in ((before, [60, 54, 47]), (now, [30, 30, 30])):
+        with Tables(other.corpus, snapshots) as tables:
+            assert [level.rows for level in data.funnel(tables, ())] == rows
 
 
 def test_histograms_hold_every_fetched_image_once(tables) -> None:
@@ -77,7 +71,8 @@ def test_values_that_are_no_numbers_are_counted_apart(make_workspace, some_items
     values = [None, float("nan"), float("inf"), *([0.3] * (len(keys) - 3))]
     rows = pa.table([keys, [0] * len(keys), values], schema=schema)
     other.publish("scores2", "scores", schema, [rows])
-    (clip,) = (h for h in data.histograms(Tables(other.corpus, other.inputs().snapshots)) if h.name == "clip")
+    with other.tables() as tables:
+        clip = next(h for h in data.histograms(tables) if h.name == "clip")
     assert clip.unscored == 3
     assert sum(clip.kept) + sum(clip.dropped) == len(keys) - 3
 
@@ -93,9 +88,9 @@ def test_buckets_and_tokens_count_the_same_rows(tables) -> None:
         assert row["buckets"] == len(found)
 
 
-def test_an_empty_workspace_has_nothing_to_say(make_workspace, tmp_path: Path) -> None:
-    empty = Tables(make_workspace().corpus, {})
-    assert data.funnel(empty, ()) == []
-    assert data.histograms(empty) == []
-    assert data.buckets(empty) == {}
-    assert data.token_counts(empty) == []
+def test_an_empty_workspace_has_nothing_to_say(make_workspace) -> None:
+    with make_workspace().tables() as empty:
+        assert data.funnel(empty, ()) == []
+        assert data.histograms(empty) == []
+        assert data.buckets(empty) == {}
+        assert data.token_counts(empty) == []

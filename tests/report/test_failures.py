@@ -1,9 +1,8 @@
-from rasterloom.report.data import Tables
 from rasterloom.report.failures import failures
 
 
-def test_failures_are_listed_by_class_with_host_and_detail(workspace) -> None:
-    found = {f.error: f for f in failures(Tables(workspace.corpus, workspace.inputs().snapshots))}
+def test_failures_are_listed_by_class_with_host_and_detail(tables) -> None:
+    found = {f.error: f for f in failures(tables)}
     assert {name: f.rows for name, f in found.items()} == {
         "http_4xx": 3, "blocked_scheme": 1, "dns": 1, "timeout": 1
     }  # fmt: skip
@@ -14,6 +13,6 @@ def test_failures_are_listed_by_class_with_host_and_detail(workspace) -> None:
     assert found["blocked_scheme"].sample[0].host == ""
 
 
-def test_a_login_in_a_url_is_not_shown(workspace) -> None:
-    gone = failures(Tables(workspace.corpus, workspace.inputs().snapshots))[0]
+def test_a_login_in_a_url_is_not_shown(tables) -> None:
+    gone = failures(tables)[0]
     assert {row.url for row in gone.sample} == {f"http://…@gone.example/{i}" for i in range(3)}

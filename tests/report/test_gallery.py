@@ -3,12 +3,11 @@ import io
 
 from PIL import Image
 
-from rasterloom.report.data import Tables
 from rasterloom.report.gallery import KEPT, THUMBNAIL, galleries, picture, read_rows
 
 
-def test_every_end_has_its_gallery(workspace) -> None:
-    kept, poor, twice = galleries(Tables(workspace.corpus, workspace.inputs().snapshots))
+def test_every_end_has_its_gallery(tables) -> None:
+    kept, poor, twice = galleries(tables)
     assert (kept.reason, kept.rows, kept.shown) == ("kept", 47, KEPT)
     assert (poor.reason, poor.rows, poor.shown) == ("rule: quality < 9", 5, 5)
     assert {p.caption for p in poor.pictures} == {f"poor {i}" for i in range(5)}
@@ -19,13 +18,13 @@ def test_every_end_has_its_gallery(workspace) -> None:
     }
 
 
-def test_the_sample_is_the_same_on_every_run(workspace) -> None:
-    first, again = (galleries(Tables(workspace.corpus, workspace.inputs().snapshots)) for _ in range(2))
+def test_the_sample_is_the_same_on_every_run(tables) -> None:
+    first, again = (galleries(tables) for _ in range(2))
     assert first == again
 
 
-def test_notes_give_size_and_scores(workspace) -> None:
-    kept = galleries(Tables(workspace.corpus, workspace.inputs().snapshots))[0]
+def test_notes_give_size_and_scores(tables) -> None:
+    kept = galleries(tables)[0]
     seen = next(p for p in kept.pictures if p.notes[0] == "240×96")
     assert seen.notes[1].startswith("quality ")
     assert max(seen.width, seen.height) == THUMBNAIL
@@ -42,8 +41,7 @@ def test_a_picture_is_scaled_down_but_not_up() -> None:
         assert image.size == (100, 1)
 
 
-def test_only_the_rows_that_are_asked_for_are_read(workspace, some_items) -> None:
-    tables = Tables(workspace.corpus, workspace.inputs().snapshots)
+def test_only_the_rows_that_are_asked_for_are_read(tables, some_items) -> None:
     keys = [some_items[0].key, some_items[-1].key]  # of two files
     rows = list(read_rows(tables, "images", [*keys, "no such key"], ["caption"]))
     assert sorted(rows, key=lambda r: keys.index(r["key"])) == [

@@ -1,10 +1,9 @@
-from rasterloom.report.data import Tables
 from rasterloom.report.lineage import depths, lineage, nearest_parents
 
 
-def test_steps_are_found_with_their_snapshots(workspace) -> None:
+def test_steps_are_found_with_their_snapshots(workspace, tables) -> None:
     snapshots = workspace.inputs().snapshots
-    found = {m.record.step: m for m in lineage(Tables(workspace.corpus, snapshots), workspace.records)}
+    found = {m.record.step: m for m in lineage(tables, workspace.records)}
     assert [m.record for m in found.values()] == workspace.records
     for name in ("pairs", "images", "scores", "selection"):
         assert (found[name].table, found[name].snapshot_id) == (name, snapshots[name])
@@ -14,8 +13,8 @@ def test_steps_are_found_with_their_snapshots(workspace) -> None:
     assert found["codes/64"].table is None
 
 
-def test_depths_and_nearest_parents(workspace) -> None:
-    steps = lineage(Tables(workspace.corpus, {}), workspace.records)
+def test_depths_and_nearest_parents(workspace, tables) -> None:
+    steps = lineage(tables, workspace.records)
     assert depths(steps) == {
         "pairs": 0, "images": 1, "scores": 2, "selection": 3,
         "codes/64": 4, "codes/128": 4, "tokens/64": 5, "tokens/128": 5,

@@ -1,13 +1,7 @@
 import pytest
 from PIL import Image, ImageOps
 
-from rasterloom.report.data import Tables
 from rasterloom.report.reconstruct import SHOWN, psnr, reconstructions
-
-
-@pytest.fixture
-def tables(workspace) -> Tables:
-    return Tables(workspace.corpus, workspace.inputs().snapshots)
 
 
 def test_pairs_come_from_all_buckets_of_the_highest_target(tables, workspace) -> None:

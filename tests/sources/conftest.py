@@ -131,7 +131,7 @@ def fetch(site: Site) -> Callable[..., list[dict[str, object]]]:
 
     def run(*urls: str | None, allow: tuple[str, ...] = (), **config: object) -> list[dict[str, object]]:
         full = [site.url(url) if url and url.startswith("/") else url for url in urls]
-        settings = {"deadline_s": 10.0, "allow_hosts": (f"127.0.0.1:{site.port}", *allow), **config}
+        settings = {"deadline_s": 60.0, "allow_hosts": (f"127.0.0.1:{site.port}", *allow), **config}
         return fetch_shard(pairs_table(full), Fetch(**settings), shard=3).to_pylist()
 
     return run

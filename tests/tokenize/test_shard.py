@@ -9,6 +9,7 @@ from PIL import Image
 from rasterloom.recipe import Tokenize
 from rasterloom.schema import IMAGES, TOKENS, pair_key
 from rasterloom.tokenize.buckets import bucket_sizes
+from rasterloom.tokenize.codecs import load_codec
 from rasterloom.tokenize.crop import apply_crop, plan_crop, seed_of
 from rasterloom.tokenize.profiles import CHAMELEON, MINI
 from rasterloom.tokenize.prompts import t2i_prompt
@@ -168,6 +169,22 @@ def test_pictures_are_turned_as_exif_says():
     tokens = run([as_said])[0]
     assert tokens["width"].to_pylist() < tokens["height"].to_pylist()
     assert tokens.equals(run([as_seen])[0])
+
+
+def test_mini_codes_decode_to_the_picture():
+    codec = load_codec("mini")
+    rows = rows_of([(64, 64), (200, 130), (130, 200)])
+    tokens, failures = run(rows, target=128, codec=codec)
+    assert len(tokens) == 3 and len(failures) == 0
+    by_key = {row["key"]: row for row in rows}
+    for row in tokens.to_pylist():
+        image = Image.open(io.BytesIO(by_key[row["key"]]["image"]))
+        plan = plan_crop(image.size, bucket_sizes(128), seed=seed_of(row["key"]))
+        cropped = np.asarray(apply_crop(image, plan)).astype(float)
+        start, end = row["loss_spans"]
+        decoded = codec.decode(unframe(row["input_ids"][start : end - 1], MINI)[None])[0]
+        error = np.square(decoded - cropped).mean()
+        assert error < np.square(cropped - cropped.mean()).mean() / 10
 
 
 def test_an_empty_shard_gives_empty_tables():

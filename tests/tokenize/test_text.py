@@ -1,3 +1,4 @@
+import json
 import pickle
 import random
 
@@ -9,6 +10,7 @@ from rasterloom.recipe import Tokenize
 from rasterloom.tokenize.profiles import CHAMELEON, MINI
 from rasterloom.tokenize.prompts import t2i_prompt
 from rasterloom.tokenize.text import JsonText, text_of, train_text
+from rasterloom.tokenize.vocab import code_name, grid_name
 
 COLOURS = ("red", "green", "blue", "yellow", "purple")
 SHAPES = ("circle", "square", "triangle", "star")
@@ -96,29 +98,45 @@ def test_it_travels_to_workers():
     assert copy.digest == TEXT.digest
 
 
-def test_the_recipe_trains_its_own():
-    text, profile = text_of(Tokenize(text_vocab=300), CAPTIONS)
-    assert profile.vocab_size == MINI.text0 + 300
-    assert max(text.encode(CAPTIONS[0])) < profile.vocab_size
-
-
-def test_trained_text_of_chameleon_lies_where_its_profile_says():
-    text, profile = text_of(Tokenize.model_construct(codec="chameleon", text_vocab=300), CAPTIONS)
+def test_trained_text_lies_where_the_profile_says():
+    text, profile = text_of(Tokenize(), TRAINED)
+    assert profile == MINI
+    assert MINI.text0 <= min(text.encode(CAPTIONS[0])) <= max(text.encode(CAPTIONS[0])) < MINI.vocab_size
+    text, profile = text_of(Tokenize.model_construct(codec="chameleon"), TRAINED)
     assert profile == CHAMELEON
     assert min(text.encode(CAPTIONS[0])) >= CHAMELEON.text0
 
 
-def test_the_recipe_takes_a_tokenizer(tmp_path):
-    path = tmp_path / "tokenizer.json"
-    path.write_text(train_text(CAPTIONS, 500))
-    text, profile = text_of(Tokenize(text=str(path)), [])
+def test_a_tokenizer_of_the_users_goes_behind_the_images_of_mini():
+    text, profile = text_of(Tokenize(text="t.json"), train_text(CAPTIONS, 500))
     assert profile.vocab_size == MINI.text0 + 500
+    assert min(text.encode("ein Stern ☆")) >= MINI.text0
     assert text.decode(text.encode("ein Stern ☆")) == "ein Stern ☆"
-    with pytest.raises(ValueError, match=r"tokenizer.json: it lacks \d+ tokens that chameleon needs: <racm3"):
-        text_of(Tokenize.model_construct(text=str(path), codec="chameleon"), [])
-    for content in ("{", "{}"):
-        path.write_text(content)
-        with pytest.raises(ValueError, match=r"cannot use the tokenizer .*tokenizer\.json: not a tokenizer"):
-            text_of(Tokenize(text=str(path)), [])
-    with pytest.raises(ValueError, match=r"cannot use the tokenizer .*none\.json"):
-        text_of(Tokenize(text=str(tmp_path / "none.json")), [])
+
+
+def test_a_tokenizer_of_the_users_brings_chameleons_ids():
+    specials = ["<s>", "<pad>", "<racm3:break>", "<eoss>", "<reserved08706>", "<reserved08799>"]
+    names = [*specials, *map(grid_name, range(65)), *map(code_name, range(8192))]
+    tokenizer = json.loads(TRAINED)
+    tokenizer["added_tokens"] = [
+        dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        | {"id": 439 + n, "content": name, "special": True}
+        for n, name in enumerate(names)
+    ]
+    config = Tokenize.model_construct(codec="chameleon", text="t.json")
+    text, profile = text_of(config, json.dumps(tokenizer))
+    assert (profile.bos, profile.boi, profile.sep) == (439, 441, 443)
+    assert (profile.grid0, profile.image0, profile.image_ids) == (445, 445 + 65, None)
+    caption = "say <racm3:break>"
+    assert text.decode(text.encode(caption)) == caption
+    assert max(text.encode(caption)) < 439  # spelt, not taken for the token of that name
+    with pytest.raises(
+        ValueError, match=r"tokenizer t\.json: it lacks \d+ tokens that chameleon needs: <racm3"
+    ):
+        text_of(config, TRAINED)
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}"])
+def test_other_files_are_no_tokenizers(content):
+    with pytest.raises(ValueError, match=r"cannot use the tokenizer t\.json: not a tokenizer"):
+        text_of(Tokenize(text="t.json"), content)

@@ -21,7 +21,7 @@ CODEBOOK_SIZE = 1024
 CODE_DIM = 8
 WIDTH = 128  # channels at 1/8 of the size, where most of the work is done
 
-PIXELS_AT_ONCE = 64 * 64 * 32  # bounds the memory of a call, whatever the number of images
+PIXELS_AT_ONCE = 64 * 64 * 32  # of decoding: bounds the memory of a call, whatever the number of images
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3) -> nn.Conv2d:
@@ -122,16 +122,20 @@ class MiniCodec:
 
     @torch.inference_mode()
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.int32]:
-        """RGB images uint8 [n, h, w, 3] to codes int32 [n, h / 8, w / 8]."""
+        """RGB images uint8 [n, h, w, 3] to codes int32 [n, h / 8, w / 8].
+
+        An image's codes do not depend on its company: images pass one by one, because sums are rounded
+        differently in batches of different size, which now and then turns a code.
+        """
         if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
             raise ValueError(f"images: got {images.dtype} {list(images.shape)}, takes uint8 [n, h, w, 3]")
         n, h, w, _ = images.shape
         if not h or not w or h % DOWNSAMPLE or w % DOWNSAMPLE:
             raise ValueError(f"images: got {w}x{h} pixels, takes sides that are multiples of {DOWNSAMPLE}")
         codes = np.empty((n, h // DOWNSAMPLE, w // DOWNSAMPLE), np.int32)
-        for part in _parts(n, h * w):
-            pixels = torch.from_numpy(np.ascontiguousarray(images[part])).permute(0, 3, 1, 2)
-            codes[part] = self.network.nearest(self.network.features(pixels.float() / 127.5 - 1)).numpy()
+        for image, grid in zip(images, codes, strict=True):  # one by one: see the docstring
+            pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+            grid[:] = self.network.nearest(self.network.features(pixels.float() / 127.5 - 1))[0].numpy()
         return codes
 
     @torch.inference_mode()

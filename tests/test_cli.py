@@ -1,0 +1,101 @@
+import json
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rasterloom import cli
+
+GOOD = "corpus: demo\nsources: [{path: pairs.parquet}]\n"
+
+
+@pytest.fixture
+def rasterloom(monkeypatch, capsys):
+    """A function that runs the command line and returns exit code, stdout and stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["rasterloom", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        printed = capsys.readouterr()
+        return exit_.value.code or 0, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """A function that writes a recipe beside a file of two pairs."""
+    table = pa.table({"url": ["http://a/1.jpg", "http://a/2.jpg"], "caption": ["one", "two"]})
+    pq.write_table(table, tmp_path / "pairs.parquet")
+
+    def write(text=GOOD):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (GOOD + "tokenise: {}", ["tokenise", "did you mean tokenize?"]),
+        (GOOD + "fetch: {deadline_s: soon}", ["fetch.deadline_s", "number", "'soon'"]),
+        (GOOD + "tokenize: {codec: vqgan}", ["tokenize.codec", "vqgan", "mini"]),
+        (GOOD + "tokenize: {targets: [500]}", ["multiple of 32", "500"]),
+        (GOOD + "score: [beauty]", ["beauty", "quality"]),
+        (GOOD + "keep: beauty > 3", ["beauty", "quality"]),
+        (GOOD + "keep: quality >", ["rule"]),
+        ("corpus: demo\nsources: [{path: nowhere.parquet}]", ["nowhere.parquet"]),
+    ],
+)
+def test_a_wrong_recipe_is_one_clear_line_and_exit_2(rasterloom, recipe, text, words):
+    for command in ("plan", "run"):
+        code, out, err = rasterloom(command, recipe(text))
+        assert code == 2, err
+        assert out == ""
+        assert len(err.strip().splitlines()) == 1, err
+        for word in words:
+            assert word in err
+
+
+def test_a_missing_recipe(rasterloom, tmp_path):
+    code, _, err = rasterloom("run", tmp_path / "nowhere.yaml")
+    assert (code, err.strip()) == (2, f"no recipe at {tmp_path / 'nowhere.yaml'}")
+
+
+def test_wrong_use(rasterloom, recipe):
+    assert rasterloom("run", recipe(), "--untill", "tokens")[0] == 2
+    assert rasterloom("run")[0] == 2
+    assert rasterloom("fly")[0] == 2
+    code, _, err = rasterloom("run", recipe(), "--until", "beauty")
+    assert code == 2 and "beauty" in err and "selection" in err
+
+
+def test_plan_explains_and_changes_nothing(rasterloom, recipe, tmp_path):
+    code, out, _ = rasterloom("plan", recipe())
+    assert code == 0
+    assert "never run" in out and "tokens/512" in out
+    assert not (tmp_path / "work").exists()
+    rows = [json.loads(line) for line in rasterloom("plan", recipe(), "--format", "json")[1].splitlines()]
+    assert rows[0]["step"] == "pairs" and all(row["runs"] for row in rows)
+
+
+def test_looking_at_nothing(rasterloom, recipe):
+    assert rasterloom("failures", recipe())[0] == 0
+    assert rasterloom("versions", "log", recipe())[0] == 0
+
+
+def test_doctor(rasterloom, recipe):
+    code, out, _ = rasterloom("doctor", recipe())
+    assert code == 0, out
+    assert "conditional writes" in out and "ray" in out
+
+
+def test_help_names_every_command(rasterloom):
+    code, out, _ = rasterloom("--help")
+    assert code == 0
+    for command in ("run", "plan", "submit", "versions", "report", "failures", "doctor"):
+        assert command in out
