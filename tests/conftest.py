@@ -4,6 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A deadline would time the machine, not the code.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
 

@@ -1,7 +1,11 @@
 """The workflow after the corpus: train stage by stage, draw samples, write the report."""
 
+import json
 from pathlib import Path
 from typing import Any
+
+import yaml
+from PIL import Image
 
 from rasterloom.pipelines import sampling, work
 from rasterloom.pipelines.progress import Progress
@@ -29,7 +33,9 @@ class SampleAt(Section):
 
 
 class Report(Section):
-    """The report has no settings of its own: it shows all the other steps."""
+    """What the report shows beside the other steps."""
+
+    recipe: dict[str, Any]
 
 
 def training_steps(recipe: Recipe, corpus: list[Step]) -> list[Step]:
@@ -43,14 +49,18 @@ def training_steps(recipe: Recipe, corpus: list[Step]) -> list[Step]:
         shared = recipe.train.model_copy(update={"stages": (stage,)})
         config = TrainAt(stage=stage, train=shared, tokenize=_tokenize(tokens))
         name = f"train/{number}-{stage.target}"
-        stages.append(FileStep(name, config, "1", (tokens, *stages[-1:]), make=train_stage, resumes=True))
+        given = (tokens, by_name["text"], *stages[-1:])
+        stages.append(FileStep(name, config, "1", given, make=train_stage, resumes=True))
         if number == len(recipe.train.stages):
             drawn = SampleAt(target=stage.target, sample=recipe.sample, tokenize=_tokenize(tokens))
             samples.append(
                 FileStep("sample", drawn, "1", (stages[-1], by_name["text"], tokens), make=make_samples)
             )
     shown = (*corpus, *stages, *samples)
-    return [*stages, *samples, FileStep("report", Report(), "1", shown, make=write_report)]
+    told = Report(
+        recipe=json.loads(recipe.model_dump_json(exclude={"run", "catalog"}, exclude_defaults=True))
+    )
+    return [*stages, *samples, FileStep("report", told, "1", shown, make=write_report)]
 
 
 def _tokenize(tokens: Step) -> Tokenize:
@@ -67,11 +77,12 @@ def train_stage(
 
     config = step.config
     assert isinstance(config, TrainAt)
-    tokens, *before = step.inputs
+    tokens, text, *before = step.inputs
+    _, profile = work.load_text(corpus.store, inputs[text.name][0].name, config.tokenize)
     job = ray_train.StageJob(
         stage=config.stage,
         train=config.train,
-        profile=work.profile_for(config.tokenize),
+        profile=profile,
         token_files=tuple(corpus.store.path(file.name) for file in inputs[tokens.name]),
         filesystem=corpus.store.filesystem if corpus.store.is_s3 else None,
         tokens_snapshot=str(status(corpus, tokens).snapshot_id),
@@ -99,9 +110,8 @@ def make_samples(
     assert isinstance(config, SampleAt)
     trained, text, tokens = step.inputs
     model = Path(corpus.store.path(f"{file_folder(corpus, trained)}/model"))
-    profile = work.profile_for(config.tokenize)
     codec = load_codec(config.tokenize.codec, config.tokenize.weights)
-    encoder = work.load_text(corpus.store, inputs[text.name][0].name, work.first_text_id(config.tokenize))
+    encoder, profile = work.load_text(corpus.store, inputs[text.name][0].name, config.tokenize)
     sizes = config.sample.sizes or sampling.default_sizes(config.target)
     asked = sampling.asked_of(config.sample, sizes)
     images = sampling.draw(model, profile, encoder, codec, asked, config.sample)
@@ -130,6 +140,7 @@ def write_report(
     """Write the page that shows all the steps."""
     from rasterloom.report.page import ReportInputs, build_report
 
+    assert isinstance(step.config, Report)
     states = [status(corpus, given) for given in step.inputs]
     folders = {s.step.name: Path(corpus.store.path(file_folder(corpus, s.step))) for s in states}
     build_report(
@@ -143,18 +154,34 @@ def write_report(
             records=tuple(s.record for s in states if s.record),
             stages=tuple((n.removeprefix("train/"), f) for n, f in folders.items() if n.startswith("train/")),
             samples=folders.get("sample"),
-            decode=_decoder(step),
-            recipe_text="",
+            decode=_decoder(corpus, step, inputs),
+            recipe_text=yaml.safe_dump(step.config.recipe, sort_keys=False, allow_unicode=True),
+            crop=_cropper(step),
         ),
         folder,
     )
     return {}
 
 
-def _decoder(step: Step) -> Any:
+def _decoder(corpus: Corpus, step: Step, inputs: Inputs) -> Any:
     """A function from a token sequence to its picture, for the report's reconstructions."""
     from rasterloom.tokenize.codecs import load_codec
 
     config = next(s.config for s in step.inputs if isinstance(s.config, work.TokenizeAt)).tokenize
-    codec, profile = load_codec(config.codec, config.weights), work.profile_for(config)
+    codec = load_codec(config.codec, config.weights)
+    _, profile = work.load_text(corpus.store, inputs["text"][0].name, config)
     return lambda ids: sampling.pictures_of(codec, profile, [ids])[0]
+
+
+def _cropper(step: Step) -> Any:
+    """A function from a stored picture, its key and a target to the crop that was coded."""
+    from rasterloom.tokenize.buckets import bucket_sizes
+    from rasterloom.tokenize.crop import apply_crop, plan_crop, seed_of
+
+    config = next(s.config for s in step.inputs if isinstance(s.config, work.TokenizeAt)).tokenize
+
+    def crop(picture: Image.Image, key: str, target: int) -> Image.Image:
+        seed = seed_of(key, config.seed) if config.crop == "random" else None
+        return apply_crop(picture, plan_crop(picture.size, bucket_sizes(target), seed=seed))
+
+    return crop

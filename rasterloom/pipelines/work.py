@@ -104,9 +104,15 @@ def tokenize_images(store: Store, spec: dict[str, Any], config: TokenizeAt) -> S
     scores = read_files(store, spec["scores"], pc.field("shard").isin(shards))
     images = images.filter(pc.is_in(images["key"], kept["key"].combine_chunks()))
     codec = _codec(config.tokenize.codec, config.tokenize.weights)
-    text = load_text(store, spec["text"][0], first_text_id(config.tokenize))
+    text, profile = load_text(store, spec["text"][0], config.tokenize)
     rows, failures = tokenize_shard(
-        images, scores, target=config.target, codec=codec, text=text, config=config.tokenize
+        images,
+        scores,
+        target=config.target,
+        codec=codec,
+        text=text,
+        config=config.tokenize,
+        profile=profile,
     )
     counts = count_of(rows["bucket"])
     return with_failures(rows, failures, config.target), counts | count_of(failures["reason"], "failed: ")
@@ -127,24 +133,12 @@ def _codec(name: str, weights: str | None) -> Any:
     return load_codec(name, weights)
 
 
-@lru_cache(maxsize=1)
-def load_text(store: Store, name: str, first_id: int) -> Any:
-    """The text encoder of a tokenizer.json in the store; its ids begin at ``first_id``."""
-    from rasterloom.tokenize.text import JsonText
+@lru_cache(maxsize=2)
+def load_text(store: Store, name: str, config: Tokenize) -> tuple[Any, Profile]:
+    """The text encoder of a tokenizer.json in the store, and the ids that sequences are written in."""
+    from rasterloom.tokenize.text import text_of
 
-    return JsonText(store.read(name).decode(), first_id)
-
-
-def first_text_id(config: Tokenize) -> int:
-    """Where text ids begin: a tokenizer of the user's own has its ids, one trained here has the profile's."""
-    return 0 if config.text else profile_for(config).text0
-
-
-def profile_for(config: Tokenize) -> Profile:
-    """The vocabulary that a recipe's sequences are written in."""
-    from rasterloom.tokenize.profiles import profile_of
-
-    return profile_of(config.codec, None if config.text else config.text_vocab)
+    return text_of(config, store.read(name).decode())
 
 
 def plan_pack(store: Store, inputs: Inputs, config: TokenizeAt) -> list[Shard]:

@@ -66,11 +66,16 @@ def score(image: Image.Image) -> float:
     return niqe(np.asarray(image))
 
 
+@pytest.fixture(scope="module")
+def scores(photographs: list[Image.Image]) -> list[float]:
+    return [score(image) for image in photographs]
+
+
 @pytest.mark.parametrize("harm", [blurred, noisy, overcompressed])
 def test_harmed_copies_of_heldout_photographs_score_worse_in_nine_of_ten_cases(
-    photographs: list[Image.Image], harm: Callable[[Image.Image], Image.Image]
+    photographs: list[Image.Image], scores: list[float], harm: Callable[[Image.Image], Image.Image]
 ) -> None:
-    worse = [score(harm(image)) > score(image) for image in photographs]
+    worse = [score(harm(image)) > own for image, own in zip(photographs, scores, strict=True)]
     assert len(worse) == 28
     assert sum(worse) >= 0.9 * len(worse)
 
@@ -96,8 +101,8 @@ def test_flat_patches_are_left_out() -> None:
     bordered = np.full((2 * PATCH, 5 * PATCH), 255, np.uint8)
     bordered[:, : 2 * PATCH] = noise
     assert patches(bordered).shape == (10, FEATURES)
-    assert len(patch_features(bordered)) == 6  # the four, and the two that see the edge of the noise
-    assert len(patch_features(noise)) == 4
+    assert len(patch_features(bordered)) == 4
+    np.testing.assert_allclose(patch_features(bordered)[0], patch_features(noise)[0])
 
 
 def test_the_rest_that_fills_no_patch_does_not_count() -> None:
