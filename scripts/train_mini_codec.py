@@ -133,7 +133,7 @@ def random_crop(rng: Generator, picture: Pixels, side: int) -> Pixels:
     if rng.random() < 0.3:
         crop = crop[..., rng.permutation(3)]
     if rng.random() < 0.5:
-        gain, shift = rng.uniform(0.7, 1.25, 3 if rng.random() < 0.5 else 1), rng.uniform(-24, 24)
+        gain, shift = rng.uniform(0.35, 1.3, 3 if rng.random() < 0.5 else 1), rng.uniform(-24, 24)
         crop = np.clip(crop * gain + shift, 0, 255).astype(np.uint8)
     return crop
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from math import comb
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -80,7 +81,7 @@ def _codes(values: pa.ChunkedArray) -> Rows:
     return np.asarray(codes, np.int64)
 
 
-def _first_of_equal(codes: Rows) -> Rows:
+def _first_of_equal(codes: NDArray[Any]) -> Rows:
     _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
     return np.asarray(first[inverse], np.int64)
 
@@ -135,11 +136,13 @@ def _near(hashes: NDArray[np.uint64], thumbnails: NDArray[np.uint8], radius: int
 
 
 def _first_of_identical(hashes: NDArray[np.uint64], thumbnails: NDArray[np.uint8]) -> Rows:
-    whole = np.concatenate([hashes.view(np.uint8).reshape(-1, 8), thumbnails], axis=1)
-    values = pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(whole.shape[1]), len(whole), [None, pa.py_buffer(whole)]
-    )
-    return _first_of_equal(_codes(pa.chunked_array([values])))
+    _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+    rows = np.flatnonzero(counts[inverse] > 1)
+    both = np.concatenate([hashes[rows].view(np.uint8).reshape(-1, 8), thumbnails[rows]], axis=1)
+    first = np.arange(len(hashes))
+    if len(rows):
+        first[rows] = rows[_first_of_equal(both.view(f"V{both.shape[1]}").ravel())]
+    return first
 
 
 def _alike(thumbnails: NDArray[np.uint8], a: Rows, b: Rows) -> NDArray[np.bool_]:

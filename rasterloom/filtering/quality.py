@@ -26,6 +26,10 @@ FEATURES = 36
 FLAT = 1e-3  # mean square of the normalised luma below which a patch says nothing
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))  # (rows, columns) to the pixel that one is multiplied with
 
+_REACH = 3  # pixels that the local mean reaches to each side
+_MARGIN = _REACH + 1  # and a neighbour
+_PIXELS_AT_ONCE = 1 << 16
+
 
 @dataclass(frozen=True)
 class Photographs:
@@ -70,17 +74,17 @@ def patch_features(luma: NDArray[np.uint8]) -> Floats:
 
 def patches(luma: NDArray[np.uint8]) -> Floats:
     """Return the features [n, 36] of all patches of a luma [h, w], row by row; NaN in those of flat ones."""
-    pixels = _whole_patches(luma)
-    if not pixels.size:
+    fine = _whole_patches(luma)
+    if not fine.size:
         return np.empty((0, FEATURES))
-    half = cv2.resize(pixels, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    return np.concatenate([_scale_features(pixels, PATCH), _scale_features(half, PATCH // 2)], axis=1)
+    coarse = cv2.resize(fine, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    return np.concatenate([_scale_features(fine, PATCH), _scale_features(coarse, PATCH // 2)], axis=1)
 
 
 def sharpness(luma: NDArray[np.uint8]) -> Floats:
     """Return the mean local deviation [n] of all patches of a luma, row by row."""
-    pixels = _whole_patches(luma)
-    return _patch_means(_mean_and_deviation(pixels)[1], PATCH).ravel().astype(np.float64)
+    _, deviation = _mean_and_deviation(_whole_patches(luma))
+    return _patch_means(deviation, PATCH).astype(np.float64)
 
 
 def _whole_patches(luma: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -89,14 +93,29 @@ def _whole_patches(luma: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _scale_features(pixels: NDArray[np.float32], patch: int) -> Floats:
-    """Return 18 features of each patch: shape and scale of the normalised luma, and 4 of each product."""
-    mean, deviation = _mean_and_deviation(pixels)
-    normal = (pixels - mean) / (deviation + 1)
-    shape, _, left, right = _asymmetric_gaussians(normal, patch)
-    features = [shape, (left + right) / 2]
-    for shift in NEIGHBOURS:
-        features += _asymmetric_gaussians(normal * np.roll(normal, shift, axis=(0, 1)), patch)
-    features[0] = np.where(_patch_means(normal * normal, patch).ravel() < FLAT, np.nan, features[0])
+    """Return 18 features of each patch, some rows of patches at a time, so that they stay in the cache."""
+    height, width = pixels.shape
+    padded = np.pad(pixels, _MARGIN, mode="edge")
+    step = max(1, _PIXELS_AT_ONCE // (width * patch)) * patch
+    parts = [
+        _strip_features(padded[top : min(top + step, height) + 2 * _MARGIN], patch)
+        for top in range(0, height, step)
+    ]
+    return np.concatenate(parts)
+
+
+def _strip_features(padded: NDArray[np.float32], patch: int) -> Floats:
+    """Return the shape and scale of the normalised luma of each patch, and 4 features of each product."""
+    mean, deviation = _mean_and_deviation(padded)
+    inside = slice(_REACH, -_REACH)
+    normal = (padded[inside, inside] - mean[inside, inside]) / (deviation[inside, inside] + 1)
+    height, width = (side - 2 for side in normal.shape)  # but for a pixel around that the products need
+    centre = normal[1:-1, 1:-1]
+    shape, _, left, right = _asymmetric_gaussians(centre, patch)
+    features = [np.where(_patch_means(centre * centre, patch) < FLAT, np.nan, shape), (left + right) / 2]
+    for down, across in NEIGHBOURS:
+        neighbour = normal[1 + down :, 1 + across :][:height, :width]
+        features += _asymmetric_gaussians(centre * neighbour, patch)
     return np.stack(features, axis=1)
 
 
@@ -106,12 +125,13 @@ def _mean_and_deviation(pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32
 
 
 def _blur(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(cv2.GaussianBlur(pixels, (7, 7), 7 / 6, borderType=cv2.BORDER_REPLICATE))
+    side = 2 * _REACH + 1
+    return np.asarray(cv2.GaussianBlur(pixels, (side, side), 7 / 6, borderType=cv2.BORDER_REPLICATE))
 
 
 def _patch_means(values: NDArray[np.float32], patch: int) -> NDArray[np.float32]:
     size = (values.shape[1] // patch, values.shape[0] // patch)
-    return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA))
+    return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA)).ravel()
 
 
 def _asymmetric_gaussians(values: NDArray[np.float32], patch: int) -> tuple[Floats, Floats, Floats, Floats]:
@@ -121,9 +141,15 @@ def _asymmetric_gaussians(values: NDArray[np.float32], patch: int) -> tuple[Floa
     ICIP 2009. NaN where one side of zero is empty.
     """
     negative, positive = np.minimum(values, 0), np.maximum(values, 0)
-    below = (values < 0).astype(np.float32)
-    stack = cv2.merge([negative * negative, positive * positive, below, np.abs(values)])
-    square_l, square_r, share_l, absolute = _patch_means(stack, patch).reshape(-1, 4).T.astype(np.float64)
+    square_l, square_r, share_l, absolute = (
+        _patch_means(moment, patch).astype(np.float64)
+        for moment in (
+            negative * negative,
+            positive * positive,
+            (values < 0).astype(np.float32),
+            positive - negative,
+        )
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         left, right = np.sqrt(square_l / share_l), np.sqrt(square_r / (1 - share_l))
         ratio = left / right

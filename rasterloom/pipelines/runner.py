@@ -11,7 +11,7 @@ from rasterloom import __version__
 from rasterloom.pipelines import staging
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.staging import Published
-from rasterloom.pipelines.state import Status, file_folder, inputs_of, status, write_record
+from rasterloom.pipelines.state import Status, file_folder, inputs_of, scratch_folder, status, write_record
 from rasterloom.pipelines.step import FileStep, Shard, ShardStep, Step
 from rasterloom.recipe import Run
 from rasterloom.storage import Store
@@ -162,7 +162,7 @@ def _make_files(corpus: Corpus, step: FileStep, run: Run, progress: Progress) ->
     """Let a FileStep fill a local folder, then put the folder where its result belongs."""
     progress.start(step.name, total=None)
     final = file_folder(corpus, step)
-    folder = Path(corpus.store.path(final)) if not corpus.store.is_s3 else _scratch(step)
+    folder = Path(corpus.store.path(final)) if not corpus.store.is_s3 else scratch_folder(step)
     if not step.resumes:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -175,9 +175,3 @@ def _make_files(corpus: Corpus, step: FileStep, run: Run, progress: Progress) ->
             corpus.store.put(f"{final}/{path.relative_to(folder).as_posix()}", path.read_bytes())
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     return _record(corpus, step, counts=counts, n_bytes=size)
-
-
-def _scratch(step: Step) -> Path:
-    import tempfile
-
-    return Path(tempfile.gettempdir()) / "rasterloom" / step.name.replace("/", "-") / step.fingerprint

@@ -1,6 +1,8 @@
 """What a workspace already holds of a workflow: which steps are done, and why the others are not."""
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 from rasterloom.pipelines import staging
 from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step, changes
@@ -23,6 +25,25 @@ class Status:
 def file_folder(corpus: Corpus, step: Step) -> str:
     """Where a FileStep's result lies, a name in the store."""
     return f"{corpus.name}/files/{step.name}/{step.fingerprint}"
+
+
+def local_folder(corpus: Corpus, step: Step) -> Path:
+    """A local folder with a finished FileStep's files: where they lie, or a copy of what lies on S3."""
+    place = file_folder(corpus, step)
+    if not corpus.store.is_s3:
+        return Path(corpus.store.path(place))
+    copy = scratch_folder(step) / "copy"
+    for name in corpus.store.list(place):
+        target = copy / name.removeprefix(f"{place}/")
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(corpus.store.read(name))
+    return copy
+
+
+def scratch_folder(step: Step) -> Path:
+    """A folder of this machine for a step whose result belongs on S3."""
+    return Path(tempfile.gettempdir()) / "rasterloom" / step.name.replace("/", "-") / step.fingerprint
 
 
 def _record_name(corpus: Corpus, step: Step, fingerprint: str) -> str:

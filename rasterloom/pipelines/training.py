@@ -9,7 +9,7 @@ from PIL import Image
 
 from rasterloom.pipelines import sampling, work
 from rasterloom.pipelines.progress import Progress
-from rasterloom.pipelines.state import file_folder, status
+from rasterloom.pipelines.state import local_folder, status
 from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step
 from rasterloom.recipe import Recipe, Run, Sample, Section, Stage, Tokenize, Train
 from rasterloom.schema import bucket_name
@@ -74,19 +74,20 @@ def train_stage(
 ) -> dict[str, int]:
     """Train one stage; its folder holds the model, the metrics and the checkpoints to go on from."""
     from rasterloom.train import ray_train
+    from rasterloom.train.job import StageJob
 
     config = step.config
     assert isinstance(config, TrainAt)
     tokens, text, *before = step.inputs
     _, profile = work.load_text(corpus.store, inputs[text.name][0].name, config.tokenize)
-    job = ray_train.StageJob(
+    job = StageJob(
         stage=config.stage,
         train=config.train,
         profile=profile,
         token_files=tuple(corpus.store.path(file.name) for file in inputs[tokens.name]),
         filesystem=corpus.store.filesystem if corpus.store.is_s3 else None,
         tokens_snapshot=str(status(corpus, tokens).snapshot_id),
-        init=corpus.store.path(f"{file_folder(corpus, before[0])}/model") if before else config.train.init,
+        init=str(local_folder(corpus, before[0]) / "model") if before else config.train.init,
         out_dir=str(folder),
         workers=run.train_workers,
         use_gpu=run.use_gpu,
@@ -109,7 +110,7 @@ def make_samples(
     config = step.config
     assert isinstance(config, SampleAt)
     trained, text, tokens = step.inputs
-    model = Path(corpus.store.path(f"{file_folder(corpus, trained)}/model"))
+    model = local_folder(corpus, trained) / "model"
     codec = load_codec(config.tokenize.codec, config.tokenize.weights)
     encoder, profile = work.load_text(corpus.store, inputs[text.name][0].name, config.tokenize)
     sizes = config.sample.sizes or sampling.default_sizes(config.target)
@@ -142,21 +143,19 @@ def write_report(
 
     assert isinstance(step.config, Report)
     states = [status(corpus, given) for given in step.inputs]
-    folders = {s.step.name: Path(corpus.store.path(file_folder(corpus, s.step))) for s in states}
+    folders = {s.step.name: local_folder(corpus, s.step) for s in states if isinstance(s.step, FileStep)}
+    tables = {s.step.table for s in states if isinstance(s.step, ShardStep) and s.step.table}
+    snapshots = {table: corpus.snapshot_id(table) for table in sorted(tables)}
     build_report(
         ReportInputs(
             corpus=corpus,
-            snapshots={
-                s.step.table: s.snapshot_id
-                for s in states
-                if isinstance(s.step, ShardStep) and s.step.table and s.snapshot_id
-            },
+            snapshots={table: snapshot for table, snapshot in snapshots.items() if snapshot is not None},
             records=tuple(s.record for s in states if s.record),
             stages=tuple((n.removeprefix("train/"), f) for n, f in folders.items() if n.startswith("train/")),
             samples=folders.get("sample"),
             decode=_decoder(corpus, step, inputs),
-            recipe_text=yaml.safe_dump(step.config.recipe, sort_keys=False, allow_unicode=True),
             crop=_cropper(step),
+            recipe_text=yaml.safe_dump(step.config.recipe, sort_keys=False, allow_unicode=True),
         ),
         folder,
     )
@@ -170,7 +169,14 @@ def _decoder(corpus: Corpus, step: Step, inputs: Inputs) -> Any:
     config = next(s.config for s in step.inputs if isinstance(s.config, work.TokenizeAt)).tokenize
     codec = load_codec(config.codec, config.weights)
     _, profile = work.load_text(corpus.store, inputs["text"][0].name, config)
-    return lambda ids: sampling.pictures_of(codec, profile, [ids])[0]
+
+    def decode(ids: list[int]) -> Image.Image:
+        pictures = sampling.pictures_of(codec, profile, [ids])
+        if not pictures:
+            raise ValueError("the sequence does not hold just one picture")
+        return pictures[0]
+
+    return decode
 
 
 def _cropper(step: Step) -> Any:

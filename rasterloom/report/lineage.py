@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 import yaml
 from pyiceberg.table.snapshots import ancestors_of
@@ -13,12 +13,16 @@ from rasterloom.versions.record import Record
 
 @dataclass(frozen=True)
 class Made:
-    """A finished step. ``table``, ``snapshot_id`` and ``when`` are None where it left no table."""
+    """A finished step. ``table`` and ``snapshot_id`` are None where it left no table."""
 
     record: Record
     table: str | None = None
     snapshot_id: int | None = None
-    when: datetime | None = None
+
+    @property
+    def when(self) -> datetime | None:
+        """When the step was finished; None in a record that does not say."""
+        return datetime.fromisoformat(self.record.finished) if self.record.finished else None
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -38,7 +42,7 @@ class Made:
 
 def lineage(tables: Tables, records: Iterable[Record]) -> list[Made]:
     """Find the snapshot of every record among the versions that the page speaks of and their ancestors."""
-    found: dict[str, tuple[str, int, datetime]] = {}
+    found: dict[str, tuple[str, int]] = {}
     for table, snapshot_id in tables.snapshots.items():
         opened = tables.corpus.table(table)
         head = opened.snapshot_by_id(snapshot_id) if opened else None
@@ -48,8 +52,7 @@ def lineage(tables: Tables, records: Iterable[Record]) -> list[Made]:
             summary = snapshot.summary
             record = Record.from_properties(summary.additional_properties) if summary else None
             if record is not None:
-                when = datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC)
-                found.setdefault(record.fingerprint, (table, snapshot.snapshot_id, when))
+                found.setdefault(record.fingerprint, (table, snapshot.snapshot_id))
     return [Made(record, *found.get(record.fingerprint, ())) for record in records]
 
 

@@ -18,7 +18,7 @@ SHOWN = 8
 LONGEST = 360  # pixels
 
 Decode = Callable[[list[int]], Image.Image]
-"""A row's ``input_ids`` -> its picture. Raises ValueError if they hold none."""
+"""A row's ``input_ids`` -> its picture. Raises ValueError or LookupError if they hold none."""
 Crop = Callable[[Image.Image, str, int], Image.Image]
 """A stored picture, its key and the target -> the very crop that was coded."""
 
@@ -70,7 +70,7 @@ def _pair(
             whole = image.convert("RGB") if crop is None else image
             size = (row["width"], row["height"])
             original = crop(whole, row["key"], target) if crop else ImageOps.fit(whole, size)
-    except (OSError, ValueError, Image.DecompressionBombError):
+    except (OSError, ValueError, LookupError, Image.DecompressionBombError):
         return None
     caption = words.plain(stored["caption"])
     return Reconstruction(

@@ -3,6 +3,7 @@
 import getpass
 import json
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 PREFIX = "rasterloom."
@@ -22,8 +23,9 @@ class Record:
     rows: int = 0
     n_bytes: int = 0
     shards: int = 0
-    seconds: float = 0.0  # wall time, this run
+    seconds: float = 0.0  # wall time of the run that finished the step
     worker_seconds: float = 0.0  # the shards' own time, added up, over all runs
+    finished: str = ""  # date and time, UTC
     recipe: str = ""  # digest of the recipe
     package: str = ""  # version of rasterloom
     user: str = ""
@@ -52,9 +54,10 @@ class Record:
         return cls(**json.loads(data))
 
     def signed(self, recipe_digest: str, package: str) -> "Record":
-        """Return the record with who and what made it."""
+        """Return the record with who and what made it, and when."""
         try:
             user = getpass.getuser()
         except (OSError, KeyError):
             user = ""
-        return replace(self, recipe=recipe_digest, package=package, user=user)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return replace(self, recipe=recipe_digest, package=package, user=user, finished=now)

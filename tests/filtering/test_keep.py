@@ -153,7 +153,7 @@ def test_what_failed_is_not_judged() -> None:
     assert reasons(table, "caption::int > 3") == ["failed: dns", "kept"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     values=st.lists(st.one_of(st.none(), st.integers(0, 4)), min_size=3, max_size=60),
     bounds=st.lists(st.integers(0, 4), min_size=1, max_size=3),

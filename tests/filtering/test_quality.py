@@ -141,6 +141,17 @@ def test_shipped_gaussian_is_one() -> None:
     assert model.median > 0
 
 
+@pytest.mark.parametrize("pixels", [1, 40_000])
+def test_the_patches_do_not_depend_on_how_many_rows_are_done_at_once(
+    pixels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    luma = np.random.default_rng(0).integers(0, 256, (5 * PATCH, 6 * PATCH), dtype=np.uint8)
+    whole = patches(cv2.GaussianBlur(luma, (5, 5), 1))
+    assert whole.shape == (30, FEATURES)
+    monkeypatch.setattr(quality, "_PIXELS_AT_ONCE", pixels)
+    np.testing.assert_allclose(patches(cv2.GaussianBlur(luma, (5, 5), 1)), whole, rtol=1e-4, atol=1e-6)
+
+
 def test_a_score_does_not_depend_on_what_is_scored_beside_it() -> None:
     picture = np.random.default_rng(1).integers(0, 256, (150, 170, 3), dtype=np.uint8)
     before = niqe(picture)

@@ -189,7 +189,7 @@ def test_nothing_to_train_on_and_nothing_held_out(job, write_tokens):
 
 def test_a_loss_that_is_not_finite_stops_the_stage(job):
     wild = elsewhere(job, "wild", stage=job.stage.model_copy(update={"lr": 1e30, "warmup_steps": 0}))
-    with pytest.raises(FloatingPointError, match="not finite at step .*lower the stage's lr"):
+    with pytest.raises(FloatingPointError, match=r"not finite at step .*lower the stage's lr"):
         run_worker(wild)
 
 

@@ -1,10 +1,12 @@
 """A stage through Ray with two workers, whose driver and then one of whose workers is killed."""
 
+import contextlib
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -53,7 +55,12 @@ def cluster():
 
 def training_workers() -> list[psutil.Process]:
     """The processes of the training workers that this process's Ray has started."""
-    return [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it ended meanwhile
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def undisturbed(job: StageJob) -> list[dict[str, float]]:
@@ -81,31 +88,24 @@ def test_killing_driver_and_worker_changes_nothing(job, tmp_path, cluster):
     driver.wait()
     assert not job.result_file.exists()
 
-    killed: list[int] = []
-    steps: list[int] = []
+    killed, progress = [], []
 
-    def kill_once(progress):
-        steps.append(progress["step"])
-        assert set(progress) == {"step", "total", "loss", "tokens_per_s"}
-
-    import threading
-
-    def watch():
+    def kill_one_worker() -> None:
         while not killed and time.monotonic() < until:
             records = read_metrics(job.metrics_file)
-            workers = training_workers()
-            if workers and records and 10 <= records[-1]["step"] < STEPS - 8:
+            if records and 10 <= records[-1]["step"] < STEPS - 8 and (workers := training_workers()):
                 workers[-1].kill()
                 killed.append(workers[-1].pid)
             time.sleep(0.02)
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    result = train_stage(job, kill_once)
-    watcher.join()
+    killer = threading.Thread(target=kill_one_worker)
+    killer.start()
+    result = train_stage(job, progress.append)
+    killer.join()
 
     assert killed, "no worker was killed"
-    assert result.steps == steps[-1] == STEPS
+    assert result.steps == progress[-1]["step"] == STEPS
+    assert set(progress[-1]) == {"step", "total", "loss", "tokens_per_s"}
     ours, alone = read_metrics(job.metrics_file), undisturbed(job)
     assert [r["step"] for r in ours] == list(range(1, STEPS + 1))
     for name in ("tokens", "loss_tokens", "lr"):
