@@ -90,8 +90,9 @@ class Workshop:
             rows += table_of_file.drop_columns(["attempts"] if table == "images" else []).to_pylist()
         return rows
 
-    def tables(self):
-        return {table: self.rows(table) for table in TABLES}
+    def tables(self, target=64):
+        found = {table: self.rows(table) for table in TABLES}
+        return {**found, "tokens": [row for row in found["tokens"] if row["target"] == target]}
 
 
 @pytest.fixture
