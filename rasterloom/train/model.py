@@ -20,18 +20,20 @@ from rasterloom.train.loss import token_losses
 from rasterloom.train.samples import IGNORE
 
 TINY = "tiny"
+TINY_QK_GAIN = 1.7
 
 
 def tiny_config(profile: Profile) -> ChameleonConfig:
-    """The quickstart's model: Chameleon's form in a few million parameters."""
+    """The quickstart's model: Chameleon's form in a million parameters, for minutes on two cores."""
     return ChameleonConfig(
         vocab_size=profile.vocab_size,
-        hidden_size=256,
-        intermediate_size=704,
-        num_hidden_layers=4,
+        hidden_size=128,
+        intermediate_size=352,
+        num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=4096,
+        initializer_range=0.05,
         rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
         pad_token_id=profile.pad,
         bos_token_id=profile.bos,
@@ -59,6 +61,9 @@ def build_model(init: str, profile: Profile, *, seed: int = 0) -> ChameleonForCo
     if init == TINY:
         torch.manual_seed(seed)
         model = ChameleonForConditionalGeneration(tiny_config(profile))
+        for layer in model.model.layers:  # sharper attention from the start: few steps teach it slowly
+            for norm in (layer.self_attn.q_norm, layer.self_attn.k_norm):
+                torch.nn.init.constant_(norm.weight, TINY_QK_GAIN)
     else:
         model = _load(init)
     size = model.config.vocab_size
