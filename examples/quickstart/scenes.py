@@ -1,7 +1,7 @@
 """Draws the captioned scenes of the quickstart corpus: coloured shapes on plain backgrounds.
 
 A scene is a function of its seed alone. Colour, size, number and place are in the caption, so that a
-model trained on the scenes can be asked for each of them, and `dominant_colour` can check the first.
+model trained on the scenes can be asked for each of them.
 """
 
 import math
@@ -35,9 +35,6 @@ GAP = 0.04  # between shapes, / short side
 MARGIN = 0.10  # kept free at each edge, / short side; a crop of 5:3 to 2:1 takes 0.083
 STEP = 0.125  # a scene lies in the middle or so far beside it, / short side
 OVERSAMPLE = 4
-
-COLOUR_CHROMA = 26.0  # shapes lie above it, also half blurred into the background; backgrounds below 8
-LEAST_SHARE = 0.003  # of all pixels; below it an image has no dominant colour
 
 
 @dataclass(frozen=True)
@@ -84,25 +81,6 @@ def draw_scene(seed: int, size: tuple[int, int] | None = None) -> Scene:
         colours=[group.colour for group in groups],
         shapes=[group.shape for group in groups],
     )
-
-
-def dominant_colour(image: Image.Image) -> str | None:
-    """Names the colour that covers most of what is not background, or None where nothing is coloured.
-
-    Pixels are judged in the plane of Cb and Cr. Both are linear in RGB, so that blurring a shape into a
-    grey background moves its pixels towards the centre but leaves their angle, which names the colour.
-    """
-    ycc = np.asarray(image.convert("RGB").convert("YCbCr"), dtype=np.float32)
-    cb, cr = ycc[..., 1] - 128, ycc[..., 2] - 128
-    coloured = np.hypot(cb, cr) > COLOUR_CHROMA
-    if coloured.mean() < LEAST_SHARE:
-        return None
-    palette = Image.new("RGB", (len(COLOURS), 1))
-    palette.putdata(list(COLOURS.values()))
-    named = np.asarray(palette.convert("YCbCr"), dtype=np.float32)[0, :, 1:] - 128
-    named /= np.linalg.norm(named, axis=1, keepdims=True)
-    nearest = np.argmax(np.stack([cb[coloured], cr[coloured]], axis=1) @ named.T, axis=1)
-    return list(COLOURS)[int(np.bincount(nearest, minlength=len(COLOURS)).argmax())]
 
 
 def _frame(rng: Generator) -> tuple[int, int]:

@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
+from rasterloom.pipelines.checks import dominant_colour
+
 
 def load_scenes() -> ModuleType:
     path = Path(__file__).parents[2] / "examples" / "quickstart" / "scenes.py"
@@ -132,16 +134,16 @@ def test_places_are_as_said(drawn):
 )
 def test_dominant_colour_is_the_colour_of_one_coloured_scenes(drawn, change):
     one = [scene for scene in drawn if len(scene.colours) == 1]
-    right = sum(scenes.dominant_colour(change(scene.image)) == scene.colours[0] for scene in one)
+    right = sum(dominant_colour(change(scene.image), scenes.COLOURS) == scene.colours[0] for scene in one)
     assert right >= 0.99 * len(one)
 
 
 @pytest.mark.parametrize("value", [0, 60, 128, 255])
 def test_a_grey_image_has_no_dominant_colour(value):
-    assert scenes.dominant_colour(Image.new("RGB", (64, 48), (value, value, value))) is None
+    assert dominant_colour(Image.new("RGB", (64, 48), (value, value, value)), scenes.COLOURS) is None
 
 
 def test_the_background_is_never_taken_for_a_colour():
     rng = np.random.default_rng(0)
     for _ in range(60):
-        assert scenes.dominant_colour(scenes._background(rng, 90, 60)) is None
+        assert dominant_colour(scenes._background(rng, 90, 60), scenes.COLOURS) is None

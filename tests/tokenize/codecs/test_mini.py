@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from rasterloom.pipelines.checks import dominant_colour
 from rasterloom.tokenize.codecs import Codec, load_codec
 from rasterloom.tokenize.codecs.mini import WEIGHTS
 
@@ -76,7 +77,7 @@ def test_the_colour_of_a_scene_survives(codec):
     drawn = [scenes.draw_scene(training.UNSEEN_SEED + 1000 + i, size=(128, 128)) for i in range(150)]
     one = [scene for scene in drawn if len(scene.colours) == 1]
     decoded = codec.decode(codec.encode(np.stack([np.asarray(scene.image) for scene in one])))
-    named = [scenes.dominant_colour(scenes.Image.fromarray(image)) for image in decoded]
+    named = [dominant_colour(scenes.Image.fromarray(image), scenes.COLOURS) for image in decoded]
     right = sum(name == scene.colours[0] for name, scene in zip(named, one, strict=True))
     assert right >= 0.99 * len(one)
 
