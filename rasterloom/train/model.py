@@ -20,7 +20,6 @@ from rasterloom.train.loss import token_losses
 from rasterloom.train.samples import IGNORE
 
 TINY = "tiny"
-TINY_QK_GAIN = 1.7
 
 
 def tiny_config(profile: Profile) -> ChameleonConfig:
@@ -61,9 +60,6 @@ def build_model(init: str, profile: Profile, *, seed: int = 0) -> ChameleonForCo
     if init == TINY:
         torch.manual_seed(seed)
         model = ChameleonForConditionalGeneration(tiny_config(profile))
-        for layer in model.model.layers:  # sharper attention from the start: few steps teach it slowly
-            for norm in (layer.self_attn.q_norm, layer.self_attn.k_norm):
-                torch.nn.init.constant_(norm.weight, TINY_QK_GAIN)
     else:
         model = _load(init)
     size = model.config.vocab_size
