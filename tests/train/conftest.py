@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch.distributed as dist
 
 from rasterloom.schema import TOKENS, Profile, bucket_name, pair_key
 
@@ -105,3 +106,11 @@ def small_checkpoint(tmp_path: Path) -> str:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def one_rank():
+    """A process group of this process alone. One for all tests: DeepSpeed holds on to the first it sees."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from rasterloom.recipe import DeepSpeed, Stage, Train
 from rasterloom.train import engine as engine_module
@@ -14,12 +13,7 @@ from rasterloom.train.job import StageJob, check, finished
 from rasterloom.train.metrics import MetricsLog, read_metrics
 from rasterloom.train.model import build_model
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_rank():
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from dataclasses import replace
 import psutil
 import pytest
 import ray
-import torch.distributed as dist
 
 from rasterloom.recipe import Stage, Train
 from rasterloom.train.engine import run_worker
@@ -66,13 +65,11 @@ def training_workers() -> list[psutil.Process]:
 def undisturbed(job: StageJob) -> list[dict[str, float]]:
     """The same stage by one rank in this process: the batches are the same at any number of workers."""
     alone = replace(job, out_dir=f"{job.out_dir}-alone", workers=1)
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     run_worker(alone)
-    dist.destroy_process_group()
     return read_metrics(alone.metrics_file)
 
 
-def test_killing_driver_and_worker_changes_nothing(job, tmp_path, cluster):
+def test_killing_driver_and_worker_changes_nothing(job, tmp_path, cluster, one_rank):
     (tmp_path / "job.pickle").write_bytes(pickle.dumps(job))
     driver = subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(tmp_path / "job.pickle")],
