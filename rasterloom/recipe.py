@@ -366,6 +366,15 @@ def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
     tokenize = recipe.tokenize.model_copy(
         update={f: resolve(v) for f in ("weights", "text") if (v := getattr(recipe.tokenize, f)) is not None}
     )
+
+    def resolve_if_there(value: Any) -> Any:  # an option may as well be the name of a model on a hub
+        return resolve(value) if isinstance(value, str) and (folder / value).exists() else value
+
+    score = tuple(
+        s.model_copy(update={"options": {k: resolve_if_there(v) for k, v in s.options.items()}})
+        for s in recipe.score
+    )
+    workspace = resolve(recipe.workspace)
     return recipe.model_copy(
-        update={"sources": sources, "tokenize": tokenize, "workspace": resolve(recipe.workspace)}
+        update={"sources": sources, "score": score, "tokenize": tokenize, "workspace": workspace}
     )

@@ -26,6 +26,12 @@ def test_paths_are_taken_from_the_recipes_folder(write, tmp_path):
     assert remote.workspace == "s3://bucket/prefix"
 
 
+def test_weights_of_a_scorer_are_found_beside_the_recipe(write, tmp_path):
+    (tmp_path / "head.pth").touch()
+    recipe = load_recipe(write(GOOD + "score: [{aesthetic: {head: head.pth, clip: openai/clip}}]"))
+    assert recipe.score[0].options == {"head": str(tmp_path / "head.pth"), "clip": "openai/clip"}
+
+
 def test_short_forms(write):
     recipe = load_recipe(
         write(GOOD + "score: [quality, {aesthetic: {head: x.pth}}]\nkeep: a > 1\ndedup: {phash_radius: 2}")
