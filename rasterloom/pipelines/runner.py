@@ -4,8 +4,11 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from rasterloom import __version__
 from rasterloom.pipelines import staging
@@ -56,32 +59,15 @@ def run_step(corpus: Corpus, step: Step, run: Run, recipe_digest: str, progress:
     Raises:
         StepFailed: a shard or the step's work raised an error; the message says which and what.
     """
-    start = time.monotonic()
     if isinstance(step, FileStep):
-        record = _make_files(corpus, step, run, progress)
+        _run_files(corpus, step, run, recipe_digest, progress)
     else:
         assert isinstance(step, ShardStep)
-        record = _run_shards(corpus, step, run, progress)
-    record = Record(**{**record.__dict__, "seconds": time.monotonic() - start}).signed(
-        recipe_digest, __version__
-    )
-    if isinstance(step, ShardStep) and step.table:
-        files = _published_files(corpus, step)
-        commit(
-            corpus,
-            step.table,
-            step.schema,
-            files,
-            record,
-            replaces=step.replaces,
-            partition_by=step.partition_by,
-        )
-    else:
-        write_record(corpus, step, record)
+        _run_shards(corpus, step, run, recipe_digest, progress)
     return status(corpus, step)
 
 
-def _record(corpus: Corpus, step: Step, **found: Any) -> Record:
+def _record(corpus: Corpus, step: Step, recipe_digest: str, started: float, **found: Any) -> Record:
     parents = {given.name: status(corpus, given).snapshot_id for given in step.inputs}
     return Record(
         step=step.name,
@@ -90,11 +76,13 @@ def _record(corpus: Corpus, step: Step, **found: Any) -> Record:
         config=step.settings,
         inputs={given.name: given.fingerprint for given in step.inputs},
         parents={name: str(snapshot) for name, snapshot in parents.items() if snapshot is not None},
+        seconds=time.monotonic() - started,
         **found,
-    )
+    ).signed(recipe_digest, __version__)
 
 
-def _run_shards(corpus: Corpus, step: ShardStep, run: Run, progress: Progress) -> Record:
+def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, progress: Progress) -> None:
+    started = time.monotonic()
     place = staging.folder(corpus.name, step.name, step.fingerprint)
     shards = step.plan(corpus.store, inputs_of(corpus, step), step.config)
     done = staging.published(corpus.store, place)
@@ -104,21 +92,29 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, progress: Progress) -
         done[result.shard] = result
         progress.advance(rows=result.rows)
     results = [done[shard.name] for shard in shards]
-    return _record(
+    record = _record(
         corpus,
         step,
+        recipe_digest,
+        started,
         counts=staging.add_up([r.counts for r in results]),
         rows=sum(r.rows for r in results),
         n_bytes=sum(r.bytes for r in results),
         shards=len(results),
         worker_seconds=sum(r.seconds for r in results),
     )
-
-
-def _published_files(corpus: Corpus, step: ShardStep) -> list[str]:
-    place = staging.folder(corpus.name, step.name, step.fingerprint)
-    found = staging.published(corpus.store, place)
-    return [p.file for _, p in sorted(found.items()) if p.rows]
+    if step.table is None:
+        write_record(corpus, step, record)
+        return
+    commit(
+        corpus,
+        step.table,
+        step.schema,
+        sorted(r.file for r in results if r.rows),
+        record,
+        replaces=step.replaces,
+        partition_by=step.partition_by,
+    )
 
 
 def _on_ray(store: Store, place: str, step: ShardStep, shards: list[Shard], run: Run) -> Iterator[Published]:
@@ -160,20 +156,43 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
 
 
-def _make_files(corpus: Corpus, step: FileStep, run: Run, progress: Progress) -> Record:
+def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, progress: Progress) -> None:
     """Let a FileStep fill a local folder, then put the folder where its result belongs."""
+    started = time.monotonic()
     progress.start(step.name, total=None)
     final = file_folder(corpus, step)
     folder = Path(corpus.store.path(final)) if not corpus.store.is_s3 else scratch_folder(step)
-    if not step.resumes:
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder, progress):
+        if status(corpus, step).done:  # by the run that was waited for
+            return
+        if not step.resumes:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            counts = step.make(corpus, inputs_of(corpus, step), step, folder, run, progress)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise StepFailed(f"{step.name}: {_one_line(error)}") from error
+        files = sorted(p for p in folder.rglob("*") if p.is_file())
+        if corpus.store.is_s3:
+            for path in files:
+                corpus.store.put(f"{final}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+        size = sum(path.stat().st_size for path in files)
+        record = _record(corpus, step, recipe_digest, started, counts=counts, n_bytes=size)
+        write_record(corpus, step, record)
+
+
+@contextmanager
+def _alone(folder: Path, progress: Progress) -> Iterator[None]:
+    """Be the only run on this machine that works in a folder; the lock ends with the process."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{folder}.lock")
+    while True:
+        try:
+            lock.acquire(timeout=1.0)
+            break
+        except Timeout:
+            progress.update(0, "waiting for another run that makes it")
     try:
-        counts = step.make(corpus, inputs_of(corpus, step), step, folder, run, progress)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise StepFailed(f"{step.name}: {_one_line(error)}") from error
-    if corpus.store.is_s3:
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            corpus.store.put(f"{final}/{path.relative_to(folder).as_posix()}", path.read_bytes())
-    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-    return _record(corpus, step, counts=counts, n_bytes=size)
+        yield
+    finally:
+        lock.release()

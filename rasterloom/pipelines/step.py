@@ -78,8 +78,8 @@ class ShardStep(Step):
 class FileStep(Step):
     """A step that makes a folder of files, in the driver: ``make`` fills it and returns counts.
 
-    A folder is filled under a temporary name only it knows if ``resumes`` is false; a step that resumes
-    by itself, as training does, always gets the same folder.
+    The folder bears the step's fingerprint, and counts for nothing until the step's record is written. What
+    a stopped run left in it is deleted first, unless the step ``resumes`` by itself, as training does.
     """
 
     make: Callable[..., dict[str, int]] = field(kw_only=True)
