@@ -162,6 +162,8 @@ class Train(Section):
     """``tiny`` for a small model from scratch, or the folder of a Chameleon checkpoint."""
     stages: tuple[Stage, ...] = Field(min_length=1)
     deepspeed: DeepSpeed = DeepSpeed()
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """``muon`` learns faster from scratch; it takes ``deepspeed: {zero: 0}``."""
     seed: int = 0
     heldout: float = Field(0.02, ge=0, lt=1)
     """Share of rows, chosen by key, that is never trained on."""
@@ -173,6 +175,14 @@ class Train(Section):
     grad_clip: float = Field(1.0, gt=0)
     checkpoint_every: int = Field(200, ge=1)
     """Steps between checkpoints; the end of a stage always makes one."""
+
+    @model_validator(mode="after")
+    def _muon_sees_whole_matrices(self) -> "Train":
+        if self.optimizer == "muon" and (self.deepspeed.zero or self.deepspeed.bf16):
+            raise ValueError(
+                "optimizer muon takes deepspeed: {zero: 0, bf16: false}, it needs whole matrices"
+            )
+        return self
 
 
 class ColourCheck(Section):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rasterloom.recipe import Train
 from rasterloom.train.model import PackedLM
+from rasterloom.train.muon import Muon
 
 BETAS = (0.9, 0.95)
 BUCKET_ELEMENTS = 200_000_000  # gradients reduced at once, at most
@@ -32,12 +33,11 @@ def start_deepspeed(model: PackedLM, train: Train, *, use_gpu: bool) -> Any:
     torch_adam = {"torch_adam": not use_gpu}
     deepspeed.init_distributed(dist_backend="nccl" if use_gpu else "gloo", verbose=False)
     bucket = min(BUCKET_ELEMENTS, sum(p.numel() for p in model.parameters()))
-    config = {
+    config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "steps_per_print": 2**31,
         "gradient_clipping": train.grad_clip,
-        "optimizer": {"type": "AdamW", "params": {"lr": 1.0, "betas": BETAS, **torch_adam}},
         "zero_optimization": {
             "stage": train.deepspeed.zero,
             "reduce_bucket_size": bucket,
@@ -46,9 +46,14 @@ def start_deepspeed(model: PackedLM, train: Train, *, use_gpu: bool) -> Any:
         "bf16": {"enabled": train.deepspeed.bf16},
     }
     groups = parameter_groups(model, train.weight_decay)
+    given: dict[str, Any] = {"model_parameters": groups}
+    if train.optimizer == "muon":
+        given["optimizer"] = Muon(split_matrices(model, groups), lr=1.0, betas=BETAS)
+    else:
+        config["optimizer"] = {"type": "AdamW", "params": {"lr": 1.0, "betas": BETAS, **torch_adam}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=config)
+        engine, *_ = deepspeed.initialize(model=model, config=config, **given)
     return engine
 
 
@@ -62,6 +67,19 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         {"params": [p for p in params if id(p) in decayed], "weight_decay": weight_decay},
         {"params": [p for p in params if id(p) not in decayed], "weight_decay": 0.0},
     ]
+
+
+def split_matrices(model: PackedLM, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Take the matrices of the layers, which Muon steps, out of the groups; embeddings and head stay."""
+    layers = model.lm.model.layers.modules()
+    matrices = {id(module.weight) for module in layers if isinstance(module, nn.Linear)}
+    split = []
+    for group in groups:
+        for muon in (True, False):
+            params = [p for p in group["params"] if (id(p) in matrices) == muon]
+            if params:
+                split.append({**group, "params": params, "muon": muon})
+    return split
 
 
 def optimizer_step(engine: Any, lr: float) -> float:

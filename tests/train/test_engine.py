@@ -109,9 +109,11 @@ def test_bf16_follows_fp32(job):
     assert losses(half) == pytest.approx(losses(full), rel=0.05)
 
 
-@pytest.mark.parametrize(("zero", "step"), [(2, 2), (2, 5), (3, 7)])
-def test_a_stage_that_is_cut_off_goes_on_as_if_nothing_had_happened(job, zero, step, crash_at):
-    whole = with_train(job, "whole", deepspeed=DeepSpeed(zero=zero))
+@pytest.mark.parametrize(
+    ("optimizer", "zero", "step"), [("adamw", 2, 2), ("adamw", 2, 5), ("adamw", 3, 7), ("muon", 0, 4)]
+)
+def test_a_stage_that_is_cut_off_goes_on_as_if_nothing_had_happened(job, optimizer, zero, step, crash_at):
+    whole = with_train(job, "whole", deepspeed=DeepSpeed(zero=zero), optimizer=optimizer)
     run_worker(whole)
     cut = elsewhere(whole, "cut")
     crash_at(step)
