@@ -30,6 +30,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rasterloom.tokenize.codecs.mini import Block, MiniCodec, MiniNetwork
+from rasterloom.train.muon import orthogonal
 
 Pixels = NDArray[np.uint8]  # [h, w, 3]
 
@@ -214,23 +215,8 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 average = self.state[p].setdefault("average", torch.zeros_like(p))
                 average.lerp_(p.grad, 1 - group["momentum"])
-                matrix = orthogonal(p.grad.lerp(average, group["momentum"]).flatten(1))
+                matrix = orthogonal(p.grad.lerp(average, group["momentum"]).flatten(1)[None])[0]
                 p.add_(matrix.view(p.shape), alpha=-group["lr"] * 0.2 * max(matrix.shape) ** 0.5)
-
-
-def orthogonal(m: Tensor, rounds: int = 5) -> Tensor:
-    """Newton-Schulz iteration towards the nearest matrix with orthogonal rows.
-
-    Every iterate is a polynomial in m m^T times m, so the rounds work on small square matrices only.
-    """
-    if m.shape[0] > m.shape[1]:
-        return orthogonal(m.T, rounds).T
-    m = m / (m.norm() + 1e-7)
-    gram, total = m @ m.T, torch.eye(len(m))
-    for _ in range(rounds):
-        factor = 3.4445 * torch.eye(len(m)) - 4.7750 * gram + 2.0315 * gram @ gram
-        gram, total = factor @ gram @ factor, factor @ total
-    return total @ m
 
 
 # --- training ---------------------------------------------------------------------------------------------

@@ -23,8 +23,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle", "star", "ring")
 SIZES = {"small": 0.24, "": 0.38, "large": 0.64}  # diameter / short side; the middle size goes unsaid
-# Tones of grey. Few of them, and few places: what a scene does not say in its caption, a model has to guess.
-BACKGROUNDS = (48, 228)
+# A tone of grey. One, and few places: what a scene does not say in its caption, a model has to guess.
+BACKGROUND = 228
 GRADIENTS = 0.05  # share of scenes whose background is not plain
 NUMBERS = {1: "a", 2: "two", 3: "three"}
 
@@ -140,7 +140,7 @@ def _places(
 
 
 def _background(rng: Generator, width: int, height: int) -> Image.Image:
-    pixels: NDArray[np.floating] = np.full((height, width), float(rng.choice(BACKGROUNDS)))
+    pixels: NDArray[np.floating] = np.full((height, width), float(BACKGROUND))
     if rng.random() < GRADIENTS:
         down = rng.random() < 0.5
         ramp = np.linspace(-20, 20, height if down else width)

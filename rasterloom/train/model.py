@@ -60,6 +60,10 @@ def build_model(init: str, profile: Profile, *, seed: int = 0) -> ChameleonForCo
     if init == TINY:
         torch.manual_seed(seed)
         model = ChameleonForConditionalGeneration(tiny_config(profile))
+        for layer in model.model.layers:
+            # With biases before the rotation a head starts with distances that it prefers, in place of none.
+            for norm in (layer.self_attn.q_norm, layer.self_attn.k_norm):
+                nn.init.normal_(norm.bias, std=0.5)
     else:
         model = _load(init)
     size = model.config.vocab_size

@@ -19,6 +19,7 @@ WEIGHTS = Path(__file__).with_name("mini.safetensors")
 DOWNSAMPLE = 8
 CODEBOOK_SIZE = 1024
 CODE_DIM = 8
+MARGIN = 4  # pixels around its own 8 x 8 that a code depends on
 WIDTH = 128  # channels at 1/8 of the size, where most of the work is done
 
 PIXELS_AT_ONCE = 64 * 64 * 32  # of decoding: bounds the memory of a call, whatever the number of images
@@ -31,9 +32,9 @@ def conv(inputs: int, outputs: int, kernel: int = 3) -> nn.Conv2d:
 class Block(nn.Module):
     """Residual block: ReLU, conv, ReLU, conv. It starts as the identity."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, kernel: int = 3) -> None:
         super().__init__()
-        self.first, self.second = conv(width, width), conv(width, width)
+        self.first, self.second = conv(width, width, kernel), conv(width, width, kernel)
         nn.init.zeros_(self.second.weight)
         nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
 
@@ -64,19 +65,16 @@ class MiniNetwork(nn.Module):
     def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
         self.encoder = nn.Sequential(
-            nn.PixelUnshuffle(4),
-            conv(48, 64),
-            *(Block(64) for _ in range(2)),
-            nn.PixelUnshuffle(2),
-            conv(256, width, 1),
-            *(Block(width) for _ in range(3)),
+            nn.ReplicationPad2d(MARGIN),
+            nn.Conv2d(3, 3 * width, DOWNSAMPLE + 2 * MARGIN, stride=DOWNSAMPLE),
+            *(Block(3 * width, 1) for _ in range(3)),
             nn.ReLU(),
-            conv(width, CODE_DIM, 1),
+            conv(3 * width, CODE_DIM, 1),
         )
         self.register_buffer("codebook", F.normalize(torch.randn(CODEBOOK_SIZE, CODE_DIM), dim=1))
         self.decoder = nn.Sequential(
             conv(CODE_DIM, width),
-            *(Block(width) for _ in range(4)),
+            *(Block(width) for _ in range(6)),
             Upsample(width, 64, 1),
             *(Block(64) for _ in range(2)),
             Upsample(64, 32, 1),
