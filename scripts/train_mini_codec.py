@@ -10,41 +10,37 @@ scikit-image wheel and on scenes of other seeds, none of which are trained on.
 
 import argparse
 import hashlib
-import importlib.util
 import json
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from codec_pictures import (
+    HELD_OUT,
+    Pixels,
+    clipart,
+    drawn_scenes,
+    held_out_photographs,
+    photographs,
+    picture_files,
+    random_crop,
+    unseen_scenes,
+)
 from numpy.random import Generator
-from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
 from rasterloom.tokenize.codecs.mini import Block, MiniCodec, MiniNetwork
-from rasterloom.train.muon import orthogonal
+from rasterloom.train.muon import Muon
 
-Pixels = NDArray[np.uint8]  # [h, w, 3]
-
-ROOT = Path(__file__).parents[1]
-HELD_OUT = (  # every colour photograph in the scikit-image wheel
-    "astronaut.png", "chelsea.png", "coffee.png", "hubble_deep_field.jpg", "ihc.png",
-    "motorcycle_left.png", "motorcycle_right.png", "retina.jpg", "rocket.jpg",
-)  # fmt: skip
-PHOTOGRAPH_SIDES = (176, 256, 256, 360, 512)  # short sides that photographs are reduced to, pixels
-CLIPART_SIDES = (96, 160, 224)
-CLIPARTS = 1500
 SCENES = 2500
-SCENE_SEED, UNSEEN_SEED = 900_000_000, 990_000_000
-
+SCENE_SEED = 900_000_000
 PHOTOGRAPHS_SHARE = 0.5  # of the crops; clip art and scenes share the rest 2 : 3
 STEPS = 3000
 BATCH = 32  # crops of 64 x 64 pixels, or as many pixels in larger ones
@@ -56,87 +52,6 @@ UNQUANTISED = 150  # steps before the codebook is set by k-means
 CODEBOOK_DECAY = 0.99
 COMMITMENT = 0.25
 ABSOLUTE = 0.05  # weight of the absolute error beside the squared one
-
-
-# --- pictures ---------------------------------------------------------------------------------------------
-
-
-def load_module(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def picture_files(folders: list[Path]) -> list[Path]:
-    """All pictures below the folders, in an order that does not depend on where the folders lie."""
-    endings = {".jpg", ".jpeg", ".png", ".webp"}
-    files = [
-        f for folder in folders for f in folder.rglob("*") if f.suffix.lower() in endings and f.is_file()
-    ]
-    return sorted(files, key=lambda f: (f.name, f.stat().st_size))
-
-
-def reduced(image: Image.Image, short: int) -> Image.Image:
-    scale = short / min(image.size)
-    if scale >= 1:
-        return image
-    w, h = (round(side * scale) for side in image.size)
-    return image.resize((w, h), Image.Resampling.LANCZOS, reducing_gap=3)
-
-
-def photographs(folders: list[Path]) -> Iterator[Pixels]:
-    for file in picture_files(folders):
-        with Image.open(file) as image:
-            rgb = image.convert("RGB")
-        for side in PHOTOGRAPH_SIDES:
-            yield np.asarray(reduced(rgb, side))
-
-
-def clipart(folders: list[Path]) -> Iterator[Pixels]:
-    """Clip art on paper of some colour, every so many-th file of all."""
-    rng = np.random.default_rng(0)
-    files = picture_files(folders)
-    for i in range(min(CLIPARTS, len(files))):
-        with Image.open(files[i * len(files) // min(CLIPARTS, len(files))]) as image:
-            rgba = reduced(image.convert("RGBA"), int(rng.choice(CLIPART_SIDES)))
-        if max(rgba.size) > 4 * min(rgba.size):
-            continue
-        paper = Image.new("RGBA", rgba.size, (*rng.integers(0, 256, 3).tolist(), 255))
-        if rng.random() < 0.4:
-            paper.paste((255, 255, 255, 255), (0, 0, *rgba.size))
-        yield np.asarray(Image.alpha_composite(paper, rgba).convert("RGB"))
-
-
-def drawn_scenes(n: int, seed: int) -> Iterator[Pixels]:
-    draw = load_module(ROOT / "examples" / "quickstart" / "scenes.py").draw_scene
-    rng = np.random.default_rng(seed)
-    for i in range(n):
-        short = int(rng.choice([64, 96, 128, 160]))
-        ratio = float(rng.choice([1, 1, 5 / 3]))
-        size = (short, round(short * ratio)) if rng.random() < 0.5 else (round(short * ratio), short)
-        yield np.asarray(draw(seed + i, size=size).image)
-
-
-def random_crop(rng: Generator, picture: Pixels, side: int) -> Pixels:
-    """A square of a picture, mirrored and turned at random, some in other colours."""
-    h, w = picture.shape[:2]
-    if min(h, w) < side:
-        picture = np.pad(picture, ((0, max(0, side - h)), (0, max(0, side - w)), (0, 0)), mode="edge")
-        h, w = picture.shape[:2]
-    top, left = rng.integers(0, h - side + 1), rng.integers(0, w - side + 1)
-    crop = picture[top : top + side, left : left + side]
-    crop = crop[:: rng.choice([1, -1]), :: rng.choice([1, -1])]
-    if rng.random() < 0.5:
-        crop = crop.transpose(1, 0, 2)
-    if rng.random() < 0.3:
-        crop = crop[..., rng.permutation(3)]
-    if rng.random() < 0.5:
-        gain, shift = rng.uniform(0.35, 1.3, 3 if rng.random() < 0.5 else 1), rng.uniform(-24, 24)
-        crop = np.clip(crop * gain + shift, 0, 255).astype(np.uint8)
-    return crop
 
 
 def batches(rng: Generator, pools: dict[str, list[Pixels]], share: float) -> Iterator[Tensor]:
@@ -196,29 +111,6 @@ class CodebookTrainer:
         return counts, torch.zeros_like(self.codebook).index_add_(0, codes, vectors)
 
 
-# --- the optimiser ----------------------------------------------------------------------------------------
-
-
-class Muon(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024) for convolutions, taken as matrices [outputs, inputs x kernel].
-
-    The step is the momentum with its singular values set to about one, scaled so that its entries are as
-    large as Adam's usually are, so that both share a learning rate.
-    """
-
-    def __init__(self, params: list[Tensor], lr: float, momentum: float = 0.95) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum})
-
-    @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for p in group["params"]:
-                average = self.state[p].setdefault("average", torch.zeros_like(p))
-                average.lerp_(p.grad, 1 - group["momentum"])
-                matrix = orthogonal(p.grad.lerp(average, group["momentum"]).flatten(1)[None])[0]
-                p.add_(matrix.view(p.shape), alpha=-group["lr"] * 0.2 * max(matrix.shape) ** 0.5)
-
-
 # --- training ---------------------------------------------------------------------------------------------
 
 
@@ -245,17 +137,15 @@ def train(network: MiniNetwork, data: Iterator[Tensor], steps: int, *, refine: b
     blocks = [block for block in network.modules() if isinstance(block, Block)]
     matrices = [conv.weight for block in blocks for conv in (block.first, block.second)]
     rest = [p for p in network.parameters() if all(p is not matrix for matrix in matrices)]
-    optimisers: list[torch.optim.Optimizer] = [
-        Muon(matrices, learning_rate),
-        torch.optim.Adam(rest, learning_rate, betas=(0.9, 0.95)),
-    ]
+    groups = [{"params": matrices, "muon": True}, {"params": rest, "muon": False}]
+    optimiser = Muon(groups, learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     recent: deque[Tensor] = deque(maxlen=40)
     losses: list[float] = []
     started = time.monotonic()
     for step in range(steps):
-        for optimiser in optimisers:
-            optimiser.zero_grad()
-            optimiser.param_groups[0]["lr"] = learning_rate * rate(step, steps)
+        optimiser.zero_grad()
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate * rate(step, steps)
         pixels = next(data)
         features = network.features(pixels)
         vectors = features.detach().permute(0, 2, 3, 1).reshape(-1, features.shape[1])
@@ -273,8 +163,7 @@ def train(network: MiniNetwork, data: Iterator[Tensor], steps: int, *, refine: b
         squared = error.square().mean()
         (squared + ABSOLUTE * error.abs().mean() + COMMITMENT * commitment).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 0.5)
-        for optimiser in optimisers:
-            optimiser.step()
+        optimiser.step()
         mean.update_parameters(network)
         losses.append(squared.item())
         if (step + 1) % 50 == 0:
@@ -290,23 +179,6 @@ def train(network: MiniNetwork, data: Iterator[Tensor], steps: int, *, refine: b
 
 
 # --- measuring --------------------------------------------------------------------------------------------
-
-
-def held_out_photographs(side: int) -> list[Pixels]:
-    """The photographs of scikit-image, short side reduced to `side` (LANCZOS), middle square."""
-    import skimage.data
-
-    squares = []
-    for name in HELD_OUT:
-        image = reduced(Image.open(Path(skimage.data.__file__).parent / name).convert("RGB"), side)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        squares.append(np.asarray(image.crop((left, top, left + side, top + side))))
-    return squares
-
-
-def unseen_scenes(n: int, side: int) -> list[Pixels]:
-    draw = load_module(ROOT / "examples" / "quickstart" / "scenes.py").draw_scene
-    return [np.asarray(draw(UNSEEN_SEED + i, size=(side, side)).image) for i in range(n)]
 
 
 def psnr(codec: MiniCodec, pictures: list[Pixels]) -> list[float]:

@@ -56,6 +56,15 @@ def test_short_forms(write):
         (GOOD + "train: {stages: [{target: 64, steps: 1}]}", ["train.stages[0].target", "64", "[512]"]),
         (GOOD + "train: {stages: [{target: 512}]}", ["train.stages[0]", "epochs or steps"]),
         (GOOD + "train: {stages: [{target: 512, rate: 3}]}", ["train.stages[0].rate", "no such field"]),
+        (
+            GOOD + "train: {optimizer: muon, stages: [{target: 512, steps: 1}]}",  # zero is 2 unless told
+            ["train: optimizer muon takes deepspeed: {zero: 0, bf16: false}"],
+        ),
+        (
+            GOOD
+            + "train: {optimizer: muon, deepspeed: {zero: 0, bf16: true}, stages: [{target: 512, steps: 1}]}",
+            ["train: optimizer muon takes deepspeed: {zero: 0, bf16: false}"],
+        ),
         ("corpus: demo", ["sources", "required"]),
         ("corpus: Not a name\nsources: [{path: a}]", ["corpus", "Not a name"]),
     ],

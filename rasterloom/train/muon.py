@@ -17,7 +17,8 @@ ROUNDS = 5
 
 
 class Muon(torch.optim.AdamW):
-    """Takes AdamW's parameter groups; those with ``muon: True`` hold matrices [rows, columns] only."""
+    """Takes AdamW's parameter groups; those with ``muon: True`` hold matrices [rows, columns], or weights of
+    convolutions, which are taken as matrices [outputs, inputs x kernel]."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -36,7 +37,7 @@ class Muon(torch.optim.AdamW):
         for p in group["params"]:
             if p.grad is not None:
                 alike[p.shape].append(p)
-        for shape, params in alike.items():
+        for params in alike.values():
             directions = []
             for p in params:
                 state = self.state[p]
@@ -45,11 +46,11 @@ class Muon(torch.optim.AdamW):
                 state["step"] += 1
                 momentum = state["momentum"]
                 momentum.lerp_(p.grad, 1 - MOMENTUM)
-                directions.append(p.grad.lerp(momentum, MOMENTUM))
-            scale = RMS_OF_ADAMW * max(shape) ** 0.5
+                directions.append(p.grad.lerp(momentum, MOMENTUM).flatten(1))
+            scale = RMS_OF_ADAMW * max(directions[0].shape) ** 0.5
             for p, update in zip(params, orthogonal(torch.stack(directions)), strict=True):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update, alpha=-group["lr"] * scale)
+                p.add_(update.view(p.shape), alpha=-group["lr"] * scale)
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

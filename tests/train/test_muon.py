@@ -42,3 +42,14 @@ def test_matrices_of_the_layers_take_muons_step_and_the_rest_adamws(profile):
             assert np.sqrt(step.square().mean()) == pytest.approx(RMS_OF_ADAMW * 0.01, rel=0.25), name
         else:
             torch.testing.assert_close(p, other[name], msg=name)
+
+
+def test_a_convolution_is_a_matrix_of_outputs_by_all_else():
+    torch.manual_seed(0)
+    kernel = torch.randn(8, 4, 3, 3)
+    matrix = kernel.flatten(1).clone()
+    kernel.grad = torch.randn_like(kernel)
+    matrix.grad = kernel.grad.flatten(1).clone()
+    for weight in (kernel, matrix):
+        Muon([{"params": [weight], "muon": True}], lr=0.01).step()
+    torch.testing.assert_close(kernel.flatten(1), matrix)

@@ -27,6 +27,7 @@ def load_script(name: str) -> ModuleType:
     return module
 
 
+pictures = load_script("codec_pictures")
 training = load_script("train_mini_codec")
 
 
@@ -37,7 +38,7 @@ def codec() -> Codec:
 
 @pytest.fixture(scope="module")
 def photographs() -> np.ndarray:
-    return np.stack(training.held_out_photographs(256))
+    return np.stack(pictures.held_out_photographs(256))
 
 
 @pytest.fixture
@@ -85,12 +86,12 @@ def test_a_code_depends_on_its_square_and_four_pixels_around(codec):
 
 
 def test_unseen_scenes_reconstruct_at_30_db(codec):
-    assert np.mean(training.psnr(codec, training.unseen_scenes(60, 128))) >= 30.0
+    assert np.mean(training.psnr(codec, pictures.unseen_scenes(60, 128))) >= 30.0
 
 
 def test_the_colour_of_a_scene_survives(codec):
-    scenes = training.load_module(ROOT / "examples" / "quickstart" / "scenes.py")
-    drawn = [scenes.draw_scene(training.UNSEEN_SEED + 1000 + i, size=(128, 128)) for i in range(150)]
+    scenes = pictures.load_module(ROOT / "examples" / "quickstart" / "scenes.py")
+    drawn = [scenes.draw_scene(pictures.UNSEEN_SEED + 1000 + i, size=(128, 128)) for i in range(150)]
     one = [scene for scene in drawn if len(scene.colours) == 1]
     decoded = codec.decode(codec.encode(np.stack([np.asarray(scene.image) for scene in one])))
     named = [dominant_colour(scenes.Image.fromarray(image), scenes.COLOURS) for image in decoded]
