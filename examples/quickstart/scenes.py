@@ -22,8 +22,10 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "purple": (140, 50, 185),
 }
 SHAPES = ("circle", "square", "triangle", "star", "ring")
-SIZES = {"small": 0.24, "": 0.38, "large": 0.64}  # diameter / short side; the middle size goes unsaid
-# A tone of grey. One, and few places: what a scene does not say in its caption, a model has to guess.
+# Diameters and places are whole cells: at a target of 128 a cell is one code of 8 x 8 pixels in every
+# frame. So a shape is made of the same codes wherever it lies, which a tiny model can learn.
+SIZES = {"small": 4, "": 6, "large": 10}  # diameter in cells; the middle size goes unsaid
+# A tone of grey. What a scene does not say in its caption, a model has to guess: one tone, few places.
 BACKGROUND = 228
 GRADIENTS = 0.05  # share of scenes whose background is not plain
 NUMBERS = {1: "a", 2: "two", 3: "three"}
@@ -31,9 +33,9 @@ NUMBERS = {1: "a", 2: "two", 3: "three"}
 # (width : height), share. Few ratios with many scenes each: a ratio with few scenes is not learnt.
 FRAMES = {(1, 1): 0.40, (5, 3): 0.28, (3, 5): 0.28, (3, 1): 0.02, (1, 3): 0.02}
 SHORT_SIDES = (96, 120, 144, 192, 240, 288, 360, 399)  # pixels; all divisible by 3
-GAP = 0.04  # between shapes, / short side
-MARGIN = 0.10  # kept free at each edge, / short side; a crop of 5:3 to 2:1 takes 0.083
-STEP = 0.125  # a scene lies in the middle or so far beside it, / short side
+GAP = 2  # cells between shapes, 1 between three
+MARGIN = 1  # cells kept free at each edge; a crop of 5:3 to 2:1 takes as much
+FARTHEST = 4  # cells from the middle to where a scene may be moved, in steps of two
 OVERSAMPLE = 4
 
 
@@ -70,11 +72,14 @@ def draw_scene(seed: int, size: tuple[int, int] | None = None) -> Scene:
     """Draws the scene of a seed, at `size` (width, height) in pixels if given, else at one of its own."""
     rng = np.random.default_rng(seed)
     frame = _frame(rng)
-    groups, relation = _story(rng)
     canvas = _background(rng, *(size or frame))
-    for group, centres in zip(groups, _places(rng, canvas.size, groups, relation), strict=True):
-        for centre in centres:
-            _paint(rng, canvas, group, centre)
+    cell = _cell(*canvas.size)
+    groups, relation = _story(rng, roomy=min(canvas.size) > 13 * cell)
+    room = [int(side / cell + 1e-6) - 2 * MARGIN for side in canvas.size]
+    for group, centres in zip(groups, _places(rng, room, groups, relation), strict=True):
+        for x, y in centres:
+            middle = (canvas.width / 2 + x * cell, canvas.height / 2 + y * cell)
+            _paint(canvas, group, middle, SIZES[group.size] * cell)
     return Scene(
         image=canvas,
         caption=f" {relation} ".join(map(str, groups)),
@@ -89,54 +94,69 @@ def _frame(rng: Generator) -> tuple[int, int]:
     return w * unit, h * unit
 
 
-def _story(rng: Generator) -> tuple[list[Group], str]:
+def _cell(width: int, height: int) -> float:
+    """Pixels of a cell: the short side has 16 if the frame is about square, else 12.
+
+    These are the codes along the short side of the buckets 128 x 128, and 160 x 96.
+    """
+    short, long = sorted((width, height))
+    return short / (16 if 3 * long <= 4 * short else 12)
+
+
+def _story(rng: Generator, roomy: bool) -> tuple[list[Group], str]:
     """What a scene shows: mostly one shape, else a few equal ones or two groups in relation."""
     kind = rng.choice(["one", "several", "relation"], p=[0.70, 0.12, 0.18])
     if kind == "relation":
         colours = rng.choice(list(COLOURS), 2, replace=False)
         numbers = rng.choice([1, 2], 2, p=[0.75, 0.25])
-        groups = [_group(rng, str(c), int(n), large=False) for c, n in zip(colours, numbers, strict=True)]
+        sizes = ["small", ""] if roomy else ["small"]
+        groups = [_group(rng, str(c), int(n), sizes) for c, n in zip(colours, numbers, strict=True)]
         return groups, str(rng.choice(["left of", "right of", "above", "below"]))
     number = 1 if kind == "one" else int(rng.integers(2, 4))
-    return [_group(rng, str(rng.choice(list(COLOURS))), number, large=number == 1)], ""
+    sizes = ["small", "", "large"][: 4 - number]
+    return [_group(rng, str(rng.choice(list(COLOURS))), number, sizes)], ""
 
 
-def _group(rng: Generator, colour: str, number: int, large: bool) -> Group:
-    sizes = ["small"] if number == 3 else ["small", "", "large"] if large else ["small", ""]
+def _group(rng: Generator, colour: str, number: int, sizes: list[str]) -> Group:
     return Group(number, str(rng.choice(sizes)), colour, str(rng.choice(SHAPES)))
 
 
 def _places(
-    rng: Generator, size: tuple[int, int], groups: list[Group], relation: str
-) -> list[list[tuple[float, float]]]:
-    """Centres of all shapes, in pixels. Everything fits into the middle square less its margin.
+    rng: Generator, room: list[int], groups: list[Group], relation: str
+) -> list[list[tuple[int, int]]]:
+    """Centres (x, y) of all shapes, in cells from the middle; `room` is how many there are each way.
 
-    Two groups lie along the axis of their relation, the shapes of a group across it.
+    Two groups lie along the axis of their relation, the shapes of a group across it. Shapes without a
+    relation lie along the long side.
     """
-    short = min(size)
-    axis = 1 if relation in ("above", "below") else 0 if relation else 1 - int(size[0] >= size[1])
+    axis = 1 if relation in ("above", "below") else 0 if relation else int(room[0] >= room[1])
     ordered = groups if relation in ("left of", "above", "") else groups[::-1]
     extents = [SIZES[group.size] for group in ordered]
-    along = sum(extents) + GAP * (len(groups) - 1)
-    across = max((SIZES[g.size] + GAP) * g.number - GAP for g in groups)
-    slack = np.array([1 - 2 * MARGIN, 1 - 2 * MARGIN])
-    slack[axis] -= along
-    slack[1 - axis] -= across
-    spread = slack[axis] / 2 if len(groups) > 1 else 0.0
-    slack[axis] -= spread
-    shift = rng.integers(-1, 2, 2) * STEP * (slack >= 2 * STEP)
-    centres: dict[int, list[tuple[float, float]]] = {}
-    position = -(along + spread) / 2
+    steps = [SIZES[group.size] + (1 if group.number == 3 else GAP) for group in groups]
+    needs = [0, 0]
+    needs[axis] = sum(extents) + GAP * (len(groups) - 1)
+    needs[1 - axis] = max(
+        step * (g.number - 1) + SIZES[g.size] for g, step in zip(groups, steps, strict=True)
+    )
+    shift = [_shift(rng, has - need) for has, need in zip(room, needs, strict=True)]
+    centres: dict[int, list[tuple[int, int]]] = {}
+    edge = -needs[axis] // 2
     for group, extent in zip(ordered, extents, strict=True):
-        centres[id(group)] = []
+        step = steps[groups.index(group)]
+        places = []
         for i in range(group.number):
-            offset = np.zeros(2)
-            offset[axis] = position + extent / 2
-            offset[1 - axis] = (i - (group.number - 1) / 2) * (extent + GAP)
-            x, y = (offset + shift) * short + np.array(size) / 2
-            centres[id(group)].append((float(x), float(y)))
-        position += extent + GAP + spread
+            place = shift.copy()
+            place[axis] += edge + extent // 2
+            place[1 - axis] += step * (2 * i - group.number + 1) // 2
+            places.append((place[0], place[1]))
+        centres[id(group)] = places
+        edge += extent + GAP
     return [centres[id(group)] for group in groups]
+
+
+def _shift(rng: Generator, slack: int) -> int:
+    most = max(0, min(FARTHEST, slack // 2)) // 2
+    return 2 * int(rng.integers(-most, most + 1))
 
 
 def _background(rng: Generator, width: int, height: int) -> Image.Image:
@@ -148,9 +168,8 @@ def _background(rng: Generator, width: int, height: int) -> Image.Image:
     return Image.fromarray(np.repeat(np.clip(pixels, 0, 255)[..., None], 3, 2).astype(np.uint8))
 
 
-def _paint(rng: Generator, canvas: Image.Image, group: Group, centre: tuple[float, float]) -> None:
+def _paint(canvas: Image.Image, group: Group, centre: tuple[float, float], diameter: float) -> None:
     """Paints one shape, drawn four times as large and reduced, so that its edges are smooth."""
-    diameter = SIZES[group.size] * min(canvas.size)
     side = math.ceil(diameter) + 2
     left, top = math.floor(centre[0] - side / 2), math.floor(centre[1] - side / 2)
     x, y, r = ((v * OVERSAMPLE) for v in (centre[0] - left, centre[1] - top, diameter / 2))

