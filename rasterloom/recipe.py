@@ -20,17 +20,61 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Source(Section):
-    """A list of image-text pairs: Parquet, CSV or JSON Lines."""
+KINDS = ("parquet", "csv", "jsonl", "conversations", "folder", "webdataset", "img2dataset", "hf")
 
-    path: str
-    """File of pairs; a relative path is taken from the recipe's folder."""
+
+class Column(Section):
+    """A value that each row brings itself."""
+
+    column: str
+
+
+class Source(Section):
+    """Image-text pairs: a list of URLs, or images with their captions. docs/sources.md tells of each kind."""
+
+    path: str | Annotated[tuple[str, ...], Field(min_length=1)]
+    """A file, a folder, a glob, s3://bucket/key, or a list of these; hf://owner/name of a data set on the
+    Hugging Face hub. A relative path is taken from the recipe's folder."""
+    kind: str = "auto"
+    """parquet, csv, jsonl, conversations, folder, webdataset, img2dataset or hf; by the path when auto."""
     name: str = ""
-    """Name of the source in the tables; the file's name without its suffix when empty."""
+    """Name of the source in the tables; that of its file, without its suffix, or folder when empty."""
     url: str = "url"
     """Column that holds the URL."""
     caption: str = "caption"
     """Column that holds the caption."""
+    image: str = ""
+    """Column that holds the image itself, in Parquet files and Hugging Face data sets."""
+    root: str = ""
+    """Folder that the images of a conversations file lie in; the file's own when empty."""
+    weight: float | Column = 1.0
+    """How much a pair counts beside those of other sources: a number, or ``{column: NAME}``."""
+    licence: str | Column = ""
+    """Licence of the images: a text, or ``{column: NAME}``."""
+    split: str = "train"
+    """Split of a Hugging Face data set."""
+    config: str | None = None
+    """Configuration of a Hugging Face data set."""
+    revision: str | None = None
+    """Commit, branch or tag of a Hugging Face data set on the hub."""
+
+    @field_validator("kind")
+    @classmethod
+    def _known_kind(cls, value: str) -> str:
+        if value not in ("auto", *KINDS):
+            raise ValueError(f"unknown kind {value!r}; known: auto, {', '.join(KINDS)}")
+        return value
+
+    @field_validator("weight")
+    @classmethod
+    def _weighs_something(cls, value: float | Column) -> float | Column:
+        if isinstance(value, float) and not 0 < value < float("inf"):
+            raise ValueError(f"a weight is a number above 0, not {value}")
+        return value
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.path,) if isinstance(self.path, str) else self.path
 
 
 class Fetch(Section):
@@ -372,7 +416,11 @@ def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
     def resolve(path: str) -> str:
         return path if "://" in path else str((folder / Path(path).expanduser()).resolve())
 
-    sources = tuple(s.model_copy(update={"path": resolve(s.path)}) for s in recipe.sources)
+    def place(source: Source) -> Source:
+        path = resolve(source.path) if isinstance(source.path, str) else tuple(map(resolve, source.path))
+        return source.model_copy(update={"path": path, "root": source.root and resolve(source.root)})
+
+    sources = tuple(map(place, recipe.sources))
     tokenize = recipe.tokenize.model_copy(
         update={f: resolve(v) for f in ("weights", "text") if (v := getattr(recipe.tokenize, f)) is not None}
     )

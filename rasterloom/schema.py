@@ -19,6 +19,9 @@ PAIRS = pa.schema(
         ("caption", pa.string()),
         ("source", pa.string()),  # name of the recipe's source
         ("meta", pa.string()),  # the source's other columns, as JSON
+        ("weight", pa.float64()),  # how much the pair counts, from the recipe or a column; null if unusable
+        ("licence", pa.string()),
+        ("path", pa.string()),  # where its image lies in its source, null when it is fetched by URL
     ]
 )
 
@@ -84,6 +87,7 @@ class ErrorClass(StrEnum):
 
     BAD_URL = "bad_url"
     BAD_CAPTION = "bad_caption"
+    BAD_ROW = "bad_row"  # a record of the source that gives no pair
     BLOCKED_SCHEME = "blocked_scheme"
     BLOCKED_ADDRESS = "blocked_address"
     ROBOTS = "robots"
@@ -96,19 +100,23 @@ class ErrorClass(StrEnum):
     TOO_MANY_REDIRECTS = "too_many_redirects"
     TOO_MANY_BYTES = "too_many_bytes"
     TOO_MANY_PIXELS = "too_many_pixels"
-    INCOMPLETE = "incomplete"  # the connection closed before the announced length
+    INCOMPLETE = "incomplete"  # the connection closed, or the file ended, before the announced length
+    MISSING_FILE = "missing_file"
+    UNREADABLE_FILE = "unreadable_file"
+    BLOCKED_PATH = "blocked_path"  # leads out of the source's folder
     NOT_AN_IMAGE = "not_an_image"
     BROKEN_IMAGE = "broken_image"
     INTERNAL = "internal"
 
 
-def pair_key(url: str | None, caption: str | None) -> str:
+def pair_key(url: str | None, caption: str | None, path: tuple[str, str] | None = None) -> str:
     """Return the stable 128-bit key of a pair as 32 hex digits.
 
+    An image that has no URL is known by its ``path``: the name of its source and its place in there.
     Null and the empty string give different keys; surrogates that are not valid UTF-8 are kept apart.
     """
     digest = hashlib.blake2b(digest_size=KEY_HEX_DIGITS // 2, person=b"rasterloom.pair")
-    for part in (url, caption):
+    for part in (url, caption, *(path or ())):
         data = b"" if part is None else part.encode("utf-8", "surrogatepass")
         digest.update(b"\x00" if part is None else b"\x01" + len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()

@@ -24,6 +24,15 @@ class StorageError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Entry:
+    """A file of a store as its listing has it."""
+
+    name: str  # relative to the store's root
+    size: int  # bytes
+    stamp: str  # changes when the file does: its ETag on S3, on a disk when it was written
+
+
+@dataclass(frozen=True)
 class Store:
     """A tree of files below ``root``. Names are relative to it and use ``/``.
 
@@ -88,6 +97,64 @@ class Store:
         start = len(self.path()) + 1
         infos = self.filesystem.get_file_info(selector)
         return sorted(i.path[start:] for i in infos if i.type == pafs.FileType.File)
+
+    def entry(self, name: str) -> Entry:
+        """Look one file up. Raises: FileNotFoundError, OSError."""
+        if not self.is_s3:
+            stat = os.stat(self.path(name))
+            return Entry(name, stat.st_size, str(stat.st_mtime_ns))
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        bucket, key = self.path(name).split("/", 1)
+        try:
+            found = self._s3.head_object(Bucket=bucket, Key=key)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                raise FileNotFoundError(name) from None
+            raise OSError(f"s3://{bucket}/{key}: {error}") from None
+        except BotoCoreError as error:
+            raise OSError(f"s3://{bucket}/{key}: {error}") from None
+        return Entry(name, found["ContentLength"], found["ETag"].strip('"'))
+
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        """Yield the files anywhere below a folder, in a fixed order, one folder in memory at a time.
+
+        Folders that are reached by a symbolic link are left out, links to files are not.
+
+        Raises:
+            OSError: a folder cannot be listed, or S3 cannot be asked.
+        """
+        return self._s3_entries(prefix) if self.is_s3 else self._local_entries(prefix)
+
+    def _local_entries(self, prefix: str) -> Iterator[Entry]:
+        with os.scandir(self.path(prefix)) as found:
+            items = sorted(found, key=lambda item: item.name)
+        for item in items:
+            name = f"{prefix.rstrip('/')}/{item.name}".lstrip("/")
+            if item.is_dir(follow_symlinks=False):
+                yield from self._local_entries(name)
+            elif not item.is_dir():
+                try:
+                    stat = item.stat()
+                except OSError:  # a link that leads nowhere
+                    yield Entry(name, 0, "")
+                else:
+                    yield Entry(name, stat.st_size, str(stat.st_mtime_ns))
+
+    def _s3_entries(self, prefix: str) -> Iterator[Entry]:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        bucket, _, root = self.path().partition("/")
+        start = f"{root}/" if root else ""
+        below = f"{start}{prefix.strip('/')}/" if prefix.strip("/") else start
+        try:
+            for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=below):
+                for item in page.get("Contents", ()):
+                    if not item["Key"].endswith("/"):  # some tools put an object where they mean a folder
+                        name = item["Key"].removeprefix(start)
+                        yield Entry(name, item["Size"], item["ETag"].strip('"'))
+        except (BotoCoreError, ClientError) as error:
+            raise OSError(f"s3://{bucket}/{below}: {error}") from None
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """Write a file unless one of this name exists, as one atomic act; say whether this call wrote it."""

@@ -1,5 +1,6 @@
 """The workflow of a corpus, from the list of pairs to the table of tokens, as a list of steps."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +50,15 @@ def corpus_steps(recipe: Recipe) -> list[Step]:
 def _corpus_steps(recipe: Recipe) -> list[Step]:
     from rasterloom.filtering.keep import check_keep
     from rasterloom.filtering.scorers import identity, score_columns
-    from rasterloom.sources.pairs import source_digest
+    from rasterloom.sources.pairs import check_sources
 
     columns = score_columns(recipe.score)
     check_keep(recipe.keep, columns)
     pairs = ShardStep(
         "pairs",
         work.Sources(sources=recipe.sources),
-        code_version="1",
-        identity={"content": [source_digest(source) for source in recipe.sources]},
+        code_version="2",
+        identity={"content": check_sources(recipe.sources)},
         plan=work.plan_pairs,
         work=work.read_pairs,
         schema=PAIRS,
@@ -70,7 +71,7 @@ def _corpus_steps(recipe: Recipe) -> list[Step]:
         code_version="1",
         inputs=(pairs,),
         plan=work.plan_images,
-        work=work.fetch_images,
+        work=partial(work.fetch_images, sources=recipe.sources),  # where they lie is nobody's identity
         schema=IMAGES,
         table="images",
         parquet=IMAGE_PARQUET,

@@ -110,7 +110,7 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
         corpus,
         step.table,
         step.schema,
-        sorted(r.file for r in results if r.rows),
+        sorted(file.name for r in results for file in r.data_files if file.rows),
         record,
         replaces=step.replaces,
         partition_by=step.partition_by,

@@ -10,6 +10,8 @@ import uuid
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from rasterloom.pipelines.step import Shard, ShardStep
 from rasterloom.storage import Store
 from rasterloom.versions.tables import DataFile
@@ -17,18 +19,18 @@ from rasterloom.versions.tables import DataFile
 
 @dataclass(frozen=True)
 class Published:
-    """A finished shard: its data file and what came of its rows."""
+    """A finished shard: its data files and what came of its rows."""
 
     shard: str
-    file: str  # name in the store
+    files: dict[str, int]  # rows by name in the store
     rows: int
     bytes: int
     counts: dict[str, int]
     seconds: float
 
     @property
-    def data_file(self) -> DataFile:
-        return DataFile(self.file, self.rows)
+    def data_files(self) -> list[DataFile]:
+        return [DataFile(name, rows) for name, rows in self.files.items()]
 
 
 def folder(corpus: str, step: str, fingerprint: str) -> str:
@@ -38,16 +40,22 @@ def folder(corpus: str, step: str, fingerprint: str) -> str:
 def run_shard(store: Store, place: str, step: ShardStep, shard: Shard) -> Published:
     """Do the work of one shard and publish it; if another attempt was first, return that one's result."""
     start = time.monotonic()
-    table, counts = step.work(store, shard.spec, step.config)
-    if table.schema != step.schema:
-        table = table.select(step.schema.names).cast(step.schema)
-    file = f"{place}/data/{shard.name}-{uuid.uuid4().hex[:12]}.parquet"
-    size = store.write_parquet(file, table, **step.parquet)
-    mine = Published(shard.name, file, table.num_rows, size, counts, time.monotonic() - start)
+    found, counts = step.work(store, shard.spec, step.config)
+    attempt = f"{place}/data/{shard.name}-{uuid.uuid4().hex[:12]}"
+    files: dict[str, int] = {}
+    size = 0
+    for table in [found] if isinstance(found, pa.Table) else found:
+        if table.schema != step.schema:
+            table = table.select(step.schema.names).cast(step.schema)
+        file = f"{attempt}-{len(files):05d}.parquet"
+        size += store.write_parquet(file, table, **step.parquet)
+        files[file] = table.num_rows
+    mine = Published(shard.name, files, sum(files.values()), size, counts, time.monotonic() - start)
     name = f"{place}/shards/{shard.name}.json"
     if store.put_if_absent(name, json.dumps(asdict(mine)).encode()):
         return mine
-    store.delete(file)
+    for file in files:
+        store.delete(file)
     return read_published(store, name)
 
 

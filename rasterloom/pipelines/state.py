@@ -105,4 +105,5 @@ def output_files(corpus: Corpus, step: Step) -> list[DataFile]:
     if step.table:
         return corpus.files(step.table, status(corpus, step).snapshot_id, step.replaces)
     place = staging.folder(corpus.name, step.name, step.fingerprint)
-    return [p.data_file for _, p in sorted(staging.published(corpus.store, place).items())]
+    shards = sorted(staging.published(corpus.store, place).items())
+    return [file for _, shard in shards for file in shard.data_files]

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,9 @@ from rasterloom.storage import Store
 from rasterloom.versions.tables import DataFile
 
 Inputs = dict[str, list[DataFile]]
-ShardResult = tuple[pa.Table, dict[str, int]]  # the rows, and how many by outcome
+# The rows, as one table or as an iterator of tables that each become a file; and how many by outcome, which
+# an iterator may fill in while it runs.
+ShardResult = tuple[pa.Table | Iterator[pa.Table], dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Step:
 
 @dataclass(frozen=True)
 class ShardStep(Step):
-    """A step over shards: ``plan`` cuts the inputs up, ``work`` turns one shard into one Arrow table.
+    """A step over shards: ``plan`` cuts the inputs up, ``work`` turns one shard into rows.
 
     The shards run as Ray tasks, in any order and any number at once; ``work`` is a top-level function
     and must give the same rows when it is run again, as far as the world outside allows.

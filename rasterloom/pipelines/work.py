@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import field_serializer
 
 from rasterloom.pipelines.step import Inputs, Shard, ShardResult
 from rasterloom.recipe import Fetch, Keep, Score, Section, Source, Tokenize
@@ -18,7 +19,18 @@ from rasterloom.storage import Store
 
 
 class Sources(Section):
+    """Sources as they count: by name, and what they hold (the step's identity), not by where they lie."""
+
     sources: tuple[Source, ...]
+
+    @field_serializer("sources")
+    def _by_name(self, sources: tuple[Source, ...]) -> list[dict[str, Any]]:
+        from rasterloom.sources.readers import source_name
+
+        return [
+            {**source.model_dump(mode="json", exclude={"path", "root"}), "name": source_name(source)}
+            for source in sources
+        ]
 
 
 class Scores(Section):
@@ -37,9 +49,10 @@ def plan_pairs(store: Store, inputs: Inputs, config: Sources) -> list[Shard]:
 
 
 def read_pairs(store: Store, spec: dict[str, Any], config: Sources) -> ShardResult:
-    from rasterloom.sources.pairs import read_sources
+    from rasterloom.sources.pairs import stream_pairs
 
-    return read_sources(config.sources)
+    counts: dict[str, int] = {}
+    return stream_pairs(config.sources, counts), counts
 
 
 def plan_images(store: Store, inputs: Inputs, config: Fetch) -> list[Shard]:
@@ -51,11 +64,13 @@ def plan_images(store: Store, inputs: Inputs, config: Fetch) -> list[Shard]:
     return shards
 
 
-def fetch_images(store: Store, spec: dict[str, Any], config: Fetch) -> ShardResult:
+def fetch_images(
+    store: Store, spec: dict[str, Any], config: Fetch, sources: tuple[Source, ...] = ()
+) -> ShardResult:
     from rasterloom.sources.fetch import fetch_shard
 
     pairs = read_rows(store, spec["file"], spec["start"], spec["rows"], PAIRS.names)
-    images = fetch_shard(pairs, config, shard=spec["shard"])
+    images = fetch_shard(pairs, config, shard=spec["shard"], sources=sources)
     return images, count_of(images["error"].fill_null("ok"))
 
 

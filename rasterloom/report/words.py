@@ -7,6 +7,7 @@ from rasterloom.schema import ErrorClass
 ERRORS = {
     ErrorClass.BAD_URL: "not a URL",
     ErrorClass.BAD_CAPTION: "no usable caption",
+    ErrorClass.BAD_ROW: "a record that is no pair",
     ErrorClass.BLOCKED_SCHEME: "neither http nor https",
     ErrorClass.BLOCKED_ADDRESS: "a private address",
     ErrorClass.ROBOTS: "forbidden by robots.txt",
@@ -20,6 +21,9 @@ ERRORS = {
     ErrorClass.TOO_MANY_BYTES: "too many bytes",
     ErrorClass.TOO_MANY_PIXELS: "too many pixels",
     ErrorClass.INCOMPLETE: "cut off on the way",
+    ErrorClass.MISSING_FILE: "the file is gone",
+    ErrorClass.UNREADABLE_FILE: "the file cannot be read",
+    ErrorClass.BLOCKED_PATH: "outside the source's folder",
     ErrorClass.NOT_AN_IMAGE: "not an image",
     ErrorClass.BROKEN_IMAGE: "an image that cannot be decoded",
     ErrorClass.INTERNAL: "an error of ours",

@@ -2,44 +2,53 @@
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
 
-from rasterloom.recipe import Fetch
+from rasterloom.recipe import Fetch, Source
 from rasterloom.schema import IMAGES, ErrorClass
 from rasterloom.sources.client import Client, Trace
 from rasterloom.sources.decode import Picture, decode_image
 from rasterloom.sources.failure import Failure
+from rasterloom.sources.local import LocalImages
+from rasterloom.sources.pairs import check_pair
 
 DECODE_THREADS = 2  # of one worker; a machine runs a worker a core
 
 
-def fetch_shard(pairs: pa.Table, config: Fetch, *, shard: int) -> pa.Table:
+def fetch_shard(pairs: pa.Table, config: Fetch, *, shard: int, sources: Sequence[Source] = ()) -> pa.Table:
     """Fetch the images of a range of pairs.
 
     Args:
         pairs: rows of ``schema.PAIRS``.
         config: the recipe's ``fetch`` section.
         shard: number of the range, for the column of that name.
+        sources: the recipe's sources, for pairs whose image lies there (``path``).
 
     Returns:
         Rows of ``schema.IMAGES``, one for every row of ``pairs`` and in their order. A pair that gave no
         image has its class of error and a sentence on it. Call it where no event loop is running.
     """
-    rows = asyncio.run(_fetch_rows(pairs.to_pylist(), config, shard))
+    rows = asyncio.run(_fetch_rows(pairs.to_pylist(), config, shard, sources))
     return pa.Table.from_pylist(rows, schema=IMAGES)
 
 
-async def _fetch_rows(pairs: list[dict[str, Any]], config: Fetch, shard: int) -> list[dict[str, Any]]:
-    with ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode") as threads:
+async def _fetch_rows(
+    pairs: list[dict[str, Any]], config: Fetch, shard: int, sources: Sequence[Source]
+) -> list[dict[str, Any]]:
+    with (
+        ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode") as threads,
+        LocalImages(sources, config) as local,
+    ):
         async with Client(config) as client:
-            return await asyncio.gather(*(_row(client, threads, pair, shard) for pair in pairs))
+            return await asyncio.gather(*(_row(client, local, threads, pair, shard) for pair in pairs))
 
 
 async def _row(
-    client: Client, threads: ThreadPoolExecutor, pair: dict[str, Any], shard: int
+    client: Client, local: LocalImages, threads: ThreadPoolExecutor, pair: dict[str, Any], shard: int
 ) -> dict[str, Any]:
     row: dict[str, Any] = {name: pair[name] for name in ("key", "url", "caption")}
     row |= {"shard": shard, "status": "failed"}
@@ -50,11 +59,12 @@ async def _row(
         return await loop.run_in_executor(threads, _columns, body, client.config)
 
     try:
-        if not pair["url"] or not pair["url"].strip():
-            raise Failure(ErrorClass.BAD_URL, "no URL, or none that is text")
-        if not pair["caption"] or not pair["caption"].strip():
-            raise Failure(ErrorClass.BAD_CAPTION, "no caption, or none that is text")
-        row |= await client.get(pair["url"], decode, trace)
+        check_pair(pair)
+        if pair["path"] is not None:
+            trace.attempts = 1
+            row |= await local.get(pair["source"], pair["path"], decode)
+        else:
+            row |= await client.get(pair["url"], decode, trace)
     except Failure as failure:
         row |= {"error": str(failure.error), "detail": failure.detail}
     except Exception as error:  # a fault of ours; the other rows of the shard shall not pay for it

@@ -1,67 +1,173 @@
-"""From the files of a recipe's sources to the table of pairs."""
+"""From a recipe's sources to the table of pairs, whatever their size: rows pass through, none is held."""
 
-import hashlib
 import json
+import math
+import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from rasterloom.recipe import Source
-from rasterloom.schema import PAIRS, pair_key
-from rasterloom.sources.readers import SourceError, read_rows, source_name
+from rasterloom.recipe import Column, Source
+from rasterloom.schema import PAIRS, ErrorClass, pair_key
+from rasterloom.sources.failure import Failure
+from rasterloom.sources.files import SourceError
+from rasterloom.sources.readers import brings_images, check_source, read_rows, source_digest, source_name
+from rasterloom.sources.readers.row import BATCH_ROWS, UNUSABLE, Row, wanted_columns
+from rasterloom.sources.repeats import Repeats
+
+FILE_ROWS = 200_000  # of a table that is given out at a time
 
 
-def read_sources(sources: Sequence[Source]) -> tuple[pa.Table, dict[str, int]]:
-    """Read the pairs of all sources.
+def check_sources(sources: Sequence[Source]) -> list[str]:
+    """Check that sources can be read, and return a digest of what each holds.
+
+    Raises:
+        SourceError: one is missing, or has not the columns it names, or its name is another's.
+    """
+    names = [source_name(source) for source in sources]
+    for number, (source, name) in enumerate(zip(sources, names, strict=True)):
+        check_source(source)
+        if names.count(name) > 1 and brings_images(source):  # a locator says the source by its name
+            raise SourceError(f"sources[{number}]: another source is called {name!r} too; give each a `name`")
+    return [source_digest(source) for source in sources]
+
+
+def stream_pairs(sources: Sequence[Source], counts: dict[str, int]) -> Iterator[pa.Table]:
+    """Yield the pairs of all sources, as tables of up to ``FILE_ROWS`` rows of ``schema.PAIRS``.
 
     No row is lost: one whose URL or caption is missing or cannot be read as text stands with a null
-    there, and only a pair of URL and caption that has been read already is left out, and counted.
+    there, and only a pair that has been read already is left out, and counted. Rows have a key each of
+    their own and come in the order of the sources. ``counts`` gets ``read``, ``repeated`` and ``pairs``,
+    of which the first is the sum of the others.
 
-    Returns:
-        Rows of ``schema.PAIRS`` with a key each of its own, in the order of the sources; and the counts
-        ``read``, ``repeated`` and ``pairs``, of which the first is the sum of the others.
+    The rows are written to the system's folder for temporary files first, because which of them repeat
+    others is known at the end only.
 
     Raises:
         SourceError: a file cannot be read, or has not the columns that its source names.
     """
-    columns: dict[str, list[str | None]] = {name: [] for name in PAIRS.names}
-    seen: set[str] = set()
-    read = 0
-    for source in sources:
-        for url, caption, meta in _pairs(source):
-            read += 1
-            key = pair_key(url, caption)
-            if key in seen:
-                continue
-            seen.add(key)
-            for name, value in zip(PAIRS.names, (key, url, caption, source_name(source), meta), strict=True):
-                columns[name].append(value)
-    counts = {"read": read, "repeated": read - len(seen), "pairs": len(seen)}
-    return pa.table(columns, schema=PAIRS), counts
+    with tempfile.TemporaryDirectory(prefix="rasterloom-pairs-") as folder:
+        spooled: list[Path] = []
+        with Repeats(Path(folder, "keys")) as repeats:
+            for number, batches in enumerate(_files_of(_batches(sources))):
+                spooled.append(Path(folder, f"{number:06d}.parquet"))
+                with pq.ParquetWriter(spooled[-1], PAIRS, compression="lz4", use_dictionary=False) as writer:
+                    for batch in batches:
+                        repeats.add(batch["key"].to_pylist())
+                        writer.write_batch(batch)
+            again = repeats.find()
+        pairs = int(len(again) - again.sum())
+        counts |= {"read": len(again), "repeated": len(again) - pairs, "pairs": pairs}
+        start = 0
+        for path in spooled:
+            table = pq.read_table(path)
+            keep = ~again[start : start + table.num_rows]
+            start += table.num_rows
+            yield table if keep.all() else table.filter(pa.array(keep))
+            path.unlink()
 
 
-def source_digest(source: Source) -> str:
-    """Return a digest of the source's content, as hex digits; SourceError if it cannot be read."""
-    try:
-        with open(source.path, "rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    except OSError as error:
-        raise SourceError(f"{source.path}: cannot be read: {error.strerror}") from None
+def check_pair(pair: dict[str, Any]) -> None:
+    """Check that a row of pairs names an image and a caption.
+
+    Raises:
+        Failure: BAD_ROW, BAD_URL or BAD_CAPTION.
+    """
+    has_image = pair["path"] is not None or bool((pair["url"] or "").strip())
+    has_caption = bool((pair["caption"] or "").strip())
+    if pair["path"] is None or not has_caption:
+        reason = json.loads(pair["meta"]).get(UNUSABLE) if UNUSABLE in (pair["meta"] or "") else None
+        if reason is not None:
+            raise Failure(ErrorClass.BAD_ROW, str(reason))
+    if not has_image:
+        raise Failure(ErrorClass.BAD_URL, "no URL, or none that is text")
+    if not has_caption:
+        raise Failure(ErrorClass.BAD_CAPTION, "no caption, or none that is text")
 
 
-def _pairs(source: Source) -> Iterator[tuple[str | None, str | None, str | None]]:
-    """Yield (url, caption, meta) of every row; what is no text is null, and goes to ``meta``."""
+def read_sources(sources: Sequence[Source]) -> tuple[pa.Table, dict[str, int]]:
+    """Read the pairs of all sources into memory: the rows of :func:`stream_pairs`, and its counts."""
+    counts: dict[str, int] = {}
+    tables = list(stream_pairs(sources, counts))
+    return pa.concat_tables([PAIRS.empty_table(), *tables]), counts
+
+
+def _files_of(batches: Iterator[pa.RecordBatch]) -> Iterator[Iterator[pa.RecordBatch]]:
+    """Group batches by the file that they go to. A group is to be used up before the next is asked for."""
+    first: pa.RecordBatch | None = next(batches, None)
+
+    def group() -> Iterator[pa.RecordBatch]:
+        nonlocal first
+        rows = 0
+        while first is not None and rows < FILE_ROWS:
+            rows += first.num_rows
+            yield first
+            first = next(batches, None)
+
+    while first is not None:
+        yield group()
+
+
+def _batches(sources: Sequence[Source]) -> Iterator[pa.RecordBatch]:
+    columns: list[list[Any]] = [[] for _ in PAIRS.names]
+    for values in (values for source in sources for values in _pairs(source)):
+        for column, value in zip(columns, values, strict=True):
+            column.append(value)
+        if len(columns[0]) == BATCH_ROWS:
+            yield pa.RecordBatch.from_arrays(_arrays(columns), schema=PAIRS)
+            columns = [[] for _ in PAIRS.names]
+    if columns[0]:
+        yield pa.RecordBatch.from_arrays(_arrays(columns), schema=PAIRS)
+
+
+def _arrays(columns: list[list[Any]]) -> list[pa.Array]:
+    return [pa.array(column, field.type) for column, field in zip(columns, PAIRS, strict=True)]
+
+
+def _pairs(source: Source) -> Iterator[tuple[Any, ...]]:
+    """Yield the values of PAIRS of every row; what is no text is null there, and goes to ``meta``."""
+    name = source_name(source)
+    roles = wanted_columns(source)
+    roles.pop("image", None)
+    taken = frozenset(roles.values())
     for row in read_rows(source):
-        rest = {k: v for k, v in row.items() if k not in (source.url, source.caption)}
-        parts = []
-        for column in (source.url, source.caption):
-            value = row.get(column)
-            text = _text(value)
-            if text is None and value is not None:
-                rest[column] = value
-            parts.append(text)
-        yield parts[0], parts[1], _json(rest) if rest else None
+        yield _pair(name, source, roles, taken, row)
+
+
+def _pair(
+    name: str, source: Source, roles: dict[str, str], taken: frozenset[str], row: Row
+) -> tuple[Any, ...]:
+    values, path = row
+    rest = {key: value for key, value in values.items() if key not in taken}
+    found: dict[str, Any] = {}
+    for role, column in roles.items():
+        value = values.get(column)
+        found[role] = _weight(value) if role == "weight" else _text(value)
+        if found[role] is None and value is not None:
+            rest[column] = value
+    url, caption = found["url"], found["caption"]
+    weight = found["weight"] if isinstance(source.weight, Column) else source.weight
+    licence = found["licence"] if isinstance(source.licence, Column) else source.licence or None
+    meta = _json(rest) if rest else None
+    # An image without a URL is known by its place, and what is no pair by all that it held: two broken rows
+    # are not one row that comes twice.
+    place = path if not url else None
+    held = meta if path is None and (url is None or caption is None) else None
+    known = place if place is not None else held
+    key = pair_key(url, caption, (name, known) if known is not None else None)
+    return key, url, caption, name, meta, weight, licence, path
+
+
+def _weight(value: Any) -> float | None:
+    """Return a weight above 0, else None; files of text hold it as text."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if 0 < number < math.inf else None
 
 
 def _text(value: Any) -> str | None:

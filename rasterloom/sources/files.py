@@ -1,0 +1,228 @@
+"""Which files a source is made of, wherever they lie, and what tells that they are still the same."""
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from rasterloom.recipe import Source
+from rasterloom.storage import Entry, Store
+
+CONTENT_BYTES = 1_000_000_000  # a source on disk of up to so many bytes is identified by its content
+BUFFER_BYTES = 1 << 20
+_WILD = re.compile(r"[*?[]")
+
+
+class SourceError(ValueError):
+    """A source cannot be used; the message names the file and what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One path of a recipe: a file, all of a folder, or what a glob matches in a folder."""
+
+    name: str  # relative to the store; of a glob, the folder that it starts in
+    is_file: bool
+    glob: str = ""  # relative to the store
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a source: names below the common folder of its paths."""
+
+    store: Store
+    targets: tuple[Target, ...]
+
+    @property
+    def explicit(self) -> bool:
+        """Whether every path names one file."""
+        return all(target.is_file for target in self.targets)
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield the files in the order of the paths, those of a folder or a glob in a fixed order.
+
+        Names that begin with a dot are left out, where they are not named themselves.
+
+        Raises:
+            SourceError: there is no such file or folder, or it cannot be listed.
+        """
+        for target in self.targets:
+            try:
+                yield from self._of(target)
+            except FileNotFoundError:
+                raise SourceError(f"{self.shown(target.glob or target.name)}: no such file") from None
+            except OSError as error:
+                raise SourceError(f"{self.shown(target.name)}: cannot be read: {one_line(error)}") from None
+
+    def _of(self, target: Target) -> Iterator[Entry]:
+        if target.is_file:
+            yield self.store.entry(target.name)
+            return
+        matches = _translate(target.glob).fullmatch if target.glob else None
+        for entry in self.store.entries(target.name):
+            below = entry.name[len(target.name) :]
+            if "/." not in f"/{below.lstrip('/')}" and (matches is None or matches(entry.name)):
+                yield entry
+
+    def shown(self, name: str) -> str:
+        """Return a file's name for a person."""
+        path = self.store.path(name)
+        return f"s3://{path}" if self.store.is_s3 else path
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file for reading from its start. Raises: OSError."""
+        if not self.store.is_s3:
+            return open(self.store.path(name), "rb", buffering=BUFFER_BYTES)
+        return io.BufferedReader(self.open_arrow(name), BUFFER_BYTES)
+
+    def open_arrow(self, name: str) -> Any:
+        """Open a file as Arrow's own kind of file. Raises: OSError."""
+        return self.store.filesystem.open_input_file(self.store.path(name))
+
+
+def find_files(source: Source) -> Files:
+    """Find the folder that the files of a source lie in, without listing it.
+
+    Raises:
+        SourceError: the paths cannot be used together, or S3 cannot be asked.
+    """
+    folders, targets = [], []
+    for path in source.paths:
+        if "://" in path and not path.startswith("s3://"):
+            raise SourceError(f"{path}: a source is a local path, s3://bucket/key or hf://owner/name")
+        folder, name, glob = _split(path)
+        folders.append(folder)
+        targets.append((folder, name, glob))
+    if len({folder.startswith("s3://") for folder in folders}) > 1:
+        raise SourceError(f"{source.paths[0]}: local paths and S3 cannot be mixed; give each its own source")
+    root = folders[0] if len(set(folders)) == 1 else _common(folders)
+    found = []
+    for folder, name, glob in targets:
+        below = folder[len(root) :].strip("/")
+        inside = "/".join(part for part in (below, name) if part)
+        pattern = "/".join(part for part in (below, glob) if part) if glob else ""
+        found.append(Target(inside if not glob else below, bool(name), pattern))
+    return Files(Store(root), tuple(found))
+
+
+def _split(path: str) -> tuple[str, str, str]:
+    """Split a path into (folder, file, glob); file and glob are relative to the folder, or empty."""
+    is_s3 = path.startswith("s3://")
+    exists = not is_s3 and os.path.lexists(path)
+    if _WILD.search(path) and not exists:
+        parts = path.split("/")
+        first = next(i for i, part in enumerate(parts) if _WILD.search(part))
+        return "/".join(parts[:first]) or "/", "", "/".join(parts[first:])
+    plain = path.rstrip("/")
+    folder, _, name = plain.rpartition("/")
+    if is_s3:
+        if plain.count("/") == 2:  # a bucket
+            return plain, "", ""
+        try:
+            is_file = not path.endswith("/") and Store(folder).exists(name)
+        except OSError as error:
+            raise SourceError(f"{path}: cannot be read: {one_line(error)}") from None
+        if is_file or _suffix(name):  # what is not there and has a suffix was meant to be a file
+            return folder, name, ""
+        return plain, "", ""
+    if os.path.isdir(path):
+        return plain or "/", "", ""
+    return folder or ("/" if path.startswith("/") else "."), name, ""
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _common(folders: list[str]) -> str:
+    split = [folder.split("/") for folder in folders]
+    shared = [parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, zip(*split, strict=False))]
+    if folders[0].startswith("s3://") and len(shared) < 3:
+        raise SourceError(f"{folders[0]}: paths in several buckets; give each bucket its own source")
+    return "/".join(shared) or "/"
+
+
+def _translate(pattern: str) -> re.Pattern[str]:
+    """Turn a glob into a regular expression: ``*`` stays within a folder, ``**`` does not."""
+    out, rest = [], pattern
+    while rest:
+        if rest.startswith("**/"):
+            out.append("(?:.*/)?")
+            rest = rest[3:]
+        elif rest.startswith("**"):
+            out.append(".*")
+            rest = rest[2:]
+        elif rest[0] == "*":
+            out.append("[^/]*")
+            rest = rest[1:]
+        elif rest[0] == "?":
+            out.append("[^/]")
+            rest = rest[1:]
+        elif rest[0] == "[" and (end := rest.find("]", 2)) > 0:
+            first = "^" if rest[1] == "!" else ""
+            inside = re.sub(r"([\\^\[])", r"\\\1", rest[2 if first else 1 : end])
+            out.append(f"[{first}{inside}]")
+            rest = rest[end + 1 :]
+        else:
+            out.append(re.escape(rest[0]))
+            rest = rest[1:]
+    try:
+        return re.compile("".join(out), re.DOTALL)
+    except re.error:
+        return re.compile(re.escape(pattern))
+
+
+def digest_of(files: Files) -> str:
+    """Return a digest of what a source holds, as hex digits.
+
+    On a disk: the content of its files, or, beyond ``CONTENT_BYTES``, their names, sizes and times. On S3:
+    names, sizes and ETags. Names are relative to the source; one file is known by its content alone, so
+    moving or renaming it changes nothing.
+
+    Raises:
+        SourceError: there are none, or one cannot be read.
+    """
+    listing, content = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
+    left: int = CONTENT_BYTES
+    is_one = files.explicit and len(files.targets) == 1
+    number = 0
+    for number, entry in enumerate(files.entries(), start=1):  # noqa: B007
+        name = b"" if is_one else os.fsencode(entry.name)
+        listing.update(repr((name, entry.size, entry.stamp)).encode())
+        left -= entry.size
+        if left >= 0 and not files.store.is_s3:
+            content.update(repr((name, _content(files.store.path(entry.name)))).encode())
+    if not number:
+        raise SourceError(f"{files.shown(files.targets[0].glob or files.targets[0].name)}: no files there")
+    return (listing if left < 0 or files.store.is_s3 else content).hexdigest()
+
+
+def _content(path: str) -> str:
+    try:
+        stat = os.stat(path)
+        return _content_at(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+    except OSError as error:
+        if os.path.islink(path):
+            return ""  # a link that leads nowhere
+        raise SourceError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+@lru_cache(maxsize=65_536)
+def _content_at(path: str, stamp: tuple[int, ...]) -> str:
+    if not Path(path).is_file():
+        return "no file"  # a pipe would be waited for
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's words in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__

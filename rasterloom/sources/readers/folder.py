@@ -1,0 +1,48 @@
+"""Pairs out of a folder of images, each with a .txt or .json of the same name beside it."""
+
+import os
+from collections.abc import Iterator
+from itertools import groupby
+
+from rasterloom.recipe import Source
+from rasterloom.sources import locator
+from rasterloom.sources.files import Files
+from rasterloom.sources.readers.row import Row, is_image
+from rasterloom.sources.readers.sidecars import MAX_SIDECAR_BYTES, SIDECARS, columns_of
+from rasterloom.storage import Entry
+
+
+def read(files: Files, source: Source) -> Iterator[Row]:
+    """Yield a row an image, folder by folder; an image without a caption is a row without one.
+
+    Other files, and sidecars of no image, are left out.
+    """
+    for _, entries in groupby(files.entries(), key=lambda entry: os.path.dirname(entry.name)):
+        yield from _folder(files, source, list(entries))
+
+
+def _folder(files: Files, source: Source, entries: list[Entry]) -> Iterator[Row]:
+    sizes = {entry.name: entry.size for entry in entries}
+    for entry in entries:
+        if not is_image(entry.name):
+            continue
+        stem = os.path.splitext(entry.name)[0]
+        sidecars = {
+            suffix: _read(files, name, sizes[name])
+            for suffix in SIDECARS
+            if (name := f"{stem}.{suffix}") in sizes
+        }
+        yield Row(columns_of(sidecars, source), locator.of_file(entry.name))
+
+
+def _read(files: Files, name: str, size: int) -> bytes | None:
+    if size > MAX_SIDECAR_BYTES:
+        return None
+    try:
+        if not files.store.is_s3 and not os.path.isfile(files.store.path(name)):
+            return None  # a pipe would be waited for
+        with files.open(name) as file:
+            data = file.read(MAX_SIDECAR_BYTES + 1)
+    except OSError:
+        return None
+    return data if len(data) <= MAX_SIDECAR_BYTES else None

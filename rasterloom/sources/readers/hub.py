@@ -1,0 +1,99 @@
+"""Pairs out of a Hugging Face data set, streamed by the ``datasets`` library.
+
+``hf://owner/name`` is one on the hub, a path is a folder that ``datasets.load_dataset`` understands.
+Images are located by shard and row, and read by streaming that shard again.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+from rasterloom.recipe import Source
+from rasterloom.sources import locator
+from rasterloom.sources.files import SourceError, one_line
+from rasterloom.sources.readers.row import Row, check_columns
+
+HUB = "hf://"
+
+
+def load(source: Source) -> Any:
+    """Open a source's data set as a ``datasets.IterableDataset`` with features, images left encoded.
+
+    Raises:
+        SourceError: `datasets` is not installed, or the data set cannot be opened.
+    """
+    return _load(source)
+
+
+@lru_cache(maxsize=8)
+def _load(source: Source) -> Any:
+    if len(source.paths) != 1:
+        raise SourceError(f"{source.paths[0]}: a source of kind hf has one path")
+    path = source.paths[0]
+    try:
+        import datasets
+    except ImportError:
+        raise SourceError(f"{path}: needs the library datasets: pip install 'rasterloom[hf]'") from None
+    datasets.disable_progress_bars()
+    name = path.removeprefix(HUB).removeprefix("datasets/")
+    try:
+        found = datasets.load_dataset(
+            name, source.config, split=source.split, revision=source.revision, streaming=True
+        )
+        if found.features is None:
+            found = found._resolve_features()
+        return found.decode(False)
+    except Exception as error:  # it raises whatever its many parts raise
+        raise SourceError(f"{path}: cannot be read by datasets: {one_line(error)}") from None
+
+
+def image_column(source: Source) -> str:
+    """Return the column of images: what the source names, or the only one of that type, else empty."""
+    import datasets
+
+    features = load(source).features or {}
+    if source.image:
+        return source.image
+    names = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    return names[0] if len(names) == 1 and source.url not in features else ""
+
+
+def check(source: Source) -> None:
+    """Check the columns of a data set."""
+    columns = list(load(source).features or {})
+    check_columns(source.paths[0], source.model_copy(update={"image": image_column(source)}), columns)
+
+
+def read(source: Source) -> Iterator[Row]:
+    """Yield the rows of all shards, without their images."""
+    data, image = load(source), image_column(source)
+    rest = data.remove_columns(image) if image else data
+    for shard in range(data.num_shards):
+        try:
+            part = rest.shard(data.num_shards, shard) if data.num_shards > 1 else rest
+            for row, values in enumerate(part):
+                yield Row(values, locator.of_streamed(shard, row) if image else None)
+        except Exception as error:
+            shown = f"{source.paths[0]}, shard {shard}"
+            raise SourceError(f"{shown}: cannot be read by datasets: {one_line(error)}") from None
+
+
+def images(source: Source, shard: int, start: int) -> Iterator[tuple[bytes | None, str | None]]:
+    """Yield (bytes, path) of the images of a shard from row ``start`` on.
+
+    Raises:
+        SourceError: the data set cannot be read.
+    """
+    data, image = load(source), image_column(source)
+    try:
+        part = data.select_columns(image)
+        part = part.shard(data.num_shards, shard) if data.num_shards > 1 else part
+        for values in part.skip(start):
+            value = values[image]
+            if isinstance(value, dict):
+                yield value.get("bytes"), value.get("path")
+            else:
+                yield (value if isinstance(value, bytes) else None), None
+    except Exception as error:
+        shown = f"{source.paths[0]}, shard {shard}"
+        raise SourceError(f"{shown}: cannot be read by datasets: {one_line(error)}") from None
