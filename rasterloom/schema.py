@@ -109,13 +109,16 @@ class ErrorClass(StrEnum):
     INTERNAL = "internal"
 
 
+_KEY = hashlib.blake2b(digest_size=KEY_HEX_DIGITS // 2, person=b"rasterloom.pair")
+
+
 def pair_key(url: str | None, caption: str | None, path: tuple[str, str] | None = None) -> str:
     """Return the stable 128-bit key of a pair as 32 hex digits.
 
     An image that has no URL is known by its ``path``: the name of its source and its place in there.
     Null and the empty string give different keys; surrogates that are not valid UTF-8 are kept apart.
     """
-    digest = hashlib.blake2b(digest_size=KEY_HEX_DIGITS // 2, person=b"rasterloom.pair")
+    digest = _KEY.copy()
     for part in (url, caption, *(path or ())):
         data = b"" if part is None else part.encode("utf-8", "surrogatepass")
         digest.update(b"\x00" if part is None else b"\x01" + len(data).to_bytes(8, "little") + data)

@@ -96,11 +96,11 @@ def find_files(source: Source) -> Files:
     for path in source.paths:
         if "://" in path and not path.startswith("s3://"):
             raise SourceError(f"{path}: a source is a local path, s3://bucket/key or hf://owner/name")
+        if path.startswith("s3://") != source.paths[0].startswith("s3://"):
+            raise SourceError(f"{path}: local paths and S3 cannot be mixed; give each its own source")
         folder, name, glob = _split(path)
         folders.append(folder)
         targets.append((folder, name, glob))
-    if len({folder.startswith("s3://") for folder in folders}) > 1:
-        raise SourceError(f"{source.paths[0]}: local paths and S3 cannot be mixed; give each its own source")
     root = folders[0] if len(set(folders)) == 1 else _common(folders)
     found = []
     for folder, name, glob in targets:
@@ -124,13 +124,11 @@ def _split(path: str) -> tuple[str, str, str]:
     if is_s3:
         if plain.count("/") == 2:  # a bucket
             return plain, "", ""
-        try:
-            is_file = not path.endswith("/") and Store(folder).exists(name)
+        try:  # what has a suffix is a file, unless a slash says that it is a folder
+            is_file = not path.endswith("/") and bool(_suffix(name) or Store(folder).exists(name))
         except OSError as error:
             raise SourceError(f"{path}: cannot be read: {one_line(error)}") from None
-        if is_file or _suffix(name):  # what is not there and has a suffix was meant to be a file
-            return folder, name, ""
-        return plain, "", ""
+        return (folder, name, "") if is_file else (plain, "", "")
     if os.path.isdir(path):
         return plain or "/", "", ""
     return folder or ("/" if path.startswith("/") else "."), name, ""

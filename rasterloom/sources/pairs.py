@@ -18,6 +18,7 @@ from rasterloom.sources.readers import brings_images, check_source, read_rows, s
 from rasterloom.sources.readers.row import BATCH_ROWS, UNUSABLE, Row, wanted_columns
 from rasterloom.sources.repeats import Repeats
 
+_ENCODE = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
 FILE_ROWS = 200_000  # of a table that is given out at a time
 
 
@@ -184,17 +185,17 @@ def _text(value: Any) -> str | None:
 
 
 def _json(value: dict[str, Any]) -> str:
-    return json.dumps(_plain(value), ensure_ascii=False, sort_keys=True)
+    return _ENCODE(_plain(value))
 
 
 def _plain(value: Any) -> Any:
     """Return a value as JSON can hold it."""
+    if value is None or type(value) in (int, bool):
+        return value
     if isinstance(value, dict):
         return {_plain_text(str(k)): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
-    if value is None or isinstance(value, bool | int):
-        return value
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None  # false for NaN too
     if isinstance(value, bytes):
@@ -203,4 +204,4 @@ def _plain(value: Any) -> Any:
 
 
 def _plain_text(value: str) -> str:
-    return value.encode("utf-8", "replace").decode("utf-8")
+    return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from rasterloom.recipe import Source
 from rasterloom.schema import PAIRS, pair_key
-from rasterloom.sources.pairs import read_sources, source_digest
-from rasterloom.sources.readers import SourceError
+from rasterloom.sources.pairs import read_sources
+from rasterloom.sources.readers import SourceError, source_digest
 
 
 def parquet(path: Path, **columns: object) -> Source:
@@ -35,6 +35,9 @@ def test_columns_are_mapped_and_the_others_go_to_meta(tmp_path: Path) -> None:
             "caption": "text",
             "source": "mine",
             "meta": '{"l": "CC0", "w": 640}',
+            "weight": 1.0,
+            "licence": None,
+            "path": None,
         }
     ]
     assert counts == {"read": 1, "repeated": 0, "pairs": 1}
@@ -142,5 +145,5 @@ def test_digest_follows_the_content(tmp_path: Path) -> None:
     assert one == two and len(one) == 32
     (tmp_path / "b.csv").write_bytes(b"url,caption\nu,c\n")
     assert source_digest(Source(path=str(tmp_path / "b.csv"))) != one
-    with pytest.raises(SourceError, match=r"c\.csv: cannot be read"):
+    with pytest.raises(SourceError, match=r"c\.csv: no such file"):
         source_digest(Source(path=str(tmp_path / "c.csv")))

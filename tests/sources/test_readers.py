@@ -25,7 +25,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def rows(path: Path, **source: str) -> list[dict[str, object]]:
-    return list(read_rows(Source(path=str(path), **source)))
+    return [row.values for row in read_rows(Source(path=str(path), **source))]
 
 
 def test_csv_with_quotes_newlines_and_a_byte_order_mark(write: Write) -> None:
@@ -141,7 +141,8 @@ def test_files_that_cannot_be_read(tmp_path: Path, write: Write) -> None:
         write("header.csv", b"url,\xff\n"): "no column 'caption'",
     }
     (tmp_path / "folder.csv").mkdir()
-    cases[tmp_path / "folder.csv"] = "cannot be read"
+    cases[tmp_path / "folder.csv"] = "no files there"
+    cases[tmp_path / "*.ndjson"] = "no files there"
     for path, words in cases.items():
         with pytest.raises(SourceError) as caught:
             rows(path)
@@ -149,7 +150,11 @@ def test_files_that_cannot_be_read(tmp_path: Path, write: Write) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_source_names() -> None:
+def test_source_names(tmp_path: Path) -> None:
+    assert source_name(Source(path=str(tmp_path))) == tmp_path.name
+    assert source_name(Source(path=f"{tmp_path}/*.tar")) == tmp_path.name
+    assert source_name(Source(path=("/data/one.csv", "/data/two.csv"))) == "one"
+    assert source_name(Source(path="hf://owner/set")) == "set"
     assert source_name(Source(path="/data/laion.parquet")) == "laion"
     assert source_name(Source(path="/data/laion.parquet", name="mine")) == "mine"
 
