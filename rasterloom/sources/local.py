@@ -17,7 +17,7 @@ from rasterloom.sources import locator
 from rasterloom.sources.failure import Failure
 from rasterloom.sources.files import SourceError, find_files, one_line
 from rasterloom.sources.locator import Place
-from rasterloom.sources.readers import hub, kind_of, source_name
+from rasterloom.sources.readers import hub, source_name
 from rasterloom.sources.readers.parquet import bytes_of
 from rasterloom.storage import Store
 
@@ -89,7 +89,7 @@ class LocalImages:
             if len(found) != 1:
                 raise Failure(ErrorClass.MISSING_FILE, f"the recipe has no source called {name!r}")
             (source,) = found
-            is_stream = kind_of(source) == "hf"
+            is_stream = hub.is_streamed(source)
             store = None if is_stream else Store(source.root) if source.root else find_files(source).store
             self._roots[name] = _Root(source, store, self.config.max_bytes)
         return self._roots[name]

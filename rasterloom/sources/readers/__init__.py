@@ -67,11 +67,11 @@ def kind_of(source: Source) -> str:
     Raises:
         SourceError: it is of no kind that is known.
     """
+    if hub.is_streamed(source):
+        return "hf"
     if source.kind != "auto":
         return source.kind
     first = source.paths[0]
-    if first.startswith(hub.HUB):
-        return "hf"
     files = find_files(source)
     if files.explicit:
         return _kind_of_file(first)

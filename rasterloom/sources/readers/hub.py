@@ -16,6 +16,11 @@ from rasterloom.sources.readers.row import Row, check_columns
 HUB = "hf://"
 
 
+def is_streamed(source: Source) -> bool:
+    """Tell whether a source is of this kind."""
+    return source.kind == "hf" or source.paths[0].startswith(HUB)
+
+
 def load(source: Source) -> Any:
     """Open a source's data set as a ``datasets.IterableDataset`` with features, images left encoded.
 
