@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 
 class RecipeError(ValueError):
@@ -65,11 +73,27 @@ class Source(Section):
             raise ValueError(f"unknown kind {value!r}; known: auto, {', '.join(KINDS)}")
         return value
 
-    @field_validator("weight")
+    @field_validator("path", mode="before")
     @classmethod
-    def _weighs_something(cls, value: float | Column) -> float | Column:
-        if isinstance(value, float) and not 0 < value < float("inf"):
-            raise ValueError(f"a weight is a number above 0, not {value}")
+    def _names_files(cls, value: Any) -> Any:
+        paths = value if isinstance(value, list | tuple) else [value]
+        if not paths or not all(isinstance(path, str) and path for path in paths):
+            raise ValueError(f"takes a path or a list of paths, not {value!r}")
+        return value
+
+    @field_validator("weight", "licence", mode="before")
+    @classmethod
+    def _constant_or_column(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, Column):
+            return value
+        if isinstance(value, dict):
+            if set(value) != {"column"} or not isinstance(value["column"], str):
+                raise ValueError(f"takes {{column: NAME}}, not {value!r}")
+        elif info.field_name == "licence":
+            if not isinstance(value, str):
+                raise ValueError(f"takes a text or {{column: NAME}}, not {value!r}")
+        elif not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+            raise ValueError(f"takes a number above 0 or {{column: NAME}}, not {value!r}")
         return value
 
     @property

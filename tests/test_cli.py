@@ -48,7 +48,16 @@ def recipe(tmp_path):
         (GOOD + "score: [beauty]", ["beauty", "quality"]),
         (GOOD + "keep: beauty > 3", ["beauty", "quality"]),
         (GOOD + "keep: quality >", ["rule"]),
-        ("corpus: demo\nsources: [{path: nowhere.parquet}]", ["nowhere.parquet"]),
+        ("corpus: demo\nsources: [{path: nowhere.parquet}]", ["nowhere.parquet: no such file"]),
+        (
+            "corpus: demo\nsources: [{path: pairs.parquet, caption: text}]",
+            ["pairs.parquet: no column 'text' for the caption; it has url, caption"],
+        ),
+        (
+            "corpus: demo\nsources: [{path: pairs.parquet, licence: {column: rights}}]",
+            ["no column 'rights' for the licence; it has url, caption"],
+        ),
+        ("corpus: demo\nsources: [{path: '*.tar'}]", ["*.tar: no files there"]),
     ],
 )
 def test_a_wrong_recipe_is_one_clear_line_and_exit_2(rasterloom, recipe, text, words):

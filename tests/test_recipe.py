@@ -26,6 +26,16 @@ def test_paths_are_taken_from_the_recipes_folder(write, tmp_path):
     assert remote.workspace == "s3://bucket/prefix"
 
 
+def test_every_path_of_a_source_is_taken_from_there(write, tmp_path):
+    text = (
+        "corpus: demo\nsources: [{path: [a.csv, s3://b/c.csv]}, {path: hf://o/n}, {path: x.json, root: pics}]"
+    )
+    several, hub, conversations = load_recipe(write(text)).sources
+    assert several.paths == (str(tmp_path / "a.csv"), "s3://b/c.csv")
+    assert hub.path == "hf://o/n" and hub.root == ""
+    assert conversations.root == str(tmp_path / "pics")
+
+
 def test_weights_of_a_scorer_are_found_beside_the_recipe(write, tmp_path):
     (tmp_path / "head.pth").touch()
     recipe = load_recipe(write(GOOD + "score: [{aesthetic: {head: head.pth, clip: openai/clip}}]"))
@@ -66,6 +76,18 @@ def test_short_forms(write):
             ["train: optimizer muon takes deepspeed: {zero: 0, bf16: false}"],
         ),
         ("corpus: demo", ["sources", "required"]),
+        ("corpus: demo\nsources: [{path: 3}]", ["sources[0].path: takes a path or a list of paths, not 3"]),
+        ("corpus: demo\nsources: [{path: []}]", ["sources[0].path", "a list of paths, not []"]),
+        ("corpus: demo\nsources: [{path: a, weight: -1}]", ["sources[0].weight", "above 0", "not -1"]),
+        (
+            "corpus: demo\nsources: [{path: a, weight: heavy}]",
+            ["sources[0].weight", "{column: NAME}", "'heavy'"],
+        ),
+        (
+            "corpus: demo\nsources: [{path: a, licence: {col: x}}]",
+            ["sources[0].licence: takes {column: NAME}"],
+        ),
+        ("corpus: demo\nsources: [{path: a, kind: exel}]", ["sources[0].kind", "'exel'", "webdataset"]),
         ("corpus: Not a name\nsources: [{path: a}]", ["corpus", "Not a name"]),
     ],
 )

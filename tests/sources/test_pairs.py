@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from rasterloom.recipe import Source
 from rasterloom.schema import PAIRS, pair_key
-from rasterloom.sources.pairs import read_sources
+from rasterloom.sources import pairs as pairs_module
+from rasterloom.sources.pairs import read_sources, stream_pairs
 from rasterloom.sources.readers import SourceError, source_digest
 
 
@@ -147,3 +148,53 @@ def test_digest_follows_the_content(tmp_path: Path) -> None:
     assert source_digest(Source(path=str(tmp_path / "b.csv"))) != one
     with pytest.raises(SourceError, match=r"c\.csv: no such file"):
         source_digest(Source(path=str(tmp_path / "c.csv")))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 7, 8, 9, 23])
+def test_many_rows_come_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr(pairs_module, "FILE_ROWS", 8)
+    monkeypatch.setattr(pairs_module, "BATCH_ROWS", 4)
+    urls = [str(i if i % 5 else i // 2) for i in range(rows)]
+    one, two = parquet(tmp_path / "one.parquet", url=urls, caption=["x"] * rows), tmp_path / "two.parquet"
+    counts: dict[str, int] = {}
+    tables = list(stream_pairs([one, parquet(two, url=urls, caption=["y"] * rows)], counts))
+    assert counts["read"] == 2 * rows and counts["pairs"] == sum(table.num_rows for table in tables)
+    found = [(row["url"], row["caption"]) for table in tables for row in table.to_pylist()]
+    assert found == list(dict.fromkeys((url, text) for text in "xy" for url in urls))
+    assert all(table.num_rows <= 8 and table.schema == PAIRS for table in tables)
+
+
+def test_weight_and_licence_of_a_source_or_of_a_row(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("url,caption,w,rights\nu1,c,2.5,CC0\nu2,c,-1,\nu3,c,many,MIT\n")
+    rows = Source(path=str(tmp_path / "a.csv"), weight={"column": "w"}, licence={"column": "rights"})
+    pairs, _ = read_sources([rows])
+    assert pairs["weight"].to_pylist() == [2.5, None, None]
+    assert pairs["licence"].to_pylist() == ["CC0", "", "MIT"]
+    assert pairs["meta"].to_pylist() == [None, '{"w": "-1"}', '{"w": "many"}']
+    pairs, _ = read_sources([Source(path=str(tmp_path / "a.csv"), weight=3, licence="CC-BY-4.0")])
+    assert pairs["weight"].to_pylist() == [3.0] * 3 and pairs["licence"].to_pylist() == ["CC-BY-4.0"] * 3
+    assert json.loads(pairs["meta"][0].as_py()) == {"w": "2.5", "rights": "CC0"}
+
+
+def test_two_broken_rows_are_two_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        'not json\nnor this\nnot json\n{"url": 1, "caption": "c"}\n{"url": 2, "caption": "c"}'
+    )
+    pairs, counts = read_sources([Source(path=str(tmp_path / "a.jsonl"))])
+    assert counts == {"read": 5, "repeated": 1, "pairs": 4}
+    assert pairs["url"].null_count == 4
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 900), st.binary(min_size=1, max_size=8), st.integers(0, 200))
+def test_a_damaged_parquet_file_gives_rows_or_one_error(
+    tmp_path: Path, at: int, change: bytes, cut: int
+) -> None:
+    source = parquet(tmp_path / "fuzz.parquet", url=["a", "b"], caption=["x", "y"], n=[1, 2])
+    data = bytearray((tmp_path / "fuzz.parquet").read_bytes())
+    data[at : at + len(change)] = change
+    (tmp_path / "fuzz.parquet").write_bytes(data[: len(data) - cut] if cut < 20 else data)
+    try:
+        read_sources([source])
+    except SourceError as error:
+        assert "\n" not in str(error)
