@@ -28,7 +28,10 @@ class Sources(Section):
         from rasterloom.sources.readers import source_name
 
         return [
-            {**source.model_dump(mode="json", exclude={"path", "root"}), "name": source_name(source)}
+            {
+                **source.model_dump(mode="json", exclude={"path", "root"}, exclude_defaults=True),
+                "name": source_name(source),
+            }
             for source in sources
         ]
 

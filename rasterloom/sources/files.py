@@ -16,6 +16,20 @@ from rasterloom.storage import Entry, Store
 
 CONTENT_BYTES = 1_000_000_000  # a source on disk of up to so many bytes is identified by its content
 BUFFER_BYTES = 1 << 20
+SIDECARS = ("txt", "json")  # suffixes of what lies beside an image
+IMAGE_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".avif",
+)
 _WILD = re.compile(r"[*?[]")
 
 
@@ -64,10 +78,10 @@ class Files:
         if target.is_file:
             yield self.store.entry(target.name)
             return
-        matches = _translate(target.glob).fullmatch if target.glob else None
+        pattern = _translate(target.glob) if target.glob else None
         for entry in self.store.entries(target.name):
             below = entry.name[len(target.name) :]
-            if "/." not in f"/{below.lstrip('/')}" and (matches is None or matches(entry.name)):
+            if "/." not in f"/{below.lstrip('/')}" and (pattern is None or _matches(pattern, entry.name)):
                 yield entry
 
     def shown(self, name: str) -> str:
@@ -144,6 +158,16 @@ def _common(folders: list[str]) -> str:
     if folders[0].startswith("s3://") and len(shared) < 3:
         raise SourceError(f"{folders[0]}: paths in several buckets; give each bucket its own source")
     return "/".join(shared) or "/"
+
+
+def _matches(pattern: re.Pattern[str], name: str) -> bool:
+    """Tell whether a glob means a file, or the image that it lies beside: the caption comes with that."""
+    if pattern.fullmatch(name):
+        return True
+    stem, suffix = os.path.splitext(name)
+    if suffix[1:] not in SIDECARS:
+        return False
+    return any(pattern.fullmatch(stem + s) or pattern.fullmatch(stem + s.upper()) for s in IMAGE_SUFFIXES)
 
 
 def _translate(pattern: str) -> re.Pattern[str]:

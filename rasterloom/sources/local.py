@@ -6,6 +6,7 @@ import stat
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -107,6 +108,7 @@ class _Root:
     store: Store | None  # None: streamed by `datasets`
     max_bytes: int
     _open: dict[str, Any] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
     _column: tuple[tuple[Any, ...], int, Iterator[Any]] | None = None  # (which, next row, its values)
 
     def read(self, place: Place) -> bytes:
@@ -134,9 +136,10 @@ class _Root:
         if file is None:
             file = self.store.filesystem.open_input_file(self.store.path(place.file))
             if place.is_range:
-                while len(self._open) >= OPEN_FILES:
-                    self._open.pop(next(iter(self._open)), None)
-                self._open[place.file] = file
+                with self._lock:
+                    while len(self._open) >= OPEN_FILES:
+                        self._open.pop(next(iter(self._open)))
+                    self._open[place.file] = file
         size = file.size()
         length = place.second if place.is_range else min(size, most + 1)
         return file.read_at(max(0, min(length, size - place.first)), place.first), size

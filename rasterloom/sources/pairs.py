@@ -19,7 +19,7 @@ from rasterloom.sources.readers.row import BATCH_ROWS, UNUSABLE, Row, wanted_col
 from rasterloom.sources.repeats import Repeats
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
-FILE_ROWS = 200_000  # of a table that is given out at a time
+FILE_ROWS = 100_000  # of a table that is given out at a time
 
 
 def check_sources(sources: Sequence[Source]) -> list[str]:
@@ -67,8 +67,10 @@ def stream_pairs(sources: Sequence[Source], counts: dict[str, int]) -> Iterator[
             table = pq.read_table(path)
             keep = ~again[start : start + table.num_rows]
             start += table.num_rows
-            yield table if keep.all() else table.filter(pa.array(keep))
+            table = table if keep.all() else table.filter(pa.array(keep))
             path.unlink()
+            yield table
+            del table  # before the next one is read
 
 
 def check_pair(pair: dict[str, Any]) -> None:

@@ -94,6 +94,11 @@ def test_folder(folder: Path, jpeg: bytes) -> None:
     assert rows[0]["key"] == pair_key(None, "ein Bär", ("photos", "1.jpg"))
 
 
+def test_a_glob_of_images_brings_their_captions(folder: Path) -> None:
+    rows = through(Source(path=f"{folder}/**/[12]*.jpg"))
+    assert outcomes(rows) == ["ein Bär", "two"]
+
+
 def test_a_moved_folder_keeps_its_keys(folder: Path, tmp_path: Path) -> None:
     before = [row["key"] for row in through(Source(path=str(folder)))]
     (tmp_path / "elsewhere").mkdir()

@@ -9,9 +9,9 @@ from itertools import islice
 import pyarrow as pa
 
 from rasterloom.recipe import Source
-from rasterloom.sources.files import Files, SourceError, digest_of, find_files, one_line
+from rasterloom.sources.files import IMAGE_SUFFIXES, Files, SourceError, digest_of, find_files, one_line
 from rasterloom.sources.readers import conversations, folder, hub, img2dataset, parquet, text, webdataset
-from rasterloom.sources.readers.row import IMAGE_SUFFIXES, UNREADABLE, UNUSABLE, Row
+from rasterloom.sources.readers.row import UNREADABLE, UNUSABLE, Row
 
 __all__ = [
     "UNREADABLE",

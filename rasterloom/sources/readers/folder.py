@@ -6,9 +6,9 @@ from itertools import groupby
 
 from rasterloom.recipe import Source
 from rasterloom.sources import locator
-from rasterloom.sources.files import Files
+from rasterloom.sources.files import SIDECARS, Files
 from rasterloom.sources.readers.row import Row, is_image
-from rasterloom.sources.readers.sidecars import MAX_SIDECAR_BYTES, SIDECARS, columns_of
+from rasterloom.sources.readers.sidecars import MAX_SIDECAR_BYTES, columns_of
 from rasterloom.storage import Entry
 
 

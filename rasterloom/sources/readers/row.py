@@ -4,25 +4,11 @@ import os
 from typing import Any, NamedTuple
 
 from rasterloom.recipe import Column, Source
-from rasterloom.sources.files import SourceError
+from rasterloom.sources.files import IMAGE_SUFFIXES, SourceError
 
 UNREADABLE = "unreadable_row"  # where `meta` holds a line that is no row
 UNUSABLE = "unusable_row"  # where `meta` says why a record gives no pair
 BATCH_ROWS = 10_000
-
-IMAGE_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".png",
-    ".webp",
-    ".gif",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".avif",
-)
 
 
 class Row(NamedTuple):

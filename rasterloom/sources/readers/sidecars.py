@@ -6,7 +6,6 @@ from typing import Any
 from rasterloom.recipe import Source
 from rasterloom.sources.readers.row import UNREADABLE, UNUSABLE, Row
 
-SIDECARS = ("txt", "json")
 MAX_SIDECAR_BYTES = 1_000_000
 
 

@@ -7,9 +7,9 @@ from typing import Any, BinaryIO
 
 from rasterloom.recipe import Source
 from rasterloom.sources import locator
-from rasterloom.sources.files import Files, one_line
+from rasterloom.sources.files import SIDECARS, Files, one_line
 from rasterloom.sources.readers.row import Row, is_image
-from rasterloom.sources.readers.sidecars import MAX_SIDECAR_BYTES, SIDECARS, columns_of, unusable
+from rasterloom.sources.readers.sidecars import MAX_SIDECAR_BYTES, columns_of, unusable
 from rasterloom.sources.readers.tar import BrokenTar, Member, members
 
 MAX_MEMBERS = 1000  # of a sample; what comes beyond is a sample of its own
