@@ -15,11 +15,12 @@ from rasterloom.schema import PAIRS, ErrorClass, pair_key
 from rasterloom.sources.failure import Failure
 from rasterloom.sources.files import SourceError
 from rasterloom.sources.readers import brings_images, check_source, read_rows, source_digest, source_name
-from rasterloom.sources.readers.row import BATCH_ROWS, UNUSABLE, Row, wanted_columns
+from rasterloom.sources.readers.row import BATCH_ROWS, UNREADABLE, UNUSABLE, Row, wanted_columns
 from rasterloom.sources.repeats import Repeats
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
 FILE_ROWS = 100_000  # of a table that is given out at a time
+BATCH_CHARACTERS = 100_000_000  # of a batch of rows, however few; Arrow ends at 2 GB
 
 
 def check_sources(sources: Sequence[Source]) -> list[str]:
@@ -115,19 +116,23 @@ def _files_of(batches: Iterator[pa.RecordBatch]) -> Iterator[Iterator[pa.RecordB
 
 
 def _batches(sources: Sequence[Source]) -> Iterator[pa.RecordBatch]:
-    columns: list[list[Any]] = [[] for _ in PAIRS.names]
-    for values in (values for source in sources for values in _pairs(source)):
-        for column, value in zip(columns, values, strict=True):
-            column.append(value)
-        if len(columns[0]) == BATCH_ROWS:
-            yield pa.RecordBatch.from_arrays(_arrays(columns), schema=PAIRS)
-            columns = [[] for _ in PAIRS.names]
-    if columns[0]:
-        yield pa.RecordBatch.from_arrays(_arrays(columns), schema=PAIRS)
+    rows: list[tuple[Any, ...]] = []
+    characters = 0
+    for source in sources:
+        for values in _pairs(source):
+            rows.append(values)
+            characters += sum(map(len, filter(None, values[1:5])))
+            if len(rows) == BATCH_ROWS or characters > BATCH_CHARACTERS:
+                yield _batch(rows)
+                rows, characters = [], 0
+    if rows:
+        yield _batch(rows)
 
 
-def _arrays(columns: list[list[Any]]) -> list[pa.Array]:
-    return [pa.array(column, field.type) for column, field in zip(columns, PAIRS, strict=True)]
+def _batch(rows: list[tuple[Any, ...]]) -> pa.RecordBatch:
+    columns = zip(*rows, strict=True)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, PAIRS, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=PAIRS)
 
 
 def _pairs(source: Source) -> Iterator[tuple[Any, ...]]:
@@ -187,7 +192,10 @@ def _text(value: Any) -> str | None:
 
 
 def _json(value: dict[str, Any]) -> str:
-    return _ENCODE(_plain(value))
+    try:
+        return _ENCODE(_plain(value))
+    except RecursionError:
+        return _ENCODE({UNREADABLE: "values nested too deep"})
 
 
 def _plain(value: Any) -> Any:

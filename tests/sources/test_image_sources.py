@@ -192,6 +192,19 @@ def test_webdataset(tmp_path: Path, jpeg: bytes) -> None:
     assert rows[5]["detail"] == "a sample without an image"
 
 
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.binary(max_size=60) | st.sampled_from([b"[" * 700 + b"]" * 700, b'{"caption": ' + b"9" * 5000 + b"}"]),
+    st.binary(max_size=60),
+)
+def test_any_sidecars_give_a_row(tmp_path: Path, jpeg: bytes, as_json: bytes, as_text: bytes) -> None:
+    (tmp_path / "fuzz").mkdir(exist_ok=True)
+    for suffix, data in (("jpg", jpeg), ("json", as_json), ("txt", as_text)):
+        (tmp_path / "fuzz" / f"a.{suffix}").write_bytes(data)
+    (row,) = through(Source(path=str(tmp_path / "fuzz")))
+    assert row["error"] in (None, "bad_caption", "bad_row")
+
+
 def test_the_same_url_twice_in_a_tar_is_one_pair(tmp_path: Path, jpeg: bytes) -> None:
     meta = b'{"url": "http://h/2", "caption": "two"}'
     names = [("1.jpg", jpeg), ("1.json", meta), ("2.jpg", jpeg), ("2.json", meta)]

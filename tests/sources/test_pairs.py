@@ -176,6 +176,22 @@ def test_weight_and_licence_of_a_source_or_of_a_row(tmp_path: Path) -> None:
     assert json.loads(pairs["meta"][0].as_py()) == {"w": "2.5", "rights": "CC0"}
 
 
+def test_long_captions_make_short_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs_module, "BATCH_CHARACTERS", 50)
+    captions = [str(number) * 20 for number in range(9)]
+    pairs, _ = read_sources([parquet(tmp_path / "a.parquet", url=captions, caption=captions)])
+    assert pairs["caption"].to_pylist() == captions
+
+
+@pytest.mark.parametrize("depth", [100, 300, 450, 600, 900])
+def test_values_nested_deep(tmp_path: Path, depth: int) -> None:
+    deep = "[" * depth + "]" * depth
+    (tmp_path / "a.jsonl").write_text(f'{{"url": "u", "caption": "c", "deep": {deep}}}\n')
+    pairs, _ = read_sources([Source(path=str(tmp_path / "a.jsonl"))])
+    assert set(json.loads(pairs["meta"][0].as_py())) <= {"deep", "unreadable_row"}
+    assert pairs["url"].to_pylist() in (["u"], [None])  # as deep as Python reads JSON, or not
+
+
 def test_two_broken_rows_are_two_rows(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(
         'not json\nnor this\nnot json\n{"url": 1, "caption": "c"}\n{"url": 2, "caption": "c"}'

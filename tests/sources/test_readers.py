@@ -100,6 +100,25 @@ def test_parquet_of_several_types(tmp_path: Path) -> None:
     ]
 
 
+def test_a_cell_that_python_cannot_hold_harms_itself_alone(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "url": ["u1", "u2"],
+            "caption": ["c1", "c2"],
+            "when": pa.array([2**61, 0], pa.timestamp("ms")),
+            "tags": pa.ListArray.from_arrays(
+                [0, 1, 2], pa.array([b"caf\xe9", b"fine"], pa.binary()).view(pa.string())
+            ),
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    first, second = rows(tmp_path / "a.parquet")
+    assert (first["url"], first["when"], first["tags"]) == (
+        b"u1", "unreadable timestamp[ms]", "unreadable list<element: string>"
+    )  # fmt: skip
+    assert second["tags"] == ["fine"] and str(second["when"]).startswith("1970")
+
+
 def broken_parquet(tmp_path: Path) -> bytes:
     pq.write_table(pa.table({"url": ["u"] * 1000, "caption": ["c"] * 1000}), tmp_path / "x.parquet")
     return (tmp_path / "x.parquet").read_bytes()[:-20]

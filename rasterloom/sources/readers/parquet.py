@@ -1,6 +1,7 @@
 """Rows out of Parquet files; images in a column of theirs are located, not read."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,6 +10,8 @@ from rasterloom.recipe import Source
 from rasterloom.sources import locator
 from rasterloom.sources.files import Files, SourceError
 from rasterloom.sources.readers.row import BATCH_ROWS, Row, check_columns
+
+_BINARY = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
 
 
 def check(files: Files, name: str, source: Source) -> None:
@@ -52,7 +55,7 @@ def read(files: Files, name: str, source: Source) -> Iterator[Row]:
             absent = _absent(file, group, column) if column else frozenset()
             row = 0
             for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=names):
-                for values in _as_bytes(batch).to_pylist():
+                for values in _rows(batch):
                     path = locator.of_cell(name, group, row, column) if column and row not in absent else None
                     yield Row(values, path)
                     row += 1
@@ -81,12 +84,27 @@ def bytes_of(batch: pa.RecordBatch) -> pa.Array:
     return cells.field("bytes") if pa.types.is_struct(cells.type) else cells
 
 
-def _as_bytes(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Turn columns of text into bytes: Arrow would refuse a whole batch for one string."""
-    binary = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
-    columns = []
-    for column in batch.columns:
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
-        columns.append(column.view(binary[column.type]) if column.type in binary else column)
-    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    names = batch.schema.names
+    for values in zip(*map(_values, batch.columns), strict=True):
+        yield dict(zip(names, values, strict=True))
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """Return the values of a column, text as bytes: Arrow would refuse a whole batch for one string."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if column.type in _BINARY:
+        column = column.view(_BINARY[column.type])
+    try:
+        values: list[Any] = column.to_pylist()
+    except (ValueError, OverflowError, pa.ArrowException):  # a date of the year 300000, text in a list
+        values = [_value(cell) for cell in column]
+    return values
+
+
+def _value(cell: pa.Scalar) -> Any:
+    try:
+        return cell.as_py()
+    except (ValueError, OverflowError, pa.ArrowException):
+        return f"unreadable {cell.type}"
