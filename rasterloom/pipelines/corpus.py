@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasterloom.pipelines import work
+from rasterloom.pipelines.retry import with_retries
 from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step
-from rasterloom.recipe import Recipe, RecipeError, Section
+from rasterloom.recipe import Fetch, Recipe, RecipeError, Section
 from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION, TOKENS
 from rasterloom.versions.tables import Corpus
 
@@ -68,13 +69,16 @@ def _corpus_steps(recipe: Recipe) -> list[Step]:
         "images",
         recipe.fetch,
         code_version="1",
+        identity=_opt_outs(recipe.fetch),
         inputs=(pairs,),
         plan=work.plan_images,
         work=work.fetch_images,
         schema=IMAGES,
         table="images",
         parquet=IMAGE_PARQUET,
+        guarded=True,
     )
+    images = with_retries(Corpus.of(recipe), images, work.fetch_again)
     scores = ShardStep(
         "scores",
         work.Scores(scorers=recipe.score),
@@ -160,6 +164,12 @@ def make_text(corpus: Corpus, inputs: Inputs, step: Step, folder: Path, *_: Any)
     text = train_text(captions["caption"].to_pylist(), config.text_vocab)
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
     return {"captions": captions.num_rows}
+
+
+def _opt_outs(fetch: Fetch) -> dict[str, str]:
+    from rasterloom.sources.optout import opt_outs_digest
+
+    return {"opt_out_list": opt_outs_digest(fetch.opt_out)} if fetch.opt_out else {}
 
 
 def _file_digest(path: str | None) -> str | None:

@@ -59,6 +59,23 @@ def fetch_images(store: Store, spec: dict[str, Any], config: Fetch) -> ShardResu
     return images, count_of(images["error"].fill_null("ok"))
 
 
+def fetch_again(store: Store, spec: dict[str, Any], config: Fetch) -> ShardResult:
+    """Fetch those rows of a shard again that failed with one of ``errors``; the others stay as they are."""
+    from rasterloom.sources.fetch import fetch_shard
+
+    before = read_file(store, spec["images"])
+    failed = pc.is_in(before["error"], pa.array(spec["errors"]))
+    keys = before["key"].filter(failed).combine_chunks()
+    pairs = read_rows(store, spec["file"], spec["start"], spec["rows"], PAIRS.names)
+    pairs = pairs.filter(pc.is_in(pairs["key"], keys))
+    fetched = fetch_shard(pairs, config, shard=spec["shard"])
+    attempts = pc.add(fetched["attempts"], before["attempts"].filter(failed))
+    fetched = fetched.set_column(fetched.column_names.index("attempts"), "attempts", attempts)
+    images = pa.concat_tables([before.filter(pc.invert(failed)).cast(fetched.schema), fetched])
+    images = images.take(pc.index_in(before["key"].combine_chunks(), images["key"].combine_chunks()))
+    return images, count_of(images["error"].fill_null("ok"))
+
+
 def plan_by_images_file(store: Store, inputs: Inputs, config: Any) -> list[Shard]:
     """One shard a file of images; the files of the other inputs go along whole, they are pruned by shard."""
     others = {name: [f.name for f in files] for name, files in inputs.items() if name != "images"}
