@@ -83,6 +83,12 @@ class Fetch(Section):
     shard_rows: int = Field(1000, ge=1)
     """Pairs in a shard: the unit of work that is lost at most when a worker dies."""
 
+    @model_validator(mode="after")
+    def _engine_can(self) -> "Fetch":
+        if self.engine == "img2dataset" and self.md5:
+            raise ValueError("engine img2dataset computes SHA-256 only: give sha256, or no md5")
+        return self
+
 
 class Score(Section):
     """A scorer by name, with its options: ``quality`` or ``{aesthetic: {head: head.pth}}``."""
@@ -400,7 +406,12 @@ def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
     def resolve(path: str) -> str:
         return path if "://" in path else str((folder / Path(path).expanduser()).resolve())
 
+    def here(path: str) -> str:  # not resolved further: a link to Python makes an environment
+        return str(folder / Path(path).expanduser()) if "/" in path else path
+
     sources = tuple(s.model_copy(update={"path": resolve(s.path)}) for s in recipe.sources)
+    python = recipe.run.img2dataset_python
+    run = recipe.run.model_copy(update={"img2dataset_python": here(python)} if python else {})
     fetch = recipe.fetch.model_copy(
         update={"opt_out": resolve(recipe.fetch.opt_out)} if recipe.fetch.opt_out else {}
     )
@@ -422,6 +433,7 @@ def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
             "fetch": fetch,
             "score": score,
             "tokenize": tokenize,
+            "run": run,
             "workspace": workspace,
         }
     )

@@ -1,5 +1,6 @@
 """The workflow of a corpus, from the list of pairs to the table of tokens, as a list of steps."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pyarrow.compute as pc
 from rasterloom.pipelines import work
 from rasterloom.pipelines.retry import with_retries
 from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step
-from rasterloom.recipe import Fetch, Recipe, RecipeError, Section
+from rasterloom.recipe import Recipe, RecipeError, Section
 from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION, TOKENS
 from rasterloom.versions.tables import Corpus
 
@@ -69,16 +70,18 @@ def _corpus_steps(recipe: Recipe) -> list[Step]:
         "images",
         recipe.fetch,
         code_version="1",
-        identity=_opt_outs(recipe.fetch),
+        identity=_fetch_identity(recipe),
         inputs=(pairs,),
         plan=work.plan_images,
-        work=work.fetch_images,
+        work=partial(work.fetch_images, python=recipe.run.img2dataset_python),
         schema=IMAGES,
         table="images",
         parquet=IMAGE_PARQUET,
         guarded=True,
     )
-    images = with_retries(Corpus.of(recipe), images, work.fetch_again)
+    images = with_retries(
+        Corpus.of(recipe), images, partial(work.fetch_again, python=recipe.run.img2dataset_python)
+    )
     scores = ShardStep(
         "scores",
         work.Scores(scorers=recipe.score),
@@ -166,10 +169,17 @@ def make_text(corpus: Corpus, inputs: Inputs, step: Step, folder: Path, *_: Any)
     return {"captions": captions.num_rows}
 
 
-def _opt_outs(fetch: Fetch) -> dict[str, str]:
+def _fetch_identity(recipe: Recipe) -> dict[str, str]:
+    """What decides on the images and lies outside the recipe: the opt-out list, another engine's version."""
+    from rasterloom.sources.img2dataset import img2dataset_version
     from rasterloom.sources.optout import opt_outs_digest
 
-    return {"opt_out_list": opt_outs_digest(fetch.opt_out)} if fetch.opt_out else {}
+    found = {}
+    if recipe.fetch.opt_out:
+        found["opt_out_list"] = opt_outs_digest(recipe.fetch.opt_out)
+    if recipe.fetch.engine == "img2dataset":
+        found["img2dataset"] = img2dataset_version(recipe.run.img2dataset_python)
+    return found
 
 
 def _file_digest(path: str | None) -> str | None:

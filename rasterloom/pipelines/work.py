@@ -51,29 +51,36 @@ def plan_images(store: Store, inputs: Inputs, config: Fetch) -> list[Shard]:
     return shards
 
 
-def fetch_images(store: Store, spec: dict[str, Any], config: Fetch) -> ShardResult:
-    from rasterloom.sources.fetch import fetch_shard
-
+def fetch_images(store: Store, spec: dict[str, Any], config: Fetch, python: str | None = None) -> ShardResult:
+    """Fetch a shard; ``python`` is what the engine img2dataset runs in."""
     pairs = read_rows(store, spec["file"], spec["start"], spec["rows"], PAIRS.names)
-    images = fetch_shard(pairs, config, shard=spec["shard"])
+    images = _fetch(pairs, config, spec["shard"], python)
     return images, count_of(images["error"].fill_null("ok"))
 
 
-def fetch_again(store: Store, spec: dict[str, Any], config: Fetch) -> ShardResult:
+def fetch_again(store: Store, spec: dict[str, Any], config: Fetch, python: str | None = None) -> ShardResult:
     """Fetch those rows of a shard again that failed with one of ``errors``; the others stay as they are."""
-    from rasterloom.sources.fetch import fetch_shard
-
     before = read_file(store, spec["images"])
     failed = pc.is_in(before["error"], pa.array(spec["errors"]))
     keys = before["key"].filter(failed).combine_chunks()
     pairs = read_rows(store, spec["file"], spec["start"], spec["rows"], PAIRS.names)
     pairs = pairs.filter(pc.is_in(pairs["key"], keys))
-    fetched = fetch_shard(pairs, config, shard=spec["shard"])
+    fetched = _fetch(pairs, config, spec["shard"], python)
     attempts = pc.add(fetched["attempts"], before["attempts"].filter(failed))
     fetched = fetched.set_column(fetched.column_names.index("attempts"), "attempts", attempts)
     images = pa.concat_tables([before.filter(pc.invert(failed)).cast(fetched.schema), fetched])
     images = images.take(pc.index_in(before["key"].combine_chunks(), images["key"].combine_chunks()))
     return images, count_of(images["error"].fill_null("ok"))
+
+
+def _fetch(pairs: pa.Table, config: Fetch, shard: int, python: str | None) -> pa.Table:
+    if config.engine == "img2dataset":
+        from rasterloom.sources.img2dataset import fetch_shard_by_img2dataset
+
+        return fetch_shard_by_img2dataset(pairs, config, shard=shard, python=python)
+    from rasterloom.sources.fetch import fetch_shard
+
+    return fetch_shard(pairs, config, shard=shard)
 
 
 def plan_by_images_file(store: Store, inputs: Inputs, config: Any) -> list[Shard]:
