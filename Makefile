@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: setup demo demo-small test nightly lint bench clean
+.PHONY: setup img2dataset demo demo-small test nightly lint bench clean
 
 setup: .venv/.done
 
@@ -13,6 +13,14 @@ setup: .venv/.done
 	test -d .venv || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv (a few minutes the first time) ..."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,demo]'
+	touch $@
+
+# The other fetch engine, whose pins on pandas and OpenCV are older than ours, in an environment of its own.
+img2dataset: .venv-img2dataset/.done
+
+.venv-img2dataset/.done:
+	$(PYTHON) -m venv .venv-img2dataset
+	.venv-img2dataset/bin/python -m pip install --quiet --disable-pip-version-check img2dataset==1.47.0
 	touch $@
 
 demo: setup

@@ -2,13 +2,13 @@
 
 import json
 import sys
-from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from rasterloom import __version__
@@ -41,11 +41,22 @@ class OutputFormat(StrEnum):
     JSON = "json"
 
 
+class GroupBy(StrEnum):
+    REASON = "reason"
+    HOST = "host"
+
+
 AsFormat = Annotated[OutputFormat, typer.Option("--format", help="A table to read, or JSON lines.")]
 
 
 @app.command("run")
-def run_command(recipe: RecipePath, until: Until = None) -> None:
+def run_command(
+    recipe: RecipePath,
+    until: Until = None,
+    retry: Annotated[
+        str, typer.Option(metavar="CLASSES", help="Fetch failed pairs again first: timeout,http_5xx.")
+    ] = "",
+) -> None:
     """Run the steps of a recipe that are not done yet.
 
     Stop it whenever you like: what is finished stays, and the next run goes on from there.
@@ -53,7 +64,7 @@ def run_command(recipe: RecipePath, until: Until = None) -> None:
     from rasterloom.pipelines.run import run
 
     loaded = load_recipe(recipe)
-    planned = run(loaded, until, out)
+    planned = run(loaded, until, out, retry)
     ran = sum(p.runs for p in planned)
     out.print(f"{len(planned)} steps, {ran} ran now, {len(planned) - ran} were done before.")
     out.print(where(loaded, planned[-1].step.name), highlight=False)
@@ -102,30 +113,37 @@ def submit_command(
 @app.command("failures")
 def failures_command(
     recipe: RecipePath,
-    reason: Annotated[str | None, typer.Option(help="List the pairs of one reason.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Pairs to list.")] = 20,
+    reason: Annotated[str | None, typer.Option(help="List the pairs of one reason or class.")] = None,
+    host: Annotated[str | None, typer.Option(help="List the pairs of one host.")] = None,
+    by: Annotated[GroupBy, typer.Option(help="Sum up by reason or by host.")] = GroupBy.REASON,
+    limit: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 20,
     output: AsFormat = OutputFormat.TABLE,
 ) -> None:
-    """Show what did not make it into the corpus, and why."""
-    from rasterloom.pipelines.failures import failures
+    """Show what did not make it into the corpus: by class, by host, and pair by pair."""
+    from rasterloom.pipelines.failures import failures, summary
 
-    found = failures(load_recipe(recipe))
-    chosen = [f for f in found if reason is None or f.reason == reason]
+    loaded = load_recipe(recipe)
     if output is OutputFormat.JSON:
-        for f in chosen:
+        for f in failures(loaded, reason, host):
             print(json.dumps(f.__dict__, ensure_ascii=False))
         return
-    if reason is None:
-        table = Table("reason", "pairs", "for example", box=None, pad_edge=False)
-        for name, number in Counter(f.reason for f in found).most_common():
-            example = next(f for f in found if f.reason == name)
-            table.add_row(name, f"{number:,}", f"{example.url or '(no URL)'}  {example.detail}")
+    if reason is None and host is None:
+        groups = summary(loaded, by)
+        other = "most from" if by is GroupBy.REASON else "mostly"
+        table = Table(by.value, "pairs", other, "for example", box=None, pad_edge=False)
+        for g in groups[:limit]:
+            example = f"{g.url or '(no URL)'}  {g.detail}"
+            table.add_row(*map(escape, (g.name or "(none)", f"{g.pairs:,}", g.mostly, example)))
         out.print(table)
-        out.print("`--reason REASON` lists the pairs of one reason." if found else "Nothing failed.")
+        if len(groups) > limit:
+            out.print(f"{limit} of {len(groups):,}; --limit shows more.")
+        out.print("--reason and --host list the pairs." if groups else "Nothing failed.", highlight=False)
         return
-    for f in chosen[:limit]:
-        out.print(f"{f.key}  {f.url or '(no URL)'}  {f.detail}", highlight=False, markup=False)
-    out.print(f"{min(limit, len(chosen))} of {len(chosen)} pairs.")
+    found = failures(loaded, reason, host, limit + 1)
+    for f in found[:limit]:
+        out.print(f"{f.key}  {f.reason}  {f.url or '(no URL)'}  {f.detail}", highlight=False, markup=False)
+    more = "; there are more, --limit shows them" if len(found) > limit else ""
+    out.print(f"{min(limit, len(found))} pairs{more}.")
 
 
 @app.command("report")

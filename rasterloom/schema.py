@@ -90,13 +90,17 @@ class ErrorClass(StrEnum):
     BAD_ROW = "bad_row"  # a record of the source that gives no pair
     BLOCKED_SCHEME = "blocked_scheme"
     BLOCKED_ADDRESS = "blocked_address"
-    ROBOTS = "robots"
+    OPT_OUT = "opt_out"  # on the recipe's list
+    ROBOTS = "robots"  # robots.txt or X-Robots-Tag
     DNS = "dns"
     CONNECT = "connect"
+    TLS = "tls"
     TIMEOUT = "timeout"
     HTTP_4XX = "http_4xx"
     HTTP_429 = "http_429"
     HTTP_5XX = "http_5xx"
+    HOST_DOWN = "host_down"  # not asked: its last pictures all failed
+    HOST_BUSY = "host_busy"  # not asked: it wants to be left alone for longer than patience_s
     TOO_MANY_REDIRECTS = "too_many_redirects"
     TOO_MANY_BYTES = "too_many_bytes"
     TOO_MANY_PIXELS = "too_many_pixels"
@@ -104,6 +108,7 @@ class ErrorClass(StrEnum):
     MISSING_FILE = "missing_file"
     UNREADABLE_FILE = "unreadable_file"
     BLOCKED_PATH = "blocked_path"  # leads out of the source's folder
+    HASH_MISMATCH = "hash_mismatch"  # another file than the source says
     NOT_AN_IMAGE = "not_an_image"
     BROKEN_IMAGE = "broken_image"
     INTERNAL = "internal"

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasterloom.pipelines import work
+from rasterloom.pipelines.retry import with_retries
 from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step
 from rasterloom.recipe import Recipe, RecipeError, Section
 from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION, TOKENS
@@ -69,12 +70,20 @@ def _corpus_steps(recipe: Recipe) -> list[Step]:
         "images",
         recipe.fetch,
         code_version="1",
+        identity=_fetch_identity(recipe),
         inputs=(pairs,),
         plan=work.plan_images,
-        work=partial(work.fetch_images, sources=recipe.sources),  # where they lie is nobody's identity
+        # where they lie, and where Python does, is nobody's identity
+        work=partial(work.fetch_images, sources=recipe.sources, python=recipe.run.img2dataset_python),
         schema=IMAGES,
         table="images",
         parquet=IMAGE_PARQUET,
+        guarded=True,
+    )
+    images = with_retries(
+        Corpus.of(recipe),
+        images,
+        partial(work.fetch_again, sources=recipe.sources, python=recipe.run.img2dataset_python),
     )
     scores = ShardStep(
         "scores",
@@ -161,6 +170,19 @@ def make_text(corpus: Corpus, inputs: Inputs, step: Step, folder: Path, *_: Any)
     text = train_text(captions["caption"].to_pylist(), config.text_vocab)
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
     return {"captions": captions.num_rows}
+
+
+def _fetch_identity(recipe: Recipe) -> dict[str, str]:
+    """What decides on the images and lies outside the recipe: the opt-out list, another engine's version."""
+    from rasterloom.sources.img2dataset import img2dataset_version
+    from rasterloom.sources.optout import opt_outs_digest
+
+    found = {}
+    if recipe.fetch.opt_out:
+        found["opt_out_list"] = opt_outs_digest(recipe.fetch.opt_out)
+    if recipe.fetch.engine == "img2dataset":
+        found["img2dataset"] = img2dataset_version(recipe.run.img2dataset_python)
+    return found
 
 
 def _file_digest(path: str | None) -> str | None:

@@ -7,9 +7,10 @@ from rich.console import Console
 
 from rasterloom.pipelines.corpus import corpus_steps
 from rasterloom.pipelines.progress import Progress
+from rasterloom.pipelines.retry import ask_for_retry, parse_classes
 from rasterloom.pipelines.runner import run_step, start_ray
 from rasterloom.pipelines.state import Status, file_folder, status
-from rasterloom.pipelines.step import Step
+from rasterloom.pipelines.step import ShardStep, Step
 from rasterloom.pipelines.training import training_steps
 from rasterloom.recipe import Recipe, RecipeError
 from rasterloom.versions.tables import Corpus
@@ -47,13 +48,21 @@ def plan(recipe: Recipe, until: str | None = None) -> list[Planned]:
     return [Planned(s.step, s, not s.done) for s in found]
 
 
-def run(recipe: Recipe, until: str | None, console: Console) -> list[Planned]:
+def run(recipe: Recipe, until: str | None, console: Console, retry: str = "") -> list[Planned]:
     """Run what is not done yet, one step after the other; return what was planned.
+
+    Args:
+        retry: classes of error, as in ``timeout,http_5xx``, whose rows of ``images`` are fetched again first.
 
     Raises:
         StepFailed: a step could not be finished.
+        RecipeError: there is no such step or class, or ``images`` is not finished and cannot be retried.
     """
     corpus = Corpus.of(recipe)
+    if retry:
+        (images,) = (step for step in workflow(recipe) if step.name == "images")
+        assert isinstance(images, ShardStep)
+        ask_for_retry(corpus, images, parse_classes(retry), console)
     steps = workflow(recipe, until)
     digest = recipe_digest(recipe)
     planned = []

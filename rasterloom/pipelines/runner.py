@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from rasterloom import __version__
 from rasterloom.pipelines import staging
+from rasterloom.pipelines.guard import SuccessGuard
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.staging import Published
 from rasterloom.pipelines.state import Status, file_folder, inputs_of, scratch_folder, status, write_record
@@ -86,11 +87,15 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
     place = staging.folder(corpus.name, step.name, step.fingerprint)
     shards = step.plan(corpus.store, inputs_of(corpus, step), step.config)
     done = staging.published(corpus.store, place)
+    done |= _taken_over(corpus, step, place, [shard for shard in shards if shard.name not in done])
     left = [shard for shard in shards if shard.name not in done]
     progress.start(step.name, total=len(shards), done=len(shards) - len(left))
+    guard = SuccessGuard(corpus.store, run) if step.guarded else None
     for result in _on_ray(corpus.store, place, step, left, run):
         done[result.shard] = result
         progress.advance(rows=result.rows)
+        if guard and (why := guard.verdict(result)):
+            raise StepFailed(f"{step.name}: {why}")
     results = [done[shard.name] for shard in shards]
     record = _record(
         corpus,
@@ -115,6 +120,21 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
         replaces=step.replaces,
         partition_by=step.partition_by,
     )
+
+
+def _taken_over(corpus: Corpus, step: ShardStep, place: str, shards: list[Shard]) -> dict[str, Published]:
+    """Publish those shards that the step's last version made from the very same files in the same way."""
+    last = status(corpus, step).record
+    earlier: dict[str, Published] = {}
+    if last and (last.config, last.code_version) == (step.settings, step.code_version):
+        there = staging.published(corpus.store, staging.folder(corpus.name, step.name, last.fingerprint))
+        earlier = {result.spec: result for result in there.values() if result.spec}
+    found = {}
+    for shard in shards:
+        made = Published(**shard.made) if shard.made else earlier.get(shard.digest)
+        if made:
+            found[shard.name] = staging.take_over(corpus.store, place, shard, made)
+    return found
 
 
 def _on_ray(store: Store, place: str, step: ShardStep, shards: list[Shard], run: Run) -> Iterator[Published]:

@@ -7,7 +7,7 @@ write of a small JSON file that names it. Whoever comes second has written garba
 import json
 import time
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +27,7 @@ class Published:
     bytes: int
     counts: dict[str, int]
     seconds: float
+    spec: str = ""  # digest of what it was made from
 
     @property
     def data_files(self) -> list[DataFile]:
@@ -50,13 +51,27 @@ def run_shard(store: Store, place: str, step: ShardStep, shard: Shard) -> Publis
         file = f"{attempt}-{len(files):05d}.parquet"
         size += store.write_parquet(file, table, **step.parquet)
         files[file] = table.num_rows
-    mine = Published(shard.name, files, sum(files.values()), size, counts, time.monotonic() - start)
-    name = f"{place}/shards/{shard.name}.json"
-    if store.put_if_absent(name, json.dumps(asdict(mine)).encode()):
+    seconds = time.monotonic() - start
+    mine = Published(shard.name, files, sum(files.values()), size, counts, seconds, shard.digest)
+    if _publish(store, place, mine):
         return mine
     for file in files:
         store.delete(file)
-    return read_published(store, name)
+    return read_published(store, _name(place, shard))
+
+
+def take_over(store: Store, place: str, shard: Shard, earlier: Published) -> Published:
+    """Publish an earlier version's result as that of a shard: its files become part of both versions."""
+    mine = replace(earlier, shard=shard.name, spec=shard.digest)
+    return mine if _publish(store, place, mine) else read_published(store, _name(place, shard))
+
+
+def _publish(store: Store, place: str, result: Published) -> bool:
+    return store.put_if_absent(f"{place}/shards/{result.shard}.json", json.dumps(asdict(result)).encode())
+
+
+def _name(place: str, shard: Shard) -> str:
+    return f"{place}/shards/{shard.name}.json"
 
 
 def read_published(store: Store, name: str) -> Published:

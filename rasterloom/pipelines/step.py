@@ -25,6 +25,13 @@ class Shard:
 
     name: str
     spec: dict[str, Any]
+    made: dict[str, Any] | None = None  # an earlier version's result that is taken over, as plain values
+
+    @property
+    def digest(self) -> str:
+        """Of the spec: data files are never changed, so the names in it stand for their content."""
+        text = json.dumps(self.spec, sort_keys=True, ensure_ascii=False)
+        return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,7 @@ class ShardStep(Step):
     replaces: str = ""  # Iceberg filter of the rows that give way; all when empty
     partition_by: tuple[str, ...] = ()
     parquet: dict[str, Any] = field(default_factory=dict)  # options of pyarrow's write_table
+    guarded: bool = False  # stops when the share of rows counted as ok collapses
     cpus: float = 1.0
 
 

@@ -68,13 +68,56 @@ def plan_images(store: Store, inputs: Inputs, config: Fetch) -> list[Shard]:
 
 
 def fetch_images(
-    store: Store, spec: dict[str, Any], config: Fetch, sources: tuple[Source, ...] = ()
+    store: Store,
+    spec: dict[str, Any],
+    config: Fetch,
+    sources: tuple[Source, ...] = (),
+    python: str | None = None,
 ) -> ShardResult:
+    """Fetch a shard. ``sources`` hold the images that have no URL; ``python`` runs the engine img2dataset."""
+    pairs = read_rows(store, spec["file"], spec["start"], spec["rows"], PAIRS.names)
+    images = _fetch(pairs, config, spec["shard"], sources, python)
+    return images, count_of(images["error"].fill_null("ok"))
+
+
+def fetch_again(
+    store: Store,
+    spec: dict[str, Any],
+    config: Fetch,
+    sources: tuple[Source, ...] = (),
+    python: str | None = None,
+) -> ShardResult:
+    """Fetch those rows of a shard again that failed with one of ``errors``; the others stay as they are."""
+    before = read_file(store, spec["images"])
+    failed = pc.is_in(before["error"], pa.array(spec["errors"]))
+    keys = before["key"].filter(failed).combine_chunks()
+    pairs = read_rows(store, spec["file"], spec["start"], spec["rows"], PAIRS.names)
+    pairs = pairs.filter(pc.is_in(pairs["key"], keys))
+    fetched = _fetch(pairs, config, spec["shard"], sources, python)
+    attempts = pc.add(fetched["attempts"], before["attempts"].filter(failed))
+    fetched = fetched.set_column(fetched.column_names.index("attempts"), "attempts", attempts)
+    images = pa.concat_tables([before.filter(pc.invert(failed)).cast(fetched.schema), fetched])
+    images = images.take(pc.index_in(before["key"].combine_chunks(), images["key"].combine_chunks()))
+    return images, count_of(images["error"].fill_null("ok"))
+
+
+def _fetch(
+    pairs: pa.Table, config: Fetch, shard: int, sources: tuple[Source, ...], python: str | None
+) -> pa.Table:
     from rasterloom.sources.fetch import fetch_shard
 
-    pairs = read_rows(store, spec["file"], spec["start"], spec["rows"], PAIRS.names)
-    images = fetch_shard(pairs, config, shard=spec["shard"], sources=sources)
-    return images, count_of(images["error"].fill_null("ok"))
+    if config.engine != "img2dataset":
+        return fetch_shard(pairs, config, shard=shard, sources=sources)
+    from rasterloom.sources.img2dataset import fetch_shard_by_img2dataset
+
+    has_url = pc.is_null(pairs["path"])  # img2dataset fetches nothing else
+    images = pa.concat_tables(
+        [
+            fetch_shard_by_img2dataset(pairs.filter(has_url), config, shard=shard, python=python),
+            fetch_shard(pairs.filter(pc.invert(has_url)), config, shard=shard, sources=sources),
+        ]
+    )
+    return images.take(pc.index_in(pairs["key"].combine_chunks(), images["key"].combine_chunks()))
 
 
 def plan_by_images_file(store: Store, inputs: Inputs, config: Any) -> list[Shard]:

@@ -66,7 +66,7 @@ def literal_address(host: str) -> str | None:
     Takes every spelling that the C library takes: ``2130706433``, ``0x7f.1`` and ``0177.0.0.1`` are all
     ``127.0.0.1``.
     """
-    bare = host.strip("[]").partition("%")[0]
+    bare = host.strip("[]").partition("%")[0].removesuffix(".")
     try:
         return str(ipaddress.ip_address(bare))
     except ValueError:

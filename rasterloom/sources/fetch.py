@@ -15,6 +15,8 @@ from rasterloom.sources.decode import Picture, decode_image
 from rasterloom.sources.failure import Failure
 from rasterloom.sources.local import LocalImages
 from rasterloom.sources.pairs import check_pair
+from rasterloom.sources.verify import check_hashes
+from rasterloom.sources.worker import with_client
 
 DECODE_THREADS = 2  # of one worker; a machine runs a worker a core
 
@@ -31,20 +33,20 @@ def fetch_shard(pairs: pa.Table, config: Fetch, *, shard: int, sources: Sequence
     Returns:
         Rows of ``schema.IMAGES``, one for every row of ``pairs`` and in their order. A pair that gave no
         image has its class of error and a sentence on it. Call it where no event loop is running.
+
+    Raises:
+        OptOutError: ``config.opt_out`` cannot be read.
     """
-    rows = asyncio.run(_fetch_rows(pairs.to_pylist(), config, shard, sources))
-    return pa.Table.from_pylist(rows, schema=IMAGES)
 
+    async def fetch_rows(client: Client) -> list[dict[str, Any]]:
+        with (
+            ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode") as threads,
+            LocalImages(sources, config) as local,
+        ):
+            rows = (_row(client, local, threads, pair, shard) for pair in pairs.to_pylist())
+            return await asyncio.gather(*rows)
 
-async def _fetch_rows(
-    pairs: list[dict[str, Any]], config: Fetch, shard: int, sources: Sequence[Source]
-) -> list[dict[str, Any]]:
-    with (
-        ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode") as threads,
-        LocalImages(sources, config) as local,
-    ):
-        async with Client(config) as client:
-            return await asyncio.gather(*(_row(client, local, threads, pair, shard) for pair in pairs))
+    return pa.Table.from_pylist(with_client(config, fetch_rows), schema=IMAGES)
 
 
 async def _row(
@@ -56,7 +58,7 @@ async def _row(
 
     async def decode(body: bytes) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(threads, _columns, body, client.config)
+        return await loop.run_in_executor(threads, _columns, body, client, pair)
 
     try:
         check_pair(pair)
@@ -72,11 +74,15 @@ async def _row(
     return row | {"attempts": trace.attempts, "http_status": trace.status, "final_url": trace.final_url}
 
 
-def _columns(body: bytes, config: Fetch) -> dict[str, Any]:
-    picture: Picture = decode_image(body, config)
+def _columns(body: bytes, client: Client, pair: dict[str, Any]) -> dict[str, Any]:
+    sha256 = hashlib.sha256(body).hexdigest()
+    if sha256 in client.opt_outs.hashes:
+        raise Failure(ErrorClass.OPT_OUT, f"the opt-out list has a file of SHA-256 {sha256}")
+    check_hashes(body, sha256, pair.get("meta"), client.config)
+    picture: Picture = decode_image(body, client.config)
     return {
         "status": "ok",
-        "sha256": hashlib.sha256(body).hexdigest(),
+        "sha256": sha256,
         "phash": picture.phash,
         "thumbnail": picture.thumbnail,
         "original_format": picture.original_format,

@@ -83,6 +83,13 @@ def network_failure(error: aiohttp.ClientError | OSError) -> Failure:
         passing = getattr(cause, "errno", None) == socket.EAI_AGAIN
         return Failure(ErrorClass.DNS, f"the name does not resolve: {cause}", may_pass=passing)
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
-        return Failure(ErrorClass.CONNECT, f"TLS: {error}")
+        return Failure(ErrorClass.TLS, _tls_detail(error, cause))
     passing = not isinstance(error, aiohttp.ClientResponseError)  # which is: does not speak HTTP
     return Failure(ErrorClass.CONNECT, str(error) or type(error).__name__, may_pass=passing)
+
+
+def _tls_detail(error: Exception, cause: object) -> str:
+    """Say what is wrong with a certificate in OpenSSL's words, without its codes."""
+    certificate = getattr(error, "certificate_error", cause)
+    said = getattr(certificate, "verify_message", None) or getattr(certificate, "reason", None)
+    return f"no trustworthy TLS: {said or error}"

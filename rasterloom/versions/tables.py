@@ -76,7 +76,7 @@ class Corpus:
         return snapshot.snapshot_id if snapshot else None
 
     def files(self, table: str, snapshot_id: int | None = None, where: str = "") -> list[DataFile]:
-        """The data files of a table's snapshot (the current one when None), sorted by name.
+        """The data files of a table's snapshot (the current one when None), in the order of their shards.
 
         ``where`` is an Iceberg row filter, such as ``target == 512``, that prunes partitions.
         """
@@ -88,7 +88,7 @@ class Corpus:
         for task in scan.plan_files():
             values = tuple(str(task.file.partition[i]) for i in range(len(task.file.partition)))
             found.append(DataFile(self.store.name_of(task.file.file_path), task.file.record_count, values))
-        return sorted(found, key=lambda f: f.name)
+        return sorted(found, key=lambda f: (f.name.rpartition("/")[2], f.name))
 
     def read(
         self,

@@ -1,8 +1,10 @@
 """A server on loopback that misbehaves as told, and a port that nobody may touch."""
 
 import asyncio
+import contextlib
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from io import BytesIO
@@ -14,8 +16,8 @@ from aiohttp import web
 from PIL import Image
 
 from rasterloom.recipe import Fetch
-from rasterloom.schema import PAIRS, pair_key
-from rasterloom.sources import client
+from rasterloom.schema import PAIRS, ErrorClass, pair_key
+from rasterloom.sources import backoff, worker
 from rasterloom.sources.fetch import fetch_shard
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -70,12 +72,15 @@ def site() -> Iterator[Site]:
 
 
 @pytest.fixture
-def raw_site() -> Iterator[Callable[[bytes], str]]:
-    """Gives a function that starts a server which answers with bytes as they are, and returns its URL."""
+def raw_site() -> Iterator[Callable[..., str]]:
+    """Gives a function that starts a server which answers with bytes as they are, and returns its URL.
+
+    What it is to ``drip`` comes after them, twenty times a second for a minute.
+    """
     listeners: list[socket.socket] = []
     threads: list[threading.Thread] = []
 
-    def start(answer: bytes) -> str:
+    def start(answer: bytes, drip: bytes = b"") -> str:
         listener = socket.create_server(("127.0.0.1", 0))
         listeners.append(listener)
 
@@ -88,6 +93,10 @@ def raw_site() -> Iterator[Callable[[bytes], str]]:
                 with connection:
                     connection.recv(65536)
                     connection.sendall(answer)
+                    with contextlib.suppress(OSError):  # nobody waits for the end
+                        for _ in range(1200 if drip else 0):
+                            connection.sendall(drip)
+                            time.sleep(0.05)
 
         threads.append(threading.Thread(target=run, daemon=True))
         threads[-1].start()
@@ -112,8 +121,10 @@ def canary() -> Iterator[int]:
 
 
 @pytest.fixture(autouse=True)
-def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "FIRST_BACKOFF_S", 0.01)
+def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(backoff, "FIRST_WAIT_S", dict.fromkeys(ErrorClass, 0.01))
+    yield
+    worker.close_workers()
 
 
 def pairs_table(urls: list[str | None], captions: list[str | None] | None = None) -> pa.Table:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -152,7 +153,7 @@ def test_dripping_body_ends_at_the_deadline(site: Any, fetch: Fetcher) -> None:
 
     site.answers["/drip"] = drip
     (row,) = fetch("/drip", deadline_s=0.4, retries=1, robots=False)
-    assert (row["error"], row["attempts"]) == ("timeout", 2)
+    assert (row["error"], row["attempts"]) == ("timeout", 1)
     assert "0.4" in row["detail"]
 
 
@@ -164,6 +165,41 @@ def test_silent_server_ends_at_the_deadline(site: Any, fetch: Fetcher) -> None:
     site.answers["/silent"] = silent
     (row,) = fetch("/silent", deadline_s=0.4, retries=0, robots=False)
     assert (row["error"], row["http_status"]) == ("timeout", None)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7fffffff\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0",  # a size that never ends
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;",  # an extension that never ends
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Trailer: ",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX-Header: ",
+        b"HTTP/1.1 200 O",
+        b"HTTP/1.1 302 Found\r\nLocation: /",
+    ],
+)
+def test_no_way_to_drip_stretches_the_deadline(raw_site: Any, fetch: Fetcher, start: bytes) -> None:
+    url = raw_site(start, drip=b"0")
+    row = fetch(url, allow=(url.split("/")[2],), robots=False, deadline_s=0.4, max_bytes=10**12)[0]
+    assert row["error"] == "timeout", row["detail"]  # the drip lasts a minute
+
+
+def test_endless_interim_answers_end_at_the_deadline(raw_site: Any, fetch: Fetcher) -> None:
+    url = raw_site(b"", drip=b"HTTP/1.1 103 Early Hints\r\n\r\n")
+    (row,) = fetch(url, allow=(url.split("/")[2],), robots=False, deadline_s=0.4)
+    assert row["error"] == "timeout"
+
+
+def test_attempts_share_one_deadline(site: Any, fetch: Fetcher) -> None:
+    async def slow_failure(request: web.Request) -> web.Response:
+        await asyncio.sleep(0.3)
+        return web.Response(status=500)
+
+    site.answers["/a.jpg"] = slow_failure
+    (row,) = fetch("/a.jpg", deadline_s=0.7, retries=20, robots=False)
+    assert row["attempts"] <= 3 and row["error"] in ("http_5xx", "timeout")
 
 
 def test_redirects_share_one_deadline(site: Any, fetch: Fetcher) -> None:
@@ -266,13 +302,72 @@ def test_redirects_lead_to_nothing_that_is_not_public(
         "_look_up",
         lambda host, *rest: look_up("127.0.0.1" if host == "evil.test" else host, *rest),
     )
-    hosts = ("127.0.0.1", "2130706433", "0x7f.1", "127.1", "localhost", "evil.test", "[::ffff:127.0.0.1]")
-    targets = [f"http://{host}:{canary}/x.jpg" for host in (*hosts, "a@127.0.0.1")]
+    hosts = (
+        "127.0.0.1", "2130706433", "0x7f.1", "0x7f000001", "0177.0.0.1", "017700000001", "127.1",
+        "127.0.0.1.", "①②⑦.0.0.1", "localhost", "evil.test", "a@127.0.0.1", "example.com@127.0.0.1",
+        "example.com:80@127.0.0.1",
+        "0.0.0.0", "0", "127.8.8.8", "10.0.0.1", "172.16.3.4", "192.168.0.1", "100.64.0.1", "169.254.169.254",
+        "168.63.129.16", "192.0.0.192", "224.0.0.1", "239.1.2.3", "255.255.255.255", "240.0.0.1",
+        "[::1]", "[::]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::127.0.0.1]", "[64:ff9b::127.0.0.1]",
+        "[64:ff9b:1::7f00:1]", "[2002:7f00:1::]", "[2001::7f00:1]", "[fc00::1]", "[fd00:ec2::254]",
+        "[fe80::1]", "[ff02::1]",
+    )  # fmt: skip
+    targets = [f"http://{host}:{canary}/x.jpg" for host in hosts]
     for number, target in enumerate(targets):
         site.answers[f"/{number}"] = redirect(target)
     site.answers["/file"] = redirect("file:///etc/hostname")
     rows = fetch(*(f"/{number}" for number in range(len(targets))), *targets, "/file", max_redirects=3)
     assert [row["error"] for row in rows] == ["blocked_address"] * 2 * len(targets) + ["blocked_scheme"]
+
+
+def test_redirect_to_a_name_that_changes_its_address_gains_nothing(
+    site: Any, fetch: Fetcher, canary: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name is public when it is looked up; what the socket is about to connect to is not."""
+    look_up = address._look_up
+
+    def rebound(host: str, *rest: Any) -> Any:
+        return look_up("127.0.0.1" if host == "rebind.test" else host, *rest)
+
+    monkeypatch.setattr(address, "_look_up", rebound)
+    judged: list[str] = []
+
+    def fooled_once(ip: str) -> bool:
+        judged.append(ip)
+        return len(judged) == 1 or is_public(ip)
+
+    is_public = address.is_public
+    monkeypatch.setattr(address, "is_public", fooled_once)
+    site.answers["/to"] = redirect(f"http://rebind.test:{canary}/x.jpg")
+    (row,) = fetch("/to", robots=False)
+    assert judged == ["127.0.0.1", "127.0.0.1"]  # at the resolver, and at the socket
+    assert row["error"] == "blocked_address"
+
+
+def test_hashes_of_the_source_are_checked(site: Any, jpeg: bytes) -> None:
+    site.answers["/a.jpg"] = jpeg
+    sha256, md5 = hashlib.sha256(jpeg).hexdigest(), hashlib.md5(jpeg).hexdigest()
+    cases: list[tuple[dict[str, object] | None, str | None]] = [
+        ({"checksum": sha256, "md5": md5.upper()}, None),
+        ({"checksum": sha256[:-1] + ("0" if sha256[-1] != "0" else "1")}, "hash_mismatch"),
+        ({"checksum": sha256, "md5": "no hash"}, "hash_mismatch"),
+        ({"checksum": None, "md5": ""}, None),
+        ({"other": "x"}, None),
+        (None, None),
+    ]
+    rows = [
+        {
+            "key": str(number),
+            "url": site.url("/a.jpg"),
+            "caption": "a",
+            "meta": None if meta is None else json.dumps(meta),
+        }
+        for number, (meta, _) in enumerate(cases)
+    ]
+    config = Fetch(allow_hosts=(f"127.0.0.1:{site.port}",), sha256="checksum", md5="md5")
+    images = fetch_shard(pa.Table.from_pylist(rows, schema=PAIRS), config, shard=0)
+    assert images["error"].to_pylist() == [error for _, error in cases]
+    assert sha256 in images["detail"][1].as_py() and "checksum" in images["detail"][1].as_py()
 
 
 def test_robots_txt_is_read_once_and_obeyed(site: Any, fetch: Fetcher, jpeg: bytes) -> None:
@@ -310,7 +405,14 @@ def test_robots_txt_opens_no_door(site: Any, fetch: Fetcher, jpeg: bytes, canary
 def test_opt_out_header_is_obeyed(site: Any, fetch: Fetcher, jpeg: bytes) -> None:
     site.answers["/a.jpg"] = lambda _: _answer(web.Response(body=jpeg, headers={"X-Robots-Tag": "noai"}))
     assert fetch("/a.jpg")[0]["error"] == "robots"
-    assert fetch("/a.jpg", robots=False)[0]["status"] == "ok"
+    assert fetch("/a.jpg", opt_out_tags=())[0]["status"] == "ok"
+
+
+@pytest.mark.parametrize("tag", ["noindex", "none", "noimageindex"])
+def test_noindex_is_obeyed_by_choice(site: Any, fetch: Fetcher, jpeg: bytes, tag: str) -> None:
+    site.answers["/a.jpg"] = lambda _: _answer(web.Response(body=jpeg, headers={"X-Robots-Tag": tag}))
+    assert fetch("/a.jpg")[0]["status"] == "ok"
+    assert fetch("/a.jpg", opt_out_tags=("noindex", "noimageindex"))[0]["error"] == "robots"
 
 
 def test_requests_say_who_asks_and_nothing_more(site: Any, fetch: Fetcher, jpeg: bytes) -> None:

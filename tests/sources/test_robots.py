@@ -24,7 +24,7 @@ AGENT = "rasterloom/0.1 (+https://example.org/contact)"
     ],
 )
 def test_x_robots_tag(headers: list[str], asked: str | None) -> None:
-    assert opt_out(headers, AGENT) == asked
+    assert opt_out(headers, AGENT, ("noai", "noimageai", "noml")) == asked
 
 
 def test_rules_are_those_for_our_name() -> None:

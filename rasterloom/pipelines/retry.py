@@ -1,0 +1,103 @@
+"""Fetching rows of some classes of error again, into a new version of ``images``.
+
+A retry is put on record in the workspace, beside the fingerprint of the step that it began with. From then
+on the workflow's step ``images`` is that step *and* its retries: its fingerprint counts them in, so what
+follows runs again, a run that was killed goes on, and a further plain run finds everything done.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+from rich.console import Console
+
+from rasterloom.pipelines import staging
+from rasterloom.pipelines.state import status
+from rasterloom.pipelines.step import Inputs, Shard, ShardResult, ShardStep
+from rasterloom.recipe import RecipeError
+from rasterloom.schema import ErrorClass
+from rasterloom.storage import Store
+from rasterloom.versions.tables import Corpus
+
+RETRY = "retry"  # name in a step's identity
+Plan = Callable[[Store, Inputs, Any], list[Shard]]
+
+
+def parse_classes(text: str) -> list[str]:
+    """Return the classes of error in ``timeout,http_5xx``, sorted; RecipeError if one is unknown."""
+    names = sorted({name.strip() for name in text.split(",") if name.strip()})
+    unknown = [name for name in names if name not in list(ErrorClass)]
+    if unknown or not names:
+        what = ", ".join(unknown) or "nothing"
+        raise RecipeError(
+            f"--retry: no class of error is called {what}; the classes: {', '.join(ErrorClass)}"
+        )
+    return names
+
+
+def with_retries(
+    corpus: Corpus, step: ShardStep, again: Callable[[Store, dict[str, Any], Any], ShardResult]
+) -> ShardStep:
+    """Return the step as it is after all retries on record; ``again`` does a shard that has rows to retry."""
+    found = step
+    for errors in _on_record(corpus, step):
+        place = staging.folder(corpus.name, step.name, found.fingerprint)
+        found = replace(
+            step,
+            identity={**step.identity, RETRY: f"{','.join(errors)} of {found.fingerprint}"},
+            plan=partial(plan_retry, plan=step.plan, place=place, errors=errors),
+            work=again,
+        )
+    return found
+
+
+def plan_retry(
+    store: Store, inputs: Inputs, config: Any, *, plan: Plan, place: str, errors: Sequence[str]
+) -> list[Shard]:
+    """Of the shards published in ``place``, those with rows to retry are made again, the others stay."""
+    before = staging.published(store, place)
+    shards = []
+    for shard in plan(store, inputs, config):
+        earlier = before[shard.name]
+        if any(earlier.counts.get(error) for error in errors):
+            spec = {**shard.spec, "images": earlier.file, "errors": list(errors)}
+            shards.append(Shard(shard.name, spec))
+        else:
+            shards.append(Shard(shard.name, shard.spec, made=asdict(earlier)))
+    return shards
+
+
+def ask_for_retry(corpus: Corpus, images: ShardStep, errors: list[str], console: Console) -> None:
+    """Put a retry of the step on record, unless there is nothing to retry or this very retry is under way.
+
+    Raises:
+        RecipeError: the step is not finished, so that its failures are not known yet.
+    """
+    name = ", ".join(errors)
+    state = status(corpus, images)
+    first = replace(images, identity={k: v for k, v in images.identity.items() if k != RETRY})
+    retries = _on_record(corpus, first)
+    if not state.done or state.record is None:
+        if retries and retries[-1] == errors:
+            console.print(f"The retry of {name} goes on.", highlight=False)
+            return
+        raise RecipeError(f"{images.name} is not finished ({state.reason}): run without --retry first")
+    rows = sum(state.record.counts.get(error, 0) for error in errors)
+    if not rows:
+        console.print(f"No row of {images.name} failed with {name}: nothing to retry.", highlight=False)
+        return
+    record = f"{_folder(corpus, first)}/{len(retries) + 1:06d}.json"
+    if not corpus.store.put_if_absent(record, json.dumps(errors).encode()):
+        raise RecipeError("another run has just begun a retry: run again without --retry to join it")
+    console.print(f"Fetching {rows:,} rows again: {name}.", highlight=False)
+
+
+def _folder(corpus: Corpus, step: ShardStep) -> str:
+    return f"{corpus.name}/retries/{step.name}/{step.fingerprint}"
+
+
+def _on_record(corpus: Corpus, step: ShardStep) -> list[list[str]]:
+    store = corpus.store
+    return [json.loads(store.read(name)) for name in store.list(_folder(corpus, step))]

@@ -1,0 +1,159 @@
+"""The list of what is not to be fetched or kept: hosts with their subdomains, URLs, prefixes of URLs, hashes.
+
+A text file has one entry a line (``#`` begins a comment): a host ``example.org``, a URL, a prefix of URLs
+that ends in ``*``, or the SHA-256 of a file in hex. A CSV or Parquet file has columns named ``host``,
+``url``, ``prefix`` and ``sha256``, one or more of them. http and https are one: an entry for either is
+obeyed for both.
+"""
+
+import hashlib
+import re
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+from yarl import URL
+
+from rasterloom.storage import Store
+
+COLUMNS = ("host", "url", "prefix", "sha256")
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_HOST = re.compile(r"[^\s/:*?#@]+\.[^\s/:*?#@]+|localhost")
+
+
+class OptOutError(ValueError):
+    """The list cannot be read; the message names the file and the entry."""
+
+
+@dataclass(frozen=True)
+class OptOuts:
+    """What is opted out of, in the forms that it is looked up by."""
+
+    hosts: frozenset[str] = frozenset()
+    urls: frozenset[str] = frozenset()
+    prefixes: tuple[str, ...] = ()  # sorted, none of which begins another
+    hashes: frozenset[str] = frozenset()
+
+    def of_url(self, url: URL) -> str | None:
+        """Return the entry that a URL falls under, None if it may be fetched."""
+        host = (url.host or "").lower().rstrip(".")
+        while self.hosts and host:
+            if host in self.hosts:
+                return host
+            host = host.partition(".")[2]
+        address = _address(url)
+        if address in self.urls:
+            return address
+        place = bisect_right(self.prefixes, address)
+        if place and address.startswith(self.prefixes[place - 1]):
+            return self.prefixes[place - 1] + "*"
+        return None
+
+
+NOTHING = OptOuts()
+
+
+def opt_outs_digest(path: str) -> str:
+    """Return a digest of a list's bytes, for the identity of a step; OptOutError if it cannot be read."""
+    return hashlib.blake2b(_read(path), digest_size=16).hexdigest()
+
+
+def load_opt_outs(path: str | None) -> OptOuts:
+    """Read a list, or the one that was read before if the file has not changed since; none for None.
+
+    Raises:
+        OptOutError: the file cannot be read, or an entry is none of the four kinds.
+    """
+    if path is None:
+        return NOTHING
+    stat = Path(path).stat() if "://" not in path and Path(path).exists() else None
+    return _load(path, (stat.st_mtime_ns, stat.st_size) if stat else (0, 0))
+
+
+@lru_cache(maxsize=1)
+def _load(path: str, changed: tuple[int, int]) -> OptOuts:
+    data = _read(path)
+    if path.endswith(".csv"):
+        as_text = pacsv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string()))
+        columns = _columns(path, pacsv.read_csv(pa.BufferReader(data), convert_options=as_text))
+    elif path.endswith((".parquet", ".pq")):
+        columns = _columns(path, pq.read_table(pa.BufferReader(data)))
+    else:
+        columns = _lines(path, data)
+    try:
+        prefixes = sorted({_address(URL(_with_scheme(p.rstrip("*")))) for p in columns["prefix"]})
+        urls = frozenset(_address(URL(_with_scheme(u))) for u in columns["url"])
+    except ValueError as error:
+        raise OptOutError(f"{path}: not a URL: {error}") from None
+    hosts = frozenset(h.lower().removeprefix("*.").rstrip(".") for h in columns["host"])
+    return OptOuts(hosts, urls, tuple(_outermost(prefixes)), frozenset(h.lower() for h in columns["sha256"]))
+
+
+def _read(path: str) -> bytes:
+    folder, _, name = path.rpartition("/")
+    try:
+        return Store(folder).read(name) if "://" in path else Path(path).read_bytes()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptOutError(f"fetch.opt_out: {path} cannot be read: {error}") from None
+
+
+def _columns(path: str, table: pa.Table) -> dict[str, list[str]]:
+    if not set(COLUMNS) & set(table.column_names):
+        there = ", ".join(table.column_names)
+        raise OptOutError(f"{path}: needs a column named {', '.join(COLUMNS)}; it has {there}")
+    found: dict[str, list[str]] = {}
+    for name in COLUMNS:
+        values = table[name].to_pylist() if name in table.column_names else []
+        found[name] = [str(value).strip() for value in values if value not in (None, "")]
+    for value in found["sha256"]:
+        if not _SHA256.fullmatch(value.lower()):
+            raise OptOutError(f"{path}: {value!r} is not the SHA-256 of a file, 64 hex digits")
+    return found
+
+
+def _lines(path: str, data: bytes) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {name: [] for name in COLUMNS}
+    for number, line in enumerate(data.decode("utf-8-sig", "replace").splitlines(), 1):
+        entry = "" if line.startswith("#") else line.split(" #")[0].strip()
+        if not entry:
+            continue
+        kind = _kind(entry)
+        if kind is None:
+            raise OptOutError(f"{path}, line {number}: {entry!r} is no host, URL, prefix* or SHA-256")
+        found[kind].append(entry)
+    return found
+
+
+def _kind(entry: str) -> str | None:
+    if _SHA256.fullmatch(entry.lower()):
+        return "sha256"
+    if _HOST.fullmatch(entry.removeprefix("*.")):
+        return "host"
+    if "/" in entry and not any(c.isspace() for c in entry):
+        return "prefix" if entry.endswith("*") else "url"
+    return None
+
+
+def _with_scheme(address: str) -> str:
+    return address if "://" in address else f"http://{address}"
+
+
+def _address(url: URL) -> str:
+    """A URL without what makes no difference: scheme, default port, user, fragment."""
+    port = "" if url.is_default_port() else f":{url.port}"
+    return f"{(url.host or '').lower().rstrip('.')}{port}{url.raw_path_qs}"
+
+
+def _outermost(prefixes: Iterable[str]) -> list[str]:
+    """Of sorted prefixes those that no other one begins."""
+    kept: list[str] = []
+    for prefix in prefixes:
+        if not kept or not prefix.startswith(kept[-1]):
+            kept.append(prefix)
+    return kept
