@@ -13,7 +13,13 @@ from rasterloom.storage import Store
 OK = "ok"
 # Rows that say nothing of the network: nobody was asked for them.
 UNASKED = frozenset(
-    {ErrorClass.BAD_URL, ErrorClass.BAD_CAPTION, ErrorClass.BLOCKED_SCHEME, ErrorClass.OPT_OUT}
+    {
+        ErrorClass.BAD_URL,
+        ErrorClass.BAD_CAPTION,
+        ErrorClass.BAD_ROW,
+        ErrorClass.BLOCKED_SCHEME,
+        ErrorClass.OPT_OUT,
+    }
 )
 
 
@@ -51,7 +57,7 @@ def _asked(shard: Published) -> int:
 
 def _example(store: Store, shard: Published, error: str) -> str:
     rows = pq.read_table(
-        store.path(shard.file),
+        [store.path(name) for name in shard.files],
         filesystem=store.filesystem,
         columns=["url", "detail"],
         filters=pc.field("error") == error,

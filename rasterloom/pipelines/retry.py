@@ -62,7 +62,8 @@ def plan_retry(
     for shard in plan(store, inputs, config):
         earlier = before[shard.name]
         if any(earlier.counts.get(error) for error in errors):
-            spec = {**shard.spec, "images": earlier.file, "errors": list(errors)}
+            (file,) = earlier.files  # a shard of images is one
+            spec = {**shard.spec, "images": file, "errors": list(errors)}
             shards.append(Shard(shard.name, spec))
         else:
             shards.append(Shard(shard.name, shard.spec, made=asdict(earlier)))
