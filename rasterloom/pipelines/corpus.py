@@ -83,20 +83,22 @@ def _corpus_steps(recipe: Recipe) -> list[Step]:
         inputs=(images,),
         plan=work.plan_by_images_file,
         work=work.score_images,
-        schema=pa.schema([*SCORES, *((name, pa.float64()) for name in columns)]),
+        schema=pa.schema([*SCORES, *columns]),
         table="scores",
         parquet=TEXT_PARQUET,
+        uses_gpu=True,
     )
     selection = ShardStep(
         "selection",
         recipe.keep,
-        code_version="1",
+        code_version="2",  # 2: what was kept before stays kept
         inputs=(images, scores),
         plan=work.plan_selection,
         work=work.select_images,
         schema=SELECTION,
         table="selection",
         parquet=TEXT_PARQUET,
+        remembers=("dedup",) if recipe.keep.dedup.memory else None,
     )
     t = recipe.tokenize
     text = FileStep(

@@ -14,7 +14,15 @@ from rasterloom import __version__
 from rasterloom.pipelines import staging
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.staging import Published
-from rasterloom.pipelines.state import Status, file_folder, inputs_of, scratch_folder, status, write_record
+from rasterloom.pipelines.state import (
+    Status,
+    earlier,
+    file_folder,
+    inputs_of,
+    scratch_folder,
+    status,
+    write_record,
+)
 from rasterloom.pipelines.step import FileStep, Shard, ShardStep, Step
 from rasterloom.recipe import Run
 from rasterloom.storage import Store
@@ -69,6 +77,7 @@ def run_step(corpus: Corpus, step: Step, run: Run, recipe_digest: str, progress:
 
 def _record(corpus: Corpus, step: Step, recipe_digest: str, started: float, **found: Any) -> Record:
     parents = {given.name: status(corpus, given).snapshot_id for given in step.inputs}
+    parents["earlier"] = earlier(corpus, step)
     return Record(
         step=step.name,
         fingerprint=step.fingerprint,
