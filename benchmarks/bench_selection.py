@@ -20,8 +20,8 @@ from rasterloom.pipelines import work
 from rasterloom.recipe import Keep
 from rasterloom.storage import Store
 
-SIZES = (100_000, 1_000_000)
-ROWS_A_FILE = 10_000
+SIZES = (100_000, 1_000_000, 10_000_000)
+ROWS_A_FILE = 1_000  # as the recipe cuts shards, unless it says otherwise
 RULE = "quality > 0.2 and min_side >= 256 and caption_length > 5"
 
 

@@ -238,6 +238,7 @@ class Run(Section):
     """Shards under way at once; two a CPU when null."""
     train_workers: int = Field(2, ge=1)
     use_gpu: bool = False
+    """Take GPUs: for training, and an actor on each for the scores that gain by it."""
 
 
 class Recipe(Section):

@@ -77,6 +77,8 @@ SCORERS: dict[str, Callable[..., Scorer]] = {
     )
 }
 
+ON_GPU = {"aesthetic", "clip"}  # scores that a GPU is worth taking for
+
 _WORDS = {str: "text", bool: "true or false", int: "a whole number"}
 
 

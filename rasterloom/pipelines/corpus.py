@@ -48,7 +48,7 @@ def corpus_steps(recipe: Recipe) -> list[Step]:
 
 def _corpus_steps(recipe: Recipe) -> list[Step]:
     from rasterloom.filtering.keep import check_keep
-    from rasterloom.filtering.scorers import identity, score_columns
+    from rasterloom.filtering.scorers import ON_GPU, identity, score_columns
     from rasterloom.sources.pairs import source_digest
 
     columns = score_columns(recipe.score)
@@ -86,7 +86,7 @@ def _corpus_steps(recipe: Recipe) -> list[Step]:
         schema=pa.schema([*SCORES, *columns]),
         table="scores",
         parquet=TEXT_PARQUET,
-        uses_gpu=True,
+        uses_gpu=any(score.name in ON_GPU for score in recipe.score),
     )
     selection = ShardStep(
         "selection",
