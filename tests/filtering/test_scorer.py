@@ -79,3 +79,22 @@ def test_a_package_that_is_not_there_is_named_with_its_extra() -> None:
 def test_a_digest_follows_version_and_bytes(tmp_path: object) -> None:
     file = packaged("x", "x", "numpy", "__init__.py")
     assert digest_of("numpy", file) != digest_of("pytest", file) != digest_of("pytest", [])
+
+
+def test_onnx_runtime_says_in_words_that_the_memory_is_full() -> None:
+    from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
+
+    words = "BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 9"
+
+    def work(items: Sequence[int]) -> int:
+        if len(items) > 1:
+            raise RuntimeException(words)
+        return len(items)
+
+    assert in_halves(work, range(3), 4) == [1, 1, 1]
+
+    def broken(items: Sequence[int]) -> int:
+        raise RuntimeException("Non-zero status code returned")
+
+    with pytest.raises(RuntimeException, match="Non-zero"):
+        in_halves(broken, range(3), 4)

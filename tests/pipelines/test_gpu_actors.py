@@ -19,7 +19,15 @@ from rasterloom.storage import Store
 from rasterloom.versions.tables import Corpus
 
 SHARDS = 8
-SCHEMA = pa.schema([("shard", pa.string()), ("pid", pa.int64()), ("gpus", pa.int64()), ("actor", pa.bool_())])
+SCHEMA = pa.schema(
+    [
+        ("shard", pa.string()),
+        ("pid", pa.int64()),
+        ("gpus", pa.int64()),
+        ("actor", pa.bool_()),
+        ("sees", pa.string()),
+    ]
+)
 
 
 class Where(BaseModel):
@@ -48,6 +56,7 @@ def work(store, spec, config):
         "pid": os.getpid(),
         "gpus": len(context.get_accelerator_ids()["GPU"]),
         "actor": context.get_actor_id() is not None,
+        "sees": os.environ.get("CUDA_VISIBLE_DEVICES"),
     }
     return pa.Table.from_pylist([row], schema=SCHEMA), {"rows": 1}
 
@@ -88,6 +97,7 @@ def test_every_shard_runs_once_on_one_of_two_actors(two_gpus, tmp_path):
     assert [row["shard"] for row in rows] == [f"{i:02d}" for i in range(SHARDS)]
     assert all(row["actor"] and row["gpus"] == 1 for row in rows)
     assert len({row["pid"] for row in rows}) == 2
+    assert {row["sees"] for row in rows} == {"0", "1"}
     import ray
 
     deadline = time.monotonic() + 30
@@ -108,4 +118,5 @@ def test_an_error_of_the_work_ends_the_step_and_names_the_shard(two_gpus, tmp_pa
 
 
 def test_without_use_gpu_they_are_tasks(two_gpus, tmp_path):
-    assert not any(row["actor"] or row["gpus"] for row in rows_of(tmp_path, use_gpu=False))
+    rows = rows_of(tmp_path, use_gpu=False)
+    assert not any(row["actor"] or row["gpus"] or row["sees"] for row in rows)
