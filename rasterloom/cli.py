@@ -146,6 +146,71 @@ def failures_command(
     out.print(f"{min(limit, len(found))} pairs{more}.")
 
 
+@app.command("explain")
+def explain_command(
+    recipe: RecipePath,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Key of the pair, or its first digits.")],
+    output: AsFormat = OutputFormat.TABLE,
+) -> None:
+    """Tell one image's story: where it came from, its scores, what the rule says, what it doubles."""
+    from rasterloom.pipelines.explain import explain
+
+    chapters = explain(load_recipe(recipe), key)
+    if output is OutputFormat.JSON:
+        print(json.dumps({c.title: dict(c.lines) for c in chapters}, ensure_ascii=False))
+        return
+    for chapter in chapters:
+        out.print(chapter.title, style="bold", markup=False)
+        for name, value in chapter.lines:
+            out.print(f"  {name}: {value}", highlight=False, markup=False)
+
+
+@app.command("keep")
+def keep_command(
+    recipe: RecipePath,
+    rule: Annotated[str, typer.Option("--try", metavar="RULE", help="A keep rule to compare.")],
+    page: Annotated[Path, typer.Option("--out", help="File for a gallery of what would change.")] = Path(
+        "keep-try.html"
+    ),
+    output: AsFormat = OutputFormat.TABLE,
+) -> None:
+    """Show what another keep rule would change. Nothing is run, and no version is made."""
+    from rasterloom.pipelines.try_rule import try_rule
+
+    tried = try_rule(load_recipe(recipe), rule, page)
+    if output is OutputFormat.JSON:
+        changes = [change.__dict__ for change in tried.changes]
+        print(json.dumps({**tried.trial.__dict__, "changes": changes, "reasons": tried.reasons}))
+        return
+    table = Table("reason", "now", "then", "", box=None, pad_edge=False)
+    for name, (now, then) in sorted(tried.reasons.items(), key=lambda item: -max(item[1])):
+        table.add_row(escape(name), f"{now:,}", f"{then:,}", f"{then - now:+,}" if then != now else "")
+    out.print(table, highlight=False)
+    trial = tried.trial
+    out.print(
+        f"Kept {trial.kept_before:,} now, {trial.kept_after:,} then: {trial.newly_kept:,} newly kept, "
+        f"{trial.newly_dropped:,} newly dropped.",
+        highlight=False,
+    )
+    for change in tried.changes:
+        word = "newly kept, was" if change.kept else "newly dropped,"
+        out.print(f"  {change.rows:,} {word} {change.reason}", highlight=False, markup=False)
+    out.print(f"gallery: {page}", highlight=False, markup=False)
+
+
+@app.command("embeddings")
+def embeddings_command(
+    recipe: RecipePath,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new or empty folder.")],
+    everything: Annotated[bool, typer.Option("--all", help="Not only what is kept.")] = False,
+) -> None:
+    """Write kept CLIP embeddings in clip-retrieval's layout: img_emb, text_emb and metadata."""
+    from rasterloom.pipelines.embeddings import export
+
+    rows = export(load_recipe(recipe), folder, everything)
+    out.print(f"{rows:,} embeddings: {folder}", highlight=False, markup=False)
+
+
 @app.command("report")
 def report_command(recipe: RecipePath) -> None:
     """Say where the report lies; write it first if something changed since."""

@@ -1,27 +1,10 @@
 import json
-import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rasterloom import cli
-
 GOOD = "corpus: demo\nsources: [{path: pairs.parquet}]\n"
-
-
-@pytest.fixture
-def rasterloom(monkeypatch, capsys):
-    """A function that runs the command line and returns exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["rasterloom", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        printed = capsys.readouterr()
-        return exit_.value.code or 0, printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture

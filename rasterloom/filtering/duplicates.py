@@ -1,4 +1,4 @@
-"""Duplicates: the same bytes (sha256), or nearly the same picture (pHash and thumbnail)."""
+"""Duplicates: the same bytes (sha256), nearly the same picture (pHash and thumbnail), or the same meaning."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from rasterloom.filtering.semantic import first_alike
+
 Rows = NDArray[np.int64]
 
 THUMBNAIL_BYTES = 192  # 8 x 8 RGB
@@ -18,67 +20,110 @@ COLOUR_TOLERANCE = 16  # of 255; see `find_duplicates`
 _AT_ONCE = 1 << 18  # thumbnail pairs compared in one go
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """The rows among which duplicates are sought, n of them: 250 bytes a row and the key."""
+
+    keys: pa.ChunkedArray
+    """String [n]."""
+    rank: NDArray[np.float64]
+    """[n], higher is rather kept; NaN is worst."""
+    earlier: NDArray[np.bool_]
+    """[n]: was kept by the last version."""
+    sha256: NDArray[np.uint64]
+    """[n, 2]: 128 bits that stand for it; 0 and 0 for null."""
+    phash: NDArray[np.uint64]
+    """[n]"""
+    thumbnails: NDArray[np.uint8]
+    """[n, 192]: 8 x 8 RGB."""
+    known: NDArray[np.bool_]
+    """[n]: phash and thumbnail are there, not null."""
+    embeddings: NDArray[Any] | None = None
+    """Floats [n, d] of length 1, NaN for null."""
+
+
 def find_duplicates(
-    keys: pa.ChunkedArray,
-    sha256: pa.ChunkedArray,
-    phash: pa.ChunkedArray,
-    thumbnail: pa.ChunkedArray,
-    rank: NDArray[np.float64],
-    *,
-    exact: bool,
-    radius: int | None,
-) -> Rows:
+    rows: Candidates, *, exact: bool, radius: int | None, similarity: float | None = None
+) -> tuple[Rows, NDArray[np.bool_]]:
     """Return for each row the number of the row that is kept in its place: its own where it is kept itself.
 
-    Rows are taken from the best to the worst: by `rank` [n], higher first and NaN last, then by key. Each is
+    Rows are taken from the best to the worst: those that were kept before, by `rank`, then by key. Each is
     kept unless it doubles a row that is already kept. So there are no chains: a dropped row points to a kept
-    one, and is itself a double of it.
+    one, and is itself a double of it. (With more than one kind of double, the row that it doubled may have
+    been dropped by a later kind; then it points to what was kept instead.)
 
     Args:
-        keys: string [n]
-        sha256: string [n]; equal ones are exact duplicates if `exact`
-        phash: string [n] of 16 hex digits
-        thumbnail: binary [n] of 192 bytes, 8 x 8 RGB
-        rank: float64 [n]
         exact: seek exact duplicates
         radius: seek near duplicates, whose hashes differ in at most so many of 64 bits; not if None
+        similarity: seek semantic duplicates, whose embeddings have at least this cosine; not if None
+
+    Returns:
+        rows kept [n], and which rows [n] were dropped for their meaning only
 
     pHash sees luma and only its coarse forms: by it alone, a red and a blue circle on white are the same
     picture, and so are all plain pages. So near duplicates must also agree in their thumbnails, to
     `COLOUR_TOLERANCE` in every value. Resizing and recompressing a picture changes them by less than that.
     Null matches nothing.
     """
-    order = _best_first(keys, rank)
-    kept = np.arange(len(order))  # in terms of places in `order`, here and below
+    order = _best_first(rows)
+    n = len(order)
+    kept = np.arange(n)  # in terms of places in `order`, here and below
     if exact:
-        kept = _first_of_equal(_codes(sha256)[order])
+        kept = _first_of_equal_pairs(rows.sha256[order])
     if radius is not None:
-        places = np.flatnonzero(kept == np.arange(len(order)))
-        rows = order[places]
-        known = _known(phash, thumbnail, rows)
-        places, rows = places[known], rows[known]
-        near = _near(_hashes(phash, rows), _thumbnails(thumbnail, rows), radius)
+        places = np.flatnonzero((kept == np.arange(n)) & rows.known[order])
+        near = _near(rows.phash[order[places]], rows.thumbnails, radius, order[places])
         kept[places] = places[near]
         kept = kept[kept]  # what doubled a row exactly that is now dropped follows it to the row kept
-    result = np.empty(len(order), np.int64)
+    semantic = np.zeros(n, bool)
+    if similarity is not None and rows.embeddings is not None:
+        places = np.flatnonzero(kept == np.arange(n))
+        kept[places] = places[first_alike(rows.embeddings, order[places], similarity)]
+        semantic[order[places]] = kept[places] != places
+        kept = kept[kept]
+    result = np.empty(n, np.int64)
     result[order] = order[kept]
-    return result
+    return result, semantic
 
 
-def _best_first(keys: pa.ChunkedArray, rank: NDArray[np.float64]) -> Rows:
-    worst_last = -np.where(np.isnan(rank), -np.inf, rank)
-    table = pa.table({"rank": worst_last, "key": keys, "row": np.arange(len(rank))})
+def hashes_of(phash: pa.ChunkedArray) -> NDArray[np.uint64]:
+    """Turn strings of 16 hex digits into numbers, null into 0."""
+    text = "".join(pc.fill_null(phash, "0" * 16).to_pylist())
+    return np.frombuffer(bytes.fromhex(text), ">u8").astype(np.uint64)
+
+
+def thumbnails_of(thumbnail: pa.ChunkedArray) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Turn thumbnails into an array [n, 192] and the mask [n] of those that are there."""
+    known = pc.equal(pc.fill_null(pc.binary_length(thumbnail), -1), THUMBNAIL_BYTES)
+    whole = pc.if_else(known, thumbnail, pa.scalar(bytes(THUMBNAIL_BYTES), thumbnail.type))
+    pixels = [  # each chunk by itself: `binary` cannot hold 2 GiB, 11 million of them
+        np.frombuffer(chunk.cast(pa.binary(THUMBNAIL_BYTES)).buffers()[1], np.uint8)[
+            : len(chunk) * THUMBNAIL_BYTES
+        ]
+        for chunk in whole.chunks
+        if len(chunk)
+    ]
+    joined = np.concatenate(pixels) if pixels else np.empty(0, np.uint8)
+    return joined.reshape(-1, THUMBNAIL_BYTES), known.to_numpy()
+
+
+def _best_first(rows: Candidates) -> Rows:
+    worst_last = -np.where(np.isnan(rows.rank), -np.inf, rows.rank)
+    table = pa.table({"new": ~rows.earlier, "rank": worst_last, "key": rows.keys})
     order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in table.column_names])
     return np.asarray(order, np.int64)
 
 
-def _codes(values: pa.ChunkedArray) -> Rows:
-    """Number equal values alike and every null apart."""
-    indices = values.combine_chunks().dictionary_encode().indices
-    codes = pc.fill_null(indices.cast(pa.int64()), -1).to_numpy().copy()
-    nulls = np.flatnonzero(codes < 0)
-    codes[nulls] = len(codes) + nulls
-    return np.asarray(codes, np.int64)
+def _first_of_equal_pairs(pairs: NDArray[np.uint64]) -> Rows:
+    """Return for each row [n, 2] the first that equals it; (0, 0) equals nothing."""
+    n = len(pairs)
+    order = np.lexsort((pairs[:, 1], pairs[:, 0]))  # stable, so the first of a run is the first of all
+    ordered = pairs[order]
+    starts = np.ones(n, bool)
+    starts[1:] = (ordered[1:] != ordered[:-1]).any(axis=1) | ~ordered[1:].any(axis=1)
+    first = np.empty(n, np.int64)
+    first[order] = order[np.maximum.accumulate(np.where(starts, np.arange(n), 0))]
+    return first
 
 
 def _first_of_equal(codes: NDArray[Any]) -> Rows:
@@ -86,38 +131,28 @@ def _first_of_equal(codes: NDArray[Any]) -> Rows:
     return np.asarray(first[inverse], np.int64)
 
 
-def _known(phash: pa.ChunkedArray, thumbnail: pa.ChunkedArray, rows: Rows) -> NDArray[np.bool_]:
-    sizes = pc.fill_null(pc.binary_length(thumbnail), -1).to_numpy()[rows]
-    return np.asarray((sizes == THUMBNAIL_BYTES) & pc.is_valid(phash).to_numpy()[rows])
-
-
-def _hashes(phash: pa.ChunkedArray, rows: Rows) -> NDArray[np.uint64]:
-    text = "".join(pc.take(phash, pa.array(rows)).to_pylist())
-    return np.frombuffer(bytes.fromhex(text), ">u8").astype(np.uint64)
-
-
-def _thumbnails(thumbnail: pa.ChunkedArray, rows: Rows) -> NDArray[np.uint8]:
-    """Return the thumbnails [n, 192]; `binary` itself could not hold 2 GiB, 11 million of them."""
-    taken = thumbnail.cast(pa.large_binary()).combine_chunks().take(pa.array(rows))
-    pixels = np.frombuffer(taken.cast(pa.binary(THUMBNAIL_BYTES)).buffers()[1] or b"", np.uint8)
-    return pixels.reshape(-1, THUMBNAIL_BYTES)
-
-
-def _near(hashes: NDArray[np.uint64], thumbnails: NDArray[np.uint8], radius: int) -> Rows:
+def _near(
+    hashes: NDArray[np.uint64], thumbnails: NDArray[np.uint8], radius: int, where: Rows | None = None
+) -> Rows:
     """Return for each row, sorted from the best, the row kept in its place.
+
+    The thumbnail of row i is ``thumbnails[where[i]]``, so that they need not be sorted: they are large.
 
     In rounds, every row without a better neighbour is kept and its neighbours are dropped, until none is
     left. Pairs are never stored, and what is settled is not compared again, so that ten thousand copies of
     one picture do not take the time and the memory of 50 million pairs.
     """
     n = len(hashes)
-    first = _first_of_identical(hashes, thumbnails)  # they share their neighbours, so one speaks for all
+    where = np.arange(n) if where is None else where
+    first = _first_of_identical(
+        hashes, thumbnails, where
+    )  # they share their neighbours, so one speaks for all
     kept = np.arange(n)
     undecided = np.flatnonzero(first == kept)
 
     def neighbours(a: Rows, b: Rows) -> NDArray[np.bool_]:
         near = np.asarray(np.bitwise_count(hashes[a] ^ hashes[b]) <= radius)
-        near[near] = _alike(thumbnails, a[near], b[near])
+        near[near] = _alike(thumbnails, where[a[near]], where[b[near]])
         return near
 
     while len(undecided):
@@ -135,10 +170,10 @@ def _near(hashes: NDArray[np.uint64], thumbnails: NDArray[np.uint8], radius: int
     return kept[first]
 
 
-def _first_of_identical(hashes: NDArray[np.uint64], thumbnails: NDArray[np.uint8]) -> Rows:
+def _first_of_identical(hashes: NDArray[np.uint64], thumbnails: NDArray[np.uint8], where: Rows) -> Rows:
     _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
     rows = np.flatnonzero(counts[inverse] > 1)
-    both = np.concatenate([hashes[rows].view(np.uint8).reshape(-1, 8), thumbnails[rows]], axis=1)
+    both = np.concatenate([hashes[rows].view(np.uint8).reshape(-1, 8), thumbnails[where[rows]]], axis=1)
     first = np.arange(len(hashes))
     if len(rows):
         first[rows] = rows[_first_of_equal(both.view(f"V{both.shape[1]}").ravel())]

@@ -31,11 +31,11 @@ _NOT_ONE_EXPRESSION = (
 )
 
 
-def check_rule(rule: str, score_columns: Sequence[str]) -> None:
+def check_rule(rule: str, scores: pa.Schema) -> None:
     """Check that a keep rule is one SQL expression, true or false, of the columns there are.
 
-    It may use the columns of images, those of `score_columns` and `DERIVED`, and DuckDB's functions of a
-    row that always give the same result.
+    It may use the columns of images, those of `scores` that are no lists, `DERIVED`, and DuckDB's functions
+    of a row that always give the same result.
 
     Raises:
         ValueError: in one line; a syntax error with its place, an unknown column with those that exist
@@ -44,9 +44,10 @@ def check_rule(rule: str, score_columns: Sequence[str]) -> None:
         tree = _parse(connection, rule)
         _walk(tree, _forbid)
         _walk(tree, _forbid_changing(connection))
-        _check_columns(_columns(tree), score_columns)
-        fields = [schema.IMAGES.field(name) for name in IMAGE_COLUMNS]
-        fields += [pa.field(name, pa.float64()) for name in score_columns]
+        fields = [f for f in scores if not pa.types.is_list(f.type)]
+        given = [f.name for f in fields]
+        fields += [schema.IMAGES.field(name) for name in IMAGE_COLUMNS]
+        _check_columns(_columns(tree), [*given, *DERIVED, *IMAGE_COLUMNS])
         row_of_nulls = pa.table([pa.nulls(1, field.type) for field in fields], schema=pa.schema(fields))
         connection.register("nulls", row_of_nulls)
         try:
@@ -85,8 +86,18 @@ def conjuncts_of(connection: duckdb.DuckDBPyConnection, rule: str) -> list[str]:
     return parts
 
 
-def with_derived(table: str) -> str:
-    return f"select *, {', '.join(f'{sql} as {name}' for name, sql in DERIVED.items())} from {table}"
+def with_derived(table: str, columns: Sequence[str] = IMAGE_COLUMNS) -> str:
+    """Return a query for a table's columns and those `DERIVED` ones that its columns give."""
+    derived = [f"{sql} as {name}" for name, sql in DERIVED.items() if name != "caption_length"]
+    if "caption" in columns:
+        derived.append(f"{DERIVED['caption_length']} as caption_length")
+    return f"select *, {', '.join(derived)} from {table}"
+
+
+def columns_of(rule: str) -> list[str]:
+    """Return the names of the columns that a rule speaks of."""
+    with connect() as connection:
+        return _columns(_parse(connection, rule))
 
 
 def first_line(error: Exception) -> str:
@@ -169,8 +180,7 @@ def _columns(tree: Any) -> list[str]:
     return found
 
 
-def _check_columns(names: list[str], score_columns: Sequence[str]) -> None:
-    known = [*score_columns, *DERIVED, *IMAGE_COLUMNS]
+def _check_columns(names: list[str], known: Sequence[str]) -> None:
     for name in names:
         if name.lower() not in known:
             close = difflib.get_close_matches(name.lower(), known, n=1)

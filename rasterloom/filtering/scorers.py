@@ -6,7 +6,7 @@ import io
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Protocol
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -15,39 +15,18 @@ from PIL import Image
 
 from rasterloom import recipe, schema
 from rasterloom.filtering.aesthetic import AestheticScorer
+from rasterloom.filtering.captions import CaptionScorer, LanguageScorer
+from rasterloom.filtering.clip import ClipScorer
 from rasterloom.filtering.flatness import flatness
+from rasterloom.filtering.nsfw import NsfwScorer
 from rasterloom.filtering.quality import PARAMETERS, load_photographs, niqe
-
-Images = list[NDArray[np.uint8]]
-Captions = list[str | None]
-Scores = dict[str, NDArray[np.float64]]
+from rasterloom.filtering.scorer import Batch, Captions, Images, Scorer, Scores, floats
+from rasterloom.filtering.text_area import TextAreaScorer
 
 BATCH_ROWS = 64
 BATCH_PIXELS = 32_000_000  # of decoded pictures held at once, 3 bytes each; a single one may have more
 
 log = logging.getLogger(__name__)
-
-
-class Scorer(Protocol):
-    """Gives each picture one or more numbers. What it computes is named by `name`, `version` and `digest`."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def version(self) -> str:
-        """Changes whenever the code gives other numbers."""
-
-    @property
-    def digest(self) -> str:
-        """Of the weights or parameters; empty if it has none."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The float64 columns that it gives."""
-
-    def __call__(self, images: Images, captions: Captions) -> Scores:
-        """Score pictures, uint8 RGB [h, w, 3]: float64 [n] for each of `columns`, NaN where it cannot say."""
 
 
 class QualityScorer:
@@ -59,14 +38,15 @@ class QualityScorer:
 
     name = "quality"
     version = "1"
-    columns = ("quality", "niqe")
+    columns = floats("quality", "niqe")
+    sees = True
 
     @cached_property
     def digest(self) -> str:
         return hashlib.sha256(PARAMETERS.read_bytes()).hexdigest()
 
-    def __call__(self, images: Images, captions: Captions) -> Scores:
-        distance = np.array([niqe(image) for image in images], np.float64)
+    def __call__(self, batch: Batch) -> Scores:
+        distance = np.array([niqe(image) for image in batch.images], np.float64)
         return {"quality": np.exp2(-distance / load_photographs().median), "niqe": distance}
 
 
@@ -76,15 +56,30 @@ class FlatnessScorer:
     name = "flatness"
     version = "1"
     digest = ""
-    columns = ("flatness",)
+    columns = floats("flatness")
+    sees = True
 
-    def __call__(self, images: Images, captions: Captions) -> Scores:
-        return {"flatness": np.array([flatness(image) for image in images], np.float64)}
+    def __call__(self, batch: Batch) -> Scores:
+        return {"flatness": np.array([flatness(image) for image in batch.images], np.float64)}
 
 
 SCORERS: dict[str, Callable[..., Scorer]] = {
-    scorer.name: scorer for scorer in (QualityScorer, FlatnessScorer, AestheticScorer)
+    scorer.name: scorer
+    for scorer in (
+        QualityScorer,
+        FlatnessScorer,
+        AestheticScorer,
+        ClipScorer,
+        NsfwScorer,
+        TextAreaScorer,
+        LanguageScorer,
+        CaptionScorer,
+    )
 }
+
+ON_GPU = {"aesthetic", "clip"}  # scores that a GPU is worth taking for
+
+_WORDS = {str: "text", bool: "true or false", int: "a whole number"}
 
 
 def make_scorers(configs: Sequence[recipe.Score]) -> list[Scorer]:
@@ -110,8 +105,12 @@ def _check_options(config: recipe.Score, options: Mapping[str, inspect.Parameter
         if option not in options:
             known = ", ".join(options) or "none"
             raise ValueError(f"the score {config.name} has no option {option!r}; known: {known}")
-        if not isinstance(value, str):
-            raise ValueError(f"the option {option!r} of the score {config.name} takes text (got {value!r})")
+        kinds = get_args(options[option].annotation) or (options[option].annotation,)
+        if type(value) not in kinds:
+            words = " or ".join(_WORDS[kind] for kind in kinds if kind in _WORDS)
+            raise ValueError(
+                f"the option {option!r} of the score {config.name} takes {words} (got {value!r})"
+            )
     for option, parameter in options.items():
         if parameter.default is parameter.empty and option not in config.options:
             raise ValueError(f"the score {config.name} needs the option {option!r}")
@@ -122,32 +121,55 @@ def identity(configs: Sequence[recipe.Score]) -> dict[str, str]:
     return {s.name: f"{s.version}:{s.digest}" if s.digest else s.version for s in make_scorers(configs)}
 
 
-def score_columns(configs: Sequence[recipe.Score]) -> list[str]:
-    """Return the names of the columns that the scorers of a recipe give."""
-    return [column for scorer in make_scorers(configs) for column in scorer.columns]
+def score_columns(configs: Sequence[recipe.Score]) -> pa.Schema:
+    """Return the columns that the scorers of a recipe give."""
+    return _columns(make_scorers(configs))
+
+
+def _columns(scorers: Sequence[Scorer]) -> pa.Schema:
+    return pa.schema([field for scorer in scorers for field in scorer.columns.items()])
 
 
 def score_shard(images: pa.Table, scorers: Sequence[Scorer]) -> pa.Table:
-    """Score a shard: `schema.SCORES` and a float64 column a score, a row for each row of `images`.
+    """Score a shard: `schema.SCORES` and the columns of the scorers, a row for each row of `images`.
 
     Args:
         images: `schema.IMAGES` with the bytes of the pictures
 
     A row without a picture has null scores, and so has one where a scorer cannot say.
     """
-    values = {column: np.full(len(images), np.nan) for scorer in scorers for column in scorer.columns}
-    if values:
-        for rows, pictures, captions in _batches(images):
-            for scorer in scorers:
-                for column, scores in scorer(pictures, captions).items():
-                    values[column][rows] = scores
-    fields = [pa.field(column, pa.float64()) for column in values]
-    columns = [pa.array(numbers, pa.float64(), from_pandas=True) for numbers in values.values()]
-    return pa.table([images["key"], images["shard"], *columns], schema=pa.schema([*schema.SCORES, *fields]))
+    columns = _columns(scorers)
+    sees = any(scorer.sees for scorer in scorers)
+    parts: dict[str, list[pa.Array]] = {name: [] for name in columns.names}
+    rows: list[int] = []
+    for numbers, batch in _batches(images, sees) if scorers else ():
+        rows += numbers
+        for scorer in scorers:
+            scores = scorer(batch)
+            for name, kind in scorer.columns.items():
+                parts[name].append(_array(scores[name], kind))
+    # The rows that were scored, in order, are put where they belong; what lies between them is null.
+    place = np.full(len(images), -1)
+    place[rows] = np.arange(len(rows))
+    indices = pa.array(place, mask=place < 0)
+    spread = [pa.chunked_array(parts[name], columns.field(name).type).take(indices) for name in columns.names]
+    fields = pa.schema([*schema.SCORES, *columns])
+    return pa.table([images["key"], images["shard"], *spread], schema=fields)
 
 
-def _batches(images: pa.Table) -> Iterator[tuple[list[int], Images, Captions]]:
-    """Decode the pictures there are, some at a time: row numbers, pictures, captions."""
+def _array(values: Any, kind: pa.DataType) -> pa.Array:
+    """Turn values [n] into an array, NaN into null; a row [d] of a list column with a NaN in it is null."""
+    if not pa.types.is_list(kind):
+        return pa.array(values, kind, from_pandas=True)
+    values = np.asarray(values, np.float32)
+    known = ~np.isnan(values).any(axis=1)
+    offsets = np.append(0, np.cumsum(np.where(known, values.shape[1], 0)))
+    flat = pa.array(values[known].ravel())
+    return pa.ListArray.from_arrays(offsets.astype(np.int32), flat, kind, mask=pa.array(~known))
+
+
+def _batches(images: pa.Table, sees: bool) -> Iterator[tuple[list[int], Batch]]:
+    """Decode the pictures there are, some at a time: row numbers, and pictures with captions."""
     rows: list[int] = []
     pictures: Images = []
     captions: Captions = []
@@ -155,23 +177,24 @@ def _batches(images: pa.Table) -> Iterator[tuple[list[int], Images, Captions]]:
     for batch in images.select(["key", "image", "caption"]).to_batches(max_chunksize=BATCH_ROWS):
         for key, data, caption in zip(*batch.columns, strict=True):
             row += 1
-            picture = decode(data.as_py(), key.as_py())
-            if picture is None:
+            if not data.is_valid:
                 continue
+            if sees:
+                picture = decode(data.as_py(), key.as_py())
+                if picture is None:
+                    continue
+                pictures.append(picture)
             rows.append(row)
-            pictures.append(picture)
             captions.append(caption.as_py())
             if len(rows) == BATCH_ROWS or sum(p.size for p in pictures) > 3 * BATCH_PIXELS:
-                yield rows, pictures, captions
+                yield rows, Batch(pictures, captions)
                 rows, pictures, captions = [], [], []
     if rows:
-        yield rows, pictures, captions
+        yield rows, Batch(pictures, captions)
 
 
-def decode(data: bytes | None, key: str) -> NDArray[np.uint8] | None:
-    """Decode a stored picture to RGB [h, w, 3], on white where it is transparent; None if there is none."""
-    if data is None:
-        return None
+def decode(data: bytes, key: str) -> NDArray[np.uint8] | None:
+    """Decode a stored picture to RGB [h, w, 3], on white where it is transparent; None if it is broken."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
             if not picture.has_transparency_data:

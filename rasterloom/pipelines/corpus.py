@@ -50,7 +50,7 @@ def corpus_steps(recipe: Recipe) -> list[Step]:
 
 def _corpus_steps(recipe: Recipe) -> list[Step]:
     from rasterloom.filtering.keep import check_keep
-    from rasterloom.filtering.scorers import identity, score_columns
+    from rasterloom.filtering.scorers import ON_GPU, identity, score_columns
     from rasterloom.sources.pairs import check_sources
 
     columns = score_columns(recipe.score)
@@ -93,20 +93,22 @@ def _corpus_steps(recipe: Recipe) -> list[Step]:
         inputs=(images,),
         plan=work.plan_by_images_file,
         work=work.score_images,
-        schema=pa.schema([*SCORES, *((name, pa.float64()) for name in columns)]),
+        schema=pa.schema([*SCORES, *columns]),
         table="scores",
         parquet=TEXT_PARQUET,
+        uses_gpu=any(score.name in ON_GPU for score in recipe.score),
     )
     selection = ShardStep(
         "selection",
         recipe.keep,
-        code_version="1",
+        code_version="2",  # 2: what was kept before stays kept
         inputs=(images, scores),
         plan=work.plan_selection,
         work=work.select_images,
         schema=SELECTION,
         table="selection",
         parquet=TEXT_PARQUET,
+        remembers=("dedup",) if recipe.keep.dedup.memory else None,
     )
     t = recipe.tokenize
     text = FileStep(

@@ -15,13 +15,23 @@ from rasterloom.pipelines import staging
 from rasterloom.pipelines.guard import SuccessGuard
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.staging import Published
-from rasterloom.pipelines.state import Status, file_folder, inputs_of, scratch_folder, status, write_record
+from rasterloom.pipelines.state import (
+    Status,
+    earlier,
+    file_folder,
+    inputs_of,
+    scratch_folder,
+    status,
+    write_record,
+)
 from rasterloom.pipelines.step import FileStep, Shard, ShardStep, Step
 from rasterloom.recipe import Run
 from rasterloom.storage import Store
 from rasterloom.versions.commit import commit
 from rasterloom.versions.record import Record
 from rasterloom.versions.tables import Corpus
+
+TRIES = 5  # of a shard whose worker died
 
 
 class StepFailed(RuntimeError):
@@ -70,6 +80,7 @@ def run_step(corpus: Corpus, step: Step, run: Run, recipe_digest: str, progress:
 
 def _record(corpus: Corpus, step: Step, recipe_digest: str, started: float, **found: Any) -> Record:
     parents = {given.name: status(corpus, given).snapshot_id for given in step.inputs}
+    parents["earlier"] = earlier(corpus, step)
     return Record(
         step=step.name,
         fingerprint=step.fingerprint,
@@ -138,7 +149,7 @@ def _taken_over(corpus: Corpus, step: ShardStep, place: str, shards: list[Shard]
 
 
 def _on_ray(store: Store, place: str, step: ShardStep, shards: list[Shard], run: Run) -> Iterator[Published]:
-    """Run shards as Ray tasks and yield each result as it comes.
+    """Run shards as Ray tasks, or in actors that have a GPU each, and yield each result as it comes.
 
     Ray starts a task again when its worker dies; an error that the work itself raises ends the step.
     """
@@ -146,8 +157,8 @@ def _on_ray(store: Store, place: str, step: ShardStep, shards: list[Shard], run:
         return
     import ray
 
-    limit = run.in_flight or max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
-    task = ray.remote(num_cpus=step.cpus, max_retries=5)(staging.run_shard)
+    workers = _Actors(step) if step.uses_gpu and run.use_gpu else _Tasks(step)
+    limit = run.in_flight or workers.limit
     shared = ray.put(step)
     waiting = list(reversed(shards))
     flying: dict[Any, Shard] = {}
@@ -155,10 +166,11 @@ def _on_ray(store: Store, place: str, step: ShardStep, shards: list[Shard], run:
         while waiting or flying:
             while waiting and len(flying) < limit:
                 shard = waiting.pop()
-                flying[task.remote(store, place, shared, shard)] = shard
+                flying[workers.start(store, place, shared, shard)] = shard
             ready, _ = ray.wait(list(flying), num_returns=1, timeout=1.0)
             for reference in ready:
                 shard = flying.pop(reference)
+                workers.done(reference)
                 try:
                     yield ray.get(reference)
                 except ray.exceptions.RayTaskError as error:
@@ -167,8 +179,75 @@ def _on_ray(store: Store, place: str, step: ShardStep, shards: list[Shard], run:
                 except ray.exceptions.RayError as error:
                     raise StepFailed(f"{step.name}, shard {shard.name}: {_one_line(error)}") from error
     finally:
+        workers.stop(list(flying))
+
+
+class _Tasks:
+    """Shards as tasks: Ray uses the processes again, so that what they loaded stays loaded."""
+
+    def __init__(self, step: ShardStep) -> None:
+        import ray
+
+        self.limit = max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
+        work = _run_without_gpu if step.uses_gpu else staging.run_shard
+        self._task = ray.remote(num_cpus=step.cpus, max_retries=TRIES)(work)
+
+    def start(self, *arguments: Any) -> Any:
+        return self._task.remote(*arguments)
+
+    def done(self, reference: Any) -> None:
+        pass
+
+    def stop(self, flying: list[Any]) -> None:
+        import ray
+
         for reference in flying:
             ray.cancel(reference, force=True)
+
+
+def _run_without_gpu(store: Store, place: str, step: ShardStep, shard: Shard) -> Published:
+    """Ray hides no GPU from tasks (`start_ray`), and as many as there are cores would fill the first one."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    return staging.run_shard(store, place, step, shard)
+
+
+class _Actors:
+    """Shards in a pool of actors, one for each GPU of the cluster: a task with a GPU would load its weights
+    for every shard, as Ray ends the process to be sure that the GPU's memory is free."""
+
+    def __init__(self, step: ShardStep) -> None:
+        import ray
+
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        if gpus == 0:
+            raise StepFailed(f"{step.name}: the recipe says run.use_gpu, but Ray has no GPU here")
+        make = ray.remote(num_gpus=1, num_cpus=step.cpus, max_restarts=TRIES, max_task_retries=TRIES)(_Worker)
+        # Those that there are no CPUs for would wait for ever, and shards with them.
+        cpus = int(ray.cluster_resources().get("CPU", 1) // step.cpus) if step.cpus else gpus
+        self._busy: dict[Any, int] = {make.remote(): 0 for _ in range(max(1, min(gpus, cpus)))}
+        self._actor_of: dict[Any, Any] = {}
+        self.limit = 2 * len(self._busy)  # one at work and one that waits, so that no GPU does
+
+    def start(self, *arguments: Any) -> Any:
+        actor = min(self._busy, key=lambda a: self._busy[a])
+        self._busy[actor] += 1
+        reference = actor.run.remote(*arguments)
+        self._actor_of[reference] = actor
+        return reference
+
+    def done(self, reference: Any) -> None:
+        self._busy[self._actor_of.pop(reference)] -= 1
+
+    def stop(self, flying: list[Any]) -> None:
+        import ray
+
+        for actor in self._busy:
+            ray.kill(actor)
+
+
+class _Worker:
+    def run(self, store: Store, place: str, step: ShardStep, shard: Shard) -> Published:
+        return staging.run_shard(store, place, step, shard)
 
 
 def _one_line(error: Exception) -> str:

@@ -94,7 +94,23 @@ def _why(step: Step, last: Record) -> str:
 
 def inputs_of(corpus: Corpus, step: Step) -> Inputs:
     """The files that a step reads: its inputs' data files at the version of exactly their fingerprint."""
-    return {given.name: output_files(corpus, given) for given in step.inputs}
+    found = {given.name: output_files(corpus, given) for given in step.inputs}
+    before = earlier(corpus, step)
+    if before is not None:
+        assert isinstance(step, ShardStep) and step.table
+        found["earlier"] = corpus.files(step.table, before, step.replaces)
+    return found
+
+
+def earlier(corpus: Corpus, step: Step) -> int | None:
+    """The snapshot of a step's own table that it remembers, if it does and there is one."""
+    if not isinstance(step, ShardStep) or step.remembers is None or step.table is None:
+        return None
+    head = head_snapshot(corpus.table(step.table), step.name)
+    if head is None or head[1].fingerprint == step.fingerprint:
+        return None
+    same = all(head[1].config.get(name) == step.settings.get(name) for name in step.remembers)
+    return head[0].snapshot_id if same else None
 
 
 def output_files(corpus: Corpus, step: Step) -> list[DataFile]:

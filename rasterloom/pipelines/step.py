@@ -82,6 +82,10 @@ class ShardStep(Step):
     parquet: dict[str, Any] = field(default_factory=dict)  # options of pyarrow's write_table
     guarded: bool = False  # stops when the share of rows counted as ok collapses
     cpus: float = 1.0
+    uses_gpu: bool = False  # takes a GPU, where the recipe's run has them used
+    remembers: tuple[str, ...] | None = None
+    """Settings: where they are the same as in the last version that the step gave its table, that version
+    is an input, called ``earlier``; no part of the fingerprint, as the world fetched from is not."""
 
 
 @dataclass(frozen=True)

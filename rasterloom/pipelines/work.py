@@ -4,6 +4,7 @@ A ``plan_*`` function cuts a step's inputs up; the function beside it takes one 
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -14,8 +15,10 @@ from pydantic import field_serializer
 
 from rasterloom.pipelines.step import Inputs, Shard, ShardResult
 from rasterloom.recipe import Fetch, Keep, Score, Section, Source, Tokenize
-from rasterloom.schema import PAIRS, Profile
+from rasterloom.schema import PAIRS, SCORES, TOKENS, Profile
 from rasterloom.storage import Store
+
+FILES_AT_ONCE = 64  # of images, judged together
 
 
 class Sources(Section):
@@ -149,11 +152,45 @@ def plan_selection(store: Store, inputs: Inputs, config: Keep) -> list[Shard]:
 
 
 def select_images(store: Store, spec: dict[str, Any], config: Keep) -> ShardResult:
-    from rasterloom.filtering.keep import select
+    """Judge some files at a time: what is kept of a row in memory is a small part of it."""
+    from rasterloom.filtering.keep import select_batches
 
-    images = read_files(store, spec["images"], without="image")
-    selection = select(images, read_files(store, spec["scores"]), config)
+    earlier = None
+    if spec.get("earlier"):
+        earlier = read_files(store, spec["earlier"], pc.field("kept"), ["key"])["key"].combine_chunks()
+    columns = score_fields(store, spec["scores"])
+    batches = images_with_scores(store, spec["images"], spec["scores"], config, columns)
+    selection = select_batches(batches, columns, config, earlier)
     return selection, count_of(selection["reason"])
+
+
+def score_fields(store: Store, names: list[str]) -> pa.Schema:
+    """The columns that scorers gave, read off the files."""
+    with store.filesystem.open_input_file(store.path(names[0])) as source:
+        columns = pq.read_schema(source)
+    return pa.schema([field for field in columns if field.name not in SCORES.names])
+
+
+def images_with_scores(
+    store: Store, images: list[str], scores: list[str], config: Keep, columns: pa.Schema
+) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Yield rows of images and their scores, with the columns that a selection needs.
+
+    The files of the two tables go together, one by one, unless something went wrong. Should the keys say
+    that it did, or the numbers of files, the scores are looked up in their whole table.
+    """
+    from rasterloom.filtering.keep import columns_needed
+
+    of_images, of_scores = columns_needed(config, columns)
+    whole = None
+    for start in range(0, len(images), FILES_AT_ONCE):
+        part = read_files(store, images[start : start + FILES_AT_ONCE], columns=of_images)
+        beside = scores[start : start + FILES_AT_ONCE]
+        given = read_files(store, beside, columns=of_scores) if len(images) == len(scores) else None
+        if given is None or not given["key"].equals(part["key"]):
+            whole = read_files(store, scores, columns=of_scores) if whole is None else whole
+            given = whole
+        yield part, given
 
 
 def tokenize_images(store: Store, spec: dict[str, Any], config: TokenizeAt) -> ShardResult:
@@ -162,7 +199,9 @@ def tokenize_images(store: Store, spec: dict[str, Any], config: TokenizeAt) -> S
     images = read_file(store, spec["images"])
     shards = pc.unique(images["shard"])
     kept = read_files(store, spec["selection"], pc.field("shard").isin(shards) & pc.field("kept"))
-    scores = read_files(store, spec["scores"], pc.field("shard").isin(shards))
+    known = score_fields(store, spec["scores"]).names  # the embeddings among them need not be read
+    columns = ["key", "shard", *(name for name in TOKENS.names if name in known)]
+    scores = read_files(store, spec["scores"], pc.field("shard").isin(shards), columns)
     images = images.filter(pc.is_in(images["key"], kept["key"].combine_chunks()))
     codec = _codec(config.tokenize.codec, config.tokenize.weights)
     text, profile = load_text(store, spec["text"][0], config.tokenize)
@@ -233,7 +272,8 @@ def pack_tokens(store: Store, spec: dict[str, Any], config: TokenizeAt) -> Shard
 
 
 def count_of(values: pa.ChunkedArray, prefix: str = "") -> dict[str, int]:
-    return {f"{prefix}{name}": number for name, number in sorted(Counter(values.to_pylist()).items())}
+    counted = ((str(row["values"]), row["counts"]) for row in pc.value_counts(values).to_pylist())
+    return {f"{prefix}{name}": number for name, number in sorted(counted)}
 
 
 def read_file(store: Store, name: str) -> pa.Table:

@@ -99,19 +99,24 @@ def galleries(tables: Tables) -> list[Gallery]:
     for group in groups:
         group["sample"] = group["sample"][: KEPT if group["kept"] else DROPPED]
     keys = {key for g in groups for chosen in g["sample"] for key in chosen.values() if key}
+    pictures = pictures_of(tables, keys)
+    return [_gallery(group, pictures) for group in groups]
+
+
+def pictures_of(tables: Tables, keys: set[str]) -> dict[str, Picture]:
+    """The stored pictures of some keys, with captions, sizes and scores; only what is shown is read."""
     scores = _scores(tables, keys)
     columns = ["caption", "original_width", "original_height", "image"]
-    pictures = {
+    return {
         row["key"]: _of_row(row, scores.get(row["key"], {}))
         for row in read_rows(tables, "images", keys, columns)
     }
-    return [_gallery(group, pictures) for group in groups]
 
 
 def _scores(tables: Tables, keys: set[str]) -> dict[str, dict[str, Any]]:
     if not tables.has("scores"):
         return {}
-    names = [name for name in tables.data["scores"].schema.names if name not in ("key", "shard")]
+    names = [field.name for field in tables.data["scores"].schema if str(field.type) == "double"]
     return {row.pop("key"): row for row in read_rows(tables, "scores", keys, names)}
 
 

@@ -51,14 +51,14 @@ class Headline:
 def build_report(inputs: ReportInputs, out: Path) -> Path:
     """Write ``out/index.html``, one file that needs no other and no network, and return its path."""
     with data.Tables(inputs.corpus, inputs.snapshots) as tables:
-        page = _environment().get_template("page.html").render(_gather(inputs, tables))
+        page = environment().get_template("page.html").render(_gather(inputs, tables))
     out.mkdir(parents=True, exist_ok=True)
     path = out / "index.html"
     path.write_text(page, encoding="utf-8")
     return path
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
     loader = PackageLoader("rasterloom.report", "templates")
     # Captions, URLs and error texts come from strangers: everything is escaped.
     found = Environment(
@@ -70,18 +70,21 @@ def _environment() -> Environment:
     return found
 
 
+def styles() -> Markup:
+    return Markup((Path(__file__).with_name("templates") / "page.css").read_text(encoding="utf-8"))
+
+
 def _gather(inputs: ReportInputs, tables: data.Tables) -> dict[str, Any]:
     levels = data.funnel(tables, inputs.records)
     steps = lineage(tables, inputs.records)
     stages = [s for s in (read_stage(name, folder) for name, folder in inputs.stages) if s]
     samples = read_samples(inputs.samples) if inputs.samples else None
     tokens = data.token_counts(tables)
-    styles = Path(__file__).with_name("templates") / "page.css"
     return {
         "corpus": inputs.corpus.name,
         "version": __version__,
         "made": datetime.now(UTC),
-        "styles": Markup(styles.read_text(encoding="utf-8")),
+        "styles": styles(),
         "headlines": _headlines(levels, tokens, stages, samples, inputs.records),
         "levels": levels,
         "galleries": galleries(tables),

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from rasterloom.filtering import aesthetic
 from rasterloom.filtering.aesthetic import AestheticScorer, load_head
+from rasterloom.filtering.scorer import Batch
 
 WIDTHS = (768, 1024, 128, 64, 16, 1)
 V2_NUMBERS = (0, 2, 4, 6, 7)
@@ -107,22 +107,6 @@ def test_a_pth_file_that_runs_code_does_not(tmp_path: Path, monkeypatch: pytest.
     assert not Path("evil").exists()
 
 
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny CLIP with random weights, as `save_pretrained` leaves it."""
-    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
-
-    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    vision = {**small, "image_size": 32, "patch_size": 8}
-    config = CLIPConfig(text_config={**small, "vocab_size": 100}, vision_config=vision, projection_dim=24)
-    folder = tmp_path_factory.mktemp("clip")
-    torch.manual_seed(0)
-    CLIPModel(config).save_pretrained(folder)
-    size = {"shortest_edge": 32}
-    CLIPImageProcessorPil(size=size, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
-    return folder
-
-
 def pictures() -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     return [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((40, 50), (3, 90), (64, 32))]
@@ -132,27 +116,15 @@ def test_scorer_puts_the_head_on_normalised_embeddings(tmp_path: Path, clip: Pat
     from transformers import CLIPImageProcessorPil, CLIPModel
 
     head = save_v2(tmp_path / "head.pth", v2_layers(24))
-    scores = AestheticScorer(str(head), str(clip))(pictures(), [None] * 3)["aesthetic"]
+    scores = AestheticScorer(str(head), str(clip))(Batch(pictures(), [None] * 3))["aesthetic"]
 
     model, processor = CLIPModel.from_pretrained(clip).eval(), CLIPImageProcessorPil.from_pretrained(clip)
     with torch.no_grad():
         inputs = processor(pictures(), return_tensors="pt", input_data_format="channels_last")
         e = model.get_image_features(**inputs).pooler_output
     e = (e / e.norm(dim=1, keepdim=True)).numpy()
-    assert scores.dtype == np.float64
     np.testing.assert_allclose(scores, load_head(head)(e), atol=1e-5)
     assert len(set(scores)) == 3
-
-
-def test_scorer_takes_any_number_of_pictures(
-    tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scorer = AestheticScorer(str(save_v2(tmp_path / "head.pth", v2_layers(24))), str(clip))
-    many = pictures() * 2
-    whole = scorer(many, [None] * 6)["aesthetic"]
-    monkeypatch.setattr(aesthetic, "BATCH", 4)
-    np.testing.assert_allclose(scorer(many, [None] * 6)["aesthetic"], whole, atol=1e-5)
-    assert scorer([], [])["aesthetic"].shape == (0,)
 
 
 def test_digest_follows_head_and_checkpoint(tmp_path: Path, clip: Path) -> None:
@@ -190,7 +162,7 @@ def test_a_folder_without_a_checkpoint_and_an_unreachable_hub_say_what_to_do(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for clip in (str(tmp_path / "empty"), "nobody/no-such-clip"):
         with pytest.raises(ValueError, match="give `clip:` a folder with the checkpoint"):
-            AestheticScorer(head, clip)(pictures(), [None] * 3)
+            AestheticScorer(head, clip)(Batch(pictures(), [None] * 3))
 
 
 def test_a_checkpoint_of_another_kind_is_not_filled_with_random_weights(tmp_path: Path, clip: Path) -> None:
@@ -203,4 +175,4 @@ def test_a_checkpoint_of_another_kind_is_not_filled_with_random_weights(tmp_path
     del weights["visual_projection.weight"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=r"no checkpoint of a CLIP: it lacks visual_projection\.weight"):
-        AestheticScorer(head, str(tmp_path))(pictures(), [None] * 3)
+        AestheticScorer(head, str(tmp_path))(Batch(pictures(), [None] * 3))

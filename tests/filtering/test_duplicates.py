@@ -5,7 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rasterloom.filtering import duplicates
-from rasterloom.filtering.duplicates import COLOUR_TOLERANCE, THUMBNAIL_BYTES, find_duplicates
+from rasterloom.filtering.duplicates import (
+    COLOUR_TOLERANCE,
+    THUMBNAIL_BYTES,
+    Candidates,
+    find_duplicates,
+    hashes_of,
+    thumbnails_of,
+)
 
 GREY = bytes([128] * THUMBNAIL_BYTES)
 
@@ -20,17 +27,36 @@ def find(
     exact: bool = True,
     radius: int | None = 4,
 ) -> list[int]:
-    n = len(sha256)
-    result = find_duplicates(
-        pa.chunked_array([pa.array(keys or [f"{i:032x}" for i in range(n)], pa.string())]),
-        pa.chunked_array([pa.array(sha256, pa.string())]),
-        pa.chunked_array([pa.array([None if h is None else f"{h:016x}" for h in phash], pa.string())]),
-        pa.chunked_array([pa.array(thumbnail or [GREY] * n, pa.binary())]),
-        np.array(rank or [0.0] * n),
-        exact=exact,
-        radius=radius,
+    result, _ = find_duplicates(
+        candidates(sha256, phash, thumbnail, rank, keys=keys), exact=exact, radius=radius
     )
     return list(result)
+
+
+def candidates(
+    sha256: list[str | None],
+    phash: list[int | None],
+    thumbnail: list[bytes | None] | None = None,
+    rank: list[float] | None = None,
+    *,
+    keys: list[str] | None = None,
+    earlier: list[bool] | None = None,
+    embeddings: np.ndarray | None = None,
+) -> Candidates:
+    n = len(sha256)
+    pictures = thumbnail or [GREY] * n
+    return Candidates(
+        keys=pa.chunked_array([pa.array(keys or [f"{i:032x}" for i in range(n)], pa.string())]),
+        rank=np.array(rank or [0.0] * n),
+        earlier=np.array(earlier or [False] * n, bool),
+        sha256=np.array(
+            [(0, 0) if s is None else (len(s), hash(s) % 2**64) for s in sha256], np.uint64
+        ).reshape(n, 2),
+        phash=np.array([h or 0 for h in phash], np.uint64),
+        thumbnails=np.frombuffer(b"".join(p or GREY for p in pictures), np.uint8).reshape(n, 192),
+        known=np.array([h is not None and p is not None for h, p in zip(phash, pictures, strict=True)], bool),
+        embeddings=embeddings,
+    )
 
 
 def test_same_bytes_are_exact_duplicates_of_the_best() -> None:
@@ -91,22 +117,42 @@ def test_none_and_one() -> None:
     assert find(["a"], [3]) == [0]
 
 
-def test_chunked_and_sliced_columns() -> None:
+def test_hashes_and_thumbnails_of_chunked_and_sliced_columns() -> None:
     def pieces(values: list[object], kind: pa.DataType) -> pa.ChunkedArray:
         whole = pa.array([values[0], *values], kind)
-        return pa.chunked_array([whole.slice(1, 2), whole.slice(3)])
+        return pa.chunked_array([whole.slice(1, 2), whole.slice(3), whole.slice(0, 0)])
 
     white = bytes([255] * THUMBNAIL_BYTES)
-    result = find_duplicates(
-        pieces(["a", "b", "c", "d"], pa.string()),
-        pieces(["1", "2", "3", "4"], pa.string()),
-        pieces(["0" * 16, "0" * 16, "0" * 15 + "f", "f" * 16], pa.string()),
-        pieces([GREY, white, GREY, GREY], pa.binary()),
-        np.zeros(4),
-        exact=True,
-        radius=4,
+    hashes = hashes_of(pieces(["0" * 16, None, "f" * 16, "0123456789abcdef"], pa.string()))
+    assert [int(h) for h in hashes] == [0, 0, 2**64 - 1, 0x0123456789ABCDEF]
+    thumbnails, known = thumbnails_of(pieces([GREY, None, white, b"short"], pa.binary()))
+    assert known.tolist() == [True, False, True, False]
+    assert thumbnails[[0, 2]].tolist() == [list(GREY), list(white)]
+    assert thumbnails_of(pa.chunked_array([], pa.binary()))[0].shape == (0, THUMBNAIL_BYTES)
+
+
+def test_what_was_kept_before_stays_kept() -> None:
+    same, near = ["a", "a", "a"], [0, 1, 3]
+    for sha in (same, ["a", "b", "c"]):
+        result, _ = find_duplicates(
+            candidates(sha, near, rank=[9, 1, 5], earlier=[False, True, False]), exact=True, radius=4
+        )
+        assert list(result) == [1, 1, 1]
+    both, _ = find_duplicates(
+        candidates(same, near, rank=[9, 1, 5], earlier=[False, True, True]), exact=True, radius=4
     )
-    assert list(result) == [0, 1, 0, 3]
+    assert list(both) == [2, 2, 2]  # of two that were kept, the better
+
+
+def test_semantic_duplicates_come_after_the_others_and_are_told_apart() -> None:
+    turn = np.array([0.0, 0.1, 1.0, 0.05, np.nan])
+    embeddings = np.stack([np.cos(turn), np.sin(turn)], axis=1).astype(np.float16)
+    rows = candidates(list("abcdb"), [0, 2**40 - 1, 255 << 50, 0, 2**40 - 1], embeddings=embeddings)
+    result, by_meaning = find_duplicates(rows, exact=True, radius=4, similarity=0.99)
+    # 3 nearly is 0; 4 has the bytes of 1, which means what 0 does, so that it follows it there
+    assert list(result) == [0, 0, 2, 0, 0]
+    assert list(by_meaning) == [False, True, False, False, False]
+    assert list(find_duplicates(rows, exact=True, radius=4)[0]) == [0, 1, 2, 0, 1]
 
 
 def brute_force(

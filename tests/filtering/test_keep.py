@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -5,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rasterloom import recipe, schema
-from rasterloom.filtering.keep import check_keep, select
+from rasterloom.filtering.keep import check_keep, columns_needed, select, select_batches
 
 GREY = bytes([128] * 192)
+QUALITY = pa.schema([("quality", pa.float64()), ("language", pa.string())])
 NO_DEDUP = recipe.Dedup(exact=False, phash_radius=None)
 
 
@@ -134,12 +137,16 @@ def test_a_dedup_of_neither_kind_keeps_duplicates() -> None:
 
 def test_unusable_rules_and_preferences_are_refused() -> None:
     with pytest.raises(ValueError, match="names 'nsfw', which is no column"):
-        check_keep(recipe.Keep(rule="nsfw < 1"), ["quality"])
+        check_keep(recipe.Keep(rule="nsfw < 1"), QUALITY)
     with pytest.raises(ValueError, match=r"dedup\.prefer names 'beauty', which is no score; known: quality"):
-        check_keep(recipe.Keep(dedup=recipe.Dedup(prefer="beauty")), ["quality"])
+        check_keep(recipe.Keep(dedup=recipe.Dedup(prefer="beauty")), QUALITY)
+    with pytest.raises(ValueError, match=r"prefer names 'language', which is no score; known: quality$"):
+        check_keep(recipe.Keep(dedup=recipe.Dedup(prefer="language")), QUALITY)
+    with pytest.raises(ValueError, match=r"dedup\.semantic compares embeddings, and no score keeps them"):
+        check_keep(recipe.Keep(dedup=recipe.Dedup(semantic=0.9)), QUALITY)
     with pytest.raises(ValueError, match="names 'nsfw'"):
         reasons(images({}), "nsfw < 1")
-    check_keep(recipe.Keep(rule="quality > 1", dedup=recipe.Dedup(prefer="quality")), ["quality"])
+    check_keep(recipe.Keep(rule="quality > 1", dedup=recipe.Dedup(prefer="quality")), QUALITY)
 
 
 def test_a_rule_that_fails_on_a_row_says_so() -> None:
@@ -187,3 +194,100 @@ def test_many_rows_keep_their_order() -> None:
     )
     assert result["key"].equals(table["key"])
     np.testing.assert_array_equal(result["kept"].to_numpy(), numbers % 3 == 0)
+
+
+def test_a_rule_may_speak_of_text_and_truth() -> None:
+    table = images({}, {}, {})
+    given = table.select(["key", "shard"])
+    given = given.append_column("language", pa.array(["en", "de", None]))
+    given = given.append_column("caption_url", pa.array([False, True, None]))
+    found = select(table, given, recipe.Keep(rule="language = 'en' and not caption_url", dedup=NO_DEDUP))
+    no = "rule: language = 'en'"
+    assert found["reason"].to_pylist() == ["kept", no, no]
+
+
+def test_what_was_kept_before_is_kept_though_a_larger_one_comes() -> None:
+    first = images({"sha256": "a"}, {"phash": "f" * 16})
+    larger = images(
+        {}, {}, {"sha256": "a", "original_width": 900}, {"phash": "f" * 16, "original_width": 900}
+    )
+    table = pa.concat_tables([first, larger.slice(2)])
+    keep = recipe.Keep()
+    before = select(first, scores(first), keep)
+    earlier = before["key"].filter(before["kept"]).combine_chunks()
+    assert earlier.to_pylist() == ["k0", "k1"]
+    anew = select(table, scores(table), keep)["kept"].to_pylist()
+    remembering = select(table, scores(table), keep, earlier)
+    assert anew == [False, False, True, True]
+    assert remembering["kept"].to_pylist() == [True, True, False, False]
+    assert remembering["duplicate_of"].to_pylist() == [None, None, "k0", "k1"]
+    gone = select(table.slice(1), scores(table).slice(1), keep, earlier)["kept"].to_pylist()
+    assert gone == [True, True, False]
+
+
+def with_embeddings(table: pa.Table, *angles: float | None) -> pa.Table:
+    rows = [None if a is None else [float(np.cos(a)), float(np.sin(a))] for a in angles]
+    return table.append_column("clip_embedding", pa.array(rows, pa.list_(pa.float32())))
+
+
+def test_semantic_duplicates() -> None:
+    table = images({"original_width": 50}, {}, {}, {}, {"caption": "no"})
+    given = with_embeddings(scores(table), None, 0.0, 0.05, 1.0, 0.0)
+    keep = recipe.Keep(rule="caption <> 'no'", dedup=recipe.Dedup(semantic=0.99))
+    found = select(table, given, keep)
+    assert found["reason"].to_pylist() == [
+        "kept",
+        "kept",
+        "semantic duplicate",
+        "kept",
+        "rule: caption <> 'no'",
+    ]
+    assert found["duplicate_of"].to_pylist() == [None, None, "k1", None, None]
+    nothing = select(table, with_embeddings(scores(table), *[None] * 5), keep)
+    assert nothing["kept"].to_pylist() == [True] * 4 + [False]
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [2, 4], [1, 2, 3, 4, 5]])
+def test_batches_give_what_the_whole_gives(cuts: list[int]) -> None:
+    table = images(
+        {"status": "failed", "error": "dns"},
+        {"sha256": "a"},
+        {"sha256": "a", "width": 10},
+        {"sha256": "a", "original_width": 300},
+        {"phash": "0" * 16},
+        {"phash": "0" * 15 + "1", "caption": "a cat"},
+        {"status": "failed", "error": None},
+    )
+    given = with_embeddings(
+        scores(table, quality=[None, 1, 2, 3, 4, 5, None]), None, None, 0.0, 0.5, 1.0, 2.0, None
+    )
+    keep = recipe.Keep(
+        rule="min_side > 20 and caption_length < 9", dedup=recipe.Dedup(semantic=0.99, prefer="quality")
+    )
+    columns = pa.schema(list(given.schema)[2:])
+    of_images, of_scores = columns_needed(keep, columns)
+    assert "url" not in of_images and "caption" in of_images
+    assert of_scores == ["key", "quality", "clip_embedding"]
+    ends = [0, *cuts, len(table)]
+    batches = [
+        (
+            table.select(of_images).slice(a, b - a),
+            given.select(of_scores).slice(a, b - a).take(list(range(b - a))[::-1]),
+        )
+        for a, b in pairwise(ends)
+    ]
+    whole = select(table, given, keep)
+    assert select_batches(batches, columns, keep).combine_chunks().equals(whole.combine_chunks())
+    assert whole["reason"].to_pylist() == [
+        *("failed: dns", "exact duplicate", "rule: min_side > 20", "kept", "near duplicate", "kept"),
+        "failed: unknown",
+    ]
+
+
+def test_a_selection_reads_no_more_than_it_needs() -> None:
+    fields = pa.schema([("quality", pa.float64()), ("niqe", pa.float64()), ("language", pa.string())])
+    of_images, of_scores = columns_needed(
+        recipe.Keep(rule="quality > 1 and URL is not null and aspect < 3"), fields
+    )
+    assert of_scores == ["key", "quality"]
+    assert "url" in of_images and not {"caption", "image", "detail", "final_url"} & set(of_images)

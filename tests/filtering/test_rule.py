@@ -1,8 +1,17 @@
+import pyarrow as pa
 import pytest
 
 from rasterloom.filtering.rule import check_rule, conjuncts_of, connect
 
-COLUMNS = ["quality", "niqe"]
+COLUMNS = pa.schema(
+    [
+        ("quality", pa.float64()),
+        ("niqe", pa.float64()),
+        ("language", pa.string()),
+        ("caption_url", pa.bool_()),
+        ("clip_embedding", pa.list_(pa.float32())),
+    ]
+)
 
 
 @pytest.mark.parametrize(
@@ -17,6 +26,7 @@ COLUMNS = ["quality", "niqe"]
         "case when width > 100 then niqe < 5 else false end -- a comment",
         "hash(key) % 100 < 5",
         "regexp_matches(lower(caption), 'cat|dog')",
+        "language = 'en' and not caption_url",
     ],
 )
 def test_expressions_of_a_row_pass(rule: str) -> None:
@@ -28,9 +38,12 @@ def test_expressions_of_a_row_pass(rule: str) -> None:
     [
         (
             "qualty > 1",
-            "names 'qualty', which is no column; did you mean quality[?] known: quality, niqe, min_side",
+            "names 'qualty', which is no column; did you mean quality[?] "
+            "known: quality, niqe, language, caption_url, min_side",
         ),
         ("aesthetic >= 5", "names 'aesthetic', which is no column; .*known: quality, niqe"),
+        ("clip_embedding[1] > 0", "names 'clip_embedding', which is no column; .*known: quality"),
+        ("language", "gives VARCHAR, not true or false"),
         ("image is null", "names 'image', which is no column"),
         ("images.width > 3", "names 'images.width'"),
         ("quality > > 1", "syntax error at character 11, '> 1'"),

@@ -2,6 +2,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ from PIL import Image
 from rasterloom import schema
 from rasterloom.filtering import scorers
 from rasterloom.filtering.quality import load_photographs, niqe
+from rasterloom.filtering.scorer import Batch, floats
 from rasterloom.filtering.scorers import decode, identity, make_scorers, score_columns, score_shard
 from rasterloom.recipe import Score
 
@@ -58,7 +60,7 @@ def test_quality_is_half_at_the_niqe_of_a_middling_photograph(monkeypatch: pytes
     median = load_photographs().median
     monkeypatch.setattr(scorers, "niqe", lambda image: float(image[0, 0, 0]) * median)
     pixels = [np.full((1, 1, 3), n, np.uint8) for n in (0, 1, 2)]
-    scored = make_scorers([Score(name="quality")])[0](pixels, [None] * 3)
+    scored = make_scorers([Score(name="quality")])[0](Batch(pixels, [None] * 3))
     np.testing.assert_allclose(scored["quality"], [1, 0.5, 0.25])
 
 
@@ -73,18 +75,53 @@ def test_no_scorers_and_no_rows() -> None:
     ]
 
 
+class Typed:
+    """Gives every kind of column, with what it cannot say."""
+
+    name, version, digest, sees = "typed", "1", "", False
+    columns: ClassVar = {
+        "word": pa.string(),
+        "truth": pa.bool_(),
+        "number": pa.float64(),
+        "vector": pa.list_(pa.field("element", pa.float32())),
+    }
+
+    def __call__(self, batch: Batch) -> dict[str, object]:
+        assert batch.images == []
+        none = [c is None for c in batch.captions]
+        return {
+            "word": batch.captions,
+            "truth": [None if n else len(c) > 1 for n, c in zip(none, batch.captions, strict=True)],
+            "number": np.where(none, np.nan, 1.5),
+            "vector": np.where(np.array(none)[:, None], np.nan, [[1, 2]]),
+        }
+
+
+def test_columns_of_any_kind_and_pictures_that_nobody_looks_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scorers, "BATCH_ROWS", 2)
+    table = images(b"never decoded", None, b"x", b"y", captions=["a", "b", None, "ccc"])
+    result = score_shard(table, [Typed()])
+    assert result.schema.field("vector").type == Typed.columns["vector"]
+    assert result["word"].to_pylist() == ["a", None, None, "ccc"]
+    assert result["truth"].to_pylist() == [False, None, None, True]
+    assert result["number"].to_pylist() == [1.5, None, None, 1.5]
+    assert result["vector"].to_pylist() == [[1, 2], None, None, [1, 2]]
+    nothing = score_shard(images(None, None), [Typed()])
+    assert nothing["vector"].to_pylist() == [None, None]
+
+
 class Recorder:
     """Gives each picture its first value, and keeps what it was called with."""
 
-    name, version, digest, columns = "recorder", "1", "", ("first",)
+    name, version, digest, columns, sees = "recorder", "1", "", floats("first"), True
 
     def __init__(self) -> None:
         self.calls: list[tuple[int, list[str | None]]] = []
 
-    def __call__(self, images: list[np.ndarray], captions: list[str | None]) -> dict[str, np.ndarray]:
-        assert all(i.dtype == np.uint8 and i.ndim == 3 and i.shape[2] == 3 for i in images)
-        self.calls.append((len(images), captions))
-        return {"first": np.array([i[0, 0, 0] for i in images], np.float64)}
+    def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
+        assert all(i.dtype == np.uint8 and i.ndim == 3 and i.shape[2] == 3 for i in batch.images)
+        self.calls.append((len(batch.images), batch.captions))
+        return {"first": np.array([i[0, 0, 0] for i in batch.images], np.float64)}
 
 
 def test_pictures_come_in_batches_with_their_captions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,11 +170,20 @@ def test_a_broken_picture_has_no_scores_and_is_told_of(caplog: pytest.LogCapture
 
 def test_wrong_scores_are_refused(tmp_path: Path) -> None:
     for config, message in [
-        (Score(name="nsfw"), "unknown score 'nsfw'; known: quality, flatness, aesthetic"),
+        (
+            Score(name="beauty"),
+            "unknown score 'beauty'; known: quality, flatness, aesthetic, clip, nsfw, text_area, language",
+        ),
         (Score(name="quality", options={"size": 3}), "the score quality has no option 'size'; known: none"),
-        (Score(name="aesthetic", options={"hed": "x"}), "has no option 'hed'; known: head, clip, revision"),
+        (
+            Score(name="aesthetic", options={"hed": "x"}),
+            "has no option 'hed'; known: head, clip, revision, keep",
+        ),
         (Score(name="aesthetic"), "the score aesthetic needs the option 'head'"),
         (Score(name="aesthetic", options={"head": 3}), "'head' of the score aesthetic takes text .got 3"),
+        (Score(name="clip", options={"revision": 3}), "'revision' of the score clip takes text .got 3"),
+        (Score(name="clip", options={"keep_embeddings": "yes"}), "takes true or false .got 'yes'"),
+        (Score(name="text_area", options={"max_side": True}), "takes a whole number .got True"),
         (
             Score(name="aesthetic", options={"head": str(tmp_path / "x.pth")}),
             "no aesthetic head at .*x.pth: give",
@@ -169,7 +215,20 @@ def test_identity_names_version_and_digest(tmp_path: Path) -> None:
 
 
 def test_columns_are_those_of_the_scorers() -> None:
-    assert score_columns([Score(name="flatness"), Score(name="quality")]) == ["flatness", "quality", "niqe"]
+    configs = [
+        Score(name="language"),
+        Score(name="quality"),
+        Score(name="clip", options={"keep_embeddings": True}),
+    ]
+    assert {field.name: str(field.type) for field in score_columns(configs)} == {
+        "language": "string",
+        "language_confidence": "double",
+        "quality": "double",
+        "niqe": "double",
+        "clip": "double",
+        "clip_embedding": "list<element: float>",
+        "clip_text_embedding": "list<element: float>",
+    }
 
 
 def test_light_commands_do_not_import_torch(tmp_path: Path) -> None:
@@ -179,7 +238,10 @@ import sys
 from rasterloom.filtering.keep import check_rule
 from rasterloom.filtering.scorers import identity
 from rasterloom.recipe import Score
-identity([Score(name="quality"), Score(name="aesthetic", options={{"head": {str(tmp_path / "head.pth")!r}}})])
-assert not {{"torch", "transformers", "ray"}} & set(sys.modules)
+names = ("quality", "clip", "nsfw", "text_area", "language", "caption")
+head = Score(name="aesthetic", options={{"head": {str(tmp_path / "head.pth")!r}}})
+identity([*(Score(name=name) for name in names), head])
+heavy = {{"torch", "transformers", "ray", "onnxruntime", "rapidocr", "fasttext"}}
+assert not heavy & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -95,6 +95,12 @@ class Workshop:
         return {**found, "tokens": [row for row in found["tokens"] if row["target"] == target]}
 
 
+@pytest.fixture(scope="session")
+def workshop_at(site):
+    """A function that gives a workshop whose recipe is a certain file."""
+    return lambda recipe_file: Workshop(recipe_file, site)
+
+
 @pytest.fixture
 def workshop(tmp_path, site):
     return Workshop(tmp_path / "recipe.yaml", site).write()

@@ -1,0 +1,126 @@
+"""What every scorer has in common: the batch that it is given, and what it says of itself."""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import logging
+import sys
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+Images = list[NDArray[np.uint8]]
+Captions = list[str | None]
+Scores = Mapping[str, Any]
+"""For each column an array [n], or [n, d] for a list column; NaN or None where a scorer cannot say."""
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some pictures, uint8 RGB [h, w, 3], and their captions. What scorers share is computed once."""
+
+    images: Images
+    captions: Captions
+    _shared: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, name: Hashable, compute: Callable[[], Found]) -> Found:
+        """Return what `compute` gives for this batch, computed by whichever scorer asks first."""
+        if name not in self._shared:
+            self._shared[name] = compute()
+        return self._shared[name]  # type: ignore[no-any-return]
+
+
+class Scorer(Protocol):
+    """Gives each picture one or more values. What it computes is named by `name`, `version` and `digest`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str:
+        """Changes whenever the code gives other values."""
+
+    @property
+    def digest(self) -> str:
+        """Of the weights or parameters; empty if it has none."""
+
+    @property
+    def columns(self) -> Mapping[str, pa.DataType]:
+        """The columns that it gives."""
+
+    @property
+    def sees(self) -> bool:
+        """Whether it looks at the pictures; if no scorer does, they are not decoded and `images` is empty."""
+
+    def __call__(self, batch: Batch) -> Scores: ...
+
+
+def floats(*names: str) -> dict[str, pa.DataType]:
+    return dict.fromkeys(names, pa.float64())
+
+
+def in_halves(work: Callable[[Sequence[Item]], Found], items: Sequence[Item], size: int) -> list[Found]:
+    """Do some work on `size` items at a time; where a GPU runs out of memory, on half as many, and so on.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: one item alone is too much; or ONNX Runtime's error that says so
+    """
+    results: list[Found] = []
+    start = 0
+    while start < len(items):
+        size = min(size, len(items) - start)
+        try:
+            results.append(work(items[start : start + size]))
+        except Exception as error:
+            if size == 1 or not _is_out_of_memory(error):
+                raise
+        else:
+            start += size
+            continue
+        # Here, not above: the exception's traceback would hold the tensors that are to be freed.
+        size //= 2
+        log.warning("the GPU is out of memory: going on with batches of %d", size)
+        if "torch" in sys.modules:
+            sys.modules["torch"].cuda.empty_cache()
+    return results
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if type(error).__module__.startswith("onnxruntime"):  # which has no class of its own for it
+        return "Failed to allocate memory" in str(error)
+    torch = sys.modules.get("torch")  # who has not imported it cannot have raised its error
+    return torch is not None and isinstance(error, torch.cuda.OutOfMemoryError)
+
+
+def packaged(score: str, extra: str, module: str, *files: str) -> list[Path]:
+    """Find files that come inside an installed package, without importing it.
+
+    Raises:
+        ValueError: the package is not installed, or is of a version that has no such file
+    """
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ValueError(f"the score {score} needs a package more: pip install 'rasterloom[{extra}]'")
+    found = [Path(spec.origin).parent / name for name in files]
+    for path in found:
+        if not path.is_file():
+            raise ValueError(f"the score {score} finds no {path}: pip install -U 'rasterloom[{extra}]'")
+    return found
+
+
+def digest_of(distribution: str, files: Sequence[Path]) -> str:
+    """Digest an installed package's version and some files of it: another version may prepare otherwise."""
+    result = hashlib.sha256(importlib.metadata.version(distribution).encode())
+    for path in files:
+        result.update(path.read_bytes())
+    return result.hexdigest()

@@ -1,0 +1,49 @@
+"""What each part of the keep rule says of one image."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from rasterloom import schema
+from rasterloom.filtering.rule import columns_of, conjuncts_of, connect, first_line, with_derived
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A part of the rule, what it says (None: it cannot say, which counts as no), and what it was told."""
+
+    part: str
+    says: bool | None
+    values: dict[str, Any]
+    error: str = ""
+
+
+def verdicts(rule: str, image: pa.Table, scores: pa.Table) -> list[Verdict]:
+    """Judge one image by each part of the rule.
+
+    Args:
+        image: one row of `schema.IMAGES`, without the picture
+        scores: one row of scores, or none
+    """
+    row = image.drop_columns([name for name in ("image", "thumbnail") if name in image.column_names])
+    for field in scores.schema:
+        if field.name not in schema.SCORES.names:
+            value = scores[field.name] if len(scores) else pa.nulls(1, field.type)
+            row = row.append_column(field, value)
+    found = []
+    with connect() as connection:
+        connection.register("source", row)
+        for part in conjuncts_of(connection, rule):
+            names = list(dict.fromkeys(name.lower() for name in columns_of(part)))
+            quoted = ", ".join(f'"{name}"' for name in names)
+            source = f"from ({with_derived('source')})"
+            values = connection.execute(f"select {quoted} {source}").fetchone() if names else ()
+            says, error = None, ""
+            try:
+                (says,) = connection.execute(f"select (\n{part}\n)::boolean {source}").fetchone() or (None,)
+            except duckdb.Error as problem:
+                error = first_line(problem)
+            found.append(Verdict(part, says, dict(zip(names, values or (), strict=True)), error))
+    return found

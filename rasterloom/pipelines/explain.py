@@ -1,0 +1,183 @@
+"""The story of one image: where its pair came from, what became of it, and why it is kept or not."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rasterloom.filtering.verdict import verdicts
+from rasterloom.pipelines import work
+from rasterloom.pipelines.run import workflow
+from rasterloom.pipelines.state import Status, output_files, status
+from rasterloom.recipe import Recipe, RecipeError
+from rasterloom.schema import SCORES
+from rasterloom.versions.tables import Corpus
+
+DOUBLES = 5  # keys named of the rows that an image is kept in the place of
+
+Lines = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """What one step has to say: names and values, for a person."""
+
+    title: str
+    lines: Lines
+
+
+def explain(recipe: Recipe, key: str) -> list[Chapter]:
+    """Tell what each step made of one pair, as far as the steps have come.
+
+    Args:
+        key: of the pair, or the first digits of it
+
+    Raises:
+        RecipeError: no pair has this key, or more than one
+    """
+    return _Story(recipe, key).chapters()
+
+
+class _Story:
+    def __init__(self, recipe: Recipe, key: str) -> None:
+        self.recipe = recipe
+        self.corpus = Corpus.of(recipe)
+        self.states: dict[str, Status] = {}
+        for step in workflow(recipe, "tokens"):
+            self.states[step.name] = status(self.corpus, step)
+        self.files = {
+            name: [file.name for file in output_files(self.corpus, state.step)]
+            for name, state in self.states.items()
+            if state.done
+        }
+        if "pairs" not in self.files:
+            raise RecipeError("there are no pairs yet: rasterloom run RECIPE")
+        self.pair = self._pair(key)
+        self.key = self.pair["key"]
+        self.image = self._row("images", without="image")
+        self.shard = self.image["shard"][0].as_py() if self.image else None
+
+    def chapters(self) -> list[Chapter]:
+        told = [Chapter("pair", _lines(self.pair))]
+        for name, tell in (
+            ("images", self._fetched),
+            ("scores", self._scored),
+            ("selection", self._selected),
+        ):
+            told.append(Chapter(name, tell() if name in self.files else self._not_done(name)))
+        for name in self.states:
+            if name.startswith("tokens/"):
+                told.append(Chapter(name, self._tokens(name)))
+        return told
+
+    def _not_done(self, name: str) -> Lines:
+        return (("not done", self.states[name].reason),)
+
+    def _pair(self, key: str) -> dict[str, Any]:
+        where = pc.starts_with(pc.field("key"), key.lower())
+        found = work.read_files(self.corpus.store, self.files["pairs"], where)
+        if len(found) == 0:
+            raise RecipeError(f"no pair has the key {key}; `rasterloom failures --format json` lists keys")
+        if len(found) > 1:
+            some = ", ".join(found["key"].to_pylist()[:5])
+            raise RecipeError(f"{len(found)} pairs have keys that begin with {key}: {some}")
+        row: dict[str, Any] = found.to_pylist()[0]
+        return row
+
+    def _row(self, table: str, without: str = "", **more: Any) -> pa.Table | None:
+        if table not in self.files:
+            return None
+        where = pc.field("key") == self.key
+        for name, value in more.items():
+            where &= pc.field(name) == value
+        return work.read_files(self.corpus.store, self.files[table], where, without=without)
+
+    def _fetched(self) -> Lines:
+        if not self.image:
+            return (("missing", "the pair has no row in images"),)
+        row = self.image.to_pylist()[0]
+        row["thumbnail"] = None
+        return _lines({name: value for name, value in row.items() if name not in ("key", "url", "caption")})
+
+    def _scored(self) -> Lines:
+        scores = self._row("scores", shard=self.shard)
+        if not scores:
+            return (("missing", "the image has no row in scores"),)
+        row = scores.drop_columns(SCORES.names).to_pylist()[0]
+        return tuple((name, "none" if value is None else _word(value)) for name, value in row.items())
+
+    def _selected(self) -> Lines:
+        selection = self._row("selection", shard=self.shard)
+        if not selection:
+            return (("missing", "the image has no row in selection"),)
+        row = selection.to_pylist()[0]
+        told = [("kept", "yes" if row["kept"] else "no"), ("reason", row["reason"])]
+        if self.image and self.image["status"][0].as_py() == "ok":
+            scores = self._row("scores", shard=self.shard)
+            for verdict in verdicts(self.recipe.keep.rule, self.image, scores):
+                says = {True: "yes", False: "no", None: "cannot say, which counts as no"}[verdict.says]
+                given = ", ".join(
+                    f"{name} {'null' if value is None else _word(value)}"
+                    for name, value in verdict.values.items()
+                )
+                text = verdict.error or says + (f" ({given})" if given else "")
+                told.append((f"rule: {' '.join(verdict.part.split())}", text))
+        if row["duplicate_of"]:
+            told += self._instead(row["duplicate_of"])
+        doubles = self._doubles()
+        if doubles:
+            more = f" and {len(doubles) - DOUBLES} more" if len(doubles) > DOUBLES else ""
+            told.append(("kept instead of", ", ".join(doubles[:DOUBLES]) + more))
+        return tuple(told)
+
+    def _instead(self, key: str) -> list[tuple[str, str]]:
+        columns = ["url", "caption", "phash", "original_width", "original_height"]
+        where = pc.field("key") == key
+        (other,) = work.read_files(self.corpus.store, self.files["images"], where, columns).to_pylist()
+        told = [
+            ("kept instead", key),
+            ("its url", other["url"]),
+            ("its caption", other["caption"] or ""),
+            ("its size", f"{other['original_width']} x {other['original_height']}"),
+        ]
+        mine = self.image["phash"][0].as_py() if self.image else None
+        if mine and other["phash"]:
+            bits = (int(mine, 16) ^ int(other["phash"], 16)).bit_count()
+            told.append(("its perceptual hash", f"{other['phash']}, {bits} of 64 bits differ"))
+        return told
+
+    def _doubles(self) -> list[str]:
+        where = pc.field("duplicate_of") == self.key
+        found = work.read_files(self.corpus.store, self.files["selection"], where, ["key"])
+        keys: list[str] = found["key"].to_pylist()
+        return keys
+
+    def _tokens(self, name: str) -> Lines:
+        target = name.split("/")[1]
+        codes = f"codes/{target}"
+        if codes not in self.files:
+            return self._not_done(codes)
+        columns = ["bucket", "width", "height", "task", "n_tokens", "error"]
+        where = pc.field("key") == self.key
+        rows = work.read_files(self.corpus.store, self.files[codes], where, columns).to_pylist()
+        if not rows:
+            return (("none", "only what is kept is tokenised"),)
+        if name not in self.files:
+            return (*_lines(rows[0]), *self._not_done(name))
+        return _lines(rows[0])
+
+
+def _lines(row: dict[str, Any]) -> Lines:
+    """The values of a row that are not null."""
+    return tuple((name, _word(value)) for name, value in row.items() if value is not None)
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return f"{len(value)} numbers"
+    return str(value)

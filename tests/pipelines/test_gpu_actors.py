@@ -1,0 +1,122 @@
+"""Steps in actors that hold a GPU. Ray counts GPUs that it is told of, whether they are there or not."""
+
+import os
+import signal
+import time
+from io import StringIO
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pydantic import BaseModel
+from rich.console import Console
+
+from rasterloom.pipelines.progress import Progress
+from rasterloom.pipelines.runner import StepFailed, run_step
+from rasterloom.pipelines.step import Shard, ShardStep
+from rasterloom.recipe import Run
+from rasterloom.storage import Store
+from rasterloom.versions.tables import Corpus
+
+SHARDS = 8
+SCHEMA = pa.schema(
+    [
+        ("shard", pa.string()),
+        ("pid", pa.int64()),
+        ("gpus", pa.int64()),
+        ("actor", pa.bool_()),
+        ("sees", pa.string()),
+    ]
+)
+
+
+class Where(BaseModel):
+    folder: str
+    dies: str = ""
+    breaks: str = ""
+
+
+def plan(store, inputs, config):
+    return [Shard(f"{i:02d}", {"name": f"{i:02d}"}) for i in range(SHARDS)]
+
+
+def work(store, spec, config):
+    import ray
+
+    died = Path(config.folder) / "died"
+    if spec["name"] == config.dies and not died.exists():
+        died.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if spec["name"] == config.breaks:
+        raise ValueError("a shard of ours")
+    time.sleep(0.05)
+    context = ray.get_runtime_context()
+    row = {
+        "shard": spec["name"],
+        "pid": os.getpid(),
+        "gpus": len(context.get_accelerator_ids()["GPU"]),
+        "actor": context.get_actor_id() is not None,
+        "sees": os.environ.get("CUDA_VISIBLE_DEVICES"),
+    }
+    return pa.Table.from_pylist([row], schema=SCHEMA), {"rows": 1}
+
+
+@pytest.fixture(scope="module")
+def two_gpus():
+    import ray
+
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")
+    ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, object_store_memory=100 * 2**20)
+    yield
+    ray.shutdown()
+
+
+def rows_of(tmp_path, use_gpu=True, **config):
+    import sys
+
+    import ray.cloudpickle
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    corpus = Corpus("little", Store(str(tmp_path / "work")))
+    step = ShardStep(
+        "scores",
+        Where(folder=str(tmp_path), **config),
+        "1",
+        plan=plan,
+        work=work,
+        schema=SCHEMA,
+        table="scores",
+        uses_gpu=True,
+    )
+    run_step(corpus, step, Run(use_gpu=use_gpu), "digest", Progress(Console(file=StringIO())))
+    return sorted(corpus.read("scores").to_pylist(), key=lambda row: row["shard"])
+
+
+def test_every_shard_runs_once_on_one_of_two_actors(two_gpus, tmp_path):
+    rows = rows_of(tmp_path)
+    assert [row["shard"] for row in rows] == [f"{i:02d}" for i in range(SHARDS)]
+    assert all(row["actor"] and row["gpus"] == 1 for row in rows)
+    assert len({row["pid"] for row in rows}) == 2
+    assert {row["sees"] for row in rows} == {"0", "1"}
+    import ray
+
+    deadline = time.monotonic() + 30
+    while ray.available_resources().get("GPU") != 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert ray.available_resources()["GPU"] == 2  # given back
+
+
+def test_an_actor_that_dies_loses_no_shard(two_gpus, tmp_path):
+    rows = rows_of(tmp_path, dies="03")
+    assert (tmp_path / "died").exists()
+    assert [row["shard"] for row in rows] == [f"{i:02d}" for i in range(SHARDS)]
+
+
+def test_an_error_of_the_work_ends_the_step_and_names_the_shard(two_gpus, tmp_path):
+    with pytest.raises(StepFailed, match="scores, shard 05: ValueError: a shard of ours"):
+        rows_of(tmp_path, breaks="05")
+
+
+def test_without_use_gpu_they_are_tasks(two_gpus, tmp_path):
+    rows = rows_of(tmp_path, use_gpu=False)
+    assert not any(row["actor"] or row["gpus"] or row["sees"] for row in rows)
