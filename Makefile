@@ -4,7 +4,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED := 0
 
+<<<<<<< HEAD
 .PHONY: setup img2dataset demo demo-small test nightly lint bench clean
+=======
+.PHONY: setup demo demo-small corpus-openclipart test lint bench clean
+>>>>>>> main
 
 setup: .venv/.done
 
@@ -29,11 +33,11 @@ demo: setup
 demo-small: setup
 	$(BIN)/python examples/quickstart/demo.py --recipe examples/quickstart-small.yaml --scenes 150
 
+corpus-openclipart: setup
+	$(BIN)/python examples/openclipart/corpus.py
+
 test: setup
 	$(BIN)/python -m pytest
-
-nightly: setup
-	$(BIN)/python -m pytest -m nightly
 
 lint: setup
 	$(BIN)/ruff check .

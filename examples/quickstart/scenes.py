@@ -35,7 +35,7 @@ FRAMES = {(1, 1): 0.40, (5, 3): 0.28, (3, 5): 0.28, (3, 1): 0.02, (1, 3): 0.02}
 SHORT_SIDES = (96, 120, 144, 192, 240, 288, 360, 399)  # pixels; all divisible by 3
 GAP = 2  # cells between shapes, 1 between three
 MARGIN = 1  # cells kept free at each edge; a crop of 5:3 to 2:1 takes as much
-FARTHEST = 4  # cells from the middle to where a scene may be moved, in steps of two
+FARTHEST = 2  # cells from the middle to where a scene may be moved, in steps of two
 OVERSAMPLE = 4
 
 

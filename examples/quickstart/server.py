@@ -28,8 +28,23 @@ def serve(folder: Path, port: int = 0) -> Iterator[int]:
 
     OSError if the port is taken.
     """
+    with _serving(_application(folder), port) as taken:
+        yield taken
+
+
+@contextmanager
+def serve_files(folder: Path, port: int = 0) -> Iterator[int]:
+    """Serve a folder's files and no trouble, as `serve` does."""
+    app = web.Application()
+    app.router.add_static("/", folder)
+    with _serving(app, port) as taken:
+        yield taken
+
+
+@contextmanager
+def _serving(app: web.Application, port: int) -> Iterator[int]:
     loop = asyncio.new_event_loop()
-    runner = web.AppRunner(_application(folder), access_log=None, shutdown_timeout=0.1)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     loop.run_until_complete(runner.setup())
     try:
         listener = web.TCPSite(runner, "127.0.0.1", port)

@@ -19,7 +19,7 @@ WEIGHTS = Path(__file__).with_name("mini.safetensors")
 DOWNSAMPLE = 8
 CODEBOOK_SIZE = 1024
 CODE_DIM = 8
-MARGIN = 4  # pixels around its own 8 x 8 that a code depends on
+MARGIN = 8  # pixels around its own 8 x 8 that a code depends on
 WIDTH = 128  # channels at 1/8 of the size, where most of the work is done
 
 PIXELS_AT_ONCE = 64 * 64 * 32  # of decoding: bounds the memory of a call, whatever the number of images

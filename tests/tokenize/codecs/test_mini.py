@@ -64,17 +64,17 @@ def test_no_images_give_no_codes(codec):
     assert codec.decode(np.empty((0, 8, 8), np.int32)).shape == (0, 64, 64, 3)
 
 
-def test_photographs_reconstruct_at_nearly_24_db(codec, photographs):
+def test_photographs_reconstruct_at_24_db(codec, photographs):
     assert len(photographs) == 9
-    assert np.mean(training.psnr(codec, list(photographs))) >= 23.9
+    assert np.mean(training.psnr(codec, list(photographs))) >= 24.0
 
 
-def test_a_code_depends_on_its_square_and_four_pixels_around(codec):
+def test_a_code_depends_on_its_square_and_eight_pixels_around(codec):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
     codes = codec.encode(image)[0]
     other = rng.integers(0, 256, image.shape, dtype=np.uint8)
-    other[:, 20:36, 12:28] = image[:, 20:36, 12:28]  # the square of row 3, column 2 is 24:32, 16:24
+    other[:, 16:40, 8:32] = image[:, 16:40, 8:32]  # the square of row 3, column 2 is 24:32, 16:24
     assert codec.encode(other)[0, 3, 2] == codes[3, 2]
     assert (codec.encode(other)[0] != codes).mean() > 0.9
     # So flat areas have one code each, wherever they lie: what a small model can learn.
