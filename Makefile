@@ -4,11 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED := 0
 
-<<<<<<< HEAD
-.PHONY: setup img2dataset demo demo-small test nightly lint bench clean
-=======
-.PHONY: setup demo demo-small corpus-openclipart test lint bench clean
->>>>>>> main
+.PHONY: setup img2dataset demo demo-small corpus-openclipart test lint bench clean
 
 setup: .venv/.done
 
