@@ -69,7 +69,7 @@ def _corpus_steps(recipe: Recipe) -> list[Step]:
     images = ShardStep(
         "images",
         recipe.fetch,
-        code_version="1",
+        code_version="2",
         identity=_fetch_identity(recipe),
         inputs=(pairs,),
         plan=work.plan_images,

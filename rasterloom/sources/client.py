@@ -25,6 +25,7 @@ from rasterloom.sources.robots import MAX_ROBOTS_BYTES, crawl_delay, opt_out, pa
 
 DNS_CACHE_S = 300
 DNS_CACHE_NAMES = 10_000
+READ_BUFFER_BYTES = 2**20  # aiohttp's own would stop and start a picture's transfer many times
 REDIRECTS = (301, 302, 303, 307, 308)
 
 NOT_ASKED = (ErrorClass.HOST_DOWN, ErrorClass.HOST_BUSY)
@@ -75,6 +76,7 @@ class Client:
                 "Accept": "image/*,*/*;q=0.8",
                 "Accept-Encoding": "identity",
             },
+            read_bufsize=READ_BUFFER_BYTES,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # `_request` has the clock
         )
         return self

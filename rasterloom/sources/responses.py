@@ -57,19 +57,21 @@ async def read_body(response: aiohttp.ClientResponse, limit: int, *, cut: bool =
     announced = response.content_length or 0
     if announced > limit and not cut:
         raise Failure(ErrorClass.TOO_MANY_BYTES, f"announces {announced} bytes, more than {limit}")
-    body = bytearray()
+    chunks: list[bytes] = []
+    size = 0
     try:
         async for chunk in response.content.iter_any():
-            body += chunk
-            if len(body) > limit:
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > limit:
                 if cut:
-                    return bytes(body[:limit])
+                    return b"".join(chunks)[:limit]
                 raise Failure(ErrorClass.TOO_MANY_BYTES, f"sent more than {limit} bytes")
     except (aiohttp.ClientError, ConnectionError):
         of = f" of {announced}" if announced else ""
-        detail = f"the connection broke off after {len(body)}{of} bytes"
+        detail = f"the connection broke off after {size}{of} bytes"
         raise Failure(ErrorClass.INCOMPLETE, detail, may_pass=True) from None
-    return bytes(body)
+    return b"".join(chunks)
 
 
 def network_failure(error: aiohttp.ClientError | OSError) -> Failure:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from rasterloom.recipe import Fetch
 from rasterloom.sources.client import Client
+from rasterloom.sources.memory import keep_freed_memory
 from rasterloom.sources.optout import OptOuts, load_opt_outs
 
 T = TypeVar("T")
@@ -22,6 +23,7 @@ class Worker:
     def __init__(self, config: Fetch, opt_outs: OptOuts) -> None:
         self.opt_outs = opt_outs
         self.users = 0
+        keep_freed_memory()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fetch", daemon=True)
         self._thread.start()
