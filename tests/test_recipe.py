@@ -109,3 +109,32 @@ def test_each_wrong_field_has_its_own_line(write):
 def test_a_missing_file(tmp_path):
     with pytest.raises(RecipeError, match=r"no recipe at .*nowhere\.yaml"):
         load_recipe(tmp_path / "nowhere.yaml")
+
+
+def test_the_opt_out_list_is_part_of_what_images_are(tmp_path):
+    from rasterloom.pipelines.corpus import corpus_steps
+
+    (tmp_path / "pairs.csv").write_text("url,caption\nhttp://a.test/1.jpg,one\n")
+    recipe = tmp_path / "recipe.yaml"
+    text = "corpus: demo\nsources: [{path: pairs.csv}]\n"
+
+    def fingerprint(fetch=""):
+        recipe.write_text(text + fetch)
+        (images,) = (step for step in corpus_steps(load_recipe(recipe)) if step.name == "images")
+        return images.fingerprint
+
+    without = fingerprint()
+    with pytest.raises(RecipeError, match=r"fetch\.opt_out: .*optout\.txt cannot be read"):
+        fingerprint("fetch: {opt_out: optout.txt}")
+    (tmp_path / "optout.txt").write_text("example.org\n")
+    first = fingerprint("fetch: {opt_out: optout.txt}")
+    (tmp_path / "optout.txt").write_text("example.org\nexample.com\n")
+    second = fingerprint("fetch: {opt_out: optout.txt}")
+    assert len({without, first, second}) == 3
+
+
+def test_img2dataset_cannot_check_md5(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("corpus: demo\nsources: [{path: a.csv}]\nfetch: {engine: img2dataset, md5: md5}\n")
+    with pytest.raises(RecipeError, match=r"fetch: engine img2dataset computes SHA-256 only"):
+        load_recipe(path)
