@@ -25,7 +25,6 @@ SHAPES = ("circle", "square", "triangle", "star", "ring")
 # Diameters and places are whole cells: at a target of 128 a cell is one code of 8 x 8 pixels in every
 # frame. So a shape is made of the same codes wherever it lies, which a tiny model can learn.
 SIZES = {"small": 4, "": 6, "large": 10}  # diameter in cells; the middle size goes unsaid
-LARGE = 0.42  # share among single shapes: of more codes, so it takes more of them to learn
 # A tone of grey. What a scene does not say in its caption, a model has to guess: one tone, few places.
 BACKGROUND = 228
 GRADIENTS = 0.05  # share of scenes whose background is not plain
@@ -114,9 +113,7 @@ def _story(rng: Generator, roomy: bool) -> tuple[list[Group], str]:
         groups = [_group(rng, str(c), int(n), sizes) for c, n in zip(colours, numbers, strict=True)]
         return groups, str(rng.choice(["left of", "right of", "above", "below"]))
     number = 1 if kind == "one" else int(rng.integers(2, 4))
-    sizes = ["small", ""] if number == 2 else ["small"]
-    if number == 1:
-        sizes = ["large"] if rng.random() < LARGE else ["small", ""]
+    sizes = ["small", "", "large"][: 4 - number]
     return [_group(rng, str(rng.choice(list(COLOURS))), number, sizes)], ""
 
 
