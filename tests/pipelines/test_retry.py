@@ -214,7 +214,9 @@ def test_a_fetch_that_goes_wrong_stops_and_keeps_what_it_has(recipe, site):
     run(recipe(window=6))
     assert not {0, 5} & set(site.pictures_asked())
     rows, _ = images(recipe())
-    assert Counter(row["status"] for row in rows)["ok"] >= ROWS - 2 * SHARD
+    # How many shards were finished by the time of the verdict is a matter of luck; they stay as they are.
+    outcomes = Counter(row["error"] or "ok" for row in rows)
+    assert set(outcomes) <= {"ok", "http_5xx"} and outcomes["ok"] >= 7 and outcomes.total() == ROWS
 
 
 @pytest.mark.parametrize("text", ["", "timeuot", "timeout,,x"])
