@@ -18,7 +18,7 @@ from rasterloom.sources.pairs import check_pair
 from rasterloom.sources.verify import check_hashes
 from rasterloom.sources.worker import with_client
 
-DECODE_THREADS = 2  # of one worker; a machine runs a worker a core
+DECODE_THREADS = 1  # of one worker; a machine runs a worker a core
 
 
 def fetch_shard(pairs: pa.Table, config: Fetch, *, shard: int, sources: Sequence[Source] = ()) -> pa.Table:

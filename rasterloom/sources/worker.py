@@ -5,6 +5,7 @@ So connections, names, robots.txt files and what is known of hosts are kept from
 
 import asyncio
 import atexit
+import gc
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ class Worker:
         self.opt_outs = opt_outs
         self.users = 0
         keep_freed_memory()
+        gc.freeze()  # what is imported by now stays: it need not be looked through for every few pictures
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fetch", daemon=True)
         self._thread.start()
