@@ -6,13 +6,20 @@ export RAY_USAGE_STATS_ENABLED := 0
 
 .PHONY: setup img2dataset demo demo-small corpus-openclipart test lint bench clean
 
-setup: .venv/.done
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.venv/.done: pyproject.toml constraints.txt
+setup: .venv/.dev
+
+# What the demo needs; the tests need more.
+.venv/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Rasterloom needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
 	test -d .venv || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv (a few minutes the first time) ..."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,demo]'
+	$(INSTALL) -e '.[demo]'
+	touch $@
+
+.venv/.dev: .venv/.demo
+	$(INSTALL) -e '.[dev,demo]'
 	touch $@
 
 # The other fetch engine, whose pins on pandas and OpenCV are older than ours, in an environment of its own.
@@ -23,13 +30,13 @@ img2dataset: .venv-img2dataset/.done
 	.venv-img2dataset/bin/python -m pip install --quiet --disable-pip-version-check img2dataset==1.47.0
 	touch $@
 
-demo: setup
+demo: .venv/.demo
 	$(BIN)/python examples/quickstart/demo.py
 
-demo-small: setup
+demo-small: .venv/.demo
 	$(BIN)/python examples/quickstart/demo.py --recipe examples/quickstart-small.yaml --scenes 150
 
-corpus-openclipart: setup
+corpus-openclipart: .venv/.demo
 	$(BIN)/python examples/openclipart/corpus.py
 
 test: setup
