@@ -68,7 +68,7 @@ def _through_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
         else:
             if converted is not None:
                 return converted.convert("L") if grey else converted
-    return image if grey else image.convert("RGB")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 
 @lru_cache(maxsize=64)

@@ -19,7 +19,7 @@ def on_white(image: Image.Image) -> Image.Image:
 def thumbnail(image: Image.Image) -> bytes:
     """Return the averages of 8 x 8 fields of an opaque image: RGB, row by row, 192 bytes."""
     size = (_THUMBNAIL_SIDE, _THUMBNAIL_SIDE)
-    colour = image.convert("RGB")
+    colour = image if image.mode == "RGB" else image.convert("RGB")
     if min(image.size) < _THUMBNAIL_SIDE:
         return colour.resize(size, Image.Resampling.BOX).tobytes()
     fields: bytes = cv2.resize(np.asarray(colour), size, interpolation=cv2.INTER_AREA).tobytes()
