@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rasterloom.pipelines import work
+from rasterloom.pipelines import reading, work
 from rasterloom.pipelines.corpus import corpus_steps
 from rasterloom.pipelines.state import output_files, status
 from rasterloom.recipe import Recipe, RecipeError
@@ -65,14 +65,14 @@ def _rows(
     """The rows of one file of images that have all embeddings, and are kept if that is asked for."""
     store = corpus.store
     columns = ["key", "shard", "url", "caption", "width", "height"]
-    table = work.read_files(store, [images], pc.field("status") == "ok", columns)
+    table = reading.read_files(store, [images], pc.field("status") == "ok", columns)
     here = pc.field("shard").isin(pc.unique(table["shard"]))
     if "selection" in files:
-        kept = work.read_files(store, files["selection"], here & pc.field("kept"), ["key"])
+        kept = reading.read_files(store, files["selection"], here & pc.field("kept"), ["key"])
         table = table.filter(pc.is_in(table["key"], kept["key"].combine_chunks()))
     for name in vectors:
         here &= pc.field(name).is_valid()
-    found = work.read_files(store, files["scores"], here, ["key", *vectors, *scores])
+    found = reading.read_files(store, files["scores"], here, ["key", *vectors, *scores])
     table = table.filter(pc.is_in(table["key"], found["key"].combine_chunks())).drop_columns(["shard"])
     found = found.take(pc.index_in(table["key"], found["key"].combine_chunks()))
     for name in [*vectors, *scores]:

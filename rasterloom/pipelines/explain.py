@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasterloom.filtering.verdict import verdicts
-from rasterloom.pipelines import work
+from rasterloom.pipelines import reading
 from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.state import Status, output_files, status
 from rasterloom.recipe import Recipe, RecipeError
@@ -76,7 +76,7 @@ class _Story:
 
     def _pair(self, key: str) -> dict[str, Any]:
         where = pc.starts_with(pc.field("key"), key.lower())
-        found = work.read_files(self.corpus.store, self.files["pairs"], where)
+        found = reading.read_files(self.corpus.store, self.files["pairs"], where)
         if len(found) == 0:
             raise RecipeError(f"no pair has the key {key}; `rasterloom failures --format json` lists keys")
         if len(found) > 1:
@@ -91,7 +91,7 @@ class _Story:
         where = pc.field("key") == self.key
         for name, value in more.items():
             where &= pc.field(name) == value
-        return work.read_files(self.corpus.store, self.files[table], where, without=without)
+        return reading.read_files(self.corpus.store, self.files[table], where, without=without)
 
     def _fetched(self) -> Lines:
         if not self.image:
@@ -134,7 +134,7 @@ class _Story:
     def _instead(self, key: str) -> list[tuple[str, str]]:
         columns = ["url", "caption", "phash", "original_width", "original_height"]
         where = pc.field("key") == key
-        (other,) = work.read_files(self.corpus.store, self.files["images"], where, columns).to_pylist()
+        (other,) = reading.read_files(self.corpus.store, self.files["images"], where, columns).to_pylist()
         told = [
             ("kept instead", key),
             ("its url", other["url"]),
@@ -149,7 +149,7 @@ class _Story:
 
     def _doubles(self) -> list[str]:
         where = pc.field("duplicate_of") == self.key
-        found = work.read_files(self.corpus.store, self.files["selection"], where, ["key"])
+        found = reading.read_files(self.corpus.store, self.files["selection"], where, ["key"])
         keys: list[str] = found["key"].to_pylist()
         return keys
 
@@ -160,7 +160,7 @@ class _Story:
             return self._not_done(codes)
         columns = ["bucket", "width", "height", "task", "n_tokens", "error"]
         where = pc.field("key") == self.key
-        rows = work.read_files(self.corpus.store, self.files[codes], where, columns).to_pylist()
+        rows = reading.read_files(self.corpus.store, self.files[codes], where, columns).to_pylist()
         if not rows:
             return (("none", "only what is kept is tokenised"),)
         if name not in self.files:

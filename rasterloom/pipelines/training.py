@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from rasterloom.pipelines import sampling, work
+from rasterloom.pipelines import sampling, token_work
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.state import local_folder, status
 from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step
@@ -65,7 +65,7 @@ def training_steps(recipe: Recipe, corpus: list[Step]) -> list[Step]:
 
 def _tokenize(tokens: Step) -> Tokenize:
     """The recipe's section as the tokens of one target know it: further targets change nothing."""
-    assert isinstance(tokens.config, work.TokenizeAt)
+    assert isinstance(tokens.config, token_work.TokenizeAt)
     return tokens.config.tokenize
 
 
@@ -79,7 +79,7 @@ def train_stage(
     config = step.config
     assert isinstance(config, TrainAt)
     tokens, text, *before = step.inputs
-    _, profile = work.load_text(corpus.store, inputs[text.name][0].name, config.tokenize)
+    _, profile = token_work.load_text(corpus.store, inputs[text.name][0].name, config.tokenize)
     job = StageJob(
         stage=config.stage,
         train=config.train,
@@ -112,7 +112,7 @@ def make_samples(
     trained, text, tokens = step.inputs
     model = local_folder(corpus, trained) / "model"
     codec = load_codec(config.tokenize.codec, config.tokenize.weights)
-    encoder, profile = work.load_text(corpus.store, inputs[text.name][0].name, config.tokenize)
+    encoder, profile = token_work.load_text(corpus.store, inputs[text.name][0].name, config.tokenize)
     sizes = config.sample.sizes or sampling.default_sizes(config.target)
     asked = sampling.asked_of(config.sample, sizes)
     images = sampling.draw(model, profile, encoder, codec, asked, config.sample)
@@ -166,9 +166,9 @@ def _decoder(corpus: Corpus, step: Step, inputs: Inputs) -> Any:
     """A function from a token sequence to its picture, for the report's reconstructions."""
     from rasterloom.tokenize.codecs import load_codec
 
-    config = next(s.config for s in step.inputs if isinstance(s.config, work.TokenizeAt)).tokenize
+    config = next(s.config for s in step.inputs if isinstance(s.config, token_work.TokenizeAt)).tokenize
     codec = load_codec(config.codec, config.weights)
-    _, profile = work.load_text(corpus.store, inputs["text"][0].name, config)
+    _, profile = token_work.load_text(corpus.store, inputs["text"][0].name, config)
 
     def decode(ids: list[int]) -> Image.Image:
         pictures = sampling.pictures_of(codec, profile, [ids])
@@ -184,7 +184,7 @@ def _cropper(step: Step) -> Any:
     from rasterloom.tokenize.buckets import bucket_sizes
     from rasterloom.tokenize.crop import apply_crop, plan_crop, seed_of
 
-    config = next(s.config for s in step.inputs if isinstance(s.config, work.TokenizeAt)).tokenize
+    config = next(s.config for s in step.inputs if isinstance(s.config, token_work.TokenizeAt)).tokenize
 
     def crop(picture: Image.Image, key: str, target: int) -> Image.Image:
         seed = seed_of(key, config.seed) if config.crop == "random" else None

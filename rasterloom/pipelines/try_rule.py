@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rasterloom.pipelines import work
+from rasterloom.pipelines import reading, work
 from rasterloom.pipelines.corpus import corpus_steps
 from rasterloom.pipelines.state import inputs_of, status
 from rasterloom.pipelines.step import ShardStep
@@ -84,7 +84,7 @@ def try_rule(recipe: Recipe, rule: str, page: Path | None = None) -> Tried:
         steps = {s.name: status(corpus, s) for s in corpus_steps(recipe) if s.name in ("images", "scores")}
         snapshots = {name: s.snapshot_id for name, s in steps.items() if s.snapshot_id is not None}
         write_trial(corpus, snapshots, trial, groups, page)
-    counts = [work.count_of(table["reason"]) for table in (before, after)]
+    counts = [reading.count_of(table["reason"]) for table in (before, after)]
     names = sorted({*counts[0], *counts[1]})
     return Tried(trial, tuple(changes), {n: (counts[0].get(n, 0), counts[1].get(n, 0)) for n in names})
 
@@ -107,7 +107,7 @@ def _selection(corpus: Corpus, recipe: Recipe) -> pa.Table:
         except ValueError as error:
             raise RecipeError(str(error)) from None
     files = [file.name for file in corpus.files("selection", status(corpus, step).snapshot_id)]
-    return work.read_files(corpus.store, files)
+    return reading.read_files(corpus.store, files)
 
 
 def _sample(rows: pa.Table, change: Change) -> tuple[str, ...]:

@@ -3,8 +3,8 @@
 A ``plan_*`` function cuts a step's inputs up; the function beside it takes one of those shards.
 """
 
-from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -13,9 +13,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import field_serializer
 
+from rasterloom.pipelines.reading import count_of, read_file, read_files, read_rows
 from rasterloom.pipelines.step import Inputs, Shard, ShardResult
-from rasterloom.recipe import Fetch, Keep, Score, Section, Source, Tokenize
-from rasterloom.schema import PAIRS, SCORES, TOKENS, Profile
+from rasterloom.recipe import Fetch, Keep, Score, Section, Source
+from rasterloom.schema import PAIRS, SCORES
 from rasterloom.storage import Store
 
 FILES_AT_ONCE = 64  # of images, judged together
@@ -43,11 +44,15 @@ class Scores(Section):
     scorers: tuple[Score, ...]
 
 
-class TokenizeAt(Section):
-    """Tokenising for one target: every target is a step of its own."""
+@dataclass(frozen=True)
+class Origin:
+    """Where images come from that have no URL, and the Python that runs the engine img2dataset.
 
-    target: int
-    tokenize: Tokenize
+    It is nobody's identity: what lies there is.
+    """
+
+    sources: tuple[Source, ...] = ()
+    python: str | None = None
 
 
 def plan_pairs(store: Store, inputs: Inputs, config: Sources) -> list[Shard]:
@@ -74,12 +79,10 @@ def fetch_images(
     store: Store,
     spec: dict[str, Any],
     config: Fetch,
-    sources: tuple[Source, ...] = (),
-    python: str | None = None,
+    origin: Origin = Origin(),
 ) -> ShardResult:
-    """Fetch a shard. ``sources`` hold the images that have no URL; ``python`` runs the engine img2dataset."""
     pairs = read_rows(store, spec["file"], spec["start"], spec["rows"], PAIRS.names)
-    images = _fetch(pairs, config, spec["shard"], sources, python)
+    images = _fetch(pairs, config, spec["shard"], origin)
     return images, count_of(images["error"].fill_null("ok"))
 
 
@@ -87,8 +90,7 @@ def fetch_again(
     store: Store,
     spec: dict[str, Any],
     config: Fetch,
-    sources: tuple[Source, ...] = (),
-    python: str | None = None,
+    origin: Origin = Origin(),
 ) -> ShardResult:
     """Fetch those rows of a shard again that failed with one of ``errors``; the others stay as they are."""
     before = read_file(store, spec["images"])
@@ -96,7 +98,7 @@ def fetch_again(
     keys = before["key"].filter(failed).combine_chunks()
     pairs = read_rows(store, spec["file"], spec["start"], spec["rows"], PAIRS.names)
     pairs = pairs.filter(pc.is_in(pairs["key"], keys))
-    fetched = _fetch(pairs, config, spec["shard"], sources, python)
+    fetched = _fetch(pairs, config, spec["shard"], origin)
     attempts = pc.add(fetched["attempts"], before["attempts"].filter(failed))
     fetched = fetched.set_column(fetched.column_names.index("attempts"), "attempts", attempts)
     images = pa.concat_tables([before.filter(pc.invert(failed)).cast(fetched.schema), fetched])
@@ -104,20 +106,18 @@ def fetch_again(
     return images, count_of(images["error"].fill_null("ok"))
 
 
-def _fetch(
-    pairs: pa.Table, config: Fetch, shard: int, sources: tuple[Source, ...], python: str | None
-) -> pa.Table:
+def _fetch(pairs: pa.Table, config: Fetch, shard: int, origin: Origin) -> pa.Table:
     from rasterloom.sources.fetch import fetch_shard
 
     if config.engine != "img2dataset":
-        return fetch_shard(pairs, config, shard=shard, sources=sources)
+        return fetch_shard(pairs, config, shard=shard, sources=origin.sources)
     from rasterloom.sources.img2dataset import fetch_shard_by_img2dataset
 
     has_url = pc.is_null(pairs["path"])  # img2dataset fetches nothing else
     images = pa.concat_tables(
         [
-            fetch_shard_by_img2dataset(pairs.filter(has_url), config, shard=shard, python=python),
-            fetch_shard(pairs.filter(pc.invert(has_url)), config, shard=shard, sources=sources),
+            fetch_shard_by_img2dataset(pairs.filter(has_url), config, shard=shard, python=origin.python),
+            fetch_shard(pairs.filter(pc.invert(has_url)), config, shard=shard, sources=origin.sources),
         ]
     )
     return images.take(pc.index_in(pairs["key"].combine_chunks(), images["key"].combine_chunks()))
@@ -191,116 +191,3 @@ def images_with_scores(
             whole = read_files(store, scores, columns=of_scores) if whole is None else whole
             given = whole
         yield part, given
-
-
-def tokenize_images(store: Store, spec: dict[str, Any], config: TokenizeAt) -> ShardResult:
-    from rasterloom.tokenize.shard import tokenize_shard
-
-    images = read_file(store, spec["images"])
-    shards = pc.unique(images["shard"])
-    kept = read_files(store, spec["selection"], pc.field("shard").isin(shards) & pc.field("kept"))
-    known = score_fields(store, spec["scores"]).names  # the embeddings among them need not be read
-    columns = ["key", "shard", *(name for name in TOKENS.names if name in known)]
-    scores = read_files(store, spec["scores"], pc.field("shard").isin(shards), columns)
-    images = images.filter(pc.is_in(images["key"], kept["key"].combine_chunks()))
-    codec = _codec(config.tokenize.codec, config.tokenize.weights)
-    text, profile = load_text(store, spec["text"][0], config.tokenize)
-    rows, failures = tokenize_shard(
-        images,
-        scores,
-        target=config.target,
-        codec=codec,
-        text=text,
-        config=config.tokenize,
-        profile=profile,
-    )
-    counts = count_of(rows["bucket"])
-    return with_failures(rows, failures, config.target), counts | count_of(failures["reason"], "failed: ")
-
-
-def with_failures(rows: pa.Table, failures: pa.Table, target: int) -> pa.Table:
-    """Token rows with a column ``error``, and a row of nulls and an error for each pair that failed."""
-    rows = rows.append_column("error", pa.nulls(rows.num_rows, pa.string()))
-    failed = pa.table({"key": failures["key"], "error": failures["reason"]})
-    failed = failed.append_column("target", pa.repeat(pa.scalar(target, pa.int32()), failed.num_rows))
-    return pa.concat_tables([rows, failed], promote_options="default")
-
-
-@lru_cache(maxsize=1)
-def _codec(name: str, weights: str | None) -> Any:
-    from rasterloom.tokenize.codecs import load_codec
-
-    return load_codec(name, weights)
-
-
-@lru_cache(maxsize=2)
-def load_text(store: Store, name: str, config: Tokenize) -> tuple[Any, Profile]:
-    """The text encoder of a tokenizer.json in the store, and the ids that sequences are written in."""
-    from rasterloom.tokenize.text import text_of
-
-    return text_of(config, store.read(name).decode())
-
-
-def plan_pack(store: Store, inputs: Inputs, config: TokenizeAt) -> list[Shard]:
-    """Each bucket's rows in as few files as may be, even to one row."""
-    from rasterloom.tokenize.pack import plan_files
-
-    (given,) = inputs.values()
-    files = [f.name for f in given]
-    buckets = Counter(read_files(store, files, pc.field("error").is_null(), ["bucket"])["bucket"].to_pylist())
-    shards = []
-    for bucket, rows in sorted(buckets.items()):
-        start = 0
-        for number, size in enumerate(plan_files(rows, config.tokenize.rows_per_file)):
-            spec = {"files": files, "bucket": bucket, "start": start, "rows": size}
-            shards.append(Shard(f"{bucket}-{number:04d}", spec))
-            start += size
-    return shards
-
-
-def pack_tokens(store: Store, spec: dict[str, Any], config: TokenizeAt) -> ShardResult:
-    """The rows of one file of a bucket, in an order that depends on seed and keys alone."""
-    from rasterloom.tokenize.pack import shuffled
-
-    bucket = pc.field("bucket") == spec["bucket"]
-    keys = read_files(store, spec["files"], bucket, ["key"])["key"].to_pylist()
-    order = shuffled(keys, config.tokenize.seed)[spec["start"] : spec["start"] + spec["rows"]]
-    mine = [keys[row] for row in order]
-    rows = read_files(store, spec["files"], bucket & pc.field("key").isin(mine)).drop_columns(["error"])
-    rows = rows.take(pc.index_in(pa.array(mine), rows["key"].combine_chunks()))
-    return rows, {"sequences": rows.num_rows, "tokens": pc.sum(rows["n_tokens"]).as_py()}
-
-
-def count_of(values: pa.ChunkedArray, prefix: str = "") -> dict[str, int]:
-    counted = ((str(row["values"]), row["counts"]) for row in pc.value_counts(values).to_pylist())
-    return {f"{prefix}{name}": number for name, number in sorted(counted)}
-
-
-def read_file(store: Store, name: str) -> pa.Table:
-    return pq.read_table(store.path(name), filesystem=store.filesystem)
-
-
-def read_files(
-    store: Store, names: list[str], where: Any = None, columns: list[str] | None = None, without: str = ""
-) -> pa.Table:
-    """Read rows of Parquet files, row groups that cannot match left out."""
-    import pyarrow.dataset as pads
-
-    data = pads.dataset([store.path(n) for n in names], filesystem=store.filesystem, format="parquet")
-    if without:
-        columns = [name for name in data.schema.names if name != without]
-    return data.to_table(columns=columns, filter=where)
-
-
-def read_rows(store: Store, name: str, start: int, rows: int, columns: list[str]) -> pa.Table:
-    """Read a range of rows of a Parquet file, and only the row groups that hold it."""
-    with store.filesystem.open_input_file(store.path(name)) as source:
-        file = pq.ParquetFile(source)
-        first, groups, before = 0, [], 0
-        for group in range(file.num_row_groups):
-            size = file.metadata.row_group(group).num_rows
-            if first + size > start and first < start + rows:
-                groups.append(group)
-                before = before if len(groups) > 1 else first
-            first += size
-        return file.read_row_groups(groups, columns=columns).slice(start - before, rows)

@@ -1,0 +1,44 @@
+"""Rows out of the Parquet files of a store, and how many there are of what."""
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rasterloom.storage import Store
+
+
+def count_of(values: pa.ChunkedArray, prefix: str = "") -> dict[str, int]:
+    counted = ((str(row["values"]), row["counts"]) for row in pc.value_counts(values).to_pylist())
+    return {f"{prefix}{name}": number for name, number in sorted(counted)}
+
+
+def read_file(store: Store, name: str) -> pa.Table:
+    return pq.read_table(store.path(name), filesystem=store.filesystem)
+
+
+def read_files(
+    store: Store, names: list[str], where: Any = None, columns: list[str] | None = None, without: str = ""
+) -> pa.Table:
+    """Read rows of Parquet files, row groups that cannot match left out."""
+    import pyarrow.dataset as pads
+
+    data = pads.dataset([store.path(n) for n in names], filesystem=store.filesystem, format="parquet")
+    if without:
+        columns = [name for name in data.schema.names if name != without]
+    return data.to_table(columns=columns, filter=where)
+
+
+def read_rows(store: Store, name: str, start: int, rows: int, columns: list[str]) -> pa.Table:
+    """Read a range of rows of a Parquet file, and only the row groups that hold it."""
+    with store.filesystem.open_input_file(store.path(name)) as source:
+        file = pq.ParquetFile(source)
+        first, groups, before = 0, [], 0
+        for group in range(file.num_row_groups):
+            size = file.metadata.row_group(group).num_rows
+            if first + size > start and first < start + rows:
+                groups.append(group)
+                before = before if len(groups) > 1 else first
+            first += size
+        return file.read_row_groups(groups, columns=columns).slice(start - before, rows)

@@ -1,0 +1,103 @@
+"""The steps from kept pairs to the table of tokens: text vocabulary, codes, sequences packed by bucket."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rasterloom.pipelines import token_work
+from rasterloom.pipelines.reading import read_files
+from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step
+from rasterloom.pipelines.work import plan_by_images_file
+from rasterloom.recipe import Recipe, Section, Tokenize
+from rasterloom.schema import TOKENS
+from rasterloom.versions.tables import Corpus
+
+# Codes are close to random: splitting their bytes costs less room than a dictionary or deltas.
+TOKEN_PARQUET = {
+    "row_group_size": 1024,
+    "compression": "zstd",
+    "use_dictionary": ["bucket", "task"],
+    "column_encoding": {"input_ids.list.element": "BYTE_STREAM_SPLIT"},
+}
+
+
+class TextVocabulary(Section):
+    """What the text vocabulary is made of."""
+
+    text: str | None
+    text_vocab: int
+
+
+def text_step(config: Tokenize, images: Step, selection: Step) -> Step:
+    """The text encoder: a tokenizer.json in the step's folder."""
+    return FileStep(
+        "text",
+        TextVocabulary(text=config.text, text_vocab=config.text_vocab),
+        code_version="1",
+        identity={"digest": _file_digest(config.text)},
+        inputs=(images, selection),
+        make=make_text,
+    )
+
+
+def token_steps(recipe: Recipe, target: int, *given: Step) -> tuple[Step, Step]:
+    """Codes shard by shard, then the same rows packed by bucket into the table."""
+    config = token_work.TokenizeAt(
+        target=target, tokenize=recipe.tokenize.model_copy(update={"targets": (target,)})
+    )
+    codes = ShardStep(
+        f"codes/{target}",
+        config,
+        code_version="1",
+        identity={"weights": _codec_digest(recipe)},
+        inputs=given,
+        plan=plan_by_images_file,
+        work=token_work.tokenize_images,
+        schema=pa.schema([*TOKENS, ("error", pa.string())]),
+        parquet=TOKEN_PARQUET,
+    )
+    tokens = ShardStep(
+        f"tokens/{target}",
+        config,
+        code_version="1",
+        inputs=(codes,),
+        plan=token_work.plan_pack,
+        work=token_work.pack_tokens,
+        schema=TOKENS,
+        table="tokens",
+        replaces=f"target == {target}",
+        partition_by=("target", "bucket"),
+        parquet=TOKEN_PARQUET,
+    )
+    return codes, tokens
+
+
+def make_text(corpus: Corpus, inputs: Inputs, step: Step, folder: Path, *_: Any) -> dict[str, int]:
+    """Take the user's tokenizer, or train a byte-level BPE on the captions of the kept pairs."""
+    from rasterloom.tokenize.text import train_text
+
+    config = step.config
+    assert isinstance(config, TextVocabulary)
+    if config.text:
+        (folder / "tokenizer.json").write_bytes(Path(config.text).read_bytes())
+        return {}
+    kept = read_files(corpus.store, [f.name for f in inputs["selection"]], pc.field("kept"), ["key"])
+    captions = read_files(corpus.store, [f.name for f in inputs["images"]], None, ["key", "caption"])
+    captions = captions.filter(pc.is_in(captions["key"], kept["key"].combine_chunks()))
+    text = train_text(captions["caption"].to_pylist(), config.text_vocab)
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    return {"captions": captions.num_rows}
+
+
+def _file_digest(path: str | None) -> str | None:
+    import hashlib
+
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:20] if path else None
+
+
+def _codec_digest(recipe: Recipe) -> str:
+    from rasterloom.tokenize.codecs import codec_digest
+
+    return codec_digest(recipe.tokenize.codec, recipe.tokenize.weights)[:20]

@@ -1,0 +1,11 @@
+"""What every section of a recipe is: frozen data that takes no field it does not know."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class RecipeError(ValueError):
+    """The recipe cannot be used; the message names the field and what it takes."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)

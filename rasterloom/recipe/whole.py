@@ -1,0 +1,65 @@
+"""The whole recipe, and the short forms that it may be written in."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from rasterloom.recipe.fetch import Fetch
+from rasterloom.recipe.filter import Keep, Score
+from rasterloom.recipe.run import Run
+from rasterloom.recipe.sample import Sample
+from rasterloom.recipe.section import Section
+from rasterloom.recipe.source import Source
+from rasterloom.recipe.tokenize import Tokenize
+from rasterloom.recipe.train import Train
+
+
+class Recipe(Section):
+    corpus: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    """Name of the corpus: a namespace of tables in the workspace."""
+    workspace: str = "./work"
+    """A folder, or s3://bucket/prefix; a relative folder is taken from the recipe's folder."""
+    catalog: dict[str, str] = Field({})
+    """Properties for pyiceberg's load_catalog; an SQLite file in a local workspace when empty."""
+    sources: tuple[Source, ...] = Field(min_length=1)
+    fetch: Fetch = Fetch()
+    score: tuple[Score, ...] = (Score(name="quality"),)
+    keep: Keep = Keep()
+    tokenize: Tokenize = Tokenize()
+    train: Train | None = None
+    sample: Sample = Sample()
+    run: Run = Run()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, data: Any) -> Any:
+        """Accept ``keep: SQL`` beside ``dedup:``, and bare scorer names, as the README shows them."""
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        if isinstance(data.get("keep"), str):
+            data["keep"] = {"rule": data["keep"]}
+        if "dedup" in data and isinstance(data.setdefault("keep", {}), dict):
+            data["keep"] = {**data["keep"], "dedup": data.pop("dedup")}
+        if isinstance(data.get("score"), list | tuple):
+            data["score"] = [_scorer(item) for item in data["score"]]
+        return data
+
+    @model_validator(mode="after")
+    def _stages_have_tokens(self) -> "Recipe":
+        for number, stage in enumerate(self.train.stages if self.train else ()):
+            if stage.target not in self.tokenize.targets:
+                raise ValueError(
+                    f"train.stages[{number}].target is {stage.target}, which tokenize.targets "
+                    f"{list(self.tokenize.targets)} does not name"
+                )
+        return self
+
+
+def _scorer(item: Any) -> Any:
+    if isinstance(item, str):
+        return {"name": item}
+    if isinstance(item, dict) and "name" not in item and len(item) == 1:
+        (name, options), *_ = item.items()
+        return {"name": name, "options": options or {}}
+    return item
