@@ -4,14 +4,13 @@ python benchmarks/bench_rooms.py
 """
 
 import io
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import skimage
 import torch
 from PIL import Image
+from rates import rate
 
 from rasterloom.filtering.quality import niqe
 from rasterloom.recipe import Fetch
@@ -22,18 +21,6 @@ from rasterloom.tokenize.crop import apply_crop, plan_crop
 from rasterloom.tokenize.profiles import MINI
 from rasterloom.tokenize.unirep import frame_batch
 from rasterloom.train.plan import balance, plan_batches
-
-LEAST_S = 1.0  # each figure is taken over at least so long
-
-
-def rate(work: Callable[[], object], items: int = 1) -> float:
-    """Items per second of CPU time, after one call that does not count."""
-    work()
-    start, calls = time.process_time(), 0
-    while time.process_time() - start < LEAST_S:
-        work()
-        calls += 1
-    return calls * items / (time.process_time() - start)
 
 
 def photograph(side: int) -> Image.Image:

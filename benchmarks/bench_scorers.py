@@ -6,13 +6,13 @@ CLIP has the shape of ViT-B/32 and random weights, which take as long as others.
 """
 
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import skimage
 import torch
 from PIL import Image
+from rates import rate
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from rasterloom.filtering.clip import Clip
@@ -21,18 +21,7 @@ from rasterloom.filtering.scorers import make_scorers
 from rasterloom.recipe import Score
 
 NAMES = ("quality", "flatness", "nsfw", "text_area", "caption", "language")
-LEAST_S = 2.0
 CAPTION = "a photograph of an astronaut in an orange suit, with a flag and a model of a shuttle behind her"
-
-
-def rate(work: object, items: int) -> float:
-    """Items per second of CPU time, after one call that does not count."""
-    work()
-    start, calls = time.process_time(), 0
-    while time.process_time() - start < LEAST_S:
-        work()
-        calls += 1
-    return calls * items / (time.process_time() - start)
 
 
 def main() -> None:
