@@ -54,7 +54,7 @@ def _corpus_steps(recipe: Recipe) -> list[Step]:
     images = ShardStep(
         "images",
         recipe.fetch,
-        code_version="2",
+        code_version="3",
         identity=_fetch_identity(recipe),
         inputs=(pairs,),
         plan=work.plan_images,

@@ -11,7 +11,7 @@ from rasterloom.recipe import Fetch
 from rasterloom.schema import ErrorClass
 from rasterloom.sources.colour import needs_conversion, to_eight_bits, to_srgb
 from rasterloom.sources.failure import Failure
-from rasterloom.sources.phash import on_white, phash, thumbnail
+from rasterloom.sources.phash import on_white, summary
 from rasterloom.sources.scale import decode_jpeg, fit, scale
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF") + (("AVIF",) if features.check("avif") else ())
@@ -96,8 +96,7 @@ def decode_image(data: bytes, config: Fetch) -> Picture:
         width, height = height, width
     received = data if not changed and _may_stay(source, data) else None
     stored, stored_format = _store(image, received, kind, _is_lossless(source, data), config.jpeg_quality)
-    seen = on_white(image)
-    return Picture(stored, stored_format, *image.size, phash(seen), thumbnail(seen), kind, width, height)
+    return Picture(stored, stored_format, *image.size, *summary(on_white(image)), kind, width, height)
 
 
 def _open(data: bytes) -> Image.Image:
