@@ -49,13 +49,16 @@ class GroupBy(StrEnum):
 AsFormat = Annotated[OutputFormat, typer.Option("--format", help="A table to read, or JSON lines.")]
 
 
+Retry = Annotated[
+    str, typer.Option(metavar="CLASSES", help="Fetch failed pairs again first: timeout,http_5xx.")
+]
+
+
 @app.command("run")
 def run_command(
     recipe: RecipePath,
     until: Until = None,
-    retry: Annotated[
-        str, typer.Option(metavar="CLASSES", help="Fetch failed pairs again first: timeout,http_5xx.")
-    ] = "",
+    retry: Retry = "",
 ) -> None:
     """Run the steps of a recipe that are not done yet.
 
@@ -100,13 +103,14 @@ def submit_command(
         str, typer.Option(help="Address of the Ray cluster's dashboard.")
     ] = "http://127.0.0.1:8265",
     until: Until = None,
+    retry: Retry = "",
     follow: Annotated[bool, typer.Option(help="Show the job's log until it ends.")] = False,
 ) -> None:
     """Run a recipe as a job of a Ray cluster. The recipe's folder goes along."""
     from rasterloom.pipelines.submit import submit
 
     load_recipe(recipe)
-    if not submit(recipe, address, until, follow, out):
+    if not submit(recipe, address, until, retry, follow, out):
         raise typer.Exit(FAILED)
 
 

