@@ -22,6 +22,7 @@ def main() -> None:
     task = json.load(sys.stdin)
     host = task["base"].split("/")[2]
     defaults = {"max_side": 512, "concurrency": 32, "per_host": 32, "allow_hosts": (host,)}
+    defaults["jpeg_chroma"] = task.get("chroma", "4:4:4")
     config = Fetch(**{**defaults, **task.get("settings", {})})
     shard_rows = task.get("shard", 1000)
     seen = {"counts": {}, "memory": [], "seconds": 0.0}

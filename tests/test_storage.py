@@ -1,14 +1,18 @@
 import pickle
 import threading
+import uuid
 
 import pytest
 
 from rasterloom.storage import StorageError, Store
 
 
-@pytest.fixture
-def store(tmp_path):
-    return Store(str(tmp_path / "work with space"))
+@pytest.fixture(params=["disk", "s3"])
+def store(request, tmp_path):
+    """A store on a disk, and one on a real S3 server."""
+    if request.param == "disk":
+        return Store(str(tmp_path / "work with space"))
+    return Store(f"{request.getfixturevalue('s3')}/{uuid.uuid4().hex}/work")
 
 
 def test_one_of_many_writers_wins_and_readers_see_its_bytes(store):
@@ -44,6 +48,9 @@ def test_put_replaces_and_delete_forgives(store):
 def test_a_name_survives_its_uri(store):
     for name in ("a/b.parquet", "ü/%20 c", "d#e"):
         assert store.name_of(store.uri(name)) == name
+        store.put(name, name.encode())
+        assert store.read(name) == name.encode() and store.exists(name)
+    assert store.list("") == sorted(["a/b.parquet", "ü/%20 c", "d#e"])
     with pytest.raises(StorageError, match="does not lie in"):
         store.name_of("file:///elsewhere/a")
     remote = Store("s3://bucket/some/prefix")

@@ -95,7 +95,7 @@ def decode_image(data: bytes, config: Fetch) -> Picture:
     if orientation in (5, 6, 7, 8):
         width, height = height, width
     received = data if not changed and _may_stay(source, data) else None
-    stored, stored_format = _store(image, received, kind, _is_lossless(source, data), config.jpeg_quality)
+    stored, stored_format = _store(image, received, kind, _is_lossless(source, data), config)
     return Picture(stored, stored_format, *image.size, *summary(on_white(image)), kind, width, height)
 
 
@@ -153,14 +153,14 @@ def _is_lossless(source: Image.Image, data: bytes) -> bool:
 
 
 def _store(
-    image: Image.Image, received: bytes | None, kind: str, lossless: bool, quality: int
+    image: Image.Image, received: bytes | None, kind: str, lossless: bool, config: Fetch
 ) -> tuple[bytes, str]:
     """Choose the form that an image is kept in: (file, format)."""
     if received is not None and (not lossless or image.mode == "RGBA"):
         return received, kind
     if image.mode == "RGBA":
         return _encode(image, "PNG"), "png"
-    jpeg = _encode(image, "JPEG", quality=quality, subsampling="4:4:4")
+    jpeg = _encode(image, "JPEG", quality=config.jpeg_quality, subsampling=config.jpeg_chroma)
     if lossless:
         exact = (received, kind) if received is not None else (_encode(image, "PNG"), "png")
         if len(exact[0]) <= len(jpeg):

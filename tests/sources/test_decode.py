@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, JpegImagePlugin
 
 from rasterloom.recipe import Fetch
 from rasterloom.schema import ErrorClass
@@ -291,3 +291,9 @@ def test_mutations_of_valid_files_give_an_image_or_a_class(
 @example(b"", b"")
 def test_any_bytes_give_an_image_or_a_class(start: bytes, rest: bytes) -> None:
     attempt(start + rest)
+
+
+@pytest.mark.parametrize(("chroma", "sampling"), [("4:4:4", 0), ("4:2:0", 2)])
+def test_resolution_of_the_colours_is_the_recipes(chroma: str, sampling: int) -> None:
+    picture = decode_image(encode(photo(200, 100), "JPEG"), Fetch(max_side=64, jpeg_chroma=chroma))
+    assert JpegImagePlugin.get_sampling(stored(picture)) == sampling
