@@ -147,6 +147,17 @@ def test_what_changes_between_listing_and_reading(folder: Path, tmp_path: Path, 
     assert row["error"] == "missing_file" and "no source called 'photos'" in row["detail"]
 
 
+def test_a_table_that_becomes_a_link_out_of_its_source_is_not_read(tmp_path: Path, jpeg: bytes) -> None:
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"image": [jpeg], "caption": ["a"]}), tmp_path / "in" / "a.parquet")
+    source = Source(path=str(tmp_path / "in"), name="tables", kind="parquet", image="image")
+    pairs, _ = read_sources([source])
+    (tmp_path / "in" / "a.parquet").rename(tmp_path / "out.parquet")
+    (tmp_path / "in" / "a.parquet").symlink_to(tmp_path / "out.parquet")
+    (row,) = fetch_shard(pairs, Fetch(), shard=0, sources=[source]).to_pylist()
+    assert row["error"] == "blocked_path" and "leads out of the source's folder" in row["detail"]
+
+
 def test_a_url_cannot_name_a_file(folder: Path, tmp_path: Path) -> None:
     picture = folder / "1.jpg"
     urls = [f"file://{picture}", str(picture), "1.jpg", "1.jpg#0+10", "../photos/1.jpg"]
