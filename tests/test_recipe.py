@@ -22,8 +22,10 @@ def test_paths_are_taken_from_the_recipes_folder(write, tmp_path):
     recipe = load_recipe(write(GOOD))
     assert recipe.sources[0].path == str(tmp_path / "pairs.parquet")
     assert recipe.workspace == str(tmp_path / "work")
-    remote = load_recipe(write(GOOD + "workspace: s3://bucket/prefix"))
+    remote = load_recipe(write(GOOD + "workspace: s3://bucket/prefix\ncatalog: {type: glue}"))
     assert remote.workspace == "s3://bucket/prefix"
+    with pytest.raises(RecipeError, match=r"catalog: required with a workspace on S3"):
+        load_recipe(write(GOOD + "workspace: s3://bucket/prefix"))
 
 
 def test_every_path_of_a_source_is_taken_from_there(write, tmp_path):

@@ -20,7 +20,8 @@ class Recipe(Section):
     workspace: str = "./work"
     """A folder, or s3://bucket/prefix; a relative folder is taken from the recipe's folder."""
     catalog: dict[str, str] = Field({})
-    """Properties for pyiceberg's load_catalog; an SQLite file in a local workspace when empty."""
+    """Properties for pyiceberg's load_catalog; an SQLite file in a local workspace when empty. Secrets are
+    better given as variables: PYICEBERG_CATALOG__RASTERLOOM__CREDENTIAL for ``credential``."""
     sources: tuple[Source, ...] = Field(min_length=1)
     fetch: Fetch = Fetch()
     score: tuple[Score, ...] = (Score(name="quality"),)
@@ -44,6 +45,15 @@ class Recipe(Section):
         if isinstance(data.get("score"), list | tuple):
             data["score"] = [_scorer(item) for item in data["score"]]
         return data
+
+    @model_validator(mode="after")
+    def _s3_has_catalog(self) -> "Recipe":
+        if self.workspace.startswith("s3://") and not self.catalog:
+            raise ValueError(
+                "catalog: required with a workspace on S3, as S3 cannot hold the SQLite file that a local "
+                "workspace has; for example {type: rest, uri: https://catalog.example.org}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _stages_have_tokens(self) -> "Recipe":

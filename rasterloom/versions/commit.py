@@ -97,7 +97,7 @@ def _open_or_create(corpus: Corpus, name: str, schema: pa.Schema, partition_by: 
         with catalog.create_table_transaction(
             corpus.identifier(name),
             schema,
-            location=corpus.store.uri(f"{corpus.name}/tables/{name}"),
+            location=corpus.location(name),
             # A retry must look again whether the step is already there, so it is ours to make.
             properties={"commit.retry.num-retries": "0", "format-version": "2"},
         ) as transaction:

@@ -12,9 +12,17 @@ from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.table import Table
 
 from rasterloom.recipe import Recipe
-from rasterloom.storage import Store
+from rasterloom.storage import Store, s3_endpoint, s3_region
 
 TABLES = ("pairs", "images", "scores", "selection", "tokens")
+
+
+def s3_properties() -> dict[str, str]:
+    """What pyiceberg has to be told of S3 that others read from the environment by themselves."""
+    properties = {"s3.region": s3_region()}
+    if endpoint := s3_endpoint():
+        properties["s3.endpoint"] = endpoint
+    return properties
 
 
 @dataclass(frozen=True)
@@ -40,22 +48,26 @@ class Corpus:
 
     @cached_property
     def catalog(self) -> Catalog:
-        """The catalog: what the recipe names, else an SQLite file in the workspace."""
-        properties = dict(self.catalog_properties)
-        if not properties:
+        """The catalog: what the recipe names, else an SQLite file in the workspace.
+
+        Its name is ``rasterloom``, so that pyiceberg takes what must not stand in a recipe from variables
+        such as ``PYICEBERG_CATALOG__RASTERLOOM__CREDENTIAL``.
+        """
+        if not self.catalog_properties:
             folder = Path(self.store.path())
             folder.mkdir(parents=True, exist_ok=True)
-            properties = {
-                "type": "sql",
-                "uri": f"sqlite:///{folder / 'catalog.db'}",
-                "warehouse": self.store.uri(""),
-            }
-        return load_catalog("rasterloom", **properties)
+            uri = f"sqlite:///{folder / 'catalog.db'}"
+            return load_catalog("rasterloom", type="sql", uri=uri, warehouse=self.store.uri(""))
+        return load_catalog("rasterloom", **{**s3_properties(), **dict(self.catalog_properties)})
 
     @property
     def has_catalog(self) -> bool:
         """Whether there is anything to look up: false before the first commit to a local workspace."""
         return bool(self.catalog_properties) or (Path(self.store.path()) / "catalog.db").exists()
+
+    def location(self, table: str) -> str | None:
+        """Where the metadata of a new table go: the workspace; None where a catalog has its own place."""
+        return None if self.catalog_properties else self.store.uri(f"{self.name}/tables/{table}")
 
     def identifier(self, table: str) -> tuple[str, str]:
         return (self.name, table)

@@ -86,7 +86,7 @@ class Workshop:
         ]
         rows = []
         for name in names:
-            table_of_file = pq.read_table(name)
+            table_of_file = pq.read_table(name, filesystem=self.corpus.store.filesystem)
             rows += table_of_file.drop_columns(["attempts"] if table == "images" else []).to_pylist()
         return rows
 
