@@ -67,7 +67,7 @@ def status(corpus: Corpus, step: Step) -> Status:
     """Look up whether a step's result is there, under exactly this fingerprint."""
     snapshot_id = None
     if isinstance(step, ShardStep) and step.table:
-        head = head_snapshot(corpus.table(step.table), step.name)
+        head = head_snapshot(corpus, corpus.table(step.table), step.name)
         last = head[1] if head else None
         if head and head[1].fingerprint == step.fingerprint:
             snapshot_id = head[0].snapshot_id
@@ -106,7 +106,7 @@ def earlier(corpus: Corpus, step: Step) -> int | None:
     """The snapshot of a step's own table that it remembers, if it does and there is one."""
     if not isinstance(step, ShardStep) or step.remembers is None or step.table is None:
         return None
-    head = head_snapshot(corpus.table(step.table), step.name)
+    head = head_snapshot(corpus, corpus.table(step.table), step.name)
     if head is None or head[1].fingerprint == step.fingerprint:
         return None
     same = all(head[1].config.get(name) == step.settings.get(name) for name in step.remembers)

@@ -15,8 +15,9 @@ from rasterloom.recipe.train import Train
 
 
 class Recipe(Section):
-    corpus: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    """Name of the corpus: a namespace of tables in the workspace."""
+    corpus: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(@[A-Za-z0-9_.-]+)?$")]
+    """Name of the corpus: a namespace of tables in the workspace. ``name@branch`` reads and commits to a
+    branch of it, ``name@tag`` and ``name@snapshot`` read a version that does not change."""
     workspace: str = "./work"
     """A folder, or s3://bucket/prefix; a relative folder is taken from the recipe's folder."""
     catalog: dict[str, str] = Field({})

@@ -11,18 +11,20 @@ from pyiceberg.exceptions import CommitFailedException, NamespaceAlreadyExistsEr
 from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.io.pyarrow import _pyarrow_to_schema_without_ids
 from pyiceberg.table import Table
+from pyiceberg.table.refs import SnapshotRefType
 from pyiceberg.table.snapshots import Snapshot, ancestors_of
 
+from rasterloom.storage import StorageError
 from rasterloom.versions.record import Record
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.tables import MAIN, Corpus
 
 COMMIT_TRIES = 20
 NAME_MAPPING = "schema.name-mapping.default"
 
 
-def head_snapshot(table: Table | None, step: str) -> tuple[Snapshot, Record] | None:
-    """Return the latest version that ``step`` gave to the table, None if it never did."""
-    current = table.current_snapshot() if table else None
+def head_snapshot(corpus: Corpus, table: Table | None, step: str) -> tuple[Snapshot, Record] | None:
+    """Return the latest version that ``step`` gave to the table at ``corpus.ref``; None if it never did."""
+    current = corpus.head(table)
     if table is None or current is None:
         return None
     for snapshot in ancestors_of(current, table.metadata):
@@ -52,36 +54,59 @@ def commit(
 
     Raises:
         CommitFailedException: others kept committing to this table and won every time.
+        StorageError: the corpus is seen at a tag or a snapshot, which never change.
     """
     table = _open_or_create(corpus, name, schema, partition_by)
+    if corpus.ref != MAIN:
+        _have_branch(corpus, table)
     for attempt in range(COMMIT_TRIES):
-        head = head_snapshot(table, record.step)
+        head = head_snapshot(corpus, table, record.step)
         if head is not None and head[1].fingerprint == record.fingerprint:
             return head[0].snapshot_id
         try:
-            _commit_once(table, schema, [corpus.store.uri(f) for f in files], record, replaces)
+            _commit_once(corpus, table, schema, [corpus.store.uri(f) for f in files], record, replaces)
         except CommitFailedException:
             if attempt == COMMIT_TRIES - 1:
                 raise
             time.sleep(random.uniform(0.02, 0.1) * (attempt + 1))
         table.refresh()
-    head = head_snapshot(table, record.step)
+    head = head_snapshot(corpus, table, record.step)
     assert head is not None
     return head[0].snapshot_id
 
 
-def _commit_once(table: Table, schema: pa.Schema, uris: list[str], record: Record, replaces: str) -> None:
+def _have_branch(corpus: Corpus, table: Table) -> None:
+    """See to it that a table has the branch that is to be committed to: one that is new here begins empty."""
+    there = table.refs().get(corpus.ref)
+    if corpus.ref.isdecimal() or (there and there.snapshot_ref_type is not SnapshotRefType.BRANCH):
+        raise StorageError(
+            f"{corpus.name}@{corpus.ref} is a version, and versions do not change; to go on from it, begin a "
+            f"branch: rasterloom versions branch RECIPE NAME"
+        )
+    if there is None:
+        if table.current_snapshot() is None:  # Iceberg wants main to have a snapshot before any branch
+            table.append(table.schema().as_arrow().empty_table())
+            table.refresh()
+        head = table.current_snapshot()
+        assert head is not None
+        table.manage_snapshots().create_branch(head.snapshot_id, corpus.ref).commit()
+        table.refresh()
+
+
+def _commit_once(
+    corpus: Corpus, table: Table, schema: pa.Schema, uris: list[str], record: Record, replaces: str
+) -> None:
     with table.transaction() as transaction:
         with transaction.update_schema() as update:
             update.union_by_name(_pyarrow_to_schema_without_ids(schema))
         mapping = transaction.table_metadata.schema().name_mapping.model_dump_json()
         if transaction.table_metadata.properties.get(NAME_MAPPING) != mapping:
             transaction.set_properties({NAME_MAPPING: mapping})
-        if table.current_snapshot() is not None:
+        if corpus.head(table) is not None:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Delete operation did not match any records")
-                transaction.delete(replaces or AlwaysTrue())
-        transaction.add_files(uris, record.to_properties(), check_duplicate_files=False)
+                transaction.delete(replaces or AlwaysTrue(), branch=corpus.ref)
+        transaction.add_files(uris, record.to_properties(), check_duplicate_files=False, branch=corpus.ref)
 
 
 def _open_or_create(corpus: Corpus, name: str, schema: pa.Schema, partition_by: tuple[str, ...]) -> Table:

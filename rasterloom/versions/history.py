@@ -25,7 +25,7 @@ def log(corpus: Corpus, table: str | None = None) -> list[Version]:
         opened = corpus.table(name)
         if opened is None:
             continue
-        head = opened.current_snapshot()
+        head = corpus.head(opened)
         for snapshot in opened.snapshots():
             record = Record.from_properties(
                 snapshot.summary.additional_properties if snapshot.summary else {}

@@ -10,10 +10,12 @@ from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.exceptions import NoSuchTableError
 from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.table import Table
+from pyiceberg.table.snapshots import Snapshot
 
 from rasterloom.recipe import Recipe
 from rasterloom.storage import Store, s3_endpoint, s3_region
 
+MAIN = "main"
 TABLES = ("pairs", "images", "scores", "selection", "tokens")
 
 
@@ -36,15 +38,20 @@ class DataFile:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A namespace of tables in a workspace."""
+    """A namespace of tables in a workspace, seen at ``ref``: a branch, a tag, or the id of a snapshot.
+
+    A branch can be committed to; ``main`` is the one that there always is.
+    """
 
     name: str
     store: Store
     catalog_properties: tuple[tuple[str, str], ...] = ()
+    ref: str = MAIN
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Corpus":
-        return cls(recipe.corpus, Store(recipe.workspace), tuple(sorted(recipe.catalog.items())))
+        name, _, ref = recipe.corpus.partition("@")
+        return cls(name, Store(recipe.workspace), tuple(sorted(recipe.catalog.items())), ref or MAIN)
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -81,19 +88,29 @@ class Corpus:
         except NoSuchTableError:
             return None
 
+    def head(self, table: Table | None) -> Snapshot | None:
+        """The snapshot that a table has at the corpus's ``ref``, None if it has none there."""
+        if table is None:
+            return None
+        if self.ref == MAIN:
+            return table.current_snapshot()
+        if self.ref in table.refs():
+            return table.snapshot_by_name(self.ref)
+        return table.snapshot_by_id(int(self.ref)) if self.ref.isdecimal() else None
+
     def snapshot_id(self, table: str) -> int | None:
-        """The current snapshot of a table, None if it has none."""
-        opened = self.table(table)
-        snapshot = opened.current_snapshot() if opened else None
+        """The snapshot of a table at the corpus's ``ref``, None if it has none."""
+        snapshot = self.head(self.table(table))
         return snapshot.snapshot_id if snapshot else None
 
     def files(self, table: str, snapshot_id: int | None = None, where: str = "") -> list[DataFile]:
-        """The data files of a table's snapshot (the current one when None), in the order of their shards.
+        """The data files of a table's snapshot (that of ``ref`` when None), in the order of their shards.
 
         ``where`` is an Iceberg row filter, such as ``target == 512``, that prunes partitions.
         """
         opened = self.table(table)
-        if opened is None or opened.current_snapshot() is None:
+        snapshot_id = snapshot_id or self.snapshot_id(table)
+        if opened is None or snapshot_id is None:
             return []
         scan = opened.scan(row_filter=where or AlwaysTrue(), snapshot_id=snapshot_id)
         found = []
@@ -113,7 +130,8 @@ class Corpus:
     ) -> pa.Table:
         """Read columns of a table's snapshot into memory; an empty table if there is none."""
         opened = self.table(table)
-        if opened is None or opened.current_snapshot() is None:
+        snapshot_id = snapshot_id or self.snapshot_id(table)
+        if opened is None or snapshot_id is None:
             return pa.table({})
         scan: pa.Table = opened.scan(
             row_filter=where or AlwaysTrue(),

@@ -84,7 +84,7 @@ def test_a_commit_of_no_files_empties(corpus):
     commit_tokens(corpus, "f1", tokens(64, "64x64", "abc"))
     commit_tokens(corpus, "f2")
     assert keys(corpus) == []
-    assert head_snapshot(corpus.table("tokens"), "tokens/64")[1].fingerprint == "f2"
+    assert head_snapshot(corpus, corpus.table("tokens"), "tokens/64")[1].fingerprint == "f2"
 
 
 def test_columns_can_be_added(corpus):
