@@ -1,0 +1,139 @@
+"""What came of what: from a checkpoint back to the sources, and from a picture on to the checkpoints."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow.compute as pc
+
+from rasterloom.versions.history import log
+from rasterloom.versions.record import Record
+from rasterloom.versions.refs import VersionError
+from rasterloom.versions.tables import Corpus
+
+TRAINED = "train/"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A result that was made once: a version of a table, or a folder of files."""
+
+    record: Record
+    table: str | None = None  # None where it is no table
+    snapshot_id: int | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.record.step}@{self.snapshot_id or self.record.fingerprint}"
+
+
+Graph = dict[str, Node]  # by fingerprint
+
+
+def graph(corpus: Corpus) -> Graph:
+    """Everything that was ever made in a corpus and is still on record, in the order in which it was made."""
+    nodes = [Node(v.record, v.table, v.snapshot_id) for v in reversed(log(corpus))]
+    place = f"{corpus.name}/records"
+    for name in corpus.store.list(place):
+        if not name.endswith("/last.json"):
+            nodes.append(Node(Record.from_json(corpus.store.read(name))))
+    nodes.sort(key=lambda node: node.record.finished)
+    return {node.record.fingerprint: node for node in nodes}
+
+
+def find(nodes: Graph, what: str) -> Node:
+    """Return the node of a step's name (its last result), a snapshot's id or the start of a fingerprint.
+
+    Raises:
+        VersionError: there is none, or a fingerprint's start is that of several.
+    """
+    named = [node for node in nodes.values() if node.record.step == what]
+    if named:
+        return named[-1]
+    exact = [n for n in nodes.values() if what.isdecimal() and n.snapshot_id == int(what)]
+    found = exact or [n for fingerprint, n in nodes.items() if what and fingerprint.startswith(what)]
+    if len(found) == 1:
+        return found[0]
+    steps = ", ".join(dict.fromkeys(node.record.step for node in nodes.values())) or "none yet"
+    if found:
+        raise VersionError(f"{what} begins {len(found)} fingerprints: give more digits")
+    raise VersionError(f"no step, snapshot or fingerprint {what}; the steps on record: {steps}")
+
+
+def ancestors(nodes: Graph, start: Node) -> list[Node]:
+    """What a result was made of, itself included, in the order in which it was made."""
+    return _reach(nodes, start, {f: n.record.inputs.values() for f, n in nodes.items()})
+
+
+def descendants(nodes: Graph, start: Node) -> list[Node]:
+    """What was made of a result, itself included, in the order in which it was made."""
+    after: dict[str, list[str]] = {}
+    for fingerprint, node in nodes.items():
+        for given in node.record.inputs.values():
+            after.setdefault(given, []).append(fingerprint)
+    return _reach(nodes, start, after)
+
+
+def _reach(nodes: Graph, start: Node, edges: Mapping[str, Iterable[str]]) -> list[Node]:
+    seen = {start.record.fingerprint}
+    waiting = list(seen)
+    while waiting:
+        for other in edges.get(waiting.pop(), ()):
+            if other in nodes and other not in seen:
+                seen.add(other)
+                waiting.append(other)
+    return [node for fingerprint, node in nodes.items() if fingerprint in seen]
+
+
+def keys_of(corpus: Corpus, what: str) -> list[str]:
+    """Return the keys of the pairs that a key, a URL or a received file's SHA-256 names, at any version."""
+    found: set[str] = set()
+    for table, columns in (("pairs", ("key", "url")), ("images", ("key", "url", "final_url", "sha256"))):
+        for version in log(corpus, table):
+            for column in columns:
+                rows = corpus.read(
+                    table, ["key"], snapshot_id=version.snapshot_id, where=f"{column} == '{_quoted(what)}'"
+                )
+                found.update(rows["key"].to_pylist())
+    return sorted(found)
+
+
+def holding(corpus: Corpus, nodes: Graph, keys: Sequence[str]) -> dict[str, list[str]]:
+    """Return which of some keys each version of ``tokens`` holds, by fingerprint; those that hold any."""
+    found = {}
+    for fingerprint, node in nodes.items():
+        table = corpus.table("tokens") if node.table == "tokens" and node.snapshot_id else None
+        if table is None:
+            continue
+        step = node.record.step.split("/")
+        scan = table.scan(_among(keys), ("key", "target"), snapshot_id=node.snapshot_id).to_arrow()
+        if len(step) == 2:
+            scan = scan.filter(pc.equal(scan["target"], int(step[1])))
+        if scan.num_rows:
+            found[fingerprint] = sorted(set(scan["key"].to_pylist()))
+    return found
+
+
+def checkpoints_of(corpus: Corpus, nodes: Graph, keys: Sequence[str]) -> dict[str, list[str]]:
+    """Return the stages of training whose tokens held any of some keys, with these, by fingerprint.
+
+    A stage that went on from the weights of such a stage counts too. Rows that a stage held out are not
+    told apart: it did not learn them, but it was measured on them.
+    """
+    found: dict[str, list[str]] = {}
+    held = holding(corpus, nodes, keys)
+    for fingerprint, node in nodes.items():
+        if node.record.step.startswith(TRAINED):
+            made_of = {n.record.fingerprint for n in ancestors(nodes, node)}
+            seen = sorted({key for given in made_of & held.keys() for key in held[given]})
+            if seen:
+                found[fingerprint] = seen
+    return found
+
+
+def _among(keys: Sequence[str]) -> str:
+    literals = ", ".join(f"'{_quoted(key)}'" for key in keys)
+    return f"key in ({literals})"
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")
