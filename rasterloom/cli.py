@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rasterloom import __version__
+from rasterloom import __version__, cli_versions
+from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, err, out
 from rasterloom.recipe import Recipe, RecipeError, load_recipe
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
@@ -23,30 +23,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-versions = typer.Typer(help="Look at the versions of a corpus.", no_args_is_help=True)
-app.add_typer(versions, name="versions")
+app.add_typer(cli_versions.app, name="versions")
 
-out = Console(soft_wrap=True)
-err = Console(stderr=True, soft_wrap=True)
-
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
 Until = Annotated[
     str | None,
     typer.Option(metavar="STEP", help="Stop after this step, such as selection, tokens or tokens/512."),
 ]
 
 
-class OutputFormat(StrEnum):
-    TABLE = "table"
-    JSON = "json"
-
-
 class GroupBy(StrEnum):
     REASON = "reason"
     HOST = "host"
-
-
-AsFormat = Annotated[OutputFormat, typer.Option("--format", help="A table to read, or JSON lines.")]
 
 
 Retry = Annotated[
@@ -237,38 +224,6 @@ def doctor_command(recipe: Annotated[Path | None, typer.Argument(metavar="[RECIP
         raise typer.Exit(FAILED)
 
 
-@versions.command("log")
-def log_command(
-    recipe: RecipePath,
-    table: Annotated[str | None, typer.Option(help="Only this table.")] = None,
-    output: AsFormat = OutputFormat.TABLE,
-) -> None:
-    """List the versions of a corpus's tables, newest first."""
-    from rasterloom.versions.history import log
-    from rasterloom.versions.tables import Corpus
-
-    found = log(Corpus.of(load_recipe(recipe)), table)
-    if output is OutputFormat.JSON:
-        for v in found:
-            print(
-                json.dumps({**v.__dict__, "committed": v.committed.isoformat(), "record": v.record.__dict__})
-            )
-        return
-    shown = Table("committed", "table", "step", "snapshot", "rows", "outcome", box=None, pad_edge=False)
-    for v in found:
-        counts = ", ".join(f"{k} {n:,}" for k, n in sorted(v.record.counts.items(), key=lambda i: -i[1])[:3])
-        mark = "" if v.current else "[dim]"
-        shown.add_row(
-            f"{mark}{v.committed:%Y-%m-%d %H:%M:%S}",
-            v.table,
-            v.record.step,
-            str(v.snapshot_id),
-            f"{v.record.rows:,}",
-            counts,
-        )
-    out.print(shown)
-
-
 def where(recipe: Recipe, last: str) -> str:
     """The line that says where the result of a run lies."""
     from rasterloom.pipelines.run import result_files
@@ -289,10 +244,11 @@ def main() -> None:
     from pyiceberg.exceptions import CommitFailedException
 
     from rasterloom.storage import StorageError
+    from rasterloom.versions.refs import VersionError
 
     try:
         code: Any = app(standalone_mode=False)
-    except RecipeError as error:
+    except (RecipeError, VersionError) as error:
         err.print(str(error), markup=False, highlight=False, style="red")
         sys.exit(WRONG_USE)
     except typer.Exit as error:

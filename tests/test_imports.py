@@ -19,7 +19,9 @@ MAY_IMPORT = {
     "recipe": {"schema"},
     "schema": set(),
     "pipelines": ROOMS | GROUND,
-    "cli": {"pipelines"} | GROUND,
+    "cli": {"cli_common", "cli_versions", "pipelines"} | GROUND,
+    "cli_common": set(),
+    "cli_versions": {"cli_common"} | GROUND,
     "__main__": {"cli"},
     "__init__": set(),
 }

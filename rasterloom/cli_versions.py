@@ -1,0 +1,300 @@
+"""The commands on the versions of a corpus."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, out
+from rasterloom.recipe import load_recipe
+from rasterloom.versions.tables import MAIN, TABLES, Corpus
+
+app = typer.Typer(help="Look at the versions of a corpus, name them, compare them.", no_args_is_help=True)
+
+FAILED = 1
+At = Annotated[
+    str | None, typer.Option(metavar="VERSION", help="A branch, a tag or a snapshot; else the recipe's own.")
+]
+Name = Annotated[str, typer.Argument(metavar="NAME")]
+
+
+def corpus_of(recipe: Path, at: str | None = None) -> Corpus:
+    """Open a recipe's corpus at a version, which must be there."""
+    from rasterloom.versions.refs import check_ref
+
+    corpus = Corpus.of(load_recipe(recipe))
+    corpus = replace(corpus, ref=at) if at else corpus
+    check_ref(corpus)
+    return corpus
+
+
+def _snapshots(found: dict[str, int]) -> str:
+    return ", ".join(f"{table} {snapshot}" for table, snapshot in found.items())
+
+
+@app.command("log")
+def log_command(
+    recipe: RecipePath,
+    table: Annotated[str | None, typer.Option(help="Only this table.")] = None,
+    output: AsFormat = OutputFormat.TABLE,
+) -> None:
+    """List the versions of a corpus's tables, newest first."""
+    from rasterloom.versions.history import log
+    from rasterloom.versions.refs import refs
+
+    corpus = corpus_of(recipe)
+    found = log(corpus, table)
+    if output is OutputFormat.JSON:
+        for v in found:
+            row = {**v.__dict__, "committed": v.committed.isoformat(), "record": v.record.__dict__}
+            print(json.dumps(row))
+        return
+    names: dict[int, list[str]] = {}
+    for ref in refs(corpus):
+        for snapshot in ref.snapshots.values() if ref.name != MAIN else ():
+            names.setdefault(snapshot, []).append(ref.name)
+    shown = Table(
+        "committed", "by", "step", "snapshot", "rows", "seconds", "MB", "outcome", "names", box=None
+    )
+    for v in found:
+        counts = ", ".join(f"{k} {n:,}" for k, n in sorted(v.record.counts.items(), key=lambda i: -i[1])[:3])
+        mark = "" if v.current else "[dim]"
+        shown.add_row(
+            f"{mark}{v.committed:%Y-%m-%d %H:%M:%S}",
+            v.record.user,
+            v.record.step,
+            str(v.snapshot_id),
+            f"{v.record.rows:,}",
+            f"{v.record.seconds:,.1f}",
+            f"{v.record.n_bytes / 1e6:,.1f}",
+            counts,
+            ", ".join(names.get(v.snapshot_id, [])),
+        )
+    out.print(shown)
+
+
+@app.command("list")
+def list_command(recipe: RecipePath, output: AsFormat = OutputFormat.TABLE) -> None:
+    """List branches and tags, and the snapshot that each names in every table."""
+    from rasterloom.versions.refs import refs
+
+    found = refs(corpus_of(recipe))
+    if output is OutputFormat.JSON:
+        for ref in found:
+            print(json.dumps(asdict(ref)))
+        return
+    shown = Table("name", "", *TABLES, box=None, pad_edge=False)
+    for ref in found:
+        shown.add_row(ref.name, ref.kind, *(str(ref.snapshots.get(table, "")) for table in TABLES))
+    out.print(shown, highlight=False)
+
+
+@app.command("show")
+def show_command(
+    recipe: RecipePath,
+    version: Annotated[str | None, typer.Argument(metavar="[VERSION]")] = None,
+    output: AsFormat = OutputFormat.TABLE,
+) -> None:
+    """Show what each table holds at a version, and the step that made it: settings, inputs, counts."""
+    from rasterloom.versions.history import made
+
+    found = made(corpus_of(recipe, version))
+    if output is OutputFormat.JSON:
+        for v in found:
+            row = {**v.__dict__, "committed": v.committed.isoformat(), "record": v.record.__dict__}
+            print(json.dumps(row))
+        return
+    for v in found:
+        record = v.record
+        out.print(f"[bold]{record.step}[/bold]  snapshot {v.snapshot_id} of {v.table}", highlight=False)
+        lines = {
+            "made": f"{v.committed:%Y-%m-%d %H:%M:%S} UTC by {record.user or '?'}",
+            "rasterloom": record.package,
+            "recipe": record.recipe,
+            "rows": f"{record.rows:,} in {record.shards:,} shards, {record.n_bytes / 1e6:,.1f} MB",
+            "time": f"{record.seconds:,.1f} s, of workers {record.worker_seconds:,.1f} s",
+            "outcome": ", ".join(f"{k} {n:,}" for k, n in record.counts.items()),
+            "inputs": ", ".join(f"{k} {f}" for k, f in record.inputs.items()),
+            "settings": json.dumps(record.config, ensure_ascii=False),
+            "fingerprint": record.fingerprint,
+        }
+        for name, value in lines.items():
+            if value:
+                out.print(f"  {name}: {value}", highlight=False, markup=False)
+
+
+@app.command("tag")
+def tag_command(recipe: RecipePath, name: Name, at: At = None) -> None:
+    """Give the present version of all tables a name that stays with it: NAME is read as corpus@NAME."""
+    from rasterloom.versions.refs import tag
+
+    corpus = corpus_of(recipe, at)
+    made = tag(corpus, name)
+    out.print(
+        f"{corpus.name}@{name}: {', '.join(f'{t} {s}' for t, s in made.snapshots.items())}", highlight=False
+    )
+
+
+@app.command("branch")
+def branch_command(recipe: RecipePath, name: Name, at: At = None) -> None:
+    """Begin a branch. A recipe of `corpus: NAME@BRANCH` reads and commits there, and leaves main alone."""
+    from rasterloom.versions.refs import branch
+
+    corpus = corpus_of(recipe, at)
+    made = branch(corpus, name)
+    out.print(
+        f"{corpus.name}@{name}: {', '.join(f'{t} {s}' for t, s in made.snapshots.items())}", highlight=False
+    )
+
+
+@app.command("delete")
+def delete_command(recipe: RecipePath, name: Name) -> None:
+    """Take a tag or a branch away. No file is removed."""
+    from rasterloom.versions.refs import delete
+
+    corpus = corpus_of(recipe)
+    gone = delete(corpus, name)
+    out.print(
+        f"{gone.kind} {name} of {corpus.name} is gone; it was at {_snapshots(gone.snapshots)}",
+        highlight=False,
+    )
+
+
+@app.command("rollback")
+def rollback_command(
+    recipe: RecipePath,
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="A tag, a branch or a snapshot.")],
+    table: Annotated[list[str] | None, typer.Option(help="Only this table; may be given again.")] = None,
+) -> None:
+    """Make main what it was at a version. Nothing is removed: rolling forward works the same way.
+
+    A run of a recipe that asks for what was rolled back makes it current
+    again, without computing it anew.
+    """
+    from rasterloom.versions.refs import rollback
+
+    corpus = corpus_of(recipe)
+    moved = rollback(corpus, version, tuple(table) if table else TABLES)
+    for name, (before, after) in moved.items():
+        out.print(f"{name}: {before} -> {after}", highlight=False)
+    if not moved:
+        out.print(f"main is at {version} already.", highlight=False)
+
+
+@app.command("diff")
+def diff_command(
+    recipe: RecipePath,
+    a: Annotated[str, typer.Argument(metavar="A", help="A branch, a tag or a snapshot.")],
+    b: Annotated[str | None, typer.Argument(metavar="[B]", help="Another; else the recipe's own.")] = None,
+    table: Annotated[list[str] | None, typer.Option(help="Only this table; may be given again.")] = None,
+    output: AsFormat = OutputFormat.TABLE,
+) -> None:
+    """Count the rows that were added, removed and changed from version A to version B, by column."""
+    from rasterloom.versions.diff import diff
+
+    of_a, of_b = corpus_of(recipe, a), corpus_of(recipe, b)
+    tables = tuple(table) if table else TABLES
+    if not table and (of_a.ref.isdecimal() or of_b.ref.isdecimal()):  # a snapshot is of one table
+        tables = tuple(t for t in TABLES if None not in (of_a.snapshot_id(t), of_b.snapshot_id(t)))
+    found = []
+    for name in tables:
+        with out.status(f"comparing {name}"):
+            found.append(diff(of_a, of_b, name))
+    if output is OutputFormat.JSON:
+        for one in found:
+            print(json.dumps(asdict(one), ensure_ascii=False))
+        return
+    shown = Table(
+        "table", of_a.ref, of_b.ref, "added", "removed", "changed", "in columns", box=None, pad_edge=False
+    )
+    for one in found:
+        columns = [f"{name} {number:,}" for name, number in one.columns.items()]
+        columns += [f"{name} is new" for name in one.columns_added]
+        columns += [f"{name} is gone" for name in one.columns_removed]
+        counts = (one.rows_a, one.rows_b, one.added, one.removed, one.changed)
+        shown.add_row(one.table, *(f"{n:,}" for n in counts), ", ".join(columns))
+    out.print(shown, highlight=False)
+    for one in found:
+        for kind, keys in one.examples.items():
+            if keys:
+                out.print(f"{one.table}, {kind}: {' '.join(keys[:3])} ...", highlight=False, markup=False)
+
+
+@app.command("lineage")
+def lineage_command(
+    recipe: RecipePath,
+    what: Annotated[
+        str,
+        typer.Argument(metavar="X", help="A step, a snapshot, a fingerprint; or a key, a URL or a SHA-256."),
+    ],
+    onward: Annotated[
+        bool, typer.Option("--onward", help="What was made of it, not what it was made of.")
+    ] = False,
+) -> None:
+    """Trace a result back to its sources (train/512, a snapshot, ...), or a picture on to the checkpoints.
+
+    Of a key, a URL or the SHA-256 of a picture it shows which versions of
+    tokens hold it, and which checkpoints were trained on those.
+    """
+    from rasterloom.versions import lineage
+    from rasterloom.versions.refs import VersionError
+
+    corpus = corpus_of(recipe)
+    nodes = lineage.graph(corpus)
+    keys = lineage.keys_of(corpus, what)
+    if keys:
+        held = lineage.holding(corpus, nodes, keys)
+        trained = lineage.checkpoints_of(corpus, nodes, keys)
+        out.print(f"{len(keys)} pairs: {' '.join(keys[:8])}", highlight=False)
+        for title, fingerprints in (("tokens that hold them", held), ("checkpoints that saw them", trained)):
+            out.print(f"{title}: {', '.join(nodes[f].name for f in fingerprints) or 'none'}", highlight=False)
+        return
+    try:
+        start = lineage.find(nodes, what)
+    except VersionError as error:
+        raise VersionError(f"{error}; and no pair has it as key, URL or SHA-256") from None
+    found = (lineage.descendants if onward else lineage.ancestors)(nodes, start)
+    for node in found if onward else reversed(found):
+        record = node.record
+        counts = ", ".join(f"{k} {n:,}" for k, n in sorted(record.counts.items(), key=lambda i: -i[1])[:4])
+        out.print(f"[bold]{node.name}[/bold]  {record.finished}  {counts}", highlight=False)
+        if record.inputs:
+            given = (
+                nodes[f].name if f in nodes else f"{step}, no longer on record"
+                for step, f in record.inputs.items()
+            )
+            out.print(f"  made of {', '.join(given)}", highlight=False, markup=False)
+
+
+@app.command("verify")
+def verify_command(
+    recipe: RecipePath,
+    at: At = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Sizes and footers only, not every page.")] = False,
+) -> None:
+    """Check that every file of a version is there, as it was committed, and readable to its last page."""
+    from rasterloom.versions.verify import verify
+
+    corpus = corpus_of(recipe, at)
+    total = sum(len(corpus.files(name)) for name in TABLES)
+    done = 0
+    with out.status("looking at the files") as status:
+
+        def advance(files: int) -> None:
+            nonlocal done
+            done += files
+            status.update(f"{done:,} of {total:,} files")
+
+        standing, problems = verify(corpus, deep=not quick, advance=advance)
+    for s in standing:
+        out.print(
+            f"{s.table}: {s.good_files:,} of {s.files:,} files and {s.good_rows:,} of {s.rows:,} rows stand",
+            highlight=False,
+        )
+    for p in problems:
+        out.print(f"[red]bad[/red]  {p.table} {p.file} {p.what}", highlight=False)
+    if problems:
+        raise typer.Exit(FAILED)
