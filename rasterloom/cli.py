@@ -263,8 +263,8 @@ def main() -> None:
         if usage == WRONG_USE:  # click's own words on wrong options
             err.print(f"{getattr(error, 'message', error)}  (--help says more)", markup=False, style="red")
             sys.exit(WRONG_USE)
-        if isinstance(error, StepFailed | StorageError | CommitFailedException):
-            err.print(str(error), markup=False, highlight=False, style="red")
+        if isinstance(error, StepFailed | StorageError | CommitFailedException | OSError):
+            err.print(" ".join(str(error).split()), markup=False, highlight=False, style="red")
             sys.exit(FAILED)
         raise
     sys.exit(code if isinstance(code, int) else 0)

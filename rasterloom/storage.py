@@ -18,18 +18,10 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from rasterloom import s3
+from rasterloom.s3 import StorageError
 
-def s3_endpoint() -> str | None:
-    """The S3 server's address where it is not Amazon's, from the environment, as boto3 has it."""
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-
-
-def s3_region() -> str:
-    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-
-
-class StorageError(RuntimeError):
-    """The workspace cannot be read or written; the message says where and what to do."""
+__all__ = ["Entry", "StorageError", "Store"]
 
 
 @dataclass(frozen=True)
@@ -78,11 +70,7 @@ class Store:
         """The pyarrow file system; paths in it are those of :meth:`path`."""
         if not self.is_s3:
             return pafs.LocalFileSystem()
-        options: dict[str, Any] = {"connect_timeout": 10, "request_timeout": 60}
-        if endpoint := s3_endpoint():
-            parts = urlsplit(endpoint)
-            options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}
-        return pafs.S3FileSystem(region=s3_region(), **options)
+        return s3.filesystem()
 
     def path(self, name: str = "") -> str:
         """Return the path of a file in :attr:`filesystem`."""
@@ -90,11 +78,19 @@ class Store:
             return f"{self.root.removeprefix('s3://').rstrip('/')}/{name}".rstrip("/")
         return str(Path(self.root) / name)
 
+    def check_bucket(self) -> None:
+        """Raise StorageError if the store lies on S3 in a bucket that is not there."""
+        if self.is_s3:
+            s3.check_bucket(self._s3, self.path().split("/", 1)[0])
+
     def exists(self, name: str) -> bool:
         return bool(self.filesystem.get_file_info(self.path(name)).type == pafs.FileType.File)
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a file. Raises: FileNotFoundError."""
+        if self.is_s3:
+            bucket, key = self.path(name).split("/", 1)
+            return s3.get(self._s3, bucket, key)
         with self.filesystem.open_input_file(self.path(name)) as file:
             return bytes(file.read())
 
@@ -164,9 +160,13 @@ class Store:
             raise OSError(f"s3://{bucket}/{below}: {error}") from None
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
-        """Write a file unless one of this name exists, as one atomic act; say whether this call wrote it."""
+        """Write a file unless one of this name exists, as one atomic act; say whether this call wrote it.
+
+        On S3, where the answer to a write may be lost, a file of the very same bytes counts as this call's.
+        """
         if self.is_s3:
-            return self._s3_put_if_absent(name, data)
+            bucket, key = self.path(name).split("/", 1)
+            return s3.put_if_absent(self._s3, bucket, key, data)
         with self._beside(name) as (temporary, target):
             temporary.write_bytes(data)
             try:
@@ -179,7 +179,8 @@ class Store:
         """Write or replace a file; a reader sees the old bytes or the new ones."""
         if self.is_s3:
             bucket, key = self.path(name).split("/", 1)
-            self._s3.put_object(Bucket=bucket, Key=key, Body=data)
+            with s3.told(self.uri(name)):
+                self._s3.put_object(Bucket=bucket, Key=key, Body=data)
             return
         with self._beside(name) as (temporary, target):
             temporary.write_bytes(data)
@@ -187,6 +188,11 @@ class Store:
 
     def delete(self, name: str) -> None:
         """Delete a file; one that is not there is no error."""
+        if self.is_s3:
+            bucket, key = self.path(name).split("/", 1)
+            with s3.told(self.uri(name)):
+                self._s3.delete_object(Bucket=bucket, Key=key)
+            return
         with contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_file(self.path(name))
 
@@ -214,22 +220,7 @@ class Store:
 
     @cached_property
     def _s3(self) -> Any:
-        import boto3
-        from botocore.config import Config
-
-        return boto3.client("s3", config=Config(retries={"mode": "standard", "max_attempts": 5}))
-
-    def _s3_put_if_absent(self, name: str, data: bytes) -> bool:
-        from botocore.exceptions import ClientError
-
-        bucket, key = self.path(name).split("/", 1)
-        try:
-            self._s3.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-        except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
-                return False
-            raise
-        return True
+        return s3.client()
 
     def __getstate__(self) -> dict[str, str]:
         return {"root": self.root}

@@ -3,14 +3,15 @@
 import os
 import shutil
 import sys
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rasterloom.recipe import Recipe
-from rasterloom.storage import Store
+from rasterloom.storage import StorageError
+from rasterloom.versions.preflight import check_catalog, check_store
+from rasterloom.versions.tables import Corpus
 
 PACKAGES = ("ray", "torch", "deepspeed", "transformers", "pyarrow", "pyiceberg", "duckdb")
 LEAST_FREE_BYTES = 2 * 2**30
@@ -25,7 +26,7 @@ class Finding:
 def examine(recipe: Recipe | None) -> list[Finding]:
     """Examine this machine, and the recipe's workspace if there is a recipe."""
     found = [*_python(), *_packages(), _cpus()]
-    return found + (list(_workspace(Store(recipe.workspace))) if recipe else [])
+    return found + (list(_workspace(Corpus.of(recipe))) if recipe else [])
 
 
 def _python() -> Iterator[Finding]:
@@ -48,19 +49,16 @@ def _cpus() -> Finding:
     return Finding(True, f"{os.cpu_count()} CPUs, {len(gpus)} GPUs{': ' if gpus else ''}{', '.join(gpus)}")
 
 
-def _workspace(store: Store) -> Iterator[Finding]:
-    name = f"doctor-{uuid.uuid4().hex}"
+def _workspace(corpus: Corpus) -> Iterator[Finding]:
+    store = corpus.store
     try:
-        first, second = store.put_if_absent(name, b"1"), store.put_if_absent(name, b"2")
-        kept = store.read(name)
-        store.delete(name)
-    except Exception as error:  # whatever a store can raise is the finding
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        yield Finding(False, f"workspace {store.root} cannot be written: {reason}")
+        check_store(store)
+        yield Finding(True, f"workspace {store.root} can be written, conditional writes hold")
+        check_catalog(corpus)
+        yield Finding(True, "the catalog answers")
+    except StorageError as error:
+        yield Finding(False, str(error))
         return
-    yield Finding(True, f"workspace {store.root} can be written")
-    sound = first and not second and kept == b"1"
-    yield Finding(sound, "conditional writes" if sound else "no conditional writes: use another store")
     if not store.is_s3:
         free = shutil.disk_usage(Path(store.path())).free
         yield Finding(free >= LEAST_FREE_BYTES, f"{free / 2**30:.1f} GiB free (2 GiB and up are good)")

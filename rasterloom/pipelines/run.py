@@ -13,6 +13,7 @@ from rasterloom.pipelines.state import Status, file_folder, status
 from rasterloom.pipelines.step import ShardStep, Step
 from rasterloom.pipelines.training import training_steps
 from rasterloom.recipe import Recipe, RecipeError
+from rasterloom.versions.preflight import check_workspace
 from rasterloom.versions.tables import Corpus
 
 
@@ -56,9 +57,11 @@ def run(recipe: Recipe, until: str | None, console: Console, retry: str = "") ->
 
     Raises:
         StepFailed: a step could not be finished.
+        StorageError: the workspace or its catalog cannot be used.
         RecipeError: there is no such step or class, or ``images`` is not finished and cannot be retried.
     """
     corpus = Corpus.of(recipe)
+    check_workspace(corpus)
     if retry:
         (images,) = (step for step in workflow(recipe) if step.name == "images")
         assert isinstance(images, ShardStep)

@@ -12,9 +12,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from rasterloom import s3
 from rasterloom.pipelines.step import Shard, ShardStep
 from rasterloom.storage import Store
 from rasterloom.versions.tables import DataFile
+
+TRIES = 4  # of a shard whose reading or writing on S3 breaks off
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,21 @@ def folder(corpus: str, step: str, fingerprint: str) -> str:
 
 
 def run_shard(store: Store, place: str, step: ShardStep, shard: Shard) -> Published:
-    """Do the work of one shard and publish it; if another attempt was first, return that one's result."""
+    """Do the work of one shard and publish it; if another attempt was first, return that one's result.
+
+    Where a connection to S3 breaks in the middle of a data file, the work is done again.
+    """
+    for attempt in range(TRIES):
+        try:
+            return _run_shard(store, place, step, shard)
+        except OSError:
+            if not store.is_s3 or attempt == TRIES - 1:
+                raise
+            s3.wait(attempt)
+    raise AssertionError("unreachable")
+
+
+def _run_shard(store: Store, place: str, step: ShardStep, shard: Shard) -> Published:
     start = time.monotonic()
     found, counts = step.work(store, shard.spec, step.config)
     attempt = f"{place}/data/{shard.name}-{uuid.uuid4().hex[:12]}"

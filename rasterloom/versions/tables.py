@@ -12,8 +12,9 @@ from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Snapshot
 
+from rasterloom import s3
 from rasterloom.recipe import Recipe
-from rasterloom.storage import Store, s3_endpoint, s3_region
+from rasterloom.storage import Store
 
 MAIN = "main"
 TABLES = ("pairs", "images", "scores", "selection", "tokens")
@@ -21,8 +22,8 @@ TABLES = ("pairs", "images", "scores", "selection", "tokens")
 
 def s3_properties() -> dict[str, str]:
     """What pyiceberg has to be told of S3 that others read from the environment by themselves."""
-    properties = {"s3.region": s3_region()}
-    if endpoint := s3_endpoint():
+    properties = {"s3.region": s3.region()}
+    if endpoint := s3.endpoint():
         properties["s3.endpoint"] = endpoint
     return properties
 

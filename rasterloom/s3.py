@@ -1,0 +1,159 @@
+"""S3 as a store needs it: clients that give up in time, conditional writes, errors in one line."""
+
+import contextlib
+import os
+import random
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow.fs as pafs
+
+CONNECT_S, REQUEST_S = 10, 60
+TRIES = 6  # of a request that may pass, with a wait that doubles and is jittered
+ABSENT, CONFLICT, EXISTS = 404, 409, 412
+
+_ADVICE = {
+    "NoSuchBucket": "there is no such bucket: create it, or name another in the recipe's workspace",
+    "AccessDenied": "the credentials do not allow it",
+    "InvalidAccessKeyId": "the access key is not known there: see AWS_ACCESS_KEY_ID or the AWS profile",
+    "SignatureDoesNotMatch": "the secret key is wrong: see AWS_SECRET_ACCESS_KEY or the AWS profile",
+    "ExpiredToken": "the session token has expired: get new credentials and run again",
+    "NoCredentialsError": "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+    "EndpointConnectionError": "nobody answers: see AWS_ENDPOINT_URL",
+    "SlowDown": "the server kept asking for a slower pace: run again later",
+}
+
+
+class StorageError(RuntimeError):
+    """The workspace cannot be read or written; the message says where and what to do."""
+
+
+def endpoint() -> str | None:
+    """The S3 server's address where it is not Amazon's, from the environment, as boto3 has it."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
+def region() -> str:
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+
+
+def filesystem() -> pafs.FileSystem:
+    """The pyarrow file system that reads and writes data files."""
+    options: dict[str, Any] = {}
+    if address := endpoint():
+        parts = urlsplit(address)
+        options = {"endpoint_override": parts.netloc, "scheme": parts.scheme}
+    return pafs.S3FileSystem(
+        region=region(),
+        connect_timeout=CONNECT_S,
+        request_timeout=REQUEST_S,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=TRIES),
+        **options,
+    )
+
+
+def client() -> Any:
+    """The boto3 client for conditional writes and for looking objects up."""
+    import boto3
+    from botocore.config import Config
+
+    retries = {"mode": "standard", "max_attempts": TRIES}
+    config = Config(retries=retries, connect_timeout=CONNECT_S, read_timeout=REQUEST_S)
+    # A session of its own: boto3's default one keeps the credentials that it first saw.
+    return boto3.session.Session().client("s3", region_name=region(), config=config)
+
+
+def check_bucket(client: Any, bucket: str) -> None:
+    """Raise StorageError if there is no such bucket, or it may not be looked at.
+
+    Some servers make a bucket of any name that is written to: a typing error would go unnoticed.
+    """
+    from botocore.exceptions import ClientError
+
+    with told(f"s3://{bucket}"):
+        try:
+            client.head_bucket(Bucket=bucket)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] != ABSENT:
+                return  # a HEAD has no body to say why, and listing need not be allowed: the write will tell
+            raise StorageError(f"s3://{bucket}: NoSuchBucket: {_ADVICE['NoSuchBucket']}") from None
+
+
+def put_if_absent(client: Any, bucket: str, key: str, data: bytes) -> bool:
+    """Write an object unless there is one, and tell whether it is the one that this call wrote.
+
+    An answer can be lost on its way: the request is made again, and finds the object that it wrote itself.
+    So one of the very same bytes counts as written by this call.
+
+    Raises:
+        StorageError: the server cannot be reached or refuses.
+    """
+    from botocore.exceptions import ClientError
+
+    with told(f"s3://{bucket}/{key}"):
+        for _ in range(TRIES):
+            try:
+                client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+                return True
+            except ClientError as error:
+                status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+                if status not in (CONFLICT, EXISTS):
+                    raise
+            with contextlib.suppress(FileNotFoundError):  # a write in conflict with ours came to nothing
+                return get(client, bucket, key) == data
+    raise StorageError(f"s3://{bucket}/{key}: others kept writing to it at the same time")
+
+
+def get(client: Any, bucket: str, key: str) -> bytes:
+    """Read an object, again if its body breaks off, which boto3 does not do by itself.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+        StorageError: the server cannot be reached or refuses.
+    """
+    from botocore.exceptions import (
+        ClientError,
+        IncompleteReadError,
+        ReadTimeoutError,
+        ResponseStreamingError,
+    )
+
+    with told(f"s3://{bucket}/{key}"):
+        for attempt in range(TRIES):
+            try:
+                found: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+                return found
+            except ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] != ABSENT:
+                    raise
+                if error.response["Error"].get("Code") == "NoSuchBucket":
+                    raise
+                raise FileNotFoundError(key) from None
+            except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
+                if attempt == TRIES - 1:
+                    raise
+                wait(attempt)
+    raise AssertionError("unreachable")
+
+
+def wait(attempt: int) -> None:
+    """Sleep before another attempt: a tenth of a second, doubled each time, jittered by half."""
+    time.sleep(0.1 * 2**attempt * random.uniform(0.5, 1.5))
+
+
+@contextlib.contextmanager
+def told(place: str) -> Iterator[None]:
+    """Turn what boto3 raises into a StorageError of one line, without anything that is secret."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", "")) or "an error"
+        said = _ADVICE.get(code) or " ".join(str(error.response.get("Error", {}).get("Message", "")).split())
+        raise StorageError(f"{place}: {code}{': ' if said else ''}{said}") from None
+    except BotoCoreError as error:
+        code = type(error).__name__
+        raise StorageError(f"{place}: {_ADVICE.get(code) or ' '.join(str(error).split())}") from None

@@ -1,0 +1,79 @@
+"""What cannot be worked in is found out at the start, in one line."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from rasterloom.storage import StorageError, Store
+from rasterloom.versions.preflight import check_catalog, check_store, check_workspace
+from rasterloom.versions.tables import Corpus
+
+
+def test_a_sound_workspace(corpus):
+    check_workspace(corpus)
+    assert not [n for n in corpus.store.list("") if "preflight" in n], "nothing stays behind"
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A file system of its own with hardly any room."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk(full_disk):
+    with open(full_disk / "filler", "wb", buffering=0) as filler, pytest.raises(OSError):
+        while True:
+            filler.write(bytes(4096))
+    with pytest.raises(StorageError, match="cannot be written: No space left on device"):
+        check_store(Store(str(full_disk)))
+
+
+def test_a_folder_that_is_a_file(tmp_path):
+    (tmp_path / "work").write_text("")
+    with pytest.raises(StorageError, match=r"work cannot be written: .*(Not a directory|File exists)"):
+        check_store(Store(str(tmp_path / "work")))
+
+
+def test_a_folder_that_may_only_be_read(tmp_path):
+    folder = tmp_path / "work"
+    folder.mkdir(mode=0o500)
+    if os.access(folder, os.W_OK):  # root may write anywhere: take what nobody may write to
+        folder = "/proc"
+    with pytest.raises(StorageError, match="cannot be written"):
+        check_store(Store(str(folder)))
+
+
+def test_a_store_that_ignores_conditions_is_refused(tmp_path, monkeypatch):
+    def ignorant(self, name, data):
+        self.put(name, data)
+        return True
+
+    monkeypatch.setattr(Store, "put_if_absent", ignorant)
+    with pytest.raises(StorageError, match="ignores If-None-Match"):
+        check_store(Store(str(tmp_path)))
+
+
+def test_a_catalog_that_nobody_answers_at(tmp_path):
+    secret = (("type", "sql"), ("uri", "postgresql+psycopg2://me:hidden@127.0.0.1:9/x"))
+    with pytest.raises(StorageError, match=r"the catalog .* cannot be used") as told:
+        check_catalog(Corpus("demo", Store(str(tmp_path)), secret))
+    assert "hidden" not in str(told.value)
+    rest = (("type", "rest"), ("uri", "http://127.0.0.1:9/"))
+    with pytest.raises(StorageError, match=r"the catalog http://127.0.0.1:9/ cannot be used"):
+        check_catalog(Corpus("demo", Store(str(tmp_path)), rest))
+
+
+def test_a_catalog_of_the_workspace_that_is_broken(tmp_path):
+    corpus = Corpus("demo", Store(str(tmp_path)))
+    check_workspace(corpus)
+    shutil.copy(__file__, tmp_path / "catalog.db")
+    with pytest.raises(StorageError, match=r"the catalog in .* cannot be used"):
+        check_workspace(Corpus("demo", Store(str(tmp_path))))
