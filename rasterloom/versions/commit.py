@@ -15,6 +15,7 @@ from pyiceberg.table.refs import SnapshotRefType
 from pyiceberg.table.snapshots import Snapshot, ancestors_of
 
 from rasterloom.storage import StorageError
+from rasterloom.versions.patience import TRANSIENT, patiently
 from rasterloom.versions.record import Record
 from rasterloom.versions.tables import MAIN, Corpus
 
@@ -56,20 +57,20 @@ def commit(
         CommitFailedException: others kept committing to this table and won every time.
         StorageError: the corpus is seen at a tag or a snapshot, which never change.
     """
-    table = _open_or_create(corpus, name, schema, partition_by)
+    table = patiently(lambda: _open_or_create(corpus, name, schema, partition_by))
     if corpus.ref != MAIN:
         _have_branch(corpus, table)
     for attempt in range(COMMIT_TRIES):
-        head = head_snapshot(corpus, table, record.step)
+        head = patiently(lambda: head_snapshot(corpus, table, record.step))
         if head is not None and head[1].fingerprint == record.fingerprint:
             return head[0].snapshot_id
         try:
             _commit_once(corpus, table, schema, [corpus.store.uri(f) for f in files], record, replaces)
-        except CommitFailedException:
+        except (CommitFailedException, *TRANSIENT):  # of a lost answer the head tells
             if attempt == COMMIT_TRIES - 1:
                 raise
             time.sleep(random.uniform(0.02, 0.1) * (attempt + 1))
-        table.refresh()
+        patiently(table.refresh)
     head = head_snapshot(corpus, table, record.step)
     assert head is not None
     return head[0].snapshot_id

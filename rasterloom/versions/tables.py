@@ -1,8 +1,10 @@
 """The Iceberg tables of a corpus: opening them, and the data files of one snapshot."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -15,7 +17,9 @@ from pyiceberg.table.snapshots import Snapshot
 from rasterloom import s3
 from rasterloom.recipe import Recipe
 from rasterloom.storage import Store
+from rasterloom.versions.patience import patiently
 
+T = TypeVar("T")
 MAIN = "main"
 TABLES = ("pairs", "images", "scores", "selection", "tokens")
 
@@ -85,9 +89,13 @@ class Corpus:
         if not self.has_catalog:
             return None
         try:
-            return self.catalog.load_table(self.identifier(name))
+            return self.surely(lambda: self.catalog.load_table(self.identifier(name)))
         except NoSuchTableError:
             return None
+
+    def surely(self, work: Callable[[], T]) -> T:
+        """Do what asks a catalog or S3, again where the network spoils it; a disk is not waited for."""
+        return patiently(work) if self.catalog_properties else work()
 
     def head(self, table: Table | None) -> Snapshot | None:
         """The snapshot that a table has at the corpus's ``ref``, None if it has none there."""
@@ -115,7 +123,7 @@ class Corpus:
             return []
         scan = opened.scan(row_filter=where or AlwaysTrue(), snapshot_id=snapshot_id)
         found = []
-        for task in scan.plan_files():
+        for task in self.surely(lambda: list(scan.plan_files())):
             values = tuple(str(task.file.partition[i]) for i in range(len(task.file.partition)))
             found.append(DataFile(self.store.name_of(task.file.file_path), task.file.record_count, values))
         return sorted(found, key=lambda f: (f.name.rpartition("/")[2], f.name))
@@ -134,13 +142,14 @@ class Corpus:
         snapshot_id = snapshot_id or self.snapshot_id(table)
         if opened is None or snapshot_id is None:
             return pa.table({})
-        scan: pa.Table = opened.scan(
+        scan = opened.scan(
             row_filter=where or AlwaysTrue(),
             selected_fields=tuple(columns) if columns else ("*",),
             snapshot_id=snapshot_id,
             limit=limit,
-        ).to_arrow()
-        return scan.select(columns) if columns else scan
+        )
+        found: pa.Table = self.surely(scan.to_arrow)
+        return found.select(columns) if columns else found
 
     def dataset(self, files: list[str]) -> pads.Dataset:
         """A pyarrow dataset of Parquet files named in the store."""
