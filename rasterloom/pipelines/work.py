@@ -113,7 +113,8 @@ def _fetch(pairs: pa.Table, config: Fetch, shard: int, origin: Origin) -> pa.Tab
         return fetch_shard(pairs, config, shard=shard, sources=origin.sources)
     from rasterloom.sources.img2dataset import fetch_shard_by_img2dataset
 
-    has_url = pc.is_null(pairs["path"])  # img2dataset fetches nothing else
+    # img2dataset fetches pairs with a URL, and nothing else.
+    has_url = pc.and_(pc.is_null(pairs["path"]), pc.is_null(pairs["turns"]))
     images = pa.concat_tables(
         [
             fetch_shard_by_img2dataset(pairs.filter(has_url), config, shard=shard, python=origin.python),
