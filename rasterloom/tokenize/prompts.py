@@ -72,7 +72,7 @@ def templates_of(prompts: Mapping[str, str | Prompt]) -> dict[str, Template]:
 
 
 def turns(
-    task: str, templates: Mapping[str, Template] = TEMPLATES, **fields: str | int | float
+    task: str, templates: Mapping[str, Template] = TEMPLATES, /, **fields: str | int | float
 ) -> list[Turn]:
     """Return the two turns of a task with its fields filled in.
 

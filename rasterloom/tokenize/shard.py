@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from rasterloom.recipe import Tokenize
-from rasterloom.schema import TEXT_BUCKET, TOKENS, Profile, bucket_name
+from rasterloom.schema import T2I, TEXT_BUCKET, TOKENS, Profile, bucket_name
 from rasterloom.tokenize.buckets import Size, bucket_sizes
 from rasterloom.tokenize.codecs import Codec
 from rasterloom.tokenize.conversation import Encoded, encode
@@ -181,7 +181,7 @@ def _name(sample: Sample, number: int) -> str:
 
 
 def _words(sample: Sample) -> str:
-    return "turns" if sample.said else "caption"
+    return "turns" if sample.said or sample.task != T2I else "caption"
 
 
 def _ahead(
