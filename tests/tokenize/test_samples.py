@@ -248,7 +248,7 @@ def test_prompts_of_the_recipe():
     )
     tokens, failures = run(
         row("depth", noise((64, 64)), noise((64, 64)), said={}, main=1, key="a"),
-        row("shape", noise((64, 64)), said={"shape": "round"}, key="b"),
+        row("shape", noise((64, 64)), said={"shape": "round", "task": "x", "templates": "y"}, key="b"),
         config=config,
     )
     assert not failures
