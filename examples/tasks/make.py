@@ -108,7 +108,7 @@ class _Room:
             _talk([self.image, edited], f"<|image|>Make the {self.ball.colour} ball {self.other}.",
                   "<|image|>", "How many balls are there?", f"{len(balls)}."),
             _talk([self.image, alone], "What is there in <|image|> that is not in <|image|>?",
-                  self.caption if len(balls) > 1 else "Nothing."),
+                  words(balls[1:]) if len(balls) > 1 else "Nothing."),
             _talk([], f"Is the ball of room {self.number} round?", "Yes.", "And the room?", "Not as a rule."),
         ]  # fmt: skip
 
