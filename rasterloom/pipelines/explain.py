@@ -193,7 +193,7 @@ def _pair_lines(pair: dict[str, Any]) -> Lines:
         lines += [(f"image {n} of {len(places)}", place) for n, place in enumerate(places, 1)]
     said = json.loads(turns) if turns else {}
     if isinstance(said, list):
-        lines += [(turn["from"], turn["value"]) for turn in said]
+        lines += [(turn["from"], turn["value"].replace("\n", "⏎")) for turn in said]
     else:
         lines += [(f"field {name}", _word(value)) for name, value in said.items()]
     return tuple(lines)

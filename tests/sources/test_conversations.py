@@ -235,3 +235,26 @@ def test_any_file_gives_rows_or_one_error(tmp_path: Path, data: bytes) -> None:
         read_sources([Source(path=str(tmp_path / "fuzz.json"))])
     except SourceError as error:
         assert "\n" not in str(error)
+
+
+def test_pictures_by_url_and_by_path_in_one_sample(site: Any, data: Path, jpeg: bytes) -> None:
+    site.answers |= {"/a.jpg": jpeg, "/b.jpg": jpeg}
+    a, b, gone = (site.url(f"/{name}.jpg") for name in ("a", "b", "gone"))
+    rows = [
+        record("Edit <|image|>", "<|image|>", a, b),
+        record("Edit <|image|>", "<|image|>", A, b),
+        record("Edit <|image|>", "<|image|>", a, A),
+        record("Edit <|image|> like <|image|>", "<|image|>", a, gone, b),
+    ]
+    (data / "mixed.json").write_text(json.dumps(rows))
+    source = Source(path=str(data / "mixed.json"))
+    pairs, _ = read_sources([source])
+    config = Fetch(robots=False, retries=0, allow_hosts=(f"127.0.0.1:{site.port}",))
+    found = fetch_shard(pairs, config, shard=0, sources=[source]).to_pylist()
+    assert [row["status"] for row in found] == ["ok", "ok", "ok", "failed"]
+    assert [row["url"] for row in found] == [b, b, None, b]  # what is answered
+    assert [pair["more"] for pair in pairs.to_pylist()] == [[a], [A], [a], [a, gone]]
+    assert [row["attempts"] for row in found] == [2, 2, 2, 3]
+    failed = found[3]
+    assert (failed["error"], failed["http_status"], failed["final_url"]) == ("http_4xx", 404, gone)
+    assert failed["detail"].startswith(f"image 2 of 3 ({gone}): ")
