@@ -17,6 +17,7 @@ DERIVED = {
     "area": "width::bigint * height",
     "caption_length": "length(caption)",  # in characters
 }
+TEXT_ALONE = f"status = 'ok' and width is null and coalesce(task, '{schema.T2I}') <> '{schema.T2I}'"
 IMAGE_COLUMNS = [name for name in schema.IMAGES.names if name not in ("image", "thumbnail", "more")]
 
 _FORBIDDEN = {  # classes of DuckDB's syntax tree that are no plain expression of one row
@@ -91,7 +92,7 @@ def passes(part: str) -> str:
 
     Of a sample without a picture it counts as yes: what is asked of pictures is not asked of text.
     """
-    return f"coalesce((\n{part}\n)::boolean, status = 'ok' and width is null)"
+    return f"coalesce((\n{part}\n)::boolean, {TEXT_ALONE})"
 
 
 def with_derived(table: str, columns: Sequence[str] = IMAGE_COLUMNS) -> str:
