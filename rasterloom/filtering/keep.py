@@ -36,7 +36,7 @@ ALWAYS_NEEDED = (
     *("original_width", "original_height", "width", "height", "task", "main"),
 )
 # Doubles are sought among plain pairs: sets of edits or of questions use one picture many times.
-COMPARED = f"coalesce(task, '{schema.T2I}') = '{schema.T2I}' and main is null and width is not null"
+COMPARED = f"coalesce(task, '{schema.T2I}') = '{schema.T2I}' and main is null"
 
 WORDS = ("kept", "exact duplicate", "near duplicate", "semantic duplicate")
 
