@@ -136,7 +136,8 @@ def plan_by_images_file(store: Store, inputs: Inputs, config: Any) -> list[Shard
 def score_images(store: Store, spec: dict[str, Any], config: Scores) -> ShardResult:
     from rasterloom.filtering.scorers import score_shard
 
-    scores = score_shard(read_file(store, spec["images"]), _scorers(config.model_dump_json()))
+    images = read_files(store, [spec["images"]], without=("more",))
+    scores = score_shard(images, _scorers(config.model_dump_json()))
     return scores, {"rows": scores.num_rows}
 
 

@@ -139,3 +139,12 @@ def test_what_a_source_cannot_be(tmp_path: Path) -> None:
         check_sources([Source(path=str(tmp_path / "a.json"), task="caption")])
     with pytest.raises(SourceError, match="of kind hf, only the row's own picture is read"):
         check_sources([Source(path="hf://some/thing", output="after", task="edit")])
+
+
+def test_a_folder_of_questions(tmp_path: Path, pictures: dict[str, bytes]) -> None:
+    for name in pictures:
+        (tmp_path / f"{name}.json").write_text(json.dumps({"question": f"Is it {name}?", "answer": "Yes."}))
+    rows = through(Source(path=str(tmp_path), task="vqa"))
+    assert [(row["status"], row["caption"], json.loads(row["turns"])["answer"]) for row in rows] == [
+        ("ok", f"Is it {name}?", "Yes.") for name in pictures
+    ]
