@@ -5,12 +5,23 @@ from, so that joining two tables for one shard reads one row group of each and n
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeVar
 
 import pyarrow as pa
 
 KEY_HEX_DIGITS = 32
+
+T = TypeVar("T")
+
+# A row of the tables is a *sample*. Most are plain pairs: a picture, a caption, the task "t2i". Others have
+# any number of pictures, and ``turns``: a JSON list of {"from": "human" or "gpt", "value": text} that is
+# kept word for word, or a JSON object of the fields that the task's prompt is filled with. The picture in
+# the columns of a pair (``url``, ``image``, ``width``, ...) is then the first that is answered, else the
+# first: what scores, rules and galleries look at. ``main`` and ``more`` say where it stands; `in_order`.
+T2I = "t2i"
 
 PAIRS = pa.schema(
     [
@@ -22,6 +33,20 @@ PAIRS = pa.schema(
         ("weight", pa.float64()),  # how much the pair counts, from the recipe or a column; null if unusable
         ("licence", pa.string()),
         ("path", pa.string()),  # where its image lies in its source, null when it is fetched by URL
+        ("task", pa.string()),  # "t2i" of a plain pair, docs/tasks.md; null of what is no pair
+        ("turns", pa.string()),  # of a sample that is no plain pair: JSON, see above
+        ("main", pa.int32()),  # of several pictures, the number of the one in url or path, from 0
+        ("more", pa.list_(pa.field("element", pa.string()))),  # URL or path of the others, in their order
+    ]
+)
+
+PICTURE = pa.struct(
+    [
+        ("format", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("sha256", pa.string()),
+        ("image", pa.large_binary()),
     ]
 )
 
@@ -47,7 +72,11 @@ IMAGES = pa.schema(
         ("format", pa.string()),  # of `image`: "jpeg", "png" or "webp"
         ("width", pa.int32()),
         ("height", pa.int32()),
-        ("image", pa.large_binary()),  # null when failed
+        ("image", pa.large_binary()),  # null when failed, and of a sample of text alone
+        ("task", pa.string()),  # this and the next two as in `pairs`
+        ("turns", pa.string()),
+        ("main", pa.int32()),
+        ("more", pa.list_(pa.field("element", PICTURE))),  # the other pictures of the sample, in their order
     ]
 )
 
@@ -66,7 +95,7 @@ SELECTION = pa.schema(
 TOKENS = pa.schema(
     [
         ("target", pa.int32()),  # resolution: a bucket's area is about target * target pixels
-        ("bucket", pa.string()),  # "<width>x<height>" in pixels
+        ("bucket", pa.string()),  # "<width>x<height>" in pixels of the sample's main picture, or "text"
         ("key", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
@@ -117,17 +146,41 @@ class ErrorClass(StrEnum):
 _KEY = hashlib.blake2b(digest_size=KEY_HEX_DIGITS // 2, person=b"rasterloom.pair")
 
 
-def pair_key(url: str | None, caption: str | None, path: tuple[str, str] | None = None) -> str:
+def pair_key(
+    url: str | None,
+    caption: str | None,
+    path: tuple[str, str] | None = None,
+    sample: Sequence[str | None] = (),
+) -> str:
     """Return the stable 128-bit key of a pair as 32 hex digits.
 
-    An image that has no URL is known by its ``path``: the name of its source and its place in there.
+    An image that has no URL is known by its ``path``: the name of its source and its place in there. What
+    else makes a sample that is no plain pair goes into ``sample``: its turns and its other pictures.
     Null and the empty string give different keys; surrogates that are not valid UTF-8 are kept apart.
     """
     digest = _KEY.copy()
-    for part in (url, caption, *(path or ())):
-        data = b"" if part is None else part.encode("utf-8", "surrogatepass")
-        digest.update(b"\x00" if part is None else b"\x01" + len(data).to_bytes(8, "little") + data)
+    for parts in ((url, caption, *(path or ())), sample):
+        for part in parts:
+            data = b"" if part is None else part.encode("utf-8", "surrogatepass")
+            digest.update(b"\x00" if part is None else b"\x01" + len(data).to_bytes(8, "little") + data)
+        if sample and parts is not sample:
+            digest.update(b"\x02")
     return digest.hexdigest()
+
+
+def in_order(main: T | None, place: int | None, more: Sequence[T] | None) -> list[T]:
+    """Return the pictures of a sample in the order of its placeholders.
+
+    Args:
+        main: the one in the columns of a pair; None if the sample has no picture at all.
+        place: its number among them, the column ``main``; None stands for 0.
+        more: the others, the column ``more``.
+    """
+    others = list(more or ())
+    return others if main is None else [*others[: place or 0], main, *others[place or 0 :]]
+
+
+TEXT_BUCKET = "text"  # of a sample without pictures; its width and height are 0
 
 
 def bucket_name(width: int, height: int) -> str:

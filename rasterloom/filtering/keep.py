@@ -24,6 +24,7 @@ from rasterloom.filtering.rule import (
     conjuncts_of,
     connect,
     first_line,
+    passes,
     with_derived,
 )
 
@@ -32,8 +33,11 @@ __all__ = ["check_keep", "check_rule", "columns_needed", "select", "select_batch
 ORIGINAL_AREA = "coalesce(original_width::bigint * original_height, width::bigint * height)"
 ALWAYS_NEEDED = (
     *("key", "shard", "status", "error", "sha256", "phash", "thumbnail"),
-    *("original_width", "original_height", "width", "height"),
+    *("original_width", "original_height", "width", "height", "task", "main"),
 )
+# Doubles are sought among plain pairs: sets of edits or of questions use one picture many times.
+COMPARED = f"coalesce(task, '{schema.T2I}') = '{schema.T2I}' and main is null"
+
 WORDS = ("kept", "exact duplicate", "near duplicate", "semantic duplicate")
 
 
@@ -76,10 +80,11 @@ def select(
 ) -> pa.Table:
     """Apply the keep rule, then drop duplicates among what it kept.
 
-    A row whose image failed, or for which the rule is null, is not kept.
+    A row whose image failed, or for which the rule is null, is not kept; a sample without a picture is
+    where a part of the rule is null. Doubles are sought among text-to-image pairs only.
 
     Args:
-        images: `schema.IMAGES`, without the column `image`
+        images: `schema.IMAGES`, without the columns `image` and `more`
         scores: `schema.SCORES` and the scores; rows in any order, one for each key at most
         earlier: keys that the last version kept; of a group of duplicates, they are rather kept than others
 
@@ -114,7 +119,7 @@ def select_batches(
                 judged.add(connection, conjuncts, images, scores)
     verdict = judged.joined("verdict", np.int16)
     keys = pa.chunked_array(judged.parts["key"], pa.string())
-    rows = np.flatnonzero(verdict == 0)
+    rows = np.flatnonzero(judged.joined("compared", np.bool_))
     double_of = np.arange(len(verdict))
     semantic = np.zeros(len(verdict), bool)
     sha256 = judged.joined("sha256", np.uint64, 2)
@@ -144,7 +149,7 @@ def select_batches(
 
 
 class _Judged:
-    """What is remembered of each batch: of every row its verdict, of those that pass what they look like.
+    """What is remembered of each batch: of every row its verdict, of plain pairs that pass how they look.
 
     A verdict is 0 for a row that passes, n for one that the n-th conjunct stops, -1 for a failed image. The
     rank is higher for what is rather kept of a group of duplicates.
@@ -167,16 +172,17 @@ class _Judged:
         scores: pa.Table,
     ) -> None:
         table = _join(images, scores, [name for name in self.columns.names if name in scores.column_names])
-        verdict, rank, sha256 = self._judge(connection, conjuncts, table)
-        passed = pa.array(np.flatnonzero(verdict == 0))
+        verdict, compared, rank, sha256 = self._judge(connection, conjuncts, table)
+        passed = pa.array(np.flatnonzero(compared))
         for name in self.parts:
             self.parts[name] += images[name].chunks
         look = images.select(["phash", "thumbnail"]).take(passed)
         thumbnails, known = thumbnails_of(look["thumbnail"])
         for name, values in (
             ("verdict", verdict),
+            ("compared", compared),
             ("sha256", sha256),
-            ("rank", rank[verdict == 0]),
+            ("rank", rank[compared]),
             ("phash", hashes_of(look["phash"])),
             ("thumbnails", thumbnails),
             ("known", known & look["phash"].is_valid().to_numpy()),
@@ -187,27 +193,27 @@ class _Judged:
 
     def _judge(
         self, connection: duckdb.DuckDBPyConnection, conjuncts: list[str], table: pa.Table
-    ) -> tuple[NDArray[np.int16], NDArray[np.float64], NDArray[np.uint64]]:
+    ) -> tuple[NDArray[np.int16], NDArray[np.bool_], NDArray[np.float64], NDArray[np.uint64]]:
         prefer = self.config.dedup.prefer
         preferred = f'"{prefer}"' if prefer else ORIGINAL_AREA
         derived = [name for name in table.column_names if name != "thumbnail"]
         connection.register("source", table.select(derived))
-        cases = [
-            f"when not coalesce((\n{part}\n)::boolean, false) then {number}"
-            for number, part in enumerate(conjuncts, 1)
-        ]
+        cases = [f"when not {passes(part)} then {number}" for number, part in enumerate(conjuncts, 1)]
         # 128 bits of another digest of it, which come as numbers
         sha256 = "coalesce(md5_number_lower(sha256), 0), coalesce(md5_number_upper(sha256), 0)"
         query = f"""
             select (case when status is distinct from 'ok' then -1 {" ".join(cases)} else 0 end)::smallint,
-                   ({preferred})::double, {sha256}
+                   ({COMPARED}), ({preferred})::double, {sha256}
             from ({with_derived("source", derived)})"""
         try:
             columns = connection.execute(query).fetchnumpy()
         except duckdb.Error as error:
             raise ValueError(f"the rule fails on a row: {first_line(error)}") from None
-        verdict, rank, *halves = (np.ma.filled(column, np.nan) for column in columns.values())
-        return np.asarray(verdict), rank, np.stack([half.astype(np.uint64) for half in halves], axis=1)
+        verdict, plain, *numbers = columns.values()
+        rank, *halves = (np.ma.filled(column, np.nan) for column in numbers)
+        compared = (np.asarray(verdict) == 0) & np.asarray(plain)
+        digests = np.stack([half.astype(np.uint64) for half in halves], axis=1)
+        return np.asarray(verdict), compared, rank, digests
 
     def joined(self, name: str, kind: Any, *shape: int) -> NDArray[Any]:
         """Join the parts of a column and let them go, one by one: thumbnails are large."""
@@ -267,7 +273,7 @@ def _join(images: pa.Table, scores: pa.Table, names: Sequence[str]) -> pa.Table:
     aligned = scores.select(list(names))
     if not images["key"].equals(scores["key"]):
         aligned = aligned.take(pc.index_in(images["key"], scores["key"].combine_chunks()))
-    table = images.drop_columns([name for name in ("image",) if name in images.column_names])
+    table = images.drop_columns([name for name in ("image", "more") if name in images.column_names])
     for name in names:
         table = table.append_column(name, aligned[name])
     return table

@@ -17,7 +17,8 @@ DERIVED = {
     "area": "width::bigint * height",
     "caption_length": "length(caption)",  # in characters
 }
-IMAGE_COLUMNS = [name for name in schema.IMAGES.names if name not in ("image", "thumbnail")]
+TEXT_ALONE = f"status = 'ok' and width is null and coalesce(task, '{schema.T2I}') <> '{schema.T2I}'"
+IMAGE_COLUMNS = [name for name in schema.IMAGES.names if name not in ("image", "thumbnail", "more")]
 
 _FORBIDDEN = {  # classes of DuckDB's syntax tree that are no plain expression of one row
     "SUBQUERY": "a subquery",
@@ -84,6 +85,14 @@ def conjuncts_of(connection: duckdb.DuckDBPyConnection, rule: str) -> list[str]:
     if again["error"] or _flat(_parse(connection, whole)) != _flat(_parse(connection, rule)):
         parts = [rule.strip()]
     return parts
+
+
+def passes(part: str) -> str:
+    """Return SQL that says whether a row passes a part of a rule: what cannot say (null) counts as no.
+
+    Of a sample without a picture it counts as yes: what is asked of pictures is not asked of text.
+    """
+    return f"coalesce((\n{part}\n)::boolean, {TEXT_ALONE})"
 
 
 def with_derived(table: str, columns: Sequence[str] = IMAGE_COLUMNS) -> str:

@@ -9,13 +9,16 @@ from rasterloom.pipelines.retry import with_retries
 from rasterloom.pipelines.step import ShardStep, Step
 from rasterloom.pipelines.token_steps import text_step, token_steps
 from rasterloom.recipe import Recipe, RecipeError
-from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION
+from rasterloom.schema import IMAGES, PAIRS, PICTURE, SCORES, SELECTION
 from rasterloom.versions.tables import Corpus
 
 # Encoded pictures do not compress; few rows a group keep a reader's memory small.
 IMAGE_PARQUET = {
     "row_group_size": 64,
-    "compression": {c: "none" if c == "image" else "zstd" for c in IMAGES.names},
+    "compression": {
+        **{name: "none" if name == "image" else "zstd" for name in IMAGES.names if name != "more"},
+        **{f"more.list.element.{f.name}": "none" if f.name == "image" else "zstd" for f in PICTURE},
+    },
 }
 TEXT_PARQUET = {"row_group_size": 10_000, "compression": "zstd"}
 
@@ -42,7 +45,7 @@ def _corpus_steps(recipe: Recipe) -> list[Step]:
     pairs = ShardStep(
         "pairs",
         work.Sources(sources=recipe.sources),
-        code_version="2",
+        code_version="3",  # 3: samples of any task
         identity={"content": check_sources(recipe.sources)},
         plan=work.plan_pairs,
         work=work.read_pairs,
@@ -54,7 +57,7 @@ def _corpus_steps(recipe: Recipe) -> list[Step]:
     images = ShardStep(
         "images",
         recipe.fetch,
-        code_version="3",
+        code_version="3",  # 3: several pictures a row, hashes of averages
         identity=_fetch_identity(recipe),
         inputs=(pairs,),
         plan=work.plan_images,
@@ -81,7 +84,7 @@ def _corpus_steps(recipe: Recipe) -> list[Step]:
     selection = ShardStep(
         "selection",
         recipe.keep,
-        code_version="2",  # 2: what was kept before stays kept
+        code_version="3",  # 2: what was kept before stays kept; 3: text alone, doubles of plain pairs only
         inputs=(images, scores),
         plan=work.plan_selection,
         work=work.select_images,

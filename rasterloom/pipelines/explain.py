@@ -1,5 +1,6 @@
 """The story of one image: where its pair came from, what became of it, and why it is kept or not."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from rasterloom.pipelines import reading
 from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.state import Status, output_files, status
 from rasterloom.recipe import Recipe, RecipeError
-from rasterloom.schema import SCORES
+from rasterloom.schema import SCORES, in_order
 from rasterloom.versions.tables import Corpus
 
 DOUBLES = 5  # keys named of the rows that an image is kept in the place of
@@ -55,11 +56,11 @@ class _Story:
             raise RecipeError("there are no pairs yet: rasterloom run RECIPE")
         self.pair = self._pair(key)
         self.key = self.pair["key"]
-        self.image = self._row("images", without="image")
+        self.image = self._row("images", without=("image", "more"))
         self.shard = self.image["shard"][0].as_py() if self.image else None
 
     def chapters(self) -> list[Chapter]:
-        told = [Chapter("pair", _lines(self.pair))]
+        told = [Chapter("pair", _pair_lines(self.pair))]
         for name, tell in (
             ("images", self._fetched),
             ("scores", self._scored),
@@ -85,7 +86,7 @@ class _Story:
         row: dict[str, Any] = found.to_pylist()[0]
         return row
 
-    def _row(self, table: str, without: str = "", **more: Any) -> pa.Table | None:
+    def _row(self, table: str, without: tuple[str, ...] = (), **more: Any) -> pa.Table | None:
         if table not in self.files:
             return None
         where = pc.field("key") == self.key
@@ -97,8 +98,16 @@ class _Story:
         if not self.image:
             return (("missing", "the pair has no row in images"),)
         row = self.image.to_pylist()[0]
-        row["thumbnail"] = None
-        return _lines({name: value for name, value in row.items() if name not in ("key", "url", "caption")})
+        told_already = ("key", "url", "caption", "thumbnail", "task", "turns", "main")
+        lines = _lines({name: value for name, value in row.items() if name not in told_already})
+        if row["status"] == "ok" and row["width"] is None:
+            return (*lines, ("pictures", "none, it is text alone"))
+        if row.get("main") is None:
+            return lines
+        more = reading.read_more(self.corpus.store, self.files["images"], self.key)
+        mine = {**row, "main picture": True}
+        found = enumerate(in_order(mine, row["main"], more), 1)
+        return (*lines, *((f"image {n} of {len(more) + 1}", _picture(one)) for n, one in found))
 
     def _scored(self) -> Lines:
         scores = self._row("scores", shard=self.shard)
@@ -116,7 +125,8 @@ class _Story:
         if self.image and self.image["status"][0].as_py() == "ok":
             scores = self._row("scores", shard=self.shard)
             for verdict in verdicts(self.recipe.keep.rule, self.image, scores):
-                says = {True: "yes", False: "no", None: "cannot say, which counts as no"}[verdict.says]
+                counts = "yes, as there is no picture" if verdict.passes else "no"
+                says = {True: "yes", False: "no", None: f"cannot say, which counts as {counts}"}[verdict.says]
                 given = ", ".join(
                     f"{name} {'null' if value is None else _word(value)}"
                     for name, value in verdict.values.items()
@@ -166,6 +176,27 @@ class _Story:
         if name not in self.files:
             return (*_lines(rows[0]), *self._not_done(name))
         return _lines(rows[0])
+
+
+def _picture(one: dict[str, Any]) -> str:
+    words = f"{one['width']} x {one['height']} {one['format']}, SHA-256 {one['sha256'][:12]}"
+    return f"{words}; it stands for the sample" if "main picture" in one else words
+
+
+def _pair_lines(pair: dict[str, Any]) -> Lines:
+    """The pair's columns, of a sample its turns one by one and where each of its pictures comes from."""
+    row = dict(pair)
+    more, turns = row.pop("more", None), row.pop("turns", None)
+    lines = [(name, text) for name, text in _lines(row) if name != "main"]
+    if more:
+        places = in_order(row["url"] or row["path"], row["main"], more)
+        lines += [(f"image {n} of {len(places)}", place) for n, place in enumerate(places, 1)]
+    said = json.loads(turns) if turns else {}
+    if isinstance(said, list):
+        lines += [(turn["from"], turn["value"].replace("\n", "⏎")) for turn in said]
+    else:
+        lines += [(f"field {name}", _word(value)) for name, value in said.items()]
+    return tuple(lines)
 
 
 def _lines(row: dict[str, Any]) -> Lines:

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rasterloom.schema import PICTURE
 from rasterloom.storage import Store
 
 
@@ -19,15 +20,33 @@ def read_file(store: Store, name: str) -> pa.Table:
 
 
 def read_files(
-    store: Store, names: list[str], where: Any = None, columns: list[str] | None = None, without: str = ""
+    store: Store,
+    names: list[str],
+    where: Any = None,
+    columns: list[str] | None = None,
+    without: tuple[str, ...] = (),
 ) -> pa.Table:
     """Read rows of Parquet files, row groups that cannot match left out."""
     import pyarrow.dataset as pads
 
     data = pads.dataset([store.path(n) for n in names], filesystem=store.filesystem, format="parquet")
     if without:
-        columns = [name for name in data.schema.names if name != without]
+        columns = [name for name in data.schema.names if name not in without]
     return data.to_table(columns=columns, filter=where)
+
+
+def read_more(store: Store, names: list[str], key: str) -> list[dict[str, Any]]:
+    """Read what the column ``more`` of images says of one row's further pictures, but not these."""
+    columns = [f"more.list.element.{field.name}" for field in PICTURE if field.name != "image"]
+    for name in names:
+        with store.filesystem.open_input_file(store.path(name)) as source:
+            file = pq.ParquetFile(source)
+            for group in range(file.num_row_groups if "more" in file.schema_arrow.names else 0):
+                keys = file.read_row_group(group, columns=["key"])["key"].to_pylist()
+                if key in keys:
+                    more = file.read_row_group(group, columns=columns)["more"]
+                    return more[keys.index(key)].as_py() or []
+    return []
 
 
 def read_rows(store: Store, name: str, start: int, rows: int, columns: list[str]) -> pa.Table:

@@ -167,13 +167,17 @@ def grid(
 
 def pictures_of(codec: Any, profile: Profile, sequences: Sequence[Sequence[int]]) -> list[Image.Image]:
     """Decode the image of each token sequence, if it has just one."""
+    ends = (np.flatnonzero(np.asarray(ids) == profile.eoi) for ids in sequences)
+    whole = [ids for ids, end in zip(sequences, ends, strict=True) if len(end) == 1]
+    return [picture_of(codec, profile, ids) for ids in whole]
+
+
+def picture_of(codec: Any, profile: Profile, ids: Sequence[int]) -> Image.Image:
+    """Decode the first image in a token sequence, or in a part of one. ValueError if there is none."""
     from rasterloom.tokenize.unirep import unframe
 
-    found = []
-    for ids in sequences:
-        array = np.asarray(ids)
-        start, end = np.flatnonzero(array == profile.boi), np.flatnonzero(array == profile.eoi)
-        if len(start) == len(end) == 1:
-            codes = unframe(array[start[0] : end[0] + 1], profile)
-            found.append(Image.fromarray(codec.decode(codes[None])[0]))
-    return found
+    array = np.asarray(ids)
+    start, end = np.flatnonzero(array == profile.boi), np.flatnonzero(array == profile.eoi)
+    if not len(start) or not len(end):
+        raise ValueError("the sequence holds no picture")
+    return Image.fromarray(codec.decode(unframe(array[start[0] : end[0] + 1], profile)[None])[0])

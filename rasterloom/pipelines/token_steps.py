@@ -35,7 +35,7 @@ def text_step(config: Tokenize, images: Step, selection: Step) -> Step:
     return FileStep(
         "text",
         TextVocabulary(text=config.text, text_vocab=config.text_vocab),
-        code_version="1",
+        code_version="2",
         identity={"digest": _file_digest(config.text)},
         inputs=(images, selection),
         make=make_text,
@@ -50,7 +50,7 @@ def token_steps(recipe: Recipe, target: int, *given: Step) -> tuple[Step, Step]:
     codes = ShardStep(
         f"codes/{target}",
         config,
-        code_version="1",
+        code_version="2",  # 2: samples of any task
         identity={"weights": _codec_digest(recipe)},
         inputs=given,
         plan=plan_by_images_file,
@@ -75,7 +75,8 @@ def token_steps(recipe: Recipe, target: int, *given: Step) -> tuple[Step, Step]:
 
 
 def make_text(corpus: Corpus, inputs: Inputs, step: Step, folder: Path, *_: Any) -> dict[str, int]:
-    """Take the user's tokenizer, or train a byte-level BPE on the captions of the kept pairs."""
+    """Take the user's tokenizer, or train a byte-level BPE on the captions and turns of what is kept."""
+    from rasterloom.tokenize.samples import text_of
     from rasterloom.tokenize.text import train_text
 
     config = step.config
@@ -84,11 +85,12 @@ def make_text(corpus: Corpus, inputs: Inputs, step: Step, folder: Path, *_: Any)
         (folder / "tokenizer.json").write_bytes(Path(config.text).read_bytes())
         return {}
     kept = read_files(corpus.store, [f.name for f in inputs["selection"]], pc.field("kept"), ["key"])
-    captions = read_files(corpus.store, [f.name for f in inputs["images"]], None, ["key", "caption"])
-    captions = captions.filter(pc.is_in(captions["key"], kept["key"].combine_chunks()))
-    text = train_text(captions["caption"].to_pylist(), config.text_vocab)
+    columns = ["key", "caption", "turns"]
+    rows = read_files(corpus.store, [f.name for f in inputs["images"]], None, columns)
+    rows = rows.filter(pc.is_in(rows["key"], kept["key"].combine_chunks()))
+    text = train_text([text_of(row) for row in rows.to_pylist()], config.text_vocab)
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
-    return {"captions": captions.num_rows}
+    return {"captions": rows.num_rows}
 
 
 def _file_digest(path: str | None) -> str | None:

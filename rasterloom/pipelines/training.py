@@ -171,10 +171,7 @@ def _decoder(corpus: Corpus, step: Step, inputs: Inputs) -> Any:
     _, profile = token_work.load_text(corpus.store, inputs["text"][0].name, config)
 
     def decode(ids: list[int]) -> Image.Image:
-        pictures = sampling.pictures_of(codec, profile, [ids])
-        if not pictures:
-            raise ValueError("the sequence does not hold just one picture")
-        return pictures[0]
+        return sampling.picture_of(codec, profile, ids)
 
     return decode
 

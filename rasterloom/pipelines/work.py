@@ -113,7 +113,8 @@ def _fetch(pairs: pa.Table, config: Fetch, shard: int, origin: Origin) -> pa.Tab
         return fetch_shard(pairs, config, shard=shard, sources=origin.sources)
     from rasterloom.sources.img2dataset import fetch_shard_by_img2dataset
 
-    has_url = pc.is_null(pairs["path"])  # img2dataset fetches nothing else
+    # img2dataset fetches pairs with a URL, and nothing else.
+    has_url = pc.and_(pc.is_null(pairs["path"]), pc.is_null(pairs["turns"]))
     images = pa.concat_tables(
         [
             fetch_shard_by_img2dataset(pairs.filter(has_url), config, shard=shard, python=origin.python),
@@ -135,7 +136,8 @@ def plan_by_images_file(store: Store, inputs: Inputs, config: Any) -> list[Shard
 def score_images(store: Store, spec: dict[str, Any], config: Scores) -> ShardResult:
     from rasterloom.filtering.scorers import score_shard
 
-    scores = score_shard(read_file(store, spec["images"]), _scorers(config.model_dump_json()))
+    images = read_files(store, [spec["images"]], without=("more",))
+    scores = score_shard(images, _scorers(config.model_dump_json()))
     return scores, {"rows": scores.num_rows}
 
 

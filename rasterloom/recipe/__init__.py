@@ -12,7 +12,7 @@ from rasterloom.recipe.run import Run
 from rasterloom.recipe.sample import ColourCheck, Sample
 from rasterloom.recipe.section import RecipeError, Section
 from rasterloom.recipe.source import Column, Source
-from rasterloom.recipe.tokenize import CODECS, Tokenize
+from rasterloom.recipe.tokenize import CODECS, Prompt, Tokenize
 from rasterloom.recipe.train import DeepSpeed, Stage, Train
 from rasterloom.recipe.whole import Recipe
 
@@ -24,6 +24,7 @@ __all__ = [
     "DeepSpeed",
     "Fetch",
     "Keep",
+    "Prompt",
     "Recipe",
     "RecipeError",
     "Run",

@@ -31,8 +31,16 @@ class Source(Section):
     """Column that holds the caption."""
     image: str = ""
     """Column that holds the image itself, in Parquet files and Hugging Face data sets."""
+    task: str | Column = ""
+    """Task of the rows, as docs/tasks.md has them, or ``{column: NAME}``; t2i when empty."""
+    input: str = ""
+    """Column with the picture, or the list of pictures, that a task asks about: a URL, a path in the source's
+    folder or, in Parquet files, the picture itself. When empty, the row's own picture."""
+    output: str = ""
+    """Column with the picture, or the list of pictures, that a task answers with."""
     root: str = ""
-    """Folder that the images of a conversations file lie in; the file's own when empty."""
+    """Folder that the images lie in that a conversations file, or the columns ``input`` and ``output``, name;
+    the file's own when empty."""
     weight: float | Column = 1.0
     """How much a pair counts beside those of other sources: a number, or ``{column: NAME}``."""
     licence: str | Column = ""
@@ -59,7 +67,7 @@ class Source(Section):
             raise ValueError(f"takes a path or a list of paths, not {value!r}")
         return value
 
-    @field_validator("weight", "licence", mode="before")
+    @field_validator("weight", "licence", "task", mode="before")
     @classmethod
     def _constant_or_column(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, Column):
@@ -67,12 +75,17 @@ class Source(Section):
         if isinstance(value, dict):
             if set(value) != {"column"} or not isinstance(value["column"], str):
                 raise ValueError(f"takes {{column: NAME}}, not {value!r}")
-        elif info.field_name == "licence":
+        elif info.field_name != "weight":
             if not isinstance(value, str):
                 raise ValueError(f"takes a text or {{column: NAME}}, not {value!r}")
         elif not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
             raise ValueError(f"takes a number above 0 or {{column: NAME}}, not {value!r}")
         return value
+
+    @property
+    def has_tasks(self) -> bool:
+        """Whether its rows may be something else than plain pairs."""
+        return bool(self.task or self.input or self.output)
 
     @property
     def paths(self) -> tuple[str, ...]:

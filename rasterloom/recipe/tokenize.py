@@ -1,5 +1,6 @@
 """`tokenize`: how a kept pair becomes a sequence."""
 
+import string
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -7,6 +8,32 @@ from pydantic import Field, field_validator
 from rasterloom.recipe.section import Section
 
 CODECS = ("mini",)
+
+
+class Prompt(Section):
+    """What a task's sample says; ``<|image|>`` stands for a picture, ``{name}`` for a column of its row.
+
+    ``{width}`` and ``{height}`` are the pixels of the picture that answers, ``{caption}`` is the caption.
+    """
+
+    human: str
+    gpt: str = "<|image|>"
+
+    @field_validator("human", "gpt")
+    @classmethod
+    def _has_names(cls, value: str) -> str:
+        return _checked(value)
+
+
+def _checked(template: str) -> str:
+    try:
+        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise ValueError(f"{template!r}: {error}; a brace that is meant as such is written twice") from None
+    for name in names:
+        if not name.isidentifier():
+            raise ValueError(f"{template!r}: {{{name}}} is no name of a column")
+    return template
 
 
 class Tokenize(Section):
@@ -24,9 +51,18 @@ class Tokenize(Section):
     """Resolutions: a target of 512 gives buckets of about 512 x 512 pixels."""
     crop: Literal["random", "center"] = "random"
     """Where a crop lies: seeded by the pair's key, or in the middle."""
+    prompts: dict[str, str | Prompt] = Field(default_factory=dict)
+    """Prompts of tasks, beside those of docs/tasks.md or in their place, as ``depth: "Depth. <|image|>"``."""
+    prompt_target: int | None = None
+    """Resolution of pictures in prompts, where it is to be lower than that of answers."""
+    view_side: int = 384
+    """Side of the views of the task multiview, in pixels; the target where that is lower."""
     batch: int = Field(32, ge=1)
     rows_per_file: int = Field(20_000, ge=1)
     seed: int = 0
+
+    def __hash__(self) -> int:  # of its values: `prompts` is a dict
+        return hash(self.model_dump_json())
 
     @field_validator("codec")
     @classmethod
@@ -35,14 +71,32 @@ class Tokenize(Section):
             raise ValueError(f"unknown codec {value!r}; known: {', '.join(CODECS)}")
         return value
 
+    @field_validator("prompts")
+    @classmethod
+    def _have_names(cls, value: dict[str, str | Prompt]) -> dict[str, str | Prompt]:
+        for prompt in value.values():
+            if isinstance(prompt, str):
+                _checked(prompt)
+        return value
+
+    @field_validator("prompt_target", "view_side")
+    @classmethod
+    def _multiple(cls, value: int | None) -> int | None:
+        return value if value is None else _multiple_of_32(value)
+
     @field_validator("targets")
     @classmethod
     def _multiples(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if not value:
             raise ValueError("name at least one target")
         for target in value:
-            if target < 32 or target % 32:
-                raise ValueError(f"a target is a multiple of 32 pixels; {target} is not")
+            _multiple_of_32(target)
         if len(set(value)) != len(value):
             raise ValueError("a target is named twice")
         return value
+
+
+def _multiple_of_32(target: int) -> int:
+    if target < 32 or target % 32:
+        raise ValueError(f"a target is a multiple of 32 pixels; {target} is not")
+    return target

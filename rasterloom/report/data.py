@@ -170,14 +170,33 @@ def _quoted(name: str) -> str:
 
 
 def buckets(tables: Tables) -> dict[int, list[dict[str, Any]]]:
-    """For each target its buckets, the widest first: ``bucket``, ``w``, ``h``, ``sequences``."""
+    """For each target its buckets, the widest first: ``bucket``, ``w``, ``h``, ``sequences``.
+
+    Text alone comes last, with sides of 0.
+    """
     if not tables.has("tokens"):
         return {}
     rows = tables.sql(
         """
-        SELECT target, bucket, split_part(bucket, 'x', 1)::INT AS w, split_part(bucket, 'x', 2)::INT AS h,
-               count(*) AS sequences
-        FROM tokens GROUP BY target, bucket ORDER BY target, w / h DESC, w DESC
+        SELECT target, bucket, any_value(width) AS w, any_value(height) AS h, count(*) AS sequences
+        FROM tokens GROUP BY target, bucket
+        ORDER BY target, CASE WHEN h > 0 THEN w / h END DESC NULLS LAST, w DESC
+        """
+    )
+    found: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["target"], []).append(row)
+    return found
+
+
+def tasks(tables: Tables) -> dict[int, list[dict[str, Any]]]:
+    """For each target its tasks, the most frequent first: ``task``, ``sequences``."""
+    if not tables.has("tokens"):
+        return {}
+    rows = tables.sql(
+        """
+        SELECT target, task, count(*) AS sequences FROM tokens GROUP BY ALL
+        ORDER BY target, sequences DESC, task
         """
     )
     found: dict[int, list[dict[str, Any]]] = {}

@@ -15,6 +15,7 @@ from PIL import Image
 
 from rasterloom.report import words
 from rasterloom.report.data import FAILED, Tables
+from rasterloom.schema import T2I
 
 SEED = "rasterloom.report"
 KEPT, DROPPED, DUPLICATES = 24, 12, 6  # pictures shown of those kept, and of each reason for which not
@@ -25,7 +26,7 @@ THUMBNAIL = 200  # pixels, the longer side
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture on the page; ``src`` is a data URI, empty if it could not be read."""
+    """A picture on the page; ``src`` is a data URI, empty if it could not be read or there is none."""
 
     src: str
     caption: str
@@ -106,11 +107,16 @@ def galleries(tables: Tables) -> list[Gallery]:
 def pictures_of(tables: Tables, keys: set[str]) -> dict[str, Picture]:
     """The stored pictures of some keys, with captions, sizes and scores; only what is shown is read."""
     scores = _scores(tables, keys)
-    columns = ["caption", "original_width", "original_height", "image"]
+    columns = ["caption", "original_width", "original_height", "image", *_told(tables)]
     return {
         row["key"]: _of_row(row, scores.get(row["key"], {}))
         for row in read_rows(tables, "images", keys, columns)
     }
+
+
+def _told(tables: Tables) -> list[str]:
+    """Columns that tell of a row's task; tables of earlier versions have none."""
+    return [name for name in ("task", "main") if name in tables.data["images"].schema.names]
 
 
 def _scores(tables: Tables, keys: set[str]) -> dict[str, dict[str, Any]]:
@@ -123,7 +129,12 @@ def _scores(tables: Tables, keys: set[str]) -> dict[str, dict[str, Any]]:
 def _of_row(row: dict[str, Any], scores: dict[str, Any]) -> Picture:
     caption = words.plain(row["caption"])
     values = [f"{name} {words.figure(value)}" for name, value in scores.items() if isinstance(value, float)]
-    notes = (f"{row['original_width']}×{row['original_height']}", *values[:3])
+    task = row.get("task") or T2I
+    asks = () if task == T2I else (task,)
+    if row["image"] is None and task != T2I:
+        return Picture("", caption, (*asks, "text alone"))
+    several = () if row.get("main") is None else ("one of several pictures",)
+    notes = (*asks, *several, f"{row['original_width']}×{row['original_height']}", *values[:3])
     try:
         with Image.open(io.BytesIO(row["image"] or b"")) as image:
             return picture(image, caption, notes)

@@ -92,6 +92,7 @@ def _gather(inputs: ReportInputs, tables: data.Tables) -> dict[str, Any]:
         "histograms": [(h, charts.histogram(h)) for h in data.histograms(tables)],
         "buckets": data.buckets(tables),
         "tokens": tokens,
+        "tasks": data.tasks(tables),
         "pairs": reconstructions(tables, inputs.decode, inputs.crop) if inputs.decode else [],
         "stages": [(s, charts.loss_curve(s)) for s in stages],
         "samples": samples,

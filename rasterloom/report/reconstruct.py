@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -18,7 +19,7 @@ SHOWN = 8
 LONGEST = 360  # pixels
 
 Decode = Callable[[list[int]], Image.Image]
-"""A row's ``input_ids`` -> its picture. Raises ValueError or LookupError if they hold none."""
+"""Some of a row's ``input_ids`` -> their first picture. Raises ValueError or LookupError if there is none."""
 Crop = Callable[[Image.Image, str, int], Image.Image]
 """A stored picture, its key and the target -> the very crop that was coded."""
 
@@ -45,13 +46,13 @@ def reconstructions(tables: Tables, decode: Decode, crop: Crop | None = None) ->
     samples = tables.sql(
         f"""
         SELECT bucket, min_by(key, md5(key || '{SEED}'), {SHOWN}) AS keys FROM tokens
-        WHERE target = {target} GROUP BY bucket ORDER BY count(*) DESC, bucket LIMIT {SHOWN}
+        WHERE target = {target} AND width > 0 GROUP BY bucket ORDER BY count(*) DESC, bucket LIMIT {SHOWN}
         """
     )
     rounds = zip_longest(*(row["keys"] for row in samples))
     keys = [key for one_of_each in rounds for key in one_of_each if key][:SHOWN]
     where = (pc.field("target") == target) & pc.field("key").isin(keys)
-    columns = ["key", "width", "height", "bucket", "n_tokens", "input_ids"]
+    columns = ["key", "width", "height", "bucket", "n_tokens", "input_ids", "loss_spans"]
     found = tables.data["tokens"].to_table(columns=columns, filter=where).to_pylist()
     rows = {row["key"]: row for row in found}
     stored = {row["key"]: row for row in read_rows(tables, "images", keys, ["caption", "image"])}
@@ -65,7 +66,7 @@ def _pair(
 ) -> Reconstruction | None:
     """One pair, None if either picture cannot be had."""
     try:
-        decoded = decode(row["input_ids"]).convert("RGB")
+        decoded = _answer(row, decode).convert("RGB")
         with Image.open(io.BytesIO(stored["image"] or b"")) as image:
             whole = image.convert("RGB") if crop is None else image
             size = (row["width"], row["height"])
@@ -80,6 +81,15 @@ def _pair(
         picture(decoded, caption, longest=LONGEST, quality=88),
         psnr(original, decoded) if crop and original.size == decoded.size else None,
     )
+
+
+def _answer(row: dict[str, Any], decode: Decode) -> Image.Image:
+    """The first picture that a row answers with, else the first there is: the one that stands for it."""
+    spans = row["loss_spans"]
+    for start, end in zip(spans[::2], spans[1::2], strict=True):
+        with suppress(ValueError, LookupError):
+            return decode(row["input_ids"][start:end])
+    return decode(row["input_ids"])
 
 
 def psnr(a: Image.Image, b: Image.Image) -> float:

@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from rasterloom.recipe import Fetch, Source
-from rasterloom.schema import IMAGES, ErrorClass
+from rasterloom.schema import IMAGES, PICTURE, ErrorClass, in_order
 from rasterloom.sources.client import Client, Trace
 from rasterloom.sources.decode import Picture, decode_image
 from rasterloom.sources.failure import Failure
 from rasterloom.sources.local import LocalImages
 from rasterloom.sources.pairs import check_pair
+from rasterloom.sources.readers.tasks import is_url
 from rasterloom.sources.verify import check_hashes
 from rasterloom.sources.worker import with_client
 
@@ -33,7 +34,8 @@ def fetch_shard(pairs: pa.Table, config: Fetch, *, shard: int, sources: Sequence
 
     Returns:
         Rows of ``schema.IMAGES``, one for every row of ``pairs`` and in their order. A pair that gave no
-        image has its class of error and a sentence on it. Call it where no event loop is running.
+        image has its class of error and a sentence on it; a sample of several pictures fails with the first
+        of them that did. Call it where no event loop is running.
 
     Raises:
         OptOutError: ``config.opt_out`` cannot be read.
@@ -73,33 +75,60 @@ def _binary(values: list[bytes | None]) -> pa.Array:
 async def _row(
     client: Client, local: LocalImages, threads: ThreadPoolExecutor, pair: dict[str, Any], shard: int
 ) -> dict[str, Any]:
-    row: dict[str, Any] = {name: pair[name] for name in ("key", "url", "caption")}
+    row: dict[str, Any] = {name: pair[name] for name in ("key", "url", "caption", "task", "turns", "main")}
     row |= {"shard": shard, "status": "failed"}
-    trace = Trace()
+    more = pair["more"] or []
+    traces = [Trace() for _ in range(1 + len(more))]  # of the main picture, then of the others
 
-    async def decode(body: bytes) -> dict[str, Any]:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(threads, _columns, body, client, pair)
+    async def get(place: str, by_url: bool, trace: Trace, meta: str | None) -> dict[str, Any]:
+        async def decode(body: bytes) -> dict[str, Any]:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(threads, _columns, body, client, meta)
 
+        if by_url:
+            return await client.get(place, decode, trace)
+        trace.attempts = 1
+        return await local.get(pair["source"], place, decode)
+
+    shown = traces[0]
     try:
         check_pair(pair)
-        if pair["path"] is not None:
-            trace.attempts = 1
-            row |= await local.get(pair["source"], pair["path"], decode)
-        else:
-            row |= await client.get(pair["url"], decode, trace)
+        main = pair["url"] if pair["path"] is None else pair["path"]
+        if main is None:
+            return row | {"status": "ok", "attempts": 0}  # a sample of text alone
+        places = [main, *more]
+        by_url = [pair["path"] is None, *map(is_url, more)]
+        metas = [pair["meta"], *[None] * len(more)]  # it speaks of the row's own picture
+        got = await asyncio.gather(*map(get, places, by_url, traces, metas), return_exceptions=True)
+        ordered = in_order(0, pair["main"], range(1, len(places)))
+        for number, at in enumerate(ordered, 1):
+            found = got[at]
+            if isinstance(found, BaseException):
+                shown = traces[at]
+                raise _of_several(found, number, places[at], len(places)) if more else found
+        row |= got[0]  # type: ignore[arg-type]  # no exception among them
+        if more:
+            row["more"] = [{field.name: found[field.name] for field in PICTURE} for found in got[1:]]  # type: ignore[index]
     except Failure as failure:
         row |= {"error": str(failure.error), "detail": failure.detail}
     except Exception as error:  # a fault of ours; the other rows of the shard shall not pay for it
         row |= {"error": str(ErrorClass.INTERNAL), "detail": f"{type(error).__name__}: {error}"}
-    return row | {"attempts": trace.attempts, "http_status": trace.status, "final_url": trace.final_url}
+    attempts = sum(trace.attempts for trace in traces)
+    return row | {"attempts": attempts, "http_status": shown.status, "final_url": shown.final_url}
 
 
-def _columns(body: bytes, client: Client, pair: dict[str, Any]) -> dict[str, Any]:
+def _of_several(error: BaseException, number: int, place: str, count: int) -> BaseException:
+    """Say of a sample's failure which of its pictures it was."""
+    if not isinstance(error, Failure):
+        return error
+    return Failure(error.error, f"image {number} of {count} ({place}): {error.detail}")
+
+
+def _columns(body: bytes, client: Client, meta: str | None) -> dict[str, Any]:
     sha256 = hashlib.sha256(body).hexdigest()
     if sha256 in client.opt_outs.hashes:
         raise Failure(ErrorClass.OPT_OUT, f"the opt-out list has a file of SHA-256 {sha256}")
-    check_hashes(body, sha256, pair.get("meta"), client.config)
+    check_hashes(body, sha256, meta, client.config)
     picture: Picture = decode_image(body, client.config)
     return {
         "status": "ok",

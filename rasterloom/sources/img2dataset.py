@@ -92,7 +92,8 @@ def fetch_shard_by_img2dataset(
     """
     opt_outs = load_opt_outs(config.opt_out)
     rows = [
-        {name: pair[name] for name in ("key", "url", "caption")} | {"shard": shard, "status": "failed"}
+        {name: pair[name] for name in ("key", "url", "caption", "task")}
+        | {"shard": shard, "status": "failed"}
         for pair in pairs.to_pylist()
     ]
     metas = pairs["meta"].to_pylist()

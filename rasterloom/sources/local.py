@@ -24,6 +24,7 @@ from rasterloom.storage import Store
 
 READS_AT_ONCE = 8
 CELLS_AT_ONCE = 16  # of a column of images that are in memory
+OPEN_COLUMNS = 3  # a row's own picture, its input and its output
 OPEN_FILES = 16  # of S3, whose opening costs a request
 
 T = TypeVar("T")
@@ -91,8 +92,9 @@ class LocalImages:
                 raise Failure(ErrorClass.MISSING_FILE, f"the recipe has no source called {name!r}")
             (source,) = found
             is_stream = hub.is_streamed(source)
-            store = None if is_stream else Store(source.root) if source.root else find_files(source).store
-            self._roots[name] = _Root(source, store, self.config.max_bytes)
+            own = None if is_stream else find_files(source).store
+            store = Store(source.root) if source.root and own else own
+            self._roots[name] = _Root(source, store, own, self.config.max_bytes)
         return self._roots[name]
 
 
@@ -106,10 +108,12 @@ class _Root:
 
     source: Source
     store: Store | None  # None: streamed by `datasets`
+    cells_store: Store | None  # of the files that have cells: the source's `root` is not theirs
     max_bytes: int
     _open: dict[str, Any] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
-    _column: tuple[tuple[Any, ...], int, Iterator[Any]] | None = None  # (which, next row, its values)
+    _columns: dict[tuple[Any, ...], tuple[int, Iterator[Any]]] = field(default_factory=dict)
+    """Columns that are being read, by which: the next row, and the values from there on."""
 
     def read(self, place: Place) -> bytes:
         """Read a file or a range of one."""
@@ -146,18 +150,17 @@ class _Root:
 
     def cell(self, place: Place) -> bytes:
         """Read a cell of a Parquet file, going on in its column from the last one if it lies behind that."""
-        assert self.store is not None
         value = self._next((place.file, place.first, place.column), place.second, self._cells)
         if value is None:
             raise Failure(ErrorClass.MISSING_FILE, "the row has no image")
         return bytes(value)
 
     def _cells(self, start: int, file: str, group: int, column: str) -> Iterator[Any]:
-        assert self.store is not None
-        if not self.store.is_s3:
-            _inside(self.store.path(), file)
+        assert self.cells_store is not None
+        if not self.cells_store.is_s3:
+            _inside(self.cells_store.path(), file)
         with (
-            self.store.filesystem.open_input_file(self.store.path(file)) as opened,
+            self.cells_store.filesystem.open_input_file(self.cells_store.path(file)) as opened,
             pq.ParquetFile(opened, pre_buffer=False, buffer_size=1 << 20) as parquet,
         ):
             if group >= parquet.num_row_groups:
@@ -189,13 +192,14 @@ class _Root:
 
     def _next(self, which: tuple[Any, ...], row: int, read: Callable[..., Iterator[Any]]) -> Any:
         """Return the value of a row of an ordered column, reading on from the one before where that helps."""
-        if self._column is None or self._column[0] != which or self._column[1] > row:
-            self._column = (which, row, read(row, *which))
-        at, values = self._column[1:]
-        self._column = None  # where an error ends the reading, the next row begins anew
+        at, values = self._columns.pop(which, (row + 1, iter(())))  # an error shall end the reading
+        if at > row:
+            at, values = row, read(row, *which)
         for value in values:
             if at == row:
-                self._column = (which, row + 1, values)
+                while len(self._columns) >= OPEN_COLUMNS:
+                    self._columns.pop(next(iter(self._columns)))
+                self._columns[which] = (row + 1, values)
                 return value
             at += 1
         raise FileNotFoundError(which[0])

@@ -11,14 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rasterloom.recipe import Column, Source
-from rasterloom.schema import PAIRS, ErrorClass, pair_key
+from rasterloom.schema import PAIRS, T2I, ErrorClass, pair_key
 from rasterloom.sources.failure import Failure
 from rasterloom.sources.files import SourceError
 from rasterloom.sources.readers import brings_images, check_source, read_rows, source_digest, source_name
-from rasterloom.sources.readers.row import BATCH_ROWS, UNREADABLE, UNUSABLE, Row, wanted_columns
+from rasterloom.sources.readers.row import BATCH_ROWS, UNREADABLE, UNUSABLE, Row, Sample, wanted_columns
+from rasterloom.sources.readers.tasks import is_url, text_of
 from rasterloom.sources.repeats import Repeats
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
+ROLES = ("url", "caption", "weight", "licence")  # of columns whose values stand in the table as they are
 FILE_ROWS = 100_000  # of a table that is given out at a time
 BATCH_CHARACTERS = 100_000_000  # of a batch of rows, however few; Arrow ends at 2 GB
 
@@ -75,11 +77,13 @@ def stream_pairs(sources: Sequence[Source], counts: dict[str, int]) -> Iterator[
 
 
 def check_pair(pair: dict[str, Any]) -> None:
-    """Check that a row of pairs names an image and a caption.
+    """Check that a row of pairs names an image and a caption, or is a sample, which need not have them.
 
     Raises:
         Failure: BAD_ROW, BAD_URL or BAD_CAPTION.
     """
+    if pair["turns"] is not None:
+        return
     has_image = pair["path"] is not None or bool((pair["url"] or "").strip())
     has_caption = bool((pair["caption"] or "").strip())
     if pair["path"] is None or not has_caption:
@@ -121,7 +125,7 @@ def _batches(sources: Sequence[Source]) -> Iterator[pa.RecordBatch]:
     for source in sources:
         for values in _pairs(source):
             rows.append(values)
-            characters += sum(map(len, filter(None, values[1:5])))
+            characters += sum(map(len, filter(None, (*values[1:5], values[9]))))
             if len(rows) == BATCH_ROWS or characters > BATCH_CHARACTERS:
                 yield _batch(rows)
                 rows, characters = [], 0
@@ -139,8 +143,8 @@ def _pairs(source: Source) -> Iterator[tuple[Any, ...]]:
     """Yield the values of PAIRS of every row; what is no text is null there, and goes to ``meta``."""
     name = source_name(source)
     roles = wanted_columns(source)
-    roles.pop("image", None)
-    taken = frozenset(roles.values())
+    taken = frozenset(roles.values()) - {roles.get("image")}
+    roles = {role: column for role, column in roles.items() if role in ROLES}
     for row in read_rows(source):
         yield _pair(name, source, roles, taken, row)
 
@@ -148,25 +152,44 @@ def _pairs(source: Source) -> Iterator[tuple[Any, ...]]:
 def _pair(
     name: str, source: Source, roles: dict[str, str], taken: frozenset[str], row: Row
 ) -> tuple[Any, ...]:
-    values, path = row
+    values, path, sample = row.values, row.path, row.sample
     rest = {key: value for key, value in values.items() if key not in taken}
     found: dict[str, Any] = {}
     for role, column in roles.items():
         value = values.get(column)
-        found[role] = _weight(value) if role == "weight" else _text(value)
+        found[role] = _weight(value) if role == "weight" else text_of(value)
         if found[role] is None and value is not None:
             rest[column] = value
     url, caption = found["url"], found["caption"]
     weight = found["weight"] if isinstance(source.weight, Column) else source.weight
     licence = found["licence"] if isinstance(source.licence, Column) else source.licence or None
     meta = _json(rest) if rest else None
+    if sample is not None:
+        caption = caption or sample.caption
+        url, path, main, more = _places_of(sample)
+        local = not all(map(is_url, sample.places))
+        what = (sample.task, sample.turns, str(main), *(more or ()))
+        key = pair_key(url, caption, (name, path or "") if local else None, what)
+        return key, url, caption, name, meta, weight, licence, path, sample.task, sample.turns, main, more
     # An image without a URL is known by its place, and what is no pair by all that it held: two broken rows
     # are not one row that comes twice.
     place = path if not url else None
     held = meta if path is None and (url is None or caption is None) else None
     known = place if place is not None else held
     key = pair_key(url, caption, (name, known) if known is not None else None)
-    return key, url, caption, name, meta, weight, licence, path
+    task = None if values.keys() & {UNREADABLE, UNUSABLE} else T2I
+    return key, url, caption, name, meta, weight, licence, path, task, None, None, None
+
+
+def _places_of(sample: Sample) -> tuple[str | None, str | None, int | None, list[str] | None]:
+    """Return url, path, main and more of a sample, as `schema.PAIRS` has them."""
+    if not sample.places:
+        return None, None, None, None
+    several = len(sample.places) > 1
+    place, more = sample.places[sample.main], list(sample.places)
+    del more[sample.main]
+    url, path = (place, None) if is_url(place) else (None, place)
+    return url, path, sample.main if several else None, more if several else None
 
 
 def _weight(value: Any) -> float | None:
@@ -176,19 +199,6 @@ def _weight(value: Any) -> float | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return number if 0 < number < math.inf else None
-
-
-def _text(value: Any) -> str | None:
-    """Return a value that is text, else None; bytes count if they are UTF-8."""
-    try:
-        if isinstance(value, bytes):
-            return value.decode("utf-8")
-        if isinstance(value, str):
-            value.encode("utf-8")  # lone surrogates are no text
-            return value
-    except UnicodeError:
-        pass
-    return None
 
 
 def _json(value: dict[str, Any]) -> str:

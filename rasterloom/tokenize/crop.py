@@ -48,11 +48,9 @@ def plan_crop(size: Size, buckets: list[Size], *, seed: int | None = None) -> Cr
         ValueError: a side is below 1, or there are no buckets.
     """
     bucket = choose_bucket(size, buckets)
-    (width, height), (across, down) = size, bucket
-    resizes: list[tuple[Size, Filter]] = []
-    while width >= 2 * across and height >= 2 * down:
-        width, height = width // 2, height // 2
-        resizes.append(((width, height), "BOX"))
+    across, down = bucket
+    resizes = _halvings(size, bucket)
+    width, height = resizes[-1][0] if resizes else size
     scale = max(across / width, down / height)
     width, height = round(width * scale), round(height * scale)
     resizes.append(((width, height), "BICUBIC"))
@@ -64,6 +62,24 @@ def plan_crop(size: Size, buckets: list[Size], *, seed: int | None = None) -> Cr
         draw = random.Random(seed)  # Python promises random() to be the same in every version
         left, top = (int(draw.random() * (room + 1)) for room in (room_x, room_y))
     return CropPlan(bucket, resizes, (left, top, left + across, top + down))
+
+
+def follow_crop(size: Size, leader: CropPlan) -> CropPlan:
+    """Return how a picture of ``size`` is cut so that it stays aligned with one that is cut by ``leader``.
+
+    It is brought to the size that the leader has before its crop, and the same box is cut out: what lay at
+    one share of width and height in both lies at one pixel in both. The two are of nearly one aspect.
+    """
+    return CropPlan(leader.bucket, [*_halvings(size, leader.bucket), leader.resizes[-1]], leader.box)
+
+
+def _halvings(size: Size, bucket: Size) -> list[tuple[Size, Filter]]:
+    (width, height), (across, down) = size, bucket
+    found: list[tuple[Size, Filter]] = []
+    while width >= 2 * across and height >= 2 * down:
+        width, height = width // 2, height // 2
+        found.append(((width, height), "BOX"))
+    return found
 
 
 def apply_crop(image: Image.Image, plan: CropPlan) -> Image.Image:

@@ -1,10 +1,16 @@
 """The prompts of each task, in one table: what the human says, and what the answer is made of.
 
 The wording is that of Lumina-mGPT (paper, figure 11, and its released demos), so that its checkpoints
-understand it. ``<|image|>`` stands for a picture. Add a task by adding a line.
+understand it. ``<|image|>`` stands for a picture. Add a task by adding a line, or in a recipe by
+``tokenize.prompts``.
 """
 
+import string
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from rasterloom.recipe import Prompt
 
 IMAGE = "<|image|>"
 
@@ -18,18 +24,26 @@ class Template:
     human: str
     gpt: str = IMAGE
 
+    @property
+    def fields(self) -> list[str]:
+        """Names in braces, each once."""
+        parts = [part for text in (self.human, self.gpt) for part in string.Formatter().parse(text)]
+        return list(dict.fromkeys(name for _, name, _, _ in parts if name))
+
 
 TEMPLATES = {
     "t2i": Template("Generate an image of {width}x{height} according to the following prompt:\n{caption}"),
     "t2i_any_size": Template("Generate an image according to the following prompt:\n{caption}"),
     "caption": Template(f"Describe the image in detail. {IMAGE}", "{caption}"),
+    "caption_paper": Template(f"Describe this image in detail.{IMAGE}", "{caption}"),
     "vqa": Template(f"{{question}} {IMAGE}", "{answer}"),
     "text": Template("{question}", "{answer}"),
     "depth": Template(f"Depth estimation. {IMAGE}"),
     "normal": Template(f"Surface normal estimation. {IMAGE}"),
     "pose": Template(f"Human pose estimation. {IMAGE}"),
-    # "Segmentic" is how the released model was trained to read it.
+    # "Segmentic" is how the released model was trained to read it; the paper has it right.
     "segmentation": Template(f"Segmentic segmentation. {IMAGE}"),
+    "segmentation_paper": Template(f"Semantic segmentation. {IMAGE}"),
     "detection": Template(f"Detect: {{object}}. {IMAGE}"),
     "edit": Template(f"{{instruction}} {IMAGE}"),
     "control": Template(
@@ -43,19 +57,36 @@ TEMPLATES = {
 }
 
 
-def turns(task: str, **fields: str | int) -> list[Turn]:
+def templates_of(prompts: Mapping[str, str | Prompt]) -> dict[str, Template]:
+    """Return the table with a recipe's ``tokenize.prompts`` in it.
+
+    A text is what the human says; the answer stays what it is, and is a picture for a new task.
+    """
+    own = {
+        task: Template(prompt.human, prompt.gpt)
+        if isinstance(prompt, Prompt)
+        else Template(prompt, TEMPLATES[task].gpt if task in TEMPLATES else IMAGE)
+        for task, prompt in prompts.items()
+    }
+    return TEMPLATES | own
+
+
+def turns(
+    task: str, templates: Mapping[str, Template] = TEMPLATES, /, **fields: str | int | float
+) -> list[Turn]:
     """Return the two turns of a task with its fields filled in.
 
     Raises:
         ValueError: no such task, or a field of its template is not given.
     """
-    if task not in TEMPLATES:
-        raise ValueError(f"unknown task {task!r}; known: {', '.join(TEMPLATES)}")
-    template = TEMPLATES[task]
-    try:
-        return [("human", template.human.format(**fields)), ("gpt", template.gpt.format(**fields))]
-    except KeyError as error:
-        raise ValueError(f"task {task!r} needs {error.args[0]!r}") from None
+    if task not in templates:
+        raise ValueError(f"unknown task {task!r}; known: {', '.join(templates)}")
+    template = templates[task]
+    missing = [name for name in template.fields if name not in fields]
+    if missing:
+        given: list[Any] = sorted(fields)
+        raise ValueError(f"task {task!r} needs {missing[0]!r}; there are {', '.join(given) or 'no fields'}")
+    return [("human", template.human.format(**fields)), ("gpt", template.gpt.format(**fields))]
 
 
 def t2i_prompt(width: int, height: int, caption: str) -> str:

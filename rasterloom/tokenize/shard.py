@@ -6,7 +6,7 @@ all its pictures have one shape. A row that cannot be tokenised is told apart, w
 
 import io
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from rasterloom.recipe import Tokenize
-from rasterloom.schema import TOKENS, Profile, bucket_name
+from rasterloom.schema import T2I, TEXT_BUCKET, TOKENS, Profile, bucket_name
 from rasterloom.tokenize.buckets import Size, bucket_sizes
 from rasterloom.tokenize.codecs import Codec
 from rasterloom.tokenize.conversation import Encoded, encode
-from rasterloom.tokenize.crop import CropPlan, apply_crop, plan_crop, seed_of
+from rasterloom.tokenize.crop import CropPlan, apply_crop, seed_of
 from rasterloom.tokenize.profiles import profile_of
-from rasterloom.tokenize.prompts import turns
+from rasterloom.tokenize.prompts import Template, Turn, templates_of
+from rasterloom.tokenize.samples import COLUMNS, Sample, asks, plan_pictures, sample_of, turns_of
 from rasterloom.tokenize.text import TextEncoder
 from rasterloom.tokenize.unirep import frame_batch
 
-TASK = "t2i"
 THREADS = 2  # that decode and crop; more only compete with the codec
 SCORES = ("quality", "aesthetic", "clip")
 
@@ -43,10 +43,28 @@ class Tokenized(NamedTuple):
 
 @dataclass(frozen=True)
 class _Job:
+    """One picture of a sample."""
+
     key: str
-    caption: str
+    number: int
     data: bytes
     plan: CropPlan
+
+
+@dataclass(frozen=True)
+class _Planned:
+    sample: Sample
+    plans: list[CropPlan]  # of each picture
+    said: list[Turn]
+
+    @property
+    def size(self) -> Size:
+        """Width and height that the row is filed under, in pixels: the main picture's, 0 for text alone."""
+        return self.plans[self.sample.main].bucket if self.plans else (0, 0)
+
+    @property
+    def bucket(self) -> str:
+        return bucket_name(*self.size) if self.plans else TEXT_BUCKET
 
 
 def tokenize_shard(
@@ -64,12 +82,13 @@ def tokenize_shard(
     Every row of ``images`` comes back once: in ``tokens``, or in ``failures`` with the reason.
 
     Args:
-        images: the kept rows of ``schema.IMAGES``; ``key``, ``caption`` and ``image`` are read.
+        images: the kept rows of ``schema.IMAGES``; ``samples.COLUMNS`` are read, as far as they are there.
         scores: rows of ``schema.SCORES`` with any of quality, aesthetic and clip; None if not scored.
         target: resolution; see ``buckets.bucket_sizes``.
         codec: turns pictures into codes of ``profile``.
         text: turns prompts into ids of ``profile``.
-        config: of which ``codec``, ``crop``, ``batch`` and ``seed`` are read.
+        config: of which ``codec``, ``crop``, ``prompts``, ``prompt_target``, ``view_side``, ``batch`` and
+            ``seed`` are read.
         profile: ids of the tokens; by default those of ``config.codec``, with ``config.text_vocab`` ids
             for text. Give it where a tokenizer of the user's has ids of its own.
 
@@ -78,53 +97,91 @@ def tokenize_shard(
     """
     if profile is None:
         profile = profile_of(config.codec, None if config.text else config.text_vocab)
-    jobs, failures = _plan(images, bucket_sizes(target), config)
-    rows: list[dict[str, Any]] = []
-    sequences: list[NDArray[np.int32]] = []
-    for bucket, batch, pixels in _ahead(jobs, config.batch):
+    bucket_sizes(target)  # refuses a target that is none
+    planned, reasons = _plan(images, target, config)
+    framed: dict[tuple[str, int], NDArray[np.int32]] = {}
+    broken: dict[str, tuple[int, str]] = {}  # the first picture of a sample that is, and why
+    for bucket, batch, pixels in _ahead(_jobs(planned), config.batch):
         good = []
         for job, pixel in zip(batch, pixels, strict=True):
             if isinstance(pixel, str):
-                failures.append((job.key, pixel))
+                broken[job.key] = min((job.number, pixel), broken.get(job.key, (job.number, pixel)))
             else:
                 good.append((job, pixel))
         if not good:
             continue
         codes = codec.encode(np.stack([pixel for _, pixel in good]))
-        for (job, _), framed in zip(good, _frames(codes, bucket, profile), strict=True):
-            try:
-                encoded = _encode(job, framed, text, profile)
-            except ValueError as error:
-                failures.append((job.key, f"caption: {error}"))
-                continue
-            sequences.append(encoded.input_ids)
-            rows.append(_row(job, encoded, target))
-    return Tokenized(_table(rows, sequences, scores), _failure_table(failures))
+        for (job, _), ids in zip(good, _frames(codes, bucket, profile), strict=True):
+            framed[job.key, job.number] = ids
+    rows: list[dict[str, Any]] = []
+    sequences: list[NDArray[np.int32]] = []
+    for one in sorted(planned, key=lambda one: (one.bucket, one.sample.key)):
+        sample = one.sample
+        if sample.key in broken:
+            number, reason = broken[sample.key]
+            reasons.append((sample.key, f"{_name(sample, number)}: {reason}"))
+            continue
+        try:
+            frames = [framed.pop((sample.key, number)) for number in range(len(one.plans))]
+            encoded = encode(one.said, frames, text.encode, profile)
+        except ValueError as error:
+            reasons.append((sample.key, f"{_words(sample)}: {error}"))
+            continue
+        sequences.append(encoded.input_ids)
+        rows.append(_row(one, encoded, target))
+    return Tokenized(_table(rows, sequences, scores), _failure_table(reasons))
 
 
-def _plan(
-    images: pa.Table, buckets: Sequence[Size], config: Tokenize
-) -> tuple[dict[Size, list[_Job]], list[tuple[str, str]]]:
-    """Sort the rows into buckets by what the headers of their images say; note those that cannot be."""
+def _plan(images: pa.Table, target: int, config: Tokenize) -> tuple[list[_Planned], list[tuple[str, str]]]:
+    """Plan the crops of all pictures by what their headers say, and note the rows that have none."""
+    templates = templates_of(config.prompts)
+    planned, failures = [], []
+    for row in images.select([name for name in COLUMNS if name in images.column_names]).to_pylist():
+        try:
+            sample = sample_of(row)
+            planned.append(_plan_sample(sample, target, config, templates))
+        except ValueError as error:
+            failures.append((row["key"], str(error)))
+    return planned, failures
+
+
+def _plan_sample(
+    sample: Sample, target: int, config: Tokenize, templates: Mapping[str, Template]
+) -> _Planned:
+    """Plan one sample; ValueError with the whole reason where that cannot be."""
+    sizes = []
+    for number, data in enumerate(sample.pictures):
+        try:
+            sizes.append(_oriented_size(data))
+        except Exception as error:  # Pillow raises many kinds on broken files
+            raise ValueError(f"{_name(sample, number)}: {_told(error)}") from None
+    seed = seed_of(sample.key, config.seed) if config.crop == "random" else None
+    try:
+        asked = asks(turns_of(sample, sizes, templates), len(sizes))
+        plans = plan_pictures(sample, sizes, asked, target, config, lambda _: seed)
+        said = turns_of(sample, [plan.bucket for plan in plans], templates)
+    except ValueError as error:
+        raise ValueError(f"{_words(sample)}: {error}") from None
+    return _Planned(sample, plans, said)
+
+
+def _jobs(planned: Sequence[_Planned]) -> dict[Size, list[_Job]]:
+    """Return the pictures of all samples by bucket, each bucket's in the order of their keys."""
     jobs: dict[Size, list[_Job]] = defaultdict(list)
-    failures: list[tuple[str, str]] = []
-    columns = (images[name].to_pylist() for name in ("key", "caption", "image"))
-    for key, caption, data in zip(*columns, strict=True):
-        if not data:
-            failures.append((key, "image: the row has none"))
-        elif not caption:
-            failures.append((key, "caption: the row has none"))
-        else:
-            seed = seed_of(key, config.seed) if config.crop == "random" else None
-            try:
-                plan = plan_crop(_oriented_size(data), list(buckets), seed=seed)
-            except Exception as error:  # Pillow raises many kinds on broken files
-                failures.append((key, f"image: {_told(error)}"))
-            else:
-                jobs[plan.bucket].append(_Job(key, caption, data, plan))
+    for one in planned:
+        for number, (data, plan) in enumerate(zip(one.sample.pictures, one.plans, strict=True)):
+            jobs[plan.bucket].append(_Job(one.sample.key, number, data, plan))
     for batch in jobs.values():
-        batch.sort(key=lambda job: job.key)
-    return dict(sorted(jobs.items(), key=lambda item: bucket_name(*item[0]))), failures
+        batch.sort(key=lambda job: (job.key, job.number))
+    return dict(sorted(jobs.items(), key=lambda item: bucket_name(*item[0])))
+
+
+def _name(sample: Sample, number: int) -> str:
+    return "image" if len(sample.pictures) == 1 else f"image {number + 1} of {len(sample.pictures)}"
+
+
+def _words(sample: Sample) -> str:
+    return "turns" if sample.said or sample.task != T2I else "caption"
 
 
 def _ahead(
@@ -151,7 +208,7 @@ def _pixels(job: _Job) -> NDArray[np.uint8] | str:
             upright = ImageOps.exif_transpose(image)
             return np.asarray(apply_crop(upright, job.plan))
     except Exception as error:  # Pillow raises many kinds on broken files
-        return f"image: {_told(error)}"
+        return _told(error)
 
 
 def _oriented_size(data: bytes) -> Size:
@@ -179,24 +236,18 @@ def _frames(codes: NDArray[np.int32], bucket: Size, profile: Profile) -> NDArray
     return frame_batch(codes, profile)
 
 
-def _encode(job: _Job, framed: NDArray[np.int32], text: TextEncoder, profile: Profile) -> Encoded:
-    width, height = job.plan.bucket
-    conversation = turns(TASK, width=width, height=height, caption=job.caption)
-    return encode(conversation, [framed], text.encode, profile)
-
-
-def _row(job: _Job, encoded: Encoded, target: int) -> dict[str, Any]:
-    width, height = job.plan.bucket
+def _row(one: _Planned, encoded: Encoded, target: int) -> dict[str, Any]:
+    width, height = one.size
     return {
         "target": target,
-        "bucket": bucket_name(width, height),
-        "key": job.key,
+        "bucket": one.bucket,
+        "key": one.sample.key,
         "width": width,
         "height": height,
-        "task": TASK,
+        "task": one.sample.task,
         "loss_spans": encoded.loss_spans.ravel().tolist(),
         "n_tokens": len(encoded.input_ids),
-        "caption": job.caption,
+        "caption": one.sample.caption,
     }
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from rasterloom import recipe, schema
 from rasterloom.filtering.keep import check_keep, columns_needed, select, select_batches
+from rasterloom.filtering.verdict import verdicts
 
 GREY = bytes([128] * 192)
 QUALITY = pa.schema([("quality", pa.float64()), ("language", pa.string())])
@@ -291,3 +292,48 @@ def test_a_selection_reads_no_more_than_it_needs() -> None:
     )
     assert of_scores == ["key", "quality"]
     assert "url" in of_images and not {"caption", "image", "detail", "final_url"} & set(of_images)
+
+
+def test_text_alone_is_not_asked_about_pictures() -> None:
+    nothing = dict.fromkeys(
+        ("sha256", "phash", "thumbnail", "width", "height", "original_width", "original_height")
+    )
+    text = nothing | {"task": "text"}
+    table = images(
+        {"width": 50},
+        text,
+        text | {"caption": "xxxxxxxxxxxx"},
+        text | {"caption": "a dog"},
+        nothing | {"status": "failed"},
+    )
+    rule = "min_side >= 64 and quality > 0.5 and caption_length < 10"
+    assert reasons(table, rule, recipe.Dedup(exact=True, phash_radius=4), quality=[1.0, *[None] * 4]) == [
+        "rule: min_side >= 64",
+        "kept",
+        "rule: caption_length < 10",
+        "kept",
+        "failed: unknown",
+    ]
+    assert reasons(table, "task <> 'text'")[1] == "rule: task <> 'text'"  # one may still ask them to go
+    for row, passed in ((0, False), (1, True)):
+        one = table.slice(row, 1)
+        judged = verdicts("quality > 0.5", one, scores(one, quality=[None]))
+        assert [(verdict.says, verdict.passes) for verdict in judged] == [(None, passed)]
+
+
+def test_doubles_are_sought_among_plain_pairs_only() -> None:
+    same = {"sha256": "f" * 64, "phash": "0" * 16}
+    table = images(
+        same,
+        same | {"task": "t2i"},
+        same | {"task": "edit", "main": 1},
+        same | {"task": "edit", "main": 1},
+        same | {"task": "vqa"},
+        same | {"task": "vqa"},
+        same | {"task": "t2i", "main": 0},
+    )
+    found = select(
+        table, scores(table), recipe.Keep(rule="true", dedup=recipe.Dedup(exact=True, phash_radius=4))
+    )
+    assert found["kept"].to_pylist() == [True, False, True, True, True, True, True]
+    assert found["duplicate_of"].to_pylist() == [None, "k0", None, None, None, None, None]

@@ -39,6 +39,10 @@ def test_columns_are_mapped_and_the_others_go_to_meta(tmp_path: Path) -> None:
             "weight": 1.0,
             "licence": None,
             "path": None,
+            "task": "t2i",
+            "turns": None,
+            "main": None,
+            "more": None,
         }
     ]
     assert counts == {"read": 1, "repeated": 0, "pairs": 1}

@@ -1,8 +1,9 @@
 import string
+from pathlib import Path
 
 import pytest
 
-from rasterloom.tokenize.prompts import IMAGE, TEMPLATES, t2i_prompt, turns
+from rasterloom.tokenize.prompts import IMAGE, TEMPLATES, Template, t2i_prompt, turns
 
 
 def test_the_resolution_aware_prompt():
@@ -39,3 +40,18 @@ def test_the_wording_of_the_reference():
     assert turns("multiview", width=384, height=384, caption="a cup")[1][1].count(IMAGE) == 16
     with pytest.raises(ValueError, match="unknown task 'paint'"):
         turns("paint")
+
+
+def test_the_docs_have_the_whole_table():
+    docs = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    rows = [line for line in docs.splitlines() if line.startswith("| `")]
+    for task, template in TEMPLATES.items():
+        (row,) = (row for row in rows if row.startswith(f"| `{task}` |"))
+        assert f"`{template.human}`".replace("\n", "⏎").replace("|", "\\|") in row
+
+
+def test_the_names_of_fields_may_be_any():
+    found = turns(
+        "new", TEMPLATES | {"new": Template("{task} {templates} {fields}")}, task=1, templates=2, fields=3
+    )
+    assert found == [("human", "1 2 3"), ("gpt", IMAGE)]

@@ -1,12 +1,16 @@
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from rasterloom.recipe import DeepSpeed, Stage, Train
+from rasterloom.schema import TOKENS
 from rasterloom.train import engine as engine_module
 from rasterloom.train.engine import run_worker
 from rasterloom.train.job import StageJob, check, finished
@@ -208,3 +212,43 @@ def test_a_metrics_file_with_a_torn_line_is_read(job):
     with MetricsLog(torn, keep=3):
         pass
     assert [r["step"] for r in read_metrics(torn)] == [1, 2, 3]
+
+
+def test_a_stage_of_all_kinds_of_samples(job, tmp_path, profile):
+    """Text alone, pictures in questions, several answers: a mixed batch trains, and each bucket is judged."""
+    p = profile
+    draw = [p.boi, p.grid0 + 1, p.grid0 + 1, *[4, 5, p.eol] * 2, p.eoi]
+    n = len(draw)
+    kinds = {
+        "text": ([p.bos, 30, p.sep, 31, p.sep, 32, p.sep, 33, 34, p.sep], [3, 5, 7, 10], (0, 0)),
+        "vqa": ([p.bos, 30, *draw, p.sep, 31, p.sep], [3 + n, 5 + n], (32, 32)),
+        "edit": ([p.bos, 30, *draw, p.sep, *draw, p.sep], [3 + n, 4 + 2 * n], (32, 32)),
+        "turns": (
+            [p.bos, 30, p.sep, *draw, p.sep, 31, p.sep, *draw, p.sep],
+            [3, 4 + n, 6 + n, 7 + 2 * n],
+            (32, 32),
+        ),
+    }
+    rows = [
+        {
+            "target": 64,
+            "bucket": "text" if not width else f"{width}x{height}",
+            "key": f"{task} {number}",
+            "width": width,
+            "height": height,
+            "task": task,
+            "input_ids": ids,
+            "loss_spans": spans,
+            "n_tokens": len(ids),
+        }
+        for number in range(10)
+        for task, (ids, spans, (width, height)) in kinds.items()
+    ]
+    file = tmp_path / "mixed.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, TOKENS), file)
+    mixed = elsewhere(job, "mixed", token_files=(str(file), *job.token_files))
+    run_worker(mixed)
+    found = losses(mixed)
+    assert len(found) == 8 and all(math.isfinite(loss) for loss in found)
+    heldout = json.loads(mixed.heldout_file.read_text())["end"]["buckets"]
+    assert {"text", "32x32"} <= heldout.keys() and math.isfinite(heldout["text"]["loss"])

@@ -66,3 +66,29 @@ def test_packing_nothing_makes_a_token_that_does_not_count():
     assert packed.lengths == [1]
     assert packed.targets.tolist() == [IGNORE]
     assert packed.order == []
+
+
+def test_dropping_leaves_alone_other_tasks_than_text_to_image(profile):
+    p = profile
+    image = [p.boi, p.grid0 + 1, p.grid0 + 1, 4, 5, p.eol, p.eoi]
+    n = len(image)
+    edit = [p.bos, 30, *image, p.sep, *image, p.sep]  # a picture in the question, one in the answer
+    turns = [p.bos, 30, p.sep, *image, p.sep, 31, p.sep, *image, p.sep]  # two answers with a picture each
+    told = [p.bos, 30, *image, p.sep, 31, p.sep]  # a question about a picture
+    then = [p.bos, 30, p.sep, *image, p.sep, 31, p.sep, 32, p.sep]  # a picture, then a question about it
+    text = [p.bos, 30, p.sep, 31, p.sep]
+    for ids, spans in (
+        (edit, [(3 + n, len(edit))]),
+        (turns, [(3, 4 + n), (6 + n, len(turns))]),
+        (told, [(3 + n, len(told))]),
+        (then, [(3, 4 + n), (6 + n, len(then))]),
+        (text, [(3, 5)]),
+    ):
+        given_ = sample(ids, *spans)
+        assert drop_context(given_, p) is given_
+
+
+def test_every_answer_of_a_conversation_is_in_the_loss():
+    packed = pack([sample([0, 10, 11, 12, 13, 14, 15, 16], (2, 4), (6, 8)), sample([0, 20, 21], (2, 3))])
+    targets = [IGNORE, 11, 12, IGNORE, IGNORE, 15, 16, IGNORE, IGNORE, 21, IGNORE]
+    assert packed.targets.tolist() == targets

@@ -10,7 +10,16 @@ import pyarrow as pa
 
 from rasterloom.recipe import Source
 from rasterloom.sources.files import IMAGE_SUFFIXES, Files, SourceError, digest_of, find_files, one_line
-from rasterloom.sources.readers import conversations, folder, hub, img2dataset, parquet, text, webdataset
+from rasterloom.sources.readers import (
+    conversations,
+    folder,
+    hub,
+    img2dataset,
+    parquet,
+    tasks,
+    text,
+    webdataset,
+)
 from rasterloom.sources.readers.row import UNREADABLE, UNUSABLE, Row
 
 __all__ = [
@@ -105,7 +114,8 @@ def _suffix(name: str) -> str:
 
 def brings_images(source: Source) -> bool:
     """Tell whether rows of a source may have their image in the source itself."""
-    return bool(source.image) or kind_of(source) not in ("parquet", "csv", "jsonl")
+    own = source.image or source.input or source.output
+    return bool(own) or kind_of(source) not in ("parquet", "csv", "jsonl")
 
 
 def read_rows(source: Source) -> Iterator[Row]:
@@ -116,17 +126,25 @@ def read_rows(source: Source) -> Iterator[Row]:
     """
     kind = kind_of(source)
     if kind == "hf":
-        yield from hub.read(source)
+        yield from _samples(hub.read(source), source, source.paths[0])
         return
     files = find_files(source)
     if kind in ("folder", "img2dataset"):
         read = folder.read if kind == "folder" else img2dataset.read
         with _named_errors(files.shown("")):
-            yield from read(files, source)
+            yield from _samples(read(files, source), source, files.store.root)
         return
     for name in _names(files, source, kind):
         with _named_errors(files.shown(name)):
-            yield from _FILE_READERS[kind](files, name, source)
+            rows = _FILE_READERS[kind](files, name, source)
+            yield from _samples(rows, source, files.store.root, name.rpartition("/")[0])
+
+
+def _samples(rows: Iterator[Row], source: Source, root: str, folder: str = "") -> Iterator[Row]:
+    """Pass rows on, as samples where a source has other tasks than text-to-image."""
+    if not source.has_tasks:
+        return rows
+    return tasks.samples(rows, source, (source.root or root).rstrip("/"), "" if source.root else folder)
 
 
 @contextmanager
@@ -159,7 +177,16 @@ def check_source(source: Source) -> None:
         SourceError: it cannot be used.
     """
     kind = kind_of(source)
+    if kind == "conversations" and source.has_tasks:
+        raise SourceError(
+            f"{source.paths[0]}: conversations say their tasks themselves; leave out task, input and output"
+        )
     if kind == "hf":
+        if source.input or source.output:
+            raise SourceError(
+                f"{source.paths[0]}: of kind hf, only the row's own picture is read; for input and output, "
+                "name the data set's Parquet files"
+            )
         hub.check(source)
         return
     files = find_files(source)

@@ -22,8 +22,18 @@ def check(files: Files, name: str, source: Source) -> None:
 
 def _check(files: Files, name: str, source: Source, schema: pa.Schema) -> None:
     check_columns(files.shown(name), source, schema.names)
-    if source.image:
-        image_path(files.shown(name), source.image, schema.field(source.image).type)
+    _pictures(files.shown(name), source, schema)
+
+
+def _pictures(shown: str, source: Source, schema: pa.Schema) -> dict[str, str]:
+    """Return the path of the bytes of each column that holds pictures; SourceError where it holds none."""
+    found = {}
+    for column in filter(None, (source.image, source.input, source.output)):
+        kind = schema.field(column).type
+        named = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
+        if column == source.image or named not in _BINARY:  # text in the others names a picture
+            found[column] = image_path(shown, column, kind)
+    return found
 
 
 def image_path(shown: str, column: str, kind: pa.DataType) -> str:
@@ -45,19 +55,19 @@ def read(files: Files, name: str, source: Source) -> Iterator[Row]:
     """
     with files.open_arrow(name) as opened, pq.ParquetFile(opened, pre_buffer=False) as file:
         _check(files, name, source, file.schema_arrow)
-        names = [column for column in file.schema_arrow.names if column != source.image]
-        column = (
-            image_path(files.shown(name), source.image, file.schema_arrow.field(source.image).type)
-            if source.image
-            else ""
-        )
+        pictures = _pictures(files.shown(name), source, file.schema_arrow)
+        names = [column for column in file.schema_arrow.names if column not in pictures]
         for group in range(file.num_row_groups):
-            absent = _absent(file, group, column) if column else frozenset()
+            absent = {column: _absent(file, group, inner) for column, inner in pictures.items()}
             row = 0
             for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=names):
                 for values in _rows(batch):
-                    path = locator.of_cell(name, group, row, column) if column and row not in absent else None
-                    yield Row(values, path)
+                    cells = {
+                        column: locator.of_cell(name, group, row, inner)
+                        for column, inner in pictures.items()
+                        if row not in absent[column]
+                    }
+                    yield Row(values, cells.pop(source.image, None), cells)
                     row += 1
 
 

@@ -1,6 +1,7 @@
 """What every reader gives: rows."""
 
 import os
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from rasterloom.recipe import Column, Source
@@ -9,6 +10,16 @@ from rasterloom.sources.files import IMAGE_SUFFIXES, SourceError
 UNREADABLE = "unreadable_row"  # where `meta` holds a line that is no row
 UNUSABLE = "unusable_row"  # where `meta` says why a record gives no pair
 BATCH_ROWS = 10_000
+
+
+class Sample(NamedTuple):
+    """What makes a row more than a plain pair."""
+
+    task: str
+    turns: str  # JSON, as in `schema.PAIRS`
+    places: tuple[str, ...] = ()  # URL or locator of each picture, in the order of the placeholders
+    main: int = 0  # number of the picture that stands for the sample
+    caption: str | None = None  # where the row has none of its own
 
 
 class Row(NamedTuple):
@@ -20,20 +31,21 @@ class Row(NamedTuple):
 
     values: dict[str, Any]
     path: str | None = None
+    cells: Mapping[str, str] = {}  # locators of pictures in other columns, by column
+    sample: Sample | None = None
 
 
 def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
-def wanted_columns(source: Source, *, lists_urls: bool = True) -> dict[str, str]:
+def wanted_columns(source: Source) -> dict[str, str]:
     """Return the columns that a source names, by what they are for."""
-    wanted = {"caption": source.caption}
-    if lists_urls:
-        wanted = {"url": source.url, **wanted}
-    if source.image:
-        wanted["image"] = source.image
-    for role in ("weight", "licence"):
+    wanted = {"url": source.url, "caption": source.caption}
+    for role in ("image", "input", "output"):
+        if column := getattr(source, role):
+            wanted[role] = column
+    for role in ("weight", "licence", "task"):
         value = getattr(source, role)
         if isinstance(value, Column):
             wanted[role] = value.column
@@ -43,13 +55,14 @@ def wanted_columns(source: Source, *, lists_urls: bool = True) -> dict[str, str]
 def check_columns(shown: str, source: Source, columns: list[str]) -> None:
     """Check that a table has the columns that its source names.
 
-    A table that brings its images needs no column of URLs, unless the source names one of its own.
+    A table that brings its images needs no column of URLs, and one of tasks no captions either, unless the
+    source names columns of its own for them.
 
     Raises:
         SourceError: one is missing; the message names those that there are.
     """
-    lists_urls = not source.image or "url" in source.model_fields_set
-    for role, column in wanted_columns(source, lists_urls=lists_urls).items():
-        if column not in columns:
+    optional = {"url", "caption"} if source.has_tasks else {"url"} if source.image else set()
+    for role, column in wanted_columns(source).items():
+        if column not in columns and (role not in optional or role in source.model_fields_set):
             there = ", ".join(columns) or "none"
             raise SourceError(f"{shown}: no column {column!r} for the {role}; it has {there}")
