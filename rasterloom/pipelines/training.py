@@ -182,12 +182,13 @@ def _decoder(corpus: Corpus, step: Step, inputs: Inputs) -> Any:
 def _cropper(step: Step) -> Any:
     """A function from a stored picture, its key and a target to the crop that was coded."""
     from rasterloom.tokenize.buckets import bucket_sizes
-    from rasterloom.tokenize.crop import apply_crop, plan_crop, seed_of
+    from rasterloom.tokenize.crop import apply_crop, plan_crop
+    from rasterloom.tokenize.limits import crop_seed
 
     config = next(s.config for s in step.inputs if isinstance(s.config, token_work.TokenizeAt)).tokenize
 
     def crop(picture: Image.Image, key: str, target: int) -> Image.Image:
-        seed = seed_of(key, config.seed) if config.crop == "random" else None
-        return apply_crop(picture, plan_crop(picture.size, bucket_sizes(target), seed=seed))
+        plan = plan_crop(picture.size, bucket_sizes(target), seed=crop_seed(key, config))
+        return apply_crop(picture, plan)
 
     return crop

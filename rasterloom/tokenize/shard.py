@@ -21,7 +21,8 @@ from rasterloom.schema import TOKENS, Profile, bucket_name
 from rasterloom.tokenize.buckets import Size, bucket_sizes
 from rasterloom.tokenize.codecs import Codec
 from rasterloom.tokenize.conversation import Encoded, encode
-from rasterloom.tokenize.crop import CropPlan, apply_crop, plan_crop, seed_of
+from rasterloom.tokenize.crop import CropPlan, apply_crop, plan_crop
+from rasterloom.tokenize.limits import crop_seed, length_fault, names_size, picture_fault
 from rasterloom.tokenize.profiles import profile_of
 from rasterloom.tokenize.prompts import turns
 from rasterloom.tokenize.text import TextEncoder
@@ -47,6 +48,8 @@ class _Job:
     caption: str
     data: bytes
     plan: CropPlan
+    exif: bool  # turn the picture as it says
+    names_size: bool  # in the prompt
 
 
 def tokenize_shard(
@@ -69,7 +72,7 @@ def tokenize_shard(
         target: resolution; see ``buckets.bucket_sizes``.
         codec: turns pictures into codes of ``profile``.
         text: turns prompts into ids of ``profile``.
-        config: of which ``codec``, ``crop``, ``batch`` and ``seed`` are read.
+        config: which codec, how to crop, in what batches, and what is refused.
         profile: ids of the tokens; by default those of ``config.codec``, with ``config.text_vocab`` ids
             for text. Give it where a tokenizer of the user's has ids of its own.
 
@@ -97,6 +100,9 @@ def tokenize_shard(
             except ValueError as error:
                 failures.append((job.key, f"caption: {error}"))
                 continue
+            if fault := length_fault(len(encoded.input_ids), config):
+                failures.append((job.key, fault))
+                continue
             sequences.append(encoded.input_ids)
             rows.append(_row(job, encoded, target))
     return Tokenized(_table(rows, sequences, scores), _failure_table(failures))
@@ -115,13 +121,17 @@ def _plan(
         elif not caption:
             failures.append((key, "caption: the row has none"))
         else:
-            seed = seed_of(key, config.seed) if config.crop == "random" else None
             try:
-                plan = plan_crop(_oriented_size(data), list(buckets), seed=seed)
+                size = _size(data, config.exif)
+                plan = plan_crop(size, list(buckets), seed=crop_seed(key, config))
             except Exception as error:  # Pillow raises many kinds on broken files
                 failures.append((key, f"image: {_told(error)}"))
+                continue
+            if fault := picture_fault(size, plan, config):
+                failures.append((key, f"image: {fault}"))
             else:
-                jobs[plan.bucket].append(_Job(key, caption, data, plan))
+                job = _Job(key, caption, data, plan, config.exif, names_size(key, config))
+                jobs[plan.bucket].append(job)
     for batch in jobs.values():
         batch.sort(key=lambda job: job.key)
     return dict(sorted(jobs.items(), key=lambda item: bucket_name(*item[0]))), failures
@@ -148,17 +158,17 @@ def _pixels(job: _Job) -> NDArray[np.uint8] | str:
     """Return the cropped picture, uint8 [h, w, 3], or why there is none."""
     try:
         with Image.open(io.BytesIO(job.data)) as image:
-            upright = ImageOps.exif_transpose(image)
-            return np.asarray(apply_crop(upright, job.plan))
+            picture = ImageOps.exif_transpose(image) if job.exif else image
+            return np.asarray(apply_crop(picture, job.plan))
     except Exception as error:  # Pillow raises many kinds on broken files
         return f"image: {_told(error)}"
 
 
-def _oriented_size(data: bytes) -> Size:
-    """Return (width, height) in pixels as the picture is to be seen, from its header alone."""
+def _size(data: bytes, exif: bool) -> Size:
+    """Return (width, height) in pixels from the picture's header alone; ``exif``: as it is to be seen."""
     with Image.open(io.BytesIO(data)) as image:
         width, height = image.size
-        turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+        turned = exif and image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
     return (height, width) if turned else (width, height)
 
 
@@ -181,7 +191,8 @@ def _frames(codes: NDArray[np.int32], bucket: Size, profile: Profile) -> NDArray
 
 def _encode(job: _Job, framed: NDArray[np.int32], text: TextEncoder, profile: Profile) -> Encoded:
     width, height = job.plan.bucket
-    conversation = turns(TASK, width=width, height=height, caption=job.caption)
+    task = TASK if job.names_size else f"{TASK}_any_size"
+    conversation = turns(task, width=width, height=height, caption=job.caption)
     return encode(conversation, [framed], text.encode, profile)
 
 
