@@ -47,7 +47,7 @@ def run_worker(job: StageJob) -> None:
     device = torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu")
     train, stage = job.train, job.stage
     job.folder.mkdir(parents=True, exist_ok=True)
-    rows = open_rows(job.token_files, job.filesystem)
+    rows = open_rows(job.token_files, job.filesystem, job.token_index)
     train_rows, held_rows = split_heldout(rows, train.heldout)
     plan = stage_plan(
         rows.lengths[train_rows],
