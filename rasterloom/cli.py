@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rasterloom import __version__
+from rasterloom import __version__, cli_tokens
 from rasterloom.recipe import Recipe, RecipeError, load_recipe
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
@@ -25,6 +25,8 @@ app = typer.Typer(
 )
 versions = typer.Typer(help="Look at the versions of a corpus.", no_args_is_help=True)
 app.add_typer(versions, name="versions")
+app.add_typer(cli_tokens.app, name="tokens")
+app.command("tokenize")(cli_tokens.tokenize_command)
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)

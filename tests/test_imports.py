@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "recipe": {"schema"},
     "schema": set(),
     "pipelines": ROOMS | GROUND,
-    "cli": {"pipelines"} | GROUND,
+    "cli": {"cli_tokens", "pipelines"} | GROUND,
+    "cli_tokens": {"pipelines"} | GROUND,
     "__main__": {"cli"},
     "__init__": set(),
 }

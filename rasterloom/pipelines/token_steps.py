@@ -108,7 +108,10 @@ def make_text(corpus: Corpus, inputs: Inputs, step: Step, folder: Path, *_: Any)
 def _file_digest(path: str | None) -> str | None:
     import hashlib
 
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:20] if path else None
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:20] if path else None
+    except OSError as error:
+        raise ValueError(f"tokenize.text: cannot read {path}: {error.strerror}") from None
 
 
 def _codec_digest(recipe: Recipe) -> str:
