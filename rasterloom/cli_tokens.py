@@ -1,6 +1,7 @@
 """The commands that make, show and import tokens."""
 
 import shutil
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,14 @@ from rasterloom.recipe import load_recipe
 
 app = typer.Typer(help="Look at a corpus's tokens, or bring some in.", no_args_is_help=True)
 out = Console(soft_wrap=True)
+
+FAILURES_SHOWN = 10
+
+
+class Profile(StrEnum):
+    CHAMELEON = "chameleon"
+    MOVQ = "movq"
+
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
 
@@ -28,9 +37,10 @@ def tokenize_command(
 ) -> None:
     """Tokenise what a corpus keeps, at one more target.
 
-    Works on images, scores and selection as they stand in the workspace: nothing is downloaded or scored,
-    and the recipe's sources may be gone. The result is a new version of the table tokens that has this
-    target beside the others. Stop it whenever you like; the same command goes on.
+    Works on images, scores and selection as they stand: nothing is
+    downloaded or scored, and the recipe's sources may be gone. The result
+    is a new version of the table tokens, with this target beside the
+    others. Stop it whenever you like; the same command goes on.
     """
     from rasterloom.pipelines.retokenize import retokenize
 
@@ -64,8 +74,9 @@ def show_command(
 ) -> None:
     """Draw one sequence: every token of its frame, with what is learnt marked.
 
-    Up to nine decimal digits are a row's number, anything else is a key. With --out, the picture is decoded
-    from its codes and saved beside the crop that they were made from.
+    Up to nine decimal digits are a row's number, anything else is a key.
+    With --out, the picture is decoded from its codes and saved beside the
+    crop that they were made from.
     """
     from rasterloom.pipelines.show_tokens import draw, find
     from rasterloom.pipelines.show_tokens import picture as save_picture
@@ -76,3 +87,38 @@ def show_command(
     if picture:
         save_picture(found, picture)
         out.print(f"picture: {picture}", highlight=False, markup=False)
+
+
+@app.command("import")
+def import_command(
+    record: Annotated[
+        Path, typer.Argument(metavar="RECORD", help="record.json, or record.jsonl of one process.")
+    ],
+    profile: Annotated[Profile, typer.Option(help="chameleon: Lumina-mGPT; movq: Lumina-mGPT 2.0.")],
+    into: Annotated[str, typer.Option(metavar="CORPUS", help="A recipe, or WORKSPACE/CORPUS.")],
+    target: Annotated[
+        int | None, typer.Option(help="Resolution. Default: that of the first picture's size.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put them in the place of tokens that the corpus made.")
+    ] = False,
+) -> None:
+    """Bring in what Lumina-mGPT's pre_tokenize.py made.
+
+    Reads the record and its pickles, {token, label, id} each, checks
+    every frame, and makes them a version of the corpus's table tokens.
+    Samples that are broken are told apart, with the reason. Pickles are
+    read without running any code of theirs.
+    """
+    from rasterloom.pipelines.import_tokens import corpus_of, import_tokens, target_of
+    from rasterloom.recipe import Run
+
+    run = load_recipe(into).run if into.endswith((".yaml", ".yml")) else Run()
+    found = import_tokens(record, profile, into, target or target_of(record, profile), replace, run, out)
+    for reason in found.failures[:FAILURES_SHOWN]:
+        out.print(f"  {reason}", highlight=False, markup=False)
+    if len(found.failures) > FAILURES_SHOWN:
+        out.print(f"  and {len(found.failures) - FAILURES_SHOWN:,} more")
+    out.print(f"{found.rows:,} samples imported, {found.tokens:,} tokens; {len(found.failures):,} failed.")
+    place = corpus_of(into)
+    out.print(f"tokens: {place.store.root}, corpus {place.name}", highlight=False, markup=False)

@@ -1,4 +1,4 @@
-"""One row of the table ``tokens`` for a person: its frame as text, its picture decoded beside the original."""
+"""One token row for a person: its frame drawn as text, its picture decoded beside the original."""
 
 import io
 from collections.abc import Callable

@@ -64,9 +64,15 @@ def token_steps(recipe: Recipe, target: int, *given: Step) -> tuple[Step, Step]:
         schema=token_work.CODES,
         parquet=CODES_PARQUET,
     )
-    tokens = ShardStep(
+    return codes, pack_step(config, codes, recipe.tokenize.codec)
+
+
+def pack_step(config: token_work.Packing, codes: Step, codec: str) -> Step:
+    """The rows of ``codes`` that are none of its failures, as the table's rows of a target."""
+    target = config.target
+    return ShardStep(
         f"tokens/{target}",
-        config,
+        config,  # type: ignore[arg-type]
         code_version="2",  # 2: packed denser
         inputs=(codes,),
         plan=token_work.plan_pack,
@@ -75,9 +81,8 @@ def token_steps(recipe: Recipe, target: int, *given: Step) -> tuple[Step, Step]:
         table="tokens",
         replaces=f"target == {target}",
         partition_by=("target", "bucket"),
-        parquet={**TOKEN_PARQUET, "row_group_size": _group_rows(recipe.tokenize.codec, target)},
+        parquet={**TOKEN_PARQUET, "row_group_size": _group_rows(codec, target)},
     )
-    return codes, tokens
 
 
 def _group_rows(codec: str, target: int) -> int:

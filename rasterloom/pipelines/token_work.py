@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,19 @@ class TokenizeAt(Section):
 
     target: int
     tokenize: Tokenize
+
+    @property
+    def rows_per_file(self) -> int:
+        return self.tokenize.rows_per_file
+
+
+class Packing(Protocol):
+    """What packing needs to know."""
+
+    @property
+    def target(self) -> int: ...
+    @property
+    def rows_per_file(self) -> int: ...
 
 
 def tokenize_images(store: Store, spec: dict[str, Any], config: TokenizeAt) -> ShardResult:
@@ -89,7 +102,7 @@ def load_text(store: Store, name: str, config: Tokenize) -> tuple[Any, Profile]:
     return text_of(config, store.read(name).decode())
 
 
-def plan_pack(store: Store, inputs: Inputs, config: TokenizeAt) -> list[Shard]:
+def plan_pack(store: Store, inputs: Inputs, config: Packing) -> list[Shard]:
     """Each bucket's rows in as few files as may be, even to one row; a shard writes several of them.
 
     What is held of a row here is 8 bytes: where it stands in the order.
@@ -110,7 +123,7 @@ def plan_pack(store: Store, inputs: Inputs, config: TokenizeAt) -> list[Shard]:
     shards = []
     for bucket in sorted(order):
         of_bucket = np.concatenate(order.pop(bucket))
-        starts: list[int | None] = [*file_starts(of_bucket, config.tokenize.rows_per_file)]
+        starts: list[int | None] = [*file_starts(of_bucket, config.rows_per_file)]
         together = max(1, int(TOKENS_AT_ONCE * len(starts) / tokens[bucket]))
         for number in range(0, len(starts), together):
             edges = [*starts, None][number : number + together + 1]  # None: no end
@@ -119,7 +132,7 @@ def plan_pack(store: Store, inputs: Inputs, config: TokenizeAt) -> list[Shard]:
     return shards
 
 
-def pack_tokens(store: Store, spec: dict[str, Any], config: TokenizeAt) -> ShardResult:
+def pack_tokens(store: Store, spec: dict[str, Any], config: Packing) -> ShardResult:
     """The rows of some files of a bucket, in an order that depends on seed and keys alone."""
     counts: dict[str, int] = {}
     return _packed(store, spec, counts), counts
