@@ -81,11 +81,11 @@ def pack_step(config: token_work.Packing, codes: Step, codec: str) -> Step:
         table="tokens",
         replaces=f"target == {target}",
         partition_by=("target", "bucket"),
-        parquet={**TOKEN_PARQUET, "row_group_size": _group_rows(codec, target)},
+        parquet={**TOKEN_PARQUET, "row_group_size": group_rows(codec, target)},
     )
 
 
-def _group_rows(codec: str, target: int) -> int:
+def group_rows(codec: str, target: int) -> int:
     """Rows that have about ``GROUP_TOKENS`` together."""
     from rasterloom.tokenize.profiles import profile_of
     from rasterloom.tokenize.unirep import image_length
