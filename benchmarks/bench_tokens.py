@@ -148,7 +148,8 @@ def line(name: str, *values: str) -> str:
 
 def columns(path: Path) -> dict[str, int]:
     """Bytes of a file by column."""
-    metadata, found = pq.ParquetFile(path).metadata, {}
+    metadata = pq.ParquetFile(path).metadata
+    found: dict[str, int] = {}
     for group in range(metadata.num_row_groups):
         for number in range(metadata.num_columns):
             column = metadata.row_group(group).column(number)

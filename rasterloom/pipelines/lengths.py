@@ -31,7 +31,7 @@ def lengths_step(target: int, tokens: Step) -> Step:
 
 
 def make_lengths(
-    corpus: Corpus, inputs: Inputs, step: Step, folder: Path, run: Any, progress: Progress
+    corpus: Corpus, inputs: Inputs, step: Any, folder: Path, run: Any, progress: Progress
 ) -> dict[str, int]:
     """Write the index, one token file after the other, a row group each."""
     (given,) = inputs.values()

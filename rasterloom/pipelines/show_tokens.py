@@ -186,7 +186,7 @@ def _beside(
     sheet = Image.new("RGB", (2 * wide + gap, height), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     pen.text((2, 2), "original", fill="black", font=font)
-    pen.text((wide + gap + 2, 2), "decoded from its codes", fill="black", font=font)
+    pen.text((wide + gap + 2, 2), "decoded", fill="black", font=font)
     top = label
     for original, decoded in pairs:
         if original is not None:

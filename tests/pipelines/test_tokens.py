@@ -13,7 +13,10 @@ from PIL import Image
 from rasterloom.pipelines import token_work
 from rasterloom.pipelines.retokenize import steps_on_tables
 from rasterloom.pipelines.run import workflow
-from rasterloom.recipe import load_recipe
+from rasterloom.pipelines.runner import _on_ray as on_ray
+from rasterloom.pipelines.runner import start_ray
+from rasterloom.pipelines.state import inputs_of, output_files
+from rasterloom.recipe import Run, load_recipe
 from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.codecs import load_codec
 from rasterloom.tokenize.crop import apply_crop, plan_crop, seed_of
@@ -190,8 +193,6 @@ def test_packing_does_not_depend_on_how_codes_are_cut(undisturbed, monkeypatch):
     """Files of codes in another order and number, and packed more at once: the same files of tokens."""
     corpus = undisturbed.corpus
     codes = next(step for step in workflow(undisturbed.recipe, "tokens") if step.name == "codes/64")
-    from rasterloom.pipelines.state import output_files
-
     given = output_files(corpus, codes)
     assert len(given) > 3
     config = token_work.TokenizeAt(
@@ -220,3 +221,27 @@ def test_packing_does_not_depend_on_how_codes_are_cut(undisturbed, monkeypatch):
     assert sorted(row["key"] for table in one_by_one for row in table) == sorted(
         row["key"] for row in undisturbed.rows("tokens") if row["target"] == 64
     )
+
+
+def test_codes_do_not_depend_on_workers_nor_on_the_order_of_shards(undisturbed):
+    """Run by Ray, one shard at a time or four, first to last or last to first: the same rows."""
+    corpus = undisturbed.corpus
+    steps = {step.name: step for step in workflow(undisturbed.recipe, "tokens")}
+    codes, packed = steps["codes/64"], steps["tokens/64"]
+    start_ray(Run(cpus=2))
+    shards = codes.plan(corpus.store, inputs_of(corpus, codes), codes.config)
+    assert len(shards) > 4
+    made = []
+    for name, in_flight, todo in (("one", 1, shards), ("four", 4, shards[::-1])):
+        results = list(on_ray(corpus.store, f"try/{name}", codes, todo, Run(cpus=2, in_flight=in_flight)))
+        files = sorted((result.shard, file) for result in results for file in result.data_files)
+        rows = [row for _, file in files for row in pq.read_table(corpus.store.path(file.name)).to_pylist()]
+        given, tokens = [file for _, file in files[::-1]], []
+        for shard in packed.plan(corpus.store, {"codes/64": given}, packed.config):
+            tables, _ = packed.work(corpus.store, shard.spec, packed.config)
+            tokens += [table.to_pylist() for table in tables]
+        made.append((rows, tokens))
+    assert made[0] == made[1]
+    assert [row for table in made[0][1] for row in table] == [
+        row for row in undisturbed.rows("tokens") if row["target"] == 64
+    ]

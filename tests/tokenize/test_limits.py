@@ -101,3 +101,14 @@ def test_the_share_of_prompts_with_a_size_is_kept():
     most = [names_size(key, Tokenize(size_in_prompt=0.9)) for key in keys]
     assert 0.88 < sum(most) / len(most) < 0.92
     assert most != [names_size(key, Tokenize(size_in_prompt=0.9, seed=1)) for key in keys]
+    half = Tokenize(size_in_prompt=0.5)
+    assert [number for number in range(12) if names_size(str(number), half)] == [
+        0,
+        1,
+        4,
+        5,
+        6,
+        8,
+        9,
+        11,
+    ]  # pinned
