@@ -81,7 +81,8 @@ def show_command(
     from rasterloom.pipelines.show_tokens import draw, find
     from rasterloom.pipelines.show_tokens import picture as save_picture
 
-    found = find(load_recipe(recipe), which, target)
+    with out.status("looking for the row"):
+        found = find(load_recipe(recipe), which, target)
     for line in draw(found, shutil.get_terminal_size((100, 24)).columns):
         out.print(line, highlight=False, markup=False)
     if picture:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
-from rasterloom.pipelines.reading import read_rows
+from rasterloom.pipelines.reading import read_files, read_rows
 from rasterloom.recipe import Recipe, RecipeError, Tokenize
 from rasterloom.schema import TOKENS, Profile
 from rasterloom.versions.commit import head_snapshot
@@ -119,18 +120,26 @@ def _row(corpus: Corpus, files: list[DataFile], which: str, target: int) -> dict
                 rows = read_rows(corpus.store, file.name, number, 1, TOKENS.names)
                 return dict(rows.to_pylist()[0])
             number -= file.rows
-    data = corpus.dataset([file.name for file in files])
-    where = pc.starts_with(pc.field("key"), which.lower())
-    keys = data.to_table(columns=["key"], filter=where)["key"].to_pylist()
-    if len(keys) != 1:
-        some = ", ".join(keys[:5])
+    found = _look_up(corpus, files, which.lower())
+    if len(found) != 1:
+        some = ", ".join(key for key, _, _ in found[:5])
         raise RecipeError(
-            f"{len(keys)} rows of target {target} have keys that begin with {which}: {some}"
-            if keys
+            f"{len(found)} rows of target {target} have keys that begin with {which}: {some}"
+            if found
             else f"no row of target {target} has the key {which}: rasterloom explain RECIPE KEY says why"
         )
-    rows = data.to_table(columns=TOKENS.names, filter=pc.field("key") == keys[0])
-    return dict(rows.to_pylist()[0])
+    _, file_name, number = found[0]
+    return dict(read_rows(corpus.store, file_name, number, 1, TOKENS.names).to_pylist()[0])
+
+
+def _look_up(corpus: Corpus, files: list[DataFile], prefix: str) -> list[tuple[str, str, int]]:
+    """Key, file and number in it of the rows whose keys begin so; no other column is read."""
+    found = []
+    for file in files:
+        keys = read_files(corpus.store, [file.name], columns=["key"])["key"]
+        numbers = pc.indices_nonzero(pc.starts_with(keys, prefix)).to_pylist()
+        found += [(keys[number].as_py(), file.name, number) for number in numbers]
+    return found
 
 
 def _text(corpus: Corpus, record: Record, config: Tokenize) -> tuple[Any, Profile]:
@@ -150,17 +159,20 @@ def _text(corpus: Corpus, record: Record, config: Tokenize) -> tuple[Any, Profil
 
 def _originals(found: Found) -> list[Image.Image]:
     """The stored pictures of the row, in the order of their frames; none if they are gone."""
-    files = [file.name for file in found.corpus.files("images")]
-    if not files:
+    store, files = found.corpus.store, found.corpus.files("images")
+    at = _look_up(found.corpus, files, found.row["key"])
+    if not at:
         return []
-    data = found.corpus.dataset(files)
-    columns = [name for name in ("image", "main", "more") if name in data.schema.names]
-    rows = data.to_table(columns=columns, filter=pc.field("key") == found.row["key"]).to_pylist()
-    if not rows or rows[0]["image"] is None:
+    _, name, number = at[0]
+    with store.filesystem.open_input_file(store.path(name)) as source:
+        known = pq.read_schema(source).names
+    columns = [column for column in ("image", "main", "more") if column in known]
+    (row,) = read_rows(store, name, number, 1, columns).to_pylist()
+    if row["image"] is None:
         return []
-    others = [other["image"] for other in rows[0].get("more") or ()]
-    place = rows[0].get("main") or 0
-    return [Image.open(io.BytesIO(data)) for data in (*others[:place], rows[0]["image"], *others[place:])]
+    others = [other["image"] for other in row.get("more") or ()]
+    place = row.get("main") or 0
+    return [Image.open(io.BytesIO(data)) for data in (*others[:place], row["image"], *others[place:])]
 
 
 def _cropped(image: Image.Image, size: tuple[int, int], number: int, found: Found) -> Image.Image | None:

@@ -136,6 +136,8 @@ def test_the_message_says_what_stands_where():
         broken[position] = value
         with pytest.raises(ValueError, match=message):
             unframe(broken, MINI)
+    with pytest.raises(ValueError, match="has 24 ids; this one has 25"):
+        unframe([*good, 1028], MINI)
     negative = frame(np.zeros((4, 4), int), MOVQ)
     negative[3] = -2  # the last code, if read from the end of the vocabulary
     with pytest.raises(ValueError, match="holds -2, which is no image token"):
