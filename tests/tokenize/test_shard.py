@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pyarrow as pa
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from rasterloom.recipe import Tokenize
 from rasterloom.schema import IMAGES, TOKENS, pair_key
@@ -152,6 +152,7 @@ def test_every_row_comes_back_once_with_its_reason():
             "image: 60 x 64 pixels are too few.*",
         ),
         "strip": ({"caption": "c", "image": saved(noise((2100, 200), 4))}, "image: .*cut away 62%.*"),
+        "empty caption": ({"caption": "", "image": jpeg}, "caption: the row has none"),
         "no caption": ({"caption": None, "image": jpeg}, "caption: the row has none"),
         "placeholder": ({"caption": "an <|image|>", "image": jpeg}, "caption: .*hold 2.*"),
     }
@@ -181,6 +182,18 @@ def test_pictures_are_turned_as_exif_says_or_taken_as_they_lie():
     ignored = run([as_said], Tokenize(text_vocab=300, exif=False))[0]
     assert ignored["width"].to_pylist() > ignored["height"].to_pylist()
     assert ignored.equals(run([as_stored])[0])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_lands_in_the_bucket_it_is_seen_in(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = noise((96, 48), 5)
+    seen = ImageOps.exif_transpose(Image.open(io.BytesIO(saved(image, exif=exif))))
+    rows = [{"key": "k", "caption": "c", "image": data} for data in (saved(image, exif=exif), saved(seen))]
+    said, upright = (run([row])[0] for row in rows)
+    assert said.equals(upright)
+    assert (said["width"].to_pylist() > said["height"].to_pylist()) == (orientation < 5)
 
 
 def test_a_line_that_would_need_gigabytes_is_told_apart_where_no_limit_is_set():
