@@ -5,8 +5,9 @@ import json
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -36,14 +37,20 @@ class TokenRows:
 
     files: Sequence[str]
     filesystem: FileSystem
-    keys: pa.LargeStringArray
     lengths: NDArray[np.int32]  # tokens of each row
     bucket_names: list[str]  # "<width>x<height>"
     bucket_numbers: NDArray[np.int32]  # of each row, in `bucket_names`
+    heldout: NDArray[np.float64] | None  # `samples.heldout_draw` of each row, where an index has it
     groups: list[_Group]
+    read_keys: Callable[[], pa.ChunkedArray]  # of all rows
     cache_bytes: int = CACHE_BYTES
     _cache: "OrderedDict[int, pa.Table]" = field(default_factory=OrderedDict)
     _metadata: dict[int, pq.FileMetaData] = field(default_factory=dict)  # by number of the file, once read
+
+    @cached_property
+    def keys(self) -> pa.LargeStringArray:
+        """The keys of all rows, read when first asked for: 32 bytes a row."""
+        return self.read_keys().cast(pa.large_string()).combine_chunks()
 
     def buckets(self, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
         """Return the bucket of each of some rows."""
@@ -80,7 +87,7 @@ class TokenRows:
 def open_rows(
     files: Sequence[str], filesystem: FileSystem | None = None, index: str | None = None
 ) -> TokenRows:
-    """Read what is needed to plan: keys, lengths and buckets, but no tokens.
+    """Read what is needed to plan: lengths and buckets, but no tokens.
 
     Args:
         index: the length index of just these files (pipelines/lengths.py), where there is one: then no
@@ -95,14 +102,22 @@ def open_rows(
     flat = [(number, group, rows) for number, of_file in enumerate(sizes) for group, rows in of_file]
     starts = np.cumsum([0, *(rows for _, _, rows in flat)])[:-1].tolist()
     buckets = table["bucket"].unify_dictionaries().combine_chunks()
+
+    def read_keys() -> pa.ChunkedArray:
+        if index is None:
+            return table["key"]
+        with filesystem.open_input_file(index) as source:
+            return pq.ParquetFile(source).read(columns=["key"])["key"]
+
     return TokenRows(
         files=files,
         filesystem=filesystem,
-        keys=table["key"].cast(pa.large_string()).combine_chunks(),
         lengths=table["n_tokens"].to_numpy(),
         bucket_names=buckets.dictionary.to_pylist(),
         bucket_numbers=buckets.indices.to_numpy(),
+        heldout=table["heldout"].to_numpy() if index else None,
         groups=[_Group(*where[:2], start) for where, start in zip(flat, starts, strict=True)],
+        read_keys=read_keys,
     )
 
 
@@ -116,7 +131,7 @@ def _indexed(files: Sequence[str], filesystem: FileSystem, index: str) -> tuple[
         names = [file["name"] for file in found]
         if len(names) != len(files) or not all(map(str.endswith, files, names)):
             raise ValueError(f"{index} is the length index of other files: {len(names)} for {len(files)}")
-        return reader.read(columns=["key", "bucket", "n_tokens"]), [
+        return reader.read(columns=["bucket", "n_tokens", "heldout"]), [
             list(enumerate(file["groups"])) for file in found
         ]
 

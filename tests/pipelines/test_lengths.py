@@ -11,6 +11,7 @@ from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.token_steps import TOKEN_PARQUET
 from rasterloom.schema import TOKENS
 from rasterloom.storage import Store
+from rasterloom.train.engine import split_heldout
 from rasterloom.train.rows import open_rows
 from rasterloom.versions.tables import Corpus, DataFile
 
@@ -60,6 +61,10 @@ def test_rows_are_the_same_by_the_index(indexed):
     assert by_index.lengths.tolist() == by_files.lengths.tolist()
     assert by_index.buckets(range(44)) == by_files.buckets(range(44))
     assert by_index.groups == by_files.groups
+    for share in (0.0, 0.3, 1.0):
+        one, other = (split_heldout(rows, share) for rows in (by_index, by_files))
+        assert [part.tolist() for part in one] == [part.tolist() for part in other]
+    assert 0 < len(split_heldout(by_index, 0.3)[1]) < 44
     for one, other in zip(by_index.fetch(range(44)), by_files.fetch(range(44)), strict=True):
         assert one.input_ids.tolist() == other.input_ids.tolist()
         assert one.loss_spans.tolist() == other.loss_spans.tolist()
@@ -85,7 +90,7 @@ def test_the_index_of_other_files_is_refused(indexed):
 def test_the_index_can_be_read_by_anyone(indexed):
     files, index, _ = indexed
     rows = pq.read_table(index).to_pylist()
-    assert list(rows[0]) == ["file", "key", "bucket", "task", "n_tokens"]
+    assert list(rows[0]) == ["file", "key", "bucket", "task", "n_tokens", "heldout"]
     for row in rows:
         token_file = next(file for file in files if file.endswith(row["file"]))
         found = pq.read_table(token_file, filters=[("key", "=", row["key"])]).to_pylist()
