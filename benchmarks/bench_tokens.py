@@ -214,15 +214,12 @@ def index(rows: int, folder: Path) -> None:
         start = time.perf_counter()
         found = open_rows(paths, index=given)
         train, _ = split_heldout(found, 0.02)
-        print(
-            f"{'lengths and held-out rows ' + name:42} {time.perf_counter() - start:>7.2f} s  ({len(train):,})"
-        )
+        took, title = time.perf_counter() - start, f"lengths and held-out rows {name}"
+        print(f"{title:42} {took:>7.2f} s  ({len(train):,} to train on)")
 
 
 def packing(rows: int, folder: Path) -> None:
     """Plan the files of so many rows: what is held of a row is 8 bytes."""
-    import tracemalloc
-
     store, rng, each = Store(str(folder)), np.random.default_rng(2), 100_000
     files = []
     for number in range(-(-rows // each)):
@@ -242,11 +239,11 @@ def packing(rows: int, folder: Path) -> None:
         )
         files.append(DataFile(name, each))
     config = token_work.TokenizeAt(target=SIDE, tokenize=Tokenize(targets=(SIDE,)))
-    tracemalloc.start()
+    before = pa.total_allocated_bytes()
     start = time.perf_counter()
     shards = token_work.plan_pack(store, {"codes": files}, config)
-    took, (_, peak) = time.perf_counter() - start, tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    took = time.perf_counter() - start
+    peak = pa.default_memory_pool().max_memory() - before
     n = len(files) * each
     print(
         f"\nplan the packing of {n:,} rows: {took:.1f} s, {len(shards):,} tasks, "

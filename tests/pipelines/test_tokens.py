@@ -6,6 +6,7 @@ import pickle
 import re
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -242,6 +243,11 @@ def test_codes_do_not_depend_on_workers_nor_on_the_order_of_shards(undisturbed):
             tokens += [table.to_pylist() for table in tables]
         made.append((rows, tokens))
     assert made[0] == made[1]
+    for result in results:  # packing looks for ranges of the order within a bucket
+        (file,) = result.data_files
+        found = pq.read_table(corpus.store.path(file.name)).filter(pc.is_valid(pc.field("bucket")))
+        places = list(zip(found["bucket"].to_pylist(), found["order"].to_pylist(), strict=True))
+        assert places == sorted(places)
     assert [row for table in made[0][1] for row in table] == [
         row for row in undisturbed.rows("tokens") if row["target"] == 64
     ]
