@@ -1,10 +1,12 @@
 """The workflow of a corpus, from the list of pairs to the table of tokens, as a list of steps."""
 
 from functools import partial
+from itertools import chain
 
 import pyarrow as pa
 
 from rasterloom.pipelines import work
+from rasterloom.pipelines.lengths import lengths_step
 from rasterloom.pipelines.retry import with_retries
 from rasterloom.pipelines.step import ShardStep, Step
 from rasterloom.pipelines.token_steps import text_step, token_steps
@@ -94,12 +96,12 @@ def _corpus_steps(recipe: Recipe) -> list[Step]:
         remembers=("dedup",) if recipe.keep.dedup.memory else None,
     )
     text = text_step(recipe.tokenize, images, selection)
-    tokens = [
-        step
+    tokens = {
+        target: token_steps(recipe, target, images, scores, selection, text)
         for target in recipe.tokenize.targets
-        for step in token_steps(recipe, target, images, scores, selection, text)
-    ]
-    return [pairs, images, scores, selection, text, *tokens]
+    }
+    lengths = [lengths_step(target, packed) for target, (_, packed) in tokens.items()]
+    return [pairs, images, scores, selection, text, *chain(*tokens.values()), *lengths]
 
 
 def _fetch_identity(recipe: Recipe) -> dict[str, str]:

@@ -66,7 +66,12 @@ def run(recipe: Recipe, until: str | None, console: Console, retry: str = "") ->
         (images,) = (step for step in workflow(recipe) if step.name == "images")
         assert isinstance(images, ShardStep)
         ask_for_retry(corpus, images, parse_classes(retry), console)
-    steps = workflow(recipe, until)
+    return run_steps(recipe, workflow(recipe, until), console)
+
+
+def run_steps(recipe: Recipe, steps: list[Step], console: Console) -> list[Planned]:
+    """Run those of the steps that are not done yet; return what was planned. Raises: StepFailed."""
+    corpus = Corpus.of(recipe)
     digest = recipe_digest(recipe)
     planned = []
     width = max(len(step.name) for step in steps)

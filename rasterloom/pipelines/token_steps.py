@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasterloom.pipelines import token_work
@@ -14,13 +13,20 @@ from rasterloom.recipe import Recipe, Section, Tokenize
 from rasterloom.schema import TOKENS
 from rasterloom.versions.tables import Corpus
 
-# Codes are close to random: splitting their bytes costs less room than a dictionary or deltas.
+# Codes are close to random: their bytes apart cost less room than a dictionary or deltas, and a page as
+# large as its row group less than four (benchmarks/bench_tokens.py). From level 16 on zstd weighs what a
+# match costs; the levels below find chance ones that make such bytes longer.
 TOKEN_PARQUET = {
-    "row_group_size": 1024,
     "compression": "zstd",
+    "compression_level": 16,
+    "data_page_size": 1 << 22,
     "use_dictionary": ["bucket", "task"],
     "column_encoding": {"input_ids.list.element": "BYTE_STREAM_SPLIT"},
 }
+GROUP_TOKENS = 1 << 20  # of a row group: 1.7 MB on disk, 4 MB read; a loader keeps hundreds of them
+
+# Staged for packing, which looks for a bucket and a range of the order: small groups, little work.
+CODES_PARQUET = {**TOKEN_PARQUET, "compression_level": 1, "row_group_size": 128}
 
 
 class TextVocabulary(Section):
@@ -50,18 +56,24 @@ def token_steps(recipe: Recipe, target: int, *given: Step) -> tuple[Step, Step]:
     codes = ShardStep(
         f"codes/{target}",
         config,
-        code_version="2",  # 2: samples of any task
+        code_version="2",  # 2: samples of any task, limits, in the order of packing
         identity={"weights": _codec_digest(recipe)},
         inputs=given,
         plan=plan_by_images_file,
         work=token_work.tokenize_images,
-        schema=pa.schema([*TOKENS, ("error", pa.string())]),
-        parquet=TOKEN_PARQUET,
+        schema=token_work.CODES,
+        parquet=CODES_PARQUET,
     )
-    tokens = ShardStep(
+    return codes, pack_step(config, codes, recipe.tokenize.codec)
+
+
+def pack_step(config: token_work.Packing, codes: Step, codec: str) -> Step:
+    """The rows of ``codes`` that are none of its failures, as the table's rows of a target."""
+    target = config.target
+    return ShardStep(
         f"tokens/{target}",
-        config,
-        code_version="1",
+        config,  # type: ignore[arg-type]
+        code_version="2",  # 2: packed denser
         inputs=(codes,),
         plan=token_work.plan_pack,
         work=token_work.pack_tokens,
@@ -69,9 +81,16 @@ def token_steps(recipe: Recipe, target: int, *given: Step) -> tuple[Step, Step]:
         table="tokens",
         replaces=f"target == {target}",
         partition_by=("target", "bucket"),
-        parquet=TOKEN_PARQUET,
+        parquet={**TOKEN_PARQUET, "row_group_size": group_rows(codec, target)},
     )
-    return codes, tokens
+
+
+def group_rows(codec: str, target: int) -> int:
+    """Rows that have about ``GROUP_TOKENS`` together."""
+    from rasterloom.tokenize.profiles import profile_of
+    from rasterloom.tokenize.unirep import image_length
+
+    return max(1, GROUP_TOKENS // image_length(target, target, profile_of(codec)))
 
 
 def make_text(corpus: Corpus, inputs: Inputs, step: Step, folder: Path, *_: Any) -> dict[str, int]:
@@ -96,7 +115,10 @@ def make_text(corpus: Corpus, inputs: Inputs, step: Step, folder: Path, *_: Any)
 def _file_digest(path: str | None) -> str | None:
     import hashlib
 
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:20] if path else None
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:20] if path else None
+    except OSError as error:
+        raise ValueError(f"tokenize.text: cannot read {path}: {error.strerror}") from None
 
 
 def _codec_digest(recipe: Recipe) -> str:

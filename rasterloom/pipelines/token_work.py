@@ -1,9 +1,12 @@
 """What the steps of `tokens` do to one shard: pictures and captions to sequences, sequences to even files."""
 
 from collections import Counter
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from itertools import pairwise
+from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,12 +17,31 @@ from rasterloom.recipe import Section, Tokenize
 from rasterloom.schema import TOKENS, Profile
 from rasterloom.storage import Store
 
+TOKENS_AT_ONCE = 1 << 26  # that packing holds in memory: 256 MiB of ids
+
+# Token rows as they are staged: with the reason of those that failed, and where the others stand in the
+# order that they are packed in.
+CODES = pa.schema([*TOKENS, ("error", pa.string()), ("order", pa.uint64())])
+
 
 class TokenizeAt(Section):
     """Tokenising for one target: every target is a step of its own."""
 
     target: int
     tokenize: Tokenize
+
+    @property
+    def rows_per_file(self) -> int:
+        return self.tokenize.rows_per_file
+
+
+class Packing(Protocol):
+    """What packing needs to know."""
+
+    @property
+    def target(self) -> int: ...
+    @property
+    def rows_per_file(self) -> int: ...
 
 
 def tokenize_images(store: Store, spec: dict[str, Any], config: TokenizeAt) -> ShardResult:
@@ -44,12 +66,22 @@ def tokenize_images(store: Store, spec: dict[str, Any], config: TokenizeAt) -> S
         profile=profile,
     )
     counts = count_of(rows["bucket"])
-    return with_failures(rows, failures, config.target), counts | count_of(failures["reason"], "failed: ")
+    counts |= count_of(failures["reason"], "failed: ")
+    return staged(rows, failures, config.target, config.tokenize.seed), counts
 
 
-def with_failures(rows: pa.Table, failures: pa.Table, target: int) -> pa.Table:
-    """Token rows with a column ``error``, and a row of nulls and an error for each pair that failed."""
+def staged(rows: pa.Table, failures: pa.Table, target: int, seed: int) -> pa.Table:
+    """Token rows as ``CODES``, by bucket and order, then a row of nulls and an error for each failure."""
+    from rasterloom.tokenize.pack import order_of
+
+    order = order_of(rows["key"].to_pylist(), seed)
     rows = rows.append_column("error", pa.nulls(rows.num_rows, pa.string()))
+    rows = rows.append_column("order", pa.array(order, pa.uint64()))
+    rows = rows.take(
+        pc.sort_indices(
+            rows, sort_keys=[("bucket", "ascending"), ("order", "ascending"), ("key", "ascending")]
+        )
+    )
     failed = pa.table({"key": failures["key"], "error": failures["reason"]})
     failed = failed.append_column("target", pa.repeat(pa.scalar(target, pa.int32()), failed.num_rows))
     return pa.concat_tables([rows, failed], promote_options="default")
@@ -70,31 +102,54 @@ def load_text(store: Store, name: str, config: Tokenize) -> tuple[Any, Profile]:
     return text_of(config, store.read(name).decode())
 
 
-def plan_pack(store: Store, inputs: Inputs, config: TokenizeAt) -> list[Shard]:
-    """Each bucket's rows in as few files as may be, even to one row."""
-    from rasterloom.tokenize.pack import plan_files
+def plan_pack(store: Store, inputs: Inputs, config: Packing) -> list[Shard]:
+    """Each bucket's rows in as few files as may be, even to one row; a shard writes several of them.
+
+    What is held of a row here is 8 bytes: where it stands in the order.
+    """
+    from rasterloom.tokenize.pack import file_starts
 
     (given,) = inputs.values()
-    files = [f.name for f in given]
-    buckets = Counter(read_files(store, files, pc.field("error").is_null(), ["bucket"])["bucket"].to_pylist())
+    order: dict[str, list[Any]] = {}
+    files: dict[str, list[str]] = {}
+    tokens: Counter[str] = Counter()
+    for file in given:
+        rows = read_files(store, [file.name], pc.field("error").is_null(), ["bucket", "order", "n_tokens"])
+        for bucket in pc.unique(rows["bucket"]).to_pylist():
+            mine = rows.filter(pc.equal(rows["bucket"], bucket))
+            order.setdefault(bucket, []).append(mine["order"].to_numpy())
+            files.setdefault(bucket, []).append(file.name)
+            tokens[bucket] += pc.sum(mine["n_tokens"]).as_py()
     shards = []
-    for bucket, rows in sorted(buckets.items()):
-        start = 0
-        for number, size in enumerate(plan_files(rows, config.tokenize.rows_per_file)):
-            spec = {"files": files, "bucket": bucket, "start": start, "rows": size}
+    for bucket in sorted(order):
+        of_bucket = np.concatenate(order.pop(bucket))
+        starts: list[int | None] = [*file_starts(of_bucket, config.rows_per_file)]
+        together = max(1, int(TOKENS_AT_ONCE * len(starts) / tokens[bucket]))
+        for number in range(0, len(starts), together):
+            edges = [*starts, None][number : number + together + 1]  # None: no end
+            spec = {"files": files[bucket], "bucket": bucket, "edges": edges}
             shards.append(Shard(f"{bucket}-{number:04d}", spec))
-            start += size
     return shards
 
 
-def pack_tokens(store: Store, spec: dict[str, Any], config: TokenizeAt) -> ShardResult:
-    """The rows of one file of a bucket, in an order that depends on seed and keys alone."""
-    from rasterloom.tokenize.pack import shuffled
+def pack_tokens(store: Store, spec: dict[str, Any], config: Packing) -> ShardResult:
+    """The rows of some files of a bucket, in an order that depends on seed and keys alone."""
+    counts: dict[str, int] = {}
+    return _packed(store, spec, counts), counts
 
-    bucket = pc.field("bucket") == spec["bucket"]
-    keys = read_files(store, spec["files"], bucket, ["key"])["key"].to_pylist()
-    order = shuffled(keys, config.tokenize.seed)[spec["start"] : spec["start"] + spec["rows"]]
-    mine = [keys[row] for row in order]
-    rows = read_files(store, spec["files"], bucket & pc.field("key").isin(mine)).drop_columns(["error"])
-    rows = rows.take(pc.index_in(pa.array(mine), rows["key"].combine_chunks()))
-    return rows, {"sequences": rows.num_rows, "tokens": pc.sum(rows["n_tokens"]).as_py()}
+
+def _packed(store: Store, spec: dict[str, Any], counts: dict[str, int]) -> Iterator[pa.Table]:
+    first, *ends = spec["edges"]
+    where = (pc.field("bucket") == spec["bucket"]) & (pc.field("order") >= pa.scalar(first, pa.uint64()))
+    if ends[-1] is not None:
+        where &= pc.field("order") < pa.scalar(ends[-1], pa.uint64())
+    rows = read_files(store, spec["files"], where)
+    by_order = rows.select(["order", "key"]).sort_by([("order", "ascending"), ("key", "ascending")])
+    rows = rows.take(pc.index_in(by_order["key"].combine_chunks(), rows["key"].combine_chunks()))
+    order = rows["order"].to_numpy()
+    rows = rows.drop_columns(["error", "order"])
+    counts["sequences"], counts["tokens"] = rows.num_rows, pc.sum(rows["n_tokens"]).as_py()
+    cuts = [0, *(np.searchsorted(order, end) for end in ends if end is not None)]
+    cuts += [rows.num_rows] if ends[-1] is None else []
+    for start, end in pairwise(map(int, cuts)):
+        yield rows.slice(start, end - start)

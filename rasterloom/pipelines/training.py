@@ -49,7 +49,7 @@ def training_steps(recipe: Recipe, corpus: list[Step]) -> list[Step]:
         shared = recipe.train.model_copy(update={"stages": (stage,)})
         config = TrainAt(stage=stage, train=shared, tokenize=_tokenize(tokens))
         name = f"train/{number}-{stage.target}"
-        given = (tokens, by_name["text"], *stages[-1:])
+        given = (tokens, by_name["text"], by_name[f"lengths/{stage.target}"], *stages[-1:])
         stages.append(FileStep(name, config, "1", given, make=train_stage, resumes=True))
         if number == len(recipe.train.stages):
             drawn = SampleAt(target=stage.target, sample=recipe.sample, tokenize=_tokenize(tokens))
@@ -78,7 +78,8 @@ def train_stage(
 
     config = step.config
     assert isinstance(config, TrainAt)
-    tokens, text, *before = step.inputs
+    tokens, text, lengths, *before = step.inputs
+    (index,) = inputs[lengths.name]
     _, profile = token_work.load_text(corpus.store, inputs[text.name][0].name, config.tokenize)
     job = StageJob(
         stage=config.stage,
@@ -87,6 +88,7 @@ def train_stage(
         token_files=tuple(corpus.store.path(file.name) for file in inputs[tokens.name]),
         filesystem=corpus.store.filesystem if corpus.store.is_s3 else None,
         tokens_snapshot=str(status(corpus, tokens).snapshot_id),
+        token_index=corpus.store.path(index.name),
         init=str(local_folder(corpus, before[0]) / "model") if before else config.train.init,
         out_dir=str(folder),
         workers=run.train_workers,
@@ -179,12 +181,13 @@ def _decoder(corpus: Corpus, step: Step, inputs: Inputs) -> Any:
 def _cropper(step: Step) -> Any:
     """A function from a stored picture, its key and a target to the crop that was coded."""
     from rasterloom.tokenize.buckets import bucket_sizes
-    from rasterloom.tokenize.crop import apply_crop, plan_crop, seed_of
+    from rasterloom.tokenize.crop import apply_crop, plan_crop
+    from rasterloom.tokenize.limits import crop_seed
 
     config = next(s.config for s in step.inputs if isinstance(s.config, token_work.TokenizeAt)).tokenize
 
     def crop(picture: Image.Image, key: str, target: int) -> Image.Image:
-        seed = seed_of(key, config.seed) if config.crop == "random" else None
-        return apply_crop(picture, plan_crop(picture.size, bucket_sizes(target), seed=seed))
+        plan = plan_crop(picture.size, bucket_sizes(target), seed=crop_seed(key, config))
+        return apply_crop(picture, plan)
 
     return crop

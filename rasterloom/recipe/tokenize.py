@@ -51,6 +51,18 @@ class Tokenize(Section):
     """Resolutions: a target of 512 gives buckets of about 512 x 512 pixels."""
     crop: Literal["random", "center"] = "random"
     """Where a crop lies: seeded by the pair's key, or in the middle."""
+    shared_crop: bool = True
+    """The images of one conversation lie alike in their crops; false: each has a seed of its own."""
+    exif: bool = True
+    """Turn a picture as its EXIF orientation says; false: take its pixels as they are stored."""
+    min_side: float = Field(0.25, ge=0, le=1)
+    """Least size of a picture, as a share of its bucket's: 0.25 lets it be enlarged 4 times; 0: any size."""
+    max_cut: float = Field(0.5, ge=0, le=1)
+    """Largest share of a picture's area that its crop may cut away; 1: any."""
+    max_tokens: int | None = Field(None, ge=1)
+    """A longer sample is a failure, never cut off; null: no limit."""
+    size_in_prompt: float = Field(1.0, ge=0, le=1)
+    """Share of the text-to-image prompts that name the picture's size, chosen by key."""
     prompts: dict[str, str | Prompt] = Field(default_factory=dict)
     """Prompts of tasks, beside those of docs/tasks.md or in their place, as ``depth: "Depth. <|image|>"``."""
     prompt_target: int | None = None

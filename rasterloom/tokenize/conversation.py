@@ -156,7 +156,7 @@ def _text_ids(text: str, text_encode: Encode, profile: Profile) -> NDArray[np.in
     """Encode a text, and refuse what the model would read as structure: a caption may say ``<eoss>``."""
     ids = np.array(text_encode(text), np.int64)
     strange = (ids < 0) | (ids >= profile.vocab_size)
-    strange[~strange] = _structure(profile)[ids[~strange]]
+    strange[~strange] = structure(profile)[ids[~strange]]
     if strange.any():
         shown = text if len(text) <= 60 else text[:57] + "..."
         raise ValueError(f"the text {shown!r} encodes to {ids[strange][0]}, which is no id of text")
@@ -164,10 +164,10 @@ def _text_ids(text: str, text_encode: Encode, profile: Profile) -> NDArray[np.in
 
 
 @lru_cache(maxsize=8)
-def _structure(profile: Profile) -> NDArray[np.bool_]:
+def structure(profile: Profile) -> NDArray[np.bool_]:
     """Return which of the profile's ids are special, grid or image tokens: bool [vocab_size]."""
-    structure = np.zeros(profile.vocab_size, np.bool_)
-    structure[[profile.bos, profile.pad, profile.sep, profile.boi, profile.eoi, profile.eol]] = True
-    structure[profile.grid0 : profile.grid0 + MOST_GRID_UNITS + 1] = True
-    structure[code_ids(profile)] = True
-    return structure
+    special = np.zeros(profile.vocab_size, np.bool_)
+    special[[profile.bos, profile.pad, profile.sep, profile.boi, profile.eoi, profile.eol]] = True
+    special[profile.grid0 : profile.grid0 + MOST_GRID_UNITS + 1] = True
+    special[code_ids(profile)] = True
+    return special

@@ -1,29 +1,29 @@
-"""The order of rows in the ``tokens`` table, and how many files a bucket takes.
+"""The order of rows in the ``tokens`` table, and which of them share a file.
 
 Both are pure functions of the rows themselves, so the same rows give the same files whatever the number
-of workers and the order in which they finish.
+of workers and the order in which they finish. A file is a range of the order, so that whoever writes it
+needs to know two numbers and not the keys of the other files.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-def order_key(seed: int, key: str) -> bytes:
-    """Return the 16 bytes that the row of this key is sorted by: a digest, so that order is random."""
-    return hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=16, person=b"rasterloom.pack").digest()
+def order_of(keys: Iterable[str], seed: int) -> NDArray[np.uint64]:
+    """Return where each row stands in the seeded global order, uint64 [n]; equal ones go by key.
 
-
-def shuffled(keys: Sequence[str], seed: int) -> NDArray[np.int64]:
-    """Return the positions of ``keys`` in the seeded global order, int64 [n].
-
-    Where a key stands depends on its digest, not on where it was: a row that is added or taken away
-    leaves the others in their order.
+    It is a digest, so the order is random. Where a key stands does not depend on the others: a row that
+    is added or taken away leaves them in their order.
     """
-    order = sorted(range(len(keys)), key=lambda row: (order_key(seed, keys[row]), keys[row]))
-    return np.array(order, np.int64)
+    digests = (_digest(seed, key) for key in keys)
+    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
+
+
+def _digest(seed: int, key: str) -> bytes:
+    return hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8, person=b"rasterloom.pack").digest()
 
 
 def plan_files(rows: int, rows_per_file: int) -> list[int]:
@@ -36,3 +36,15 @@ def plan_files(rows: int, rows_per_file: int) -> list[int]:
         raise ValueError(f"cannot put {rows} rows into files of {rows_per_file}")
     files = -(-rows // rows_per_file)
     return [rows // files + (number < rows % files) for number in range(files)]
+
+
+def file_starts(order: NDArray[np.uint64], rows_per_file: int) -> list[int]:
+    """Return where in the order each file of a bucket begins: it holds what stands there or later, and
+    before the next file's start.
+
+    Args:
+        order: of every row of the bucket, see ``order_of``; it is sorted in place.
+    """
+    order.sort()
+    first = np.cumsum([0, *plan_files(len(order), rows_per_file)])[:-1]
+    return [int(order[row]) for row in first]

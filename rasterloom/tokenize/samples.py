@@ -121,6 +121,7 @@ def plan_pictures(
 
     Args:
         sizes: (width, height) of each picture.
+        config: ``shared_crop`` false gives each picture a crop of its own.
         asked: whether it stands in a question, where ``config.prompt_target`` may bound its target.
         seed_of: seed of the crop of a picture by its number, None for the middle.
     """
@@ -132,7 +133,7 @@ def plan_pictures(
         own = min(target, config.prompt_target or target) if asked[number] else target
         buckets = [(side, side)] if views and not asked[number] else bucket_sizes(own)
         for led, size, plan in leaders:
-            if led == own and _alike(size, sizes[number]) and plan.bucket in buckets:
+            if config.shared_crop and led == own and _alike(size, sizes[number]) and plan.bucket in buckets:
                 plans[number] = follow_crop(sizes[number], plan)
                 break
         else:

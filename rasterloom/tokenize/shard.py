@@ -21,13 +21,15 @@ from rasterloom.schema import T2I, TEXT_BUCKET, TOKENS, Profile, bucket_name
 from rasterloom.tokenize.buckets import Size, bucket_sizes
 from rasterloom.tokenize.codecs import Codec
 from rasterloom.tokenize.conversation import Encoded, encode
-from rasterloom.tokenize.crop import CropPlan, apply_crop, seed_of
+from rasterloom.tokenize.crop import CropPlan, apply_crop
+from rasterloom.tokenize.limits import crop_seed, length_fault, names_size, picture_fault
 from rasterloom.tokenize.profiles import profile_of
 from rasterloom.tokenize.prompts import Template, Turn, templates_of
 from rasterloom.tokenize.samples import COLUMNS, Sample, asks, plan_pictures, sample_of, turns_of
 from rasterloom.tokenize.text import TextEncoder
 from rasterloom.tokenize.unirep import frame_batch
 
+ANY_SIZE = "t2i_any_size"  # the text-to-image prompt that names no size
 THREADS = 2  # that decode and crop; more only compete with the codec
 SCORES = ("quality", "aesthetic", "clip")
 
@@ -49,6 +51,7 @@ class _Job:
     number: int
     data: bytes
     plan: CropPlan
+    exif: bool  # turn the picture as it says
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,7 @@ def tokenize_shard(
         target: resolution; see ``buckets.bucket_sizes``.
         codec: turns pictures into codes of ``profile``.
         text: turns prompts into ids of ``profile``.
-        config: of which ``codec``, ``crop``, ``prompts``, ``prompt_target``, ``view_side``, ``batch`` and
-            ``seed`` are read.
+        config: which codec, how to crop, what prompts say, in what batches, and what is refused.
         profile: ids of the tokens; by default those of ``config.codec``, with ``config.text_vocab`` ids
             for text. Give it where a tokenizer of the user's has ids of its own.
 
@@ -101,7 +103,7 @@ def tokenize_shard(
     planned, reasons = _plan(images, target, config)
     framed: dict[tuple[str, int], NDArray[np.int32]] = {}
     broken: dict[str, tuple[int, str]] = {}  # the first picture of a sample that is, and why
-    for bucket, batch, pixels in _ahead(_jobs(planned), config.batch):
+    for bucket, batch, pixels in _ahead(_jobs(planned, config), config.batch):
         good = []
         for job, pixel in zip(batch, pixels, strict=True):
             if isinstance(pixel, str):
@@ -126,6 +128,9 @@ def tokenize_shard(
             encoded = encode(one.said, frames, text.encode, profile)
         except ValueError as error:
             reasons.append((sample.key, f"{_words(sample)}: {error}"))
+            continue
+        if fault := length_fault(len(encoded.input_ids), config):
+            reasons.append((sample.key, fault))
             continue
         sequences.append(encoded.input_ids)
         rows.append(_row(one, encoded, target))
@@ -152,25 +157,30 @@ def _plan_sample(
     sizes = []
     for number, data in enumerate(sample.pictures):
         try:
-            sizes.append(_oriented_size(data))
+            sizes.append(_size(data, config.exif))
         except Exception as error:  # Pillow raises many kinds on broken files
             raise ValueError(f"{_name(sample, number)}: {_told(error)}") from None
-    seed = seed_of(sample.key, config.seed) if config.crop == "random" else None
+    template = "" if _words(sample) == "turns" or names_size(sample.key, config) else ANY_SIZE
     try:
         asked = asks(turns_of(sample, sizes, templates), len(sizes))
-        plans = plan_pictures(sample, sizes, asked, target, config, lambda _: seed)
-        said = turns_of(sample, [plan.bucket for plan in plans], templates)
+        plans = plan_pictures(
+            sample, sizes, asked, target, config, lambda n: crop_seed(sample.key, config, n)
+        )
+        said = turns_of(sample, [plan.bucket for plan in plans], templates, template)
     except ValueError as error:
         raise ValueError(f"{_words(sample)}: {error}") from None
+    for number, (size, plan) in enumerate(zip(sizes, plans, strict=True)):
+        if fault := picture_fault(size, plan, config):
+            raise ValueError(f"{_name(sample, number)}: {fault}")
     return _Planned(sample, plans, said)
 
 
-def _jobs(planned: Sequence[_Planned]) -> dict[Size, list[_Job]]:
+def _jobs(planned: Sequence[_Planned], config: Tokenize) -> dict[Size, list[_Job]]:
     """Return the pictures of all samples by bucket, each bucket's in the order of their keys."""
     jobs: dict[Size, list[_Job]] = defaultdict(list)
     for one in planned:
         for number, (data, plan) in enumerate(zip(one.sample.pictures, one.plans, strict=True)):
-            jobs[plan.bucket].append(_Job(one.sample.key, number, data, plan))
+            jobs[plan.bucket].append(_Job(one.sample.key, number, data, plan, config.exif))
     for batch in jobs.values():
         batch.sort(key=lambda job: (job.key, job.number))
     return dict(sorted(jobs.items(), key=lambda item: bucket_name(*item[0])))
@@ -205,17 +215,17 @@ def _pixels(job: _Job) -> NDArray[np.uint8] | str:
     """Return the cropped picture, uint8 [h, w, 3], or why there is none."""
     try:
         with Image.open(io.BytesIO(job.data)) as image:
-            upright = ImageOps.exif_transpose(image)
-            return np.asarray(apply_crop(upright, job.plan))
+            picture = ImageOps.exif_transpose(image) if job.exif else image
+            return np.asarray(apply_crop(picture, job.plan))
     except Exception as error:  # Pillow raises many kinds on broken files
         return _told(error)
 
 
-def _oriented_size(data: bytes) -> Size:
-    """Return (width, height) in pixels as the picture is to be seen, from its header alone."""
+def _size(data: bytes, exif: bool) -> Size:
+    """Return (width, height) in pixels from the picture's header alone; ``exif``: as it is to be seen."""
     with Image.open(io.BytesIO(data)) as image:
         width, height = image.size
-        turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+        turned = exif and image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
     return (height, width) if turned else (width, height)
 
 

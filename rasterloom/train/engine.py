@@ -28,7 +28,7 @@ from rasterloom.train.metrics import MetricsLog, StepSums
 from rasterloom.train.model import PackedLM, build_model, save_model
 from rasterloom.train.plan import StagePlan, balance, stage_plan
 from rasterloom.train.rows import TokenRows, open_rows, prefetched
-from rasterloom.train.samples import Packed, drop_context, is_dropped, is_heldout, pack
+from rasterloom.train.samples import Packed, drop_context, heldout_draw, is_dropped, pack
 from rasterloom.train.schedule import learning_rate
 from rasterloom.train.zero import full_weights, optimizer_step, start_deepspeed
 
@@ -47,7 +47,7 @@ def run_worker(job: StageJob) -> None:
     device = torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu")
     train, stage = job.train, job.stage
     job.folder.mkdir(parents=True, exist_ok=True)
-    rows = open_rows(job.token_files, job.filesystem)
+    rows = open_rows(job.token_files, job.filesystem, job.token_index)
     train_rows, held_rows = split_heldout(rows, train.heldout)
     plan = stage_plan(
         rows.lengths[train_rows],
@@ -108,7 +108,10 @@ def run_worker(job: StageJob) -> None:
 
 def split_heldout(rows: TokenRows, share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Row numbers to train on, and row numbers held out."""
-    held = np.fromiter((is_heldout(key, share) for key in rows.keys.to_pylist()), dtype=bool)
+    draws = rows.heldout
+    if draws is None:
+        draws = np.fromiter((heldout_draw(key) for key in rows.keys.to_pylist()), dtype=np.float64)
+    held = draws < share
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 

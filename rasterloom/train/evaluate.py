@@ -25,7 +25,7 @@ def evaluate(
         ``{"all": {loss, tokens, rows}, "buckets": {"<width>x<height>": the same}}``; without rows no
         bucket, and a loss of None.
     """
-    names = sorted(set(rows.buckets[held].tolist()))
+    names = sorted(set(rows.buckets(held)))
     sums = torch.zeros(len(names), 3, dtype=torch.float64, device=device)  # loss, tokens, rows
     lengths = rows.lengths[held]
     batches = plan_batches(lengths, seed=0, epoch=0, batch_tokens=max([batch_tokens, *lengths.tolist()]))
@@ -35,7 +35,7 @@ def evaluate(
         packed = pack(rows.fetch(mine))
         targets = torch.from_numpy(packed.targets)
         nll, _ = engine(torch.from_numpy(packed.input_ids).to(device), targets.to(device), packed.lengths)
-        buckets = [names.index(rows.buckets[mine[i]]) for i in packed.order]
+        buckets = [names.index(name) for name in rows.buckets(mine[packed.order])]
         if not buckets:
             continue
         of_bucket = torch.tensor(buckets).repeat_interleave(torch.tensor(packed.lengths))[targets != IGNORE]

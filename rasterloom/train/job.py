@@ -30,6 +30,8 @@ class StageJob:
     """Folder of the weights to start from, or ``tiny``."""
     out_dir: str
     """Folder for all output; with workers on several machines it must be one that they share."""
+    token_index: str | None = None
+    """Length index of ``token_files``, beside them; None: they are opened one by one to plan."""
     workers: int = 2
     use_gpu: bool = False
     cpus_per_worker: int = 1

@@ -1,11 +1,13 @@
 """Reads rows of token tables by number, from Parquet, in the background."""
 
 import contextlib
+import json
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -35,13 +37,24 @@ class TokenRows:
 
     files: Sequence[str]
     filesystem: FileSystem
-    keys: pa.StringArray
-    lengths: NDArray[np.int64]  # tokens of each row
-    buckets: NDArray[np.str_]  # "<width>x<height>" of each row
+    lengths: NDArray[np.int32]  # tokens of each row
+    bucket_names: list[str]  # "<width>x<height>"
+    bucket_numbers: NDArray[np.int32]  # of each row, in `bucket_names`
+    heldout: NDArray[np.float64] | None  # `samples.heldout_draw` of each row, where an index has it
     groups: list[_Group]
-    metadata: list[pq.FileMetaData]
+    read_keys: Callable[[], pa.ChunkedArray]  # of all rows
     cache_bytes: int = CACHE_BYTES
     _cache: "OrderedDict[int, pa.Table]" = field(default_factory=OrderedDict)
+    _metadata: dict[int, pq.FileMetaData] = field(default_factory=dict)  # by number of the file, once read
+
+    @cached_property
+    def keys(self) -> pa.LargeStringArray:
+        """The keys of all rows, read when first asked for: 32 bytes a row."""
+        return self.read_keys().cast(pa.large_string()).combine_chunks()
+
+    def buckets(self, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
+        """Return the bucket of each of some rows."""
+        return [self.bucket_names[number] for number in self.bucket_numbers[np.asarray(rows, np.int64)]]
 
     def fetch(self, rows: Sequence[int] | NDArray[np.int64]) -> list[Sample]:
         """Read rows, each row group at most once; the last ones read are kept while they fit in memory."""
@@ -62,7 +75,8 @@ class TokenRows:
             return self._cache[number]
         group = self.groups[number]
         with self.filesystem.open_input_file(self.files[group.file]) as source:
-            reader = pq.ParquetFile(source, metadata=self.metadata[group.file])
+            reader = pq.ParquetFile(source, metadata=self._metadata.get(group.file))
+            self._metadata[group.file] = reader.metadata
             table = reader.read_row_group(group.number, columns=["input_ids", "loss_spans"])
         self._cache[number] = table.combine_chunks()
         while len(self._cache) > 1 and sum(t.nbytes for t in self._cache.values()) > self.cache_bytes:
@@ -70,38 +84,72 @@ class TokenRows:
         return self._cache[number]
 
 
-def open_rows(files: Sequence[str], filesystem: FileSystem | None = None) -> TokenRows:
-    """Read what is needed to plan: keys, lengths and buckets, but no tokens.
+def open_rows(
+    files: Sequence[str], filesystem: FileSystem | None = None, index: str | None = None
+) -> TokenRows:
+    """Read what is needed to plan: lengths and buckets, but no tokens.
+
+    Args:
+        index: the length index of just these files (pipelines/lengths.py), where there is one: then no
+            token file is opened before a row of it is fetched.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file lacks a column of `schema.TOKENS` that training needs.
+        ValueError: a file lacks a column of `schema.TOKENS` that training needs, or the index is of others.
     """
     filesystem = filesystem or LocalFileSystem()
-    groups, metadata, tables, rows = [], [], [], 0
-    for number, path in enumerate(files):
+    table, sizes = _indexed(files, filesystem, index) if index else _listed(files, filesystem)
+    flat = [(number, group, rows) for number, of_file in enumerate(sizes) for group, rows in of_file]
+    starts = np.cumsum([0, *(rows for _, _, rows in flat)])[:-1].tolist()
+    buckets = table["bucket"].unify_dictionaries().combine_chunks()
+
+    def read_keys() -> pa.ChunkedArray:
+        if index is None:
+            return table["key"]
+        with filesystem.open_input_file(index) as source:
+            return pq.ParquetFile(source).read(columns=["key"])["key"]
+
+    return TokenRows(
+        files=files,
+        filesystem=filesystem,
+        lengths=table["n_tokens"].to_numpy(),
+        bucket_names=buckets.dictionary.to_pylist(),
+        bucket_numbers=buckets.indices.to_numpy(),
+        heldout=table["heldout"].to_numpy() if index else None,
+        groups=[_Group(*where[:2], start) for where, start in zip(flat, starts, strict=True)],
+        read_keys=read_keys,
+    )
+
+
+_Sizes = list[list[tuple[int, int]]]  # of each file: number and rows of its row groups
+
+
+def _indexed(files: Sequence[str], filesystem: FileSystem, index: str) -> tuple[pa.Table, _Sizes]:
+    with filesystem.open_input_file(index) as source:
+        reader = pq.ParquetFile(source, read_dictionary=["bucket"])
+        found = json.loads(reader.metadata.metadata.get(b"rasterloom.files", b"[]"))
+        names = [file["name"] for file in found]
+        if len(names) != len(files) or not all(map(str.endswith, files, names)):
+            raise ValueError(f"{index} is the length index of other files: {len(names)} for {len(files)}")
+        return reader.read(columns=["bucket", "n_tokens", "heldout"]), [
+            list(enumerate(file["groups"])) for file in found
+        ]
+
+
+def _listed(files: Sequence[str], filesystem: FileSystem) -> tuple[pa.Table, _Sizes]:
+    tables, sizes = [], []
+    for path in files:
         with filesystem.open_input_file(path) as source:
-            reader = pq.ParquetFile(source)
+            reader = pq.ParquetFile(source, read_dictionary=["bucket"])
             missing = {"key", "bucket", "n_tokens", "input_ids", "loss_spans"} - set(
                 reader.schema_arrow.names
             )
             if missing:
                 raise ValueError(f"{path} is no token table: it has no column {', '.join(sorted(missing))}")
             tables.append(reader.read(columns=["key", "bucket", "n_tokens"]))
-            metadata.append(reader.metadata)
-        for group in range(reader.metadata.num_row_groups):
-            groups.append(_Group(number, group, rows))
-            rows += reader.metadata.row_group(group).num_rows
-    table = pa.concat_tables(tables)
-    return TokenRows(
-        files=files,
-        filesystem=filesystem,
-        keys=table["key"].combine_chunks(),
-        lengths=table["n_tokens"].to_numpy().astype(np.int64),
-        buckets=np.asarray(table["bucket"].to_pylist(), dtype=np.str_),
-        groups=groups,
-        metadata=metadata,
-    )
+            groups = range(reader.metadata.num_row_groups)
+            sizes.append([(group, reader.metadata.row_group(group).num_rows) for group in groups])
+    return pa.concat_tables(tables), sizes
 
 
 def prefetched(items: Iterator[T], depth: int = 4) -> Iterator[T]:

@@ -27,7 +27,12 @@ def is_heldout(key: str, share: float) -> bool:
 
     A larger share holds out the same rows and more.
     """
-    return _uniform("heldout", key) < share
+    return heldout_draw(key) < share
+
+
+def heldout_draw(key: str) -> float:
+    """Return the share, 0 .. 1, from which on a row is kept from training."""
+    return _uniform("heldout", key)
 
 
 def is_dropped(key: str, *, seed: int, epoch: int, share: float) -> bool:

@@ -56,6 +56,8 @@ def test_the_chosen_bucket_loses_least_of_the_picture(width, height, target):
 
 def test_equal_shares_go_to_the_largest_bucket():
     assert choose_bucket((10, 10), [(32, 32), (64, 64), (64, 32)]) == (64, 64)
+    assert choose_bucket((10, 10), [(32, 64), (64, 32)]) == (64, 32)  # the widest first, then the tallest
+    assert choose_bucket((10, 10), [(64, 32), (32, 64)]) == (64, 32)
 
 
 @pytest.mark.parametrize("size", [(0, 10), (10, 0), (-1, 5)])

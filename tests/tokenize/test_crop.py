@@ -86,6 +86,8 @@ def test_seeds_come_from_key_and_recipe_seed():
     assert seed_of("a") == seed_of("a", 0)
     assert len({seed_of("a"), seed_of("b"), seed_of("a", 1)}) == 3
     assert 0 <= seed_of("a") < 2**64
+    # Pinned: another digest would cut every picture of every corpus anew.
+    assert (seed_of("a"), seed_of("a", 1)) == (378659327555270299, 7148187811004987113)
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, 0), (-3, 7)])

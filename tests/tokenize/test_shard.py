@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pyarrow as pa
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from rasterloom.recipe import Tokenize
 from rasterloom.schema import IMAGES, TOKENS, pair_key
@@ -115,7 +115,7 @@ def test_crops_follow_key_and_seed_or_the_middle():
         row["key"] = pair_key(str(n), "")
 
     def crops(**options):
-        tokens, _ = run(rows, Tokenize(text_vocab=300, **options), target=32)
+        tokens, _ = run(rows, Tokenize(text_vocab=300, max_cut=1, **options), target=32)
         return [row["input_ids"][-22:] for row in tokens.to_pylist()]
 
     assert len({tuple(ids) for ids in crops()}) > 1
@@ -147,7 +147,12 @@ def test_every_row_comes_back_once_with_its_reason():
         "html": ({"caption": "c", "image": b"<html>"}, "image: not a picture in a format that Pillow reads"),
         "none": ({"caption": "c", "image": None}, "image: the row has none"),
         "empty": ({"caption": "c", "image": b""}, "image: the row has none"),
-        "line": ({"caption": "c", "image": saved(Image.new("L", (1, 30_000)))}, "image: .*too narrow.*"),
+        "speck": (
+            {"caption": "c", "image": saved(noise((60, 64), 4))},
+            "image: 60 x 64 pixels are too few.*",
+        ),
+        "strip": ({"caption": "c", "image": saved(noise((2100, 200), 4))}, "image: .*cut away 62%.*"),
+        "empty caption": ({"caption": "", "image": jpeg}, "caption: the row has none"),
         "no caption": ({"caption": None, "image": jpeg}, "caption: the row has none"),
         "placeholder": ({"caption": "an <|image|>", "image": jpeg}, "caption: .*hold 2.*"),
     }
@@ -159,16 +164,91 @@ def test_every_row_comes_back_once_with_its_reason():
         assert re.fullmatch(bad[row["key"]][1], row["reason"], re.IGNORECASE)
 
 
-def test_pictures_are_turned_as_exif_says():
+def test_pictures_are_turned_as_exif_says_or_taken_as_they_lie():
     image = noise((96, 48), 5)
     exif = Image.Exif()
     exif[0x0112] = 6
-    turned = image.transpose(Image.Transpose.ROTATE_270)
-    as_said = {"key": "k", "caption": "c", "image": saved(image, exif=exif)}
-    as_seen = {"key": "k", "caption": "c", "image": saved(turned)}
+    as_said, as_seen, as_stored = (
+        {"key": "k", "caption": "c", "image": data}
+        for data in (
+            saved(image, exif=exif),
+            saved(image.transpose(Image.Transpose.ROTATE_270)),
+            saved(image),
+        )
+    )
     tokens = run([as_said])[0]
     assert tokens["width"].to_pylist() < tokens["height"].to_pylist()
     assert tokens.equals(run([as_seen])[0])
+    ignored = run([as_said], Tokenize(text_vocab=300, exif=False))[0]
+    assert ignored["width"].to_pylist() > ignored["height"].to_pylist()
+    assert ignored.equals(run([as_stored])[0])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_lands_in_the_bucket_it_is_seen_in(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = noise((96, 48), 5)
+    seen = ImageOps.exif_transpose(Image.open(io.BytesIO(saved(image, exif=exif))))
+    rows = [{"key": "k", "caption": "c", "image": data} for data in (saved(image, exif=exif), saved(seen))]
+    said, upright = (run([row])[0] for row in rows)
+    assert said.equals(upright)
+    assert (said["width"].to_pylist() > said["height"].to_pylist()) == (orientation < 5)
+
+
+def test_a_line_that_would_need_gigabytes_is_told_apart_where_no_limit_is_set():
+    line = {"key": "k", "caption": "c", "image": saved(Image.new("L", (1, 30_000)))}
+    unlimited = Tokenize(text_vocab=300, min_side=0, max_cut=1)
+    tokens, failures = run([line], unlimited, target=256)
+    assert len(tokens) == 0
+    assert "too narrow" in failures["reason"].to_pylist()[0]
+
+
+def test_a_speck_is_enlarged_where_no_limit_is_set():
+    speck = {"key": "k", "caption": "c", "image": saved(noise((3, 3), 4))}
+    assert len(run([speck], Tokenize(text_vocab=300, min_side=0))[0]) == 1
+    assert len(run([speck])[1]) == 1
+
+
+def test_too_long_samples_are_failures_that_name_their_length():
+    rows = rows_of([(64, 64), (64, 64)])
+    rows[1]["caption"] = "many words " * 20
+    whole = {row["key"]: row for row in run(rows)[0].to_pylist()}
+    short = whole[rows[0]["key"]]["n_tokens"]
+    tokens, failures = run(rows, Tokenize(text_vocab=300, max_tokens=short))
+    assert tokens.to_pylist() == [whole[rows[0]["key"]]]
+    longer = whole[rows[1]["key"]]["n_tokens"]
+    assert failures.to_pylist() == [
+        {
+            "key": rows[1]["key"],
+            "reason": f"length: {longer} tokens, more than tokenize.max_tokens {short}",
+        }
+    ]
+    assert len(run(rows, Tokenize(text_vocab=300, max_tokens=short - 1))[0]) == 0
+
+
+def test_some_prompts_leave_the_size_out():
+    rows = rows_of([(64, 64)] * 40)
+
+    def prompts(**options):
+        found = {}
+        for row in run(rows, Tokenize(text_vocab=300, **options))[0].to_pylist():
+            found[row["key"]] = TEXT.decode(row["input_ids"][1 : row["loss_spans"][0] - 1])
+        return found
+
+    captions = {row["key"]: row["caption"] for row in rows}
+    named = prompts()
+    assert named == {k: t2i_prompt(64, 64, c) for k, c in captions.items()}
+    bare = prompts(size_in_prompt=0)
+    assert bare == {
+        k: f"Generate an image according to the following prompt:\n{c}" for k, c in captions.items()
+    }
+    half = prompts(size_in_prompt=0.5)
+    with_size = {key for key in half if half[key] == named[key]}
+    assert all(half[key] == bare[key] for key in half.keys() - with_size)
+    assert 5 < len(with_size) < 35
+    most = prompts(size_in_prompt=0.9)
+    assert with_size < {key for key in most if most[key] == named[key]}  # a larger share adds to a smaller
 
 
 def test_mini_codes_decode_to_the_picture():

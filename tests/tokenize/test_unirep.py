@@ -101,6 +101,25 @@ def test_lost_and_doubled_ids_are_rejected(profile, grid, data):
             unframe(broken, profile)
 
 
+@given(profiles, grids, st.data())
+def test_ids_put_in_or_cut_off_are_rejected_also_where_a_grid_token_is_changed_to_hide_it(
+    profile, grid, data
+):
+    """No frame of so many ids says another shape than its own, whatever stands in its grid tokens."""
+    ids = frame(random_codes(profile, grid, 4), profile)
+    foreign = data.draw(st.lists(st.integers(-1, profile.vocab_size), min_size=1, max_size=9))
+    at = data.draw(st.integers(0, len(ids)))
+    cut = data.draw(st.integers(1, len(ids)))
+    for broken in (np.insert(ids, at, foreign), ids[:-cut], ids[cut:], ids[cut:-cut]):
+        with pytest.raises(ValueError):
+            unframe(broken, profile)
+    swapped = ids.copy()
+    swapped[[1, 2]] = ids[[2, 1]]
+    if grid[0] != grid[1]:
+        with pytest.raises(ValueError):
+            unframe(swapped, profile)
+
+
 def test_the_message_says_what_stands_where():
     good = frame(np.zeros((4, 4), int), MINI)
     for position, value, message in [
@@ -117,6 +136,8 @@ def test_the_message_says_what_stands_where():
         broken[position] = value
         with pytest.raises(ValueError, match=message):
             unframe(broken, MINI)
+    with pytest.raises(ValueError, match="has 24 ids; this one has 25"):
+        unframe([*good, 1028], MINI)
     negative = frame(np.zeros((4, 4), int), MOVQ)
     negative[3] = -2  # the last code, if read from the end of the vocabulary
     with pytest.raises(ValueError, match="holds -2, which is no image token"):

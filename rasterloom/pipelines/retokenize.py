@@ -1,0 +1,110 @@
+"""Tokens of a further target from what a corpus already holds: no source is read, nothing fetched or scored.
+
+The steps are those of a full run, on tables taken as they stand: their fingerprints are read off the
+tables' records and not worked out from the recipe, so that neither its sources nor its scorers are looked
+at. Where the recipe is still the one the tables were made by, a full run finds the same steps done.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from rasterloom.pipelines.lengths import lengths_step
+from rasterloom.pipelines.run import Planned, run_steps
+from rasterloom.pipelines.state import status
+from rasterloom.pipelines.step import ShardStep, Step
+from rasterloom.pipelines.token_steps import text_step, token_steps
+from rasterloom.recipe import Recipe, RecipeError, Section
+from rasterloom.schema import IMAGES
+from rasterloom.versions.commit import head_snapshot
+from rasterloom.versions.tables import Corpus
+
+
+class AsItStands(Section):
+    """A table's version that is there has no settings: its record has."""
+
+
+@dataclass(frozen=True)
+class Existing(ShardStep):
+    """A table's current version, whatever step made it."""
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.identity["fingerprint"])
+
+
+def retokenize(
+    recipe: Recipe, targets: tuple[int, ...], console: Console, dry_run: bool = False
+) -> list[Planned]:
+    """Tokenise what a corpus keeps at further targets, or say what would be done.
+
+    Args:
+        targets: resolutions; those of the recipe when empty.
+
+    Raises:
+        RecipeError: a target is none, the corpus has no selection, or it is older than the images.
+        StepFailed: a step could not be finished.
+    """
+    steps = steps_on_tables(recipe, targets or recipe.tokenize.targets)
+    if not dry_run:
+        return run_steps(recipe, steps, console)
+    corpus = Corpus.of(recipe)
+    return [Planned(s.step, s, not s.done) for s in (status(corpus, step) for step in steps)]
+
+
+def steps_on_tables(recipe: Recipe, targets: tuple[int, ...]) -> list[Step]:
+    """The steps from the current images, scores and selection to the tokens of some targets."""
+    from rasterloom.tokenize.buckets import bucket_sizes
+
+    for target in targets:
+        try:
+            bucket_sizes(target)
+        except ValueError as error:
+            raise RecipeError(f"--target: {error}") from None
+    images, scores, selection = _existing(recipe)
+    try:
+        text = text_step(recipe.tokenize, images, selection)
+        made = {t: token_steps(recipe, t, images, scores, selection, text) for t in dict.fromkeys(targets)}
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+    lengths = [lengths_step(target, packed) for target, (_, packed) in made.items()]
+    return [text, *(step for pair in made.values() for step in pair), *lengths]
+
+
+def _existing(recipe: Recipe) -> list[Step]:
+    corpus = Corpus.of(recipe)
+    found: dict[str, Step] = {}
+    for name in ("images", "scores", "selection"):
+        head = head_snapshot(corpus, corpus.table(name), name)
+        if head is None:
+            raise RecipeError(
+                f"the corpus {recipe.corpus} in {recipe.workspace} has no {name} yet: "
+                "rasterloom run RECIPE --until selection"
+            )
+        record = head[1]
+        late = [
+            n
+            for n, fingerprint in record.inputs.items()
+            if n in found and found[n].fingerprint != fingerprint
+        ]
+        if late:
+            raise RecipeError(
+                f"{name} was made before the current version of {', '.join(late)}: "
+                "rasterloom run RECIPE --until selection"
+            )
+        found[name] = Existing(
+            name,
+            AsItStands(),
+            record.code_version,
+            identity={"fingerprint": record.fingerprint},
+            plan=_never,
+            work=_never,
+            schema=IMAGES,
+            table=name,
+        )
+    return list(found.values())
+
+
+def _never(*_: Any) -> Any:
+    raise AssertionError("a table that is there is not made")
