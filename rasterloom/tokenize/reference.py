@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rasterloom.schema import TOKENS, Profile, bucket_name, pair_key
+from rasterloom.schema import TEXT_BUCKET, TOKENS, Profile, bucket_name, pair_key
 from rasterloom.tokenize.pieces import Piece, pieces
 from rasterloom.tokenize.shard import FAILURES, Tokenized
 
@@ -22,8 +22,6 @@ IGNORED = -100  # in labels
 MOST_BYTES = 64 * 2**20  # of a pickle; the longest sample of the reference has about 100 kB
 
 TWICE = "twice"  # stands in an entry for one that names a file again, with the name
-
-TEXT_BUCKET = "text"  # of samples without pictures
 
 
 class _Plain(pickle.Unpickler):
