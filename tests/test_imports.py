@@ -11,13 +11,14 @@ import rasterloom
 
 PACKAGE = Path(rasterloom.__file__).parent
 ROOMS = {"sources", "filtering", "tokenize", "train", "report"}
-GROUND = {"versions", "storage", "schema", "recipe"}
+GROUND = {"versions", "storage", "schema", "recipe", "halving"}
 MAY_IMPORT = {
     **dict.fromkeys(ROOMS, GROUND),
     "versions": {"storage", "schema", "recipe"},
     "storage": {"recipe", "schema"},
     "recipe": {"schema"},
     "schema": set(),
+    "halving": set(),
     "pipelines": ROOMS | GROUND,
     "cli": {"pipelines"} | GROUND,
     "__main__": {"cli"},
