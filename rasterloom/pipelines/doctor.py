@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from rasterloom.recipe import Recipe
+from rasterloom.recipe import Recipe, Tokenize
 from rasterloom.storage import Store
 
-PACKAGES = ("ray", "torch", "deepspeed", "transformers", "pyarrow", "pyiceberg", "duckdb")
+PACKAGES = ("ray", "torch", "deepspeed", "transformers", "diffusers", "pyarrow", "pyiceberg", "duckdb")
 LEAST_FREE_BYTES = 2 * 2**30
 
 
@@ -25,7 +25,7 @@ class Finding:
 def examine(recipe: Recipe | None) -> list[Finding]:
     """Examine this machine, and the recipe's workspace if there is a recipe."""
     found = [*_python(), *_packages(), _cpus()]
-    return found + (list(_workspace(Store(recipe.workspace))) if recipe else [])
+    return found + ([_codec(recipe.tokenize), *_workspace(Store(recipe.workspace))] if recipe else [])
 
 
 def _python() -> Iterator[Finding]:
@@ -46,6 +46,18 @@ def _cpus() -> Finding:
 
     gpus = gpu_names()
     return Finding(True, f"{os.cpu_count()} CPUs, {len(gpus)} GPUs{': ' if gpus else ''}{', '.join(gpus)}")
+
+
+def _codec(config: Tokenize) -> Finding:
+    """Load the codec: weights that are missing or another network's show here and not on every worker."""
+    from rasterloom.tokenize.codecs import codec_of
+
+    try:
+        codec = codec_of(config, "cpu")
+    except (ValueError, OSError) as error:
+        return Finding(False, f"codec {config.codec}: {error}")
+    decoder = "" if codec.can_decode else " (encoder alone: nothing can be decoded back into pictures)"
+    return Finding(True, f"codec {config.codec}, weights {codec.digest[:12]}{decoder}")
 
 
 def _workspace(store: Store) -> Iterator[Finding]:

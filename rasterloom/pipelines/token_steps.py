@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from rasterloom.pipelines import token_work
 from rasterloom.pipelines.reading import read_files
@@ -26,17 +27,21 @@ TOKEN_PARQUET = {
 class TextVocabulary(Section):
     """What the text vocabulary is made of."""
 
-    text: str | None
+    text: str | None = Field(exclude=True)  # its digest counts, not where it lies
     text_vocab: int
 
 
 def text_step(config: Tokenize, images: Step, selection: Step) -> Step:
-    """The text encoder: a tokenizer.json in the step's folder."""
+    """The text encoder: a tokenizer.json in the step's folder.
+
+    Raises:
+        ValueError: the recipe's own cannot be read, or lacks a token that the codec needs
+    """
     return FileStep(
         "text",
         TextVocabulary(text=config.text, text_vocab=config.text_vocab),
         code_version="1",
-        identity={"digest": _file_digest(config.text)},
+        identity={"digest": _text_digest(config)},
         inputs=(images, selection),
         make=make_text,
     )
@@ -44,6 +49,8 @@ def text_step(config: Tokenize, images: Step, selection: Step) -> Step:
 
 def token_steps(recipe: Recipe, target: int, *given: Step) -> tuple[Step, Step]:
     """Codes shard by shard, then the same rows packed by bucket into the table."""
+    from rasterloom.tokenize.codecs import ON_GPU
+
     config = token_work.TokenizeAt(
         target=target, tokenize=recipe.tokenize.model_copy(update={"targets": (target,)})
     )
@@ -57,6 +64,7 @@ def token_steps(recipe: Recipe, target: int, *given: Step) -> tuple[Step, Step]:
         work=token_work.tokenize_images,
         schema=pa.schema([*TOKENS, ("error", pa.string())]),
         parquet=TOKEN_PARQUET,
+        uses_gpu=recipe.tokenize.codec in ON_GPU,
     )
     tokens = ShardStep(
         f"tokens/{target}",
@@ -91,10 +99,22 @@ def make_text(corpus: Corpus, inputs: Inputs, step: Step, folder: Path, *_: Any)
     return {"captions": captions.num_rows}
 
 
-def _file_digest(path: str | None) -> str | None:
+def _text_digest(config: Tokenize) -> str | None:
+    """A digest of the recipe's own tokenizer, which is read and checked for it; None if it has none."""
     import hashlib
 
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:20] if path else None
+    from rasterloom.tokenize.text import text_of
+
+    if config.text is None:
+        return None
+    try:
+        content = Path(config.text).read_bytes()
+        text_of(config, content.decode())
+    except OSError as error:
+        raise ValueError(f"tokenize.text: cannot read {config.text}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"tokenize.text: {config.text} is no tokenizer.json: it is not UTF-8") from None
+    return hashlib.sha256(content).hexdigest()[:20]
 
 
 def _codec_digest(recipe: Recipe) -> str:

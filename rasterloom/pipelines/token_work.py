@@ -2,10 +2,11 @@
 
 from collections import Counter
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import PlainSerializer
 
 from rasterloom.pipelines.reading import count_of, read_file, read_files
 from rasterloom.pipelines.step import Inputs, Shard, ShardResult
@@ -15,11 +16,19 @@ from rasterloom.schema import TOKENS, Profile
 from rasterloom.storage import Store
 
 
+def _without_places(config: Tokenize) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude={"weights", "text"})
+
+
+# What weights and tokenizer hold is part of a step's identity (digests), not where they lie.
+AnyPlace = Annotated[Tokenize, PlainSerializer(_without_places)]
+
+
 class TokenizeAt(Section):
     """Tokenising for one target: every target is a step of its own."""
 
     target: int
-    tokenize: Tokenize
+    tokenize: AnyPlace
 
 
 def tokenize_images(store: Store, spec: dict[str, Any], config: TokenizeAt) -> ShardResult:
@@ -32,7 +41,7 @@ def tokenize_images(store: Store, spec: dict[str, Any], config: TokenizeAt) -> S
     columns = ["key", "shard", *(name for name in TOKENS.names if name in known)]
     scores = read_files(store, spec["scores"], pc.field("shard").isin(shards), columns)
     images = images.filter(pc.is_in(images["key"], kept["key"].combine_chunks()))
-    codec = _codec(config.tokenize.codec, config.tokenize.weights)
+    codec = _codec(config.tokenize.codec, config.tokenize.weights, config.tokenize.precision)
     text, profile = load_text(store, spec["text"][0], config.tokenize)
     rows, failures = tokenize_shard(
         images,
@@ -56,10 +65,11 @@ def with_failures(rows: pa.Table, failures: pa.Table, target: int) -> pa.Table:
 
 
 @lru_cache(maxsize=1)
-def _codec(name: str, weights: str | None) -> Any:
+def _codec(name: str, weights: str | None, precision: str) -> Any:
+    """The codec, on a GPU in the actors that have one (`ShardStep.uses_gpu`)."""
     from rasterloom.tokenize.codecs import load_codec
 
-    return load_codec(name, weights)
+    return load_codec(name, weights, precision=precision)
 
 
 @lru_cache(maxsize=2)

@@ -131,8 +131,8 @@ class Half(nn.Module):
 
 
 class Taming(nn.Module):
-    """Arguments: channels of the levels, blocks a level, channels of the latent and of a code, number of codes;
-    and MoVQ's two traits: attention at the coarsest level, and norms that see the codes."""
+    """Arguments: channels of the levels, blocks a level, channels of the latent and of a code, number
+    of codes; and MoVQ's two traits: attention at the coarsest level, and norms that see the codes."""
 
     def __init__(self, widths, blocks, latent, code_dim, codes, attends=False, spatial=False):
         super().__init__()
