@@ -13,6 +13,7 @@ from rasterloom.halving import in_halves
 from rasterloom.schema import Profile
 from rasterloom.tokenize.codecs.names import DECODING, architecture, diffusers_names
 from rasterloom.tokenize.codecs.weights import Weights, codec_weights, digest_of, read_tensors
+from rasterloom.tokenize.codecs.winograd import WinogradEncoder
 
 # The reference's way from pixels to floats: in float64, then rounded once.
 PIXELS = torch.from_numpy((np.arange(256) / 255.0 * 2 - 1).astype(np.float32))
@@ -69,6 +70,8 @@ class VqCodec:
         self.network.encoder.mid_block.to(self.dtype)
         if self.can_decode:
             self.network.decoder.to(self.dtype)
+        on_cpu = self.device.type == "cpu" and self.dtype == torch.float32
+        self._winograd = WinogradEncoder(self.network.encoder) if on_cpu else None
 
     def _check(self, profile: Profile) -> None:
         downsample = 2 ** (len(self.network.encoder.down_blocks) - 1)
@@ -105,8 +108,12 @@ class VqCodec:
 
         The first layer stays in fp32, as bf16 would round the pixels; so do the last ones, on whose output
         a code hangs. Together they are 2 % of the work.
+        In fp32 on the CPU, `winograd` does the whole of it.
         """
         encoder = self.network.encoder
+        if self._winograd and len(pixels) == 1:
+            x = self._winograd(pixels)
+            return self.network.quant_conv(x)  # type: ignore[no-any-return]
         x = encoder.conv_in(pixels).to(self.dtype)
         for block in encoder.down_blocks:
             x = block(x)
