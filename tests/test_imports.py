@@ -11,7 +11,7 @@ import rasterloom
 
 PACKAGE = Path(rasterloom.__file__).parent
 ROOMS = {"sources", "filtering", "tokenize", "train", "report"}
-GROUND = {"versions", "storage", "s3", "schema", "recipe"}
+GROUND = {"versions", "storage", "s3", "schema", "recipe", "halving"}
 MAY_IMPORT = {
     **dict.fromkeys(ROOMS, GROUND),
     "versions": {"storage", "s3", "schema", "recipe"},
@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "s3": set(),
     "recipe": {"schema"},
     "schema": set(),
+    "halving": set(),
     "pipelines": ROOMS | GROUND,
     "cli": {"cli_common", "cli_tokens", "cli_versions", "pipelines"} | GROUND,
     "cli_common": set(),

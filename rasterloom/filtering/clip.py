@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from rasterloom.filtering.scorer import Batch, Scores, floats, in_halves
+from rasterloom.filtering.scorer import Batch, Scores, floats
+from rasterloom.halving import in_halves
 
 Embeddings = NDArray[np.float32]
 

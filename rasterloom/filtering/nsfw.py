@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rasterloom.filtering.scorer import Batch, Scores, digest_of, floats, in_halves, packaged
+from rasterloom.filtering.scorer import Batch, Scores, digest_of, floats, packaged
+from rasterloom.halving import in_halves
 
 BATCH = 16
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from rasterloom.recipe import Recipe
+from rasterloom.recipe import Recipe, Tokenize
 from rasterloom.storage import StorageError
 from rasterloom.versions.preflight import check_catalog, check_store
 from rasterloom.versions.tables import Corpus
 
-PACKAGES = ("ray", "torch", "deepspeed", "transformers", "pyarrow", "pyiceberg", "duckdb")
+PACKAGES = ("ray", "torch", "deepspeed", "transformers", "diffusers", "pyarrow", "pyiceberg", "duckdb")
 LEAST_FREE_BYTES = 2 * 2**30
 
 
@@ -26,7 +26,7 @@ class Finding:
 def examine(recipe: Recipe | None) -> list[Finding]:
     """Examine this machine, and the recipe's workspace if there is a recipe."""
     found = [*_python(), *_packages(), _cpus()]
-    return found + (list(_workspace(Corpus.of(recipe))) if recipe else [])
+    return found + ([_codec(recipe.tokenize), *_workspace(Corpus.of(recipe))] if recipe else [])
 
 
 def _python() -> Iterator[Finding]:
@@ -47,6 +47,18 @@ def _cpus() -> Finding:
 
     gpus = gpu_names()
     return Finding(True, f"{os.cpu_count()} CPUs, {len(gpus)} GPUs{': ' if gpus else ''}{', '.join(gpus)}")
+
+
+def _codec(config: Tokenize) -> Finding:
+    """Load the codec: weights that are missing or another network's show here and not on every worker."""
+    from rasterloom.tokenize.codecs import codec_of
+
+    try:
+        codec = codec_of(config, "cpu")
+    except (ValueError, OSError) as error:
+        return Finding(False, f"codec {config.codec}: {error}")
+    decoder = "" if codec.can_decode else " (encoder alone: nothing can be decoded back into pictures)"
+    return Finding(True, f"codec {config.codec}, weights {codec.digest[:12]}{decoder}")
 
 
 def _workspace(corpus: Corpus) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
+from pydantic import Field
 
 from rasterloom.pipelines import token_work
 from rasterloom.pipelines.reading import read_files
@@ -32,17 +33,21 @@ CODES_PARQUET = {**TOKEN_PARQUET, "compression_level": 1, "row_group_size": 128}
 class TextVocabulary(Section):
     """What the text vocabulary is made of."""
 
-    text: str | None
+    text: str | None = Field(exclude=True)  # its digest counts, not where it lies
     text_vocab: int
 
 
 def text_step(config: Tokenize, images: Step, selection: Step) -> Step:
-    """The text encoder: a tokenizer.json in the step's folder."""
+    """The text encoder: a tokenizer.json in the step's folder.
+
+    Raises:
+        ValueError: the recipe's own cannot be read, or lacks a token that the codec needs
+    """
     return FileStep(
         "text",
         TextVocabulary(text=config.text, text_vocab=config.text_vocab),
         code_version="2",
-        identity={"digest": _file_digest(config.text)},
+        identity={"digest": _text_digest(config)},
         inputs=(images, selection),
         make=make_text,
     )
@@ -50,6 +55,8 @@ def text_step(config: Tokenize, images: Step, selection: Step) -> Step:
 
 def token_steps(recipe: Recipe, target: int, *given: Step) -> tuple[Step, Step]:
     """Codes shard by shard, then the same rows packed by bucket into the table."""
+    from rasterloom.tokenize.codecs import ON_GPU
+
     config = token_work.TokenizeAt(
         target=target, tokenize=recipe.tokenize.model_copy(update={"targets": (target,)})
     )
@@ -63,6 +70,7 @@ def token_steps(recipe: Recipe, target: int, *given: Step) -> tuple[Step, Step]:
         work=token_work.tokenize_images,
         schema=token_work.CODES,
         parquet=CODES_PARQUET,
+        uses_gpu=recipe.tokenize.codec in ON_GPU,
     )
     return codes, pack_step(config, codes, recipe.tokenize.codec)
 
@@ -112,13 +120,22 @@ def make_text(corpus: Corpus, inputs: Inputs, step: Step, folder: Path, *_: Any)
     return {"captions": rows.num_rows}
 
 
-def _file_digest(path: str | None) -> str | None:
+def _text_digest(config: Tokenize) -> str | None:
+    """A digest of the recipe's own tokenizer, which is read and checked for it; None if it has none."""
     import hashlib
 
+    from rasterloom.tokenize.text import text_of
+
+    if config.text is None:
+        return None
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:20] if path else None
+        content = Path(config.text).read_bytes()
+        text_of(config, content.decode())
     except OSError as error:
-        raise ValueError(f"tokenize.text: cannot read {path}: {error.strerror}") from None
+        raise ValueError(f"tokenize.text: cannot read {config.text}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"tokenize.text: {config.text} is no tokenizer.json: it is not UTF-8") from None
+    return hashlib.sha256(content).hexdigest()[:20]
 
 
 def _codec_digest(recipe: Recipe) -> str:

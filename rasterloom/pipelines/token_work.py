@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import PlainSerializer
 
 from rasterloom.pipelines.reading import count_of, read_file, read_files
 from rasterloom.pipelines.step import Inputs, Shard, ShardResult
@@ -24,11 +25,19 @@ TOKENS_AT_ONCE = 1 << 26  # that packing holds in memory: 256 MiB of ids
 CODES = pa.schema([*TOKENS, ("error", pa.string()), ("order", pa.uint64())])
 
 
+def _without_places(config: Tokenize) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude={"weights", "text"})
+
+
+# What weights and tokenizer hold is part of a step's identity (digests), not where they lie.
+AnyPlace = Annotated[Tokenize, PlainSerializer(_without_places)]
+
+
 class TokenizeAt(Section):
     """Tokenising for one target: every target is a step of its own."""
 
     target: int
-    tokenize: Tokenize
+    tokenize: AnyPlace
 
     @property
     def rows_per_file(self) -> int:
@@ -54,7 +63,7 @@ def tokenize_images(store: Store, spec: dict[str, Any], config: TokenizeAt) -> S
     columns = ["key", "shard", *(name for name in TOKENS.names if name in known)]
     scores = read_files(store, spec["scores"], pc.field("shard").isin(shards), columns)
     images = images.filter(pc.is_in(images["key"], kept["key"].combine_chunks()))
-    codec = _codec(config.tokenize.codec, config.tokenize.weights)
+    codec = _codec(config.tokenize.codec, config.tokenize.weights, config.tokenize.precision)
     text, profile = load_text(store, spec["text"][0], config.tokenize)
     rows, failures = tokenize_shard(
         images,
@@ -88,10 +97,11 @@ def staged(rows: pa.Table, failures: pa.Table, target: int, seed: int) -> pa.Tab
 
 
 @lru_cache(maxsize=1)
-def _codec(name: str, weights: str | None) -> Any:
+def _codec(name: str, weights: str | None, precision: str) -> Any:
+    """The codec, on a GPU in the actors that have one (`ShardStep.uses_gpu`)."""
     from rasterloom.tokenize.codecs import load_codec
 
-    return load_codec(name, weights)
+    return load_codec(name, weights, precision=precision)
 
 
 @lru_cache(maxsize=2)

@@ -21,7 +21,7 @@ class TrainAt(Section):
 
     stage: Stage
     train: Train
-    tokenize: Tokenize
+    tokenize: token_work.AnyPlace
 
 
 class SampleAt(Section):
@@ -29,7 +29,7 @@ class SampleAt(Section):
 
     target: int
     sample: Sample
-    tokenize: Tokenize
+    tokenize: token_work.AnyPlace
 
 
 class Report(Section):
@@ -106,14 +106,16 @@ def _show(progress: Progress, row: dict[str, Any]) -> None:
 def make_samples(
     corpus: Corpus, inputs: Inputs, step: FileStep, folder: Path, run: Run, progress: Progress
 ) -> dict[str, int]:
-    """Draw what the recipe asks for with the last checkpoint."""
-    from rasterloom.tokenize.codecs import load_codec
+    """Draw what the recipe asks for with the last checkpoint; nothing where the codec has no decoder."""
+    from rasterloom.tokenize.codecs import codec_of
 
     config = step.config
     assert isinstance(config, SampleAt)
     trained, text, tokens = step.inputs
     model = local_folder(corpus, trained) / "model"
-    codec = load_codec(config.tokenize.codec, config.tokenize.weights)
+    codec = codec_of(config.tokenize, _device(run))
+    if not codec.can_decode:
+        return {"pictures": 0}
     encoder, profile = token_work.load_text(corpus.store, inputs[text.name][0].name, config.tokenize)
     sizes = config.sample.sizes or sampling.default_sizes(config.target)
     asked = sampling.asked_of(config.sample, sizes)
@@ -148,6 +150,7 @@ def write_report(
     folders = {s.step.name: local_folder(corpus, s.step) for s in states if isinstance(s.step, FileStep)}
     tables = {s.step.table for s in states if isinstance(s.step, ShardStep) and s.step.table}
     snapshots = {table: corpus.snapshot_id(table) for table in sorted(tables)}
+    decode, note = _decoder(corpus, step, inputs, run)
     build_report(
         ReportInputs(
             corpus=corpus,
@@ -155,7 +158,8 @@ def write_report(
             records=tuple(s.record for s in states if s.record),
             stages=tuple((n.removeprefix("train/"), f) for n, f in folders.items() if n.startswith("train/")),
             samples=folders.get("sample"),
-            decode=_decoder(corpus, step, inputs),
+            decode=decode,
+            codec_note=note,
             crop=_cropper(step),
             recipe_text=yaml.safe_dump(step.config.recipe, sort_keys=False, allow_unicode=True),
         ),
@@ -164,18 +168,31 @@ def write_report(
     return {}
 
 
-def _decoder(corpus: Corpus, step: Step, inputs: Inputs) -> Any:
-    """A function from a token sequence to its picture, for the report's reconstructions."""
-    from rasterloom.tokenize.codecs import load_codec
+NO_DECODER = (
+    "The weights of the codec {codec} hold its encoder alone, so that neither what it keeps of pictures nor "
+    "samples of a model can be shown. Meta's vqgan.ckpt and diffusers' folders hold the decoder too."
+)
+
+
+def _device(run: Run) -> str | None:
+    """Where a codec runs in the driver: on a GPU, if there is one and the recipe has them used."""
+    return None if run.use_gpu else "cpu"
+
+
+def _decoder(corpus: Corpus, step: Step, inputs: Inputs, run: Run) -> tuple[Any, str]:
+    """A function from a token sequence to its picture, for the report; or None, and why there is none."""
+    from rasterloom.tokenize.codecs import codec_of
 
     config = next(s.config for s in step.inputs if isinstance(s.config, token_work.TokenizeAt)).tokenize
-    codec = load_codec(config.codec, config.weights)
+    codec = codec_of(config, _device(run))
+    if not codec.can_decode:
+        return None, NO_DECODER.format(codec=config.codec)
     _, profile = token_work.load_text(corpus.store, inputs["text"][0].name, config)
 
     def decode(ids: list[int]) -> Image.Image:
         return sampling.picture_of(codec, profile, ids)
 
-    return decode
+    return decode, ""
 
 
 def _cropper(step: Step) -> Any:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from rasterloom.recipe.explain import explain
 from rasterloom.recipe.section import RecipeError
 from rasterloom.recipe.source import Source
+from rasterloom.recipe.tokenize import HUB_ID
 from rasterloom.recipe.whole import Recipe
 
 
@@ -59,13 +60,17 @@ def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
     fetch = recipe.fetch.model_copy(
         update={"opt_out": resolve(recipe.fetch.opt_out)} if recipe.fetch.opt_out else {}
     )
-    tokenize = recipe.tokenize.model_copy(
-        update={f: resolve(v) for f in ("weights", "text") if (v := getattr(recipe.tokenize, f)) is not None}
-    )
 
     def resolve_if_there(value: Any) -> Any:  # an option may as well be the name of a model on a hub
         return resolve(value) if isinstance(value, str) and (folder / value).exists() else value
 
+    def place_of_weights(value: str) -> str:
+        return str(resolve_if_there(value)) if HUB_ID.fullmatch(value) else resolve(value)
+
+    weights, text = recipe.tokenize.weights, recipe.tokenize.text
+    tokenize = recipe.tokenize.model_copy(
+        update={"weights": weights and place_of_weights(weights), "text": text and resolve(text)}
+    )
     score = tuple(
         s.model_copy(update={"options": {k: resolve_if_there(v) for k, v in s.options.items()}})
         for s in recipe.score

@@ -1,13 +1,18 @@
 """`tokenize`: how a kept pair becomes a sequence."""
 
+import re
 import string
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from rasterloom.recipe.section import Section
 
-CODECS = ("mini",)
+# owner/name or owner/name@revision on the Hugging Face hub, but not the relative path of a file
+HUB_ID = re.compile(
+    r"(\w[\w.-]*/[\w.-]+?)(?:@([\w./-]+))?(?<!\.ckpt)(?<!\.safetensors)(?<!\.pt)(?<!\.pth)(?<!\.bin)"
+)
+CODECS = ("mini", "chameleon", "movq")
 
 
 class Prompt(Section):
@@ -40,9 +45,11 @@ class Tokenize(Section):
     """How a kept pair becomes a Uni-Rep sequence."""
 
     codec: str = "mini"
-    """Network that turns a picture into codes: mini."""
+    """Network that turns a picture into codes: mini, chameleon (Lumina-mGPT) or movq (Lumina-mGPT 2.0)."""
     weights: str | None = None
-    """Weights of the codec; mini brings its own."""
+    """Weights of the codec: a file, a folder, or an id on the Hugging Face hub; mini brings its own."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the codec's network. bf16 is faster where the processor has units for it, and turns some codes."""
     text: str | None = None
     """A tokenizer.json of your own; else a byte-level BPE is trained on the corpus."""
     text_vocab: int = Field(439, ge=256)
@@ -95,6 +102,19 @@ class Tokenize(Section):
     @classmethod
     def _multiple(cls, value: int | None) -> int | None:
         return value if value is None else _multiple_of_32(value)
+
+    @model_validator(mode="after")
+    def _codec_can_run(self) -> "Tokenize":
+        if self.codec == "mini":
+            if self.precision != "fp32":
+                raise ValueError(f"precision: {self.precision} is for chameleon and movq; mini takes fp32")
+        elif not self.weights:
+            raise ValueError(
+                f"weights: required, as {self.codec} brings none. It takes a file with the names of taming "
+                "(Meta's vqgan.ckpt, SBER's movqgan_270M.ckpt), a folder of transformers' Chameleon or of "
+                "diffusers' VQModel, or the id of one of these on the Hugging Face hub; see docs/codecs.md"
+            )
+        return self
 
     @field_validator("targets")
     @classmethod

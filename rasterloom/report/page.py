@@ -37,6 +37,8 @@ class ReportInputs:
     recipe_text: str
     crop: Crop | None = None
     """(stored picture, key, target) -> the crop that was coded, for exact reconstruction pairs."""
+    codec_note: str = ""
+    """What the page says where pictures should be that the codec cannot decode."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def _gather(inputs: ReportInputs, tables: data.Tables) -> dict[str, Any]:
         "tokens": tokens,
         "tasks": data.tasks(tables),
         "pairs": reconstructions(tables, inputs.decode, inputs.crop) if inputs.decode else [],
+        "codec_note": inputs.codec_note,
         "stages": [(s, charts.loss_curve(s)) for s in stages],
         "samples": samples,
         "steps": steps,

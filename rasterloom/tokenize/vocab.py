@@ -86,7 +86,7 @@ def profile_from_names(names: Mapping[str, int], base: Profile, *, where: str = 
     in errors.
 
     Raises:
-        ValueError: a token is missing, an id is used twice, or grid tokens do not follow one another.
+        ValueError: a token is missing or unknown, an id is used twice, or grid tokens do not follow.
     """
     if base.name == "mini":
         raise ValueError("the mini profile has no token names: its ids are fixed (docs/tokens.md)")
@@ -102,6 +102,8 @@ def profile_from_names(names: Mapping[str, int], base: Profile, *, where: str = 
     if missing:
         shown = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
         raise ValueError(f"{where} lacks {len(missing)} tokens that {base.name} needs: {shown}")
+    if named_codes and (unknown := _unknown_codes(names, base.codebook_size)):
+        raise ValueError(f"{where} has a token {unknown}, which names no code of {base.name}")
 
     ids: dict[str, Any] = {field: names[name] for field, name in (wanted | optional).items() if name in names}
     grid0 = names[grids[0]] - 1
@@ -122,7 +124,33 @@ def profile_from_names(names: Mapping[str, int], base: Profile, *, where: str = 
         vocab_size=max(base.vocab_size, 1 + max(names.values())),
     )
     _check_distinct(profile, image_ids, where)
+    if not named_codes:
+        _check_clear(profile, names, where)
     return profile
+
+
+def _unknown_codes(names: Mapping[str, int], codebook_size: int) -> str | None:
+    """The first token that is named as image codes are, and is none."""
+    for name in sorted(names):
+        if name.startswith(_PREFIX):
+            try:
+                known = code_of_name(name) < codebook_size
+            except ValueError:
+                known = False
+            if not known:
+                return name
+    return None
+
+
+def _check_clear(profile: Profile, names: Mapping[str, int], where: str) -> None:
+    """Codes without names lie beyond the tokenizer: no token of its may have their ids."""
+    codes = range(profile.image0, profile.image0 + profile.codebook_size)
+    for name, id_ in names.items():
+        if id_ in codes:
+            raise ValueError(
+                f"{where} has {name} at {id_}, where the codes of {profile.name} are, "
+                f"{codes.start} to {codes.stop - 1}"
+            )
 
 
 def _check_distinct(profile: Profile, image_ids: tuple[int, ...], where: str) -> None:

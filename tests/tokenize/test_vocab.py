@@ -76,6 +76,13 @@ def test_clashing_and_scattered_ids_are_refused(tmp_path):
         profile_from_tokenizer(write(tmp_path / "t.json", scattered), CHAMELEON)
 
 
+@pytest.mark.parametrize("name", ["IMGIMGIBJCZ", "IMGIMGABZ", "IMGIMGx"])
+def test_an_unknown_image_token_is_named(tmp_path, name):
+    names = chameleon_names() | {name: 60_000}
+    with pytest.raises(ValueError, match=f"t.json has a token {name}, which names no code of chameleon"):
+        profile_from_tokenizer(write(tmp_path / "t.json", names), CHAMELEON)
+
+
 def test_movq_reads_the_tokens_that_were_added_to_qwens(tmp_path):
     added = [("<racm3:break>", 151665), ("<eoss>", 151666), ("<reserved08799>", 151670)]
     grids = [(grid_name(units), 152000 + units) for units in range(1, 65)]
@@ -83,6 +90,16 @@ def test_movq_reads_the_tokens_that_were_added_to_qwens(tmp_path):
     profile = profile_from_tokenizer(path, MOVQ)
     assert (profile.grid0, profile.sep, profile.boi) == (152000, 153000, 151665)
     assert (profile.image0, profile.bos, profile.vocab_size) == (155000, MOVQ.bos, MOVQ.vocab_size)
+
+
+def test_a_tokenizer_that_reaches_into_movqs_codes_is_refused(tmp_path):
+    added = [("<racm3:break>", 151665), ("<eoss>", 151666), ("<reserved08799>", 151670)]
+    grids = [(grid_name(units), 152000 + units) for units in range(1, 65)]
+    path = write(tmp_path / "t.json", {"a": 0, "<extra>": 155001}, [*added, *grids])
+    with pytest.raises(
+        ValueError, match="has <extra> at 155001, where the codes of movq are, 155000 to 171383"
+    ):
+        profile_from_tokenizer(path, MOVQ)
 
 
 def test_mini_takes_no_ids_from_a_tokenizer(tmp_path):

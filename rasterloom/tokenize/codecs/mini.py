@@ -104,6 +104,7 @@ class MiniCodec:
     name = "mini"
     downsample = DOWNSAMPLE
     codebook_size = CODEBOOK_SIZE
+    can_decode = True
 
     def __init__(self, weights: str | Path | None = None, threads: int | None = None) -> None:
         if threads is not None:
