@@ -50,7 +50,9 @@ def find(recipe: Recipe, which: str, target: int | None) -> Found:
         from rasterloom.tokenize.profiles import profile_of
 
         return Found(corpus, row, profile_of(record.config["profile"]), None, recipe.tokenize)
-    config = Tokenize.model_validate(record.config["tokenize"])
+    # Where weights and tokenizer lie is not on record: that says the recipe.
+    made = {name: value for name, value in record.config["tokenize"].items() if name != "prompts"}
+    config = recipe.tokenize.model_copy(update=made)
     text, profile = _text(corpus, record, config)
     return Found(corpus, row, profile, text.decode if text else None, config)
 
@@ -81,15 +83,15 @@ def picture(found: Found, path: Path) -> None:
         raise RecipeError(f"row {found.row['key']} holds no picture: --out has nothing to save")
     try:
         codec = load_codec(found.profile.name, found.config.weights)
+        decoded = [codec.decode(p.codes[None])[0] for p in frames if p.codes is not None]
     except (ValueError, OSError) as error:
         raise RecipeError(f"cannot decode the pictures: {error}") from None
     originals = _originals(found)
     pairs = []
-    for number, piece in enumerate(frames):
-        assert piece.codes is not None
-        decoded = Image.fromarray(codec.decode(piece.codes[None])[0])
+    for number, pixels in enumerate(decoded):
+        shown = Image.fromarray(pixels)
         original = originals[number] if len(originals) == len(frames) else None
-        pairs.append((_cropped(original, decoded.size, number, found) if original else None, decoded))
+        pairs.append((_cropped(original, shown.size, number, found) if original else None, shown))
     _beside(pairs).save(path)
 
 

@@ -74,6 +74,13 @@ def test_the_report_says_that_nothing_can_be_decoded(made):
     assert 'class="recon"' not in text
 
 
+def test_a_row_is_shown_with_the_recipes_weights(made, rasterloom, tmp_path):
+    code, printed, _ = rasterloom("tokens", "show", made.recipe_file, "0")
+    assert code == 0 and "chameleon" in printed
+    code, _, error = rasterloom("tokens", "show", made.recipe_file, "0", "--out", tmp_path / "row.png")
+    assert code == 2 and "holds the encoder of chameleon alone" in error
+
+
 def codes_step(shop):
     return next(step for step in corpus_steps(shop.recipe) if step.name == "codes/64")
 
