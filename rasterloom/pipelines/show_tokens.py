@@ -51,7 +51,9 @@ def find(recipe: Recipe, which: str, target: int | None) -> Found:
 
         return Found(corpus, row, profile_of(record.config["profile"]), None, recipe.tokenize)
     # Where weights and tokenizer lie is not on record: that says the recipe.
-    made = {name: value for name, value in record.config["tokenize"].items() if name != "prompts"}
+    made = {
+        name: value for name, value in record.config["tokenize"].items() if name not in ("prompts", "targets")
+    }
     config = recipe.tokenize.model_copy(update=made)
     text, profile = _text(corpus, record, config)
     return Found(corpus, row, profile, text.decode if text else None, config)
