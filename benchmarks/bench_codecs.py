@@ -238,7 +238,7 @@ def agreement(weights: str, is_random: bool, target: int = 256) -> None:
     bf16 = load_codec("chameleon", weights, precision="bf16")
     kind = "random weights" if is_random else "given weights"
     for name, codec in (("fp32", fp32), ("fp32, channels_last alone", plain), ("bf16", bf16)):
-        some = images if name != "bf16" or BF16 else images[:1]
+        some = images if name != "bf16" or BF16 else images[:2]
         codes = [codec.encode(image[None])[0] for image in some]
         same = sum(int((a == b).sum()) for a, b in zip(codes, wanted, strict=False))
         total = sum(a.size for a in codes)
@@ -261,10 +261,8 @@ def agreement(weights: str, is_random: bool, target: int = 256) -> None:
     same = np.mean(np.concatenate([(a == b).ravel() for a, b in zip(codes, low, strict=True)]))
     for name, some in (("fp32", codes), ("bf16", low)):
         found = [psnr(mini.decode(c)[0], i) for c, i in zip(some, images, strict=True)]
-        share = f"{same:9.4%} as fp32" if name == "bf16" else " " * 17
-        print(
-            f"  mini (its own weights), {name} {share}, PSNR of the decoded picture {np.mean(found):.2f} dB"
-        )
+        share = f" {same:.4%} of {sum(c.size for c in codes)} as fp32," if name == "bf16" else ""
+        print(f"  mini (its own weights), {name}:{share} PSNR of the decoded picture {np.mean(found):.2f} dB")
 
 
 def main() -> None:
