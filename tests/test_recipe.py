@@ -63,6 +63,10 @@ def test_short_forms(write):
         (GOOD + "fetch: {max_side: wide}", ["fetch.max_side", "integer", "'wide'"]),
         (GOOD + "fetch: {max_side: 3}", ["fetch.max_side", "greater than or equal to 32", "3"]),
         (GOOD + "tokenize: {codec: jpeg}", ["tokenize.codec", "'jpeg'", "mini"]),
+        (GOOD + "tokenize: {codec: chameleon}", ["tokenize: weights: required", "Meta's vqgan.ckpt", "hub"]),
+        (GOOD + "tokenize: {codec: movq}", ["tokenize: weights: required, as movq brings none"]),
+        (GOOD + "tokenize: {precision: bf16}", ["tokenize: precision: bf16 is for chameleon and movq"]),
+        (GOOD + "tokenize: {precision: fp16}", ["tokenize.precision", "'fp32' or 'bf16'", "'fp16'"]),
         (GOOD + "tokenize: {targets: [500]}", ["tokenize.targets", "multiple of 32", "500"]),
         (GOOD + "tokenize: {targets: [64, 64]}", ["tokenize.targets", "twice"]),
         (GOOD + "train: {stages: [{target: 64, steps: 1}]}", ["train.stages[0].target", "64", "[512]"]),
@@ -140,3 +144,15 @@ def test_img2dataset_cannot_check_md5(tmp_path):
     path.write_text("corpus: demo\nsources: [{path: a.csv}]\nfetch: {engine: img2dataset, md5: md5}\n")
     with pytest.raises(RecipeError, match=r"fetch: engine img2dataset computes SHA-256 only"):
         load_recipe(path)
+
+
+def test_weights_are_a_path_from_the_recipes_folder_or_an_id_on_the_hub(tmp_path):
+    def weights_of(value):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(GOOD + f"tokenize: {{codec: chameleon, weights: {value}}}")
+        return load_recipe(path).tokenize.weights
+
+    assert weights_of("facebook/chameleon-7b@main") == "facebook/chameleon-7b@main"
+    assert weights_of("weights/vqgan.ckpt") == str(tmp_path / "weights" / "vqgan.ckpt")
+    (tmp_path / "facebook" / "chameleon-7b").mkdir(parents=True)
+    assert weights_of("facebook/chameleon-7b") == str(tmp_path / "facebook" / "chameleon-7b")

@@ -29,7 +29,8 @@ _HUB_FILES = [  # of a whole pipeline, only what can be the tokenizer
     "*.index.json",
     "diffusion_pytorch_model.*",
     *(f"{folder}/*" for folder in SUBFOLDERS),
-    "*.ckpt",
+    "vqgan.ckpt",
+    "movqgan_270M.ckpt",  # SBER's repository holds smaller ones too
 ]
 
 
