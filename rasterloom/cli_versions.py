@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, out
+from rasterloom.pipelines.forms import Form
 from rasterloom.recipe import load_recipe
 from rasterloom.versions.tables import MAIN, TABLES, Corpus
 
@@ -298,3 +299,33 @@ def verify_command(
         out.print(f"[red]bad[/red]  {p.table} {p.file} {p.what}", highlight=False)
     if problems:
         raise typer.Exit(FAILED)
+
+
+@app.command("export")
+def export_command(
+    recipe: RecipePath,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new or empty folder.")],
+    form: Annotated[
+        Form, typer.Option("--as", help="A Hugging Face data set, webdataset tars, or plain Parquet.")
+    ] = Form.HF,
+    at: At = None,
+) -> None:
+    """Write what a version keeps as files for others, with a README that says what it is.
+
+    `datasets.load_dataset(FOLDER)` reads the Hugging Face form. The README
+    has licences, sources, the keep rule, and what became of every pair.
+    """
+    from rasterloom.pipelines.export import export
+
+    corpus = corpus_of(recipe, at)
+    total = sum(file.rows for file in corpus.files("images"))
+    done = 0
+    with out.status("reading") as status:
+
+        def advance(rows: int) -> None:
+            nonlocal done
+            done += rows
+            status.update(f"{done:,} of {total:,} rows")
+
+        card = export(corpus, folder, form, advance=advance)
+    out.print(f"{card.rows:,} samples: {folder}", highlight=False, markup=False)

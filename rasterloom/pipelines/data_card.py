@@ -1,0 +1,100 @@
+"""The README of an exported corpus: what is in it, what it was made of, under which licences."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+
+from rasterloom import __version__
+from rasterloom.versions.history import made
+from rasterloom.versions.tables import Corpus
+
+_HF_TYPES = {"double": "float64", "float": "float32", "large_string": "string"}
+
+
+@dataclass
+class Card:
+    """What is counted while rows are written."""
+
+    corpus: Corpus
+    rows: int = 0
+    bytes: int = 0
+    pictures: int = 0
+    licences: Counter[str] = field(default_factory=Counter)
+    sources: Counter[str] = field(default_factory=Counter)
+    tasks: Counter[str] = field(default_factory=Counter)
+    sides: list[int] = field(default_factory=list)  # shorter sides, of a part of the rows
+    schema: pa.Schema | None = None
+
+    def add(self, rows: pa.Table) -> None:
+        self.rows += rows.num_rows
+        self.pictures += len(rows["image"]) - rows["image"].null_count
+        self.bytes += pc.sum(pc.binary_length(rows["image"])).as_py() or 0
+        self.licences.update(value or "not known" for value in rows["licence"].to_pylist())
+        self.sources.update(rows["source"].to_pylist())
+        tasks = rows["task"].to_pylist() if "task" in rows.column_names else []
+        self.tasks.update(task or "t2i" for task in tasks)
+        if len(self.sides) < 100_000:
+            self.sides += pc.min_element_wise(rows["width"], rows["height"]).drop_null().to_pylist()
+        self.schema = self.schema or rows.schema
+
+
+def write_card(card: Card, folder: Path, form: str) -> None:
+    """Write README.md, with the front matter that `datasets` reads, and export.json with the records."""
+    versions = made(card.corpus)
+    front: dict[str, object] = {"tags": ["rasterloom", "image-text"]}
+    if form == "hf":
+        front["configs"] = [{"config_name": "default", "data_files": "data/*.parquet"}]
+        front["dataset_info"] = {"features": [_feature(f) for f in card.schema or ()]}
+    lines = [
+        "---",
+        yaml.safe_dump(front, sort_keys=False).strip(),
+        "---",
+        "",
+        f"# {card.corpus.name}",
+        "",
+        f"{card.rows:,} samples, {card.pictures:,} of them with pictures ({card.bytes / 1e6:,.1f} MB), "
+        f"exported by Rasterloom {__version__} from `{card.corpus.name}@{card.corpus.ref}`.",
+    ]
+    if card.sides:
+        sides = sorted(card.sides)
+        middle, low, high = sides[len(sides) // 2], sides[len(sides) // 10], sides[-1 - len(sides) // 10]
+        lines += ["", f"Shorter side in pixels: median {middle}, eight in ten between {low} and {high}."]
+    for title, counts in (("Licences", card.licences), ("Sources", card.sources), ("Tasks", card.tasks)):
+        lines += ["", f"## {title}", "", "| | samples |", "|---|---|"]
+        lines += [f"| {_cell(name)} | {number:,} |" for name, number in counts.most_common()]
+    lines += ["", "## How it came about", ""]
+    for version in versions:
+        if version.table == "tokens":
+            continue
+        lines += [f"### {version.table}", "", "| outcome | rows |", "|---|---|"]
+        counts = Counter(version.record.counts)
+        lines += [f"| {_cell(name)} | {number:,} |" for name, number in counts.most_common()]
+        lines += [""]
+    rule = next((v.record.config.get("rule") for v in versions if v.table == "selection"), None)
+    lines += ["## The keep rule", "", "```sql", str(rule), "```", ""]
+    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+    records = {v.table: {"snapshot": v.snapshot_id, **v.record.__dict__} for v in versions}
+    (folder / "export.json").write_text(json.dumps(records, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _feature(column: pa.Field) -> dict[str, object]:
+    if column.name == "image":
+        return {"name": "image", "dtype": "image"}
+    if column.name == "more":
+        return {"name": "more", "list": "image"}
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        return {"name": column.name, "list": _type(column.type.value_type)}
+    return {"name": column.name, "dtype": _type(column.type)}
+
+
+def _type(given: pa.DataType) -> str:
+    return _HF_TYPES.get(str(given), str(given))
+
+
+def _cell(text: str) -> str:
+    return " ".join(str(text).split()).replace("|", "\\|")
