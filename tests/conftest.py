@@ -17,6 +17,16 @@ settings.load_profile("no deadline")
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _ray_ends():
+    """A Ray that a module's tests started in this process ends with them."""
+    yield
+    if "ray" in sys.modules:
+        import ray
+
+        ray.shutdown()
+
+
 @pytest.fixture(scope="session")
 def quickstart():
     """A function that imports a module of examples/quickstart, which is no package."""

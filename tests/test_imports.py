@@ -11,7 +11,7 @@ import rasterloom
 
 PACKAGE = Path(rasterloom.__file__).parent
 ROOMS = {"sources", "filtering", "tokenize", "train", "report"}
-GROUND = {"versions", "storage", "s3", "schema", "recipe", "halving"}
+GROUND = {"versions", "storage", "s3", "schema", "recipe", "halving", "memory"}
 MAY_IMPORT = {
     **dict.fromkeys(ROOMS, GROUND),
     "versions": {"storage", "s3", "schema", "recipe"},
@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "recipe": {"schema"},
     "schema": set(),
     "halving": set(),
+    "memory": set(),
     "pipelines": ROOMS | GROUND,
     "cli": {"cli_common", "cli_tokens", "cli_versions", "pipelines"} | GROUND,
     "cli_common": set(),

@@ -10,9 +10,9 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from rasterloom.memory import keep_freed_memory
 from rasterloom.recipe import Fetch
 from rasterloom.sources.client import Client
-from rasterloom.sources.memory import keep_freed_memory
 from rasterloom.sources.optout import OptOuts, load_opt_outs
 
 T = TypeVar("T")

@@ -69,14 +69,6 @@ class Site:
         return found
 
 
-@pytest.fixture(scope="module")
-def _ray_ends():
-    yield
-    import ray
-
-    ray.shutdown()
-
-
 @pytest.fixture
 def site():
     site = Site()
@@ -86,7 +78,7 @@ def site():
 
 
 @pytest.fixture
-def recipe(tmp_path, site, _ray_ends):
+def recipe(tmp_path, site):
     """A function that gives the recipe, with another window for success or size of pictures."""
     urls = [f"http://127.0.0.1:{site.port}/{i}.png" for i in range(ROWS)]
     pq.write_table(

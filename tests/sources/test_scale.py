@@ -7,7 +7,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from rasterloom.sources.memory import keep_freed_memory
+from rasterloom.memory import keep_freed_memory
 from rasterloom.sources.scale import decode_jpeg, fit, scale
 
 PHOTO = Image.fromarray(skimage.data.astronaut())

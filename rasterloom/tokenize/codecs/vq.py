@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rasterloom.halving import in_halves
+from rasterloom.memory import keep_freed_memory
 from rasterloom.schema import Profile
 from rasterloom.tokenize.codecs.names import DECODING, architecture, diffusers_names
 from rasterloom.tokenize.codecs.weights import Weights, codec_weights, digest_of, read_tensors
@@ -72,6 +73,8 @@ class VqCodec:
             self.network.decoder.to(self.dtype)
         on_cpu = self.device.type == "cpu" and self.dtype == torch.float32
         self._winograd = WinogradEncoder(self.network.encoder) if on_cpu else None
+        if on_cpu:
+            keep_freed_memory()
 
     def _check(self, profile: Profile) -> None:
         downsample = 2 ** (len(self.network.encoder.down_blocks) - 1)
