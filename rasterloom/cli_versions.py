@@ -11,6 +11,7 @@ from rich.table import Table
 from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, out
 from rasterloom.pipelines.forms import Form
 from rasterloom.recipe import load_recipe
+from rasterloom.versions.history import Version, log, made
 from rasterloom.versions.tables import MAIN, TABLES, Corpus
 
 app = typer.Typer(help="Look at the versions of a corpus, name them, compare them.", no_args_is_help=True)
@@ -32,6 +33,11 @@ def corpus_of(recipe: Path, at: str | None = None) -> Corpus:
     return corpus
 
 
+def _json(version: Version) -> str:
+    committed = version.committed.isoformat()
+    return json.dumps({**version.__dict__, "committed": committed, "record": version.record.__dict__})
+
+
 def _snapshots(found: dict[str, int]) -> str:
     return ", ".join(f"{table} {snapshot}" for table, snapshot in found.items())
 
@@ -43,15 +49,13 @@ def log_command(
     output: AsFormat = OutputFormat.TABLE,
 ) -> None:
     """List the versions of a corpus's tables, newest first."""
-    from rasterloom.versions.history import log
     from rasterloom.versions.refs import refs
 
     corpus = corpus_of(recipe)
     found = log(corpus, table)
     if output is OutputFormat.JSON:
         for v in found:
-            row = {**v.__dict__, "committed": v.committed.isoformat(), "record": v.record.__dict__}
-            print(json.dumps(row))
+            print(_json(v))
         return
     names: dict[int, list[str]] = {}
     for ref in refs(corpus):
@@ -100,13 +104,10 @@ def show_command(
     output: AsFormat = OutputFormat.TABLE,
 ) -> None:
     """Show what each table holds at a version, and the step that made it: settings, inputs, counts."""
-    from rasterloom.versions.history import made
-
     found = made(corpus_of(recipe, version))
     if output is OutputFormat.JSON:
         for v in found:
-            row = {**v.__dict__, "committed": v.committed.isoformat(), "record": v.record.__dict__}
-            print(json.dumps(row))
+            print(_json(v))
         return
     for v in found:
         record = v.record
@@ -133,10 +134,7 @@ def tag_command(recipe: RecipePath, name: Name, at: At = None) -> None:
     from rasterloom.versions.refs import tag
 
     corpus = corpus_of(recipe, at)
-    made = tag(corpus, name)
-    out.print(
-        f"{corpus.name}@{name}: {', '.join(f'{t} {s}' for t, s in made.snapshots.items())}", highlight=False
-    )
+    out.print(f"{corpus.name}@{name}: {_snapshots(tag(corpus, name).snapshots)}", highlight=False)
 
 
 @app.command("branch")
@@ -145,10 +143,7 @@ def branch_command(recipe: RecipePath, name: Name, at: At = None) -> None:
     from rasterloom.versions.refs import branch
 
     corpus = corpus_of(recipe, at)
-    made = branch(corpus, name)
-    out.print(
-        f"{corpus.name}@{name}: {', '.join(f'{t} {s}' for t, s in made.snapshots.items())}", highlight=False
-    )
+    out.print(f"{corpus.name}@{name}: {_snapshots(branch(corpus, name).snapshots)}", highlight=False)
 
 
 @app.command("delete")

@@ -83,14 +83,18 @@ class Store:
         if self.is_s3:
             s3.check_bucket(self._s3, self.path().split("/", 1)[0])
 
+    def _object(self, name: str) -> tuple[str, str]:
+        """Bucket and key of a file on S3."""
+        bucket, _, key = self.path(name).partition("/")
+        return bucket, key
+
     def exists(self, name: str) -> bool:
         return bool(self.filesystem.get_file_info(self.path(name)).type == pafs.FileType.File)
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a file. Raises: FileNotFoundError."""
         if self.is_s3:
-            bucket, key = self.path(name).split("/", 1)
-            return s3.get(self._s3, bucket, key)
+            return s3.get(self._s3, *self._object(name))
         with self.filesystem.open_input_file(self.path(name)) as file:
             return bytes(file.read())
 
@@ -108,7 +112,7 @@ class Store:
             return Entry(name, stat.st_size, str(stat.st_mtime_ns))
         from botocore.exceptions import BotoCoreError, ClientError
 
-        bucket, key = self.path(name).split("/", 1)
+        bucket, key = self._object(name)
         try:
             found = self._s3.head_object(Bucket=bucket, Key=key)
         except ClientError as error:
@@ -165,8 +169,7 @@ class Store:
         On S3, where the answer to a write may be lost, a file of the very same bytes counts as this call's.
         """
         if self.is_s3:
-            bucket, key = self.path(name).split("/", 1)
-            return s3.put_if_absent(self._s3, bucket, key, data)
+            return s3.put_if_absent(self._s3, *self._object(name), data)
         with self._beside(name) as (temporary, target):
             temporary.write_bytes(data)
             try:
@@ -178,7 +181,7 @@ class Store:
     def put(self, name: str, data: bytes) -> None:
         """Write or replace a file; a reader sees the old bytes or the new ones."""
         if self.is_s3:
-            bucket, key = self.path(name).split("/", 1)
+            bucket, key = self._object(name)
             with s3.told(self.uri(name)):
                 self._s3.put_object(Bucket=bucket, Key=key, Body=data)
             return
@@ -189,7 +192,7 @@ class Store:
     def delete(self, name: str) -> None:
         """Delete a file; one that is not there is no error."""
         if self.is_s3:
-            bucket, key = self.path(name).split("/", 1)
+            bucket, key = self._object(name)
             with s3.told(self.uri(name)):
                 self._s3.delete_object(Bucket=bucket, Key=key)
             return

@@ -33,8 +33,9 @@ def once(fault, method="PUT"):
     return lambda asked, path, number: left.pop() if left and asked == method else None
 
 
-@pytest.mark.parametrize("fault", ["500", "503", "reset", "reset_after"])
-def test_a_conditional_write_is_tried_again_and_knows_its_own_bytes(proxy, store, fault):
+@pytest.mark.parametrize("fault", ["500", "503", "reset", "reset_after", "stall"])
+def test_a_conditional_write_is_tried_again_and_knows_its_own_bytes(proxy, store, fault, monkeypatch):
+    monkeypatch.setattr(s3_module, "REQUEST_S", 1)
     proxy.choose = once(fault)
     assert store.put_if_absent("a", b"mine"), "the write whose answer was lost was this one"
     assert not store.put_if_absent("a", b"yours")

@@ -22,16 +22,11 @@ class Packed(NamedTuple):
     order: list[int]  # which of the samples given each sequence is
 
 
-def is_heldout(key: str, share: float) -> bool:
-    """Tell whether a row is kept from training: a function of its key and the share alone.
-
-    A larger share holds out the same rows and more.
-    """
-    return heldout_draw(key) < share
-
-
 def heldout_draw(key: str) -> float:
-    """Return the share, 0 .. 1, from which on a row is kept from training."""
+    """Return the share, 0 .. 1, from which on a row is kept from training: a function of its key alone.
+
+    A larger share so holds out the same rows and more.
+    """
     return _uniform("heldout", key)
 
 

@@ -1,9 +1,10 @@
 """The versions of a corpus: what was committed to its tables, newest first."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pyiceberg.table.snapshots import ancestors_of
+from pyiceberg.table.snapshots import Snapshot, ancestors_of
 
 from rasterloom.versions.record import Record
 from rasterloom.versions.tables import TABLES, Corpus
@@ -25,35 +26,30 @@ def log(corpus: Corpus, table: str | None = None) -> list[Version]:
     found = []
     for name in (table,) if table else TABLES:
         opened = corpus.table(name)
-        if opened is None:
-            continue
-        head = corpus.head(opened)
-        for snapshot in opened.snapshots():
-            record = Record.from_properties(
-                snapshot.summary.additional_properties if snapshot.summary else {}
-            )
-            if record is not None:
-                when = datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC)
-                current = head is not None and snapshot.snapshot_id == head.snapshot_id
-                found.append(Version(name, snapshot.snapshot_id, when, record, current))
+        if opened is not None:
+            found += _versions(name, opened.snapshots(), corpus.head(opened))
     return sorted(found, key=lambda v: v.committed, reverse=True)
 
 
 def made(corpus: Corpus) -> list[Version]:
     """Return what the tables hold at the corpus's ``ref``: the last version of every step in them."""
-    found = []
+    found: list[Version] = []
     for name in TABLES:
-        table = corpus.table(name)
-        head = corpus.head(table)
-        if table is None or head is None:
-            continue
-        seen = set()
-        for snapshot in ancestors_of(head, table.metadata):
-            record = Record.from_properties(
-                snapshot.summary.additional_properties if snapshot.summary else {}
-            )
-            if record is not None and record.step not in seen:
-                seen.add(record.step)
-                when = datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC)
-                found.append(Version(name, snapshot.snapshot_id, when, record, snapshot == head))
+        opened = corpus.table(name)
+        head = corpus.head(opened)
+        if opened is not None and head is not None:
+            newest_first = _versions(name, ancestors_of(head, opened.metadata), head)
+            found += {v.record.step: v for v in reversed(newest_first)}.values()
+    return found
+
+
+def _versions(table: str, snapshots: Iterable[Snapshot], head: Snapshot | None) -> list[Version]:
+    """Those of a table's snapshots that a step made, in their order."""
+    found = []
+    for snapshot in snapshots:
+        record = Record.from_properties(snapshot.summary.additional_properties if snapshot.summary else {})
+        if record is not None:
+            when = datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC)
+            current = head is not None and snapshot.snapshot_id == head.snapshot_id
+            found.append(Version(table, snapshot.snapshot_id, when, record, current))
     return found

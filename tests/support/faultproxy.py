@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-FAULTS = ("500", "503", "reset", "reset_after", "truncate", "stall", "expired")
 Chooser = Callable[[str, str, int], str | None]  # method, path, number of the request -> a fault or None
 
 
