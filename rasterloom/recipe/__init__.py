@@ -13,7 +13,7 @@ from rasterloom.recipe.sample import ColourCheck, Sample
 from rasterloom.recipe.section import RecipeError, Section
 from rasterloom.recipe.source import Column, Source
 from rasterloom.recipe.tokenize import CODECS, Prompt, Tokenize
-from rasterloom.recipe.train import DeepSpeed, Stage, Train
+from rasterloom.recipe.train import SPEED_ONLY, DeepSpeed, Part, Stage, Train
 from rasterloom.recipe.whole import Recipe
 
 __all__ = [
@@ -24,10 +24,12 @@ __all__ = [
     "DeepSpeed",
     "Fetch",
     "Keep",
+    "Part",
     "Prompt",
     "Recipe",
     "RecipeError",
     "Run",
+    "SPEED_ONLY",
     "Sample",
     "Score",
     "Section",

@@ -9,7 +9,7 @@ from typing import Any
 
 from pyarrow.fs import FileSystem
 
-from rasterloom.recipe import Stage, Train
+from rasterloom.recipe import SPEED_ONLY, Stage, Train
 from rasterloom.schema import Profile
 
 
@@ -32,6 +32,8 @@ class StageJob:
     """Folder for all output; with workers on several machines it must be one that they share."""
     token_index: str | None = None
     """Length index of ``token_files``, beside them; None: they are opened one by one to plan."""
+    keep_optimizer_from: str | None = None
+    """Folder of the stage before, whose optimizer state this one starts with; None: it starts with none."""
     workers: int = 2
     use_gpu: bool = False
     cpus_per_worker: int = 1
@@ -66,15 +68,17 @@ class StageJob:
     def digest(self) -> str:
         """Identify what is computed; how many workers do it, and where, is left out.
 
-        ``checkpoint_every`` and the recipe's other stages do not change this stage, so they are left out.
+        What only changes how it is computed (`recipe.train.SPEED_ONLY`) and the recipe's other stages do not
+        change this stage, so they are left out.
         """
         what = {
             "stage": self.stage.model_dump(mode="json"),
-            "train": self.train.model_dump(mode="json", exclude={"stages", "init", "checkpoint_every"}),
+            "train": self.train.model_dump(mode="json", exclude={"stages", "init", *SPEED_ONLY}),
             "profile": asdict(self.profile),
             "files": self.token_files,
             "snapshot": self.tokens_snapshot,
             "init": self.init,
+            "optimizer_from": self.keep_optimizer_from,
         }
         return hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=16).hexdigest()
 
@@ -112,7 +116,7 @@ def check(job: StageJob) -> None:
         ValueError: there are no token files, or the weights to start from are missing or do not fit.
     """
     if not job.token_files:
-        raise ValueError(f"there are no tokens of target {job.stage.target} to train on")
+        raise ValueError(f"there are no tokens of target {job.stage.label} to train on")
     if job.init == "tiny":
         return
     config = Path(job.init) / "config.json"

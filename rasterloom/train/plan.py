@@ -157,3 +157,60 @@ def _checked(lengths: ArrayLike, batch_tokens: int) -> NDArray[np.int64]:
             f"batch_tokens {batch_tokens} is smaller than the longest sequence ({longest} tokens)"
         )
     return lengths
+
+
+def micro_batches(
+    rows: ArrayLike, lengths: ArrayLike, max_tokens: int | None, *, at_least: int = 1
+) -> list[Rows]:
+    """Cut a rank's share of a global batch into parts that fit its memory.
+
+    As few parts as hold at most ``max_tokens`` each, dealt out like ranks (`balance`): even parts take the
+    least memory. Gradients of the parts add up to those of the share.
+
+    Args:
+        rows: row numbers of the share.
+        lengths: tokens of each row of the stage, [n].
+        max_tokens: the most tokens of a part; None: any number.
+        at_least: parts to make at least; some are empty where rows are fewer.
+
+    Returns:
+        Row numbers of each part, int64, longest first.
+
+    Raises:
+        ValueError: a row alone is longer than ``max_tokens``.
+    """
+    rows = np.asarray(rows, dtype=np.int64)
+    tokens = np.asarray(lengths)[rows]
+    if max_tokens is None:
+        return balance(rows, lengths, at_least)
+    if len(rows) and (longest := int(tokens.max())) > max_tokens:
+        raise ValueError(
+            f"train.micro_batch_tokens {max_tokens} is smaller than the longest sequence ({longest} tokens)"
+        )
+    number = max(at_least, math.ceil(int(tokens.sum()) / max_tokens))
+    while True:
+        parts = balance(rows, lengths, number)
+        if all(int(np.asarray(lengths)[part].sum()) <= max_tokens for part in parts):
+            return parts
+        number += 1
+
+
+def deal(
+    batch_rows: ArrayLike, lengths: ArrayLike, world_size: int, max_tokens: int | None = None
+) -> list[list[Rows]]:
+    """Deal a global batch out to ranks (`balance`), each share in micro-batches, the same number on every rank.
+
+    ZeRO's ranks gather and reduce together, so none may have a part more than the others; where one needs
+    more, the others' shares are cut into as many.
+
+    Returns:
+        For each rank its micro-batches, row numbers, int64.
+    """
+    shares = balance(batch_rows, lengths, world_size)
+    if max_tokens is None:
+        return [[share] for share in shares]
+    parts = [micro_batches(share, lengths, max_tokens) for share in shares]
+    while len({len(of_rank) for of_rank in parts}) > 1:
+        most = max(map(len, parts))
+        parts = [micro_batches(share, lengths, max_tokens, at_least=most) for share in shares]
+    return parts

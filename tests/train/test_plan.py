@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rasterloom.train.plan import LINEAR_COST, balance, plan_batches, stage_plan
+from rasterloom.train.plan import LINEAR_COST, balance, deal, micro_batches, plan_batches, stage_plan
 
 lengths_strategy = st.lists(st.integers(1, 50), min_size=0, max_size=200)
 
@@ -113,3 +113,38 @@ def test_a_stage_needs_rows_and_one_length():
     for both in ({}, {"epochs": 1.0, "steps": 1}):
         with pytest.raises(ValueError, match="either epochs or steps"):
             stage_plan([1], seed=0, batch_tokens=10, **both)
+
+
+def loads(parts, lengths):
+    return [sum(lengths[i] for i in part) for part in parts]
+
+
+@given(lengths_strategy, st.integers(50, 300), st.integers(1, 5))
+def test_micro_batches_hold_every_row_once_and_fit(lengths, most, at_least):
+    rows = np.arange(len(lengths))[::-1]
+    parts = micro_batches(rows, lengths, most, at_least=at_least)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(lengths)))
+    assert max(loads(parts, lengths)) <= most
+    fewest = max(at_least, -(-sum(lengths) // most))
+    assert fewest <= len(parts) <= fewest + sum(lengths) // most  # never twice as many as there must be
+    for one, other in zip(parts, micro_batches(rows[::-1], lengths, most, at_least=at_least), strict=True):
+        assert one.tolist() == other.tolist()
+
+
+@given(lengths_strategy.filter(len), st.integers(50, 120), st.integers(1, 7))
+def test_every_rank_has_as_many_micro_batches_of_its_own_share(lengths, most, world):
+    dealt = deal(np.arange(len(lengths)), lengths, world, most)
+    assert len({len(of_rank) for of_rank in dealt}) == 1
+    for of_rank, share in zip(dealt, balance(np.arange(len(lengths)), lengths, world), strict=True):
+        assert sorted(np.concatenate(of_rank).tolist()) == sorted(share.tolist())
+        assert max(loads(of_rank, lengths)) <= most
+
+
+def test_without_a_limit_a_share_is_one_micro_batch():
+    dealt = deal(np.arange(9), np.full(9, 5), 2)
+    assert [[len(part) for part in of_rank] for of_rank in dealt] == [[5], [4]]
+
+
+def test_a_row_that_fits_no_micro_batch_is_named():
+    with pytest.raises(ValueError, match=r"train.micro_batch_tokens 7 .*longest sequence \(8 tokens\)"):
+        micro_batches([0, 1], [3, 8], 7)
