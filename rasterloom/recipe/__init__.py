@@ -18,6 +18,7 @@ from rasterloom.recipe.whole import Recipe
 
 __all__ = [
     "CODECS",
+    "SPEED_ONLY",
     "ColourCheck",
     "Column",
     "Dedup",
@@ -29,7 +30,6 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "Run",
-    "SPEED_ONLY",
     "Sample",
     "Score",
     "Section",

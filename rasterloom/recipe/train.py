@@ -145,7 +145,7 @@ class Train(Section):
     """Steps between checkpoints; the end of a stage always makes one."""
 
     def of_stage(self, number: int) -> "Train":
-        """The section as stage ``number`` (from 0) sees it: that stage alone, with what it sets for itself."""
+        """The section as stage ``number`` (from 0) sees it: that stage alone, with what it sets itself."""
         stage = self.stages[number]
         own = {name: value for name in OF_A_STAGE if (value := getattr(stage, name)) is not None}
         return self.model_copy(update={"stages": (stage,), **own})

@@ -26,10 +26,11 @@ from rasterloom.train.evaluate import evaluate
 from rasterloom.train.job import StageJob
 from rasterloom.train.metrics import MetricsLog, StepSums
 from rasterloom.train.model import PackedLM, build_model, save_model
-from rasterloom.train.plan import StagePlan, balance, stage_plan
+from rasterloom.train.plan import balance
 from rasterloom.train.rows import TokenRows, open_rows, prefetched
 from rasterloom.train.samples import Packed, drop_context, heldout_draw, is_dropped, pack
 from rasterloom.train.schedule import learning_rate
+from rasterloom.train.stage_plan import StagePlan, stage_plan
 from rasterloom.train.zero import full_weights, optimizer_step, start_deepspeed
 
 
