@@ -22,15 +22,16 @@ from numpy.typing import NDArray
 from rasterloom.schema import Profile
 from rasterloom.train import checkpoint
 from rasterloom.train.checkpoint import Position
+from rasterloom.train.data import open_stage
 from rasterloom.train.evaluate import evaluate
 from rasterloom.train.job import StageJob
 from rasterloom.train.metrics import MetricsLog, StepSums
 from rasterloom.train.model import PackedLM, build_model, save_model
 from rasterloom.train.plan import balance
-from rasterloom.train.rows import TokenRows, open_rows, prefetched
-from rasterloom.train.samples import Packed, drop_context, heldout_draw, is_dropped, pack
+from rasterloom.train.rows import TokenRows, prefetched
+from rasterloom.train.samples import Packed, drop_context, is_dropped, pack
 from rasterloom.train.schedule import learning_rate
-from rasterloom.train.stage_plan import StagePlan, stage_plan
+from rasterloom.train.stage_plan import StagePlan
 from rasterloom.train.zero import full_weights, optimizer_step, start_deepspeed
 
 
@@ -48,15 +49,8 @@ def run_worker(job: StageJob) -> None:
     device = torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu")
     train, stage = job.train, job.stage
     job.folder.mkdir(parents=True, exist_ok=True)
-    rows = open_rows(job.token_files, job.filesystem, job.token_index)
-    train_rows, held_rows = split_heldout(rows, train.heldout)
-    plan = stage_plan(
-        rows.lengths[train_rows],
-        seed=train.seed,
-        batch_tokens=stage.batch_tokens,
-        epochs=stage.epochs,
-        steps=stage.steps,
-    )
+    data = open_stage(job)
+    rows, train_rows, held_rows, plan = data.rows, data.train, data.held, data.plan
     last = checkpoint.latest(job.checkpoint_dir, job.digest(), world)
 
     torch.manual_seed(train.seed + rank)  # for dropout
@@ -105,15 +99,6 @@ def run_worker(job: StageJob) -> None:
         _write(job.result_file, record)
     dist.barrier()
     engine.destroy()
-
-
-def split_heldout(rows: TokenRows, share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row numbers to train on, and row numbers held out."""
-    draws = rows.heldout
-    if draws is None:
-        draws = np.fromiter((heldout_draw(key) for key in rows.keys.to_pylist()), dtype=np.float64)
-    held = draws < share
-    return np.flatnonzero(~held), np.flatnonzero(held)
 
 
 def train_step(engine: Any, packed: Packed, device: torch.device, *, lr: float, z_loss: float) -> StepSums:

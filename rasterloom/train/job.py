@@ -9,8 +9,22 @@ from typing import Any
 
 from pyarrow.fs import FileSystem
 
-from rasterloom.recipe import SPEED_ONLY, Stage, Train
+from rasterloom.recipe import Stage, Train
 from rasterloom.schema import Profile
+
+
+@dataclass(frozen=True)
+class PartFiles:
+    """Those of a job's token files that make a part of its mixture."""
+
+    files: int
+    """How many; they follow those of the part before."""
+    index: str | None = None
+    """Their length index; None: they are opened one by one to plan."""
+    weight: float | None = None
+    """Share of the tokens, beside other parts' weights."""
+    tasks: tuple[str, ...] = ()
+    """Only rows of these tasks; of all when empty."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +46,8 @@ class StageJob:
     """Folder for all output; with workers on several machines it must be one that they share."""
     token_index: str | None = None
     """Length index of ``token_files``, beside them; None: they are opened one by one to plan."""
+    mixture: tuple[PartFiles, ...] = ()
+    """The parts that ``token_files`` make, each with an index of its own; all are one part when empty."""
     keep_optimizer_from: str | None = None
     """Folder of the stage before, whose optimizer state this one starts with; None: it starts with none."""
     workers: int = 2
@@ -40,6 +56,10 @@ class StageJob:
     """Threads of a worker."""
     max_failures: int = 3
     """How often lost workers are replaced before the stage fails."""
+
+    @property
+    def parts(self) -> tuple[PartFiles, ...]:
+        return self.mixture or (PartFiles(len(self.token_files), self.token_index),)
 
     @property
     def folder(self) -> Path:
@@ -68,14 +88,15 @@ class StageJob:
     def digest(self) -> str:
         """Identify what is computed; how many workers do it, and where, is left out.
 
-        What only changes how it is computed (`recipe.train.SPEED_ONLY`) and the recipe's other stages do not
-        change this stage, so they are left out.
+        What the recipe's sections exclude only changes how it is computed, and the recipe's other stages do
+        not change this stage, so they are left out.
         """
         what = {
             "stage": self.stage.model_dump(mode="json"),
-            "train": self.train.model_dump(mode="json", exclude={"stages", "init", *SPEED_ONLY}),
+            "train": self.train.model_dump(mode="json", exclude={"stages", "init"}),
             "profile": asdict(self.profile),
             "files": self.token_files,
+            "mixture": [(part.files, part.weight, part.tasks) for part in self.parts],
             "snapshot": self.tokens_snapshot,
             "init": self.init,
             "optimizer_from": self.keep_optimizer_from,

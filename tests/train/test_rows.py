@@ -25,9 +25,9 @@ def test_rows_come_by_number_through_all_files(write_tokens, rng):
 
 def test_only_the_row_groups_in_use_are_kept(write_tokens):
     rows = open_rows([write_tokens(70)])
-    rows.cache_bytes = 3000
+    rows.groups.cache_bytes = 3000
     every = rows.fetch(np.arange(70))
-    assert 1 <= len(rows._cache) < 10
+    assert 1 <= len(rows.groups.kept) < 10
     again = rows.fetch(np.arange(70)[::-1])[::-1]
     assert [s.input_ids.tolist() for s in every] == [s.input_ids.tolist() for s in again]
 
@@ -41,7 +41,9 @@ def test_another_file_system(write_tokens, tmp_path):
 def test_a_table_of_something_else_is_named(tmp_path):
     path = tmp_path / "other.parquet"
     pq.write_table(pa.table({"key": ["a"], "bucket": ["64x64"]}), path)
-    with pytest.raises(ValueError, match=r"other.parquet is no token table.*input_ids, loss_spans, n_tokens"):
+    with pytest.raises(
+        ValueError, match=r"other.parquet is no token table.*input_ids, loss_spans, n_tokens, task"
+    ):
         open_rows([str(path)])
 
 
