@@ -13,11 +13,12 @@ from rasterloom.recipe.sample import ColourCheck, Sample
 from rasterloom.recipe.section import RecipeError, Section
 from rasterloom.recipe.source import Column, Source
 from rasterloom.recipe.tokenize import CODECS, Prompt, Tokenize
-from rasterloom.recipe.train import DeepSpeed, Part, Stage, Train
+from rasterloom.recipe.train import SPEED_ONLY, DeepSpeed, Part, Stage, Train
 from rasterloom.recipe.whole import Recipe
 
 __all__ = [
     "CODECS",
+    "SPEED_ONLY",
     "ColourCheck",
     "Column",
     "Dedup",

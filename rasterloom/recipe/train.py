@@ -9,6 +9,9 @@ from rasterloom.recipe.section import Section
 CorpusRef = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*@[A-Za-z0-9_.-]+$")]
 """``name@tag`` or ``name@snapshot``: a version of a corpus of this workspace."""
 
+SPEED_ONLY = {"checkpoint_every", "micro_batch_tokens"}
+"""Fields of `Train` that change how a stage is computed, but not what: a stage may go on with others."""
+
 OF_A_STAGE = ("dropout", "weight_decay", "z_loss", "cfg_drop")
 """Fields of `Train` that a stage may set for itself."""
 
@@ -76,8 +79,8 @@ class Stage(Section):
 
     @property
     def label(self) -> str:
-        """The stage's targets, as in ``512`` or ``512+768``."""
-        return "+".join(map(str, dict.fromkeys(part.target for part in self.parts)))
+        """The stage's targets, as in ``512`` or ``512-768``."""
+        return "-".join(map(str, dict.fromkeys(part.target for part in self.parts)))
 
     @model_validator(mode="after")
     def _one_length(self) -> "Stage":
@@ -114,8 +117,7 @@ class DeepSpeed(Section):
 class Train(Section):
     """FP-SFT: each stage starts from the weights of the one before it.
 
-    The defaults are those of Lumina-mGPT's training of its 7B model. What is excluded (``exclude=True``)
-    changes how a stage is computed, not what: it is no part of its identity.
+    The defaults are those of Lumina-mGPT's training of its 7B model.
     """
 
     init: str = "tiny"
@@ -136,10 +138,10 @@ class Train(Section):
     weight_decay: float = Field(0.1, ge=0)
     grad_clip: float = Field(4.0, gt=0)
     """The most that the norm of all gradients may be; larger ones are scaled down to it."""
-    micro_batch_tokens: int | None = Field(None, ge=1, exclude=True)
+    micro_batch_tokens: int | None = Field(None, ge=1)
     """The most tokens that a worker computes at once; of a larger share of a batch it adds gradients up. Set
     it where memory runs out: it changes no batch. All at once when null."""
-    checkpoint_every: int = Field(200, ge=1, exclude=True)
+    checkpoint_every: int = Field(200, ge=1)
     """Steps between checkpoints; the end of a stage always makes one."""
 
     def of_stage(self, number: int) -> "Train":

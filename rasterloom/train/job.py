@@ -9,7 +9,7 @@ from typing import Any
 
 from pyarrow.fs import FileSystem
 
-from rasterloom.recipe import Stage, Train
+from rasterloom.recipe import SPEED_ONLY, Stage, Train
 from rasterloom.schema import Profile
 
 
@@ -49,7 +49,7 @@ class StageJob:
     mixture: tuple[PartFiles, ...] = ()
     """The parts that ``token_files`` make, each with an index of its own; all are one part when empty."""
     keep_optimizer_from: str | None = None
-    """Folder of the stage before, whose optimizer state this one starts with; None: it starts with none."""
+    """The checkpoints of the stage before, whose optimizer state is taken over; None: it starts anew."""
     workers: int = 2
     use_gpu: bool = False
     cpus_per_worker: int = 1
@@ -88,12 +88,12 @@ class StageJob:
     def digest(self) -> str:
         """Identify what is computed; how many workers do it, and where, is left out.
 
-        What the recipe's sections exclude only changes how it is computed, and the recipe's other stages do
-        not change this stage, so they are left out.
+        What only changes how it is computed (`recipe.train.SPEED_ONLY`) and the recipe's other stages do not
+        change this stage, so they are left out.
         """
         what = {
             "stage": self.stage.model_dump(mode="json"),
-            "train": self.train.model_dump(mode="json", exclude={"stages", "init"}),
+            "train": self.train.model_dump(mode="json", exclude={"stages", "init", *SPEED_ONLY}),
             "profile": asdict(self.profile),
             "files": self.token_files,
             "mixture": [(part.files, part.weight, part.tasks) for part in self.parts],
