@@ -60,8 +60,8 @@ def pinned_step(recipe: Recipe, part: Part, field: str) -> Pinned:
         raise RecipeError(f"{field}.corpus: {part.corpus} has no tokens of target {part.target}")
     if head is None:
         raise RecipeError(
-            f"{field}.target is {part.target}, which tokenize.targets {list(recipe.tokenize.targets)} does not "
-            f"name, and the corpus {name} has no tokens of it"
+            f"{field}.target is {part.target}, which tokenize.targets {list(recipe.tokenize.targets)} does "
+            f"not name, and the corpus {name} has no tokens of it"
         )
     snapshot, record = head
     text = _text_file(corpus, record, recipe, f"{name}@{version}", field)
@@ -76,7 +76,8 @@ def _text_file(corpus: Corpus, record: Record, recipe: Recipe, what: str, field:
     codec = record.config.get("profile") or record.config["tokenize"]["codec"]
     if codec != recipe.tokenize.codec:
         raise RecipeError(
-            f"{field}: the tokens of {what} are of codec {codec}, but tokenize.codec is {recipe.tokenize.codec}"
+            f"{field}: the tokens of {what} are of codec {codec}, but tokenize.codec is "
+            f"{recipe.tokenize.codec}"
         )
     codes = f"codes/{record.config['target']}"
     try:

@@ -1,12 +1,20 @@
 """`train`: the stages of FP-SFT."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from rasterloom.recipe.section import Section
 
-CorpusRef = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*@[A-Za-z0-9_.-]+$")]
+
+def _names_a_version(value: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*@[A-Za-z0-9_.-]+", value):
+        raise ValueError(f"takes a version of a corpus, name@tag or name@snapshot, not {value!r}")
+    return value
+
+
+CorpusRef = Annotated[str, AfterValidator(_names_a_version)]
 """``name@tag`` or ``name@snapshot``: a version of a corpus of this workspace."""
 
 SPEED_ONLY = {"checkpoint_every", "micro_batch_tokens"}
