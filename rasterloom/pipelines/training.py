@@ -91,7 +91,8 @@ def train_stage(
         token_index=corpus.store.path(index.name),
         init=str(local_folder(corpus, before[0]) / "model") if before else config.train.init,
         out_dir=str(folder),
-        workers=run.train_workers,
+        workers=run.train_workers.max,
+        min_workers=run.train_workers.min,
         use_gpu=run.use_gpu,
     )
     result = ray_train.train_stage(job, lambda row: _show(progress, row))

@@ -11,6 +11,11 @@ from pyarrow.fs import FileSystem
 
 from rasterloom.recipe import Stage, Train
 from rasterloom.schema import Profile
+from rasterloom.storage import Store
+from rasterloom.train.ds_config import deepspeed_config
+
+
+_NO_MATTER = {"stages", "init", "checkpoint_every", "keep_checkpoints"}
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,20 @@ class StageJob:
     token_index: str | None = None
     """Length index of ``token_files``, beside them; None: they are opened one by one to plan."""
     workers: int = 2
+    """At most so many."""
+    min_workers: int | None = None
+    """At least so many, where fewer than ``workers`` find room; None: just so many."""
     use_gpu: bool = False
     cpus_per_worker: int = 1
     """Threads of a worker."""
     max_failures: int = 3
     """How often lost workers are replaced before the stage fails."""
+    checkpoints: str | None = None
+    """Folder or ``s3://bucket/prefix`` of the checkpoints, where every machine reaches it; None: in
+    ``out_dir``. On S3 it also holds what else a stage leaves behind, so that ``out_dir`` may be each
+    machine's own."""
+    keep_optimizer_from: str | None = None
+    """The ``checkpoints`` of the stage before, whose optimizer state is taken over; None: it starts anew."""
 
     @property
     def folder(self) -> Path:
@@ -48,8 +62,8 @@ class StageJob:
         return self.folder / "model"
 
     @property
-    def checkpoint_dir(self) -> Path:
-        return self.folder / "checkpoints"
+    def checkpoint_store(self) -> Store:
+        return Store(self.checkpoints or str((self.folder / "checkpoints").absolute()))
 
     @property
     def metrics_file(self) -> Path:
@@ -66,15 +80,16 @@ class StageJob:
     def digest(self) -> str:
         """Identify what is computed; how many workers do it, and where, is left out.
 
-        ``checkpoint_every`` and the recipe's other stages do not change this stage, so they are left out.
+        The recipe's other stages, and when checkpoints are written, do not change this stage: left out.
         """
         what = {
             "stage": self.stage.model_dump(mode="json"),
-            "train": self.train.model_dump(mode="json", exclude={"stages", "init", "checkpoint_every"}),
+            "train": self.train.model_dump(mode="json", exclude=_NO_MATTER),
             "profile": asdict(self.profile),
             "files": self.token_files,
             "snapshot": self.tokens_snapshot,
             "init": self.init,
+            "optimizer": self.keep_optimizer_from,
         }
         return hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=16).hexdigest()
 
@@ -109,8 +124,10 @@ def check(job: StageJob) -> None:
     """Look for what would fail later, before any worker is started.
 
     Raises:
-        ValueError: there are no token files, or the weights to start from are missing or do not fit.
+        ValueError: there are no token files, the weights to start from are missing or do not fit, or
+            ``train.deepspeed`` contradicts the rest of the recipe.
     """
+    deepspeed_config(job.train)
     if not job.token_files:
         raise ValueError(f"there are no tokens of target {job.stage.target} to train on")
     if job.init == "tiny":

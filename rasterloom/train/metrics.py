@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,21 @@ class MetricsLog:
         if path is None:
             return
         kept = [record for record in read_metrics(path) if record["step"] <= keep]
-        self._losses = [record["loss"] for record in kept]
+        self._losses = [record["loss"] for record in kept if "note" not in record]
         draft = path.with_suffix(".draft")
         draft.write_text("".join(json.dumps(record) + "\n" for record in kept))
         draft.replace(path)
         self._file = path.open("a")
 
-    def write(self, sums: StepSums, *, step: int, total: int, lr: float, seconds: float) -> None:
-        """Note a step; ``step`` counts from 1."""
-        if self._file is None:
-            return
-        self._losses.append(sums.loss)
-        record = {
+    def write(
+        self, sums: StepSums, *, step: int, total: int, lr: float, seconds: float, note: str | None = None
+    ) -> dict[str, Any]:
+        """Note a step, which counts from 1, and return the record.
+
+        Args:
+            note: why the step was not taken, if it was not.
+        """
+        record: dict[str, Any] = {
             "step": step,
             "total": total,
             "loss": round(sums.loss, 6),
@@ -59,8 +62,14 @@ class MetricsLog:
             "useful_share": round(sums.useful_share, 4),
             "seconds": round(seconds, 4),
         }
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        if note is not None:
+            record["note"] = note
+        else:
+            self._losses.append(sums.loss)
+        if self._file is not None:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        return record
 
     def recent_loss(self) -> float:
         """Mean loss of the last tenth of the steps."""
@@ -77,7 +86,7 @@ class MetricsLog:
             self._file.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
+def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read the lines of a log; one that a killed writer left unfinished is passed over."""
     if not path.is_file():
         return []

@@ -91,6 +91,29 @@ def balance(batch_rows: ArrayLike, lengths: ArrayLike, world_size: int) -> list[
     return [rows[share] for share in shares]
 
 
+def micro_batches(rows: ArrayLike, lengths: ArrayLike, max_tokens: int) -> list[Rows]:
+    """Cut one rank's rows of a global batch into parts that it works on one after the other.
+
+    Args:
+        rows: row numbers, in the order in which they are taken.
+        lengths: tokens of each row of the stage, [n].
+        max_tokens: the most tokens of a part; a row that is longer is a part of its own.
+
+    Returns:
+        Row numbers of each part, int64; no part is empty.
+    """
+    rows = np.asarray(rows, dtype=np.int64)
+    parts: list[list[int]] = []
+    room = 0
+    for row, length in zip(rows.tolist(), np.asarray(lengths)[rows].tolist(), strict=True):
+        if length > room:
+            parts.append([])
+            room = max_tokens
+        parts[-1].append(row)
+        room -= length
+    return [np.array(part, dtype=np.int64) for part in parts]
+
+
 class Batch(NamedTuple):
     step: int
     epoch: int
