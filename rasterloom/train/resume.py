@@ -7,7 +7,6 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from rasterloom.storage import Store
@@ -51,7 +50,8 @@ def restore_notes(folder: Path, home: Path) -> None:
 
 
 def _load(engine: Any, folder: Path, tag: str) -> None:
-    path, _ = engine.load_checkpoint(str(folder), tag=tag)
+    with contextlib.redirect_stdout(io.StringIO()):
+        path, _ = engine.load_checkpoint(str(folder), tag=tag)
     if path is None:
         raise RuntimeError(f"DeepSpeed found nothing to load in {folder}")
 
@@ -67,12 +67,11 @@ def _load_converted(engine: Any, folder: Path, target: Path) -> None:
     finally:
         # Left on, ZeRO 3 would write checkpoints that lack the model's files.
         config.load_universal_checkpoint = False
-    # ZeRO 3 gives all groups the settings of the first.
+    # ZeRO 3 gives all groups the settings of the first, and all parameters one and the same counter.
     for group, value in zip(engine.optimizer.param_groups, decay, strict=True):
         group["weight_decay"] = value
     for parameter, state in engine.basic_optimizer.state.items():
-        if torch.is_tensor(state.get("step")):  # where a fused step expects it
-            state["step"] = state["step"].to(parameter.device)
+        state["step"] = state["step"].clone().to(parameter.device)
     dist.barrier()
     once_a_machine(lambda: shutil.rmtree(target))
 

@@ -1,5 +1,7 @@
 """DeepSpeed: its configuration from the recipe, and full weights out of its shards."""
 
+import contextlib
+import io
 import logging
 import math
 import os
@@ -38,7 +40,7 @@ def start_deepspeed(model: PackedLM, train: Train, *, use_gpu: bool) -> Any:
     given: dict[str, Any] = {"model_parameters": groups}
     if train.optimizer == "muon":
         given["optimizer"] = Muon(split_matrices(model, groups), lr=1.0, betas=BETAS)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         engine, *_ = deepspeed.initialize(model=model, config=config, **given)
     return engine

@@ -18,7 +18,8 @@ def train(job, world, **options):
     """Train a job with so many ranks; returns what rank 0's `run_worker` does.
 
     Options: ``stop_at`` (ask rank 1, or the only one, to stop after that step), ``die_at`` (kill the last rank
-    as it is about to note that step), ``poison`` (steps whose loss is made infinite on the last rank).
+    as it is about to take that step), ``poison`` (steps whose ``spoilt`` is made infinite on the last rank:
+    "loss" or "gradients"). Steps count from 1, in this run.
 
     Raises:
         RuntimeError: a rank raised; the text is the first one's traceback.
@@ -64,7 +65,7 @@ def _rank(job, rank, world, folder, environment, options):
     os._exit(0)
 
 
-def _run(job, rank, world, stop_at=None, die_at=None, poison=()):
+def _run(job, rank, world, stop_at=None, die_at=None, poison=(), spoilt="loss"):
     from rasterloom.train import engine
     from rasterloom.train.step import Asked
 
@@ -77,7 +78,7 @@ def _run(job, rank, world, stop_at=None, die_at=None, poison=()):
         if steps == die_at and rank == world - 1:
             os._exit(9)
         if steps in poison and rank == world - 1:
-            return original(_Poisoned(model_engine), parts, *args, **kwargs)
+            return original(_Poisoned(model_engine, spoilt), parts, *args, **kwargs)
         return original(model_engine, parts, *args, **kwargs)
 
     engine.train_step = train_step
@@ -89,14 +90,18 @@ def _run(job, rank, world, stop_at=None, die_at=None, poison=()):
 
 
 class _Poisoned:
-    """An engine whose losses are infinite."""
+    """An engine whose losses or gradients are infinite."""
 
-    def __init__(self, engine):
+    def __init__(self, engine, spoilt):
         object.__setattr__(self, "_engine", engine)
+        object.__setattr__(self, "_spoilt", spoilt)
 
     def __call__(self, *args):
         nll, z = self._engine(*args)
-        return nll * float("inf"), z
+        if self._spoilt == "loss":
+            return nll * float("inf"), z
+        nll.register_hook(lambda gradient: gradient * float("inf"))
+        return nll, z
 
     def __getattr__(self, name):
         return getattr(self._engine, name)
