@@ -70,7 +70,7 @@ def test_short_forms(write):
         (GOOD + "tokenize: {targets: [500]}", ["tokenize.targets", "multiple of 32", "500"]),
         (GOOD + "tokenize: {targets: [64, 64]}", ["tokenize.targets", "twice"]),
         (GOOD + "train: {stages: [{target: 64, steps: 1}]}", ["train.stages[0].target", "64", "[512]"]),
-        (GOOD + "train: {stages: [{target: 512}]}", ["train.stages[0]", "epochs or steps"]),
+        (GOOD + "train: {stages: [{target: 512}]}", ["train.stages[0]", "one of epochs, steps and tokens"]),
         (GOOD + "train: {stages: [{target: 512, rate: 3}]}", ["train.stages[0].rate", "no such field"]),
         (
             GOOD + "train: {optimizer: muon, stages: [{target: 512, steps: 1}]}",  # zero is 2 unless told

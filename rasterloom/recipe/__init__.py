@@ -13,11 +13,12 @@ from rasterloom.recipe.sample import ColourCheck, Sample
 from rasterloom.recipe.section import RecipeError, Section
 from rasterloom.recipe.source import Column, Source
 from rasterloom.recipe.tokenize import CODECS, Prompt, Tokenize
-from rasterloom.recipe.train import DeepSpeed, Guard, Stage, Train
+from rasterloom.recipe.train import SPEED_ONLY, DeepSpeed, Guard, Part, Stage, Train
 from rasterloom.recipe.whole import Recipe
 
 __all__ = [
     "CODECS",
+    "SPEED_ONLY",
     "ColourCheck",
     "Column",
     "Dedup",
@@ -25,6 +26,7 @@ __all__ = [
     "Fetch",
     "Guard",
     "Keep",
+    "Part",
     "Prompt",
     "Recipe",
     "RecipeError",

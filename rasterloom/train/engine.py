@@ -27,11 +27,12 @@ from rasterloom.train.guard import after_objection, after_step, objection
 from rasterloom.train.job import StageJob
 from rasterloom.train.metrics import MetricsLog
 from rasterloom.train.model import PackedLM, build_model, save_model
-from rasterloom.train.plan import StagePlan, balance, micro_batches, stage_plan
+from rasterloom.train.plan import deal
 from rasterloom.train.ranks import on_rank_0
 from rasterloom.train.rows import TokenRows, open_rows, prefetched
 from rasterloom.train.samples import Packed, drop_context, heldout_draw, is_dropped, pack
 from rasterloom.train.schedule import learning_rate
+from rasterloom.train.stage_plan import StagePlan, stage_plan
 from rasterloom.train.step import Asked, train_step
 from rasterloom.train.transfer import upload
 from rasterloom.train.zero import full_weights, start_deepspeed
@@ -160,6 +161,7 @@ def _open(job: StageJob) -> _Data:
         batch_tokens=stage.batch_tokens,
         epochs=stage.epochs,
         steps=stage.steps,
+        tokens=stage.tokens,
     )
     return _Data(rows, train, held, plan)
 
@@ -174,7 +176,7 @@ def _start(engine: Any, job: StageJob, last: Checkpoint | None, scratch: Path) -
         on_rank_0(lambda: resume.restore_notes(folder, job.folder))
         return replace(last.position, world_size=world)
     if job.keep_optimizer_from is not None:
-        before = Store(job.keep_optimizer_from)
+        before = Store(f"{job.keep_optimizer_from}/checkpoints")
         kept = on_rank_0(lambda: latest(before, None))
         if kept is None:
             raise StageImpossible(f"there is no checkpoint in {before.root} to take the optimizer's state from")
@@ -209,17 +211,11 @@ def split_heldout(rows: TokenRows, share: float) -> tuple[NDArray[np.int64], NDA
 
 
 def _batches(job: StageJob, data: _Data, start: int) -> Iterator[list[Packed]]:
-    """This rank's part of each global batch, in micro-batches, from step ``start`` on.
-
-    Every rank has equally many, empty ones at the end where its rows are fewer: all take part in each.
-    """
-    most = job.train.micro_batch_tokens or job.stage.batch_tokens
+    """This rank's micro-batches of each global batch, from step ``start`` on."""
+    rank, world = dist.get_rank(), dist.get_world_size()
     for batch in data.plan.batches(start):
-        shares = balance(batch.rows, data.plan.lengths, dist.get_world_size())
-        cut = [micro_batches(share, data.plan.lengths, most) for share in shares]
-        mine = cut[dist.get_rank()]
-        parts = [_packed(job, data, data.train[rows], batch.epoch) for rows in mine]
-        yield parts + [pack([])] * (max(map(len, cut)) - len(parts))
+        parts = deal(batch.rows, data.plan.lengths, world, job.train.micro_batch_tokens)[rank]
+        yield [_packed(job, data, data.train[rows], batch.epoch) for rows in parts]
 
 
 def _packed(job: StageJob, data: _Data, rows: NDArray[np.int64], epoch: int) -> Packed:

@@ -9,13 +9,10 @@ from typing import Any
 
 from pyarrow.fs import FileSystem
 
-from rasterloom.recipe import Stage, Train
+from rasterloom.recipe import SPEED_ONLY, Stage, Train
 from rasterloom.schema import Profile
 from rasterloom.storage import Store
 from rasterloom.train.ds_config import deepspeed_config
-
-
-_NO_MATTER = {"stages", "init", "checkpoint_every", "keep_checkpoints"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,9 @@ class StageJob:
     """Folder for all output; with workers on several machines it must be one that they share."""
     token_index: str | None = None
     """Length index of ``token_files``, beside them; None: they are opened one by one to plan."""
+    keep_optimizer_from: str | None = None
+    """Folder of the stage before (or ``s3://bucket/prefix``), with the ``checkpoints`` whose optimizer state
+    this one starts with; None: it starts with none."""
     workers: int = 2
     """At most so many."""
     min_workers: int | None = None
@@ -50,8 +50,6 @@ class StageJob:
     """Folder or ``s3://bucket/prefix`` of the checkpoints, where every machine reaches it; None: in
     ``out_dir``. On S3 it also holds what else a stage leaves behind, so that ``out_dir`` may be each
     machine's own."""
-    keep_optimizer_from: str | None = None
-    """The ``checkpoints`` of the stage before, whose optimizer state is taken over; None: it starts anew."""
 
     @property
     def folder(self) -> Path:
@@ -80,16 +78,17 @@ class StageJob:
     def digest(self) -> str:
         """Identify what is computed; how many workers do it, and where, is left out.
 
-        The recipe's other stages, and when checkpoints are written, do not change this stage: left out.
+        What only changes how it is computed (`recipe.train.SPEED_ONLY`) and the recipe's other stages do not
+        change this stage, so they are left out.
         """
         what = {
             "stage": self.stage.model_dump(mode="json"),
-            "train": self.train.model_dump(mode="json", exclude=_NO_MATTER),
+            "train": self.train.model_dump(mode="json", exclude={"stages", "init", *SPEED_ONLY}),
             "profile": asdict(self.profile),
             "files": self.token_files,
             "snapshot": self.tokens_snapshot,
             "init": self.init,
-            "optimizer": self.keep_optimizer_from,
+            "optimizer_from": self.keep_optimizer_from,
         }
         return hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=16).hexdigest()
 
@@ -129,7 +128,7 @@ def check(job: StageJob) -> None:
     """
     deepspeed_config(job.train)
     if not job.token_files:
-        raise ValueError(f"there are no tokens of target {job.stage.target} to train on")
+        raise ValueError(f"there are no tokens of target {job.stage.label} to train on")
     if job.init == "tiny":
         return
     config = Path(job.init) / "config.json"
