@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from rasterloom.recipe.section import Section
+from rasterloom.recipe.watch import Watch
 
 
 class Stage(Section):
@@ -35,7 +36,7 @@ class DeepSpeed(Section):
     bf16: bool = False
 
 
-class Train(Section):
+class Train(Watch):
     """FP-SFT: each stage starts from the weights of the one before it."""
 
     init: str = "tiny"

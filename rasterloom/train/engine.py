@@ -3,7 +3,6 @@
 Nothing here knows of Ray: it runs wherever torch.distributed has been set up.
 """
 
-import json
 import math
 import os
 import shutil
@@ -22,14 +21,16 @@ from numpy.typing import NDArray
 from rasterloom.schema import Profile
 from rasterloom.train import checkpoint
 from rasterloom.train.checkpoint import Position
-from rasterloom.train.evaluate import evaluate
+from rasterloom.train.files import read_json, write_json
+from rasterloom.train.groups import Groups, Tally
 from rasterloom.train.job import StageJob
-from rasterloom.train.metrics import MetricsLog, StepSums
+from rasterloom.train.metrics import StepSums
 from rasterloom.train.model import PackedLM, build_model, save_model
 from rasterloom.train.plan import StagePlan, balance, stage_plan
 from rasterloom.train.rows import TokenRows, open_rows, prefetched
 from rasterloom.train.samples import Packed, drop_context, heldout_draw, is_dropped, pack
 from rasterloom.train.schedule import learning_rate
+from rasterloom.train.watch import Watch
 from rasterloom.train.zero import full_weights, optimizer_step, start_deepspeed
 
 
@@ -37,7 +38,8 @@ def run_worker(job: StageJob) -> None:
     """Train a stage as one rank of the default process group, which must exist.
 
     Goes on from the last complete checkpoint in the job's folder. Leaves there ``model/``,
-    ``metrics.jsonl``, ``heldout.json`` and, when all else is written, ``result.json``.
+    ``metrics.jsonl``, ``heldout.json``, ``events/``, ``samples/`` and, when all else is written,
+    ``result.json``.
 
     Raises:
         ValueError: there is nothing to train on, or what is found in the job's folder does not fit.
@@ -67,19 +69,13 @@ def run_worker(job: StageJob) -> None:
     if last is not None:
         position = checkpoint.load(engine, last)
 
-    def measure(moment: str) -> None:
-        losses = evaluate(engine, rows, held_rows, stage.batch_tokens, device)
-        if rank == 0:
-            known = json.loads(job.heldout_file.read_text()) if moment == "end" else {}
-            _write(job.heldout_file, {**known, moment: losses})
-
-    if position.step == 0:
-        measure("start")
-    with MetricsLog(job.metrics_file if rank == 0 else None, keep=position.step) as log:
+    with Watch(engine, job, rows, held_rows, start=position.step, total=plan.steps) as watch:
+        watch.begin()
+        asked = time.monotonic()
         for packed in prefetched(_batches(job, rows, train_rows, plan, position.step)):
             began = time.monotonic()
             lr = learning_rate(position.step, plan.steps, stage)
-            sums = train_step(engine, packed, device, lr=lr, z_loss=train.z_loss)
+            sums = train_step(engine, packed, device, watch.tally, lr=lr, z_loss=train.z_loss)
             seconds = time.monotonic() - began
             position = replace(
                 position,
@@ -92,16 +88,17 @@ def run_worker(job: StageJob) -> None:
                     f"the loss is not finite at step {position.step}: "
                     "lower the stage's lr or raise its warmup_steps"
                 )
-            log.write(sums, step=position.step, total=plan.steps, lr=lr, seconds=seconds)
+            watch.note(sums, step=position.step, lr=lr, seconds=seconds, wait=began - asked)
+            watch.look(position.step)
             if position.step % train.checkpoint_every == 0 or position.step == plan.steps:
                 checkpoint.save(engine, job.checkpoint_dir, position, attempt=attempt)
-        loss = log.recent_loss()
-    measure("end")
+            asked = time.monotonic()
+        loss = watch.log.recent_loss()
     _export(engine, job.model_dir, job.profile, rank)
     if rank == 0:
         record = {"job": job.digest(), "steps": plan.steps, "tokens": position.tokens, "loss": loss}
-        record |= {"seconds": position.seconds, "heldout": json.loads(job.heldout_file.read_text())}
-        _write(job.result_file, record)
+        record |= {"seconds": position.seconds, "heldout": read_json(job.heldout_file)}
+        write_json(job.result_file, record)
     dist.barrier()
     engine.destroy()
 
@@ -115,11 +112,14 @@ def split_heldout(rows: TokenRows, share: float) -> tuple[NDArray[np.int64], NDA
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def train_step(engine: Any, packed: Packed, device: torch.device, *, lr: float, z_loss: float) -> StepSums:
+def train_step(
+    engine: Any, packed: Packed, device: torch.device, tally: Tally, *, lr: float, z_loss: float
+) -> StepSums:
     """Take one optimizer step on a global batch of which this rank has ``packed``."""
     rank, world = dist.get_rank(), dist.get_world_size()
     ids, targets = (torch.from_numpy(x).to(device) for x in (packed.input_ids, packed.targets))
     nll, z = engine(ids, targets, packed.lengths)
+    tally.add(nll, packed)
     sums = torch.zeros(3 + world, dtype=torch.float64, device=device)
     sums[:3] = torch.stack(
         [nll.detach().double().sum(), z.detach().double().sum(), sums.new_tensor(len(nll))]
@@ -152,7 +152,7 @@ def _batches(
             key = rows.keys[row].as_py()
             if is_dropped(key, seed=job.train.seed, epoch=batch.epoch, share=job.train.cfg_drop):
                 samples[i] = drop_context(samples[i], job.profile)
-        yield pack(samples)
+        yield pack(samples, Groups.of(rows).of_rows(rows, train_rows[mine]))
 
 
 def _export(engine: Any, folder: Path, profile: Profile, rank: int) -> None:
@@ -171,9 +171,3 @@ def _agreed(value: str) -> str:
     values = [value]
     dist.broadcast_object_list(values, src=0)
     return values[0]
-
-
-def _write(path: Path, record: dict[str, Any]) -> None:
-    draft = path.with_name(f"writing-{path.name}")
-    draft.write_text(json.dumps(record, indent=1))
-    os.replace(draft, path)

@@ -11,6 +11,22 @@ from pyarrow.fs import FileSystem
 
 from rasterloom.recipe import Stage, Train
 from rasterloom.schema import Profile
+from rasterloom.train.trackers import check_trackers
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Pictures of fixed prompts that are drawn while a stage trains, every ``train.sample_every`` steps."""
+
+    prompts: tuple[str, ...]
+    prompt_ids: tuple[tuple[int, ...], ...]
+    """Of each prompt, from bos to the separator before boi."""
+    sizes: tuple[tuple[int, int], ...]
+    """(width, height) of each picture in pixels."""
+    cfg: float
+    temperature: float
+    top_k: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -38,6 +54,8 @@ class StageJob:
     """Threads of a worker."""
     max_failures: int = 3
     """How often lost workers are replaced before the stage fails."""
+    drawing: Drawing | None = None
+    """What is drawn while the stage trains; it changes nothing in the weights."""
 
     @property
     def folder(self) -> Path:
@@ -58,6 +76,10 @@ class StageJob:
     @property
     def heldout_file(self) -> Path:
         return self.folder / "heldout.json"
+
+    @property
+    def samples_dir(self) -> Path:
+        return self.folder / "samples"
 
     @property
     def result_file(self) -> Path:
@@ -92,7 +114,8 @@ class StageResult:
     loss: float
     """Mean of the last tenth of the steps."""
     heldout: Mapping[str, Any]
-    """As in ``heldout.json``: loss, tokens and rows at the start and the end, in all and a bucket."""
+    """As in ``heldout.json``: loss, tokens and rows at ``start``, ``end`` and ``steps``, in all, by task and
+    by bucket."""
 
 
 def finished(job: StageJob) -> StageResult | None:
@@ -109,8 +132,10 @@ def check(job: StageJob) -> None:
     """Look for what would fail later, before any worker is started.
 
     Raises:
-        ValueError: there are no token files, or the weights to start from are missing or do not fit.
+        ValueError: there are no token files, the weights to start from are missing or do not fit, or the
+            package of a tracker is missing.
     """
+    check_trackers(job.train.trackers)
     if not job.token_files:
         raise ValueError(f"there are no tokens of target {job.stage.target} to train on")
     if job.init == "tiny":
