@@ -6,8 +6,9 @@ from typing import Any
 
 import yaml
 from PIL import Image
+from pydantic import Field
 
-from rasterloom.pipelines import sampling, token_work
+from rasterloom.pipelines import drawings, sampling, token_work
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.state import local_folder, status
 from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step
@@ -22,6 +23,8 @@ class TrainAt(Section):
     stage: Stage
     train: Train
     tokenize: token_work.AnyPlace
+    sample: Sample = Field(Sample(), exclude=True)
+    """What is drawn on the way; it changes nothing in the stage."""
 
 
 class SampleAt(Section):
@@ -47,7 +50,7 @@ def training_steps(recipe: Recipe, corpus: list[Step]) -> list[Step]:
         assert recipe.train
         tokens = by_name[f"tokens/{stage.target}"]
         shared = recipe.train.model_copy(update={"stages": (stage,)})
-        config = TrainAt(stage=stage, train=shared, tokenize=_tokenize(tokens))
+        config = TrainAt(stage=stage, train=shared, tokenize=_tokenize(tokens), sample=recipe.sample)
         name = f"train/{number}-{stage.target}"
         given = (tokens, by_name["text"], by_name[f"lengths/{stage.target}"], *stages[-1:])
         stages.append(FileStep(name, config, "1", given, make=train_stage, resumes=True))
@@ -80,7 +83,9 @@ def train_stage(
     assert isinstance(config, TrainAt)
     tokens, text, lengths, *before = step.inputs
     (index,) = inputs[lengths.name]
-    _, profile = token_work.load_text(corpus.store, inputs[text.name][0].name, config.tokenize)
+    encoder, profile = token_work.load_text(corpus.store, inputs[text.name][0].name, config.tokenize)
+    pictures = _pictures(config, folder)
+    size = (config.stage.target, config.stage.target)
     job = StageJob(
         stage=config.stage,
         train=config.train,
@@ -94,9 +99,28 @@ def train_stage(
         workers=run.train_workers.max,
         min_workers=run.train_workers.min,
         use_gpu=run.use_gpu,
+        drawing=drawings.drawing_of(config.sample, size, encoder, profile) if pictures else None,
     )
-    result = ray_train.train_stage(job, lambda row: _show(progress, row))
+
+    def show(row: dict[str, Any]) -> None:
+        _show(progress, row)
+        if pictures:
+            pictures.update()
+
+    result = ray_train.train_stage(job, show)
+    if pictures:
+        pictures.update()
     return {"steps": result.steps, "tokens": result.tokens}
+
+
+def _pictures(config: TrainAt, folder: Path) -> drawings.Pictures | None:
+    """What decodes the pictures that are drawn on the way; None if there are to be none."""
+    from rasterloom.tokenize.codecs import codec_of
+
+    if not config.train.sample_every or not config.sample.prompts:
+        return None
+    codec = codec_of(config.tokenize, "cpu")  # the GPUs are busy
+    return drawings.Pictures(folder, codec, config.train) if codec.can_decode else None
 
 
 def _show(progress: Progress, row: dict[str, Any]) -> None:

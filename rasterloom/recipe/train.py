@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from rasterloom.recipe.section import Section
+from rasterloom.recipe.watch import Watch
 
 CorpusRef = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*@[A-Za-z0-9_.-]+$")]
 """``name@tag`` or ``name@snapshot``: a version of a corpus of this workspace."""
@@ -118,7 +119,7 @@ class DeepSpeed(Section):
     """``cpu``: the optimizer's state and step are there, not on the GPU; takes ZeRO 1, 2 or 3."""
     config: str | None = None
     """A file in DeepSpeed's own JSON, read into ``extra``."""
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = Field(default_factory=dict)
     """The same inline. It may add to what Rasterloom sets, but not contradict it."""
 
     @model_validator(mode="before")
@@ -158,7 +159,7 @@ class Guard(Section):
     """After so many times in a stage it fails."""
 
 
-class Train(Section):
+class Train(Watch):
     """FP-SFT: each stage starts from the weights of the one before it.
 
     The defaults are those of Lumina-mGPT's training of its 7B model.

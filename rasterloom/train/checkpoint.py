@@ -13,7 +13,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Position:
     step: int  # global batches done or passed over; with the job this is the whole position in the plan
     tokens: int
     seconds: float
-    seen: Seen = Seen()
+    seen: Seen = field(default_factory=Seen)
 
 
 @dataclass(frozen=True)

@@ -8,33 +8,33 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 
+from rasterloom.recipe import Guard
 from rasterloom.schema import Profile
 from rasterloom.storage import Store
 from rasterloom.train import resume
 from rasterloom.train.checkpoint import Checkpoint, Position, Saver, latest, restore_random_state
-from rasterloom.train.evaluate import evaluate
+from rasterloom.train.feed import open_feed
+from rasterloom.train.files import read_json, write_json
 from rasterloom.train.guard import after_objection, after_step, objection
 from rasterloom.train.job import StageJob
-from rasterloom.train.metrics import MetricsLog
+from rasterloom.train.metrics import StepSums
 from rasterloom.train.model import PackedLM, build_model, save_model
-from rasterloom.train.plan import deal
 from rasterloom.train.ranks import on_rank_0
-from rasterloom.train.rows import TokenRows, open_rows, prefetched
-from rasterloom.train.samples import Packed, drop_context, heldout_draw, is_dropped, pack
+from rasterloom.train.rows import prefetched
 from rasterloom.train.schedule import learning_rate
-from rasterloom.train.stage_plan import StagePlan, stage_plan
 from rasterloom.train.step import Asked, train_step
+from rasterloom.train.trackers import EVENTS
 from rasterloom.train.transfer import upload
+from rasterloom.train.watch import Watch
 from rasterloom.train.zero import full_weights, start_deepspeed
 
 OUTPUT = "output"  # beside the checkpoints on S3: what a stage leaves behind
@@ -42,16 +42,6 @@ OUTPUT = "output"  # beside the checkpoints on S3: what a stage leaves behind
 
 class StageImpossible(ValueError):
     """The job cannot be done, and not with other workers either; every rank raises it."""
-
-
-@dataclass(frozen=True)
-class _Data:
-    """What a stage trains on."""
-
-    rows: TokenRows
-    train: NDArray[np.int64]  # row numbers
-    held: NDArray[np.int64]
-    plan: StagePlan
 
 
 def run_worker(
@@ -78,11 +68,11 @@ def run_worker(
     """
     rank = dist.get_rank()
     device = torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu")
-    train, stage, store = job.train, job.stage, job.checkpoint_store
+    train, store = job.train, job.checkpoint_store
     job.folder.mkdir(parents=True, exist_ok=True)
     scratch = job.folder / f"scratch-{socket.gethostname()}"
     try:
-        data = _open(job)
+        feed = open_feed(job)
         last = on_rank_0(lambda: latest(store, job.digest()))
     except ValueError as error:
         raise StageImpossible(str(error)) from error
@@ -92,78 +82,55 @@ def run_worker(
     model.train()  # a checkpoint comes in evaluation mode
     engine = start_deepspeed(model, train, use_gpu=job.use_gpu)
     position = _start(engine, job, last, scratch)
-
-    def measure(moment: str) -> None:
-        tokens = min(stage.batch_tokens, (train.micro_batch_tokens or stage.batch_tokens) * dist.get_world_size())
-        losses = evaluate(engine, data.rows, data.held, tokens, device)
-        if rank == 0:
-            known = json.loads(job.heldout_file.read_text()) if moment == "end" else {}
-            _write(job.heldout_file, {**known, moment: losses})
-
-    if position.step == 0:
-        measure("start")
-    notes = (job.metrics_file, job.heldout_file)
-    saver = Saver(store, scratch, keep=train.keep_checkpoints, notes=notes)
-    with MetricsLog(job.metrics_file if rank == 0 else None, keep=position.step) as log:
+    saver = Saver(store, scratch, keep=train.keep_checkpoints, notes=(job.metrics_file, job.heldout_file))
+    total = feed.plan.steps
+    with Watch(engine, job, feed.rows, feed.held, start=position.step, total=total) as watch:
+        watch.begin()
         if last is None and train.guard.on == "rollback":
             saver.save(engine, position)  # there is always one to go back to
-        for parts in prefetched(_batches(job, data, position.step)):
+        waiting_since = time.monotonic()
+        for parts in prefetched(feed.batches(position.step)):
             began = time.monotonic()
-            lr = learning_rate(position.step, data.plan.steps, stage)
-            seen = position.seen
-            sums = train_step(
-                engine, parts, device, lr=lr, z_loss=train.z_loss,
-                accept=lambda loss, norm: objection(train.guard, seen, loss, norm) is None,
-            )  # fmt: skip
-            reason = objection(train.guard, seen, sums.loss, sums.grad_norm)
-            position = replace(position, step=position.step + 1)
-            if reason is None:
-                position = replace(
-                    position, tokens=position.tokens + sums.tokens, seen=after_step(train.guard, seen, sums.loss)
-                )
-            else:
-                position = replace(position, seen=after_objection(train.guard, seen, reason, position.step))
-                if train.guard.on == "rollback":
-                    reason += f"; back to step {_roll_back(engine, saver, job, scratch)}"
+            lr = learning_rate(position.step, total, job.stage)
+            judge = partial(objection, train.guard, position.seen)
+            sums = train_step(engine, parts, device, watch.tally, lr=lr, z_loss=train.z_loss, refuse=judge)
+            refused = judge(sums.loss, sums.grad_norm)
+            position = _after(position, sums, refused, train.guard)
+            if refused and train.guard.on == "rollback":
+                refused += f"; back to step {_roll_back(engine, saver, job, scratch)}"
             seconds = time.monotonic() - began
             position = replace(position, seconds=position.seconds + seconds)
-            record = log.write(
-                sums, step=position.step, total=data.plan.steps, lr=lr, seconds=seconds, note=reason
+            record = watch.note(
+                sums, step=position.step, lr=lr, seconds=seconds, wait=began - waiting_since, refused=refused
             )
             if rank == 0:
                 on_step(record)
+            watch.look(position.step)
             wish, uploaded = _agree(asked(), saver.ready, device)
-            at_end = position.step == data.plan.steps
-            if position.step % train.checkpoint_every == 0 or at_end or wish:
+            if position.step % train.checkpoint_every == 0 or position.step == total or wish:
                 saver.save(engine, position)
             elif uploaded:
                 saver.finish()
-            if wish == Asked.STOP and not at_end:
+            if wish == Asked.STOP and position.step < total:
                 saver.finish()
                 engine.destroy()
                 return "stopped"
+            waiting_since = time.monotonic()
         saver.finish()
-        loss = log.recent_loss()
-    measure("end")
+        loss = watch.log.recent_loss()
     _export(engine, job.model_dir, job.profile, rank)
     on_rank_0(lambda: _conclude(job, position, loss))
     engine.destroy()
     return "done"
 
 
-def _open(job: StageJob) -> _Data:
-    rows = open_rows(job.token_files, job.filesystem, job.token_index)
-    train, held = split_heldout(rows, job.train.heldout)
-    stage = job.stage
-    plan = stage_plan(
-        rows.lengths[train],
-        seed=job.train.seed,
-        batch_tokens=stage.batch_tokens,
-        epochs=stage.epochs,
-        steps=stage.steps,
-        tokens=stage.tokens,
-    )
-    return _Data(rows, train, held, plan)
+def _after(position: Position, sums: StepSums, refused: str | None, guard: Guard) -> Position:
+    """The position after a step that was taken, or refused."""
+    step = position.step + 1
+    if refused:
+        return replace(position, step=step, seen=after_objection(guard, position.seen, refused, step))
+    seen = after_step(guard, position.seen, sums.loss)
+    return replace(position, step=step, tokens=position.tokens + sums.tokens, seen=seen)
 
 
 def _start(engine: Any, job: StageJob, last: Checkpoint | None, scratch: Path) -> Position:
@@ -179,7 +146,9 @@ def _start(engine: Any, job: StageJob, last: Checkpoint | None, scratch: Path) -
         before = Store(f"{job.keep_optimizer_from}/checkpoints")
         kept = on_rank_0(lambda: latest(before, None))
         if kept is None:
-            raise StageImpossible(f"there is no checkpoint in {before.root} to take the optimizer's state from")
+            raise StageImpossible(
+                f"there is no checkpoint in {before.root} to take the optimizer's state from"
+            )
         resume.load(engine, before, kept, scratch)
     return Position(job.digest(), job.tokens_snapshot, world, step=0, tokens=0, seconds=0.0)
 
@@ -201,32 +170,6 @@ def _agree(asked: Asked, uploaded: bool, device: torch.device) -> tuple[Asked, b
     return Asked(most), not missing
 
 
-def split_heldout(rows: TokenRows, share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row numbers to train on, and row numbers held out."""
-    draws = rows.heldout
-    if draws is None:
-        draws = np.fromiter((heldout_draw(key) for key in rows.keys.to_pylist()), dtype=np.float64)
-    held = draws < share
-    return np.flatnonzero(~held), np.flatnonzero(held)
-
-
-def _batches(job: StageJob, data: _Data, start: int) -> Iterator[list[Packed]]:
-    """This rank's micro-batches of each global batch, from step ``start`` on."""
-    rank, world = dist.get_rank(), dist.get_world_size()
-    for batch in data.plan.batches(start):
-        parts = deal(batch.rows, data.plan.lengths, world, job.train.micro_batch_tokens)[rank]
-        yield [_packed(job, data, data.train[rows], batch.epoch) for rows in parts]
-
-
-def _packed(job: StageJob, data: _Data, rows: NDArray[np.int64], epoch: int) -> Packed:
-    samples = data.rows.fetch(rows)
-    for i, row in enumerate(rows.tolist()):
-        key = data.rows.keys[row].as_py()
-        if is_dropped(key, seed=job.train.seed, epoch=epoch, share=job.train.cfg_drop):
-            samples[i] = drop_context(samples[i], job.profile)
-    return pack(samples)
-
-
 def _export(engine: Any, folder: Path, profile: Profile, rank: int) -> None:
     """Write the weights as a folder that plain transformers loads; every rank calls this."""
     weights = full_weights(engine, keep=rank == 0)
@@ -239,19 +182,15 @@ def _export(engine: Any, folder: Path, profile: Profile, rank: int) -> None:
 
 
 def _conclude(job: StageJob, position: Position, loss: float) -> None:
-    """Write the result, and bring it where the driver finds it if that is on another machine."""
+    """Write the result, and bring it where the driver finds it if that may be on another machine."""
     record = {"job": job.digest(), "steps": position.step, "tokens": position.tokens, "loss": loss}
-    record |= {"seconds": position.seconds, "heldout": json.loads(job.heldout_file.read_text())}
+    record |= {"seconds": position.seconds, "heldout": read_json(job.heldout_file)}
     store = job.checkpoint_store
     if store.is_s3:
-        upload(store, job.model_dir, f"{OUTPUT}/{job.model_dir.name}")
+        for folder in (job.model_dir, job.samples_dir, job.folder / EVENTS):
+            if folder.exists():
+                upload(store, folder, f"{OUTPUT}/{folder.name}")
         for note in (job.metrics_file, job.heldout_file):
             store.put(f"{OUTPUT}/{note.name}", note.read_bytes())
         store.put(f"{OUTPUT}/{job.result_file.name}", json.dumps(record).encode())
-    _write(job.result_file, record)
-
-
-def _write(path: Path, record: dict[str, Any]) -> None:
-    draft = path.with_name(f"writing-{path.name}")
-    draft.write_text(json.dumps(record, indent=1))
-    os.replace(draft, path)
+    write_json(job.result_file, record)

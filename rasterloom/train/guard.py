@@ -41,7 +41,7 @@ def objection(guard: Guard, seen: Seen, loss: float, grad_norm: float) -> str | 
     usual = median(seen.losses)
     if loss <= guard.factor * usual:
         return None
-    return f"the loss {loss:.4g} is more than {guard.factor:g} times the last {guard.window} steps' {usual:.4g}"
+    return f"the loss {loss:.4g} is more than {guard.factor:g} times the usual {usual:.4g}"
 
 
 def after_step(guard: Guard, seen: Seen, loss: float) -> Seen:
@@ -61,5 +61,5 @@ def after_objection(guard: Guard, seen: Seen, reason: str, step: int) -> Seen:
     if guard.on == "stop":
         raise TrainingDiverged(f"{reason} at step {step}: {advice}, or let train.guard skip such steps")
     if seen.objections >= guard.limit:
-        raise TrainingDiverged(f"{reason} at step {step}, after {guard.limit} others (train.guard.limit): {advice}")
+        raise TrainingDiverged(f"{reason} at step {step}, after {guard.limit} such steps: {advice}")
     return replace(seen, objections=seen.objections + 1)

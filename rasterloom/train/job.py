@@ -13,6 +13,22 @@ from rasterloom.recipe import SPEED_ONLY, Stage, Train
 from rasterloom.schema import Profile
 from rasterloom.storage import Store
 from rasterloom.train.ds_config import deepspeed_config
+from rasterloom.train.trackers import check_trackers
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Pictures of fixed prompts that are drawn while a stage trains, every ``train.sample_every`` steps."""
+
+    prompts: tuple[str, ...]
+    prompt_ids: tuple[tuple[int, ...], ...]
+    """Of each prompt, from bos to the separator before boi."""
+    sizes: tuple[tuple[int, int], ...]
+    """(width, height) of each picture in pixels."""
+    cfg: float
+    temperature: float
+    top_k: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -50,6 +66,8 @@ class StageJob:
     """Folder or ``s3://bucket/prefix`` of the checkpoints, where every machine reaches it; None: in
     ``out_dir``. On S3 it also holds what else a stage leaves behind, so that ``out_dir`` may be each
     machine's own."""
+    drawing: Drawing | None = None
+    """What is drawn while the stage trains; it changes nothing in the weights."""
 
     @property
     def folder(self) -> Path:
@@ -70,6 +88,10 @@ class StageJob:
     @property
     def heldout_file(self) -> Path:
         return self.folder / "heldout.json"
+
+    @property
+    def samples_dir(self) -> Path:
+        return self.folder / "samples"
 
     @property
     def result_file(self) -> Path:
@@ -106,7 +128,8 @@ class StageResult:
     loss: float
     """Mean of the last tenth of the steps."""
     heldout: Mapping[str, Any]
-    """As in ``heldout.json``: loss, tokens and rows at the start and the end, in all and a bucket."""
+    """As in ``heldout.json``: loss, tokens and rows at ``start``, ``end`` and ``steps``, in all, by task and
+    by bucket."""
 
 
 def finished(job: StageJob) -> StageResult | None:
@@ -123,10 +146,11 @@ def check(job: StageJob) -> None:
     """Look for what would fail later, before any worker is started.
 
     Raises:
-        ValueError: there are no token files, the weights to start from are missing or do not fit, or
-            ``train.deepspeed`` contradicts the rest of the recipe.
+        ValueError: there are no token files, the weights to start from are missing or do not fit, the
+            package of a tracker is missing, or ``train.deepspeed`` contradicts the rest of the recipe.
     """
     deepspeed_config(job.train)
+    check_trackers(job.train.trackers)
     if not job.token_files:
         raise ValueError(f"there are no tokens of target {job.stage.label} to train on")
     if job.init == "tiny":

@@ -1,10 +1,12 @@
-"""What is noted of each step, in ``metrics.jsonl``."""
+"""What is noted of each step, in ``metrics.jsonl`` and by the trackers."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
+
+from rasterloom.train.trackers import Tracker
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,9 @@ class StepSums:
 class MetricsLog:
     """Appends a line a step. Lines beyond step ``keep`` are of an attempt that was lost and are removed."""
 
-    def __init__(self, path: Path | None, *, keep: int) -> None:
+    def __init__(self, path: Path | None, *, keep: int, trackers: Sequence[Tracker] = ()) -> None:
         """Open the log; with ``path`` None, on ranks other than 0, nothing is written."""
+        self._trackers = trackers
         self._losses: list[float] = []
         self._file: IO[str] | None = None
         if path is None:
@@ -42,12 +45,20 @@ class MetricsLog:
         self._file = path.open("a")
 
     def write(
-        self, sums: StepSums, *, step: int, total: int, lr: float, seconds: float, note: str | None = None
+        self,
+        sums: StepSums,
+        *,
+        step: int,
+        total: int,
+        lr: float,
+        seconds: float,
+        more: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Note a step, which counts from 1, and return the record.
+        """Note a step, and return what is noted of it.
 
         Args:
-            note: why the step was not taken, if it was not.
+            step: counts from 1.
+            more: is noted beside what is said of every step; a ``note`` says why the step was not taken.
         """
         record: dict[str, Any] = {
             "step": step,
@@ -61,14 +72,15 @@ class MetricsLog:
             "tokens_per_s": round(sums.tokens / max(seconds, 1e-9), 1),
             "useful_share": round(sums.useful_share, 4),
             "seconds": round(seconds, 4),
+            **(more or {}),
         }
-        if note is not None:
-            record["note"] = note
-        else:
+        if "note" not in record:
             self._losses.append(sums.loss)
         if self._file is not None:
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
+            for tracker in self._trackers:
+                tracker.scalars(flat(record, "train"), step)
         return record
 
     def recent_loss(self) -> float:
@@ -76,14 +88,20 @@ class MetricsLog:
         recent = self._losses[-max(1, len(self._losses) // 10) :]
         return sum(recent) / max(1, len(recent))
 
-    def __enter__(self) -> "MetricsLog":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         if self._file is not None:
             self._file.close()
+
+
+def flat(record: Mapping[str, Any], place: str) -> dict[str, float]:
+    """The numbers of a record under the names that trackers know them by, as ``train/tasks/t2i/loss``."""
+    found: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{place}/{name}")
+        elif isinstance(value, int | float) and name not in ("step", "total"):
+            found[f"{place}/{name}"] = float(value)
+    return found
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pyarrow.fs import FileSystem, LocalFileSystem
 
 CACHE_BYTES = 2**30  # of decoded row groups, a worker
+NEEDED = {"key", "bucket", "task", "n_tokens", "input_ids", "loss_spans"}  # of `schema.TOKENS`
 T = TypeVar("T")
 
 
@@ -40,6 +41,8 @@ class TokenRows:
     lengths: NDArray[np.int32]  # tokens of each row
     bucket_names: list[str]  # "<width>x<height>"
     bucket_numbers: NDArray[np.int32]  # of each row, in `bucket_names`
+    task_names: list[str]
+    task_numbers: NDArray[np.int32]  # of each row, in `task_names`
     heldout: NDArray[np.float64] | None  # `samples.heldout_draw` of each row, where an index has it
     groups: list[_Group]
     read_keys: Callable[[], pa.ChunkedArray]  # of all rows
@@ -87,7 +90,7 @@ class TokenRows:
 def open_rows(
     files: Sequence[str], filesystem: FileSystem | None = None, index: str | None = None
 ) -> TokenRows:
-    """Read what is needed to plan: lengths and buckets, but no tokens.
+    """Read what is needed to plan: lengths, buckets and tasks, but no tokens.
 
     Args:
         index: the length index of just these files (pipelines/lengths.py), where there is one: then no
@@ -101,7 +104,7 @@ def open_rows(
     table, sizes = _indexed(files, filesystem, index) if index else _listed(files, filesystem)
     flat = [(number, group, rows) for number, of_file in enumerate(sizes) for group, rows in of_file]
     starts = np.cumsum([0, *(rows for _, _, rows in flat)])[:-1].tolist()
-    buckets = table["bucket"].unify_dictionaries().combine_chunks()
+    buckets, tasks = (table[name].unify_dictionaries().combine_chunks() for name in ("bucket", "task"))
 
     def read_keys() -> pa.ChunkedArray:
         if index is None:
@@ -115,6 +118,8 @@ def open_rows(
         lengths=table["n_tokens"].to_numpy(),
         bucket_names=buckets.dictionary.to_pylist(),
         bucket_numbers=buckets.indices.to_numpy(),
+        task_names=tasks.dictionary.to_pylist(),
+        task_numbers=tasks.indices.to_numpy(),
         heldout=table["heldout"].to_numpy() if index else None,
         groups=[_Group(*where[:2], start) for where, start in zip(flat, starts, strict=True)],
         read_keys=read_keys,
@@ -126,12 +131,12 @@ _Sizes = list[list[tuple[int, int]]]  # of each file: number and rows of its row
 
 def _indexed(files: Sequence[str], filesystem: FileSystem, index: str) -> tuple[pa.Table, _Sizes]:
     with filesystem.open_input_file(index) as source:
-        reader = pq.ParquetFile(source, read_dictionary=["bucket"])
+        reader = pq.ParquetFile(source, read_dictionary=["bucket", "task"])
         found = json.loads(reader.metadata.metadata.get(b"rasterloom.files", b"[]"))
         names = [file["name"] for file in found]
         if len(names) != len(files) or not all(map(str.endswith, files, names)):
             raise ValueError(f"{index} is the length index of other files: {len(names)} for {len(files)}")
-        return reader.read(columns=["bucket", "n_tokens", "heldout"]), [
+        return reader.read(columns=["bucket", "task", "n_tokens", "heldout"]), [
             list(enumerate(file["groups"])) for file in found
         ]
 
@@ -140,15 +145,14 @@ def _listed(files: Sequence[str], filesystem: FileSystem) -> tuple[pa.Table, _Si
     tables, sizes = [], []
     for path in files:
         with filesystem.open_input_file(path) as source:
-            reader = pq.ParquetFile(source, read_dictionary=["bucket"])
-            missing = {"key", "bucket", "n_tokens", "input_ids", "loss_spans"} - set(
-                reader.schema_arrow.names
-            )
+            metadata = pq.read_metadata(source)
+            missing = NEEDED - set(metadata.schema.to_arrow_schema().names)
             if missing:
                 raise ValueError(f"{path} is no token table: it has no column {', '.join(sorted(missing))}")
-            tables.append(reader.read(columns=["key", "bucket", "n_tokens"]))
-            groups = range(reader.metadata.num_row_groups)
-            sizes.append([(group, reader.metadata.row_group(group).num_rows) for group in groups])
+            reader = pq.ParquetFile(source, metadata=metadata, read_dictionary=["bucket", "task"])
+            tables.append(reader.read(columns=["key", "bucket", "task", "n_tokens"]))
+            groups = range(metadata.num_row_groups)
+            sizes.append([(group, metadata.row_group(group).num_rows) for group in groups])
     return pa.concat_tables(tables), sizes
 
 

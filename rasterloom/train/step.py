@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from rasterloom.train.groups import Tally
 from rasterloom.train.metrics import StepSums
 from rasterloom.train.samples import IGNORE, Packed
 from rasterloom.train.zero import backward, optimizer_step
@@ -26,10 +27,11 @@ def train_step(
     engine: Any,
     parts: Sequence[Packed],
     device: torch.device,
+    tally: Tally,
     *,
     lr: float,
     z_loss: float,
-    accept: Callable[[float, float], bool] = lambda loss, norm: True,
+    refuse: Callable[[float, float], str | None] = lambda loss, norm: None,
 ) -> StepSums:
     """Take one optimizer step on a global batch; every rank calls this with equally many micro-batches.
 
@@ -38,7 +40,8 @@ def train_step(
 
     Args:
         parts: this rank's micro-batches.
-        accept: is given the loss and the norm of its gradients, and says whether to take the step.
+        tally: is told of their tokens' losses.
+        refuse: is given the loss and the norm of its gradients; the step is taken unless it returns a reason.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     counts = torch.zeros(1 + world, dtype=torch.float64, device=device)
@@ -53,11 +56,12 @@ def train_step(
     for number, part in enumerate(parts, start=1):
         ids, targets = (torch.from_numpy(x).to(device) for x in (part.input_ids, part.targets))
         nll, z = engine(ids, targets, part.lengths)
+        tally.add(nll, part)
         backward(engine, (nll.sum() + z_loss * z.sum()) * scale, last=number == len(parts))
         sums += torch.stack([nll.detach().double().sum(), z.detach().double().sum()])
     dist.all_reduce(sums)
     loss, z = (sums / max(count, 1)).tolist()
-    grad_norm = optimizer_step(engine, lr, lambda norm: accept(loss, norm))
+    grad_norm = optimizer_step(engine, lr, lambda norm: not refuse(loss, norm))
     return StepSums(
         loss=loss,
         z=z,

@@ -16,7 +16,8 @@ class Upload:
 
     def __init__(self, store: Store, folder: Path, name: str) -> None:
         self._error: StorageError | None = None
-        self._thread = threading.Thread(target=self._work, args=(store, folder, name), name="upload", daemon=True)
+        arguments = (store, folder, name)
+        self._thread = threading.Thread(target=self._work, args=arguments, name="upload", daemon=True)
         self._thread.start()
 
     @property
@@ -51,7 +52,7 @@ def upload(store: Store, folder: Path, name: str) -> None:
         except OSError as error:
             if attempt == TRIES - 1:
                 reason = " ".join(str(error).split())
-                raise StorageError(f"{store.uri(name)}: cannot be uploaded, tried {TRIES} times: {reason}") from None
+                raise StorageError(f"{store.uri(name)}: cannot be uploaded: {reason}") from None
         s3.wait(attempt)
 
 

@@ -17,9 +17,9 @@ LIMIT_S = 300
 def train(job, world, **options):
     """Train a job with so many ranks; returns what rank 0's `run_worker` does.
 
-    Options: ``stop_at`` (ask rank 1, or the only one, to stop after that step), ``die_at`` (kill the last rank
-    as it is about to take that step), ``poison`` (steps whose ``spoilt`` is made infinite on the last rank:
-    "loss" or "gradients"). Steps count from 1, in this run.
+    Options: ``stop_at`` (a rank is asked to stop after that step), ``die_at`` (the last rank dies as it is
+    about to take that step), ``poison`` (steps whose ``spoilt``, "loss" or "gradients", are infinite on the
+    last rank). Steps count from 1, in this run.
 
     Raises:
         RuntimeError: a rank raised; the text is the first one's traceback.

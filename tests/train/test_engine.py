@@ -145,7 +145,9 @@ def test_a_half_written_checkpoint_is_not_used(job, crash_at, monkeypatch):
     run_worker(job)
     assert finished(job) is not None
     # The record of each, and its folder: what was half-written is gone.
-    assert [path.name[:13] for path in sorted(folder.iterdir())] == ["step-00000006"] * 2 + ["step-00000008"] * 2
+    assert [path.name[:13] for path in sorted(folder.iterdir())] == ["step-00000006"] * 2 + [
+        "step-00000008"
+    ] * 2
 
 
 def test_the_last_checkpoint_is_enough_to_finish(job, monkeypatch):
@@ -177,6 +179,7 @@ def test_nothing_to_train_on_and_nothing_held_out(job, write_tokens):
     run_worker(none)
     assert json.loads(none.heldout_file.read_text())["end"] == {
         "all": {"loss": None, "tokens": 0, "rows": 0},
+        "tasks": {},
         "buckets": {},
     }
 
@@ -203,8 +206,7 @@ def test_a_metrics_file_with_a_torn_line_is_read(job):
     torn = Path(shutil.copy(job.metrics_file, job.metrics_file.with_name("torn.jsonl")))
     torn.write_text(text[:-20])
     assert [r["step"] for r in read_metrics(torn)] == list(range(1, 8))
-    with MetricsLog(torn, keep=3):
-        pass
+    MetricsLog(torn, keep=3).close()
     assert [r["step"] for r in read_metrics(torn)] == [1, 2, 3]
 
 

@@ -41,7 +41,9 @@ def test_another_file_system(write_tokens, tmp_path):
 def test_a_table_of_something_else_is_named(tmp_path):
     path = tmp_path / "other.parquet"
     pq.write_table(pa.table({"key": ["a"], "bucket": ["64x64"]}), path)
-    with pytest.raises(ValueError, match=r"other.parquet is no token table.*input_ids, loss_spans, n_tokens"):
+    with pytest.raises(
+        ValueError, match=r"other.parquet is no token table.*input_ids, loss_spans, n_tokens, task"
+    ):
         open_rows([str(path)])
 
 
