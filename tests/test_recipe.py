@@ -111,7 +111,7 @@ def test_short_forms(write):
         (
             GOOD
             + "train: {optimizer: muon, deepspeed: {zero: 0, bf16: true}, stages: [{target: 512, steps: 1}]}",
-            ["train: optimizer muon takes deepspeed: {zero: 0, bf16: false}"],
+            ["train.deepspeed: bf16 takes zero 1, 2 or 3"],
         ),
         ("corpus: demo", ["sources", "required"]),
         ("corpus: demo\nsources: [{path: 3}]", ["sources[0].path: takes a path or a list of paths, not 3"]),

@@ -1,17 +1,18 @@
 """A training stage as a step: what it is trained on, and the job that its workers are given."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, PlainSerializer
 
-from rasterloom.pipelines import token_work
+from rasterloom.pipelines import drawings, token_work
 from rasterloom.pipelines.pinned import INDEX, Pinned, pinned_files, pinned_step, pinned_text
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.state import file_folder, local_folder, output_files, status
 from rasterloom.pipelines.step import FileStep, Step
-from rasterloom.recipe import SPEED_ONLY, Part, Recipe, RecipeError, Run, Section, Stage, Train
+from rasterloom.recipe import SPEED_ONLY, Part, Recipe, RecipeError, Run, Sample, Section, Stage, Train
+from rasterloom.schema import Profile
 from rasterloom.train.job import PartFiles, StageJob
 from rasterloom.versions.tables import Corpus, DataFile
 
@@ -26,6 +27,8 @@ class TrainAt(Section):
     stage: Stage
     train: Annotated[Train, PlainSerializer(_what_counts)]
     tokenize: token_work.AnyPlace
+    sample: Sample = Field(Sample(), exclude=True)
+    """What is drawn on the way; it changes nothing in the stage."""
     sources: tuple[str, ...] = Field(exclude=True)
     """The step that each part of the stage has its tokens from: ``tokens/<target>``, or a pinned version."""
 
@@ -55,6 +58,7 @@ def stage_step(recipe: Recipe, number: int, corpus: dict[str, Step], before: Ste
         stage=stage,
         train=recipe.train.of_stage(number),
         tokenize=recipe.tokenize.model_copy(update={"targets": targets}),
+        sample=recipe.sample,
         sources=tuple(sources),
     )
     inputs = (*given.values(), *([before] if before else []))
@@ -120,12 +124,10 @@ def stage_job(corpus: Corpus, step: Step, folder: Path, run: Run) -> StageJob:
     Raises:
         RecipeError: its parts, or the stage before, were written with other text vocabularies.
     """
-    from rasterloom.tokenize.text import text_of
-
     config = step.config
     assert isinstance(config, TrainAt)
-    before = next((given for given in step.inputs if given.name.startswith("train/")), None)
-    _, profile = text_of(config.tokenize, _one_text(corpus, step, before))
+    before = stage_before(step)
+    _, profile = _text(corpus, step)
     parts = [_part_tokens(corpus, step, name) for name in config.sources]
     mixture = tuple(
         PartFiles(len(tokens.files), tokens.index, part.weight, part.tasks)
@@ -143,15 +145,26 @@ def stage_job(corpus: Corpus, step: Step, folder: Path, run: Run) -> StageJob:
         token_index=mixture[0].index,
         mixture=mixture if config.stage.mixture else (),
         init=str(trained / "model") if trained else config.train.init,
-        keep_optimizer_from=str(trained / "checkpoints") if trained and keep else None,
+        keep_optimizer_from=str(trained) if trained and keep else None,
         out_dir=str(folder),
-        workers=run.train_workers,
+        workers=run.train_workers.max,
+        min_workers=run.train_workers.min,
         use_gpu=run.use_gpu,
     )
 
 
-def _one_text(corpus: Corpus, step: Step, before: Step | None) -> str:
-    """The text vocabulary of a stage: all that it is trained on must have been written with the same."""
+def stage_before(step: Step) -> Step | None:
+    """The stage whose weights a stage starts from."""
+    return next((given for given in step.inputs if given.name.startswith("train/")), None)
+
+
+def _text(corpus: Corpus, step: Step) -> tuple[Any, Profile]:
+    """The text encoder of a stage and the ids that go with it: all its tokens must have the same."""
+    from rasterloom.tokenize.text import text_of
+
+    config = step.config
+    assert isinstance(config, TrainAt)
+    before = stage_before(step)
     of_stage = [given for given in step.inputs if given.name == "text" or isinstance(given, Pinned)]
     first = text_content(corpus, of_stage[0])
     for other in [*of_stage[1:], *([text_of_stage(before)] if before else [])]:
@@ -161,7 +174,7 @@ def _one_text(corpus: Corpus, step: Step, before: Step | None) -> str:
                 "ids mean different words; train on tokens of one version, or tokenise them all with one "
                 "tokenizer.json (tokenize.text)"
             )
-    return first
+    return text_of(config.tokenize, first)
 
 
 def train_stage(
@@ -170,8 +183,35 @@ def train_stage(
     """Train one stage; its folder holds the model, the metrics and the checkpoints to go on from."""
     from rasterloom.train import ray_train
 
-    result = ray_train.train_stage(stage_job(corpus, step, folder, run), lambda row: _show(progress, row))
+    config = step.config
+    assert isinstance(config, TrainAt)
+    job = stage_job(corpus, step, folder, run)
+    pictures = _pictures(config, folder)
+    if pictures:
+        target = max(part.target for part in config.stage.parts)
+        text, profile = _text(corpus, step)
+        drawing = drawings.drawing_of(config.sample, (target, target), text, profile)
+        job = replace(job, drawing=drawing)
+
+    def show(row: dict[str, Any]) -> None:
+        _show(progress, row)
+        if pictures:
+            pictures.update()
+
+    result = ray_train.train_stage(job, show)
+    if pictures:
+        pictures.update()
     return {"steps": result.steps, "tokens": result.tokens}
+
+
+def _pictures(config: TrainAt, folder: Path) -> drawings.Pictures | None:
+    """What decodes the pictures that are drawn on the way; None if there are to be none."""
+    from rasterloom.tokenize.codecs import codec_of
+
+    if not config.train.sample_every or not config.sample.prompts:
+        return None
+    codec = codec_of(config.tokenize, "cpu")  # the GPUs are busy
+    return drawings.Pictures(folder, codec, config.train) if codec.can_decode else None
 
 
 def _show(progress: Progress, row: dict[str, Any]) -> None:

@@ -1,11 +1,14 @@
 """`train`: the stages of FP-SFT."""
 
+import json
 import re
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from rasterloom.recipe.section import Section
+from rasterloom.recipe.watch import Watch
 
 
 def _names_a_version(value: str) -> str:
@@ -17,7 +20,7 @@ def _names_a_version(value: str) -> str:
 CorpusRef = Annotated[str, AfterValidator(_names_a_version)]
 """``name@tag`` or ``name@snapshot``: a version of a corpus of this workspace."""
 
-SPEED_ONLY = {"checkpoint_every", "micro_batch_tokens"}
+SPEED_ONLY = {"checkpoint_every", "keep_checkpoints", "micro_batch_tokens"}
 """Fields of `Train` that change how a stage is computed, but not what: a stage may go on with others."""
 
 OF_A_STAGE = ("dropout", "weight_decay", "z_loss", "cfg_drop")
@@ -120,9 +123,51 @@ class DeepSpeed(Section):
     zero: Literal[0, 1, 2, 3] = 2
     """ZeRO stage."""
     bf16: bool = False
+    offload: Literal["cpu"] | None = None
+    """``cpu``: the optimizer's state and step are there, not on the GPU; takes ZeRO 1, 2 or 3."""
+    config: str | None = None
+    """A file in DeepSpeed's own JSON, read into ``extra``."""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """The same inline. It may add to what Rasterloom sets, but not contradict it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_config(cls, data: Any) -> Any:
+        """Put the file's content in its place, so that the content is what counts, on any machine."""
+        if not isinstance(data, dict) or not isinstance(data.get("config"), str):
+            return data
+        if data.get("extra"):
+            raise ValueError("give either config or extra")
+        try:
+            extra = json.loads(Path(data["config"]).expanduser().read_text())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"config: cannot read {data['config']} as JSON: {error}") from None
+        return {**data, "config": None, "extra": extra}
+
+    @model_validator(mode="after")
+    def _sharded(self) -> "DeepSpeed":
+        if not self.zero and self.offload:
+            raise ValueError("offload takes zero 1, 2 or 3")
+        if not self.zero and self.bf16:  # DeepSpeed would add gradients up in bf16
+            raise ValueError("bf16 takes zero 1, 2 or 3")
+        return self
 
 
-class Train(Section):
+class Guard(Section):
+    """What to do about a step whose loss or gradients are not finite, or whose loss is far off."""
+
+    on: Literal["skip", "rollback", "stop"] = "stop"
+    """``skip`` passes over the batch; ``rollback`` goes back to the last checkpoint and passes over the
+    batches since; ``stop`` fails the stage."""
+    factor: float | None = Field(None, gt=1)
+    """Step in when a loss is more than so many times the median of the last ``window`` steps; null: only
+    when it is not finite."""
+    window: int = Field(50, ge=1)
+    limit: int = Field(10, ge=1)
+    """After so many times in a stage it fails."""
+
+
+class Train(Watch):
     """FP-SFT: each stage starts from the weights of the one before it.
 
     The defaults are those of Lumina-mGPT's training of its 7B model.
@@ -151,6 +196,9 @@ class Train(Section):
     it where memory runs out: it changes no batch. All at once when null."""
     checkpoint_every: int = Field(200, ge=1)
     """Steps between checkpoints; the end of a stage always makes one."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Older ones than the last so many are deleted."""
+    guard: Guard = Guard()
 
     def of_stage(self, number: int) -> "Train":
         """The section as stage ``number`` (from 0) sees it: that stage alone, with what it sets itself."""

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from rasterloom.train.model import build_model, save_model
-from rasterloom.train.sample import Sampler, _choose
+from rasterloom.train.sample import _choose, open_sampler
 
 PROMPTS = [[0, 30, 31, 32, 16], [0, 33, 16], [0, 34, 35, 16], [0, 36, 16]]
 SIZES = [(96, 32), (32, 64), (96, 32), (96, 32)]
@@ -15,7 +15,7 @@ def sampler(tmp_path, profile):
     with torch.no_grad():  # a head far from uniform, so that errors show
         model.lm_head.weight.mul_(20)
     save_model(model, profile, tmp_path / "model")
-    return Sampler(tmp_path / "model", profile)
+    return open_sampler(tmp_path / "model", profile)
 
 
 def greedy(sampler, prompt, size, cfg):
