@@ -178,7 +178,7 @@ def _coded(path: Path, recipe: Recipe, target: int, codec: Any) -> tuple[Any, tu
         with Image.open(path) as image:
             picture = ImageOps.exif_transpose(image) if recipe.tokenize.exif else image
             plan = plan_crop(picture.size, bucket_sizes(asked))
-            pixels = np.asarray(apply_crop(picture, plan))
+            pixels = np.array(apply_crop(picture, plan))
     except OSError as error:
         raise RecipeError(f"--image {path}: {' '.join(str(error).split())}") from None
     return codec.encode(pixels[None])[0], choose_bucket(picture.size, bucket_sizes(target))
