@@ -27,6 +27,7 @@ app.add_typer(cli_versions.app, name="versions")
 app.add_typer(cli_tokens.app, name="tokens")
 app.command("tokenize")(cli_tokens.tokenize_command)
 app.command("sample")(cli_sample.sample_command)
+app.command("evaluate")(cli_sample.evaluate_command)
 
 Until = Annotated[
     str | None,

@@ -1,11 +1,15 @@
 """The commands that ask a trained model: sample and evaluate."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
+from rich.table import Table
 
-from rasterloom.cli_common import RecipePath, out
+from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, err, out
 from rasterloom.recipe import RecipeError, load_recipe
 
 StageNumber = Annotated[
@@ -60,13 +64,13 @@ def sample_command(
     stage: StageNumber = None,
     model: ModelFolder = None,
 ) -> None:
-    """Draw pictures with a trained model, or let it tell of some.
+    """Draw pictures with a trained model, let it tell of a picture, or edit one.
 
     \b
     rasterloom sample RECIPE --prompt "a red circle" --n 4
     rasterloom sample RECIPE --prompts prompts.txt --size 768x512 --cfg 4
-    rasterloom sample RECIPE --image cat.jpg                          # what is on it
-    rasterloom sample RECIPE --image cat.jpg --prompt "make it red"   # another like it
+    rasterloom sample RECIPE --image cat.jpg
+    rasterloom sample RECIPE --image cat.jpg --prompt "make it red"
 
     Pictures always have the size asked for. Answer number i depends on
     --seed and i alone, not on --batch.
@@ -109,3 +113,98 @@ def sample_command(
         highlight=False,
         markup=False,
     )
+
+
+def evaluate_command(
+    recipe: RecipePath,
+    stage: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1, help="Stage to measure, from 1; may be given again. Default: the last that is done."
+        ),
+    ] = None,
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="A checkpoint to measure beside; may be given again."),
+    ] = None,
+    target: Annotated[
+        int | None, typer.Option(help="Measure on tokens of this resolution. Default: the last checkpoint's.")
+    ] = None,
+    pictures: Annotated[
+        int, typer.Option(min=0, help="Held-out pictures for the codec's figures and for CLIP's.")
+    ] = 64,
+    clip: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="A CLIP of transformers. Default: that of the recipe's score clip."
+        ),
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.json", help="Save the figures here too.")
+    ] = None,
+    output: AsFormat = OutputFormat.TABLE,
+) -> None:
+    """Measure checkpoints, side by side, on what was held out of training.
+
+    Held-out loss in all, by task and by bucket; what the codec keeps of the
+    held-out pictures (PSNR, SSIM); and, where CLIP's weights are at hand,
+    how well drawn pictures fit their captions (CLIP score) and how far they
+    lie from the held-out ones (CLIP-FD: FID's distance, of CLIP's image
+    embeddings). Figures of stages are kept, and stand in the report.
+    """
+    from rasterloom.pipelines import evaluation
+    from rasterloom.pipelines.progress import Progress
+    from rasterloom.pipelines.trained import codec_or_none, language_of, model_at, trained_of
+
+    loaded = load_recipe(recipe)
+    clip_model = evaluation.clip_of(loaded, clip)
+    language = language_of(loaded)
+    checkpoints = [trained_of(loaded, number) for number in stage or ()]
+    checkpoints += [] if stage or model else [trained_of(loaded)]
+    checkpoints += [model_at(loaded, folder, language) for folder in model or ()]
+    codec = codec_or_none(loaded)
+    progress = Progress(err)
+    with progress.showing():
+        held = evaluation.held_out(loaded, target or checkpoints[-1].target, language, codec, pictures)
+        found = evaluation.evaluate(loaded, checkpoints, language, codec, held, clip_model, progress)
+    text = json.dumps(asdict(found), indent=None if output is OutputFormat.JSON else 1)
+    if save:
+        save.write_text(text)
+    report = evaluation.keep(loaded, checkpoints, found)
+    if output is OutputFormat.JSON:
+        print(text)
+        return
+    out.print(_table(found))
+    for note in found.notes:
+        out.print(note, highlight=False)
+    if report:
+        out.print(f"report: {report}", highlight=False, markup=False)
+
+
+def _table(found: Any) -> Table:
+    """A line a figure, a column a checkpoint."""
+    table = Table(
+        f"held out of {found.target}",
+        *(escape(c.name) for c in found.checkpoints),
+        "",
+        box=None,
+        pad_edge=False,
+    )
+    columns = [c.heldout for c in found.checkpoints]
+
+    def add(name: str, values: list[float | None], note: str = "") -> None:
+        table.add_row(escape(name), *("-" if v is None else f"{v:.4g}" for v in values), note)
+
+    whole = columns[0]["all"]
+    add("loss", [c["all"]["loss"] for c in columns], f"{whole['rows']:,} rows, {whole['tokens']:,} tokens")
+    for kind in ("tasks", "buckets"):
+        for name, first in columns[0][kind].items():
+            add(f"  {name}", [c[kind].get(name, {}).get("loss") for c in columns], f"{first['rows']:,} rows")
+    if found.clip_of_heldout is not None:
+        real = f"{found.clip_of_heldout:.4g} of the held-out pictures; {found.drawn:,} drawn"
+        add("CLIP score", [c.clip for c in found.checkpoints], real)
+        add("CLIP-FD", [c.clip_fd for c in found.checkpoints], f"{found.clip_dimensions} dimensions")
+    if found.codec:
+        told = f"{found.codec.psnr:.2f} dB PSNR, {found.codec.ssim:.3f} SSIM"
+        table.add_row("codec", *[""] * len(columns), f"{told} of {found.codec.pictures:,} pictures")
+    return table

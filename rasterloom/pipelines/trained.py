@@ -98,15 +98,21 @@ def language_of(recipe: Recipe) -> Language:
     return Language(*token_work.load_text(corpus.store, name, recipe.tokenize))
 
 
-def decoder_of(recipe: Recipe) -> Any:
-    """The recipe's codec. Raises RecipeError if its weights cannot be used, or hold no decoder."""
+def codec_or_none(recipe: Recipe) -> Any:
+    """The recipe's codec; None where its weights hold no decoder. RecipeError if they cannot be used."""
     from rasterloom.tokenize.codecs import codec_of
 
     try:
         codec = codec_of(recipe.tokenize, None if recipe.run.use_gpu else "cpu")
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    if not codec.can_decode:
+    return codec if codec.can_decode else None
+
+
+def decoder_of(recipe: Recipe) -> Any:
+    """The recipe's codec. Raises RecipeError if its weights cannot be used, or hold no decoder."""
+    codec = codec_or_none(recipe)
+    if codec is None:
         raise RecipeError(
             f"the weights of the codec {recipe.tokenize.codec} hold no decoder (docs/codecs.md)"
         )
