@@ -8,6 +8,7 @@ from typing import Any
 
 from rasterloom.pipelines import token_work
 from rasterloom.pipelines.run import workflow
+from rasterloom.pipelines.stages import TrainAt
 from rasterloom.pipelines.state import file_folder, local_folder, status
 from rasterloom.pipelines.step import Step
 from rasterloom.recipe import Recipe, RecipeError
@@ -83,9 +84,9 @@ def model_at(recipe: Recipe, folder: Path, language: Language) -> Trained:
 
 def target_of(stage: Step) -> int:
     """The resolution of a training step: the highest that it reads tokens of."""
-    return max(
-        int(name) for step in stage.inputs for kind, _, name in [step.name.partition("/")] if kind == "tokens"
-    )
+    config = stage.config
+    assert isinstance(config, TrainAt)
+    return max(part.target for part in config.stage.parts)
 
 
 def language_of(recipe: Recipe) -> Language:
