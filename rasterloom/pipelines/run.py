@@ -33,13 +33,19 @@ def workflow(recipe: Recipe, until: str | None = None) -> list[Step]:
         RecipeError: there is no step of that name.
     """
     steps = corpus_steps(recipe)
-    steps += training_steps(recipe, steps)
+    if until is None or not _named(steps, until):  # a version that a stage trains on may not be there yet
+        steps += training_steps(recipe, steps)
     if until is None:
         return steps
-    named = [i for i, step in enumerate(steps) if step.name == until or step.name.split("/")[0] == until]
+    named = _named(steps, until)
     if not named:
         raise RecipeError(f"no step is called {until}; the steps: {', '.join(step.name for step in steps)}")
     return steps[: named[-1] + 1]
+
+
+def _named(steps: list[Step], name: str) -> list[int]:
+    """Which of the steps bear a name, such as ``tokens/512``, or ``tokens`` for all targets."""
+    return [i for i, step in enumerate(steps) if step.name == name or step.name.split("/")[0] == name]
 
 
 def plan(recipe: Recipe, until: str | None = None) -> list[Planned]:

@@ -25,7 +25,7 @@ from rasterloom.pipelines.state import (
     write_record,
 )
 from rasterloom.pipelines.step import FileStep, Shard, ShardStep, Step
-from rasterloom.recipe import Run
+from rasterloom.recipe import RecipeError, Run
 from rasterloom.storage import Store
 from rasterloom.versions.commit import commit
 from rasterloom.versions.record import Record
@@ -57,6 +57,7 @@ def start_ray(run: Run) -> None:
         return
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a Ray of our own, on loopback
     ray.init(
+        address="local",  # not a cluster that somebody else has started on this machine
         num_cpus=run.cpus or os.cpu_count() or 1,
         include_dashboard=False,
         object_store_memory=256 * 2**20,  # paths travel between tasks, not pixels
@@ -269,6 +270,8 @@ def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, pro
         folder.mkdir(parents=True, exist_ok=True)
         try:
             counts = step.make(corpus, inputs_of(corpus, step), step, folder, run, progress)
+        except RecipeError:
+            raise
         except (OSError, ValueError, RuntimeError) as error:
             raise StepFailed(f"{step.name}: {_one_line(error)}") from error
         files = sorted(p for p in folder.rglob("*") if p.is_file())

@@ -123,6 +123,19 @@ class PackedLM(nn.Module):
 
 
 @contextmanager
+def own_attention(lm: ChameleonForConditionalGeneration) -> Iterator[None]:
+    """Let a model attend as transformers does, which takes masks and a cache, as long as the block lasts."""
+    before = lm.config._attn_implementation
+    with _quiet():
+        lm.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        with _quiet():
+            lm.set_attn_implementation(before)
+
+
+@contextmanager
 def _quiet() -> Iterator[None]:
     """Keep transformers from warning of the image encoder, which is missing on purpose."""
     level, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
