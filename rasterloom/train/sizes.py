@@ -1,0 +1,85 @@
+"""The shapes of Chameleon by name, and how many parameters a shape has. Nothing here needs torch."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+TINY = "tiny"
+CHAMELEON_VOCAB = 65_536
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a Chameleon is made of, in transformers' words."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocab: int = CHAMELEON_VOCAB
+    swin_norm: bool = False
+    """Norms after attention and MLP, not before: Chameleon 34B."""
+
+    @property
+    def head_width(self) -> int:
+        return self.hidden // self.heads
+
+    @property
+    def matrix_params(self) -> int:
+        """Weights that every token is multiplied with in the layers: no embedding, no head, no norms."""
+        attention = 2 * self.hidden * (self.hidden + self.kv_heads * self.head_width)
+        return self.layers * (attention + 3 * self.hidden * self.intermediate)
+
+    @property
+    def head_params(self) -> int:
+        return self.vocab * self.hidden
+
+    @property
+    def params(self) -> int:
+        """All parameters, as transformers counts them without the image encoder."""
+        qk_norms = 2 * (self.heads + self.kv_heads) * self.head_width  # gains and biases
+        norms = self.layers * (2 * self.hidden + qk_norms) + self.hidden
+        return self.matrix_params + 2 * self.head_params + norms
+
+
+SIZES = {
+    TINY: Shape(hidden=128, intermediate=352, layers=3, heads=4, kv_heads=4),
+    "small": Shape(hidden=1024, intermediate=2816, layers=16, heads=16, kv_heads=16),
+    "1b": Shape(hidden=2048, intermediate=5632, layers=22, heads=16, kv_heads=16),
+    "7b": Shape(hidden=4096, intermediate=11_008, layers=32, heads=32, kv_heads=32),
+    "34b": Shape(hidden=8192, intermediate=22_016, layers=48, heads=64, kv_heads=8, swin_norm=True),
+}
+"""7b and 34b are Meta's Chameleon; tiny is the quickstart's. The vocabulary is always the tokens'."""
+
+
+def shape_of(init: str, vocab: int) -> Shape:
+    """The shape that `train.init` stands for: a size by name, or what a checkpoint's config.json says.
+
+    Args:
+        vocab: of the tokens' profile; a checkpoint has its own.
+
+    Raises:
+        ValueError: ``init`` is neither a size nor the folder of a checkpoint, or its config lacks a field.
+    """
+    if init in SIZES:
+        return replace(SIZES[init], vocab=vocab)
+    config = Path(init) / "config.json"
+    if not config.is_file():
+        sizes = ", ".join(SIZES)
+        raise ValueError(
+            f"train.init: no checkpoint at {init} (expected a config.json there, or one of {sizes})"
+        )
+    fields = json.loads(config.read_text())
+    try:
+        return Shape(
+            hidden=fields["hidden_size"],
+            intermediate=fields["intermediate_size"],
+            layers=fields["num_hidden_layers"],
+            heads=fields["num_attention_heads"],
+            kv_heads=fields.get("num_key_value_heads") or fields["num_attention_heads"],
+            vocab=fields["vocab_size"],
+            swin_norm=bool(fields.get("swin_norm", False)),
+        )
+    except KeyError as missing:
+        raise ValueError(f"train.init: {config} has no field {missing}") from None
