@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from rasterloom.recipe.model import Model
 from rasterloom.recipe.section import Section
 
 
@@ -39,8 +40,9 @@ class Train(Section):
     """FP-SFT: each stage starts from the weights of the one before it."""
 
     init: str = "tiny"
-    """``tiny`` for a small model from scratch, or the folder of a Chameleon checkpoint."""
+    """``tiny``, ``small``, ``1b``, ``7b`` or ``34b`` for a model from scratch, or a checkpoint's folder."""
     stages: tuple[Stage, ...] = Field(min_length=1)
+    model: Model = Model()
     deepspeed: DeepSpeed = DeepSpeed()
     optimizer: Literal["adamw", "muon"] = "adamw"
     """``muon`` learns faster from scratch; it takes ``deepspeed: {zero: 0}``."""

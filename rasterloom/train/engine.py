@@ -25,7 +25,7 @@ from rasterloom.train.checkpoint import Position
 from rasterloom.train.evaluate import evaluate
 from rasterloom.train.job import StageJob
 from rasterloom.train.metrics import MetricsLog, StepSums
-from rasterloom.train.model import PackedLM, build_model, save_model
+from rasterloom.train.model import save_model, training_model
 from rasterloom.train.plan import StagePlan, balance, stage_plan
 from rasterloom.train.rows import TokenRows, open_rows, prefetched
 from rasterloom.train.samples import Packed, drop_context, heldout_draw, is_dropped, pack
@@ -59,7 +59,7 @@ def run_worker(job: StageJob) -> None:
     last = checkpoint.latest(job.checkpoint_dir, job.digest(), world)
 
     torch.manual_seed(train.seed + rank)  # for dropout
-    model = PackedLM(build_model(job.init, job.profile, seed=train.seed).to(device), train.dropout)
+    model = training_model(job.init, job.profile, train).to(device)
     model.train()  # a checkpoint comes in evaluation mode
     engine = start_deepspeed(model, train, use_gpu=job.use_gpu)
     attempt = _agreed(uuid.uuid4().hex)
@@ -79,7 +79,7 @@ def run_worker(job: StageJob) -> None:
         for packed in prefetched(_batches(job, rows, train_rows, plan, position.step)):
             began = time.monotonic()
             lr = learning_rate(position.step, plan.steps, stage)
-            sums = train_step(engine, packed, device, lr=lr, z_loss=train.z_loss)
+            sums = train_step(engine, packed, device, lr=lr)
             seconds = time.monotonic() - began
             position = replace(
                 position,
@@ -115,21 +115,19 @@ def split_heldout(rows: TokenRows, share: float) -> tuple[NDArray[np.int64], NDA
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def train_step(engine: Any, packed: Packed, device: torch.device, *, lr: float, z_loss: float) -> StepSums:
+def train_step(engine: Any, packed: Packed, device: torch.device, *, lr: float) -> StepSums:
     """Take one optimizer step on a global batch of which this rank has ``packed``."""
     rank, world = dist.get_rank(), dist.get_world_size()
     ids, targets = (torch.from_numpy(x).to(device) for x in (packed.input_ids, packed.targets))
-    nll, z = engine(ids, targets, packed.lengths)
+    loss, nll, z = engine(ids, targets, packed.lengths)
     sums = torch.zeros(3 + world, dtype=torch.float64, device=device)
-    sums[:3] = torch.stack(
-        [nll.detach().double().sum(), z.detach().double().sum(), sums.new_tensor(len(nll))]
-    )
+    sums[:3] = torch.stack([nll.double().sum(), z.double().sum(), sums.new_tensor(len(nll))])
     sums[3 + rank] = sum(packed.lengths) if packed.order else 0
     dist.all_reduce(sums)
     nll_sum, z_sum, count, *tokens = sums.tolist()
     # DeepSpeed averages gradients over the ranks; times their number that is the sum, and divided by the
     # number of targets in the global batch it is the mean over these.
-    engine.backward((nll.sum() + z_loss * z.sum()) * (world / max(count, 1)))
+    engine.backward(loss * (world / max(count, 1)))
     grad_norm = optimizer_step(engine, lr)
     return StepSums(
         loss=nll_sum / max(count, 1),

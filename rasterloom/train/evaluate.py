@@ -34,7 +34,7 @@ def evaluate(
         mine = held[balance(batch, lengths, dist.get_world_size())[dist.get_rank()]]
         packed = pack(rows.fetch(mine))
         targets = torch.from_numpy(packed.targets)
-        nll, _ = engine(torch.from_numpy(packed.input_ids).to(device), targets.to(device), packed.lengths)
+        _, nll, _ = engine(torch.from_numpy(packed.input_ids).to(device), targets.to(device), packed.lengths)
         buckets = [names.index(name) for name in rows.buckets(mine[packed.order])]
         if not buckets:
             continue
