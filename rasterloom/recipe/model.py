@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rasterloom.recipe.section import Section
 
@@ -27,9 +27,17 @@ class Model(Section):
     """What the backward pass computes again to save memory: nothing; all but attention and the projections
     around it; or whole layers."""
     compile: bool = False
-    """Compile each layer with torch.compile; takes ``deepspeed: {zero: 0}``, 1 or 2 and a C++ compiler."""
+    """Compile each layer with torch.compile; takes a C++ compiler, and no ``deepspeed: {zero: 3}``."""
     zero_image_head: Literal["auto", "true", "false"] = "auto"
     """Start with zeros in the head's rows of image tokens. ``auto``: where the checkpoint masks these tokens
     (Meta's Chameleon does), so that they have never been trained to be drawn."""
     lora: Lora | None = None
     """Train adapters in place of the whole model; takes the extra ``rasterloom[lora]``."""
+
+    @model_validator(mode="after")
+    def _compiled_layers_keep_all_or_nothing(self) -> "Model":
+        if self.compile and self.remat == "selective":
+            raise ValueError(
+                "compile: true takes remat: none or full; within a compiled layer nothing can be selected"
+            )
+        return self

@@ -65,3 +65,9 @@ class Train(Section):
                 "optimizer muon takes deepspeed: {zero: 0, bf16: false}, it needs whole matrices"
             )
         return self
+
+    @model_validator(mode="after")
+    def _compiled_layers_hold_their_weights(self) -> "Train":
+        if self.model.compile and self.deepspeed.zero == 3:
+            raise ValueError("model: {compile: true} takes deepspeed: {zero: 0}, 1 or 2, not 3")
+        return self

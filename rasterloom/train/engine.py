@@ -19,11 +19,11 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from rasterloom.schema import Profile
 from rasterloom.train import checkpoint
 from rasterloom.train.checkpoint import Position
 from rasterloom.train.evaluate import evaluate
 from rasterloom.train.job import StageJob
+from rasterloom.train.lora import save_adapter
 from rasterloom.train.metrics import MetricsLog, StepSums
 from rasterloom.train.model import save_model, training_model
 from rasterloom.train.plan import StagePlan, balance, stage_plan
@@ -97,7 +97,7 @@ def run_worker(job: StageJob) -> None:
                 checkpoint.save(engine, job.checkpoint_dir, position, attempt=attempt)
         loss = log.recent_loss()
     measure("end")
-    _export(engine, job.model_dir, job.profile, rank)
+    _export(engine, job, rank)
     if rank == 0:
         record = {"job": job.digest(), "steps": plan.steps, "tokens": position.tokens, "loss": loss}
         record |= {"seconds": position.seconds, "heldout": json.loads(job.heldout_file.read_text())}
@@ -153,13 +153,16 @@ def _batches(
         yield pack(samples)
 
 
-def _export(engine: Any, folder: Path, profile: Profile, rank: int) -> None:
+def _export(engine: Any, job: StageJob, rank: int) -> None:
     """Write the weights as a folder that plain transformers loads; every rank calls this."""
     weights = full_weights(engine, keep=rank == 0)
     if rank == 0:
+        folder, lora = job.model_dir, job.train.model.lora
         draft = folder.with_name("writing-model")
         shutil.rmtree(draft, ignore_errors=True)
-        save_model(engine.module.lm, profile, draft, state_dict=weights)
+        save_model(engine.module.lm, job.profile, draft, state_dict=weights, lora=lora)
+        if lora is not None:
+            save_adapter(weights, lora, draft / "adapter", base=job.init)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(draft, folder)
 
