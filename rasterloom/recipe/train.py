@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from rasterloom.recipe.model import Model
 from rasterloom.recipe.section import Section
 from rasterloom.recipe.watch import Watch
 
@@ -174,8 +175,9 @@ class Train(Watch):
     """
 
     init: str = "tiny"
-    """``tiny`` for a small model from scratch, or the folder of a Chameleon checkpoint."""
+    """``tiny``, ``small``, ``1b``, ``7b`` or ``34b`` for a model from scratch, or a checkpoint's folder."""
     stages: tuple[Stage, ...] = Field(min_length=1)
+    model: Model = Model()
     deepspeed: DeepSpeed = DeepSpeed()
     optimizer: Literal["adamw", "muon"] = "adamw"
     """``muon`` learns faster from scratch; it takes ``deepspeed: {zero: 0}``."""
@@ -218,4 +220,10 @@ class Train(Watch):
             raise ValueError(
                 "optimizer muon takes deepspeed: {zero: 0, bf16: false}, it needs whole matrices"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _compiled_layers_hold_their_weights(self) -> "Train":
+        if self.model.compile and self.deepspeed.zero == 3:
+            raise ValueError("model: {compile: true} takes deepspeed: {zero: 0}, 1 or 2, not 3")
         return self

@@ -1,12 +1,13 @@
 """Causal attention over a batch of sequences that are concatenated, not padded.
 
 Registered with transformers as ``rasterloom_packed``: the layers' linear parts see one row of all tokens,
-and only attention looks at where sequences begin and end. Sequences come sorted by length, so those of
-similar length are neighbours; each such group is attended to in one call, as rows of one small batch.
+and only attention looks at where sequences begin and end. `kernel_for` says what computes it.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from importlib.util import find_spec
+from itertools import accumulate
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,41 @@ from transformers import AttentionInterface
 NAME = "rasterloom_packed"
 PADDING = 1.15  # how much longer than its shortest the longest sequence of a group may be
 
+Kernel = Literal["flash_attn", "torch_varlen", "sdpa"]
+
+
+def kernel_for(device: torch.device, dtype: torch.dtype) -> Kernel:
+    """What computes attention: FlashAttention's kernels for ragged batches where they run, else SDPA.
+
+    They take 16-bit numbers and a GPU from Ampere on. The package flash-attn comes first, then the kernel
+    that torch brings.
+    """
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return "sdpa"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "sdpa"
+    if find_spec("flash_attn"):
+        return "flash_attn"
+    return "torch_varlen" if find_spec("torch.nn.attention.varlen") else "sdpa"
+
+
+class Segments:
+    """Where the sequences of a batch lie. (Not a dataclass: torch.compile would compile anew for each.)"""
+
+    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
+        """Args: lengths: tokens of each sequence, in the order in which they are concatenated."""
+        self.lengths = list(lengths)
+        self.longest = max(self.lengths)
+        bounds = torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32)
+        self.bounds = bounds.to(device, non_blocking=True)
+        """[sequences + 1] int32: where each begins, and the end; FlashAttention's cu_seqlens."""
+
+    def positions(self) -> Tensor:
+        """Each token's place in its sequence, [tokens] int64."""
+        total = sum(self.lengths)
+        starts = self.bounds[:-1].repeat_interleave(self.bounds.diff(), output_size=total)
+        return torch.arange(total, device=starts.device) - starts
+
 
 def packed_attention(
     module: nn.Module,
@@ -24,7 +60,7 @@ def packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    lengths: Sequence[int],
+    segments: Segments,
     scaling: float,
     dropout: float = 0.0,
     **_: Any,
@@ -33,18 +69,61 @@ def packed_attention(
 
     Args:
         query: [1, heads, tokens, width]; key and value alike, with as many or fewer heads.
-        lengths: tokens of each sequence, in the order in which they are concatenated.
+        dropout: of attention weights; SDPA alone can do it.
 
     Returns:
         [1, tokens, heads, width], and None where transformers expects attention weights.
     """
+    kernel = "sdpa" if dropout else kernel_for(query.device, query.dtype)
+    # SDPA by groups sees the lengths, the others their bounds; all take [tokens, heads, width].
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    if kernel == "flash_attn":
+        out = _flash_attn(q, k, v, segments, scaling)
+    elif kernel == "torch_varlen":
+        out = _torch_varlen(q, k, v, segments, scaling)
+    else:
+        out = _by_groups(q, k, v, segments.lengths, scaling, dropout)
+    return out.unsqueeze(0), None
+
+
+def _flash_attn(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scaling: float) -> Tensor:
+    from flash_attn import flash_attn_varlen_func
+
+    out: Tensor = flash_attn_varlen_func(
+        *(q, k, v, segments.bounds, segments.bounds, segments.longest, segments.longest),
+        softmax_scale=scaling,
+        causal=True,
+    )
+    return out
+
+
+def _torch_varlen(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scaling: float) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    out = varlen_attn(
+        *(q, k, v, segments.bounds, segments.bounds, segments.longest, segments.longest),
+        scale=scaling,
+        window_size=(-1, 0),  # causal
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    assert isinstance(out, Tensor)  # it can return more, if asked to
+    return out
+
+
+def _by_groups(
+    q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], scaling: float, dropout: float
+) -> Tensor:
+    """SDPA over groups of neighbours of similar length, each as rows of one small batch.
+
+    Sequences come sorted by length, so groups are few.
+    """
     parts = []
     for start, group in _groups(lengths):
         rows, longest, tokens = len(group), max(group), sum(group)
-        flat = [x[0, :, start : start + tokens].transpose(0, 1) for x in (query, key, value)]
+        flat = [x[start : start + tokens] for x in (q, k, v)]
         even = min(group) == longest
-        where = None if even else _places(group, query.device)
-        q, k, v = (
+        where = None if even else _places(group, q.device)
+        rq, rk, rv = (
             (x if where is None else x.new_zeros(rows * longest, *x.shape[1:]).index_copy(0, where, x))
             .view(rows, longest, *x.shape[1:])
             .transpose(1, 2)
@@ -52,11 +131,11 @@ def packed_attention(
         )
         # Padding stands at the end of a row, where no token that comes before can see it.
         out = scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+            rq, rk, rv, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
         )
         out = out.transpose(1, 2).reshape(rows * longest, *flat[0].shape[1:])
         parts.append(out if where is None else out.index_select(0, where))
-    return (torch.cat(parts) if len(parts) > 1 else parts[0]).unsqueeze(0), None
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def _groups(lengths: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
@@ -76,4 +155,5 @@ def _places(group: Sequence[int], device: torch.device) -> Tensor:
     return torch.cat([torch.arange(n, device=device) + i * longest for i, n in enumerate(group)])
 
 
-AttentionInterface.register(NAME, packed_attention)
+# Compilation leaves it out: its shapes change with every batch, and the kernels are compiled already.
+AttentionInterface.register(NAME, torch.compiler.disable(packed_attention))  # type: ignore[no-untyped-call]

@@ -18,7 +18,6 @@ import torch
 import torch.distributed as dist
 
 from rasterloom.recipe import Guard
-from rasterloom.schema import Profile
 from rasterloom.storage import Store
 from rasterloom.train import resume
 from rasterloom.train.checkpoint import Checkpoint, Position, Saver, latest, restore_random_state
@@ -27,8 +26,9 @@ from rasterloom.train.files import read_json, write_json
 from rasterloom.train.freeze import freeze
 from rasterloom.train.guard import after_objection, after_step, objection
 from rasterloom.train.job import StageJob
+from rasterloom.train.lora import save_adapter
 from rasterloom.train.metrics import StepSums
-from rasterloom.train.model import PackedLM, build_model, save_model
+from rasterloom.train.model import save_model, training_model
 from rasterloom.train.ranks import on_rank_0
 from rasterloom.train.rows import prefetched
 from rasterloom.train.schedule import learning_rate
@@ -79,7 +79,7 @@ def run_worker(
         raise StageImpossible(str(error)) from error
 
     torch.manual_seed(train.seed + rank)  # for dropout
-    model = PackedLM(build_model(job.init, job.profile, seed=train.seed).to(device), train.dropout)
+    model = training_model(job.init, job.profile, train).to(device)
     freeze(model.lm, job.stage.freeze)
     model.train()  # a checkpoint comes in evaluation mode
     engine = start_deepspeed(model, train, use_gpu=job.use_gpu)
@@ -95,7 +95,7 @@ def run_worker(
             began = time.monotonic()
             lr = learning_rate(position.step, total, job.stage)
             judge = partial(objection, train.guard, position.seen)
-            sums = train_step(engine, parts, device, watch.tally, lr=lr, z_loss=train.z_loss, refuse=judge)
+            sums = train_step(engine, parts, device, watch.tally, lr=lr, refuse=judge)
             refused = judge(sums.loss, sums.grad_norm)
             position = _after(position, sums, refused, train.guard)
             if refused and train.guard.on == "rollback":
@@ -120,7 +120,7 @@ def run_worker(
             waiting_since = time.monotonic()
         saver.finish()
         loss = watch.log.recent_loss()
-    _export(engine, job.model_dir, job.profile, rank)
+    _export(engine, job, rank)
     on_rank_0(lambda: _conclude(job, position, loss))
     engine.destroy()
     return "done"
@@ -172,13 +172,16 @@ def _agree(asked: Asked, uploaded: bool, device: torch.device) -> tuple[Asked, b
     return Asked(most), not missing
 
 
-def _export(engine: Any, folder: Path, profile: Profile, rank: int) -> None:
+def _export(engine: Any, job: StageJob, rank: int) -> None:
     """Write the weights as a folder that plain transformers loads; every rank calls this."""
     weights = full_weights(engine, keep=rank == 0)
     if rank == 0:
+        folder, lora = job.model_dir, job.train.model.lora
         draft = folder.with_name("writing-model")
         shutil.rmtree(draft, ignore_errors=True)
-        save_model(engine.module.lm, profile, draft, state_dict=weights)
+        save_model(engine.module.lm, job.profile, draft, state_dict=weights, lora=lora)
+        if lora is not None:
+            save_adapter(weights, lora, draft / "adapter", base=job.init)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(draft, folder)
 

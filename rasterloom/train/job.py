@@ -43,6 +43,7 @@ class PartFiles:
     """Share of the tokens, beside other parts' weights."""
     tasks: tuple[str, ...] = ()
     """Only rows of these tasks; of all when empty."""
+from rasterloom.train.sizes import SIZES
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class StageJob:
     tokens_snapshot: str
     """Version of the token table that the files belong to; noted in checkpoints."""
     init: str
-    """Folder of the weights to start from, or ``tiny``."""
+    """Folder of the weights to start from, or a size of a model from scratch."""
     out_dir: str
     """Folder for all output; with workers on several machines it must be one that they share."""
     token_index: str | None = None
@@ -174,14 +175,7 @@ def check(job: StageJob) -> None:
     check_trackers(job.train.trackers)
     if not job.token_files:
         raise ValueError(f"there are no tokens of target {job.stage.label} to train on")
-    if job.init == "tiny":
-        return
-    config = Path(job.init) / "config.json"
-    if not config.is_file():
-        raise ValueError(f"train.init: no checkpoint at {job.init} (expected a config.json there)")
-    size = json.loads(config.read_text()).get("vocab_size", 0)
-    if size < job.profile.vocab_size:
-        raise ValueError(
-            f"the checkpoint {job.init} has a vocabulary of {size}, but the tokens are of profile "
-            f"{job.profile.name!r} with {job.profile.vocab_size}"
-        )
+    if job.init not in SIZES:
+        from rasterloom.train.start import check_checkpoint  # it brings torch
+
+        check_checkpoint(job.init, job.profile)

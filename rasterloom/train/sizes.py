@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 TINY = "tiny"
 CHAMELEON_VOCAB = 65_536
@@ -64,13 +65,7 @@ def shape_of(init: str, vocab: int) -> Shape:
     """
     if init in SIZES:
         return replace(SIZES[init], vocab=vocab)
-    config = Path(init) / "config.json"
-    if not config.is_file():
-        sizes = ", ".join(SIZES)
-        raise ValueError(
-            f"train.init: no checkpoint at {init} (expected a config.json there, or one of {sizes})"
-        )
-    fields = json.loads(config.read_text())
+    fields = config_fields(init)
     try:
         return Shape(
             hidden=fields["hidden_size"],
@@ -82,4 +77,20 @@ def shape_of(init: str, vocab: int) -> Shape:
             swin_norm=bool(fields.get("swin_norm", False)),
         )
     except KeyError as missing:
-        raise ValueError(f"train.init: {config} has no field {missing}") from None
+        raise ValueError(f"train.init: {init}/config.json has no field {missing}") from None
+
+
+def config_fields(init: str) -> dict[str, Any]:
+    """What the config.json of a checkpoint says.
+
+    Raises:
+        ValueError: there is none.
+    """
+    file = Path(init) / "config.json"
+    if not file.is_file():
+        sizes = ", ".join(SIZES)
+        raise ValueError(
+            f"train.init: no checkpoint at {init} (expected a config.json there, or one of {sizes})"
+        )
+    fields: dict[str, Any] = json.loads(file.read_text())
+    return fields

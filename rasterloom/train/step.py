@@ -30,7 +30,6 @@ def train_step(
     tally: Tally,
     *,
     lr: float,
-    z_loss: float,
     refuse: Callable[[float, float], str | None] = lambda loss, norm: None,
 ) -> StepSums:
     """Take one optimizer step on a global batch; every rank calls this with equally many micro-batches.
@@ -55,10 +54,10 @@ def train_step(
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     for number, part in enumerate(parts, start=1):
         ids, targets = (torch.from_numpy(x).to(device) for x in (part.input_ids, part.targets))
-        nll, z = engine(ids, targets, part.lengths)
+        total, nll, z = engine(ids, targets, part.lengths)
         tally.add(nll, part)
-        backward(engine, (nll.sum() + z_loss * z.sum()) * scale, last=number == len(parts))
-        sums += torch.stack([nll.detach().double().sum(), z.detach().double().sum()])
+        backward(engine, total * scale, last=number == len(parts))
+        sums += torch.stack([nll.double().sum(), z.double().sum()])
     dist.all_reduce(sums)
     loss, z = (sums / max(count, 1)).tolist()
     grad_norm = optimizer_step(engine, lr, lambda norm: not refuse(loss, norm))

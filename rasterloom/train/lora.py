@@ -1,0 +1,94 @@
+"""LoRA by peft: small trained matrices beside frozen large ones, and the way back to one model.
+
+The names are peft's: ``x.weight`` of a matrix with adapters becomes ``x.base_layer.weight``, beside
+``x.lora_A.default.weight`` [rank, inputs] and ``x.lora_B.default.weight`` [outputs, rank].
+"""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rasterloom.recipe.model import Lora
+
+VOCABULARY = ("embed_tokens", "lm_head")
+_A, _B, _BASE = ".lora_A.default.weight", ".lora_B.default.weight", ".base_layer.weight"
+
+
+def add_lora(lm: Any, lora: Lora, *, seed: int) -> None:
+    """Freeze a model and put adapters beside the matrices of its layers; they start out as adding nothing.
+
+    Args:
+        lm: a ChameleonForConditionalGeneration; changed in place.
+        seed: of the adapters, the same on every rank.
+
+    Raises:
+        ValueError: peft is not installed.
+    """
+    if not find_spec("peft"):
+        raise ValueError("train.model.lora takes peft: pip install 'rasterloom[lora]'")
+    from peft import inject_adapter_in_model
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(_config(lora), lm)
+    if lora.vocabulary:
+        for name in VOCABULARY:
+            _part(lm, name).weight.requires_grad_(True)
+
+
+def merged(weights: Mapping[str, Tensor], lora: Lora | None) -> dict[str, Tensor]:
+    """Add to each matrix what its adapters add: the weights of a plain model, under its own names."""
+    if lora is None:
+        return dict(weights)
+    plain = {name: tensor for name, tensor in weights.items() if not name.endswith((_A, _B, _BASE))}
+    for name, tensor in weights.items():
+        if name.endswith(_BASE):
+            stem = name.removesuffix(_BASE)
+            update = weights[stem + _B].float() @ weights[stem + _A].float() * (lora.alpha / lora.rank)
+            plain[f"{stem}.weight"] = (tensor.float() + update).to(tensor.dtype)
+    return plain
+
+
+def save_adapter(weights: Mapping[str, Tensor], lora: Lora, folder: Path, base: str) -> None:
+    """Write the adapters alone, as peft loads them onto the model that training started from.
+
+    Args:
+        weights: of the model with adapters, by name.
+        base: the model that training started from, as is noted beside the adapters.
+    """
+    trained = {
+        name.replace(".default.", "."): tensor
+        for name, tensor in weights.items()
+        if name.endswith((_A, _B))
+        or (lora.vocabulary and any(name.endswith(f"{part}.weight") for part in VOCABULARY))
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {f"base_model.model.{name}": tensor.contiguous() for name, tensor in trained.items()},
+        folder / "adapter_model.safetensors",
+    )
+    config = _config(lora, base)
+    config.inference_mode = True
+    config.save_pretrained(folder)
+
+
+def _config(lora: Lora, base: str | None = None) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=list(lora.targets),
+        modules_to_save=list(VOCABULARY) if lora.vocabulary and base else None,
+        base_model_name_or_path=base,
+    )
+
+
+def _part(lm: Any, name: str) -> nn.Module:
+    part: nn.Module = lm.lm_head if name == "lm_head" else getattr(lm.model, name)
+    return part

@@ -1,0 +1,60 @@
+"""Activation checkpointing and compilation, layer by layer.
+
+What a layer keeps for the backward pass is most of a training step's memory. ``full`` keeps its input alone
+and computes the whole layer again: a third more to compute. ``selective`` keeps what attention and the
+projections around it gave (torch's selective checkpointing), and computes again the wide MLP, the norms and
+the rotation, which are two thirds of the memory; attention itself never runs twice.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+ATTENTION = (
+    "attention",
+    "attn",
+)  # a part of the name of every attention kernel: aten's, torch's, flash-attn's
+MATRIX_PRODUCTS = ("aten::mm", "aten::addmm")
+
+
+def prepare_layers(
+    layers: nn.ModuleList, *, remat: Literal["none", "selective", "full"], compiled: bool
+) -> None:
+    """Make each layer keep less for the backward pass, and compile it, as asked for.
+
+    Compilation goes inside: what is computed again is then the compiled layer.
+    """
+    for layer in layers:
+        forward = layer.forward
+        if compiled:
+            forward = torch.compile(forward, dynamic=True)
+        if remat != "none":
+            forward = _checkpointed(layer, forward, selective=remat == "selective")
+        layer.forward = forward
+
+
+def _checkpointed(layer: nn.Module, forward: Callable[..., Any], *, selective: bool) -> Callable[..., Any]:
+    width = layer.hidden_size
+    context = partial(create_selective_checkpoint_contexts, partial(_policy, width)) if selective else None
+    options: dict[str, Any] = {"context_fn": context} if context else {}
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **options, **kwargs)
+
+    return run
+
+
+def _policy(width: Any, _: Any, op: Any, *args: Any, **__: Any) -> CheckpointPolicy:
+    """Keep attention, and products no wider than the hidden states: of a layer's all but the MLP's inner."""
+    name = op.name()
+    if any(part in name for part in ATTENTION):
+        return CheckpointPolicy.MUST_SAVE
+    if name.split(".")[0] in MATRIX_PRODUCTS and args[-1].shape[-1] <= width:
+        return CheckpointPolicy.MUST_SAVE
+    return CheckpointPolicy.PREFER_RECOMPUTE
