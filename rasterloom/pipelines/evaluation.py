@@ -230,22 +230,15 @@ def _of_model(
     recipe: Recipe, trained: Trained, language: Language, codec: Any, held: HeldOut, progress: Progress
 ) -> tuple[dict[str, Any], list[Pixels]]:
     """Held-out losses of a checkpoint, and what it draws of the held-out captions if there is a codec."""
-    import torch
-
     from rasterloom.tokenize.conversation import encode_prompt
     from rasterloom.tokenize.prompts import t2i_prompt
     from rasterloom.train.evaluate import evaluate as losses_of
-    from rasterloom.train.model import PackedLM, build_model
-    from rasterloom.train.sample import Sampler
+    from rasterloom.train.model import PackedLM
+    from rasterloom.train.sample import open_sampler
 
     gpu, profile = recipe.run.use_gpu, language.profile
-    device = torch.device("cuda" if gpu else "cpu")
     try:
-        lm = (
-            build_model(str(trained.model), profile)
-            .to(device, torch.bfloat16 if gpu else torch.float32)
-            .eval()
-        )
+        sampler = open_sampler(trained.model, profile, "cuda" if gpu else "cpu", bf16=gpu)
     except ValueError as error:
         raise RecipeError(str(error)) from None
     drawn: list[Pixels] = []
@@ -254,7 +247,7 @@ def _of_model(
         ids = [encode_prompt(turns, [], language.text.encode, profile).tolist() for turns in asked]
         sizes = [picture.size for picture in held.pictures]
         progress.start(f"drawing {trained.name}", sum(w * h for w, h in sizes) // profile.downsample**2)
-        codes = Sampler(lm, profile).sample(
+        codes = sampler.sample(
             ids,
             sizes,
             cfg=recipe.sample.cfg,
@@ -265,7 +258,8 @@ def _of_model(
         )
         drawn = [codec.decode(one[None])[0] for one in codes]
     progress.start(f"loss {trained.name}", None)
-    return losses_of(PackedLM(lm), held.rows, held.numbers, BATCH_TOKENS, device), drawn
+    model = PackedLM(sampler.model)
+    return losses_of(model, held.rows, held.numbers, BATCH_TOKENS, sampler.device), drawn
 
 
 def clip_of(recipe: Recipe, checkpoint: str | None) -> Any:
