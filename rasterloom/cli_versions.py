@@ -9,12 +9,14 @@ import typer
 from rich.table import Table
 
 from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, out
+from rasterloom.cli_takedown import takedown_command, tell_settled
 from rasterloom.pipelines.forms import Form
 from rasterloom.recipe import load_recipe
 from rasterloom.versions.history import Version, log, made
 from rasterloom.versions.tables import MAIN, TABLES, Corpus
 
 app = typer.Typer(help="Look at the versions of a corpus, name them, compare them.", no_args_is_help=True)
+app.command("takedown")(takedown_command)
 
 FAILED = 1
 At = Annotated[
@@ -144,6 +146,7 @@ def branch_command(recipe: RecipePath, name: Name, at: At = None) -> None:
 
     corpus = corpus_of(recipe, at)
     out.print(f"{corpus.name}@{name}: {_snapshots(branch(corpus, name).snapshots)}", highlight=False)
+    tell_settled(corpus)
 
 
 @app.command("delete")
@@ -178,6 +181,7 @@ def rollback_command(
         out.print(f"{name}: {before} -> {after}", highlight=False)
     if not moved:
         out.print(f"main is at {version} already.", highlight=False)
+    tell_settled(corpus)
 
 
 @app.command("diff")

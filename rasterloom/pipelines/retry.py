@@ -57,14 +57,14 @@ def plan_retry(
     store: Store, inputs: Inputs, config: Any, *, plan: Plan, place: str, errors: Sequence[str]
 ) -> list[Shard]:
     """Of the shards published in ``place``, those with rows to retry are made again, the others stay."""
-    before = staging.published(store, place)
+    before = {p.shard: p for p in staging.published(store, place).values()}
     shards = []
     for shard in plan(store, inputs, config):
         earlier = before[shard.name]
         if any(earlier.counts.get(error) for error in errors):
             (file,) = earlier.files  # a shard of images is one
             spec = {**shard.spec, "images": file, "errors": list(errors)}
-            shards.append(Shard(shard.name, spec))
+            shards.append(Shard(shard.name, spec, now=shard.now))
         else:
             shards.append(Shard(shard.name, shard.spec, made=asdict(earlier)))
     return shards

@@ -121,5 +121,4 @@ def output_files(corpus: Corpus, step: Step) -> list[DataFile]:
     if step.table:
         return corpus.files(step.table, status(corpus, step).snapshot_id, step.replaces)
     place = staging.folder(corpus.name, step.name, step.fingerprint)
-    shards = sorted(staging.published(corpus.store, place).items())
-    return [file for _, shard in shards for file in shard.data_files]
+    return [file for shard in staging.result_of(corpus.store, place) for file in shard.data_files]

@@ -99,18 +99,19 @@ def keys_of(corpus: Corpus, what: str) -> list[str]:
 
 def holding(corpus: Corpus, nodes: Graph, keys: Sequence[str]) -> dict[str, list[str]]:
     """Return which of some keys each version of ``tokens`` holds, by fingerprint; those that hold any."""
-    found = {}
-    for fingerprint, node in nodes.items():
-        table = corpus.table("tokens") if node.table == "tokens" and node.snapshot_id else None
-        if table is None:
-            continue
-        step = node.record.step.split("/")
-        scan = table.scan(_among(keys), ("key", "target"), snapshot_id=node.snapshot_id).to_arrow()
+    found: dict[str, set[str]] = {}
+    table = corpus.table("tokens")
+    for version in (
+        log(corpus, "tokens") if table else ()
+    ):  # all of them: a takedown leaves a step's last without
+        assert table is not None
+        step = version.record.step.split("/")
+        scan = table.scan(_among(keys), ("key", "target"), snapshot_id=version.snapshot_id).to_arrow()
         if len(step) == 2:
             scan = scan.filter(pc.equal(scan["target"], int(step[1])))
         if scan.num_rows:
-            found[fingerprint] = sorted(set(scan["key"].to_pylist()))
-    return found
+            found.setdefault(version.record.fingerprint, set()).update(scan["key"].to_pylist())
+    return {fingerprint: sorted(keys) for fingerprint, keys in found.items() if fingerprint in nodes}
 
 
 def checkpoints_of(corpus: Corpus, nodes: Graph, keys: Sequence[str]) -> dict[str, list[str]]:
