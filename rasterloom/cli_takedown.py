@@ -67,6 +67,8 @@ def _tell(found: Outcome, dry_run: bool) -> None:
     lines.append(f"checkpoints that saw them: {', '.join(found.checkpoints) or 'none'}")
     if found.still:
         lines.append(f"tags that hold them still: {', '.join(found.still)}")
+    if not dry_run and not found.number:
+        lines.append("All of this was taken down before.")
     if found.number:
         lines.append(f"takedown {found.number} is on record: later runs leave them out.")
     for line in lines:
@@ -108,7 +110,7 @@ def _entries(given: str) -> list[str]:
 
 def tell_settled(corpus: Corpus) -> None:
     """Take out what a step back in time brought back, and say so."""
-    from rasterloom.pipelines.takedown import settle
+    from rasterloom.pipelines.settle import settle
 
     gone = settle(corpus)
     if gone:

@@ -25,8 +25,9 @@ MAY_IMPORT = {
     "cli": {"cli_common", "cli_tokens", "cli_versions", "pipelines"} | GROUND,
     "cli_common": set(),
     "cli_tokens": {"cli_common", "pipelines"} | GROUND,
+    "cli_gc": {"cli_common", "pipelines"} | GROUND,
     "cli_takedown": {"cli_common", "pipelines"} | GROUND,
-    "cli_versions": {"cli_common", "cli_takedown", "pipelines"} | GROUND,
+    "cli_versions": {"cli_common", "cli_gc", "cli_takedown", "pipelines"} | GROUND,
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -14,6 +14,7 @@ from rasterloom import __version__
 from rasterloom.pipelines import clean, staging
 from rasterloom.pipelines.guard import SuccessGuard
 from rasterloom.pipelines.progress import Progress
+from rasterloom.pipelines.settle import settle
 from rasterloom.pipelines.staging import Published
 from rasterloom.pipelines.state import (
     Status,
@@ -25,7 +26,7 @@ from rasterloom.pipelines.state import (
     write_record,
 )
 from rasterloom.pipelines.step import FileStep, Shard, ShardStep, Step
-from rasterloom.pipelines.tombstones import Tombstones, tombstones
+from rasterloom.pipelines.tombstones import NONE, Tombstones, latest_takedown, tombstones
 from rasterloom.recipe import Run
 from rasterloom.storage import Store
 from rasterloom.versions.commit import commit
@@ -110,7 +111,7 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
         if guard and (why := guard.verdict(result)):
             raise StepFailed(f"{step.name}: {why}")
     taken_down = tombstones(corpus.store, corpus.name)  # those that came meanwhile, too
-    results = [clean.without(corpus.store, place, done[shard.id], step.name, taken_down) for shard in shards]
+    results = clean.without(corpus.store, place, [done[shard.id] for shard in shards], step.name, taken_down)
     record = _record(
         corpus,
         step,
@@ -121,10 +122,12 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
         n_bytes=sum(r.bytes for r in results),
         shards=len(results),
         worker_seconds=sum(r.seconds for r in results),
+        takedowns=taken_down.number,
+        taken_down=max((r.taken_down for r in results), default=0),
     )
     if step.table is None:
         staging.finish(corpus.store, place, results)
-        write_record(corpus, step, record)
+        write_record(corpus, record)
         return
     commit(
         corpus,
@@ -135,8 +138,8 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
         replaces=step.replaces,
         partition_by=step.partition_by,
     )
-    if (now := tombstones(corpus.store, corpus.name)).number > taken_down.number:
-        clean.apply(corpus, now)
+    if latest_takedown(corpus.store, corpus.name) > taken_down.number:
+        settle(corpus)
 
 
 def _taken_over(corpus: Corpus, step: ShardStep, place: str, shards: list[Shard]) -> dict[str, Published]:
@@ -155,7 +158,7 @@ def _taken_over(corpus: Corpus, step: ShardStep, place: str, shards: list[Shard]
 
 
 def _on_ray(
-    store: Store, place: str, step: ShardStep, shards: list[Shard], run: Run, taken_down: Tombstones
+    store: Store, place: str, step: ShardStep, shards: list[Shard], run: Run, taken_down: Tombstones = NONE
 ) -> Iterator[Published]:
     """Run shards as Ray tasks, or in actors that have a GPU each, and yield each result as it comes.
 
@@ -276,6 +279,7 @@ def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, pro
     with _alone(folder, progress):
         if status(corpus, step).done:  # by the run that was waited for
             return
+        takedowns = latest_takedown(corpus.store, corpus.name)
         if not step.resumes:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
@@ -288,8 +292,10 @@ def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, pro
             for path in files:
                 corpus.store.put(f"{final}/{path.relative_to(folder).as_posix()}", path.read_bytes())
         size = sum(path.stat().st_size for path in files)
-        record = _record(corpus, step, recipe_digest, started, counts=counts, n_bytes=size)
-        write_record(corpus, step, record)
+        record = _record(
+            corpus, step, recipe_digest, started, counts=counts, n_bytes=size, takedowns=takedowns
+        )
+        write_record(corpus, record)
 
 
 @contextmanager

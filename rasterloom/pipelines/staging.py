@@ -32,7 +32,8 @@ class Published:
     counts: dict[str, int]
     seconds: float
     spec: str = ""  # digest of what it was made from
-    tombstones: int = 0  # the last takedown that it knew of
+    takedowns: int = 0  # how many there were when it was last looked at
+    taken_down: int = 0  # the last of them that took rows out of it
 
     @property
     def id(self) -> str:
@@ -83,7 +84,9 @@ def _run_shard(store: Store, place: str, step: ShardStep, shard: Shard, taken_do
     seconds = time.monotonic() - start
     counts = add_up([counts, *changes])
     rows = sum(files.values())
-    mine = Published(shard.name, files, rows, size, counts, seconds, shard.digest, taken_down.number)
+    known = taken_down.number
+    last = known if any(changes) else 0
+    mine = Published(shard.name, files, rows, size, counts, seconds, shard.digest, known, last)
     if _publish(store, place, mine):
         return mine
     for file in files:
@@ -109,9 +112,9 @@ def _name(place: str, id_: str) -> str:
     return f"{place}/shards/{id_}.json"
 
 
-def publish_anew(store: Store, name: str, result: Published) -> None:
-    """Say of a shard that is published, under the name of its JSON file, that it has other files now."""
-    store.put(name, _json(result))
+def publish_anew(store: Store, place: str, result: Published) -> None:
+    """Say of a shard that is published that it has other files now."""
+    store.put(_name(place, result.id), _json(result))
 
 
 def is_published(name: str) -> bool:

@@ -104,6 +104,7 @@ class FileStep(Step):
 
     make: Callable[..., dict[str, int]] = field(kw_only=True)
     resumes: bool = False
+    shows_rows: bool = False  # made again when a takedown took rows out of an input
 
 
 def changes(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:

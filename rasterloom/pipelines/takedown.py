@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rasterloom.pipelines.clean import Advance, apply, silent, spread
+from rasterloom.pipelines.clean import Advance, silent, spread
 from rasterloom.pipelines.reading import read_files
+from rasterloom.pipelines.settle import apply, is_settled, settle
 from rasterloom.pipelines.tombstones import (
     KINDS,
     Takedown,
@@ -43,7 +44,7 @@ class Outcome:
     checkpoints: list[str]  # that saw any of the keys
     rows: dict[str, int] = field(default_factory=dict)  # rows that went, by branch and table
     still: list[str] = field(default_factory=list)  # tags whose versions hold some of the keys
-    number: int = 0  # of the takedown; 0 if it was not made
+    number: int = 0  # of the takedown; 0 of a dry run, and if all of it was taken down before
 
 
 def parse(given: Iterable[str]) -> dict[str, list[str]]:
@@ -103,16 +104,17 @@ def take_down(
     nodes = lineage.graph(corpus)
     trained = [nodes[f].name for f in lineage.checkpoints_of(corpus, nodes, keys)] if keys else []
     found = Outcome(keys, others, trained)
-    if not dry_run:
-        signed = Record("", "", "", {}, {}).signed("", "")
-        made = Takedown(given_entries, keys, why, signed.user, signed.finished, trained)
-        found.number = write_takedown(corpus.store, corpus.name, made).number
-    known = (
-        tombstones(corpus.store, corpus.name)
-        if found.number
-        else of_takedowns([*takedowns(corpus.store, corpus.name), replace(first, keys=keys, number=1)])
-    )
-    found.rows = apply(corpus, known, dry_run=dry_run, advance=advance)
+    before = takedowns(corpus.store, corpus.name)
+    if dry_run:
+        known = of_takedowns([*before, replace(first, keys=keys, number=len(before) + 1)])
+        found.rows = apply(corpus, known, dry_run=True, advance=advance)
+    else:
+        if not of_takedowns(before).cover(given_entries, keys):
+            signed = Record("", "", "", {}, {}).signed("", "")
+            made = Takedown(given_entries, keys, why, signed.user, signed.finished, trained)
+            found.number = write_takedown(corpus.store, corpus.name, made).number
+        known = tombstones(corpus.store, corpus.name)
+        found.rows = settle(corpus, advance)
     found.still = [ref.name for ref in refs(corpus) if ref.kind == "tag" and held(corpus, ref.name, known)]
     return found
 
@@ -173,16 +175,15 @@ def held(corpus: Corpus, ref: str, known: Tombstones) -> bool:
     return False
 
 
-def settle(corpus: Corpus) -> dict[str, int]:
-    """Take out what was taken down wherever an older version brought it back; return rows by table."""
-    known = tombstones(corpus.store, corpus.name)
-    return apply(corpus, known) if known.number else {}
-
-
 def refuse_held(corpus: Corpus) -> None:
-    """Raise VersionError if the corpus is seen at a version that holds what was taken down since."""
+    """Raise VersionError if a corpus, at the version that it is seen at, holds what was taken down."""
     known = tombstones(corpus.store, corpus.name)
-    if known.number and held(corpus, corpus.ref, known):
+    if any(ref.kind == "branch" and ref.name == corpus.ref for ref in refs(corpus)):
+        if not is_settled(corpus, known):
+            raise VersionError(
+                f"takedown {known.number} of {corpus.name} was cut off: give it again, or run RECIPE, first"
+            )
+    elif known.number and held(corpus, corpus.ref, known):
         raise VersionError(
             f"{corpus.name}@{corpus.ref} holds rows that were taken down since; a branch of it is without "
             f"them: rasterloom versions branch RECIPE NAME --at {corpus.ref}"

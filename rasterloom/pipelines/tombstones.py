@@ -1,12 +1,12 @@
 """What was taken down from a corpus and must not come back.
 
 Each takedown leaves one file in the corpus, numbered, never changed. Workers leave out of their shards what
-falls under those that were there when the run began; what came later is looked for before a commit.
+falls under those that were there when the step began; what came later is looked for at the commit.
 """
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -45,6 +45,7 @@ class Tombstones:
     keys: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
     places: OptOuts = NOTHING
     phashes: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
+    entries: Mapping[str, list[str]] = field(default_factory=dict)  # as they were given
 
     def without(self, table: pa.Table, step: str) -> tuple[pa.Table, dict[str, int]]:
         """Leave out of a step's rows what was taken down; also return by how much its counts change.
@@ -111,6 +112,12 @@ class Tombstones:
                     found[number] |= any(_falls(places, url) for url in row or () if url)
         return pa.chunked_array([pa.array(found, pa.bool_())])
 
+    def cover(self, entries: Mapping[str, list[str]], keys: Iterable[str]) -> bool:
+        """Whether entries of a takedown and the keys under them are all among these already."""
+        mine = {kind: set(self.entries.get(kind, ())) for kind in entries}
+        known = set(self.keys.to_pylist())
+        return known.issuperset(keys) and all(mine[kind].issuperset(some) for kind, some in entries.items())
+
 
 NONE = Tombstones()
 
@@ -165,6 +172,12 @@ def takedowns(store: Store, corpus: str) -> list[Takedown]:
     return [_read(store, name) for name in store.list(_folder(corpus))]
 
 
+def latest_takedown(store: Store, corpus: str) -> int:
+    """The number of a corpus's last takedown, 0 if there was none."""
+    names = store.list(_folder(corpus))
+    return _number(names[-1]) if names else 0
+
+
 def tombstones(store: Store, corpus: str) -> Tombstones:
     """All takedowns of a corpus, to look rows up by."""
     return of_takedowns(takedowns(store, corpus))
@@ -177,16 +190,13 @@ def of_takedowns(found: list[Takedown]) -> Tombstones:
     entries = {kind: [e for t in found for e in t.entries.get(kind, ())] for kind in KINDS}
     keys = sorted({key for t in found for key in (*t.keys, *t.entries.get("key", ()))})
     phashes = pa.array(sorted({e.lower() for e in entries["phash"]}), pa.string())
-    return Tombstones(
-        found[-1].number, pa.array(keys, pa.string()), opt_outs_of(entries, "the takedowns"), phashes
-    )
+    places = opt_outs_of(entries, "the takedowns")
+    return Tombstones(found[-1].number, pa.array(keys, pa.string()), places, phashes, entries)
 
 
 def write_takedown(store: Store, corpus: str, made: Takedown) -> Takedown:
     """Put a takedown on record under the next free number, and return it with that."""
-    from dataclasses import asdict, replace
-
-    number = len(store.list(_folder(corpus)))
+    number = latest_takedown(store, corpus)
     while True:
         number += 1
         numbered = replace(made, number=number)
@@ -197,6 +207,10 @@ def write_takedown(store: Store, corpus: str, made: Takedown) -> Takedown:
 
 def _folder(corpus: str) -> str:
     return f"{corpus}/takedowns"
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition("/")[2].removesuffix(".json"))
 
 
 @lru_cache(maxsize=256)  # they never change

@@ -54,13 +54,20 @@ def training_steps(recipe: Recipe, corpus: list[Step]) -> list[Step]:
         if number == len(recipe.train.stages):
             drawn = SampleAt(target=stage.target, sample=recipe.sample, tokenize=_tokenize(tokens))
             samples.append(
-                FileStep("sample", drawn, "1", (stages[-1], by_name["text"], tokens), make=make_samples)
+                FileStep(
+                    "sample",
+                    drawn,
+                    "1",
+                    (stages[-1], by_name["text"], tokens),
+                    make=make_samples,
+                    shows_rows=True,
+                )
             )
     shown = (*corpus, *stages, *samples)
     told = Report(
         recipe=json.loads(recipe.model_dump_json(exclude={"run", "catalog"}, exclude_defaults=True))
     )
-    return [*stages, *samples, FileStep("report", told, "1", shown, make=write_report)]
+    return [*stages, *samples, FileStep("report", told, "1", shown, make=write_report, shows_rows=True)]
 
 
 def _tokenize(tokens: Step) -> Tokenize:

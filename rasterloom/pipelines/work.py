@@ -98,11 +98,17 @@ def fetch_again(
     config: Fetch,
     origin: Origin = Origin(),
 ) -> ShardResult:
-    """Fetch those rows of a shard again that failed with one of ``errors``; the others stay as they are."""
+    """Fetch those rows of a shard again that failed with one of ``errors``; the others stay as they are.
+
+    All rows, where there is no earlier result.
+    """
+    if "images" not in spec:
+        return fetch_images(store, spec, config, origin)
+    pairs = read_rows(store, spec["file"], spec["start"], spec["rows"], PAIRS.names)
     before = read_file(store, spec["images"])
+    before = before.filter(pc.is_in(before["key"], pairs["key"].combine_chunks()))  # a takedown took the rest
     failed = pc.is_in(before["error"], pa.array(spec["errors"]))
     keys = before["key"].filter(failed).combine_chunks()
-    pairs = read_rows(store, spec["file"], spec["start"], spec["rows"], PAIRS.names)
     pairs = pairs.filter(pc.is_in(pairs["key"], keys))
     fetched = _fetch(pairs, config, spec["shard"], origin)
     attempts = pc.add(fetched["attempts"], before["attempts"].filter(failed))

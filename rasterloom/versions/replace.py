@@ -9,6 +9,7 @@ from pyiceberg.io.pyarrow import parquet_files_to_data_files
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 
+from rasterloom.versions.heads import properties_of
 from rasterloom.versions.patience import TRANSIENT
 from rasterloom.versions.record import Record
 from rasterloom.versions.tables import Corpus
@@ -48,7 +49,8 @@ def replace_files(corpus: Corpus, name: str, new: Mapping[str, str | None], reco
             with table.transaction() as transaction:
                 came = [corpus.store.uri(file) for file in new.values() if file]
                 added = parquet_files_to_data_files(table.io, transaction.table_metadata, iter(came))
-                update = transaction.update_snapshot(record.to_properties(), branch=corpus.ref)
+                properties = properties_of(table, corpus.head(table), record)
+                update = transaction.update_snapshot(properties, branch=corpus.ref)
                 with update.overwrite() as overwrite:
                     for old in new:
                         overwrite.delete_data_file(there[old])

@@ -30,6 +30,13 @@ def less(tables, keys):
     return {name: [row for row in rows if row["key"] not in keys] for name, rows in tables.items()}
 
 
+def wordless(tables):
+    """Tables without what of the tokens depends on the text vocabulary: that is made of what is kept."""
+    of_text = ("input_ids", "loss_spans", "n_tokens")
+    tokens = [{k: v for k, v in row.items() if k not in of_text} for row in tables["tokens"]]
+    return {**tables, "tokens": tokens}
+
+
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory, workshop_at):
     """A corpus whose version v1 is as it was, and from which some were taken down."""
@@ -73,7 +80,7 @@ def test_versions_say_so_and_stand(done):
     standing, problems = verify(done.corpus, deep=True)
     assert not problems and all(s.good_rows == s.rows for s in standing)
     for version in made(done.corpus):
-        assert version.record.parents["taken down"] == "1"
+        assert version.record.taken_down == 1
         assert version.record.rows == len(done.rows(version.table))
     by_table = {v.table: v.record.counts for v in made(done.corpus)}
     assert by_table["pairs"]["taken_down"] == len(done.outcome.keys)
@@ -84,7 +91,8 @@ def test_versions_say_so_and_stand(done):
 
 def test_nothing_runs_again_but_what_shows_single_rows(done):
     printed = done.run("--until", "lengths")
-    assert "8 steps, 1 ran now" in printed and "lengths/64  never run" in printed
+    assert "8 steps, 1 ran now" in printed and "lengths/64  takedown 1 took rows out of tokens/64" in printed
+    assert "8 steps, 0 ran now" in done.run("--until", "lengths")
 
 
 def test_the_tokens_that_held_them_are_still_known(done):
@@ -164,7 +172,7 @@ def test_a_run_that_was_killed_goes_on_without_them(workshop, undisturbed):
     mine = workshop.tables()
     # A picture that was not fetched yet is found by its hash only then: its pair keeps a row.
     late = {row["key"] for row in mine["images"] if row["error"] == "taken_down"}
-    assert less(mine, late) == less(undisturbed.tables(), {*found.keys, *late})
+    assert wordless(less(mine, late)) == wordless(less(undisturbed.tables(), {*found.keys, *late}))
 
 
 def test_a_run_that_is_under_way_ends_without_them(workshop, undisturbed):
@@ -176,13 +184,13 @@ def test_a_run_that_is_under_way_ends_without_them(workshop, undisturbed):
     printed, _ = process.communicate(timeout=300)
     assert process.returncode == 0, printed
     assert found.keys == sorted(given)
-    assert workshop.tables() == less(undisturbed.tables(), given)
+    assert wordless(workshop.tables()) == wordless(less(undisturbed.tables(), given))
     assert "7 steps, 0 ran now" in workshop.run("--until", "tokens")
 
 
 @pytest.mark.parametrize("entry", ["", "# only this", "not a thing", "12345"])
 def test_what_is_nothing_is_said(undisturbed, entry):
-    with pytest.raises(VersionError, match="nothing to take down|is no key"):
+    with pytest.raises(VersionError, match=r"nothing to take down|is no key"):
         takedown.take_down(undisturbed.corpus, [entry])
 
 
