@@ -32,7 +32,7 @@ KINDS = {
 def gc_command(
     recipe: RecipePath,
     older_than: Annotated[
-        str, typer.Option(metavar="AGE", help="Versions younger than this stay: 7d, 12h, 0.")
+        str, typer.Option(metavar="AGE", help="Versions younger than this stay: 7d, 12h, 30m, 0.")
     ] = "7d",
     files_older_than: Annotated[
         str,
@@ -57,7 +57,7 @@ def gc_command(
     with out.status("looking for what nothing needs"):
         found = find(corpus, grace, models=models)
     _show(found, output)
-    if dry_run or not (found.versions or found.items):
+    if dry_run or not (found.snapshots or found.items):
         return
     if not yes:
         if not sys.stdin.isatty():
@@ -72,23 +72,23 @@ def gc_command(
             models=models,
             advance=lambda what, done, total: status.update(f"{what}: {done:,} of {total:,}"),
         )
-    versions, files = sum(gone.versions.values()), len(gone.items)
+    snapshots, files = sum(gone.snapshots.values()), len(gone.items)
     size = sum(item.size for item in gone.items) / 1e6
-    out.print(f"{versions:,} versions and {files:,} files are gone: {size:,.1f} MB", highlight=False)
+    out.print(f"{snapshots:,} snapshots and {files:,} files are gone: {size:,.1f} MB", highlight=False)
 
 
 def _show(found: Garbage, output: OutputFormat) -> None:
     kinds = found.by_kind()
     if output is OutputFormat.JSON:
         files = {kind: {"files": number, "bytes": size} for kind, (number, size) in kinds.items()}
-        print(json.dumps({"versions": found.versions, **files}))
+        print(json.dumps({"snapshots": found.snapshots, **files}))
         return
-    if not (found.versions or found.items):
+    if not (found.snapshots or found.items):
         out.print("There is nothing to remove.")
         return
     shown = Table("what", "number", "MB", box=None, pad_edge=False)
-    for table, number in found.versions.items():
-        shown.add_row(f"versions of {table}", f"{number:,}", "")
+    for table, number in found.snapshots.items():
+        shown.add_row(f"snapshots of {table}", f"{number:,}", "")
     for kind, (number, size) in kinds.items():
         shown.add_row(KINDS[kind], f"{number:,}", f"{size / 1e6:,.1f}")
     out.print(shown, highlight=False)

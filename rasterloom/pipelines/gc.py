@@ -61,9 +61,9 @@ class Item:
 
 @dataclass
 class Garbage:
-    """What goes: versions by table, and files in the order in which they are deleted."""
+    """What goes: snapshots by table, and files in the order in which they are deleted."""
 
-    versions: dict[str, int] = field(default_factory=dict)
+    snapshots: dict[str, int] = field(default_factory=dict)
     items: list[Item] = field(default_factory=list)
 
     def by_kind(self) -> dict[str, tuple[int, int]]:

@@ -59,6 +59,7 @@ def start_ray(run: Run) -> None:
         return
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a Ray of our own, on loopback
     ray.init(
+        address="local",  # not one that happens to run on this machine
         num_cpus=run.cpus or os.cpu_count() or 1,
         include_dashboard=False,
         object_store_memory=256 * 2**20,  # paths travel between tasks, not pixels
