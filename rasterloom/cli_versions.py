@@ -9,12 +9,16 @@ import typer
 from rich.table import Table
 
 from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, out
+from rasterloom.cli_gc import gc_command
+from rasterloom.cli_takedown import takedown_command, tell_settled
 from rasterloom.pipelines.forms import Form
 from rasterloom.recipe import load_recipe
 from rasterloom.versions.history import Version, log, made
 from rasterloom.versions.tables import MAIN, TABLES, Corpus
 
 app = typer.Typer(help="Look at the versions of a corpus, name them, compare them.", no_args_is_help=True)
+app.command("takedown")(takedown_command)
+app.command("gc")(gc_command)
 
 FAILED = 1
 At = Annotated[
@@ -62,20 +66,25 @@ def log_command(
         for snapshot in ref.snapshots.values() if ref.name != MAIN else ():
             names.setdefault(snapshot, []).append(ref.name)
     shown = Table(
-        "committed", "by", "step", "snapshot", "rows", "seconds", "MB", "outcome", "names", box=None
+        "committed", "by", "recipe", "code", "step", "snapshot", "rows", "seconds", "MB", "outcome", "names"
     )
+    shown.box, shown.pad_edge = None, False
     for v in found:
-        counts = ", ".join(f"{k} {n:,}" for k, n in sorted(v.record.counts.items(), key=lambda i: -i[1])[:3])
+        record = v.record
+        counts = ", ".join(f"{k} {n:,}" for k, n in sorted(record.counts.items(), key=lambda i: -i[1])[:3])
+        why = f"takedown {record.taken_down}: " if v.of_takedown else ""
         mark = "" if v.current else "[dim]"
         shown.add_row(
             f"{mark}{v.committed:%Y-%m-%d %H:%M:%S}",
-            v.record.user,
-            v.record.step,
+            record.user,
+            record.recipe[:6],
+            f"{record.package}/{record.code_version}",
+            record.step,
             str(v.snapshot_id),
-            f"{v.record.rows:,}",
-            f"{v.record.seconds:,.1f}",
-            f"{v.record.n_bytes / 1e6:,.1f}",
-            counts,
+            f"{record.rows:,}",
+            f"{record.seconds:,.1f}",
+            f"{record.n_bytes / 1e6:,.1f}",
+            why + counts,
             ", ".join(names.get(v.snapshot_id, [])),
         )
     out.print(shown)
@@ -114,12 +123,14 @@ def show_command(
         out.print(f"[bold]{record.step}[/bold]  snapshot {v.snapshot_id} of {v.table}", highlight=False)
         lines = {
             "made": f"{v.committed:%Y-%m-%d %H:%M:%S} UTC by {record.user or '?'}",
-            "rasterloom": record.package,
+            "rasterloom": f"{record.package}, version {record.code_version} of the step",
             "recipe": record.recipe,
+            "takedowns": f"without the rows of {record.takedowns}" if record.takedowns else "",
             "rows": f"{record.rows:,} in {record.shards:,} shards, {record.n_bytes / 1e6:,.1f} MB",
             "time": f"{record.seconds:,.1f} s, of workers {record.worker_seconds:,.1f} s",
             "outcome": ", ".join(f"{k} {n:,}" for k, n in record.counts.items()),
             "inputs": ", ".join(f"{k} {f}" for k, f in record.inputs.items()),
+            "parents": ", ".join(f"{k} {s}" for k, s in record.parents.items()),
             "settings": json.dumps(record.config, ensure_ascii=False),
             "fingerprint": record.fingerprint,
         }
@@ -144,6 +155,7 @@ def branch_command(recipe: RecipePath, name: Name, at: At = None) -> None:
 
     corpus = corpus_of(recipe, at)
     out.print(f"{corpus.name}@{name}: {_snapshots(branch(corpus, name).snapshots)}", highlight=False)
+    tell_settled(corpus)
 
 
 @app.command("delete")
@@ -178,6 +190,7 @@ def rollback_command(
         out.print(f"{name}: {before} -> {after}", highlight=False)
     if not moved:
         out.print(f"main is at {version} already.", highlight=False)
+    tell_settled(corpus)
 
 
 @app.command("diff")
@@ -245,7 +258,10 @@ def lineage_command(
         held = lineage.holding(corpus, nodes, keys)
         trained = lineage.checkpoints_of(corpus, nodes, keys)
         out.print(f"{len(keys)} pairs: {' '.join(keys[:8])}", highlight=False)
-        for title, fingerprints in (("tokens that hold them", held), ("checkpoints that saw them", trained)):
+        for title, fingerprints in (
+            ("tokens that hold them, or did", held),
+            ("checkpoints that saw them", trained),
+        ):
             out.print(f"{title}: {', '.join(nodes[f].name for f in fingerprints) or 'none'}", highlight=False)
         return
     try:

@@ -120,6 +120,7 @@ class ErrorClass(StrEnum):
     BLOCKED_SCHEME = "blocked_scheme"
     BLOCKED_ADDRESS = "blocked_address"
     OPT_OUT = "opt_out"  # on the recipe's list
+    TAKEN_DOWN = "taken_down"  # by `versions takedown`
     ROBOTS = "robots"  # robots.txt or X-Robots-Tag
     DNS = "dns"
     CONNECT = "connect"

@@ -4,11 +4,13 @@ The one that everything rests on is :meth:`Store.put_if_absent`: of any number o
 exactly one wins, and readers see all of its bytes or nothing.
 """
 
+import builtins
 import contextlib
 import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ import pyarrow.parquet as pq
 from rasterloom import s3
 from rasterloom.s3 import StorageError
 
-__all__ = ["Entry", "StorageError", "Store"]
+__all__ = ["Entry", "File", "StorageError", "Store"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,15 @@ class Entry:
     name: str  # relative to the store's root
     size: int  # bytes
     stamp: str  # changes when the file does: its ETag on S3, on a disk when it was written
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a store."""
+
+    name: str  # relative to the store's root
+    size: int  # bytes
+    written: datetime  # UTC, by the store's clock
 
 
 @dataclass(frozen=True)
@@ -104,6 +115,13 @@ class Store:
         start = len(self.path()) + 1
         infos = self.filesystem.get_file_info(selector)
         return sorted(i.path[start:] for i in infos if i.type == pafs.FileType.File)
+
+    def files(self, prefix: str) -> builtins.list[File]:
+        """Return the files anywhere below a folder with size and time; none if there is no such folder."""
+        selector = pafs.FileSelector(self.path(prefix), allow_not_found=True, recursive=True)
+        start = len(self.path()) + 1
+        infos = [i for i in self.filesystem.get_file_info(selector) if i.type == pafs.FileType.File]
+        return [File(i.path[start:], i.size, i.mtime) for i in infos]
 
     def entry(self, name: str) -> Entry:
         """Look one file up. Raises: FileNotFoundError, OSError."""

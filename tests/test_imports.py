@@ -26,7 +26,9 @@ MAY_IMPORT = {
     "cli_common": set(),
     "cli_sample": {"cli_common", "pipelines"} | GROUND,
     "cli_tokens": {"cli_common", "pipelines"} | GROUND,
-    "cli_versions": {"cli_common", "pipelines"} | GROUND,
+    "cli_gc": {"cli_common", "pipelines"} | GROUND,
+    "cli_takedown": {"cli_common", "pipelines"} | GROUND,
+    "cli_versions": {"cli_common", "cli_gc", "cli_takedown", "pipelines"} | GROUND,
     "__main__": {"cli"},
     "__init__": set(),
 }

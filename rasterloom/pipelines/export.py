@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from rasterloom.pipelines.data_card import Card, write_card
 from rasterloom.pipelines.forms import Form
 from rasterloom.pipelines.reading import read_file, read_files, read_rows
+from rasterloom.pipelines.takedown import refuse_held
 from rasterloom.recipe import RecipeError
 from rasterloom.schema import SCORES, in_order
 from rasterloom.versions.tables import Corpus
@@ -43,6 +44,7 @@ def export(
 
     Raises:
         RecipeError: the folder holds something, or the version has no selection.
+        VersionError: the version holds what was taken down since.
     """
     if folder.exists() and any(folder.iterdir()):
         raise RecipeError(f"{folder} holds something already: name a new folder")
@@ -50,6 +52,7 @@ def export(
         raise RecipeError(
             f"{corpus.name}@{corpus.ref} has no selection: rasterloom run RECIPE --until selection"
         )
+    refuse_held(corpus)
     (folder / "data").mkdir(parents=True)
     card = Card(corpus)
     write = {Form.HF: _write_hf, Form.PARQUET: _write_parquet, Form.WEBDATASET: _write_tar}[form]

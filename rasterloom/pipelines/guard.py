@@ -19,6 +19,7 @@ UNASKED = frozenset(
         ErrorClass.BAD_ROW,
         ErrorClass.BLOCKED_SCHEME,
         ErrorClass.OPT_OUT,
+        ErrorClass.TAKEN_DOWN,
     }
 )
 

@@ -11,9 +11,11 @@ import pyarrow.compute as pc
 from rich.console import Console
 
 from rasterloom.pipelines import token_work
+from rasterloom.pipelines.at_work import at_work
 from rasterloom.pipelines.lengths import lengths_step
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.reading import count_of, read_files
+from rasterloom.pipelines.retry import worked_on
 from rasterloom.pipelines.runner import run_step, start_ray
 from rasterloom.pipelines.state import output_files, status
 from rasterloom.pipelines.step import Inputs, Shard, ShardResult, ShardStep, Step
@@ -81,7 +83,7 @@ def import_tokens(
         )
     steps = import_steps(record.resolve(), entries, ImportAt(target=target, profile=profile))
     progress = Progress(console)
-    with progress.showing():
+    with at_work(corpus, "run", worked_on(steps), console.print), progress.showing():
         for step in steps:
             if not status(corpus, step).done:
                 start_ray(run)

@@ -30,7 +30,9 @@ class LengthsAt(Section):
 
 
 def lengths_step(target: int, tokens: Step) -> Step:
-    return FileStep(f"lengths/{target}", LengthsAt(target=target), "1", (tokens,), make=make_lengths)
+    return FileStep(
+        f"lengths/{target}", LengthsAt(target=target), "1", (tokens,), make=make_lengths, shows_rows=True
+    )
 
 
 def make_lengths(

@@ -11,6 +11,7 @@ from typing import Any
 from rasterloom.pipelines.lengths import NAME, write_index
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.step import FileStep
+from rasterloom.pipelines.takedown import refuse_held
 from rasterloom.recipe import Part, Recipe, RecipeError, Section
 from rasterloom.versions.commit import head_snapshot
 from rasterloom.versions.record import Record
@@ -44,8 +45,8 @@ def pinned_step(recipe: Recipe, part: Part, field: str) -> Pinned:
         field: of the recipe, for messages, such as ``train.stages[0]``.
 
     Raises:
-        RecipeError: there is no such version, it has no tokens of this target, or they were made with
-            another codec than the recipe's.
+        RecipeError: there is no such version, it holds what was taken down since, it has no tokens of this
+            target, or they were made with another codec than the recipe's.
     """
     here = Corpus.of(recipe)
     name, _, version = (part.corpus or f"{here.name}@{here.ref}").partition("@")
@@ -53,6 +54,7 @@ def pinned_step(recipe: Recipe, part: Part, field: str) -> Pinned:
     try:
         if part.corpus:
             check_ref(corpus)
+            refuse_held(corpus)
     except VersionError as error:
         raise RecipeError(f"{field}.corpus: {error}") from None
     head = head_snapshot(corpus, corpus.table("tokens"), f"tokens/{part.target}")

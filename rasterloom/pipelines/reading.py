@@ -1,5 +1,9 @@
 """Rows out of the Parquet files of a store, and how many there are of what."""
 
+import json
+import re
+from bisect import bisect_left
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -8,6 +12,11 @@ import pyarrow.parquet as pq
 
 from rasterloom.schema import PICTURE
 from rasterloom.storage import Store
+from rasterloom.versions.tables import DataFile
+
+# Of a file that a takedown wrote in place of another: see `first_of`.
+FIRST, GONE = b"rasterloom.first", b"rasterloom.gone"
+REWRITTEN = re.compile(r"-t\d{6}-[0-9a-f]{8}\.parquet$")
 
 
 def count_of(values: pa.ChunkedArray, prefix: str = "") -> dict[str, int]:
@@ -61,3 +70,30 @@ def read_rows(store: Store, name: str, start: int, rows: int, columns: list[str]
                 before = before if len(groups) > 1 else first
             first += size
         return file.read_row_groups(groups, columns=columns).slice(start - before, rows)
+
+
+@dataclass(frozen=True)
+class First:
+    """A data file as it was before takedowns took rows out of it."""
+
+    name: str
+    rows: int
+    gone: tuple[int, ...] = ()  # numbers of the rows that are out, sorted
+
+    def now(self, start: int, rows: int) -> tuple[int, int]:
+        """Where a range of its rows begins in the file as it is now, and how many are left of it."""
+        before = bisect_left(self.gone, start)
+        return start - before, rows - (bisect_left(self.gone, start + rows) - before)
+
+
+def first_of(store: Store, file: DataFile) -> First:
+    """The file that a data file stands for: itself, unless a takedown wrote it.
+
+    Shards are named after rows of the first file, so that they are the same ones after a takedown.
+    """
+    if not REWRITTEN.search(file.name):
+        return First(file.name, file.rows)
+    with store.filesystem.open_input_file(store.path(file.name)) as source:
+        metadata = pq.read_schema(source).metadata or {}
+    gone = tuple(json.loads(metadata[GONE]))
+    return First(metadata[FIRST].decode(), file.rows + len(gone), gone)

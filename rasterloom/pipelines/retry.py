@@ -6,7 +6,7 @@ follows runs again, a run that was killed goes on, and a further plain run finds
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from rich.console import Console
 
 from rasterloom.pipelines import staging
 from rasterloom.pipelines.state import status
-from rasterloom.pipelines.step import Inputs, Shard, ShardResult, ShardStep
+from rasterloom.pipelines.step import Inputs, Shard, ShardResult, ShardStep, Step
 from rasterloom.recipe import RecipeError
 from rasterloom.schema import ErrorClass
 from rasterloom.storage import Store
@@ -53,18 +53,30 @@ def with_retries(
     return found
 
 
+def retried(settings: Mapping[str, Any]) -> str:
+    """The fingerprint whose failures a step with these settings fetched again; empty if it did not."""
+    return str(settings.get(RETRY, "")).rpartition(" of ")[2]
+
+
+def worked_on(steps: Iterable[Step]) -> set[str]:
+    """The fingerprints whose shards a run of some steps makes or looks at."""
+    return {f for step in steps for f in (step.fingerprint, retried(step.settings)) if f}
+
+
 def plan_retry(
     store: Store, inputs: Inputs, config: Any, *, plan: Plan, place: str, errors: Sequence[str]
 ) -> list[Shard]:
     """Of the shards published in ``place``, those with rows to retry are made again, the others stay."""
-    before = staging.published(store, place)
+    before = {p.shard: p for p in staging.published(store, place).values()}
     shards = []
     for shard in plan(store, inputs, config):
-        earlier = before[shard.name]
-        if any(earlier.counts.get(error) for error in errors):
+        earlier = before.get(shard.name)
+        if earlier is None:  # removed by `versions gc`
+            shards.append(shard)
+        elif any(earlier.counts.get(error) for error in errors):
             (file,) = earlier.files  # a shard of images is one
             spec = {**shard.spec, "images": file, "errors": list(errors)}
-            shards.append(Shard(shard.name, spec))
+            shards.append(Shard(shard.name, spec, now=shard.now))
         else:
             shards.append(Shard(shard.name, shard.spec, made=asdict(earlier)))
     return shards

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from rasterloom.pipelines.at_work import at_work
 from rasterloom.pipelines.corpus import corpus_steps
 from rasterloom.pipelines.progress import Progress
-from rasterloom.pipelines.retry import ask_for_retry, parse_classes
+from rasterloom.pipelines.retry import ask_for_retry, parse_classes, worked_on
 from rasterloom.pipelines.runner import run_step, start_ray
+from rasterloom.pipelines.settle import settle
 from rasterloom.pipelines.state import Status, file_folder, status
 from rasterloom.pipelines.step import ShardStep, Step
+from rasterloom.pipelines.takedown import refuse_held
 from rasterloom.pipelines.training import training_steps
 from rasterloom.recipe import Recipe, RecipeError
 from rasterloom.versions.preflight import check_workspace
@@ -76,8 +79,22 @@ def run(recipe: Recipe, until: str | None, console: Console, retry: str = "") ->
 
 
 def run_steps(recipe: Recipe, steps: list[Step], console: Console) -> list[Planned]:
-    """Run those of the steps that are not done yet; return what was planned. Raises: StepFailed."""
+    """Run those of the steps that are not done yet; return what was planned.
+
+    Raises:
+        StepFailed: a step could not be finished.
+        VersionError: the recipe names a version that holds what was taken down since.
+    """
     corpus = Corpus.of(recipe)
+    with at_work(corpus, "run", worked_on(steps), console.print):
+        if gone := settle(corpus):
+            rows = ", ".join(f"{table} {n:,}" for table, n in gone.items())
+            console.print(f"What was taken down and was not out yet is out now: {rows}", highlight=False)
+        refuse_held(corpus)
+        return _run_steps(corpus, recipe, steps, console)
+
+
+def _run_steps(corpus: Corpus, recipe: Recipe, steps: list[Step], console: Console) -> list[Planned]:
     digest = recipe_digest(recipe)
     planned = []
     width = max(len(step.name) for step in steps)

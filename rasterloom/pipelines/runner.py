@@ -11,9 +11,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rasterloom import __version__
-from rasterloom.pipelines import staging
+from rasterloom.pipelines import clean, staging
 from rasterloom.pipelines.guard import SuccessGuard
 from rasterloom.pipelines.progress import Progress
+from rasterloom.pipelines.settle import settle
 from rasterloom.pipelines.staging import Published
 from rasterloom.pipelines.state import (
     Status,
@@ -25,6 +26,7 @@ from rasterloom.pipelines.state import (
     write_record,
 )
 from rasterloom.pipelines.step import FileStep, Shard, ShardStep, Step
+from rasterloom.pipelines.tombstones import NONE, Tombstones, latest_takedown, tombstones
 from rasterloom.recipe import RecipeError, Run
 from rasterloom.storage import Store
 from rasterloom.versions.commit import commit
@@ -57,7 +59,7 @@ def start_ray(run: Run) -> None:
         return
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a Ray of our own, on loopback
     ray.init(
-        address="local",  # not a cluster that somebody else has started on this machine
+        address="local",  # not one that happens to run on this machine
         num_cpus=run.cpus or os.cpu_count() or 1,
         include_dashboard=False,
         object_store_memory=256 * 2**20,  # paths travel between tasks, not pixels
@@ -98,17 +100,19 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
     started = time.monotonic()
     place = staging.folder(corpus.name, step.name, step.fingerprint)
     shards = step.plan(corpus.store, inputs_of(corpus, step), step.config)
+    taken_down = tombstones(corpus.store, corpus.name)
     done = staging.published(corpus.store, place)
-    done |= _taken_over(corpus, step, place, [shard for shard in shards if shard.name not in done])
-    left = [shard for shard in shards if shard.name not in done]
+    done |= _taken_over(corpus, step, place, [shard for shard in shards if shard.id not in done])
+    left = [shard for shard in shards if shard.id not in done]
     progress.start(step.name, total=len(shards), done=len(shards) - len(left))
     guard = SuccessGuard(corpus.store, run) if step.guarded else None
-    for result in _on_ray(corpus.store, place, step, left, run):
-        done[result.shard] = result
+    for result in _on_ray(corpus.store, place, step, left, run, taken_down):
+        done[result.id] = result
         progress.advance(rows=result.rows)
         if guard and (why := guard.verdict(result)):
             raise StepFailed(f"{step.name}: {why}")
-    results = [done[shard.name] for shard in shards]
+    taken_down = tombstones(corpus.store, corpus.name)  # those that came meanwhile, too
+    results = clean.without(corpus.store, place, [done[shard.id] for shard in shards], step.name, taken_down)
     record = _record(
         corpus,
         step,
@@ -119,9 +123,12 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
         n_bytes=sum(r.bytes for r in results),
         shards=len(results),
         worker_seconds=sum(r.seconds for r in results),
+        takedowns=taken_down.number,
+        taken_down=max((r.taken_down for r in results), default=0),
     )
     if step.table is None:
-        write_record(corpus, step, record)
+        staging.finish(corpus.store, place, results)
+        write_record(corpus, record)
         return
     commit(
         corpus,
@@ -132,6 +139,8 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
         replaces=step.replaces,
         partition_by=step.partition_by,
     )
+    if latest_takedown(corpus.store, corpus.name) > taken_down.number:
+        settle(corpus)
 
 
 def _taken_over(corpus: Corpus, step: ShardStep, place: str, shards: list[Shard]) -> dict[str, Published]:
@@ -145,11 +154,13 @@ def _taken_over(corpus: Corpus, step: ShardStep, place: str, shards: list[Shard]
     for shard in shards:
         made = Published(**shard.made) if shard.made else earlier.get(shard.digest)
         if made:
-            found[shard.name] = staging.take_over(corpus.store, place, shard, made)
+            found[shard.id] = staging.take_over(corpus.store, place, shard, made)
     return found
 
 
-def _on_ray(store: Store, place: str, step: ShardStep, shards: list[Shard], run: Run) -> Iterator[Published]:
+def _on_ray(
+    store: Store, place: str, step: ShardStep, shards: list[Shard], run: Run, taken_down: Tombstones = NONE
+) -> Iterator[Published]:
     """Run shards as Ray tasks, or in actors that have a GPU each, and yield each result as it comes.
 
     Ray starts a task again when its worker dies; an error that the work itself raises ends the step.
@@ -160,14 +171,14 @@ def _on_ray(store: Store, place: str, step: ShardStep, shards: list[Shard], run:
 
     workers = _Actors(step) if step.uses_gpu and run.use_gpu else _Tasks(step)
     limit = run.in_flight or workers.limit
-    shared = ray.put(step)
+    shared, known = ray.put(step), ray.put(taken_down)
     waiting = list(reversed(shards))
     flying: dict[Any, Shard] = {}
     try:
         while waiting or flying:
             while waiting and len(flying) < limit:
                 shard = waiting.pop()
-                flying[workers.start(store, place, shared, shard)] = shard
+                flying[workers.start(store, place, shared, shard, known)] = shard
             ready, _ = ray.wait(list(flying), num_returns=1, timeout=1.0)
             for reference in ready:
                 shard = flying.pop(reference)
@@ -206,10 +217,12 @@ class _Tasks:
             ray.cancel(reference, force=True)
 
 
-def _run_without_gpu(store: Store, place: str, step: ShardStep, shard: Shard) -> Published:
+def _run_without_gpu(
+    store: Store, place: str, step: ShardStep, shard: Shard, taken_down: Tombstones
+) -> Published:
     """Ray hides no GPU from tasks (`start_ray`), and as many as there are cores would fill the first one."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    return staging.run_shard(store, place, step, shard)
+    return staging.run_shard(store, place, step, shard, taken_down)
 
 
 class _Actors:
@@ -247,8 +260,10 @@ class _Actors:
 
 
 class _Worker:
-    def run(self, store: Store, place: str, step: ShardStep, shard: Shard) -> Published:
-        return staging.run_shard(store, place, step, shard)
+    def run(
+        self, store: Store, place: str, step: ShardStep, shard: Shard, taken_down: Tombstones
+    ) -> Published:
+        return staging.run_shard(store, place, step, shard, taken_down)
 
 
 def _one_line(error: Exception) -> str:
@@ -265,6 +280,7 @@ def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, pro
     with _alone(folder, progress):
         if status(corpus, step).done:  # by the run that was waited for
             return
+        takedowns = latest_takedown(corpus.store, corpus.name)
         if not step.resumes:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
@@ -279,8 +295,10 @@ def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, pro
             for path in files:
                 corpus.store.put(f"{final}/{path.relative_to(folder).as_posix()}", path.read_bytes())
         size = sum(path.stat().st_size for path in files)
-        record = _record(corpus, step, recipe_digest, started, counts=counts, n_bytes=size)
-        write_record(corpus, step, record)
+        record = _record(
+            corpus, step, recipe_digest, started, counts=counts, n_bytes=size, takedowns=takedowns
+        )
+        write_record(corpus, record)
 
 
 @contextmanager

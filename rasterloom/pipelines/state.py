@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rasterloom.pipelines import staging
 from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step, changes
+from rasterloom.pipelines.tombstones import latest_takedown
 from rasterloom.versions.commit import head_snapshot
 from rasterloom.versions.record import Record
 from rasterloom.versions.tables import Corpus, DataFile
@@ -46,17 +47,26 @@ def scratch_folder(step: Step) -> Path:
     return Path(tempfile.gettempdir()) / "rasterloom" / step.name.replace("/", "-") / step.fingerprint
 
 
-def _record_name(corpus: Corpus, step: Step, fingerprint: str) -> str:
-    return f"{corpus.name}/records/{step.name}/{fingerprint}.json"
+def _record_name(corpus: Corpus, step: str, fingerprint: str) -> str:
+    return f"{corpus.name}/records/{step}/{fingerprint}.json"
 
 
-def write_record(corpus: Corpus, step: Step, record: Record) -> None:
+def write_record(corpus: Corpus, record: Record) -> None:
     """Mark a step that has no table as done, and as its last run."""
-    corpus.store.put_if_absent(_record_name(corpus, step, record.fingerprint), record.to_json())
-    corpus.store.put(_record_name(corpus, step, "last"), record.to_json())
+    for name in (record.fingerprint, "last"):
+        corpus.store.put(_record_name(corpus, record.step, name), record.to_json())
 
 
-def _read_record(corpus: Corpus, step: Step, fingerprint: str) -> Record | None:
+def change_record(corpus: Corpus, record: Record) -> None:
+    """Put a record in the place of that of the same result."""
+    corpus.store.put(_record_name(corpus, record.step, record.fingerprint), record.to_json())
+    last = read_record(corpus, record.step, "last")
+    if last and last.fingerprint == record.fingerprint:
+        corpus.store.put(_record_name(corpus, record.step, "last"), record.to_json())
+
+
+def read_record(corpus: Corpus, step: str, fingerprint: str) -> Record | None:
+    """The record of a step that has no table, of its last run if the fingerprint is ``last``."""
     try:
         return Record.from_json(corpus.store.read(_record_name(corpus, step, fingerprint)))
     except FileNotFoundError:
@@ -72,12 +82,27 @@ def status(corpus: Corpus, step: Step) -> Status:
         if head and head[1].fingerprint == step.fingerprint:
             snapshot_id = head[0].snapshot_id
     else:
-        last = _read_record(corpus, step, step.fingerprint) or _read_record(corpus, step, "last")
+        last = read_record(corpus, step.name, step.fingerprint) or read_record(corpus, step.name, "last")
     if last is None:
         return Status(step, False, "never run")
     if last.fingerprint == step.fingerprint:
+        if why := _taken_down_since(corpus, step, last):
+            return Status(step, False, why, last)
         return Status(step, True, "done", last, snapshot_id)
     return Status(step, False, _why(step, last), last)
+
+
+def _taken_down_since(corpus: Corpus, step: Step, last: Record) -> str:
+    """Say which takedown took rows out of an input of a step that shows them, after it was made."""
+    if not isinstance(step, FileStep) or not step.shows_rows:
+        return ""
+    if last.takedowns >= latest_takedown(corpus.store, corpus.name):
+        return ""
+    for given in step.inputs:
+        record = status(corpus, given).record
+        if record and record.taken_down > last.takedowns:
+            return f"takedown {record.taken_down} took rows out of {given.name}"
+    return ""
 
 
 def _why(step: Step, last: Record) -> str:
@@ -121,5 +146,4 @@ def output_files(corpus: Corpus, step: Step) -> list[DataFile]:
     if step.table:
         return corpus.files(step.table, status(corpus, step).snapshot_id, step.replaces)
     place = staging.folder(corpus.name, step.name, step.fingerprint)
-    shards = sorted(staging.published(corpus.store, place).items())
-    return [file for _, shard in shards for file in shard.data_files]
+    return [file for shard in staging.result_of(corpus.store, place) for file in shard.data_files]

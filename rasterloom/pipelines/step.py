@@ -26,12 +26,18 @@ class Shard:
     name: str
     spec: dict[str, Any]
     made: dict[str, Any] | None = None  # an earlier version's result that is taken over, as plain values
+    now: dict[str, Any] = field(default_factory=dict)  # of spec, what a takedown moved; no part of the digest
 
     @property
     def digest(self) -> str:
         """Of the spec: data files are never changed, so the names in it stand for their content."""
         text = json.dumps(self.spec, sort_keys=True, ensure_ascii=False)
         return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+
+    @property
+    def id(self) -> str:
+        """What it is published under: a shard that is made of other rows is another, whatever its name."""
+        return f"{self.name}-{self.digest}"
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,7 @@ class FileStep(Step):
 
     make: Callable[..., dict[str, int]] = field(kw_only=True)
     resumes: bool = False
+    shows_rows: bool = False  # made again when a takedown took rows out of an input
 
 
 def changes(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:

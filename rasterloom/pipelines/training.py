@@ -46,7 +46,12 @@ def training_steps(recipe: Recipe, corpus: list[Step]) -> list[Step]:
     told = Report(
         recipe=json.loads(recipe.model_dump_json(exclude={"run", "catalog"}, exclude_defaults=True))
     )
-    return [*pinned.values(), *stages, *samples, FileStep("report", told, "1", shown, make=write_report)]
+    return [
+        *pinned.values(),
+        *stages,
+        *samples,
+        FileStep("report", told, "1", shown, make=write_report, shows_rows=True),
+    ]
 
 
 def _sample_step(recipe: Recipe, last: Step) -> FileStep:
@@ -58,7 +63,7 @@ def _sample_step(recipe: Recipe, last: Step) -> FileStep:
     source = next(given for given in last.inputs if given.name == tokens)
     text = text_of_stage(last)
     inputs = (last, text) if text is source else (last, text, source)
-    return FileStep("sample", drawn, "1", inputs, make=make_samples)
+    return FileStep("sample", drawn, "1", inputs, make=make_samples, shows_rows=True)
 
 
 def make_samples(

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import field_serializer
 
-from rasterloom.pipelines.reading import count_of, read_file, read_files, read_rows
+from rasterloom.pipelines.reading import count_of, first_of, read_file, read_files, read_rows
 from rasterloom.pipelines.step import Inputs, Shard, ShardResult
 from rasterloom.recipe import Fetch, Keep, Score, Section, Source
 from rasterloom.schema import PAIRS, SCORES
@@ -68,10 +68,16 @@ def read_pairs(store: Store, spec: dict[str, Any], config: Sources) -> ShardResu
 
 def plan_images(store: Store, inputs: Inputs, config: Fetch) -> list[Shard]:
     shards: list[Shard] = []
+    number = 0
     for file in inputs["pairs"]:
-        for start in range(0, file.rows, config.shard_rows):
-            spec = {"shard": len(shards), "file": file.name, "start": start, "rows": config.shard_rows}
-            shards.append(Shard(f"{len(shards):06d}", spec))
+        first = first_of(store, file)
+        for start in range(0, first.rows, config.shard_rows):
+            spec = {"shard": number, "file": first.name, "start": start, "rows": config.shard_rows}
+            here, rows = first.now(start, config.shard_rows)
+            now = {"file": file.name, "start": here, "rows": rows} if first.gone else {}
+            if rows:
+                shards.append(Shard(f"{number:06d}", spec, now=now))
+            number += 1
     return shards
 
 
@@ -92,11 +98,17 @@ def fetch_again(
     config: Fetch,
     origin: Origin = Origin(),
 ) -> ShardResult:
-    """Fetch those rows of a shard again that failed with one of ``errors``; the others stay as they are."""
+    """Fetch those rows of a shard again that failed with one of ``errors``; the others stay as they are.
+
+    All rows, where there is no earlier result.
+    """
+    if "images" not in spec:
+        return fetch_images(store, spec, config, origin)
+    pairs = read_rows(store, spec["file"], spec["start"], spec["rows"], PAIRS.names)
     before = read_file(store, spec["images"])
+    before = before.filter(pc.is_in(before["key"], pairs["key"].combine_chunks()))  # a takedown took the rest
     failed = pc.is_in(before["error"], pa.array(spec["errors"]))
     keys = before["key"].filter(failed).combine_chunks()
-    pairs = read_rows(store, spec["file"], spec["start"], spec["rows"], PAIRS.names)
     pairs = pairs.filter(pc.is_in(pairs["key"], keys))
     fetched = _fetch(pairs, config, spec["shard"], origin)
     attempts = pc.add(fetched["attempts"], before["attempts"].filter(failed))

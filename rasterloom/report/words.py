@@ -11,6 +11,7 @@ ERRORS = {
     ErrorClass.BLOCKED_SCHEME: "neither http nor https",
     ErrorClass.BLOCKED_ADDRESS: "a private address",
     ErrorClass.OPT_OUT: "on the opt-out list",
+    ErrorClass.TAKEN_DOWN: "taken down",
     ErrorClass.ROBOTS: "forbidden by the site",
     ErrorClass.DNS: "host not found",
     ErrorClass.CONNECT: "no connection",

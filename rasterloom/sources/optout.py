@@ -89,11 +89,16 @@ def _load(path: str, as_it_is: Entry) -> OptOuts:
         columns = _columns(path, pq.read_table(pa.BufferReader(data)))
     else:
         columns = _lines(path, data)
+    return opt_outs_of(columns, path)
+
+
+def opt_outs_of(columns: dict[str, list[str]], where: str) -> OptOuts:
+    """Entries by kind, in the forms that they are looked up by; OptOutError if a URL is none."""
     try:
         prefixes = sorted({_address(URL(_with_scheme(p.rstrip("*")))) for p in columns["prefix"]})
         urls = frozenset(_address(URL(_with_scheme(u))) for u in columns["url"])
     except ValueError as error:
-        raise OptOutError(f"{path}: not a URL: {error}") from None
+        raise OptOutError(f"{where}: not a URL: {error}") from None
     hosts = frozenset(h.lower().removeprefix("*.").rstrip(".") for h in columns["host"])
     return OptOuts(hosts, urls, tuple(_outermost(prefixes)), frozenset(h.lower() for h in columns["sha256"]))
 
@@ -131,14 +136,15 @@ def _lines(path: str, data: bytes) -> dict[str, list[str]]:
         entry = "" if line.startswith("#") else line.split(" #")[0].strip()
         if not entry:
             continue
-        kind = _kind(entry)
+        kind = kind_of(entry)
         if kind is None:
             raise OptOutError(f"{path}, line {number}: {entry!r} is no host, URL, prefix* or SHA-256")
         found[kind].append(entry)
     return found
 
 
-def _kind(entry: str) -> str | None:
+def kind_of(entry: str) -> str | None:
+    """Which of ``COLUMNS`` an entry belongs to, None if it is none of these."""
     if _SHA256.fullmatch(entry.lower()):
         return "sha256"
     if _HOST.fullmatch(entry.removeprefix("*.")):

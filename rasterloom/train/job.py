@@ -43,6 +43,8 @@ class PartFiles:
     """Share of the tokens, beside other parts' weights."""
     tasks: tuple[str, ...] = ()
     """Only rows of these tasks; of all when empty."""
+
+
 from rasterloom.train.sizes import SIZES
 
 

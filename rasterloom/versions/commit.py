@@ -12,9 +12,10 @@ from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.io.pyarrow import _pyarrow_to_schema_without_ids
 from pyiceberg.table import Table
 from pyiceberg.table.refs import SnapshotRefType
-from pyiceberg.table.snapshots import Snapshot, ancestors_of
+from pyiceberg.table.snapshots import Snapshot
 
 from rasterloom.storage import StorageError
+from rasterloom.versions.heads import last_versions, properties_of
 from rasterloom.versions.patience import TRANSIENT, patiently
 from rasterloom.versions.record import Record
 from rasterloom.versions.tables import MAIN, Corpus
@@ -25,14 +26,7 @@ NAME_MAPPING = "schema.name-mapping.default"
 
 def head_snapshot(corpus: Corpus, table: Table | None, step: str) -> tuple[Snapshot, Record] | None:
     """Return the latest version that ``step`` gave to the table at ``corpus.ref``; None if it never did."""
-    current = corpus.head(table)
-    if table is None or current is None:
-        return None
-    for snapshot in ancestors_of(current, table.metadata):
-        record = Record.from_properties(snapshot.summary.additional_properties if snapshot.summary else {})
-        if record is not None and record.step == step:
-            return snapshot, record
-    return None
+    return last_versions(table, corpus.head(table)).get(step) if table is not None else None
 
 
 def commit(
@@ -103,11 +97,13 @@ def _commit_once(
         mapping = transaction.table_metadata.schema().name_mapping.model_dump_json()
         if transaction.table_metadata.properties.get(NAME_MAPPING) != mapping:
             transaction.set_properties({NAME_MAPPING: mapping})
-        if corpus.head(table) is not None:
+        head = corpus.head(table)
+        if head is not None:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Delete operation did not match any records")
                 transaction.delete(replaces or AlwaysTrue(), branch=corpus.ref)
-        transaction.add_files(uris, record.to_properties(), check_duplicate_files=False, branch=corpus.ref)
+        properties = properties_of(table, head, record)
+        transaction.add_files(uris, properties, check_duplicate_files=False, branch=corpus.ref)
 
 
 def _open_or_create(corpus: Corpus, name: str, schema: pa.Schema, partition_by: tuple[str, ...]) -> Table:

@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pyiceberg.table.snapshots import Snapshot, ancestors_of
+from pyiceberg.table.snapshots import Snapshot
 
+from rasterloom.versions.heads import last_versions
 from rasterloom.versions.record import Record
 from rasterloom.versions.tables import TABLES, Corpus
 
@@ -20,6 +21,11 @@ class Version:
     record: Record
     current: bool
 
+    @property
+    def of_takedown(self) -> bool:
+        """Whether a takedown made it of the one before."""
+        return "before takedown" in self.record.parents
+
 
 def log(corpus: Corpus, table: str | None = None) -> list[Version]:
     """Return the versions of one table, or of all, newest first."""
@@ -27,7 +33,12 @@ def log(corpus: Corpus, table: str | None = None) -> list[Version]:
     for name in (table,) if table else TABLES:
         opened = corpus.table(name)
         if opened is not None:
-            found += _versions(name, opened.snapshots(), corpus.head(opened))
+            head = corpus.head(opened)
+            mine = _versions(name, opened.snapshots(), head)
+            there = {(v.record.step, v.record.finished) for v in mine}
+            last = last_versions(opened, head).values()  # also of those whose own snapshot is gone
+            mine += [_version(name, s, r, head) for s, r in last if (r.step, r.finished) not in there]
+            found += mine
     return sorted(found, key=lambda v: v.committed, reverse=True)
 
 
@@ -37,9 +48,9 @@ def made(corpus: Corpus) -> list[Version]:
     for name in TABLES:
         opened = corpus.table(name)
         head = corpus.head(opened)
-        if opened is not None and head is not None:
-            newest_first = _versions(name, ancestors_of(head, opened.metadata), head)
-            found += {v.record.step: v for v in reversed(newest_first)}.values()
+        if opened is not None:
+            last = last_versions(opened, head)
+            found += [_version(name, snapshot, record, head) for snapshot, record in last.values()]
     return found
 
 
@@ -49,7 +60,11 @@ def _versions(table: str, snapshots: Iterable[Snapshot], head: Snapshot | None) 
     for snapshot in snapshots:
         record = Record.from_properties(snapshot.summary.additional_properties if snapshot.summary else {})
         if record is not None:
-            when = datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC)
-            current = head is not None and snapshot.snapshot_id == head.snapshot_id
-            found.append(Version(table, snapshot.snapshot_id, when, record, current))
+            found.append(_version(table, snapshot, record, head))
     return found
+
+
+def _version(table: str, snapshot: Snapshot, record: Record, head: Snapshot | None) -> Version:
+    when = datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC)
+    current = head is not None and snapshot.snapshot_id == head.snapshot_id
+    return Version(table, snapshot.snapshot_id, when, record, current)

@@ -1,13 +1,14 @@
 """What came of what: from a checkpoint back to the sources, and from a picture on to the checkpoints."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from rasterloom.versions.history import log
+from rasterloom.versions.history import log, made
 from rasterloom.versions.record import Record
-from rasterloom.versions.refs import VersionError
+from rasterloom.versions.refs import VersionError, refs
 from rasterloom.versions.tables import Corpus
 
 TRAINED = "train/"
@@ -31,7 +32,8 @@ Graph = dict[str, Node]  # by fingerprint
 
 def graph(corpus: Corpus) -> Graph:
     """Everything that was ever made in a corpus and is still on record, in the order in which it was made."""
-    nodes = [Node(v.record, v.table, v.snapshot_id) for v in reversed(log(corpus))]
+    known = [v for ref in refs(corpus) for v in made(replace(corpus, ref=ref.name))]
+    nodes = [Node(v.record, v.table, v.snapshot_id) for v in (*known, *reversed(log(corpus)))]
     place = f"{corpus.name}/records"
     for name in corpus.store.list(place):
         if not name.endswith("/last.json"):
@@ -98,19 +100,22 @@ def keys_of(corpus: Corpus, what: str) -> list[str]:
 
 
 def holding(corpus: Corpus, nodes: Graph, keys: Sequence[str]) -> dict[str, list[str]]:
-    """Return which of some keys each version of ``tokens`` holds, by fingerprint; those that hold any."""
-    found = {}
-    for fingerprint, node in nodes.items():
-        table = corpus.table("tokens") if node.table == "tokens" and node.snapshot_id else None
-        if table is None:
-            continue
-        step = node.record.step.split("/")
-        scan = table.scan(_among(keys), ("key", "target"), snapshot_id=node.snapshot_id).to_arrow()
-        if len(step) == 2:
-            scan = scan.filter(pc.equal(scan["target"], int(step[1])))
-        if scan.num_rows:
-            found[fingerprint] = sorted(set(scan["key"].to_pylist()))
-    return found
+    """Return which of some keys a result of ``tokens`` holds or held, by fingerprint; those that hold any.
+
+    Every version is looked at, as a takedown gives a step's result another one without its rows.
+    """
+    among = pc.field("key").isin(pa.array(keys, pa.string()))
+    in_file: dict[str, list[str]] = {}
+    found: dict[str, set[str]] = {}
+    for version in log(corpus, "tokens"):
+        target = version.record.step.rpartition("/")[2]
+        for file in corpus.files("tokens", version.snapshot_id):
+            if file.partition[0] == target:
+                if file.name not in in_file:
+                    rows = corpus.dataset([file.name]).to_table(columns=["key"], filter=among)
+                    in_file[file.name] = rows["key"].to_pylist()
+                found.setdefault(version.record.fingerprint, set()).update(in_file[file.name])
+    return {fingerprint: sorted(held) for fingerprint, held in found.items() if held and fingerprint in nodes}
 
 
 def checkpoints_of(corpus: Corpus, nodes: Graph, keys: Sequence[str]) -> dict[str, list[str]]:
@@ -120,7 +125,7 @@ def checkpoints_of(corpus: Corpus, nodes: Graph, keys: Sequence[str]) -> dict[st
     told apart: it did not learn them, but it was measured on them.
     """
     found: dict[str, list[str]] = {}
-    held = holding(corpus, nodes, keys)
+    held = holding(corpus, nodes, keys) | _indexed(corpus, nodes, keys)
     for fingerprint, node in nodes.items():
         if node.record.step.startswith(TRAINED):
             made_of = {n.record.fingerprint for n in ancestors(nodes, node)}
@@ -130,9 +135,17 @@ def checkpoints_of(corpus: Corpus, nodes: Graph, keys: Sequence[str]) -> dict[st
     return found
 
 
-def _among(keys: Sequence[str]) -> str:
-    literals = ", ".join(f"'{_quoted(key)}'" for key in keys)
-    return f"key in ({literals})"
+def _indexed(corpus: Corpus, nodes: Graph, keys: Sequence[str]) -> dict[str, list[str]]:
+    """Return what an index of lengths names of some keys, by its fingerprint, where its tokens are gone."""
+    found = {}
+    for fingerprint, node in nodes.items():
+        name = f"{corpus.name}/files/{node.record.step}/{fingerprint}/lengths.parquet"
+        gone = nodes.keys().isdisjoint(node.record.inputs.values())
+        if node.record.step.startswith("lengths/") and gone and corpus.store.exists(name):
+            among = pc.field("key").isin(pa.array(keys, pa.string()))
+            rows = corpus.dataset([name]).to_table(columns=["key"], filter=among)
+            found[fingerprint] = sorted(rows["key"].to_pylist())
+    return {fingerprint: held for fingerprint, held in found.items() if held}
 
 
 def _quoted(text: str) -> str:

@@ -29,6 +29,8 @@ class Record:
     recipe: str = ""  # digest of the recipe
     package: str = ""  # version of rasterloom
     user: str = ""
+    takedowns: int = 0  # how many there were when it was made; none of their rows is in it
+    taken_down: int = 0  # the last of them that took rows out of it
 
     def to_properties(self) -> dict[str, str]:
         """Return the record as Iceberg snapshot properties."""

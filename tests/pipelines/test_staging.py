@@ -36,5 +36,5 @@ def test_a_shard_may_be_many_files(tmp_path, sizes):
     assert [store.exists(name) for name in done.files] == [True] * len(sizes)
     assert sorted(done.files) == list(done.files)
     again = staging.run_shard(store, "place", step, Shard("000000", {}))
-    assert again == done == staging.published(store, "place")["000000"]
+    assert again == done == staging.published(store, "place")[done.id]
     assert len(store.list("place/data")) == len(sizes), "what came second is deleted"

@@ -1,0 +1,118 @@
+"""The command that takes pictures out of a corpus for good."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, out
+from rasterloom.pipelines.takedown import Outcome, take_down
+from rasterloom.pipelines.tombstones import takedowns
+from rasterloom.recipe import RecipeError, load_recipe
+from rasterloom.versions.tables import Corpus
+
+
+def takedown_command(
+    recipe: RecipePath,
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[LIST]...",
+            help="A file with one of these a line, or these themselves: key, URL, prefix of URLs*, host, "
+            "SHA-256 or perceptual hash of a picture. None: show the takedowns there were.",
+        ),
+    ] = None,
+    why: Annotated[str, typer.Option(help="Kept with the takedown.")] = "",
+    doubles: Annotated[
+        bool, typer.Option("--doubles", help="Also what was dropped as a duplicate of these.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    output: AsFormat = OutputFormat.TABLE,
+) -> None:
+    """Take pairs out of every table, on every branch, and keep them from coming back.
+
+    Each table gets a version without them, and later fetches leave them out.
+    Also shown are the checkpoints that saw them. Older versions and tags hold
+    them still: delete those tags, and `versions gc` removes the files.
+    """
+    corpus = Corpus.of(load_recipe(recipe))
+    if not what:
+        _show(corpus, output)
+        return
+    given = [entry for one in what for entry in _entries(one)]
+    with out.status("looking for them") as status:
+        found = take_down(
+            corpus,
+            given,
+            why=why,
+            doubles=doubles,
+            dry_run=dry_run,
+            advance=lambda what, done, total: status.update(f"{what}: {done:,} of {total:,} files"),
+        )
+    if output is OutputFormat.JSON:
+        print(json.dumps(asdict(found)))
+        return
+    _tell(found, dry_run)
+
+
+def _tell(found: Outcome, dry_run: bool) -> None:
+    went = "would go" if dry_run else "are gone"
+    rows = ", ".join(f"{table} {n:,}" for table, n in found.rows.items()) or "none"
+    lines = [f"{len(found.keys):,} pairs; rows that {went}: {rows}"]
+    if found.doubles:
+        doubles = f"{len(found.doubles):,} rows were dropped as duplicates of these and stay"
+        lines.append(f"{doubles} (--doubles takes them down, too): {_some(found.doubles)}")
+    lines.append(f"checkpoints that saw them: {', '.join(found.checkpoints) or 'none'}")
+    if found.still:
+        lines.append(f"tags that hold them still: {', '.join(found.still)}")
+    if not dry_run and not found.number:
+        lines.append("All of this was taken down before.")
+    if found.number:
+        lines.append(f"takedown {found.number} is on record: later runs leave them out.")
+    for line in lines:
+        out.print(line, highlight=False, markup=False)
+
+
+def _show(corpus: Corpus, output: OutputFormat) -> None:
+    found = takedowns(corpus.store, corpus.name)
+    for t in found:
+        if output is OutputFormat.JSON:
+            print(json.dumps(asdict(t), ensure_ascii=False))
+            continue
+        entries = ", ".join(f"{kind} {_some(given)}" for kind, given in t.entries.items())
+        seen = f"; seen by {', '.join(t.checkpoints)}" if t.checkpoints else ""
+        line = f"{t.number}  {t.when}  {t.user}  {len(t.keys):,} pairs  {entries}{seen}  {t.why}"
+        out.print(line.rstrip(), highlight=False, markup=False)
+    if not found and output is OutputFormat.TABLE:
+        out.print("Nothing was taken down.")
+
+
+def _some(names: list[str]) -> str:
+    return " ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+
+
+def _entries(given: str) -> list[str]:
+    """The lines of a file, or what is given itself where there is no such file."""
+    path = Path(given)
+    try:
+        if path.is_file():
+            return path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise RecipeError(f"{given}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"{given} is no list: it is not UTF-8 text") from None
+    if path.suffix in (".txt", ".list", ".csv"):
+        raise RecipeError(f"there is no file {given}")
+    return [given]
+
+
+def tell_settled(corpus: Corpus) -> None:
+    """Take out what a step back in time brought back, and say so."""
+    from rasterloom.pipelines.settle import settle
+
+    gone = settle(corpus)
+    if gone:
+        rows = ", ".join(f"{table} {n:,}" for table, n in gone.items())
+        out.print(f"What was taken down since stays out: {rows}", highlight=False)

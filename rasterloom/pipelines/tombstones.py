@@ -1,0 +1,218 @@
+"""What was taken down from a corpus and must not come back.
+
+Each takedown leaves one file in the corpus, numbered, never changed. Workers leave out of their shards what
+falls under those that were there when the step began; what came later is looked for at the commit.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from yarl import URL
+
+from rasterloom.pipelines.reading import count_of
+from rasterloom.schema import ErrorClass
+from rasterloom.sources.optout import NOTHING, OptOuts, opt_outs_of
+from rasterloom.storage import Store
+
+KINDS = ("key", "phash", "host", "url", "prefix", "sha256")  # of entries; the last four as in opt-out lists
+# Columns of `images` that a row keeps when its picture goes.
+STAY = ("key", "shard", "url", "caption", "attempts", "task", "turns", "main")
+
+
+@dataclass(frozen=True)
+class Takedown:
+    """One takedown, as it is written down."""
+
+    entries: dict[str, list[str]]  # by kind, as they were given
+    keys: list[str]  # of the pairs that fell under them when it was made
+    why: str
+    user: str
+    when: str  # date and time, UTC
+    checkpoints: list[str]  # that had seen any of the keys
+    number: int = 0
+
+
+@dataclass(frozen=True)
+class Tombstones:
+    """All takedowns of a corpus, in the forms that rows are looked up by."""
+
+    number: int = 0  # of the last one
+    keys: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
+    places: OptOuts = NOTHING
+    phashes: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
+    entries: Mapping[str, list[str]] = field(default_factory=dict)  # as they were given
+
+    def without(self, table: pa.Table, step: str) -> tuple[pa.Table, dict[str, int]]:
+        """Leave out of a step's rows what was taken down; also return by how much its counts change.
+
+        Rows of pairs go. A row of images whose picture, or the address that it really came from, falls under
+        an entry stays as a failure, as every pair has a row there; one whose pair is gone goes with it.
+        """
+        if not self.number or "key" not in table.column_names:
+            return table, {}
+        kind = step.split("/")[0]
+        gone = pc.is_in(table["key"], self.keys)
+        if kind == "pairs":
+            gone = pc.or_(gone, self._by_place(table, ("url",), "more"))
+        left = table.filter(pc.invert(gone))
+        change = {name: -n for name, n in counts_of(table.filter(gone), kind).items()}
+        if kind == "pairs" and left.num_rows < table.num_rows:
+            change[str(ErrorClass.TAKEN_DOWN)] = table.num_rows - left.num_rows
+        if kind == "images":
+            blank = pc.and_(pc.equal(left["status"], "ok"), self.hit_images(left))
+            for name, n in count_of(left["status"].filter(blank)).items():
+                change[name] = change.get(name, 0) - n
+                change[str(ErrorClass.TAKEN_DOWN)] = n
+            left = _blanked(left, blank)
+        return left, change
+
+    @property
+    def looks_at_rows(self) -> bool:
+        """Whether there is more to look for than keys."""
+        places = self.places
+        return bool(places.hosts or places.urls or places.prefixes or places.hashes or len(self.phashes))
+
+    def hit_images(self, images: pa.Table) -> pa.ChunkedArray:
+        """Tell of rows of images whether address or picture fall under an entry, keys apart.
+
+        Of the columns that are looked at those that are missing count as null.
+        """
+        hit = self._by_place(images, ("url", "final_url"))
+        for column, given in (
+            ("sha256", pa.array(sorted(self.places.hashes), pa.string())),
+            ("phash", self.phashes),
+        ):
+            if len(given) and column in images.column_names:
+                hit = pc.or_(hit, pc.is_in(images[column], given))
+        if self.places.hashes and "more" in images.column_names:
+            hashes = self.places.hashes
+            more = [any(p["sha256"] in hashes for p in row or ()) for row in _hashes_of(images["more"])]
+            hit = pc.or_(hit, pa.chunked_array([pa.array(more, pa.bool_())]))
+        return hit
+
+    def hit_pairs(self, pairs: pa.Table) -> pa.ChunkedArray:
+        """Tell of rows of pairs whether their addresses fall under an entry."""
+        return self._by_place(pairs, ("url",), "more")
+
+    def _by_place(
+        self, rows: pa.Table, columns: Iterable[str], several: str | None = None
+    ) -> pa.ChunkedArray:
+        found = [False] * rows.num_rows
+        places = self.places
+        if places.hosts or places.urls or places.prefixes:
+            lists = [[[v] for v in rows[c].to_pylist()] for c in columns if c in rows.column_names]
+            lists += [rows[several].to_pylist()] if several and several in rows.column_names else []
+            for urls in lists:
+                for number, row in enumerate(urls):
+                    found[number] |= any(_falls(places, url) for url in row or () if url)
+        return pa.chunked_array([pa.array(found, pa.bool_())])
+
+    def cover(self, entries: Mapping[str, list[str]], keys: Iterable[str]) -> bool:
+        """Whether entries of a takedown and the keys under them are all among these already."""
+        mine = {kind: set(self.entries.get(kind, ())) for kind in entries}
+        known = set(self.keys.to_pylist())
+        return known.issuperset(keys) and all(mine[kind].issuperset(some) for kind, some in entries.items())
+
+
+NONE = Tombstones()
+
+
+def _falls(places: OptOuts, url: str) -> bool:
+    try:
+        return places.of_url(URL(url)) is not None
+    except ValueError:  # no URL: a place in a source
+        return False
+
+
+def _hashes_of(more: pa.ChunkedArray) -> list[list[dict[str, Any]] | None]:
+    return [
+        None if row is None else [{"sha256": picture.get("sha256")} for picture in row]
+        for row in more.to_pylist()
+    ]
+
+
+def _blanked(images: pa.Table, where: pa.ChunkedArray) -> pa.Table:
+    """Rows without their picture, in their places, as failures."""
+    if not pc.any(where).as_py():
+        return images
+    why = {
+        "status": "failed",
+        "error": str(ErrorClass.TAKEN_DOWN),
+        "detail": "on the corpus's list of takedowns",
+    }
+    rows = images.filter(where).select([name for name in STAY if name in images.column_names]).to_pylist()
+    gone = pa.Table.from_pylist([{**row, **why} for row in rows], schema=images.schema)
+    both = pa.concat_tables([images.filter(pc.invert(where)), gone])
+    return both.take(pc.index_in(images["key"].combine_chunks(), both["key"].combine_chunks()))
+
+
+def counts_of(rows: pa.Table, kind: str) -> dict[str, int]:
+    """What some rows of a step's result stand for in its counts."""
+    if not rows.num_rows:
+        return {}
+    if kind == "images":
+        return count_of(rows["error"].fill_null("ok"))
+    if kind == "selection":
+        return count_of(rows["reason"])
+    if kind == "tokens":
+        return {"sequences": rows.num_rows, "tokens": pc.sum(rows["n_tokens"]).as_py()}
+    if kind == "codes":
+        failed = count_of(rows["error"].drop_null(), "failed: ")
+        return {**count_of(rows["bucket"].drop_null()), **failed}
+    return {"rows" if kind == "scores" else kind: rows.num_rows}
+
+
+def takedowns(store: Store, corpus: str) -> list[Takedown]:
+    """All takedowns of a corpus, the oldest first."""
+    return [_read(store, name) for name in store.list(_folder(corpus))]
+
+
+def latest_takedown(store: Store, corpus: str) -> int:
+    """The number of a corpus's last takedown, 0 if there was none."""
+    names = store.list(_folder(corpus))
+    return _number(names[-1]) if names else 0
+
+
+def tombstones(store: Store, corpus: str) -> Tombstones:
+    """All takedowns of a corpus, to look rows up by."""
+    return of_takedowns(takedowns(store, corpus))
+
+
+def of_takedowns(found: list[Takedown]) -> Tombstones:
+    """Takedowns, to look rows up by. Raises: sources.optout.OptOutError."""
+    if not found:
+        return NONE
+    entries = {kind: [e for t in found for e in t.entries.get(kind, ())] for kind in KINDS}
+    keys = sorted({key for t in found for key in (*t.keys, *t.entries.get("key", ()))})
+    phashes = pa.array(sorted({e.lower() for e in entries["phash"]}), pa.string())
+    places = opt_outs_of(entries, "the takedowns")
+    return Tombstones(found[-1].number, pa.array(keys, pa.string()), places, phashes, entries)
+
+
+def write_takedown(store: Store, corpus: str, made: Takedown) -> Takedown:
+    """Put a takedown on record under the next free number, and return it with that."""
+    number = latest_takedown(store, corpus)
+    while True:
+        number += 1
+        numbered = replace(made, number=number)
+        data = json.dumps(asdict(numbered), ensure_ascii=False, indent=1).encode()
+        if store.put_if_absent(f"{_folder(corpus)}/{number:06d}.json", data):
+            return numbered
+
+
+def _folder(corpus: str) -> str:
+    return f"{corpus}/takedowns"
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition("/")[2].removesuffix(".json"))
+
+
+@lru_cache(maxsize=256)  # they never change
+def _read(store: Store, name: str) -> Takedown:
+    return Takedown(**json.loads(store.read(name)))

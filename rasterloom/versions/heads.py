@@ -1,0 +1,59 @@
+"""The last version that each step gave to a table.
+
+Several steps may share a table, as every target of ``tokens`` does. Each snapshot therefore carries, beside
+the record of its own step, the last records of the others, so that it is whole without those before it:
+these can be removed.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from pyiceberg.table import Table
+from pyiceberg.table.snapshots import Snapshot, ancestors_of
+
+from rasterloom.versions.record import PREFIX, Record
+
+OTHERS = PREFIX + "others"  # {step: {"snapshot": its id, "record": ...}}, in JSON
+
+Made = tuple[Snapshot, Record]
+
+
+def last_versions(table: Table, head: Snapshot | None) -> dict[str, Made]:
+    """Return the last version of each step as of a snapshot, by step, the newest first.
+
+    Where the snapshot of a version has been removed, one that has the same rows of that step stands for it.
+    """
+    found: dict[str, Made] = {}
+    for snapshot, properties in _ancestry(table, head):
+        record = Record.from_properties(properties)
+        if record is not None:
+            found.setdefault(record.step, (snapshot, record))
+        for step, other in json.loads(properties.get(OTHERS, "{}")).items():
+            its_own = table.snapshot_by_id(other["snapshot"])
+            found.setdefault(step, (its_own or snapshot, Record(**other["record"])))
+    return found
+
+
+def needed(table: Table, head: Snapshot | None) -> list[int]:
+    """Return the snapshots without which the last version of some step is no longer known."""
+    return [snapshot.snapshot_id for snapshot, _ in _ancestry(table, head)]
+
+
+def properties_of(table: Table, head: Snapshot | None, record: Record) -> dict[str, str]:
+    """Return the properties of a snapshot on top of another one: a record, and those that it carries."""
+    others = {
+        step: {"snapshot": snapshot.snapshot_id, "record": asdict(last)}
+        for step, (snapshot, last) in last_versions(table, head).items()
+        if step != record.step
+    }
+    return {**record.to_properties(), OTHERS: json.dumps(others)}
+
+
+def _ancestry(table: Table, head: Snapshot | None) -> Iterator[tuple[Snapshot, dict[str, str]]]:
+    """Yield a snapshot and those before it, until one tells of all that came before."""
+    for snapshot in ancestors_of(head, table.metadata):
+        properties = snapshot.summary.additional_properties if snapshot.summary else {}
+        yield snapshot, properties
+        if OTHERS in properties:
+            return

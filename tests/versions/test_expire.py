@@ -1,0 +1,96 @@
+"""Which snapshots have to stay, and that a table is whole without the others."""
+
+import json
+
+import pytest
+
+from rasterloom.versions import expire
+from rasterloom.versions.commit import head_snapshot
+from rasterloom.versions.heads import OTHERS, last_versions
+from rasterloom.versions.history import log, made
+from rasterloom.versions.refs import branch, tag
+from rasterloom.versions.verify import verify
+
+NOW = 10**15  # milliseconds of the epoch, far ahead: nothing is young
+
+
+@pytest.fixture
+def three_targets(corpus, publish, tokens):
+    """Tokens of three targets, those of the first made once, those of the others again and again."""
+    publish(corpus, "a1", tokens("abc", target=64), step="tokens/64")
+    for number in (1, 2, 3):
+        publish(corpus, f"b{number}", tokens("ab", target=96), step="tokens/96")
+        publish(corpus, f"c{number}", tokens("a", target=128), step="tokens/128")
+    return corpus
+
+
+def steps(corpus):
+    return {v.record.step: (v.record.fingerprint, v.record.rows) for v in made(corpus)}
+
+
+def keys(corpus):
+    return sorted(zip(*corpus.read("tokens", ["target", "key"]).to_pydict().values(), strict=True))
+
+
+def test_the_last_version_of_every_step_is_known_without_the_snapshots_before(three_targets):
+    before, rows = steps(three_targets), keys(three_targets)
+    assert before == {"tokens/64": ("a1", 3), "tokens/96": ("b3", 2), "tokens/128": ("c3", 1)}
+    assert expire.expire(three_targets, "tokens", NOW, ()) > 0
+    table = three_targets.table("tokens")
+    assert len(table.snapshots()) == 1
+    assert steps(three_targets) == before and keys(three_targets) == rows
+    assert {v.record.step for v in log(three_targets)} == set(before)
+    snapshot, record = head_snapshot(three_targets, table, "tokens/64")
+    files = three_targets.files("tokens", snapshot.snapshot_id, "target == 64")
+    assert record.fingerprint == "a1" and sum(f.rows for f in files) == 3
+    assert not verify(three_targets)[1]
+    assert expire.expire(three_targets, "tokens", NOW, ()) == 0
+
+
+def test_what_is_committed_after_that_goes_on_from_it(three_targets, publish, tokens):
+    expire.expire(three_targets, "tokens", NOW, ())
+    publish(three_targets, "b4", tokens("xy", target=96), step="tokens/96")
+    assert steps(three_targets)["tokens/64"] == ("a1", 3) and steps(three_targets)["tokens/96"] == ("b4", 2)
+    number = len(three_targets.table("tokens").snapshots())
+    publish(three_targets, "a1", tokens("abc"), step="tokens/64")
+    assert len(three_targets.table("tokens").snapshots()) == number, "made before"
+
+
+def test_snapshots_that_carry_nothing_keep_those_before_them(three_targets):
+    """As tables have them that were made before snapshots carried records."""
+    table = three_targets.table("tokens")
+    for snapshot in table.snapshots():
+        snapshot.summary.additional_properties.pop(OTHERS, None)
+    head = table.current_snapshot()
+    assert {s: r.fingerprint for s, (_, r) in last_versions(table, head).items()} == {
+        "tokens/128": "c3", "tokens/96": "b3", "tokens/64": "a1",
+    }  # fmt: skip
+    assert expire.staying(table, NOW, ()) == {s.snapshot_id for s in table.snapshots()}
+
+
+def test_tags_branches_the_young_and_what_is_worked_on_stay(corpus, publish, tokens):
+    first = publish(corpus, "t1", tokens("a"))
+    tag(corpus, "v1")
+    second = publish(corpus, "t2", tokens("ab"))
+    branch(corpus, "trial")
+    third, fourth = (publish(corpus, f"t{n}", tokens("abc")) for n in (3, 4))
+    head = publish(corpus, "t5", tokens("abcd"))
+    table = corpus.table("tokens")
+    made_by = {r.fingerprint for s in table.snapshots() for r in expire.records_of(table, [s.snapshot_id])}
+    assert made_by == {"t1", "t2", "t3", "t4", "t5"}
+    assert expire.staying(table, 0, ()) >= {first, second, third, fourth, head}
+    kept = expire.staying(table, NOW, {"t4"})
+    assert kept >= {first, second, fourth, head} and third not in kept
+    expire.expire(corpus, "tokens", NOW, {"t4"})
+    reached = expire.reach(corpus.table("tokens"), kept)
+    names = {corpus.store.name_of(uri) for uri in reached.data}
+    assert {name.split("/")[-3] for name in names} == {"t1", "t2", "t4", "t5"}
+    assert all(corpus.store.exists(name) for name in names)
+
+
+def test_a_snapshot_tells_who_made_what_it_carries(three_targets):
+    head = three_targets.table("tokens").current_snapshot()
+    carried = json.loads(head.summary.additional_properties[OTHERS])
+    assert {step: other["record"]["fingerprint"] for step, other in carried.items()} == {
+        "tokens/64": "a1", "tokens/96": "b3",
+    }  # fmt: skip
