@@ -52,11 +52,12 @@ def start_ray(run: Run) -> None:
     if ray.is_initialized():
         return
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if run.ray_address:
-        ray.init(address=run.ray_address, **quiet)
+    if address := run.ray_address or os.environ.get("RAY_ADDRESS"):  # a job of a cluster has the latter
+        ray.init(address=address, **quiet)
         return
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a Ray of our own, on loopback
     ray.init(
+        address="local",  # not one that happens to run on this machine
         num_cpus=run.cpus or os.cpu_count() or 1,
         include_dashboard=False,
         object_store_memory=256 * 2**20,  # paths travel between tasks, not pixels
