@@ -1,10 +1,10 @@
 # make demo   sets everything up in .venv, builds the quickstart corpus, trains on it, writes the report
-# make test   the tests
+# make test   the tests; make nightly goes on killing processes and the S3 server for longer
 PYTHON ?= python3
 BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: setup img2dataset demo demo-small corpus-openclipart test lint bench clean
+.PHONY: setup img2dataset demo demo-small corpus-openclipart test nightly lint bench clean
 
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -41,6 +41,12 @@ corpus-openclipart: .venv/.demo
 
 test: setup
 	$(BIN)/python -m pytest
+
+# The tests that take chances, taken often; RASTERLOOM_KILL_SEED=N repeats a night's.
+nightly: export RASTERLOOM_KILL_ROUNDS ?= 50
+nightly: export RASTERLOOM_KILL_SEED ?= $(shell date +%s)
+nightly: setup
+	$(BIN)/python -m pytest -s tests/pipelines/test_survival.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -199,19 +199,19 @@ def diff_command(
     a: Annotated[str, typer.Argument(metavar="A", help="A branch, a tag or a snapshot.")],
     b: Annotated[str | None, typer.Argument(metavar="[B]", help="Another; else the recipe's own.")] = None,
     table: Annotated[list[str] | None, typer.Option(help="Only this table; may be given again.")] = None,
+    page: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page with some rows' pictures.")
+    ] = None,
     output: AsFormat = OutputFormat.TABLE,
 ) -> None:
     """Count the rows that were added, removed and changed from version A to version B, by column."""
-    from rasterloom.versions.diff import diff
+    from rasterloom.pipelines.compare import compare
 
     of_a, of_b = corpus_of(recipe, a), corpus_of(recipe, b)
-    tables = tuple(table) if table else TABLES
-    if not table and (of_a.ref.isdecimal() or of_b.ref.isdecimal()):  # a snapshot is of one table
-        tables = tuple(t for t in TABLES if None not in (of_a.snapshot_id(t), of_b.snapshot_id(t)))
-    found = []
-    for name in tables:
-        with out.status(f"comparing {name}"):
-            found.append(diff(of_a, of_b, name))
+    with out.status("comparing") as status:
+        found = compare(
+            of_a, of_b, tuple(table or ()), page, begin=lambda name: status.update(f"comparing {name}")
+        )
     if output is OutputFormat.JSON:
         for one in found:
             print(json.dumps(asdict(one), ensure_ascii=False))
@@ -230,6 +230,8 @@ def diff_command(
         for kind, keys in one.examples.items():
             if keys:
                 out.print(f"{one.table}, {kind}: {' '.join(keys[:3])} ...", highlight=False, markup=False)
+    if page:
+        out.print(f"gallery: {page}", highlight=False, markup=False)
 
 
 @app.command("lineage")

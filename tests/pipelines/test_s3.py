@@ -1,20 +1,17 @@
 """A workspace on S3 with a REST catalog, both of a real server."""
 
-import json
 import random
-import uuid
 
 import pytest
 from faultproxy import FaultProxy
+
+from rasterloom.versions.history import log
 
 
 @pytest.fixture
 def on_s3(workshop, seaweedfs):
     """The workshop's recipe with its workspace on S3."""
-    local = f"workspace: {workshop.recipe_file.parent / 'work'}"
-    name = f"c{uuid.uuid4().hex}"
-    place = f"workspace: s3://lake/{name}\ncatalog: {json.dumps(seaweedfs.catalog)}"
-    return workshop.write(**{local: place, "corpus: little": f"corpus: {name}"})
+    return workshop.on_s3(seaweedfs)
 
 
 def test_the_tables_are_those_of_a_local_workspace(on_s3, undisturbed):
@@ -24,6 +21,16 @@ def test_the_tables_are_those_of_a_local_workspace(on_s3, undisturbed):
         assert [row for row in mine[table] if row not in rows] == []
     assert mine == theirs
     assert "7 steps, 0 ran now" in on_s3.run("--until", "tokens")
+
+
+def test_two_runs_at_once_make_each_version_once(on_s3, undisturbed):
+    both = [on_s3.start("--until", "tokens") for _ in range(2)]
+    printed = [process.communicate(timeout=600)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    assert on_s3.tables() == undisturbed.tables()
+    assert sorted(v.record.step for v in log(on_s3.corpus)) == sorted(
+        v.record.step for v in log(undisturbed.corpus)
+    )
 
 
 def test_a_run_through_faults_ends_with_the_same_tables(on_s3, undisturbed, seaweedfs, monkeypatch):

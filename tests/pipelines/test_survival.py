@@ -1,12 +1,16 @@
 """Killing things in the middle of every step, and running again: nothing is lost, nothing comes twice."""
 
 import contextlib
+import os
 import random
 import signal
+import subprocess
 import threading
 import time
 
 import psutil
+
+from rasterloom.versions.history import log
 
 STEPS = ["pairs", "images", "scores", "selection", "text", "codes/64", "tokens/64"]
 
@@ -88,6 +92,87 @@ def test_a_worker_is_killed_in_every_step(workshop, undisturbed):
     killer.join()
     assert {"images", "scores", "codes/64"} <= set(killed)
     assert workshop.tables() == undisturbed.tables()
+
+
+def test_rounds_of_kills_on_s3(workshop, undisturbed, seaweedfs_in, tmp_path_factory):
+    """Driver, workers and the S3 server are killed at random moments, a corpus after another.
+
+    A run ends well, by the kill, or in one line; what comes of running again equals an undisturbed run.
+    RASTERLOOM_KILL_ROUNDS says how many kills, RASTERLOOM_KILL_SEED which.
+    """
+    rounds, seed = (int(os.environ.get(f"RASTERLOOM_KILL_{n}", d)) for n, d in (("ROUNDS", 5), ("SEED", 1)))
+    print(f"{rounds} kills, RASTERLOOM_KILL_SEED={seed}")
+    chance = random.Random(seed)
+    with seaweedfs_in(tmp_path_factory.mktemp("killed")) as server:
+        while rounds > 0:
+            workshop.on_s3(server)
+            finished = False
+            while not finished:
+                with Watched(workshop.start("--until", "tokens")) as run:
+                    while rounds > 0 and run.wait_for_work(chance.uniform(0.2, 5)):
+                        kill_something(chance, run, server)
+                        rounds -= 1
+                    finished = run.ended_well()
+            assert workshop.tables() == undisturbed.tables()
+            steps = [v.record.step for v in log(workshop.corpus)]
+            assert sorted(steps) == sorted(set(steps)), "no step was committed twice"
+
+
+def kill_something(chance, run, server):
+    """Kill one of the driver, a worker that is at work, and the server, which comes back after a while."""
+    victim = chance.choice(["driver", "worker", "server"])
+    if victim == "server":
+        server.kill()
+        time.sleep(chance.uniform(0, 3))
+        server.start()
+    elif victim == "worker" and (workers := workers_of(run.process)):
+        chance.choice(workers).kill()
+    else:
+        run.process.kill()
+
+
+class Watched:
+    """A run whose words are read as they come, and whose Ray is gone when the block ends."""
+
+    def __init__(self, process):
+        self.process = process
+        self.printed = []
+        self.working = threading.Event()
+        self.family = []
+        self._reader = threading.Thread(target=self._read)
+
+    def __enter__(self):
+        self._reader.start()
+        return self
+
+    def _read(self):
+        for line in self.process.stdout:
+            self.printed.append(line)
+            if line.partition("  ")[0] in STEPS:
+                self.working.set()
+        self.working.set()  # it has ended
+
+    def wait_for_work(self, seconds):
+        """Wait until it has begun a step, and then some seconds; say whether it still runs."""
+        self.working.wait(300)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self.family = psutil.Process(self.process.pid).children(recursive=True) or self.family
+        return self.process.poll() is None
+
+    def ended_well(self):
+        code = self.process.wait(300)
+        self._reader.join(300)
+        printed = "".join(self.printed)
+        assert code in (0, 1, -signal.SIGKILL) and "Traceback" not in printed, printed
+        return code == 0
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self._reader.join(300)
+        wait_gone(self.family)
 
 
 def test_no_row_vanishes(undisturbed):

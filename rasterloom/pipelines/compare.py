@@ -1,0 +1,36 @@
+"""Comparing two versions of a corpus, table by table, with a page of pictures."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rasterloom.report.difference import write_difference
+from rasterloom.versions.diff import Diff, diff
+from rasterloom.versions.tables import TABLES, Corpus
+
+NAMED, SHOWN = 12, 24  # rows of each kind that are named, and that a page shows
+
+
+def compare(
+    a: Corpus,
+    b: Corpus,
+    tables: tuple[str, ...] = (),
+    page: Path | None = None,
+    *,
+    begin: Callable[[str], None] = lambda table: None,
+) -> list[Diff]:
+    """Compare tables of two versions; all that there are when none is named.
+
+    Args:
+        page: file for galleries of what differs; none is written when None.
+        begin: called with the name of each table before it is compared.
+    """
+    if not tables and (a.ref.isdecimal() or b.ref.isdecimal()):  # a snapshot is of one table
+        tables = tuple(t for t in TABLES if None not in (a.snapshot_id(t), b.snapshot_id(t)))
+    found = []
+    for name in tables or TABLES:
+        begin(name)
+        found.append(diff(a, b, name, examples=SHOWN if page else NAMED))
+    if page is not None:
+        begin("pictures")
+        write_difference(a, b, found, page)
+    return found

@@ -1,0 +1,57 @@
+"""The page on what differs between two versions."""
+
+import re
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def two_versions(tmp_path_factory, workshop_at):
+    """A workshop whose rule was made stricter after the tag v1."""
+    from rasterloom.versions.refs import tag
+
+    shop = workshop_at(tmp_path_factory.mktemp("two") / "recipe.yaml").write()
+    shop.run("--until", "selection")
+    tag(shop.corpus, "v1")
+    shop.before = shop.rows("selection")
+    shop.write(keep="min_side >= 100").run("--until", "selection")
+    return shop
+
+
+def test_the_gallery_shows_rows_that_changed(two_versions, rasterloom, tmp_path):
+    page = tmp_path / "pages" / "diff.html"
+    code, printed, error = rasterloom(
+        "versions", "diff", two_versions.recipe_file, "v1", "main", "--html", page
+    )
+    assert code == 0 and f"gallery: {page}" in printed, error
+    kept = {row["key"]: row["kept"] for row in two_versions.before}
+    dropped = [r["key"] for r in two_versions.rows("selection") if kept[r["key"]] and not r["kept"]]
+    text = page.read_text()
+    assert dropped and text.count("kept: True → False") == min(len(dropped), 24)
+    assert "reason: kept → rule: min_side &gt;= 100" in text
+    assert text.count("data:image/webp;base64,") == text.count("<img ") > 0
+    assert not re.search(r"""(?:src|href)=["']?https?:""", text)
+    again = tmp_path / "again.html"
+    rasterloom("versions", "diff", two_versions.recipe_file, "v1", "main", "--html", again)
+    assert again.read_text() == text, "the sample is the same"
+
+
+def test_rows_of_one_version_only(two_versions, rasterloom, tmp_path):
+    page = tmp_path / "diff.html"
+    recipe = two_versions.recipe_file
+    more = recipe.with_name("more.yaml")
+    more.write_text(recipe.read_text().replace("corpus: little", "corpus: little@fewer"))
+    assert rasterloom("versions", "branch", recipe, "fewer", "--at", "v1")[0] == 0
+    lines = [line for line in more.read_text().splitlines() if "pairs-photos" not in line]
+    more.write_text("\n".join(lines))
+    from rasterloom.cli_common import out
+    from rasterloom.pipelines.run import run
+    from rasterloom.recipe import load_recipe
+
+    run(load_recipe(more), "images", out)
+    for a, b, title in (("v1", "fewer", "only in A"), ("fewer", "v1", "only in B")):
+        code, _, error = rasterloom("versions", "diff", recipe, a, b, "--table", "images", "--html", page)
+        assert code == 0, error
+        assert title in page.read_text() and "<img " in page.read_text()
+    code, _, _ = rasterloom("versions", "diff", recipe, "v1", "v1", "--html", page)
+    assert code == 0 and "Nothing differs" in page.read_text()
