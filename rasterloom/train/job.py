@@ -13,6 +13,7 @@ from rasterloom.recipe import SPEED_ONLY, Stage, Train
 from rasterloom.schema import Profile
 from rasterloom.storage import Store
 from rasterloom.train.ds_config import deepspeed_config
+from rasterloom.train.sizes import SIZES
 from rasterloom.train.trackers import check_trackers
 
 
@@ -43,9 +44,6 @@ class PartFiles:
     """Share of the tokens, beside other parts' weights."""
     tasks: tuple[str, ...] = ()
     """Only rows of these tasks; of all when empty."""
-
-
-from rasterloom.train.sizes import SIZES
 
 
 @dataclass(frozen=True)
