@@ -51,7 +51,9 @@ def _globs(pattern: str) -> Iterator[str]:
 
 
 def _known(names: list[str]) -> str:
-    last = max((int(found[1]) for name in names if (found := re.match(r"model\.layers\.(\d+)\.", name))), default=0)
+    last = max(
+        (int(found[1]) for name in names if (found := re.match(r"model\.layers\.(\d+)\.", name))), default=0
+    )
     example = next((name for name in names if ".mlp." in name), "")
     return f"there are {', '.join(GROUPS)}, layers.0-{last}, and parameters such as {example}"
 
