@@ -98,8 +98,8 @@ def _tell(one: Any, mfu: float, usd: float | None, output: OutputFormat) -> None
     parts = f"{estimate.micro_batches} micro-batches" if estimate.micro_batches > 1 else "all at once"
     _line("a worker", f"at most {estimate.rank_tokens:,} tokens at once, {parts}")
     _line("useful", f"{estimate.useful_share:.1%} of the tokens that fit the slowest worker's time")
-    table.add_row(
-        "  memory",
+    _line(
+        "memory",
         f"about {memory.total / GIB:,.2f} GiB a worker: {memory.states / GIB:,.2f} weights, gradients and "
         f"optimizer, {memory.activations / GIB:,.2f} activations",
     )

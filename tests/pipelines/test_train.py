@@ -1,4 +1,4 @@
-"""`rasterloom train`: stages by themselves, mixtures and pinned versions, dry runs, what is wrong told first."""
+"""`rasterloom train`: stages by themselves, mixtures and pinned versions, dry runs, what is wrong."""
 
 import json
 import os
@@ -87,15 +87,11 @@ def test_a_dry_run_says_what_a_stage_takes_and_does_nothing(shop, rasterloom):
 
 def test_micro_batches_are_in_the_dry_run(shop, rasterloom):
     (whole,) = dry(rasterloom, shop.recipe("whole"))
-    (parts,) = dry(
-        rasterloom, shop.recipe("parts", **{"run: {": "run: {", "corpus: little": "corpus: little"})
-    )
-    assert whole == parts
     file = shop.recipe("parts")
-    file.write_text(file.read_text().replace("  dropout: 0\n", "  dropout: 0\n  micro_batch_tokens: 150\n"))
+    file.write_text(file.read_text().replace("  dropout: 0\n", "  dropout: 0\n  micro_batch_tokens: 200\n"))
     (parts,) = dry(rasterloom, file)
     assert parts["micro_batches"] > 1 == whole["micro_batches"]
-    assert parts["rank_tokens"] <= 150 < whole["rank_tokens"]
+    assert parts["rank_tokens"] <= 200 < whole["rank_tokens"]
     assert parts["memory"]["activations"] < whole["memory"]["activations"]
 
 
@@ -144,9 +140,7 @@ def test_a_mixture_of_own_and_pinned_tokens_trains_on_from_the_stage_before(shop
     assert code == 0, err
     assert "pinned/little-v1-96" in printed
     done = [p.step for p in plan(load_recipe(recipe)) if p.step.name == "train/2-64-96" and not p.runs]
-    (metrics,) = (shop.folder / "work/little/files" / done[0].name / done[0].fingerprint).glob(
-        "metrics.jsonl"
-    )
+    metrics = shop.folder / "work/little/files" / done[0].name / done[0].fingerprint / "metrics.jsonl"
     assert len(metrics.read_text().splitlines()) == 4
     assert [p.step.name for p in plan(load_recipe(recipe), done[0].name) if p.runs] == []
 
@@ -174,8 +168,8 @@ WRONG = {
     "no tokens": (
         "{target: 128, steps: 2}",
         {},
-        "train.stages[0].target is 128, which tokenize.targets [64, 96] does not name, and the corpus little has "
-        "no tokens of it",
+        "train.stages[0].target is 128, which tokenize.targets [64, 96] does not name, and the corpus "
+        "little has no tokens of it",
     ),
     "version gone": (
         "{target: 64, steps: 2, corpus: little@v9}",
@@ -242,7 +236,6 @@ def test_what_is_wrong_is_one_line_before_anything_starts(shop, rasterloom, name
 
 
 def test_a_vocabulary_too_small_for_the_tokens_is_told(shop, rasterloom, tmp_path):
-    from rasterloom.schema import Profile  # noqa: F401  (the profile of the tokens is mini's)
     from rasterloom.tokenize.profiles import profile_of
     from rasterloom.train.model import build_model, save_model
 
