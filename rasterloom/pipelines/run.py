@@ -7,6 +7,7 @@ from rich.console import Console
 
 from rasterloom.pipelines.at_work import at_work
 from rasterloom.pipelines.corpus import corpus_steps
+from rasterloom.pipelines.preflight import check_training
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.retry import ask_for_retry, parse_classes, worked_on
 from rasterloom.pipelines.runner import run_step, start_ray
@@ -75,7 +76,9 @@ def run(recipe: Recipe, until: str | None, console: Console, retry: str = "") ->
         (images,) = (step for step in workflow(recipe) if step.name == "images")
         assert isinstance(images, ShardStep)
         ask_for_retry(corpus, images, parse_classes(retry), console)
-    return run_steps(recipe, workflow(recipe, until), console)
+    steps = workflow(recipe, until)
+    check_training(recipe, steps)
+    return run_steps(recipe, steps, console)
 
 
 def run_steps(recipe: Recipe, steps: list[Step], console: Console) -> list[Planned]:

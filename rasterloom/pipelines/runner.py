@@ -21,8 +21,8 @@ from rasterloom.pipelines.state import (
     earlier,
     file_folder,
     inputs_of,
-    scratch_folder,
     status,
+    work_folder,
     write_record,
 )
 from rasterloom.pipelines.step import FileStep, Shard, ShardStep, Step
@@ -276,7 +276,7 @@ def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, pro
     started = time.monotonic()
     progress.start(step.name, total=None)
     final = file_folder(corpus, step)
-    folder = Path(corpus.store.path(final)) if not corpus.store.is_s3 else scratch_folder(step)
+    folder = work_folder(corpus, step)
     with _alone(folder, progress):
         if status(corpus, step).done:  # by the run that was waited for
             return

@@ -145,12 +145,25 @@ def stage_job(corpus: Corpus, step: Step, folder: Path, run: Run) -> StageJob:
         token_index=mixture[0].index,
         mixture=mixture if config.stage.mixture else (),
         init=str(trained / "model") if trained else config.train.init,
-        keep_optimizer_from=str(trained) if trained and keep else None,
+        keep_optimizer_from=_place(corpus, before) if before and keep else None,
+        checkpoints=f"{_place(corpus, step)}/checkpoints" if corpus.store.is_s3 else None,
         out_dir=str(folder),
         workers=run.train_workers.max,
         min_workers=run.train_workers.min,
         use_gpu=run.use_gpu,
     )
+
+
+def training_store(corpus: Corpus, step: Step) -> str:
+    """Where the checkpoints of a stage lie in a workspace on S3, a name in the store: apart from its result,
+    which the next stage copies."""
+    return f"{corpus.name}/training/{step.name}/{step.fingerprint}"
+
+
+def _place(corpus: Corpus, step: Step) -> str:
+    """The folder of a stage's checkpoints, or its ``s3://bucket/prefix``."""
+    name = training_store(corpus, step) if corpus.store.is_s3 else file_folder(corpus, step)
+    return corpus.store.uri(name) if corpus.store.is_s3 else corpus.store.path(name)
 
 
 def stage_before(step: Step) -> Step | None:

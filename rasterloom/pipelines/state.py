@@ -51,10 +51,23 @@ def _record_name(corpus: Corpus, step: str, fingerprint: str) -> str:
     return f"{corpus.name}/records/{step}/{fingerprint}.json"
 
 
+def work_folder(corpus: Corpus, step: Step) -> Path:
+    """The local folder that a FileStep works in: where its result lies, or a scratch folder for one on S3."""
+    return scratch_folder(step) if corpus.store.is_s3 else Path(corpus.store.path(file_folder(corpus, step)))
+
+
 def write_record(corpus: Corpus, record: Record) -> None:
     """Mark a step that has no table as done, and as its last run."""
     for name in (record.fingerprint, "last"):
         corpus.store.put(_record_name(corpus, record.step, name), record.to_json())
+
+
+def delete_record(corpus: Corpus, step: Step) -> None:
+    """Make a step that has no table count as never run under its fingerprint."""
+    corpus.store.delete(_record_name(corpus, step.name, step.fingerprint))
+    last = read_record(corpus, step.name, "last")
+    if last and last.fingerprint == step.fingerprint:
+        corpus.store.delete(_record_name(corpus, step.name, "last"))
 
 
 def change_record(corpus: Corpus, record: Record) -> None:

@@ -50,6 +50,7 @@ def open_stage(job: StageJob) -> StageData:
         if part.tasks:
             wanted[starts[number] : starts[number + 1]] = _of_tasks(opened[number], part.tasks, number, job)
     train, held = train[wanted[train]], held[wanted[held]]
+    _check_longest(rows, train, job)
     part_of = np.searchsorted(starts, train, side="right") - 1
     weights = [part.weight for part in parts if part.weight is not None]
     stage = job.stage
@@ -65,6 +66,24 @@ def open_stage(job: StageJob) -> StageData:
         groups=rows.group_of(train),
     )
     return StageData(rows, train, held, plan, part_of)
+
+
+def _check_longest(rows: TokenRows, train: NDArray[np.int64], job: StageJob) -> None:
+    """Raise ValueError if the longest row fits no batch."""
+    if not len(train):
+        return
+    longest = int(train[rows.lengths[train].argmax()])
+    tokens = int(rows.lengths[longest])
+    limits = {
+        "batch_tokens": job.stage.batch_tokens,
+        "train.micro_batch_tokens": job.train.micro_batch_tokens,
+    }
+    for field, most in limits.items():
+        if most is not None and most < tokens:
+            raise ValueError(
+                f"{field} {most} is smaller than the longest sequence ({tokens} tokens), the sample "
+                f"{rows.keys[longest].as_py()}: raise it, or leave such samples out by tokenize.max_tokens"
+            )
 
 
 def split_heldout(rows: TokenRows, share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -50,7 +50,5 @@ def test_a_pattern_that_names_nothing_is_told_with_what_there_is(names, pattern)
 
 
 def test_something_is_left_to_train(names):
-    with pytest.raises(
-        ValueError, match=r"freeze: embeddings, layers.0-2, head, model.norm.\* leave nothing"
-    ):
+    with pytest.raises(ValueError, match=r"freeze: embeddings, .*, model.norm.\* leave nothing"):
         frozen(names, ["embeddings", "layers.0-2", "head", "model.norm.*"])
