@@ -51,8 +51,13 @@ def test_steps_are_those_of_a_plain_loop(job, world, zero, micro_batch_tokens):
 
 @pytest.mark.parametrize(
     ("zero", "more", "tolerance"),
-    [(1, {"bf16": True}, 0.02), (3, {"bf16": True}, 0.02), (2, {"offload": "cpu"}, 1e-5), (3, {"offload": "cpu"}, 1e-5)],
-)  # fmt: skip
+    [
+        (1, {"bf16": True}, 0.02),
+        (3, {"bf16": True}, 0.02),
+        (2, {"offload": "cpu"}, 1e-5),
+        (3, {"offload": "cpu"}, 1e-5),
+    ],
+)
 def test_bf16_and_offload_follow(job, zero, more, tolerance):
     changes = {"deepspeed": DeepSpeed(zero=zero, **more), "micro_batch_tokens": 80}
     ranks.train(replace(job, train=job.train.model_copy(update=changes)), 2)
