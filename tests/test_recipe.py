@@ -69,7 +69,39 @@ def test_short_forms(write):
         (GOOD + "tokenize: {precision: fp16}", ["tokenize.precision", "'fp32' or 'bf16'", "'fp16'"]),
         (GOOD + "tokenize: {targets: [500]}", ["tokenize.targets", "multiple of 32", "500"]),
         (GOOD + "tokenize: {targets: [64, 64]}", ["tokenize.targets", "twice"]),
-        (GOOD + "train: {stages: [{target: 64, steps: 1}]}", ["train.stages[0].target", "64", "[512]"]),
+        (GOOD + "train: {stages: [{steps: 1}]}", ["train.stages[0]: give either target or mixture"]),
+        (
+            GOOD + "train: {stages: [{target: 512, steps: 1, mixture: [{target: 64}]}]}",
+            ["train.stages[0]: give either target or mixture"],
+        ),
+        (
+            GOOD + "train: {stages: [{steps: 1, corpus: a@b, mixture: [{target: 64}]}]}",
+            ["train.stages[0]: corpus: with a mixture, each of its parts names its own"],
+        ),
+        (
+            GOOD + "train: {stages: [{steps: 1, mixture: [{target: 64, weight: 1}, {target: 96}]}]}",
+            ["train.stages[0]: mixture: give a weight to every part, or to none"],
+        ),
+        (
+            GOOD + "train: {stages: [{target: 512, steps: 1, corpus: clipart}]}",
+            ["train.stages[0].corpus", "name@tag", "clipart"],
+        ),
+        (
+            GOOD + "train: {stages: [{target: 512, steps: 1, tokens: 5}]}",
+            ["train.stages[0]: give one of epochs, steps and tokens"],
+        ),
+        (
+            GOOD + "train: {stages: [{target: 512, steps: 1, schedule: constant, min_lr: 0}]}",
+            ["train.stages[0]: min_lr: a constant schedule has none; take cosine or linear"],
+        ),
+        (
+            GOOD + "train: {stages: [{target: 512, steps: 1, min_lr: 1}]}",
+            ["train.stages[0]: min_lr: 1 is above lr, 2e-05"],
+        ),
+        (
+            GOOD + "train: {stages: [{target: 512, steps: 1, optimizer_state: keep}]}",
+            ["train: stages[0].optimizer_state: keep takes a stage before it"],
+        ),
         (GOOD + "train: {stages: [{target: 512}]}", ["train.stages[0]", "one of epochs, steps and tokens"]),
         (GOOD + "train: {stages: [{target: 512, rate: 3}]}", ["train.stages[0].rate", "no such field"]),
         (

@@ -1,15 +1,23 @@
 """`train`: the stages of FP-SFT."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from rasterloom.recipe.section import Section
 from rasterloom.recipe.watch import Watch
 
-CorpusRef = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*@[A-Za-z0-9_.-]+$")]
+
+def _names_a_version(value: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*@[A-Za-z0-9_.-]+", value):
+        raise ValueError(f"takes a version of a corpus, name@tag or name@snapshot, not {value!r}")
+    return value
+
+
+CorpusRef = Annotated[str, AfterValidator(_names_a_version)]
 """``name@tag`` or ``name@snapshot``: a version of a corpus of this workspace."""
 
 SPEED_ONLY = {"checkpoint_every", "keep_checkpoints", "micro_batch_tokens"}
@@ -82,8 +90,8 @@ class Stage(Section):
 
     @property
     def label(self) -> str:
-        """The stage's targets, as in ``512`` or ``512+768``."""
-        return "+".join(map(str, dict.fromkeys(part.target for part in self.parts)))
+        """The stage's targets, as in ``512`` or ``512-768``."""
+        return "-".join(map(str, dict.fromkeys(part.target for part in self.parts)))
 
     @model_validator(mode="after")
     def _one_length(self) -> "Stage":

@@ -24,6 +24,7 @@ from rasterloom.train import resume
 from rasterloom.train.checkpoint import Checkpoint, Position, Saver, latest, restore_random_state
 from rasterloom.train.feed import open_feed
 from rasterloom.train.files import read_json, write_json
+from rasterloom.train.freeze import freeze
 from rasterloom.train.guard import after_objection, after_step, objection
 from rasterloom.train.job import StageJob
 from rasterloom.train.metrics import StepSums
@@ -79,6 +80,7 @@ def run_worker(
 
     torch.manual_seed(train.seed + rank)  # for dropout
     model = PackedLM(build_model(job.init, job.profile, seed=train.seed).to(device), train.dropout)
+    freeze(model.lm, job.stage.freeze)
     model.train()  # a checkpoint comes in evaluation mode
     engine = start_deepspeed(model, train, use_gpu=job.use_gpu)
     position = _start(engine, job, last, scratch)

@@ -35,7 +35,7 @@ def evaluate(
         mine = held[balance(batch, lengths, world)[rank]]
         packed = pack(rows.fetch(mine), tally.groups.of_rows(rows, mine))
         ids, targets = (torch.from_numpy(x).to(device) for x in (packed.input_ids, packed.targets))
-        nll, _ = model(ids, targets, packed.lengths)
+        *_, nll, _ = model(ids, targets, packed.lengths)
         tally.add(nll, packed)
     model.train()
     return tally.groups.losses(tally.read().by_cell)

@@ -7,12 +7,13 @@ import numpy as np
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from rasterloom.train.data import open_stage
 from rasterloom.train.groups import Groups
 from rasterloom.train.job import StageJob
 from rasterloom.train.plan import deal
-from rasterloom.train.rows import TokenRows, open_rows
-from rasterloom.train.samples import Packed, drop_context, heldout_draw, is_dropped, pack
-from rasterloom.train.stage_plan import StagePlan, stage_plan
+from rasterloom.train.rows import TokenRows
+from rasterloom.train.samples import Packed, drop_context, is_dropped, pack
+from rasterloom.train.stage_plan import StagePlan
 
 
 @dataclass(frozen=True)
@@ -49,24 +50,5 @@ def open_feed(job: StageJob) -> Feed:
         ValueError: there is nothing to train on, or a sequence is longer than a batch.
         FileNotFoundError: a file is missing.
     """
-    stage = job.stage
-    rows = open_rows(job.token_files, job.filesystem, job.token_index)
-    trained, held = split_heldout(rows, job.train.heldout)
-    plan = stage_plan(
-        rows.lengths[trained],
-        seed=job.train.seed,
-        batch_tokens=stage.batch_tokens,
-        epochs=stage.epochs,
-        steps=stage.steps,
-        tokens=stage.tokens,
-    )
-    return Feed(job, rows, trained, held, plan)
-
-
-def split_heldout(rows: TokenRows, share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row numbers to train on, and row numbers held out."""
-    draws = rows.heldout
-    if draws is None:
-        draws = np.fromiter((heldout_draw(key) for key in rows.keys.to_pylist()), dtype=np.float64)
-    held = draws < share
-    return np.flatnonzero(~held), np.flatnonzero(held)
+    data = open_stage(job)
+    return Feed(job, data.rows, data.train, data.held, data.plan)

@@ -32,6 +32,20 @@ class Drawing:
 
 
 @dataclass(frozen=True)
+class PartFiles:
+    """Those of a job's token files that make a part of its mixture."""
+
+    files: int
+    """How many; they follow those of the part before."""
+    index: str | None = None
+    """Their length index; None: they are opened one by one to plan."""
+    weight: float | None = None
+    """Share of the tokens, beside other parts' weights."""
+    tasks: tuple[str, ...] = ()
+    """Only rows of these tasks; of all when empty."""
+
+
+@dataclass(frozen=True)
 class StageJob:
     """One stage of FP-SFT, as plain values that can be sent to any worker."""
 
@@ -50,6 +64,8 @@ class StageJob:
     """Folder for all output; with workers on several machines it must be one that they share."""
     token_index: str | None = None
     """Length index of ``token_files``, beside them; None: they are opened one by one to plan."""
+    mixture: tuple[PartFiles, ...] = ()
+    """The parts that ``token_files`` make, each with an index of its own; all are one part when empty."""
     keep_optimizer_from: str | None = None
     """Folder of the stage before (or ``s3://bucket/prefix``), with the ``checkpoints`` whose optimizer state
     this one starts with; None: it starts with none."""
@@ -68,6 +84,10 @@ class StageJob:
     machine's own."""
     drawing: Drawing | None = None
     """What is drawn while the stage trains; it changes nothing in the weights."""
+
+    @property
+    def parts(self) -> tuple[PartFiles, ...]:
+        return self.mixture or (PartFiles(len(self.token_files), self.token_index),)
 
     @property
     def folder(self) -> Path:
@@ -108,6 +128,7 @@ class StageJob:
             "train": self.train.model_dump(mode="json", exclude={"stages", "init", *SPEED_ONLY}),
             "profile": asdict(self.profile),
             "files": self.token_files,
+            "mixture": [(part.files, part.weight, part.tasks) for part in self.parts],
             "snapshot": self.tokens_snapshot,
             "init": self.init,
             "optimizer_from": self.keep_optimizer_from,

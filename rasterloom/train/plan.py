@@ -17,19 +17,28 @@ LINEAR_COST = 12 * 4096
 """c in the cost c*L + L*L of a sequence of L tokens: matrix products grow with 12 * width * L, causal
 attention with L * L. The width is that of a 7B model; balance hardly depends on it below 4k tokens."""
 
+WINDOW_GROUPS = 128
+"""Row groups that an order goes through at once (`shuffled`): half a gigabyte, as they are written here."""
+
 EVEN_ENOUGH = 0.002  # of the mean load: `balance` looks no further
 
 
 def plan_batches(
-    lengths: ArrayLike, *, seed: int, epoch: int, batch_tokens: int, rows_multiple: int = 1
+    lengths: ArrayLike,
+    *,
+    seed: int,
+    epoch: int,
+    batch_tokens: int,
+    rows_multiple: int = 1,
+    groups: ArrayLike | None = None,
 ) -> list[Rows]:
     """Cut the shuffled rows of one epoch into global batches.
 
-    Rows are taken in an order that depends on ``seed`` and ``epoch`` only; a batch takes rows as long as
-    their lengths sum to at most ``batch_tokens``. So the last batch of an epoch may be smaller; it is
-    trained on like the others. Every row comes once, except that with ``rows_multiple`` m > 1, and a
-    number of rows that m does not divide, the (fewer than m) rows left over rest for this epoch; the
-    next epoch's shuffle leaves out others.
+    Rows are taken in an order that depends on ``seed`` and ``epoch`` only (and on ``groups``, see
+    `shuffled`); a batch takes rows as long as their lengths sum to at most ``batch_tokens``. So the last
+    batch of an epoch may be smaller; it is trained on like the others. Every row comes once, except that
+    with ``rows_multiple`` m > 1, and a number of rows that m does not divide, the (fewer than m) rows left
+    over rest for this epoch; the next epoch's shuffle leaves out others.
 
     Args:
         lengths: tokens of each row, [n] integers.
@@ -38,6 +47,7 @@ def plan_batches(
         batch_tokens: the most tokens in a global batch.
         rows_multiple: batches have a multiple of so many rows, and at least so many, even where these
             together exceed ``batch_tokens``.
+        groups: for each row, the number of the row group that it is read with, [n].
 
     Returns:
         Row numbers of each batch, int64.
@@ -45,10 +55,40 @@ def plan_batches(
     Raises:
         ValueError: a row alone is longer than ``batch_tokens``.
     """
-    lengths = _checked(lengths, batch_tokens)
+    lengths = np.asarray(lengths, dtype=np.int64)
+    order = shuffled(len(lengths), np.random.default_rng([seed, epoch]), groups)
+    return cut(order, lengths, batch_tokens, rows_multiple)
+
+
+def shuffled(
+    rows: int, rng: np.random.Generator, groups: ArrayLike | None, window: int = WINDOW_GROUPS
+) -> Rows:
+    """Return the numbers of rows in a random order that can be read.
+
+    A row is read with its row group, so an order without any order would read each group for nearly every
+    one of its rows. Where there are more groups than ``window``, they are shuffled, and then the rows within
+    each ``window`` of them: a reader that keeps so many groups reads each one once. A group's rows are a
+    random part of their bucket already (pipelines/token_work.py).
+    """
+    order = rng.permutation(rows)
+    if groups is None or not rows:
+        return order
+    groups = np.asarray(groups)
+    first, last = int(groups.min()), int(groups.max())
+    if last - first < window:
+        return order
+    windows = (rng.permutation(last - first + 1) // window).astype(np.int32)
+    return order[np.argsort(windows[groups[order] - first], kind="stable")]
+
+
+def cut(order: Rows, lengths: NDArray[np.int64], batch_tokens: int, rows_multiple: int = 1) -> list[Rows]:
+    """Cut rows, in the order given, into batches; see `plan_batches`."""
+    if len(order) and (longest := int(lengths[order].max())) > batch_tokens:
+        raise ValueError(
+            f"batch_tokens {batch_tokens} is smaller than the longest sequence ({longest} tokens)"
+        )
     if rows_multiple < 1:
         raise ValueError(f"rows_multiple must be at least 1, not {rows_multiple}")
-    order = np.random.default_rng([seed, epoch]).permutation(len(lengths))
     units = len(order) // rows_multiple  # what is dealt out whole: rows_multiple rows each
     order = order[: units * rows_multiple]
     ends = np.cumsum(lengths[order].reshape(units, rows_multiple).sum(axis=1))
@@ -137,15 +177,6 @@ def _exchanged(
     ranks, used = np.nonzero(slots >= 0)
     rank_of[slots[ranks, used]] = ranks
     return rank_of
-
-
-def _checked(lengths: ArrayLike, batch_tokens: int) -> NDArray[np.int64]:
-    lengths = np.asarray(lengths, dtype=np.int64)
-    if len(lengths) and (longest := int(lengths.max())) > batch_tokens:
-        raise ValueError(
-            f"batch_tokens {batch_tokens} is smaller than the longest sequence ({longest} tokens)"
-        )
-    return lengths
 
 
 def micro_batches(

@@ -4,6 +4,7 @@ A mixture's epoch has as many tokens as all of its parts have together, dealt ou
 part is an endless row of passes over its rows, every pass shuffled anew, of which an epoch takes the next
 stretch. So a part that is asked for more than it has comes again, one that is asked for less goes on in the
 next epoch where it stopped, and at any time no row of a part has come more than once oftener than another.
+The parts are spread evenly over the epoch, so that batches are mixed alike.
 """
 
 import math
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rasterloom.train.plan import Rows, plan_batches
+from rasterloom.train.plan import WINDOW_GROUPS, Rows, cut, plan_batches, shuffled
 
 
 class Batch(NamedTuple):
@@ -39,6 +40,8 @@ class StagePlan:
     parts: tuple[Rows, ...]
     passes: tuple[float, ...]
     """How often an epoch goes through each part."""
+    groups: NDArray[np.int64] | None
+    """Of each row, the number of the row group that it is read with (`plan.shuffled`)."""
 
     @cached_property
     def steps(self) -> int:
@@ -78,11 +81,37 @@ class StagePlan:
 
     def epoch(self, number: int) -> list[Rows]:
         """Return the batches of an epoch."""
-        drawn = epoch_rows(self.parts, self.passes, seed=self.seed, epoch=number)
+        if len(self.parts) > 1:
+            return cut(self._mixed(number), self.lengths, self.batch_tokens)
+        (rows,) = self.parts
+        groups = None if self.groups is None else self.groups[rows]
         batches = plan_batches(
-            self.lengths[drawn], seed=self.seed, epoch=number, batch_tokens=self.batch_tokens
+            self.lengths[rows], seed=self.seed, epoch=number, batch_tokens=self.batch_tokens, groups=groups
         )
-        return [drawn[batch] for batch in batches]
+        return [rows[batch] for batch in batches]
+
+    def _mixed(self, epoch: int) -> Rows:
+        """The rows of an epoch in their order: of each part its next stretch, spread evenly."""
+        drawn, places = [], []
+        for number in range(len(self.parts)):
+            rows = self._stretch(number, epoch)
+            rng = np.random.default_rng([self.seed, 1, number, epoch])
+            drawn.append(rows)
+            places.append((np.arange(len(rows)) + rng.random(len(rows))) / max(1, len(rows)))
+        return np.concatenate(drawn)[np.argsort(np.concatenate(places), kind="stable")]
+
+    def _stretch(self, number: int, epoch: int) -> Rows:
+        """What an epoch has of a part's endless row of passes."""
+        rows = self.parts[number]
+        groups = None if self.groups is None else self.groups[rows]
+        start, end = (round(self.passes[number] * e * len(rows)) for e in (epoch, epoch + 1))
+        taken = [rows[:0]]
+        for a_pass in range(start // len(rows), -(-end // len(rows))):
+            rng = np.random.default_rng([self.seed, 0, number, a_pass])
+            order = shuffled(len(rows), rng, groups, WINDOW_GROUPS // len(self.parts))
+            first = a_pass * len(rows)
+            taken.append(rows[order[max(0, start - first) : end - first]])
+        return np.concatenate(taken)
 
 
 def stage_plan(
@@ -95,6 +124,7 @@ def stage_plan(
     tokens: int | None = None,
     parts: Sequence[ArrayLike] | None = None,
     weights: Sequence[float] | None = None,
+    groups: ArrayLike | None = None,
 ) -> StagePlan:
     """Plan a stage of so many epochs, steps or tokens.
 
@@ -102,6 +132,7 @@ def stage_plan(
         lengths: tokens of each row, [n].
         parts: row numbers of each part of a mixture; all rows are one part when None.
         weights: the parts' shares of the tokens; when None every row comes once an epoch.
+        groups: for each row, the number of the row group that it is read with, [n].
 
     Raises:
         ValueError: there are no rows, or one is longer than ``batch_tokens``; or not exactly one of
@@ -122,7 +153,8 @@ def stage_plan(
     passes = epoch_passes([int(lengths[part].sum()) for part in rows], weights)
     if weights is None:
         rows, passes = (np.concatenate(rows),), (1.0,)
-    return StagePlan(lengths, seed, batch_tokens, epochs, steps, tokens, rows, passes)
+    numbers = None if groups is None else np.asarray(groups)
+    return StagePlan(lengths, seed, batch_tokens, epochs, steps, tokens, rows, passes, numbers)
 
 
 def _which(parts: Sequence[Rows]) -> str:
@@ -136,23 +168,3 @@ def epoch_passes(tokens: Sequence[int], weights: Sequence[float] | None) -> tupl
         return (1.0,) * len(tokens)
     whole = sum(tokens) / sum(weights)
     return tuple(weight * whole / of_part for weight, of_part in zip(weights, tokens, strict=True))
-
-
-def epoch_rows(parts: Sequence[Rows], passes: Sequence[float], *, seed: int, epoch: int) -> Rows:
-    """Return the rows that an epoch has, part by part; those of a part that is passed once in its own order.
-
-    Args:
-        parts: row numbers of each part.
-        passes: how often an epoch goes through each.
-    """
-    drawn: list[Rows] = []
-    for number, (rows, often) in enumerate(zip(parts, passes, strict=True)):
-        if often == 1:
-            drawn.append(rows)
-            continue
-        start, end = (round(often * e * len(rows)) for e in (epoch, epoch + 1))
-        for a_pass in range(start // len(rows), -(-end // len(rows))):
-            order = np.random.default_rng([seed, number, a_pass]).permutation(len(rows))
-            first = a_pass * len(rows)
-            drawn.append(rows[order[max(0, start - first) : end - first]])
-    return np.concatenate(drawn)

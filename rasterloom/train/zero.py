@@ -52,10 +52,11 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         id(module.weight) for module in model.modules() if isinstance(module, nn.Linear | nn.Embedding)
     }
     params = [p for p in model.parameters() if p.requires_grad]
-    return [
+    groups = [
         {"params": [p for p in params if id(p) in decayed], "weight_decay": weight_decay},
         {"params": [p for p in params if id(p) not in decayed], "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]  # all of a group may be frozen
 
 
 def split_matrices(model: PackedLM, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rasterloom.train.plan import LINEAR_COST, balance, deal, micro_batches, plan_batches
+from rasterloom.train.plan import LINEAR_COST, balance, deal, micro_batches, plan_batches, shuffled
 
 lengths_strategy = st.lists(st.integers(1, 50), min_size=0, max_size=200)
 
@@ -44,6 +44,41 @@ def test_the_rows_left_over_differ_from_epoch_to_epoch():
         batches = plan_batches(np.full(23, 5), seed=0, epoch=epoch, batch_tokens=50, rows_multiple=8)
         left |= set(range(23)) - set(np.concatenate(batches).tolist())
     assert len(left) > 7
+
+
+def group_reads(order, groups, kept):
+    """How often groups are read for rows in this order by a reader that keeps so many of them."""
+    cache, reads = [], 0
+    for group in groups[order].tolist():
+        if group in cache:
+            cache.remove(group)
+        else:
+            reads += 1
+        cache = [*cache, group][-kept:]
+    return reads
+
+
+def test_rows_of_many_groups_come_window_by_window(rng):
+    groups = np.repeat(np.arange(60), rng.integers(1, 40, 60))
+    order = shuffled(len(groups), np.random.default_rng(0), groups, window=10)
+    assert sorted(order.tolist()) == list(range(len(groups)))
+    assert group_reads(order, groups, kept=20) == 60
+    assert group_reads(rng.permutation(len(groups)), groups, kept=20) > 600
+    first = groups[order[: len(groups) // 6]]
+    assert len(set(first)) > 9 and sorted(first.tolist()) != first.tolist()  # mixed within
+    other = shuffled(len(groups), np.random.default_rng(1), groups, window=10)
+    assert set(groups[other[:50]]) != set(groups[order[:50]])
+
+
+def test_few_groups_and_none_are_shuffled_alike():
+    groups = np.repeat(np.arange(10), 5)
+    for window in (10, 50):
+        order = shuffled(50, np.random.default_rng(3), groups, window=window)
+        assert order.tolist() == shuffled(50, np.random.default_rng(3), None).tolist()
+    lengths = np.full(50, 7)
+    plain = plan_batches(lengths, seed=1, epoch=0, batch_tokens=30)
+    grouped = plan_batches(lengths, seed=1, epoch=0, batch_tokens=30, groups=groups)
+    assert [b.tolist() for b in plain] == [b.tolist() for b in grouped]
 
 
 def test_a_row_that_fits_no_batch_is_named():
