@@ -78,20 +78,18 @@ def test_ranks_that_are_new_have_a_seeded_random_state(job, tmp_path):
 
 def test_the_optimizer_of_the_stage_before_goes_on(job, tmp_path):
     ranks.train(job, 2)
-    after = {"init": str(job.model_dir), "out_dir": str(tmp_path / "after")}
-    reset, kept = (replace(job, **after, keep_optimizer_from=k) for k in (None, job.out_dir))
-    ranks.train(kept, 3)
-    with_state = losses(kept)
-    shutil.rmtree(kept.out_dir)
-    ranks.train(reset, 3)
-    assert with_state[0] == pytest.approx(losses(reset)[0], abs=2e-5)  # the same weights
-    assert with_state[1:] != pytest.approx(losses(reset)[1:], abs=1e-3)
-    shutil.rmtree(kept.out_dir)
-    ranks.train(kept, 2, stop_at=1)
+    kept = replace(
+        job, init=str(job.model_dir), out_dir=str(tmp_path / "kept"), keep_optimizer_from=job.out_dir
+    )
+    reset = replace(kept, out_dir=str(tmp_path / "reset"), keep_optimizer_from=None)
+    ranks.train(kept, 3, stop_at=2)
+    ranks.train(reset, 1, stop_at=2)
+    assert losses(kept)[0] == pytest.approx(losses(reset)[0], abs=2e-5)  # the same weights
+    assert losses(kept)[1] != pytest.approx(losses(reset)[1], abs=1e-3)
     folder = latest(kept.checkpoint_store, kept.digest()).name
     (file,) = (kept.folder / "checkpoints" / folder).rglob("*rank_0_*optim_states.pt")
     state = torch.load(file, weights_only=False)["optimizer_state_dict"]["base_optimizer_state"]
-    assert {int(s["step"]) for s in state["state"].values()} == {8 + 1}
+    assert {int(s["step"]) for s in state["state"].values()} == {8 + 2}
     with pytest.raises(RuntimeError, match="optimizer_state: keep: there is no checkpoint in"):
         ranks.train(replace(kept, keep_optimizer_from=str(tmp_path), out_dir=str(tmp_path / "lost")), 1)
 
