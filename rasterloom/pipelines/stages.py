@@ -150,6 +150,7 @@ def stage_job(corpus: Corpus, step: Step, folder: Path, run: Run) -> StageJob:
         out_dir=str(folder),
         workers=run.train_workers.max,
         min_workers=run.train_workers.min,
+        max_failures=run.max_failures,
         use_gpu=run.use_gpu,
     )
 

@@ -37,6 +37,9 @@ class Run(Section):
     train_workers: Workers = Workers(min=2, max=2)
     """Training workers, each a GPU or a CPU; ``{min, max}`` takes as many as there is room for, and goes on
     with other numbers as nodes come and go."""
+    max_failures: int = Field(3, ge=0)
+    """How often lost training workers are replaced before a stage fails; a machine whose end is announced to
+    Ray does not count."""
     use_gpu: bool = False
     """Take GPUs: for training, and an actor on each for the scores that gain by it."""
     min_success: float = Field(0.05, ge=0, le=1)

@@ -209,9 +209,16 @@ class Train(Watch):
         return self.model_copy(update={"stages": (stage,), **own})
 
     @model_validator(mode="after")
-    def _first_stage_has_none_before_it(self) -> "Train":
-        if self.stages[0].optimizer_state == "keep":
-            raise ValueError("stages[0].optimizer_state: keep takes a stage before it")
+    def _kept_states_fit(self) -> "Train":
+        for number, stage in enumerate(self.stages):
+            if stage.optimizer_state == "reset":
+                continue
+            if not number:
+                raise ValueError("stages[0].optimizer_state: keep takes a stage before it")
+            if stage.freeze != self.stages[number - 1].freeze:  # there is no state of what was frozen
+                raise ValueError(
+                    f"stages[{number}].optimizer_state: keep takes the same freeze as the stage before it"
+                )
         return self
 
     @model_validator(mode="after")

@@ -139,19 +139,18 @@ def _start(engine: Any, job: StageJob, last: Checkpoint | None, scratch: Path) -
     """Bring the engine to where the stage stands."""
     rank, world = dist.get_rank(), dist.get_world_size()
     if last is not None:
-        resume.load(engine, job.checkpoint_store, last, scratch)
-        folder = resume.fetched(job.checkpoint_store, last, scratch)
-        restore_random_state(folder, seed=hash((job.train.seed, last.position.step, rank)))
-        on_rank_0(lambda: resume.restore_notes(folder, job.folder))
+        with resume.fetched(job.checkpoint_store, last, scratch) as folder:
+            resume.load(engine, last, folder, scratch)
+            restore_random_state(folder, seed=hash((job.train.seed, last.position.step, rank)))
+            on_rank_0(lambda: resume.restore_notes(folder, job.folder))
         return replace(last.position, world_size=world)
     if job.keep_optimizer_from is not None:
         before = Store(f"{job.keep_optimizer_from}/checkpoints")
         kept = on_rank_0(lambda: latest(before, None))
         if kept is None:
-            raise StageImpossible(
-                f"there is no checkpoint in {before.root} to take the optimizer's state from"
-            )
-        resume.load(engine, before, kept, scratch)
+            raise StageImpossible(f"optimizer_state: keep: there is no checkpoint in {before.root}")
+        with resume.fetched(before, kept, scratch) as folder:
+            resume.load(engine, kept, folder, scratch)
     return Position(job.digest(), job.tokens_snapshot, world, step=0, tokens=0, seconds=0.0)
 
 
@@ -160,7 +159,8 @@ def _roll_back(engine: Any, saver: Saver, job: StageJob, scratch: Path) -> int:
     saver.finish()
     last = on_rank_0(lambda: latest(job.checkpoint_store, job.digest()))
     assert last is not None
-    resume.load(engine, job.checkpoint_store, last, scratch)
+    with resume.fetched(job.checkpoint_store, last, scratch) as folder:
+        resume.load(engine, last, folder, scratch)
     return last.position.step
 
 

@@ -4,6 +4,8 @@ import contextlib
 import io
 import shutil
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,13 @@ from rasterloom.train.transfer import download
 _UNIVERSAL = "universal"
 
 
-def load(engine: Any, store: Store, checkpoint: Checkpoint, scratch: Path) -> None:
+def load(engine: Any, checkpoint: Checkpoint, folder: Path, scratch: Path) -> None:
     """Restore weights and optimizer; every rank calls this.
 
     Args:
-        scratch: a folder of this machine, for a copy of what is on S3 and for conversion.
-
-    Raises:
-        StorageError: the checkpoint cannot be read.
+        folder: the checkpoint's files, from `fetched`.
+        scratch: a folder of this machine, for conversion.
     """
-    folder = fetched(store, checkpoint, scratch)
     world, zero = dist.get_world_size(), engine.zero_optimization_stage()
     if zero and checkpoint.position.world_size != world:
         _load_converted(engine, folder, scratch / _UNIVERSAL)
@@ -34,13 +33,24 @@ def load(engine: Any, store: Store, checkpoint: Checkpoint, scratch: Path) -> No
         _load(engine, folder, STATE)
 
 
-def fetched(store: Store, checkpoint: Checkpoint, scratch: Path) -> Path:
-    """Return a folder of this machine with the checkpoint's files; every rank calls this."""
+@contextmanager
+def fetched(store: Store, checkpoint: Checkpoint, scratch: Path) -> Iterator[Path]:
+    """Give a folder of this machine with the checkpoint's files; every rank calls this.
+
+    Args:
+        scratch: a folder of this machine, for a copy of what is on S3, for the time being.
+
+    Raises:
+        StorageError: the checkpoint cannot be read.
+    """
     if not store.is_s3:
-        return Path(store.path(checkpoint.name))
+        yield Path(store.path(checkpoint.name))
+        return
     copy = scratch / checkpoint.name
     once_a_machine(lambda: download(store, checkpoint.name, copy))
-    return copy
+    yield copy
+    dist.barrier()
+    once_a_machine(lambda: shutil.rmtree(copy))
 
 
 def restore_notes(folder: Path, home: Path) -> None:
