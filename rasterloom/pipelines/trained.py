@@ -10,6 +10,7 @@ from rasterloom.pipelines import token_work
 from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.state import file_folder, local_folder, status
 from rasterloom.pipelines.step import Step
+from rasterloom.pipelines.training import target_of
 from rasterloom.recipe import Recipe, RecipeError
 from rasterloom.schema import Profile
 from rasterloom.versions.tables import Corpus
@@ -79,13 +80,6 @@ def model_at(recipe: Recipe, folder: Path, language: Language) -> Trained:
     stages = recipe.train.stages if recipe.train else ()
     target = target_of(stage_steps(recipe)[-1]) if stages else recipe.tokenize.targets[-1]
     return Trained(str(folder), folder, target)
-
-
-def target_of(stage: Step) -> int:
-    """The resolution of a training step: the highest that it reads tokens of."""
-    return max(
-        int(name) for step in stage.inputs for kind, _, name in [step.name.partition("/")] if kind == "tokens"
-    )
 
 
 def language_of(recipe: Recipe) -> Language:

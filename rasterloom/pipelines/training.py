@@ -85,7 +85,7 @@ def train_stage(
     (index,) = inputs[lengths.name]
     encoder, profile = token_work.load_text(corpus.store, inputs[text.name][0].name, config.tokenize)
     pictures = _pictures(config, folder)
-    size = (config.stage.target, config.stage.target)
+    side = target_of(step)
     job = StageJob(
         stage=config.stage,
         train=config.train,
@@ -98,7 +98,7 @@ def train_stage(
         out_dir=str(folder),
         workers=run.train_workers,
         use_gpu=run.use_gpu,
-        drawing=drawings.drawing_of(config.sample, size, encoder, profile) if pictures else None,
+        drawing=drawings.drawing_of(config.sample, (side, side), encoder, profile) if pictures else None,
     )
 
     def show(row: dict[str, Any]) -> None:
@@ -110,6 +110,13 @@ def train_stage(
     if pictures:
         pictures.update()
     return {"steps": result.steps, "tokens": result.tokens}
+
+
+def target_of(stage: Step) -> int:
+    """The resolution of a training step: the highest that it reads tokens of."""
+    return max(
+        int(name) for step in stage.inputs for kind, _, name in [step.name.partition("/")] if kind == "tokens"
+    )
 
 
 def _pictures(config: TrainAt, folder: Path) -> drawings.Pictures | None:
