@@ -8,9 +8,9 @@ from typing import Any
 
 from rasterloom.pipelines import token_work
 from rasterloom.pipelines.run import workflow
+from rasterloom.pipelines.stages import TrainAt
 from rasterloom.pipelines.state import file_folder, local_folder, status
 from rasterloom.pipelines.step import Step
-from rasterloom.pipelines.training import target_of
 from rasterloom.recipe import Recipe, RecipeError
 from rasterloom.schema import Profile
 from rasterloom.versions.tables import Corpus
@@ -80,6 +80,13 @@ def model_at(recipe: Recipe, folder: Path, language: Language) -> Trained:
     stages = recipe.train.stages if recipe.train else ()
     target = target_of(stage_steps(recipe)[-1]) if stages else recipe.tokenize.targets[-1]
     return Trained(str(folder), folder, target)
+
+
+def target_of(stage: Step) -> int:
+    """The resolution of a training step: the highest that it reads tokens of."""
+    config = stage.config
+    assert isinstance(config, TrainAt)
+    return max(part.target for part in config.stage.parts)
 
 
 def language_of(recipe: Recipe) -> Language:

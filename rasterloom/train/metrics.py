@@ -38,7 +38,7 @@ class MetricsLog:
         if path is None:
             return
         kept = [record for record in read_metrics(path) if record["step"] <= keep]
-        self._losses = [record["loss"] for record in kept]
+        self._losses = [record["loss"] for record in kept if "note" not in record]
         draft = path.with_suffix(".draft")
         draft.write_text("".join(json.dumps(record) + "\n" for record in kept))
         draft.replace(path)
@@ -53,12 +53,14 @@ class MetricsLog:
         lr: float,
         seconds: float,
         more: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Note a step; ``step`` counts from 1, ``more`` is noted beside what is said of every step."""
-        if self._file is None:
-            return
-        self._losses.append(sums.loss)
-        record = {
+    ) -> dict[str, Any]:
+        """Note a step, and return what is noted of it.
+
+        Args:
+            step: counts from 1.
+            more: is noted beside what is said of every step; a ``note`` says why the step was not taken.
+        """
+        record: dict[str, Any] = {
             "step": step,
             "total": total,
             "loss": round(sums.loss, 6),
@@ -72,10 +74,14 @@ class MetricsLog:
             "seconds": round(seconds, 4),
             **(more or {}),
         }
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        for tracker in self._trackers:
-            tracker.scalars(flat(record, "train"), step)
+        if "note" not in record:
+            self._losses.append(sums.loss)
+        if self._file is not None:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+            for tracker in self._trackers:
+                tracker.scalars(flat(record, "train"), step)
+        return record
 
     def recent_loss(self) -> float:
         """Mean loss of the last tenth of the steps."""

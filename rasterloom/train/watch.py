@@ -61,10 +61,13 @@ class Watch:
             seen["steps"] = {at: of for at, of in seen["steps"].items() if int(at) <= self.start}
             write_json(self.job.heldout_file, seen)
 
-    def note(self, sums: StepSums, *, step: int, lr: float, seconds: float, wait: float) -> None:
-        """Note a step, which counts from 1.
+    def note(
+        self, sums: StepSums, *, step: int, lr: float, seconds: float, wait: float, refused: str | None = None
+    ) -> dict[str, Any]:
+        """Note a step, which counts from 1, and return what is noted of it.
 
         Args:
+            refused: why the step was not taken, if it was not.
             seconds: that the step took, without ``wait``.
             wait: seconds before it in which this rank waited for its batch.
         """
@@ -72,8 +75,10 @@ class Watch:
         self._tokens += sums.tokens
         self._loss_tokens += sums.loss_tokens
         self._seconds += seconds + wait
-        more = self._summary(step) if step == self.total or step % self.job.train.log_every == 0 else None
-        self.log.write(sums, step=step, total=self.total, lr=lr, seconds=seconds, more=more)
+        due = step == self.total or step % self.job.train.log_every == 0
+        more = self._summary(step) if due else {}
+        more |= {"note": refused} if refused else {}
+        return self.log.write(sums, step=step, total=self.total, lr=lr, seconds=seconds, more=more)
 
     def _summary(self, step: int) -> dict[str, Any]:
         """What is told of all steps since the last summary: the one time that the tally is read."""
@@ -107,7 +112,9 @@ class Watch:
 
     def measure(self, step: int) -> None:
         """Measure the held-out loss; ``heldout.json`` has it under ``steps``, and ``start`` and ``end``."""
-        losses = evaluate(self.engine, self.rows, self.held, self.job.stage.batch_tokens, self.device)
+        at_once, together = self.job.train.micro_batch_tokens, self.job.stage.batch_tokens
+        tokens = min(at_once * dist.get_world_size(), together) if at_once else together
+        losses = evaluate(self.engine, self.rows, self.held, tokens, self.device)
         if not self.writes:
             return
         seen = {"start": losses, "steps": {}} | read_json(self.job.heldout_file)
