@@ -99,7 +99,7 @@ def test_an_image_is_told_of(sample, tmp_path, undisturbed, model):
     assert entry["answer"].splitlines()[0] in printed
     # The same, by hand: the picture cropped and coded as a corpus's pictures are.
     language, image = language_of(undisturbed.recipe), Image.open(picture(tmp_path))
-    pixels = np.asarray(apply_crop(image, plan_crop(image.size, bucket_sizes(64))))
+    pixels = np.array(apply_crop(image, plan_crop(image.size, bucket_sizes(64))))
     codes = load_codec("mini", threads=1).encode(pixels[None])[0]
     ids = encode_prompt(
         [("human", "Describe the image in detail. <|image|>")],

@@ -181,9 +181,14 @@ class Workspace:
             name: {"loss": loss, "tokens": 4000, "rows": 12}
             for name, loss in (("64x64", 2.6), ("96x32", 2.9), ("32x96", 2.8))
         }
-        after = {"all": {"loss": 2.71, "tokens": 12000, "rows": 36}, "buckets": buckets}
-        before = {"all": {"loss": start, "tokens": 12000, "rows": 36}, "buckets": {}}
-        (folder / "heldout.json").write_text(json.dumps({"start": before, "end": after}))
+        whole = {"loss": 2.71, "tokens": 12000, "rows": 36}
+        tasks = {"t2i": whole | {"loss": 2.75, "rows": 30}, "<edit>": whole | {"loss": 2.51, "rows": 6}}
+        after = {"all": whole, "tasks": tasks, "buckets": buckets}
+        before = {"all": whole | {"loss": start}, "tasks": {}, "buckets": {}}
+        moments = {"0": before, str(steps // 2): {"all": whole | {"loss": 3.1}}, str(steps): after}
+        (folder / "heldout.json").write_text(json.dumps({"start": before, "end": after, "steps": moments}))
+        (folder / "evaluation.json").write_text(json.dumps(evaluation(name, after)))
+        draw_on_the_way(folder, (20, 40, steps))
         given = [r.step for r in self.records if r.step.startswith("train/")][-1:]
         self.record(
             f"train/{name}", inputs=[*given, f"tokens/{name.split('-')[-1]}"], counts={"steps": steps}
@@ -217,6 +222,31 @@ class Workspace:
         return ReportInputs(
             self.corpus, snapshots, tuple(self.records), tuple(stages), samples, decode, "corpus: scenes\n"
         )
+
+
+def evaluation(name: str, heldout: dict[str, Any]) -> dict[str, Any]:
+    """What `rasterloom evaluate` leaves in a stage's folder."""
+    return {
+        "target": int(name.split("-")[-1]),
+        "codec": {"psnr": 24.04, "ssim": 0.812, "pictures": 36},
+        "clip_of_heldout": 0.31,
+        "drawn": 36,
+        "clip_dimensions": 512,
+        "checkpoints": [{"name": name, "heldout": heldout, "clip": 0.27, "clip_fd": 0.123}],
+        "notes": ["CLIP-FD is of few <pictures>."],
+    }
+
+
+def draw_on_the_way(folder: Path, steps: Sequence[int]) -> None:
+    """Pictures of two prompts at some steps, as they are beside a stage's drawings."""
+    (folder / "samples").mkdir()
+    for step in steps:
+        record = {"step": step, "prompts": ["a <dot>", "two dots"]}
+        (folder / "samples" / f"step-{step:08d}.json").write_text(json.dumps(record))
+        for number in (0, 1):
+            Image.new("RGB", (64, 32), (step, 0, 0)).save(
+                folder / "samples" / f"step-{step:08d}-{number}.png"
+            )
 
 
 def _image_row(item: Item, shard: int) -> dict[str, Any]:

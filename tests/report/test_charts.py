@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -33,6 +34,17 @@ def test_a_loss_curve_falls_and_marks_what_was_held_out() -> None:
     assert len(points) <= charts.POINTS + 1
     assert points == sorted(points)  # to the right, and down
     assert [t.text for t in chart.iter("title")] == ["held out, 64x64: 1.1", "held out, <b>: 1.3"]
+
+
+def test_the_held_out_loss_on_the_way_is_a_curve_of_its_own() -> None:
+    measured = replace(stage([5, 4, 3, 2.5], {"all": 3.0}), heldout_curve=((0, 6.0), (2, 3.5), (4, 3.0)))
+    chart = ElementTree.fromstring(charts.loss_curve(measured))
+    curve = next(p for p in chart.iter("polyline") if p.get("class") == "mark")
+    points = [tuple(map(float, point.split(","))) for point in curve.get("points", "").split()]
+    assert len(points) == 3 and points == sorted(points)  # to the right, and down
+    ends = replace(measured, heldout_curve=((0, 6.0), (4, 3.0)))  # two points are no curve
+    chart = ElementTree.fromstring(charts.loss_curve(ends))
+    assert sum(p.get("class") == "mark" for p in chart.iter("polyline")) == 1
 
 
 @pytest.mark.parametrize("losses", [[], [3.0], [2.0, 2.0, 2.0]])

@@ -51,7 +51,7 @@ def full(tmp_path_factory: pytest.TempPathFactory, some_items, make_workspace, d
 
 def test_every_section_is_there_and_in_the_navigation(full: Path) -> None:
     page = Page(full.read_text())
-    assert page.sections == ["samples", *SECTIONS[:6], "training", *SECTIONS[6:]]
+    assert page.sections == ["samples", *SECTIONS[:6], "training", "evaluation", *SECTIONS[6:]]
     links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
     assert links == [f"#{name}" for name in page.sections]
 
@@ -98,6 +98,22 @@ def test_the_figures_are_those_of_the_tables(full: Path) -> None:
     assert "6 of 60 lost for 4 reasons" in text
     assert "colour right 57 of 60" in text
     assert "held-out loss 2.71 after stage 2-128" in text
+
+
+def test_training_is_shown_step_by_step_and_evaluations_side_by_side(full: Path) -> None:
+    text = full.read_text()
+    for stage in ("1-64", "2-128"):
+        assert f"Stage {stage} learns to draw" in text
+    assert text.count('alt="a &lt;dot&gt;, at step ') == 2 * 3
+    rows = dict(re.findall(r'<tr><th scope="row">([^<]+)</th>((?:<td>[^<]*</td>)+)</tr>', text))
+    assert re.findall("<td>(.*?)</td>", rows["measured on rows of"]) == [
+        "64 (36 held out)",
+        "128 (36 held out)",
+    ]
+    assert re.findall("<td>(.*?)</td>", rows["CLIP-FD"]) == ["0.123", "0.123"]
+    assert re.findall("<td>(.*?)</td>", rows["– &lt;edit&gt;"]) == ["2.51", "2.51"]
+    assert "24.0 dB, SSIM 0.812" in text and text.count("CLIP-FD is of few &lt;pictures&gt;.") == 1
+    assert "by task and bucket" in text
 
 
 def test_without_training_and_samples_their_sections_are_left_out(workspace, tmp_path: Path) -> None:

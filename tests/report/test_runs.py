@@ -3,7 +3,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from rasterloom.report.runs import read_samples, read_stage
+from rasterloom.report.runs import STRIP, read_drawings, read_samples, read_stage
 
 
 def write(folder: Path, name: str, *rows: object) -> None:
@@ -91,3 +91,37 @@ def test_a_picture_outside_of_the_folder_is_not_shown(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "secret.png")
     write(tmp_path / "samples", "samples.json", {"images": [{"file": "../secret.png", "prompt": "a"}]})
     assert read_samples(tmp_path / "samples") is None
+
+
+def test_drawings_of_some_steps_evenly_the_first_and_the_last_among_them(tmp_path: Path) -> None:
+    for step in range(10, 310, 10):
+        write(tmp_path, f"step-{step:08d}.json", {"step": step, "prompts": ["a", "b"]})
+        for number in (0, 1):
+            Image.new("RGB", (32, 32)).save(tmp_path / f"step-{step:08d}-{number}.png")
+    write(tmp_path, "step-00000310.json", {"step": 310, "prompts": ["a", "b"]})  # not decoded yet
+    drawings = read_drawings(tmp_path)
+    assert drawings is not None
+    assert len(drawings.steps) == STRIP and (drawings.steps[0], drawings.steps[-1]) == (10, 300)
+    gaps = [b - a for a, b in zip(drawings.steps, drawings.steps[1:], strict=False)]
+    assert max(gaps) - min(gaps) <= 10
+    assert [(prompt, len(pictures)) for prompt, pictures in drawings.prompts] == [("a", STRIP), ("b", STRIP)]
+    assert read_drawings(tmp_path / "nowhere") is None
+
+
+def test_losses_by_task_and_on_the_way(tmp_path: Path) -> None:
+    losses = {"loss": 2.5, "tokens": 100, "rows": 3}
+    end = {"all": losses, "tasks": {"t2i": losses, "edit": losses | {"loss": None}}, "buckets": {}}
+    write(
+        tmp_path,
+        "heldout.json",
+        {
+            "start": {"all": {"loss": 7.0}},
+            "end": end,
+            "steps": {"0": {"all": {"loss": 7.0}}, "10": end, "x": 3},
+        },
+    )
+    stage = read_stage("64", tmp_path)
+    assert stage is not None
+    assert stage.tasks == ({"all": {"loss": 7.0}}, {"all": losses, "t2i": losses})
+    assert stage.heldout_curve == ((0, 7.0), (10, 2.5))
+    assert stage.evaluation is None and stage.drawings is None

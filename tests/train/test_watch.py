@@ -36,7 +36,7 @@ def job(tmp_path, write_tokens, profile, small_checkpoint):
     stage = Stage(target=64, steps=7, lr=1e-2, warmup_steps=2, batch_tokens=300)
     train = Train(
         stages=(stage,), heldout=0.2, checkpoint_every=4, log_every=2, evaluate_every=3, sample_every=3,
-        deepspeed=DeepSpeed(zero=2),
+        deepspeed=DeepSpeed(zero=2), dropout=0.0,
     )  # fmt: skip
     drawing = Drawing(
         prompts=("a", "b"),
