@@ -137,7 +137,9 @@ def ours(args: argparse.Namespace, samples: list[Sample], profile: Profile) -> R
 
 def our_model(args: argparse.Namespace, profile: Profile) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     options = Model(remat=args.remat, compile=args.compile)
-    train = Train(stages=(Stage(target=args.targets[0], steps=1),), init=args.size, model=options)
+    train = Train(
+        stages=(Stage(target=args.targets[0], steps=1),), init=args.size, model=options, dropout=0.0
+    )
     model = training_model(args.size, profile, train).to(args.device, getattr(torch, args.dtype)).train()
     return model, adamw(model, args)
 

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from rasterloom import __version__, cli_tokens, cli_versions
+from rasterloom import __version__, cli_sample, cli_tokens, cli_train, cli_versions
 from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, err, out
 from rasterloom.recipe import Recipe, RecipeError, load_recipe
 
@@ -26,6 +26,9 @@ app = typer.Typer(
 app.add_typer(cli_versions.app, name="versions")
 app.add_typer(cli_tokens.app, name="tokens")
 app.command("tokenize")(cli_tokens.tokenize_command)
+app.command("train")(cli_train.train_command)
+app.command("sample")(cli_sample.sample_command)
+app.command("evaluate")(cli_sample.evaluate_command)
 
 Until = Annotated[
     str | None,

@@ -69,8 +69,40 @@ def test_short_forms(write):
         (GOOD + "tokenize: {precision: fp16}", ["tokenize.precision", "'fp32' or 'bf16'", "'fp16'"]),
         (GOOD + "tokenize: {targets: [500]}", ["tokenize.targets", "multiple of 32", "500"]),
         (GOOD + "tokenize: {targets: [64, 64]}", ["tokenize.targets", "twice"]),
-        (GOOD + "train: {stages: [{target: 64, steps: 1}]}", ["train.stages[0].target", "64", "[512]"]),
-        (GOOD + "train: {stages: [{target: 512}]}", ["train.stages[0]", "epochs or steps"]),
+        (GOOD + "train: {stages: [{steps: 1}]}", ["train.stages[0]: give either target or mixture"]),
+        (
+            GOOD + "train: {stages: [{target: 512, steps: 1, mixture: [{target: 64}]}]}",
+            ["train.stages[0]: give either target or mixture"],
+        ),
+        (
+            GOOD + "train: {stages: [{steps: 1, corpus: a@b, mixture: [{target: 64}]}]}",
+            ["train.stages[0]: corpus: with a mixture, each of its parts names its own"],
+        ),
+        (
+            GOOD + "train: {stages: [{steps: 1, mixture: [{target: 64, weight: 1}, {target: 96}]}]}",
+            ["train.stages[0]: mixture: give a weight to every part, or to none"],
+        ),
+        (
+            GOOD + "train: {stages: [{target: 512, steps: 1, corpus: clipart}]}",
+            ["train.stages[0].corpus", "name@tag", "clipart"],
+        ),
+        (
+            GOOD + "train: {stages: [{target: 512, steps: 1, tokens: 5}]}",
+            ["train.stages[0]: give one of epochs, steps and tokens"],
+        ),
+        (
+            GOOD + "train: {stages: [{target: 512, steps: 1, schedule: constant, min_lr: 0}]}",
+            ["train.stages[0]: min_lr: a constant schedule has none; take cosine or linear"],
+        ),
+        (
+            GOOD + "train: {stages: [{target: 512, steps: 1, min_lr: 1}]}",
+            ["train.stages[0]: min_lr: 1 is above lr, 2e-05"],
+        ),
+        (
+            GOOD + "train: {stages: [{target: 512, steps: 1, optimizer_state: keep}]}",
+            ["train: stages[0].optimizer_state: keep takes a stage before it"],
+        ),
+        (GOOD + "train: {stages: [{target: 512}]}", ["train.stages[0]", "one of epochs, steps and tokens"]),
         (GOOD + "train: {stages: [{target: 512, rate: 3}]}", ["train.stages[0].rate", "no such field"]),
         (
             GOOD + "train: {optimizer: muon, stages: [{target: 512, steps: 1}]}",  # zero is 2 unless told
@@ -79,7 +111,7 @@ def test_short_forms(write):
         (
             GOOD
             + "train: {optimizer: muon, deepspeed: {zero: 0, bf16: true}, stages: [{target: 512, steps: 1}]}",
-            ["train: optimizer muon takes deepspeed: {zero: 0, bf16: false}"],
+            ["train.deepspeed: bf16 takes zero 1, 2 or 3"],
         ),
         ("corpus: demo", ["sources", "required"]),
         ("corpus: demo\nsources: [{path: 3}]", ["sources[0].path: takes a path or a list of paths, not 3"]),

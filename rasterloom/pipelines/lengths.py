@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.step import FileStep, Inputs, Step
 from rasterloom.recipe import Section
+from rasterloom.storage import Store
 from rasterloom.train.samples import heldout_draw
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.tables import Corpus, DataFile
 
 NAME = "lengths.parquet"
 FILES = b"rasterloom.files"
@@ -35,8 +36,13 @@ def lengths_step(target: int, tokens: Step) -> Step:
 def make_lengths(
     corpus: Corpus, inputs: Inputs, step: Any, folder: Path, run: Any, progress: Progress
 ) -> dict[str, int]:
-    """Write the index, one token file after the other, a row group each."""
+    """Write the index of a step's token files."""
     (given,) = inputs.values()
+    return write_index(corpus.store, given, folder / NAME, progress)
+
+
+def write_index(store: Store, given: list[DataFile], path: Path, progress: Progress) -> dict[str, int]:
+    """Write the index, one token file after the other, a row group each; count its rows and tokens."""
     schema = pa.schema(
         [
             ("file", pa.dictionary(pa.int32(), pa.string())),
@@ -49,9 +55,9 @@ def make_lengths(
     )
     files, counts = [], {"rows": 0, "tokens": 0}
     encodings: dict[str, Any] = {"use_dictionary": ["file", "bucket", "task"], "compression": "zstd"}
-    with pq.ParquetWriter(folder / NAME, schema, **encodings) as writer:
+    with pq.ParquetWriter(path, schema, **encodings) as writer:
         for number, file in enumerate(given):
-            with corpus.store.filesystem.open_input_file(corpus.store.path(file.name)) as source:
+            with store.filesystem.open_input_file(store.path(file.name)) as source:
                 reader = pq.ParquetFile(source)
                 rows = reader.read(columns=COLUMNS)
                 groups = [reader.metadata.row_group(g).num_rows for g in range(reader.num_row_groups)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from rasterloom.pipelines.corpus import corpus_steps
+from rasterloom.pipelines.preflight import check_training
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.retry import ask_for_retry, parse_classes
 from rasterloom.pipelines.runner import run_step, start_ray
@@ -33,13 +34,19 @@ def workflow(recipe: Recipe, until: str | None = None) -> list[Step]:
         RecipeError: there is no step of that name.
     """
     steps = corpus_steps(recipe)
-    steps += training_steps(recipe, steps)
+    if until is None or not _named(steps, until):  # a version that a stage trains on may not be there yet
+        steps += training_steps(recipe, steps)
     if until is None:
         return steps
-    named = [i for i, step in enumerate(steps) if step.name == until or step.name.split("/")[0] == until]
+    named = _named(steps, until)
     if not named:
         raise RecipeError(f"no step is called {until}; the steps: {', '.join(step.name for step in steps)}")
     return steps[: named[-1] + 1]
+
+
+def _named(steps: list[Step], name: str) -> list[int]:
+    """Which of the steps bear a name, such as ``tokens/512``, or ``tokens`` for all targets."""
+    return [i for i, step in enumerate(steps) if step.name == name or step.name.split("/")[0] == name]
 
 
 def plan(recipe: Recipe, until: str | None = None) -> list[Planned]:
@@ -66,7 +73,9 @@ def run(recipe: Recipe, until: str | None, console: Console, retry: str = "") ->
         (images,) = (step for step in workflow(recipe) if step.name == "images")
         assert isinstance(images, ShardStep)
         ask_for_retry(corpus, images, parse_classes(retry), console)
-    return run_steps(recipe, workflow(recipe, until), console)
+    steps = workflow(recipe, until)
+    check_training(recipe, steps)
+    return run_steps(recipe, steps, console)
 
 
 def run_steps(recipe: Recipe, steps: list[Step], console: Console) -> list[Planned]:

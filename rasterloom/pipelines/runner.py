@@ -20,12 +20,12 @@ from rasterloom.pipelines.state import (
     earlier,
     file_folder,
     inputs_of,
-    scratch_folder,
     status,
+    work_folder,
     write_record,
 )
 from rasterloom.pipelines.step import FileStep, Shard, ShardStep, Step
-from rasterloom.recipe import Run
+from rasterloom.recipe import RecipeError, Run
 from rasterloom.storage import Store
 from rasterloom.versions.commit import commit
 from rasterloom.versions.record import Record
@@ -57,6 +57,7 @@ def start_ray(run: Run) -> None:
         return
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a Ray of our own, on loopback
     ray.init(
+        address="local",  # not a cluster that somebody else has started on this machine
         num_cpus=run.cpus or os.cpu_count() or 1,
         include_dashboard=False,
         object_store_memory=256 * 2**20,  # paths travel between tasks, not pixels
@@ -260,7 +261,7 @@ def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, pro
     started = time.monotonic()
     progress.start(step.name, total=None)
     final = file_folder(corpus, step)
-    folder = Path(corpus.store.path(final)) if not corpus.store.is_s3 else scratch_folder(step)
+    folder = work_folder(corpus, step)
     with _alone(folder, progress):
         if status(corpus, step).done:  # by the run that was waited for
             return
@@ -269,6 +270,8 @@ def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, pro
         folder.mkdir(parents=True, exist_ok=True)
         try:
             counts = step.make(corpus, inputs_of(corpus, step), step, folder, run, progress)
+        except RecipeError:
+            raise
         except (OSError, ValueError, RuntimeError) as error:
             raise StepFailed(f"{step.name}: {_one_line(error)}") from error
         files = sorted(p for p in folder.rglob("*") if p.is_file())

@@ -56,13 +56,13 @@ def draw(
     """Draw pictures with the model in a folder, and decode them."""
     from rasterloom.tokenize.conversation import encode_prompt
     from rasterloom.tokenize.prompts import t2i_prompt
-    from rasterloom.train.sample import Sampler
+    from rasterloom.train.sample import open_sampler
 
     prompts = [
         encode_prompt([("human", t2i_prompt(a.width, a.height, a.prompt))], [], text.encode, profile).tolist()
         for a in asked
     ]
-    codes = Sampler(model, profile).sample(
+    codes = open_sampler(model, profile).sample(
         prompts,
         [(a.width, a.height) for a in asked],
         cfg=config.cfg,
@@ -91,7 +91,7 @@ def write_samples(
     for number, (a, image) in enumerate(shown):
         image.save(folder / f"sample-{number:03d}.png")
         entries.append({**asdict(a), "file": f"sample-{number:03d}.png", "seed": config.seed})
-    grid([image for _, image in shown], [a.prompt for a, _ in shown], config).save(folder / "grid.png")
+    grid([image for _, image in shown], [a.prompt for a, _ in shown]).save(folder / "grid.png")
     colour = _check_colours(asked, images, config.colour_check)
     lines = _check_rows(shown, real, downsample)
     page = {
@@ -142,9 +142,7 @@ def _check_rows(
     return {"asked": len(judged), "right": sum(ok for ok, _ in judged), "limits": limits, "buckets": buckets}
 
 
-def grid(
-    images: Sequence[Image.Image], captions: Sequence[str], config: Sample, scale: int = 2
-) -> Image.Image:
+def grid(images: Sequence[Image.Image], captions: Sequence[str], scale: int = 2) -> Image.Image:
     """Lay pictures out in rows, one row a prompt, the prompt above it."""
     rows: dict[str, list[Image.Image]] = {}
     for image, caption in zip(images, captions, strict=True):

@@ -46,6 +46,11 @@ def scratch_folder(step: Step) -> Path:
     return Path(tempfile.gettempdir()) / "rasterloom" / step.name.replace("/", "-") / step.fingerprint
 
 
+def work_folder(corpus: Corpus, step: Step) -> Path:
+    """The local folder that a FileStep works in: where its result lies, or a scratch folder for one on S3."""
+    return scratch_folder(step) if corpus.store.is_s3 else Path(corpus.store.path(file_folder(corpus, step)))
+
+
 def _record_name(corpus: Corpus, step: Step, fingerprint: str) -> str:
     return f"{corpus.name}/records/{step.name}/{fingerprint}.json"
 
@@ -54,6 +59,14 @@ def write_record(corpus: Corpus, step: Step, record: Record) -> None:
     """Mark a step that has no table as done, and as its last run."""
     corpus.store.put_if_absent(_record_name(corpus, step, record.fingerprint), record.to_json())
     corpus.store.put(_record_name(corpus, step, "last"), record.to_json())
+
+
+def delete_record(corpus: Corpus, step: Step) -> None:
+    """Make a step that has no table count as never run under its fingerprint."""
+    corpus.store.delete(_record_name(corpus, step, step.fingerprint))
+    last = _read_record(corpus, step, "last")
+    if last and last.fingerprint == step.fingerprint:
+        corpus.store.delete(_record_name(corpus, step, "last"))
 
 
 def _read_record(corpus: Corpus, step: Step, fingerprint: str) -> Record | None:

@@ -8,20 +8,14 @@ import yaml
 from PIL import Image
 
 from rasterloom.pipelines import sampling, token_work
+from rasterloom.pipelines.pinned import Pinned
 from rasterloom.pipelines.progress import Progress
+from rasterloom.pipelines.stages import TrainAt, stage_step, text_content, text_of_stage, token_files
 from rasterloom.pipelines.state import local_folder, status
 from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step
-from rasterloom.recipe import Recipe, Run, Sample, Section, Stage, Tokenize, Train
+from rasterloom.recipe import Recipe, Run, Sample, Section
 from rasterloom.schema import bucket_name
 from rasterloom.versions.tables import Corpus, DataFile
-
-
-class TrainAt(Section):
-    """One stage, with what all stages share."""
-
-    stage: Stage
-    train: Train
-    tokenize: token_work.AnyPlace
 
 
 class SampleAt(Section):
@@ -42,65 +36,29 @@ def training_steps(recipe: Recipe, corpus: list[Step]) -> list[Step]:
     """The steps from tokens to report; the report alone if the recipe does not train."""
     by_name = {step.name: step for step in corpus}
     stages: list[Step] = []
-    samples: list[Step] = []
-    for number, stage in enumerate(recipe.train.stages if recipe.train else (), start=1):
-        assert recipe.train
-        tokens = by_name[f"tokens/{stage.target}"]
-        shared = recipe.train.model_copy(update={"stages": (stage,)})
-        config = TrainAt(stage=stage, train=shared, tokenize=_tokenize(tokens))
-        name = f"train/{number}-{stage.target}"
-        given = (tokens, by_name["text"], by_name[f"lengths/{stage.target}"], *stages[-1:])
-        stages.append(FileStep(name, config, "1", given, make=train_stage, resumes=True))
-        if number == len(recipe.train.stages):
-            drawn = SampleAt(target=stage.target, sample=recipe.sample, tokenize=_tokenize(tokens))
-            samples.append(
-                FileStep("sample", drawn, "1", (stages[-1], by_name["text"], tokens), make=make_samples)
-            )
-    shown = (*corpus, *stages, *samples)
+    pinned: dict[str, Step] = {}
+    for number in range(len(recipe.train.stages) if recipe.train else 0):
+        stage = stage_step(recipe, number, by_name, stages[-1] if stages else None)
+        stages.append(stage)
+        pinned |= {given.name: given for given in stage.inputs if isinstance(given, Pinned)}
+    samples = [_sample_step(recipe, stages[-1])] if stages else []
+    shown = (*corpus, *pinned.values(), *stages, *samples)
     told = Report(
         recipe=json.loads(recipe.model_dump_json(exclude={"run", "catalog"}, exclude_defaults=True))
     )
-    return [*stages, *samples, FileStep("report", told, "1", shown, make=write_report)]
+    return [*pinned.values(), *stages, *samples, FileStep("report", told, "1", shown, make=write_report)]
 
 
-def _tokenize(tokens: Step) -> Tokenize:
-    """The recipe's section as the tokens of one target know it: further targets change nothing."""
-    assert isinstance(tokens.config, token_work.TokenizeAt)
-    return tokens.config.tokenize
-
-
-def train_stage(
-    corpus: Corpus, inputs: Inputs, step: FileStep, folder: Path, run: Run, progress: Progress
-) -> dict[str, int]:
-    """Train one stage; its folder holds the model, the metrics and the checkpoints to go on from."""
-    from rasterloom.train import ray_train
-    from rasterloom.train.job import StageJob
-
-    config = step.config
+def _sample_step(recipe: Recipe, last: Step) -> FileStep:
+    """Pictures by the last stage's model, of its largest target."""
+    config = last.config
     assert isinstance(config, TrainAt)
-    tokens, text, lengths, *before = step.inputs
-    (index,) = inputs[lengths.name]
-    _, profile = token_work.load_text(corpus.store, inputs[text.name][0].name, config.tokenize)
-    job = StageJob(
-        stage=config.stage,
-        train=config.train,
-        profile=profile,
-        token_files=tuple(corpus.store.path(file.name) for file in inputs[tokens.name]),
-        filesystem=corpus.store.filesystem if corpus.store.is_s3 else None,
-        tokens_snapshot=str(status(corpus, tokens).snapshot_id),
-        token_index=corpus.store.path(index.name),
-        init=str(local_folder(corpus, before[0]) / "model") if before else config.train.init,
-        out_dir=str(folder),
-        workers=run.train_workers,
-        use_gpu=run.use_gpu,
-    )
-    result = ray_train.train_stage(job, lambda row: _show(progress, row))
-    return {"steps": result.steps, "tokens": result.tokens}
-
-
-def _show(progress: Progress, row: dict[str, Any]) -> None:
-    note = f"loss {row['loss']:.3f}, {row['tokens_per_s']:,.0f} tokens/s"
-    progress.update(row["step"], note, total=row["total"])
+    part, tokens = max(zip(config.stage.parts, config.sources, strict=True), key=lambda pair: pair[0].target)
+    drawn = SampleAt(target=part.target, sample=recipe.sample, tokenize=config.tokenize)
+    source = next(given for given in last.inputs if given.name == tokens)
+    text = text_of_stage(last)
+    inputs = (last, text) if text is source else (last, text, source)
+    return FileStep("sample", drawn, "1", inputs, make=make_samples)
 
 
 def make_samples(
@@ -108,22 +66,23 @@ def make_samples(
 ) -> dict[str, int]:
     """Draw what the recipe asks for with the last checkpoint; nothing where the codec has no decoder."""
     from rasterloom.tokenize.codecs import codec_of
+    from rasterloom.tokenize.text import text_of
 
     config = step.config
     assert isinstance(config, SampleAt)
-    trained, text, tokens = step.inputs
+    trained, text, *others = step.inputs
+    (tokens,) = others or (text,)  # a pinned version has both
     model = local_folder(corpus, trained) / "model"
     codec = codec_of(config.tokenize, _device(run))
     if not codec.can_decode:
         return {"pictures": 0}
-    encoder, profile = token_work.load_text(corpus.store, inputs[text.name][0].name, config.tokenize)
+    encoder, profile = text_of(config.tokenize, text_content(corpus, text))
+    files = token_files(corpus, tokens)
     sizes = config.sample.sizes or sampling.default_sizes(config.target)
     asked = sampling.asked_of(config.sample, sizes)
     images = sampling.draw(model, profile, encoder, codec, asked, config.sample)
     real = {
-        bucket_name(*size): sampling.pictures_of(
-            codec, profile, _sequences(corpus, inputs[tokens.name], size)
-        )
+        bucket_name(*size): sampling.pictures_of(codec, profile, _sequences(corpus, files, size))
         for size in sizes
     }
     return sampling.write_samples(folder, asked, images, real, config.sample, profile.downsample)

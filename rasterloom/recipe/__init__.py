@@ -8,22 +8,25 @@ runs stands in ``run``, which is nobody's identity.
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.filter import Dedup, Keep, Score
 from rasterloom.recipe.load import load_recipe
-from rasterloom.recipe.run import Run
+from rasterloom.recipe.run import Run, Workers
 from rasterloom.recipe.sample import ColourCheck, Sample
 from rasterloom.recipe.section import RecipeError, Section
 from rasterloom.recipe.source import Column, Source
 from rasterloom.recipe.tokenize import CODECS, Prompt, Tokenize
-from rasterloom.recipe.train import DeepSpeed, Stage, Train
+from rasterloom.recipe.train import SPEED_ONLY, DeepSpeed, Guard, Part, Stage, Train
 from rasterloom.recipe.whole import Recipe
 
 __all__ = [
     "CODECS",
+    "SPEED_ONLY",
     "ColourCheck",
     "Column",
     "Dedup",
     "DeepSpeed",
     "Fetch",
+    "Guard",
     "Keep",
+    "Part",
     "Prompt",
     "Recipe",
     "RecipeError",
@@ -35,5 +38,6 @@ __all__ = [
     "Stage",
     "Tokenize",
     "Train",
+    "Workers",
     "load_recipe",
 ]

@@ -33,11 +33,20 @@ def load_recipe(path: str | Path) -> Recipe:
         raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise RecipeError(f"{path} holds no recipe: expected fields such as corpus and sources")
+    _place_deepspeed_config(data, path.parent)
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         raise RecipeError("\n".join(f"{path}: {line}" for line in explain(error))) from None
     return _from_folder(recipe, path.parent.resolve())
+
+
+def _place_deepspeed_config(data: dict[str, Any], folder: Path) -> None:
+    """Resolve the path of DeepSpeed's JSON already here: the check of the recipe reads it."""
+    train = data.get("train")
+    deepspeed = train.get("deepspeed") if isinstance(train, dict) else None
+    if isinstance(deepspeed, dict) and isinstance(deepspeed.get("config"), str):
+        deepspeed["config"] = str(folder / Path(deepspeed["config"]).expanduser())
 
 
 def _from_folder(recipe: Recipe, folder: Path) -> Recipe:

@@ -1,8 +1,28 @@
 """`run`: how fast, not what."""
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, model_validator
 
 from rasterloom.recipe.section import Section
+
+
+class Workers(Section):
+    """How many workers train: from ``min`` to ``max``, as there is room; one number means just so many."""
+
+    min: int = Field(ge=1)
+    max: int = Field(ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _just_so_many(cls, data: Any) -> Any:
+        return {"min": data, "max": data} if isinstance(data, int) else data
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Workers":
+        if self.max < self.min:
+            raise ValueError("max is smaller than min")
+        return self
 
 
 class Run(Section):
@@ -14,7 +34,12 @@ class Run(Section):
     """CPUs of a Ray started here; all of them when null."""
     in_flight: int | None = Field(None, ge=1)
     """Shards under way at once; two a CPU when null."""
-    train_workers: int = Field(2, ge=1)
+    train_workers: Workers = Workers(min=2, max=2)
+    """Training workers, each a GPU or a CPU; ``{min, max}`` takes as many as there is room for, and goes on
+    with other numbers as nodes come and go."""
+    max_failures: int = Field(3, ge=0)
+    """How often lost training workers are replaced before a stage fails; a machine whose end is announced to
+    Ray does not count."""
     use_gpu: bool = False
     """Take GPUs: for training, and an actor on each for the scores that gain by it."""
     min_success: float = Field(0.05, ge=0, le=1)

@@ -56,16 +56,6 @@ class Recipe(Section):
             )
         return self
 
-    @model_validator(mode="after")
-    def _stages_have_tokens(self) -> "Recipe":
-        for number, stage in enumerate(self.train.stages if self.train else ()):
-            if stage.target not in self.tokenize.targets:
-                raise ValueError(
-                    f"train.stages[{number}].target is {stage.target}, which tokenize.targets "
-                    f"{list(self.tokenize.targets)} does not name"
-                )
-        return self
-
 
 def _scorer(item: Any) -> Any:
     if isinstance(item, str):

@@ -68,6 +68,7 @@ def loss_curve(stage: Stage) -> Markup:
     overall = [stage.heldout_loss] if stage.heldout_loss and stage.heldout_loss > 0 else []
     smooth = smoothed(series)
     values = [y for _, y in series] + [*stage.heldout_buckets.values(), *overall]
+    values += [y for _, y in stage.heldout_curve]
     if not values:
         return Markup()
     width, height, left, right, top, bottom = 480.0, 270.0, 44.0, 402.0, 12.0, 236.0
@@ -88,6 +89,9 @@ def loss_curve(stage: Stage) -> Markup:
         line([at(x, y) for x, y in thinned(series)], "raw"),
         line([at(x, y) for x, y in thinned(smooth)], "curve"),
     ]
+    if len(stage.heldout_curve) > 2:  # measured on the way, not at the ends alone
+        held = [at(max(start, min(x, end)), y) for x, y in stage.heldout_curve]
+        parts.append(line(held, "mark"))
     for bucket, loss in stage.heldout_buckets.items():
         x, y = right + 12, at(end, loss)[1]
         title = escape(f"held out, {bucket}: {words.figure(loss)}")

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from rasterloom import __version__
 from rasterloom.report import charts, data, words
+from rasterloom.report.evaluation import read_evaluation
 from rasterloom.report.failures import failures
 from rasterloom.report.gallery import galleries
 from rasterloom.report.lineage import lineage
@@ -99,6 +100,7 @@ def _gather(inputs: ReportInputs, tables: data.Tables) -> dict[str, Any]:
         "codec_note": inputs.codec_note,
         "stages": [(s, charts.loss_curve(s)) for s in stages],
         "samples": samples,
+        "evaluation": read_evaluation(stages),
         "steps": steps,
         "slowest": max((s.record.seconds for s in steps), default=0.0) or 1.0,
         "graph": charts.lineage_graph(steps) if steps else Markup(),

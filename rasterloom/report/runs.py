@@ -15,6 +15,7 @@ from rasterloom.report.gallery import Picture, picture
 ALL = "all"  # buckets together
 SAMPLES = 60  # pictures at most
 SAMPLE_LONGEST = 512  # pixels
+STRIP = 8  # steps of a stage whose drawings are shown
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class Stage:
     steps: tuple[dict[str, Any], ...]
     before: dict[str, dict[str, Any]]  # bucket or ALL -> loss, tokens, rows: held out, as the stage began
     after: dict[str, dict[str, Any]]  # the same as it ended
+    tasks: tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]] = ({}, {})  # by task: before, after
+    heldout_curve: tuple[tuple[float, float], ...] = ()  # (step, loss) of all held-out rows together
+    drawings: "Drawings | None" = None
+    evaluation: dict[str, Any] | None = None  # what `rasterloom evaluate` found
 
     @property
     def heldout_loss(self) -> float | None:
@@ -67,16 +72,67 @@ def read_stage(name: str, folder: Path) -> Stage | None:
         after = _losses(heldout)
     if not rows and not after:
         return None
-    return Stage(name, tuple(rows[step] for step in sorted(rows)), before, after)
+    evaluation = _json(_text(folder / "evaluation.json"))
+    return Stage(
+        name,
+        tuple(rows[step] for step in sorted(rows)),
+        before,
+        after,
+        tasks=(_losses(heldout.get("start"), "tasks"), _losses(heldout.get("end"), "tasks")),
+        heldout_curve=_curve(heldout.get("steps")),
+        drawings=read_drawings(folder / "samples"),
+        evaluation=evaluation if isinstance(evaluation, dict) else None,
+    )
 
 
-def _losses(found: Any) -> dict[str, dict[str, Any]]:
-    """``{"all": ..., "buckets": {bucket: ...}}`` as one mapping, entries without a loss left out."""
+def _losses(found: Any, kind: str = "buckets") -> dict[str, dict[str, Any]]:
+    """``{"all": ..., kind: {name: ...}}`` as one mapping, entries without a loss left out."""
     if not isinstance(found, dict):
         return {}
-    buckets = found.get("buckets")
-    listed = {ALL: found.get("all", found), **(buckets if isinstance(buckets, dict) else {})}
+    named = found.get(kind)
+    listed = {ALL: found.get("all", found), **(named if isinstance(named, dict) else {})}
     return {name: value for name, value in listed.items() if _finite(_get(value, "loss"))}
+
+
+def _curve(steps: Any) -> tuple[tuple[float, float], ...]:
+    found = steps if isinstance(steps, dict) else {}
+    measured = {
+        int(step): _get(_get(losses, "all"), "loss") for step, losses in found.items() if step.isdecimal()
+    }
+    return tuple((float(step), loss) for step, loss in sorted(measured.items()) if _finite(loss) and loss > 0)
+
+
+@dataclass(frozen=True)
+class Drawings:
+    """Pictures of the same prompts, drawn with the same dice while a stage trained."""
+
+    steps: tuple[int, ...]
+    prompts: tuple[tuple[str, tuple[Picture, ...]], ...]  # of each prompt its pictures, by step
+
+
+def read_drawings(folder: Path) -> Drawings | None:
+    """Read ``step-<n>.json`` and the pictures beside them, of some steps evenly; None if there are none."""
+    found = []
+    for path in sorted(folder.glob("step-*.json")) if folder.is_dir() else ():
+        record = _json(_text(path))
+        if not isinstance(record, dict) or not _finite(record.get("step")):
+            continue
+        prompts = [words.plain(str(prompt)) for prompt in record.get("prompts") or ()]
+        made = (
+            _file_picture(folder, f"{path.stem}-{i}.png", prompt, 256) for i, prompt in enumerate(prompts)
+        )
+        pictures = [one for one in made if one]
+        if pictures and len(pictures) == len(prompts):
+            found.append((int(record["step"]), list(zip(prompts, pictures, strict=True))))
+    if not found:
+        return None
+    last = len(found) - 1
+    shown = (
+        [found[i] for i in sorted({round(i * last / (STRIP - 1)) for i in range(STRIP)})] if last else found
+    )
+    shown = [one for one in shown if len(one[1]) == len(shown[-1][1])]
+    rows = [(prompt, tuple(of[1][i][1] for of in shown)) for i, (prompt, _) in enumerate(shown[-1][1])]
+    return Drawings(tuple(step for step, _ in shown), tuple(rows))
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,12 @@ class Template:
     @property
     def fields(self) -> list[str]:
         """Names in braces, each once."""
-        parts = [part for text in (self.human, self.gpt) for part in string.Formatter().parse(text)]
-        return list(dict.fromkeys(name for _, name, _, _ in parts if name))
+        return fields_of(self.human + self.gpt)
+
+
+def fields_of(text: str) -> list[str]:
+    """Return the names in braces of a part of a template, each once."""
+    return list(dict.fromkeys(name for _, name, _, _ in string.Formatter().parse(text) if name))
 
 
 TEMPLATES = {

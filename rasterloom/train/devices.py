@@ -8,3 +8,8 @@ def gpu_names() -> list[str]:
     if not torch.cuda.is_available():
         return []
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
+
+def device_name(device: torch.device) -> str:
+    """The name that the driver gives a device; ``cpu`` where it is none."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

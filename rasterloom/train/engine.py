@@ -4,153 +4,172 @@ Nothing here knows of Ray: it runs wherever torch.distributed has been set up.
 """
 
 import json
-import math
 import os
 import shutil
+import socket
 import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 
-from rasterloom.train import checkpoint
-from rasterloom.train.checkpoint import Position
-from rasterloom.train.evaluate import evaluate
+from rasterloom.recipe import Guard
+from rasterloom.storage import Store
+from rasterloom.train import resume
+from rasterloom.train.checkpoint import Checkpoint, Position, Saver, latest, restore_random_state
+from rasterloom.train.feed import open_feed
+from rasterloom.train.files import read_json, write_json
+from rasterloom.train.freeze import freeze
+from rasterloom.train.guard import after_objection, after_step, objection
 from rasterloom.train.job import StageJob
 from rasterloom.train.lora import save_adapter
-from rasterloom.train.metrics import MetricsLog, StepSums
+from rasterloom.train.metrics import StepSums
 from rasterloom.train.model import save_model, training_model
-from rasterloom.train.plan import StagePlan, balance, stage_plan
-from rasterloom.train.rows import TokenRows, open_rows, prefetched
-from rasterloom.train.samples import Packed, drop_context, heldout_draw, is_dropped, pack
+from rasterloom.train.ranks import on_rank_0
+from rasterloom.train.rows import prefetched
 from rasterloom.train.schedule import learning_rate
-from rasterloom.train.zero import full_weights, optimizer_step, start_deepspeed
+from rasterloom.train.step import Asked, train_step
+from rasterloom.train.trackers import EVENTS
+from rasterloom.train.transfer import upload
+from rasterloom.train.watch import Watch
+from rasterloom.train.zero import full_weights, start_deepspeed
+
+OUTPUT = "output"  # beside the checkpoints on S3: what a stage leaves behind
 
 
-def run_worker(job: StageJob) -> None:
+class StageImpossible(ValueError):
+    """The job cannot be done, and not with other workers either; every rank raises it."""
+
+
+def run_worker(
+    job: StageJob,
+    *,
+    asked: Callable[[], Asked] = lambda: Asked.NOTHING,
+    on_step: Callable[[dict[str, Any]], None] = lambda record: None,
+) -> Literal["done", "stopped"]:
     """Train a stage as one rank of the default process group, which must exist.
 
-    Goes on from the last complete checkpoint in the job's folder. Leaves there ``model/``,
-    ``metrics.jsonl``, ``heldout.json`` and, when all else is written, ``result.json``.
+    Goes on from the last complete checkpoint of the job, whatever number of ranks has written it. Leaves in
+    the job's folder ``model/``, ``metrics.jsonl``, ``heldout.json`` and, when all else is written,
+    ``result.json``.
+
+    Args:
+        asked: called after each step; what any rank is asked for, all of them do. If it is to stop, a
+            checkpoint is written and the stage is "stopped".
+        on_step: on rank 0, is given what is noted of each step.
 
     Raises:
-        ValueError: there is nothing to train on, or what is found in the job's folder does not fit.
-        FloatingPointError: the loss is not finite.
+        StageImpossible: there is nothing to train on, or what is found in the job's folder does not fit.
+        TrainingDiverged: the guard has stopped the stage.
+        StorageError: a checkpoint cannot be written or read.
     """
-    rank, world = dist.get_rank(), dist.get_world_size()
+    rank = dist.get_rank()
     device = torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu")
-    train, stage = job.train, job.stage
+    train, store = job.train, job.checkpoint_store
     job.folder.mkdir(parents=True, exist_ok=True)
-    rows = open_rows(job.token_files, job.filesystem, job.token_index)
-    train_rows, held_rows = split_heldout(rows, train.heldout)
-    plan = stage_plan(
-        rows.lengths[train_rows],
-        seed=train.seed,
-        batch_tokens=stage.batch_tokens,
-        epochs=stage.epochs,
-        steps=stage.steps,
-    )
-    last = checkpoint.latest(job.checkpoint_dir, job.digest(), world)
+    scratch = job.folder / f"scratch-{socket.gethostname()}"
+    try:
+        feed = open_feed(job)
+        last = on_rank_0(lambda: latest(store, job.digest()))
+    except ValueError as error:
+        raise StageImpossible(str(error)) from error
 
     torch.manual_seed(train.seed + rank)  # for dropout
     model = training_model(job.init, job.profile, train).to(device)
+    freeze(model.lm, job.stage.freeze)
     model.train()  # a checkpoint comes in evaluation mode
     engine = start_deepspeed(model, train, use_gpu=job.use_gpu)
-    attempt = _agreed(uuid.uuid4().hex)
-    position = Position(job.digest(), job.tokens_snapshot, world, step=0, tokens=0, seconds=0.0)
-    if last is not None:
-        position = checkpoint.load(engine, last)
-
-    def measure(moment: str) -> None:
-        losses = evaluate(engine, rows, held_rows, stage.batch_tokens, device)
-        if rank == 0:
-            known = json.loads(job.heldout_file.read_text()) if moment == "end" else {}
-            _write(job.heldout_file, {**known, moment: losses})
-
-    if position.step == 0:
-        measure("start")
-    with MetricsLog(job.metrics_file if rank == 0 else None, keep=position.step) as log:
-        for packed in prefetched(_batches(job, rows, train_rows, plan, position.step)):
+    position = _start(engine, job, last, scratch)
+    saver = Saver(store, scratch, keep=train.keep_checkpoints, notes=(job.metrics_file, job.heldout_file))
+    total = feed.plan.steps
+    with Watch(engine, job, feed.rows, feed.held, start=position.step, total=total) as watch:
+        watch.begin()
+        if last is None and train.guard.on == "rollback":
+            saver.save(engine, position)  # there is always one to go back to
+        waiting_since = time.monotonic()
+        for parts in prefetched(feed.batches(position.step)):
             began = time.monotonic()
-            lr = learning_rate(position.step, plan.steps, stage)
-            sums = train_step(engine, packed, device, lr=lr)
+            lr = learning_rate(position.step, total, job.stage)
+            judge = partial(objection, train.guard, position.seen)
+            sums = train_step(engine, parts, device, watch.tally, lr=lr, refuse=judge)
+            refused = judge(sums.loss, sums.grad_norm)
+            position = _after(position, sums, refused, train.guard)
+            if refused and train.guard.on == "rollback":
+                refused += f"; back to step {_roll_back(engine, saver, job, scratch)}"
             seconds = time.monotonic() - began
-            position = replace(
-                position,
-                step=position.step + 1,
-                tokens=position.tokens + sums.tokens,
-                seconds=position.seconds + seconds,
+            position = replace(position, seconds=position.seconds + seconds)
+            record = watch.note(
+                sums, step=position.step, lr=lr, seconds=seconds, wait=began - waiting_since, refused=refused
             )
-            if not math.isfinite(sums.loss):
-                raise FloatingPointError(
-                    f"the loss is not finite at step {position.step}: "
-                    "lower the stage's lr or raise its warmup_steps"
-                )
-            log.write(sums, step=position.step, total=plan.steps, lr=lr, seconds=seconds)
-            if position.step % train.checkpoint_every == 0 or position.step == plan.steps:
-                checkpoint.save(engine, job.checkpoint_dir, position, attempt=attempt)
-        loss = log.recent_loss()
-    measure("end")
+            if rank == 0:
+                on_step(record)
+            watch.look(position.step)
+            wish, uploaded = _agree(asked(), saver.ready, device)
+            if position.step % train.checkpoint_every == 0 or position.step == total or wish:
+                saver.save(engine, position)
+            elif uploaded:
+                saver.finish()
+            if wish == Asked.STOP and position.step < total:
+                saver.finish()
+                engine.destroy()
+                return "stopped"
+            waiting_since = time.monotonic()
+        saver.finish()
+        loss = watch.log.recent_loss()
     _export(engine, job, rank)
-    if rank == 0:
-        record = {"job": job.digest(), "steps": plan.steps, "tokens": position.tokens, "loss": loss}
-        record |= {"seconds": position.seconds, "heldout": json.loads(job.heldout_file.read_text())}
-        _write(job.result_file, record)
-    dist.barrier()
+    on_rank_0(lambda: _conclude(job, position, loss))
     engine.destroy()
+    return "done"
 
 
-def split_heldout(rows: TokenRows, share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row numbers to train on, and row numbers held out."""
-    draws = rows.heldout
-    if draws is None:
-        draws = np.fromiter((heldout_draw(key) for key in rows.keys.to_pylist()), dtype=np.float64)
-    held = draws < share
-    return np.flatnonzero(~held), np.flatnonzero(held)
+def _after(position: Position, sums: StepSums, refused: str | None, guard: Guard) -> Position:
+    """The position after a step that was taken, or refused."""
+    step = position.step + 1
+    if refused:
+        return replace(position, step=step, seen=after_objection(guard, position.seen, refused, step))
+    seen = after_step(guard, position.seen, sums.loss)
+    return replace(position, step=step, tokens=position.tokens + sums.tokens, seen=seen)
 
 
-def train_step(engine: Any, packed: Packed, device: torch.device, *, lr: float) -> StepSums:
-    """Take one optimizer step on a global batch of which this rank has ``packed``."""
+def _start(engine: Any, job: StageJob, last: Checkpoint | None, scratch: Path) -> Position:
+    """Bring the engine to where the stage stands."""
     rank, world = dist.get_rank(), dist.get_world_size()
-    ids, targets = (torch.from_numpy(x).to(device) for x in (packed.input_ids, packed.targets))
-    loss, nll, z = engine(ids, targets, packed.lengths)
-    sums = torch.zeros(3 + world, dtype=torch.float64, device=device)
-    sums[:3] = torch.stack([nll.double().sum(), z.double().sum(), sums.new_tensor(len(nll))])
-    sums[3 + rank] = sum(packed.lengths) if packed.order else 0
-    dist.all_reduce(sums)
-    nll_sum, z_sum, count, *tokens = sums.tolist()
-    # DeepSpeed averages gradients over the ranks; times their number that is the sum, and divided by the
-    # number of targets in the global batch it is the mean over these.
-    engine.backward(loss * (world / max(count, 1)))
-    grad_norm = optimizer_step(engine, lr)
-    return StepSums(
-        loss=nll_sum / max(count, 1),
-        z=z_sum / max(count, 1),
-        grad_norm=grad_norm,
-        tokens=int(sum(tokens)),
-        loss_tokens=int(count),
-        useful_share=sum(tokens) / (world * max(tokens)),
-    )
+    if last is not None:
+        with resume.fetched(job.checkpoint_store, last, scratch) as folder:
+            resume.load(engine, last, folder, scratch)
+            restore_random_state(folder, seed=hash((job.train.seed, last.position.step, rank)))
+            on_rank_0(lambda: resume.restore_notes(folder, job.folder))
+        return replace(last.position, world_size=world)
+    if job.keep_optimizer_from is not None:
+        before = Store(f"{job.keep_optimizer_from}/checkpoints")
+        kept = on_rank_0(lambda: latest(before, None))
+        if kept is None:
+            raise StageImpossible(f"optimizer_state: keep: there is no checkpoint in {before.root}")
+        with resume.fetched(before, kept, scratch) as folder:
+            resume.load(engine, kept, folder, scratch)
+    return Position(job.digest(), job.tokens_snapshot, world, step=0, tokens=0, seconds=0.0)
 
 
-def _batches(
-    job: StageJob, rows: TokenRows, train_rows: NDArray[np.int64], plan: StagePlan, start: int
-) -> Iterator[Packed]:
-    """This rank's part of each global batch, from step ``start`` on."""
-    for batch in plan.batches(start):
-        mine = balance(batch.rows, plan.lengths, dist.get_world_size())[dist.get_rank()]
-        samples = rows.fetch(train_rows[mine])
-        for i, row in enumerate(train_rows[mine].tolist()):
-            key = rows.keys[row].as_py()
-            if is_dropped(key, seed=job.train.seed, epoch=batch.epoch, share=job.train.cfg_drop):
-                samples[i] = drop_context(samples[i], job.profile)
-        yield pack(samples)
+def _roll_back(engine: Any, saver: Saver, job: StageJob, scratch: Path) -> int:
+    """Take up weights and optimizer of the last checkpoint, and say of which step it is."""
+    saver.finish()
+    last = on_rank_0(lambda: latest(job.checkpoint_store, job.digest()))
+    assert last is not None
+    with resume.fetched(job.checkpoint_store, last, scratch) as folder:
+        resume.load(engine, last, folder, scratch)
+    return last.position.step
+
+
+def _agree(asked: Asked, uploaded: bool, device: torch.device) -> tuple[Asked, bool]:
+    """The most that any rank is asked for, and whether all have uploaded their part of a checkpoint."""
+    values = torch.tensor([int(asked), int(not uploaded)], device=device)
+    dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    most, missing = values.tolist()
+    return Asked(most), not missing
 
 
 def _export(engine: Any, job: StageJob, rank: int) -> None:
@@ -167,14 +186,16 @@ def _export(engine: Any, job: StageJob, rank: int) -> None:
         os.replace(draft, folder)
 
 
-def _agreed(value: str) -> str:
-    """Rank 0's value, on every rank."""
-    values = [value]
-    dist.broadcast_object_list(values, src=0)
-    return values[0]
-
-
-def _write(path: Path, record: dict[str, Any]) -> None:
-    draft = path.with_name(f"writing-{path.name}")
-    draft.write_text(json.dumps(record, indent=1))
-    os.replace(draft, path)
+def _conclude(job: StageJob, position: Position, loss: float) -> None:
+    """Write the result, and bring it where the driver finds it if that may be on another machine."""
+    record = {"job": job.digest(), "steps": position.step, "tokens": position.tokens, "loss": loss}
+    record |= {"seconds": position.seconds, "heldout": read_json(job.heldout_file)}
+    store = job.checkpoint_store
+    if store.is_s3:
+        for folder in (job.model_dir, job.samples_dir, job.folder / EVENTS):
+            if folder.exists():
+                upload(store, folder, f"{OUTPUT}/{folder.name}")
+        for note in (job.metrics_file, job.heldout_file):
+            store.put(f"{OUTPUT}/{note.name}", note.read_bytes())
+        store.put(f"{OUTPUT}/{job.result_file.name}", json.dumps(record).encode())
+    write_json(job.result_file, record)

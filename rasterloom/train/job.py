@@ -9,9 +9,41 @@ from typing import Any
 
 from pyarrow.fs import FileSystem
 
-from rasterloom.recipe import Stage, Train
+from rasterloom.recipe import SPEED_ONLY, Stage, Train
 from rasterloom.schema import Profile
+from rasterloom.storage import Store
+from rasterloom.train.ds_config import deepspeed_config
 from rasterloom.train.sizes import SIZES
+from rasterloom.train.trackers import check_trackers
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Pictures of fixed prompts that are drawn while a stage trains, every ``train.sample_every`` steps."""
+
+    prompts: tuple[str, ...]
+    prompt_ids: tuple[tuple[int, ...], ...]
+    """Of each prompt, from bos to the separator before boi."""
+    sizes: tuple[tuple[int, int], ...]
+    """(width, height) of each picture in pixels."""
+    cfg: float
+    temperature: float
+    top_k: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class PartFiles:
+    """Those of a job's token files that make a part of its mixture."""
+
+    files: int
+    """How many; they follow those of the part before."""
+    index: str | None = None
+    """Their length index; None: they are opened one by one to plan."""
+    weight: float | None = None
+    """Share of the tokens, beside other parts' weights."""
+    tasks: tuple[str, ...] = ()
+    """Only rows of these tasks; of all when empty."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +60,35 @@ class StageJob:
     tokens_snapshot: str
     """Version of the token table that the files belong to; noted in checkpoints."""
     init: str
-    """Folder of the weights to start from, or a size of a model from scratch."""
+    """Folder of the weights to start from, or ``tiny``."""
     out_dir: str
     """Folder for all output; with workers on several machines it must be one that they share."""
     token_index: str | None = None
     """Length index of ``token_files``, beside them; None: they are opened one by one to plan."""
+    mixture: tuple[PartFiles, ...] = ()
+    """The parts that ``token_files`` make, each with an index of its own; all are one part when empty."""
+    keep_optimizer_from: str | None = None
+    """Folder of the stage before (or ``s3://bucket/prefix``), with the ``checkpoints`` whose optimizer state
+    this one starts with; None: it starts with none."""
     workers: int = 2
+    """At most so many."""
+    min_workers: int | None = None
+    """At least so many, where fewer than ``workers`` find room; None: just so many."""
     use_gpu: bool = False
     cpus_per_worker: int = 1
     """Threads of a worker."""
     max_failures: int = 3
     """How often lost workers are replaced before the stage fails."""
+    checkpoints: str | None = None
+    """Folder or ``s3://bucket/prefix`` of the checkpoints, where every machine reaches it; None: in
+    ``out_dir``. On S3 it also holds what else a stage leaves behind, so that ``out_dir`` may be each
+    machine's own."""
+    drawing: Drawing | None = None
+    """What is drawn while the stage trains; it changes nothing in the weights."""
+
+    @property
+    def parts(self) -> tuple[PartFiles, ...]:
+        return self.mixture or (PartFiles(len(self.token_files), self.token_index),)
 
     @property
     def folder(self) -> Path:
@@ -49,8 +99,8 @@ class StageJob:
         return self.folder / "model"
 
     @property
-    def checkpoint_dir(self) -> Path:
-        return self.folder / "checkpoints"
+    def checkpoint_store(self) -> Store:
+        return Store(self.checkpoints or str((self.folder / "checkpoints").absolute()))
 
     @property
     def metrics_file(self) -> Path:
@@ -61,21 +111,28 @@ class StageJob:
         return self.folder / "heldout.json"
 
     @property
+    def samples_dir(self) -> Path:
+        return self.folder / "samples"
+
+    @property
     def result_file(self) -> Path:
         return self.folder / "result.json"
 
     def digest(self) -> str:
         """Identify what is computed; how many workers do it, and where, is left out.
 
-        ``checkpoint_every`` and the recipe's other stages do not change this stage, so they are left out.
+        What only changes how it is computed (`recipe.train.SPEED_ONLY`) and the recipe's other stages do not
+        change this stage, so they are left out.
         """
         what = {
             "stage": self.stage.model_dump(mode="json"),
-            "train": self.train.model_dump(mode="json", exclude={"stages", "init", "checkpoint_every"}),
+            "train": self.train.model_dump(mode="json", exclude={"stages": True, "init": True, **SPEED_ONLY}),
             "profile": asdict(self.profile),
             "files": self.token_files,
+            "mixture": [(part.files, part.weight, part.tasks) for part in self.parts],
             "snapshot": self.tokens_snapshot,
             "init": self.init,
+            "optimizer_from": self.keep_optimizer_from,
         }
         return hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=16).hexdigest()
 
@@ -93,7 +150,8 @@ class StageResult:
     loss: float
     """Mean of the last tenth of the steps."""
     heldout: Mapping[str, Any]
-    """As in ``heldout.json``: loss, tokens and rows at the start and the end, in all and a bucket."""
+    """As in ``heldout.json``: loss, tokens and rows at ``start``, ``end`` and ``steps``, in all, by task and
+    by bucket."""
 
 
 def finished(job: StageJob) -> StageResult | None:
@@ -110,11 +168,14 @@ def check(job: StageJob) -> None:
     """Look for what would fail later, before any worker is started.
 
     Raises:
-        ValueError: there are no token files, or the weights to start from are missing or do not fit.
+        ValueError: there are no token files, the weights to start from are missing or do not fit, the
+            package of a tracker is missing, or ``train.deepspeed`` contradicts the rest of the recipe.
     """
+    deepspeed_config(job.train)
+    check_trackers(job.train.trackers)
     if not job.token_files:
-        raise ValueError(f"there are no tokens of target {job.stage.target} to train on")
-    if job.init not in SIZES:
-        from rasterloom.train.start import check_checkpoint  # it brings torch
+        raise ValueError(f"there are no tokens of target {job.stage.label} to train on")
+    if job.init not in SIZES or job.train.model.lora is not None:
+        from rasterloom.train.model import check_start  # it brings torch
 
-        check_checkpoint(job.init, job.profile)
+        check_start(job.init, job.profile, job.train)

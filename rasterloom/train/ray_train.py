@@ -1,14 +1,15 @@
 """Runs a training stage on the workers of a Ray cluster. The one file of ``train`` that knows of Ray."""
 
-import json
 import logging
 import os
 import shutil
+import signal
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -18,6 +19,10 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from rasterloom.train.job import StageJob, StageResult, check, finished
 
 Progress = Callable[[dict[str, Any]], None]
+
+SHOWN = ("step", "total", "loss", "tokens_per_s")
+REGROW_S = 300.0  # how often a group with fewer workers than it might have looks for room: it costs a restart
+PREEMPTION_S = 2.0  # between looks for a notice that a machine will go
 
 # Set for every worker: one thread a CPU that it was given, and no word home.
 _ENV = {
@@ -31,11 +36,18 @@ class TrainingError(RuntimeError):
     """A stage failed; the message is that of the worker that failed first."""
 
 
+class TrainingStopped(RuntimeError):
+    """A stage was asked to stop, and has saved a checkpoint to go on from."""
+
+
 def train_stage(job: StageJob, on_progress: Progress = lambda _: None) -> StageResult:
     """Train a stage with ``job.workers`` workers and wait for it.
 
     A stage that was interrupted goes on from its last complete checkpoint; one that is done is not done
     again. Uses the Ray that the caller has connected to, else starts one on this machine for this call.
+
+    A SIGTERM or SIGINT (Ctrl-C) to this process, where this is its main thread, lets the workers save a
+    checkpoint and end; a second SIGINT does not wait for that.
 
     Args:
         on_progress: is given ``step``, ``total``, ``loss`` and ``tokens_per_s`` about every second.
@@ -43,28 +55,42 @@ def train_stage(job: StageJob, on_progress: Progress = lambda _: None) -> StageR
     Raises:
         ValueError: the job cannot work; nothing was started.
         TrainingError: a worker failed, or was lost more often than ``job.max_failures`` times.
+        TrainingStopped: the stage was stopped by a signal.
     """
     check(job)
     if (result := finished(job)) is not None:
         return result
     job.folder.mkdir(parents=True, exist_ok=True)
     job.result_file.unlink(missing_ok=True)
-    with _ray(job), _progress(job, on_progress):
-        _fit(job)
+    with _ray(job), _told_to_stop() as stop:
+        outcome = _fit(job, on_progress, stop)
+    if outcome["end"] == "failed":
+        raise TrainingError(outcome["why"])
+    if outcome["end"] == "stopped":
+        raise TrainingStopped(
+            f"stopped after step {outcome['step']}, which is saved in {job.checkpoint_store.root}: "
+            "run it again to go on"
+        )
+    _fetch_output(job)
     result = finished(job)
     if result is None:
         raise TrainingError(f"the workers ended without a result in {job.folder}")
     return result
 
 
-def _fit(job: StageJob) -> None:
+def _fit(job: StageJob, on_progress: Progress, stop: threading.Event) -> dict[str, Any]:
+    """Run the trainer in a thread, pass word on meanwhile, and return what the workers end with."""
     scratch = job.folder / "ray"
+    board = ray.remote(num_cpus=0)(_Board).remote()
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="nccl" if job.use_gpu else "gloo"),
+        train_loop_config={"job": job, "board": board},
+        torch_config=_SignalledTorch(backend="nccl" if job.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=job.workers,
+            num_workers=job.workers
+            if job.min_workers in (None, job.workers)
+            else (job.min_workers, job.workers),
+            elastic_resize_monitor_interval_s=REGROW_S,
             use_gpu=job.use_gpu,
             resources_per_worker={"CPU": job.cpus_per_worker, **({"GPU": 1} if job.use_gpu else {})},
         ),
@@ -75,22 +101,146 @@ def _fit(job: StageJob) -> None:
             worker_runtime_env={"env_vars": _ENV},
         ),
     )
+    ended: list[Any] = []
+
+    def fit() -> None:
+        try:
+            ended.append(trainer.fit())
+        except Exception as error:
+            ended.append(error)
+
+    # Not in this thread, where Ray would take Ctrl-C for itself and abort.
+    thread = threading.Thread(target=fit, name="fit", daemon=True)
+    thread.start()
     try:
-        trainer.fit()
-    except Exception as error:
-        raise TrainingError(_reason(error)) from error
+        shown = None
+        while thread.is_alive():
+            thread.join(1.0)
+            if stop.is_set():
+                ray.get(board.stop.remote())
+            shown = _show(ray.get(board.read.remote()), shown, on_progress)
     finally:
+        ray.kill(board)
         shutil.rmtree(scratch, ignore_errors=True)
+    if isinstance(ended[0], Exception):
+        raise TrainingError(_reason(ended[0])) from ended[0]
+    outcome: dict[str, Any] = ended[0].return_value
+    return outcome
 
 
-def _worker(config: dict[str, Any]) -> None:
+def _show(record: dict[str, Any] | None, shown: int | None, on_progress: Progress) -> int | None:
+    """Report a step if it is news, and return the last one reported."""
+    if record is None or record["step"] == shown:
+        return shown
+    on_progress({name: record[name] for name in SHOWN})
+    return int(record["step"])
+
+
+class _Board:
+    """Where the driver and the workers, wherever they run, leave word for each other."""
+
+    def __init__(self) -> None:
+        self._record: dict[str, Any] | None = None
+        self._stop = False
+
+    def write(self, record: dict[str, Any]) -> bool:
+        """Leave what is noted of a step; returns whether to stop."""
+        self._record = record
+        return self._stop
+
+    def read(self) -> dict[str, Any] | None:
+        return self._record
+
+    def stop(self) -> None:
+        self._stop = True
+
+    def stopped(self) -> bool:
+        return self._stop
+
+
+_leaving = threading.Event()  # this worker was sent a SIGTERM
+
+
+@dataclass
+class _SignalledTorch(TorchConfig):  # type: ignore[misc]
+    """torch's process group, and workers that hear a SIGTERM."""
+
+    @property
+    def backend_cls(self) -> type:
+        class Backend(super().backend_cls):  # type: ignore[misc]
+            def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
+                super().on_training_start(worker_group, backend_config)
+                worker_group.execute(_hear_sigterm)
+
+        return Backend
+
+
+def _hear_sigterm() -> None:
+    """In a worker's main thread: note a SIGTERM, the second time do what would have been done."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def handler(number: int, frame: Any) -> None:
+        _leaving.set()
+        signal.signal(signal.SIGTERM, before)
+
+    signal.signal(signal.SIGTERM, handler)
+
+
+def _worker(config: dict[str, Any]) -> dict[str, Any]:
+    """What each worker runs. What other workers would fail with too is returned: if raised, Ray would try."""
     import torch
 
-    from rasterloom.train.engine import run_worker
+    from rasterloom.train.engine import StageImpossible, run_worker
+    from rasterloom.train.guard import TrainingDiverged
 
     job: StageJob = config["job"]
     torch.set_num_threads(job.cpus_per_worker)
-    run_worker(job)
+    word = _Word(config["board"])
+    threading.Thread(target=word.look_for_preemption, name="preemption", daemon=True).start()
+    try:
+        end = run_worker(job, asked=word.asked, on_step=word.write)
+    except (StageImpossible, TrainingDiverged) as error:
+        return {"end": "failed", "why": str(error)}
+    if end == "stopped" and not ray.get(config["board"].stopped.remote()):
+        raise RuntimeError("a worker was told to end; the stage goes on without it")
+    last = ray.get(config["board"].read.remote()) or {}
+    return {"end": end, "step": last.get("step")}
+
+
+class _Word:
+    """What one worker hears and tells, without waiting for either."""
+
+    def __init__(self, board: Any) -> None:
+        self._board = board
+        self._answer: Any = None
+        self._stop = False
+        self._preempted = False
+        self._saved = False
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Tell the driver of a step; it may have answered an earlier one."""
+        if self._answer is not None:
+            answered, _ = ray.wait([self._answer], timeout=0)
+            if not answered:
+                return
+            self._stop = ray.get(self._answer)
+        self._answer = self._board.write.remote(record)
+
+    def asked(self) -> Any:
+        from rasterloom.train.step import Asked
+
+        if self._stop or _leaving.is_set():
+            return Asked.STOP
+        if self._preempted and not self._saved:  # once: Ray restarts the workers when the machine is gone
+            self._saved = True
+            return Asked.SAVE
+        return Asked.NOTHING
+
+    def look_for_preemption(self) -> None:
+        """Wait for notice that a machine will go. All workers ask equally often: to ask is to meet."""
+        while not self._preempted:
+            self._preempted = ray.train.get_preemption_info() is not None
+            time.sleep(PREEMPTION_S)
 
 
 def _reason(error: BaseException) -> str:
@@ -101,6 +251,37 @@ def _reason(error: BaseException) -> str:
     return str(cause).strip().splitlines()[-1] if str(cause).strip() else type(cause).__name__
 
 
+def _fetch_output(job: StageJob) -> None:
+    """Bring here what rank 0 has left on another machine."""
+    from rasterloom.train.engine import OUTPUT
+    from rasterloom.train.transfer import download
+
+    if not job.result_file.exists() and job.checkpoint_store.is_s3:
+        download(job.checkpoint_store, OUTPUT, job.folder)
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[threading.Event]:
+    """Turn SIGTERM and the first SIGINT into an event, for the time being."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def handler(number: int, frame: Any) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield stop
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
 @contextmanager
 def _ray(job: StageJob) -> Iterator[None]:
     """Use the caller's Ray, or one for the time being."""
@@ -109,6 +290,7 @@ def _ray(job: StageJob) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(
+        address="local",  # even where a cluster runs on this machine: that one is joined by its address
         num_cpus=max(job.workers * job.cpus_per_worker, os.cpu_count() or 1),
         include_dashboard=False,
         logging_level=logging.ERROR,
@@ -118,42 +300,3 @@ def _ray(job: StageJob) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def _progress(job: StageJob, on_progress: Progress) -> Iterator[None]:
-    """Report the last line of the metrics, about every second and at the end."""
-    done = threading.Event()
-
-    def last_step() -> dict[str, Any] | None:
-        try:
-            lines = _tail(job.metrics_file).splitlines(keepends=True)
-        except OSError:
-            return None
-        whole = [line for line in lines if line.endswith("\n")]
-        return json.loads(whole[-1]) if whole else None
-
-    def watch() -> None:
-        seen = None
-        while True:
-            ended = done.wait(1.0)
-            record = last_step()
-            if record is not None and record["step"] != seen:
-                seen = record["step"]
-                on_progress({name: record[name] for name in ("step", "total", "loss", "tokens_per_s")})
-            if ended:
-                return
-
-    thread = threading.Thread(target=watch, name="progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
-def _tail(path: Path, size: int = 4096) -> str:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - size))
-        return file.read().decode("utf-8", "replace")

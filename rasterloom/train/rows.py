@@ -4,9 +4,8 @@ import contextlib
 import json
 import queue
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
@@ -16,7 +15,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow.fs import FileSystem, LocalFileSystem
 
-CACHE_BYTES = 2**30  # of decoded row groups, a worker
+from rasterloom.train.row_groups import COLUMNS, Place, RowGroups
+
+NEEDED = {"key", "bucket", "task", "n_tokens", "input_ids", "loss_spans"}  # of `schema.TOKENS`
 T = TypeVar("T")
 
 
@@ -25,27 +26,18 @@ class Sample(NamedTuple):
     loss_spans: NDArray[np.int32]  # [spans, 2], start and end of what is in the loss
 
 
-class _Group(NamedTuple):
-    file: int
-    number: int  # of the row group in its file
-    start: int  # number of its first row in the stage
-
-
 @dataclass
 class TokenRows:
     """The rows of a stage. Rows are numbered through the files, in the order in which these are given."""
 
-    files: Sequence[str]
-    filesystem: FileSystem
+    groups: RowGroups
     lengths: NDArray[np.int32]  # tokens of each row
     bucket_names: list[str]  # "<width>x<height>"
     bucket_numbers: NDArray[np.int32]  # of each row, in `bucket_names`
+    task_names: list[str]
+    task_numbers: NDArray[np.int32]  # of each row, in `task_names`
     heldout: NDArray[np.float64] | None  # `samples.heldout_draw` of each row, where an index has it
-    groups: list[_Group]
     read_keys: Callable[[], pa.ChunkedArray]  # of all rows
-    cache_bytes: int = CACHE_BYTES
-    _cache: "OrderedDict[int, pa.Table]" = field(default_factory=OrderedDict)
-    _metadata: dict[int, pq.FileMetaData] = field(default_factory=dict)  # by number of the file, once read
 
     @cached_property
     def keys(self) -> pa.LargeStringArray:
@@ -56,38 +48,31 @@ class TokenRows:
         """Return the bucket of each of some rows."""
         return [self.bucket_names[number] for number in self.bucket_numbers[np.asarray(rows, np.int64)]]
 
-    def fetch(self, rows: Sequence[int] | NDArray[np.int64]) -> list[Sample]:
-        """Read rows, each row group at most once; the last ones read are kept while they fit in memory."""
-        rows = np.asarray(rows, dtype=np.int64)
-        of_group = np.searchsorted([group.start for group in self.groups], rows, side="right") - 1
-        samples: dict[int, Sample] = {}
-        for number in np.unique(of_group):
-            table = self._group(int(number))
-            for row in rows[of_group == number].tolist():
-                at = row - self.groups[number].start
-                ids, spans = (table[c][at].values.to_numpy() for c in ("input_ids", "loss_spans"))
-                samples[row] = Sample(ids, spans.reshape(-1, 2))
-        return [samples[row] for row in rows.tolist()]
+    def group_of(self, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the number of the row group of each of some rows."""
+        return np.searchsorted(self._starts, np.asarray(rows, np.int64), side="right") - 1
 
-    def _group(self, number: int) -> pa.Table:
-        if number in self._cache:
-            self._cache.move_to_end(number)
-            return self._cache[number]
-        group = self.groups[number]
-        with self.filesystem.open_input_file(self.files[group.file]) as source:
-            reader = pq.ParquetFile(source, metadata=self._metadata.get(group.file))
-            self._metadata[group.file] = reader.metadata
-            table = reader.read_row_group(group.number, columns=["input_ids", "loss_spans"])
-        self._cache[number] = table.combine_chunks()
-        while len(self._cache) > 1 and sum(t.nbytes for t in self._cache.values()) > self.cache_bytes:
-            self._cache.popitem(last=False)
-        return self._cache[number]
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        return np.array([place.start for place in self.groups.places], np.int64)
+
+    def fetch(self, rows: Sequence[int] | NDArray[np.int64]) -> list[Sample]:
+        """Read rows, each row group at most once (`RowGroups.read`)."""
+        rows = np.asarray(rows, dtype=np.int64)
+        of_group = self.group_of(rows)
+        tables = self.groups.read(np.unique(of_group).tolist())
+        samples = []
+        for row, number in zip(rows.tolist(), of_group.tolist(), strict=True):
+            at = row - self.groups.places[number].start
+            ids, spans = (tables[number][c][at].values.to_numpy() for c in COLUMNS)
+            samples.append(Sample(ids, spans.reshape(-1, 2)))
+        return samples
 
 
 def open_rows(
     files: Sequence[str], filesystem: FileSystem | None = None, index: str | None = None
 ) -> TokenRows:
-    """Read what is needed to plan: lengths and buckets, but no tokens.
+    """Read what is needed to plan: lengths, buckets and tasks, but no tokens.
 
     Args:
         index: the length index of just these files (pipelines/lengths.py), where there is one: then no
@@ -101,7 +86,7 @@ def open_rows(
     table, sizes = _indexed(files, filesystem, index) if index else _listed(files, filesystem)
     flat = [(number, group, rows) for number, of_file in enumerate(sizes) for group, rows in of_file]
     starts = np.cumsum([0, *(rows for _, _, rows in flat)])[:-1].tolist()
-    buckets = table["bucket"].unify_dictionaries().combine_chunks()
+    buckets, tasks = (table[name].unify_dictionaries().combine_chunks() for name in ("bucket", "task"))
 
     def read_keys() -> pa.ChunkedArray:
         if index is None:
@@ -110,14 +95,50 @@ def open_rows(
             return pq.ParquetFile(source).read(columns=["key"])["key"]
 
     return TokenRows(
-        files=files,
-        filesystem=filesystem,
+        groups=RowGroups(
+            files, filesystem, [Place(*where[:2], start) for where, start in zip(flat, starts, strict=True)]
+        ),
         lengths=table["n_tokens"].to_numpy(),
         bucket_names=buckets.dictionary.to_pylist(),
         bucket_numbers=buckets.indices.to_numpy(),
+        task_names=tasks.dictionary.to_pylist(),
+        task_numbers=tasks.indices.to_numpy(),
         heldout=table["heldout"].to_numpy() if index else None,
-        groups=[_Group(*where[:2], start) for where, start in zip(flat, starts, strict=True)],
         read_keys=read_keys,
+    )
+
+
+def joined(parts: Sequence[TokenRows]) -> TokenRows:
+    """Return the rows of several tables of one file system as one, in their order."""
+    if len(parts) == 1:
+        return parts[0]
+    first = [0, *np.cumsum([len(part.lengths) for part in parts]).tolist()]
+    files = [0, *np.cumsum([len(part.groups.files) for part in parts]).tolist()]
+    places = [
+        Place(file + place.file, place.number, row + place.start)
+        for part, file, row in zip(parts, files[:-1], first[:-1], strict=True)
+        for place in part.groups.places
+    ]
+    names = [file for part in parts for file in part.groups.files]
+    buckets, tasks = (
+        pa.chunked_array([pa.DictionaryArray.from_arrays(numbers, known) for known, numbers in of_parts])
+        .unify_dictionaries()
+        .combine_chunks()
+        for of_parts in (
+            [(part.bucket_names, part.bucket_numbers) for part in parts],
+            [(part.task_names, part.task_numbers) for part in parts],
+        )
+    )
+    draws = [part.heldout for part in parts if part.heldout is not None]
+    return TokenRows(
+        groups=RowGroups(names, parts[0].groups.filesystem, places),
+        lengths=np.concatenate([part.lengths for part in parts]),
+        bucket_names=buckets.dictionary.to_pylist(),
+        bucket_numbers=buckets.indices.to_numpy(),
+        task_names=tasks.dictionary.to_pylist(),
+        task_numbers=tasks.indices.to_numpy(),
+        heldout=np.concatenate(draws) if len(draws) == len(parts) else None,
+        read_keys=lambda: pa.chunked_array([part.keys for part in parts]),
     )
 
 
@@ -126,12 +147,12 @@ _Sizes = list[list[tuple[int, int]]]  # of each file: number and rows of its row
 
 def _indexed(files: Sequence[str], filesystem: FileSystem, index: str) -> tuple[pa.Table, _Sizes]:
     with filesystem.open_input_file(index) as source:
-        reader = pq.ParquetFile(source, read_dictionary=["bucket"])
+        reader = pq.ParquetFile(source, read_dictionary=["bucket", "task"])
         found = json.loads(reader.metadata.metadata.get(b"rasterloom.files", b"[]"))
         names = [file["name"] for file in found]
         if len(names) != len(files) or not all(map(str.endswith, files, names)):
             raise ValueError(f"{index} is the length index of other files: {len(names)} for {len(files)}")
-        return reader.read(columns=["bucket", "n_tokens", "heldout"]), [
+        return reader.read(columns=["bucket", "task", "n_tokens", "heldout"]), [
             list(enumerate(file["groups"])) for file in found
         ]
 
@@ -140,15 +161,14 @@ def _listed(files: Sequence[str], filesystem: FileSystem) -> tuple[pa.Table, _Si
     tables, sizes = [], []
     for path in files:
         with filesystem.open_input_file(path) as source:
-            reader = pq.ParquetFile(source, read_dictionary=["bucket"])
-            missing = {"key", "bucket", "n_tokens", "input_ids", "loss_spans"} - set(
-                reader.schema_arrow.names
-            )
+            metadata = pq.read_metadata(source)
+            missing = NEEDED - set(metadata.schema.to_arrow_schema().names)
             if missing:
                 raise ValueError(f"{path} is no token table: it has no column {', '.join(sorted(missing))}")
-            tables.append(reader.read(columns=["key", "bucket", "n_tokens"]))
-            groups = range(reader.metadata.num_row_groups)
-            sizes.append([(group, reader.metadata.row_group(group).num_rows) for group in groups])
+            reader = pq.ParquetFile(source, metadata=metadata, read_dictionary=["bucket", "task"])
+            tables.append(reader.read(columns=["key", "bucket", "task", "n_tokens"]))
+            groups = range(metadata.num_row_groups)
+            sizes.append([(group, metadata.row_group(group).num_rows) for group in groups])
     return pa.concat_tables(tables), sizes
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from rasterloom.schema import Profile
 from rasterloom.train.rows import Sample
@@ -20,6 +20,8 @@ class Packed(NamedTuple):
     targets: NDArray[np.int64]  # [tokens]: the next token where it counts in the loss, else IGNORE
     lengths: list[int]  # tokens of each sequence
     order: list[int]  # which of the samples given each sequence is
+    cells: NDArray[np.int64]  # [targets that count]: the cell of each, see `groups`
+    row_cells: NDArray[np.int64]  # [sequences]
 
 
 def heldout_draw(key: str) -> float:
@@ -57,21 +59,29 @@ def drop_context(sample: Sample, profile: Profile) -> Sample:
     return Sample(ids[begin:end], np.array([[0, end - begin]], dtype=np.int32))
 
 
-def pack(samples: Iterable[Sample]) -> Packed:
+def pack(samples: Iterable[Sample], cells: ArrayLike | None = None) -> Packed:
     """Concatenate samples, longest first.
 
     Of no samples at all it makes one token that does not count, so that a rank without rows can take part.
+
+    Args:
+        cells: the cell of each sample, see `groups.Groups`; all 0 if they are not told apart.
     """
     samples = list(samples)
     if not samples:
-        return Packed(np.zeros(1, np.int64), np.full(1, IGNORE, np.int64), [1], [])
+        none = np.zeros(0, np.int64)
+        return Packed(np.zeros(1, np.int64), np.full(1, IGNORE, np.int64), [1], [], none, none)
+    of_sample = np.asarray([0] * len(samples) if cells is None else cells, np.int64)
     lengths = [len(sample.input_ids) for sample in samples]
     order = sorted(range(len(samples)), key=lambda i: -lengths[i])
+    targets = [_targets(samples[i]) for i in order]
     return Packed(
         input_ids=np.concatenate([samples[i].input_ids for i in order]).astype(np.int64),
-        targets=np.concatenate([_targets(samples[i]) for i in order]),
+        targets=np.concatenate(targets),
         lengths=[lengths[i] for i in order],
         order=order,
+        cells=np.repeat(of_sample[order], [np.count_nonzero(t != IGNORE) for t in targets]),
+        row_cells=of_sample[order],
     )
 
 

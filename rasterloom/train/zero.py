@@ -1,25 +1,28 @@
 """DeepSpeed: its configuration from the recipe, and full weights out of its shards."""
 
+import contextlib
+import io
 import logging
+import math
 import os
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rasterloom.recipe import Train
+from rasterloom.train.ds_config import BETAS, BUCKET_ELEMENTS, deepspeed_config
 from rasterloom.train.model import PackedLM
 from rasterloom.train.muon import Muon
-
-BETAS = (0.9, 0.95)
-BUCKET_ELEMENTS = 200_000_000  # gradients reduced at once, at most
 
 
 def start_deepspeed(model: PackedLM, train: Train, *, use_gpu: bool) -> Any:
     """Wrap a model into a DeepSpeed engine; every rank calls this once torch.distributed is set up.
 
-    The engine averages gradients over ranks and clips them; the learning rate is set from outside.
+    The engine averages gradients over ranks and clips them; the learning rate is set from outside, and so
+    is the end of a step (see `backward`).
     """
     if not use_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
@@ -28,30 +31,16 @@ def start_deepspeed(model: PackedLM, train: Train, *, use_gpu: bool) -> Any:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     import deepspeed
 
-    # Both are optional speed-ups that DeepSpeed would compile on the spot, which takes a C++ compiler.
+    # An optional speed-up that DeepSpeed would compile on the spot, which takes a C++ compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    torch_adam = {"torch_adam": not use_gpu}
     deepspeed.init_distributed(dist_backend="nccl" if use_gpu else "gloo", verbose=False)
-    bucket = min(BUCKET_ELEMENTS, sum(p.numel() for p in model.parameters()))
-    config: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "steps_per_print": 2**31,
-        "gradient_clipping": train.grad_clip,
-        "zero_optimization": {
-            "stage": train.deepspeed.zero,
-            "reduce_bucket_size": bucket,
-            "allgather_bucket_size": bucket,
-        },
-        "bf16": {"enabled": train.deepspeed.bf16},
-    }
+    elements = sum(p.numel() for p in model.parameters())
+    config = deepspeed_config(train, bucket_elements=min(BUCKET_ELEMENTS, elements))
     groups = parameter_groups(model, train.weight_decay)
     given: dict[str, Any] = {"model_parameters": groups}
     if train.optimizer == "muon":
         given["optimizer"] = Muon(split_matrices(model, groups), lr=1.0, betas=BETAS)
-    else:
-        config["optimizer"] = {"type": "AdamW", "params": {"lr": 1.0, "betas": BETAS, **torch_adam}}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         engine, *_ = deepspeed.initialize(model=model, config=config, **given)
     return engine
@@ -63,10 +52,11 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         id(module.weight) for module in model.modules() if isinstance(module, nn.Linear | nn.Embedding)
     }
     params = [p for p in model.parameters() if p.requires_grad]
-    return [
+    groups = [
         {"params": [p for p in params if id(p) in decayed], "weight_decay": weight_decay},
         {"params": [p for p in params if id(p) not in decayed], "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]  # all of a group may be frozen
 
 
 def split_matrices(model: PackedLM, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -82,15 +72,53 @@ def split_matrices(model: PackedLM, groups: list[dict[str, Any]]) -> list[dict[s
     return split
 
 
-def optimizer_step(engine: Any, lr: float) -> float:
-    """Clip, take the step at this learning rate, and return the norm of the gradients before clipping."""
+def backward(engine: Any, loss: Tensor, *, last: bool) -> None:
+    """Add the gradients of one micro-batch to those of the step; every rank calls this equally often.
+
+    Args:
+        last: it is the step's last micro-batch, `optimizer_step` comes next.
+    """
+    engine.set_gradient_accumulation_boundary(last)
+    engine.backward(loss)
+
+
+def optimizer_step(engine: Any, lr: float, accept: Callable[[float], bool]) -> float:
+    """Clip, and take the step at this learning rate if it is accepted; its gradients are gone either way.
+
+    DeepSpeed computes the norm of the gradients within its step, just before the optimizer's own. So that
+    is where it is asked for: a step that is not accepted leaves weights and optimizer as they were.
+
+    Args:
+        accept: is given the norm of the gradients before clipping, and answers the same on every rank.
+
+    Returns:
+        The norm of the gradients before clipping; infinite where it is not finite.
+    """
     for group in engine.optimizer.param_groups:
         group["lr"] = lr
     plain = None
-    if engine.zero_optimization_stage() == 0 and not engine.bfloat16_enabled():  # DeepSpeed keeps no norm
-        plain = torch.nn.utils.get_total_norm(p.grad for p in engine.parameters() if p.grad is not None)
-    engine.step()
-    return float(engine.get_global_grad_norm() if plain is None else plain)
+    if engine.zero_optimization_stage() == 0:  # DeepSpeed keeps no norm
+        gradients = [p.grad for p in engine.parameters() if p.grad is not None]
+        plain = float(torch.nn.utils.get_total_norm(gradients))
+
+    def norm(of: Any) -> float:
+        found = float(of) if plain is None else plain
+        return found if 0 <= found < math.inf else math.inf  # DeepSpeed has -1 for what is not finite
+
+    optimizer = engine.basic_optimizer
+    take = optimizer.step
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        if accept(norm(getattr(engine.optimizer, "_global_grad_norm", None))):
+            return take(*args, **kwargs)
+        return None
+
+    optimizer.step = step
+    try:
+        engine.step()
+    finally:
+        optimizer.step = take
+    return norm(engine.get_global_grad_norm())
 
 
 def full_weights(engine: Any, *, keep: bool) -> dict[str, Tensor]:

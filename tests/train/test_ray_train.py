@@ -1,4 +1,4 @@
-"""A stage through Ray with two workers, whose driver and then one of whose workers is killed."""
+"""A stage through Ray to which everything happens: signals and kills to driver, worker and machine."""
 
 import contextlib
 import os
@@ -13,6 +13,7 @@ from dataclasses import replace
 import psutil
 import pytest
 import ray
+from ray.cluster_utils import Cluster
 
 from rasterloom.recipe import Stage, Train
 from rasterloom.train.engine import run_worker
@@ -22,17 +23,20 @@ from rasterloom.train.ray_train import TrainingError, train_stage
 
 DRIVER = """
 import pickle, sys
-from rasterloom.train.ray_train import train_stage
-train_stage(pickle.load(open(sys.argv[1], "rb")))
+from rasterloom.train.ray_train import TrainingStopped, train_stage
+try:
+    train_stage(pickle.load(open(sys.argv[1], "rb")))
+except TrainingStopped as stopped:
+    print(stopped)
 """
-STEPS = 150  # some 40 ms each: seconds in which a worker can be killed
-DEADLINE_S = 300.0
+STEPS = 120  # some 40 ms each: seconds in which something can be killed
+DEADLINE_S = 400.0
 
 
 @pytest.fixture
 def job(tmp_path, write_tokens, profile, small_checkpoint):
-    stage = Stage(target=64, steps=STEPS, lr=1e-2, warmup_steps=2, batch_tokens=300)
-    train = Train(stages=(stage,), heldout=0.1, checkpoint_every=4, cfg_drop=0.3)
+    stage = Stage(target=64, steps=STEPS, lr=2e-3, warmup_steps=2, batch_tokens=300)
+    train = Train(stages=(stage,), heldout=0.1, checkpoint_every=25, cfg_drop=0.3, dropout=0.0)
     return StageJob(
         stage=stage,
         train=train,
@@ -42,14 +46,22 @@ def job(tmp_path, write_tokens, profile, small_checkpoint):
         tokens_snapshot="1",
         init=small_checkpoint,
         out_dir=str(tmp_path / "out"),
+        min_workers=1,
+        workers=2,
     )
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    yield
+    """A head without room for a worker, and two machines with room for one each."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    for name in ("one", "other"):
+        cluster.add_node(num_cpus=1, resources={name: 1})
+    ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
+    cluster.wait_for_nodes()
+    yield cluster
     ray.shutdown()
+    cluster.shutdown()
 
 
 def training_workers() -> list[psutil.Process]:
@@ -69,43 +81,75 @@ def undisturbed(job: StageJob) -> list[dict[str, float]]:
     return read_metrics(alone.metrics_file)
 
 
-def test_killing_driver_and_worker_changes_nothing(job, tmp_path, cluster, one_rank):
-    (tmp_path / "job.pickle").write_bytes(pickle.dumps(job))
-    driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(tmp_path / "job.pickle")],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
-    )
+def saved(job: StageJob) -> list[int]:
+    """The steps of the checkpoints that are complete."""
+    return sorted(int(path.stem[5:]) for path in (job.folder / "checkpoints").glob("step-*.json"))
+
+
+def await_steps(job: StageJob, count: int, going) -> None:
     until = time.monotonic() + DEADLINE_S
-    while len(read_metrics(job.metrics_file)) < 6:
-        assert driver.poll() is None and time.monotonic() < until, "the driver ended before it was killed"
+    while len(read_metrics(job.metrics_file)) < count:
+        assert going() and time.monotonic() < until, "the stage ended before anything happened to it"
         time.sleep(0.05)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
+
+
+def start_driver(path) -> subprocess.Popen:
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    environment.pop("RAY_ADDRESS", None)
+    command = [sys.executable, "-c", DRIVER, str(path)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    )
+
+
+def test_whatever_happens_the_stage_goes_on_as_if_nothing_had(job, tmp_path, cluster, one_rank):
+    (tmp_path / "job.pickle").write_bytes(pickle.dumps(job))
+
+    # A driver with a Ray of its own is told to end: it saves first.
+    driver = start_driver(tmp_path / "job.pickle")
+    await_steps(job, 4, lambda: driver.poll() is None)
+    driver.send_signal(signal.SIGTERM)
+    printed, _ = driver.communicate(timeout=DEADLINE_S)
+    assert driver.returncode == 0
+    (step,) = saved(job)
+    assert 4 <= step < 25 and f"stopped after step {step}, which is saved in" in printed
+
+    # The next is killed.
+    driver = start_driver(tmp_path / "job.pickle")
+    await_steps(job, step + 4, lambda: driver.poll() is None)
+    driver.kill()
+    driver.communicate()
     assert not job.result_file.exists()
 
+    # Of the workers of the third, one is told to end, and then a machine vanishes.
     seen = len(read_metrics(job.metrics_file))
-    killed, progress, ended = [], [], threading.Event()
+    ended, happened, progress = threading.Event(), [], []
 
-    def kill_one_worker() -> None:
-        workers = []
-        while not ended.wait(0.02):
-            workers = workers or training_workers()
-            if workers and len(read_metrics(job.metrics_file)) > seen + 10:
-                workers[-1].kill()
-                killed.append(workers[-1].pid)
-                return
+    def disturb() -> None:
+        await_steps(job, seen + 4, lambda: not ended.is_set())
+        told = training_workers()
+        before = saved(job)
+        told[-1].send_signal(signal.SIGTERM)
+        happened.append(("told", len(told)))
+        while saved(job) == before and not ended.wait(0.05):
+            pass
+        happened.append(("saved", saved(job)[-1]))
+        await_steps(job, saved(job)[-1] + 4, lambda: not ended.is_set())
+        machine = next(node for node in cluster.worker_nodes if training_workers_of(node))
+        happened.append(("vanished", len(training_workers())))
+        cluster.remove_node(machine, allow_graceful=False)
 
-    killer = threading.Thread(target=kill_one_worker)
-    killer.start()
+    thread = threading.Thread(target=disturb)
+    thread.start()
     try:
         result = train_stage(job, progress.append)
     finally:
         ended.set()
-        killer.join()
+        thread.join()
 
-    assert killed, "training ended before a worker was killed"
+    (_, told), (_, saved_at), (_, left) = happened
+    assert told == left == 2
+    assert saved_at % 25  # on demand
     assert result.steps == progress[-1]["step"] == STEPS
     assert set(progress[-1]) == {"step", "total", "loss", "tokens_per_s"}
     ours, alone = read_metrics(job.metrics_file), undisturbed(job)
@@ -120,8 +164,16 @@ def test_killing_driver_and_worker_changes_nothing(job, tmp_path, cluster, one_r
     assert job.metrics_file.stat().st_mtime_ns == before
 
 
+def training_workers_of(node) -> list[psutil.Process]:
+    """The training workers on one machine of the cluster."""
+    raylet = node.all_processes["raylet"][0].process.pid
+    children = psutil.Process(raylet).children(recursive=True)
+    return [process for process in children if process in training_workers()]
+
+
 def test_a_worker_that_fails_says_why(job, cluster):
-    short = replace(job, stage=job.stage.model_copy(update={"batch_tokens": 20}), max_failures=0)
+    """And is not tried again, where it would fail again."""
+    short = replace(job, stage=job.stage.model_copy(update={"batch_tokens": 20}), workers=1)
     with pytest.raises(
         TrainingError, match=r"batch_tokens 20 is smaller than the longest sequence \(3\d tokens\)"
     ):

@@ -1,0 +1,120 @@
+"""The command that trains the stages of a recipe, or says what they would take."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, out
+from rasterloom.recipe import RecipeError, load_recipe
+
+SHOWN = 8  # buckets
+MFU = 0.4  # of a GPU's peak: what well-tuned training of such models reaches
+GIB = 2**30
+
+
+def train_command(
+    recipe: RecipePath,
+    stage: Annotated[str, typer.Option(metavar="N|all", help="Which stage, from 1; all of them.")] = "all",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what each stage would take, and do nothing.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from a checkpoint, and fail if there is none.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Delete what the stages have so far, and start them over.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before --fresh deletes.")] = False,
+    mfu: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share of a GPU's peak that is assumed for --dry-run.")
+    ] = MFU,
+    usd_per_gpu_hour: Annotated[
+        float | None, typer.Option(min=0, help="Price of a GPU for an hour, for --dry-run.")
+    ] = None,
+    output: AsFormat = OutputFormat.TABLE,
+) -> None:
+    """Train the stages of a recipe that are not done yet.
+
+    What a stage needs is made first: the tokens, and the stages before it.
+    Stop it whenever you like: the same command goes on from the last good
+    checkpoint. --resume insists that there is one, --fresh starts over.
+    """
+    from rasterloom.pipelines.train_plan import forecast
+    from rasterloom.pipelines.train_run import start_over, train, unfinished
+
+    loaded = load_recipe(recipe)
+    if resume and fresh:
+        raise RecipeError("--resume goes on and --fresh starts over: give one of them")
+    if dry_run:
+        for one in forecast(loaded, stage, mfu):
+            _tell(one, mfu, usd_per_gpu_hour, output)
+        return
+    if resume:
+        for name, checkpoint in unfinished(loaded, stage).items():
+            out.print(f"{name} goes on from {checkpoint}", highlight=False, markup=False)
+    if fresh:
+        start_over(loaded, stage, lambda text: yes or typer.confirm(text), out)
+    planned = train(loaded, stage, out)
+    trained = [p for p in planned if p.step.name.startswith("train/")]
+    out.print(f"{len(planned)} steps, {sum(p.runs for p in planned)} ran now.")
+    for p in trained:
+        out.print(f"{p.step.name}: {_where(loaded, p.step)}", highlight=False, markup=False)
+
+
+def _where(recipe: Any, step: Any) -> str:
+    from rasterloom.pipelines.state import file_folder
+    from rasterloom.versions.tables import Corpus
+
+    corpus = Corpus.of(recipe)
+    return corpus.store.path(f"{file_folder(corpus, step)}/model")
+
+
+def _tell(one: Any, mfu: float, usd: float | None, output: OutputFormat) -> None:
+    """Print what a stage would take."""
+    estimate, memory, hours = one.estimate, one.memory, one.gpu_hours
+    if output is OutputFormat.JSON:
+        row = {"stage": one.step.name, "done": one.status.done, "missing": list(one.missing)}
+        if estimate:
+            row |= {**asdict(estimate), "memory": asdict(memory), "mfu": mfu, "gpu_hours": hours}
+            row |= {"usd": {d: h * usd for d, h in hours.items()}} if usd is not None else {}
+        print(json.dumps(row))
+        return
+    out.print(f"[bold]{one.step.name}[/bold]  {one.status.reason}", highlight=False)
+    if estimate is None:
+        out.print(
+            f"  nothing can be said yet: {', '.join(one.missing)} would run first "
+            "(rasterloom run RECIPE --until tokens)",
+            highlight=False,
+        )
+        return
+    table = Table.grid(padding=(0, 2))
+    table.add_row("  rows", f"{estimate.rows:,}, and {estimate.held:,} held out")
+    table.add_row("  tokens", f"{estimate.tokens:,}, {estimate.epochs:.2f} times {estimate.epoch_tokens:,}")
+    table.add_row("  steps", f"{estimate.steps:,}, {estimate.tokens / estimate.steps:,.0f} tokens each")
+    parts = f"{estimate.micro_batches} micro-batches" if estimate.micro_batches > 1 else "all at once"
+    table.add_row("  a worker", f"at most {estimate.rank_tokens:,} tokens at once, {parts}")
+    table.add_row("  useful", f"{estimate.useful_share:.1%} of the tokens that fit the slowest worker's time")
+    table.add_row(
+        "  memory",
+        f"about {memory.total / GIB:,.2f} GiB a worker: {memory.states / GIB:,.2f} weights, gradients and "
+        f"optimizer, {memory.activations / GIB:,.2f} activations",
+    )
+    for name, found in (("  tasks", estimate.by_task), ("  buckets", estimate.by_bucket)):
+        shown = [f"{of} {tokens:,}" for of, tokens in list(found.items())[:SHOWN]]
+        more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        table.add_row(name, ", ".join(shown) + more)
+    table.add_row("  FLOPs", f"{estimate.flops:.3g}")
+    each = (f"{_hours(h)} of {device}{_price(h, usd)}" for device, h in hours.items())
+    table.add_row("  GPUs", f"{', '.join(each)}, at {mfu:.0%} MFU")
+    out.print(table, highlight=False)
+
+
+def _price(hours: float, usd: float | None) -> str:
+    return "" if usd is None else f" ({hours * usd:,.2f} USD)"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f} h" if hours >= 1 else f"{hours * 3600:,.3g} s"

@@ -1,0 +1,74 @@
+"""Pictures of a stage while it trains: what to draw, and the codes that it leaves made into pictures.
+
+Training knows no codec. It draws codes into ``samples/step-<n>.json``; the driver, which has the codec, puts
+the pictures beside them as they come, and into TensorBoard where the recipe has that.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from rasterloom.recipe import Sample, Train
+from rasterloom.schema import Profile
+from rasterloom.train.files import read_json
+from rasterloom.train.job import Drawing
+from rasterloom.train.trackers import EVENTS, TensorBoard
+
+MOST_PROMPTS = 4  # of the recipe's: every picture costs the stage time
+
+
+def drawing_of(config: Sample, size: tuple[int, int], text: Any, profile: Profile) -> Drawing | None:
+    """The first prompts of a recipe's ``sample``, drawn at one size; None if it has none."""
+    from rasterloom.tokenize.conversation import encode_prompt
+    from rasterloom.tokenize.prompts import t2i_prompt
+
+    prompts = config.prompts[:MOST_PROMPTS]
+    if not prompts:
+        return None
+    asked = [[("human", t2i_prompt(*size, prompt))] for prompt in prompts]
+    ids = [encode_prompt(turns, [], text.encode, profile).tolist() for turns in asked]
+    return Drawing(
+        prompts=prompts,
+        prompt_ids=tuple(map(tuple, ids)),
+        sizes=(size,) * len(prompts),
+        cfg=config.cfg,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        seed=config.seed,
+    )
+
+
+class Pictures:
+    """Decodes the drawings in a stage's folder, each once."""
+
+    def __init__(self, stage: Path, codec: Any, train: Train) -> None:
+        self.stage, self.codec = stage, codec
+        self.to_tensorboard = "tensorboard" in train.trackers
+
+    def update(self) -> None:
+        """Make the pictures of drawings that have none yet, or that were drawn again."""
+        for drawing in sorted((self.stage / "samples").glob("step-*.json")):
+            first = _picture_of(drawing, 0)
+            if first.exists() and first.stat().st_mtime_ns >= drawing.stat().st_mtime_ns:
+                continue
+            record = read_json(drawing)
+            pictures = [self.codec.decode(np.array(codes)[None])[0] for codes in record["codes"]]
+            if self.to_tensorboard:
+                self._show(pictures, record)
+            for number, pixels in reversed(
+                list(enumerate(pictures))
+            ):  # the first one last: it says all is done
+                Image.fromarray(pixels).save(_picture_of(drawing, number))
+
+    def _show(self, pictures: Sequence[Any], record: dict[str, Any]) -> None:
+        board = TensorBoard(self.stage / EVENTS, suffix=".pictures")
+        for prompt, pixels in zip(record["prompts"], pictures, strict=True):
+            board.picture(f"samples/{prompt}", pixels, record["step"])
+        board.close()
+
+
+def _picture_of(drawing: Path, number: int) -> Path:
+    return drawing.with_name(f"{drawing.stem}-{number}.png")

@@ -1,0 +1,125 @@
+"""What is wrong with the training of a recipe, found out before anything starts."""
+
+import os
+from pathlib import Path
+
+from rasterloom.pipelines.runner import start_ray
+from rasterloom.pipelines.stages import TrainAt, missing_inputs, stage_before, stage_job
+from rasterloom.pipelines.state import status, work_folder
+from rasterloom.pipelines.step import Step
+from rasterloom.recipe import Recipe, RecipeError, Run, Tokenize, Train
+from rasterloom.schema import Profile
+from rasterloom.train.data import open_stage
+from rasterloom.train.freeze import frozen, parameter_names
+from rasterloom.train.job import StageJob, check
+from rasterloom.train.sizes import shape_of
+from rasterloom.versions.tables import Corpus
+
+
+def check_training(recipe: Recipe, steps: list[Step]) -> None:
+    """Look at those training stages among some steps that are not done yet.
+
+    What only the tokens tell is checked where they are there already; the stage looks again when its turn
+    comes.
+
+    Raises:
+        RecipeError: a stage cannot work; the message names the field and the way out.
+    """
+    corpus = Corpus.of(recipe)
+    stages = [step for step in steps if isinstance(step.config, TrainAt) and not status(corpus, step).done]
+    for step in stages:
+        _check_settings(step)
+        if not missing_inputs(corpus, step):
+            _check_tokens(corpus, step, recipe.run)
+    if stages:
+        _check_cluster(recipe.run)
+
+
+def _check_settings(step: Step) -> None:
+    """What the recipe alone tells: weights to start from, names of parameters, sizes of batches."""
+    from rasterloom.tokenize.buckets import bucket_sizes
+    from rasterloom.tokenize.unirep import image_length
+
+    config = step.config
+    assert isinstance(config, TrainAt)
+    try:
+        profile = _profile(config.tokenize)
+        shape = shape_of(config.train.init, profile.vocab_size)
+        if shape.vocab < profile.vocab_size:
+            raise ValueError(
+                f"the checkpoint {config.train.init} has a vocabulary of {shape.vocab}, but the tokens are "
+                f"of profile {profile.name!r} with {profile.vocab_size}"
+            )
+        frozen(parameter_names(shape), config.stage.freeze)
+    except ValueError as error:
+        raise RecipeError(f"{step.name}: {error}") from None
+    for part in config.stage.parts:
+        if part.tasks and "t2i" not in part.tasks:
+            continue  # rows of other tasks may have smaller pictures, or none
+        smallest = min(image_length(*size, profile) for size in bucket_sizes(part.target))
+        for field, most in _limits(config.train):
+            if most is not None and most < smallest:
+                raise RecipeError(
+                    f"{step.name}: {field} is {most}, but a picture of target {part.target} alone has at "
+                    f"least {smallest} tokens"
+                )
+
+
+def _limits(train: Train) -> list[tuple[str, int | None]]:
+    return [
+        ("batch_tokens", train.stages[0].batch_tokens),
+        ("train.micro_batch_tokens", train.micro_batch_tokens),
+    ]
+
+
+def _profile(config: Tokenize) -> Profile:
+    """The ids that a recipe's tokens are written in, as far as it tells before they are made."""
+    from rasterloom.tokenize.profiles import profile_of
+    from rasterloom.tokenize.text import text_of
+
+    if config.text is None:
+        return profile_of(config.codec, config.text_vocab)
+    return text_of(config, Path(config.text).read_text(encoding="utf-8"))[1]
+
+
+def _check_tokens(corpus: Corpus, step: Step, run: Run) -> None:
+    """What the tokens tell: their text vocabulary, the longest sample, whether there are any."""
+    job = job_of(corpus, step, run)
+    before = stage_before(step)
+    try:
+        if before is None or status(corpus, before).done:
+            check(job)
+        open_stage(job)
+    except (ValueError, OSError) as error:
+        raise RecipeError(f"{step.name}: {error}") from None
+
+
+def job_of(corpus: Corpus, step: Step, run: Run) -> StageJob:
+    """The job of a stage whose tokens are there, in the folder that it works in."""
+    return stage_job(corpus, step, work_folder(corpus, step), run)
+
+
+def _check_cluster(run: Run) -> None:
+    """Whether Ray has what the workers ask for."""
+    import ray
+
+    fewest = run.train_workers.min
+    if not run.ray_address and not run.use_gpu and fewest > (run.cpus or os.cpu_count() or 1):
+        raise RecipeError(_too_many(fewest, run.cpus or os.cpu_count() or 1, "CPU"))
+    start_ray(run)
+    found = ray.cluster_resources()
+    if run.use_gpu and not found.get("GPU"):
+        raise RecipeError(
+            "run.use_gpu is set, but Ray finds no GPU: train with run.use_gpu: false, or name a cluster that "
+            "has some as run.ray_address"
+        )
+    kind = "GPU" if run.use_gpu else "CPU"
+    if fewest > (there := int(found.get(kind, 0))):
+        raise RecipeError(_too_many(fewest, there, kind))
+
+
+def _too_many(workers: int, there: int, kind: str) -> str:
+    return (
+        f"run.train_workers asks for {workers} workers of one {kind} each, but Ray has {there}: lower it, "
+        "name a larger cluster as run.ray_address" + (", or raise run.cpus" if kind == "CPU" else "")
+    )

@@ -1,0 +1,87 @@
+"""The training stages of a recipe, with what they need; what each would take; and what is wrong with them."""
+
+from dataclasses import dataclass, field
+
+from rasterloom.pipelines.preflight import job_of
+from rasterloom.pipelines.run import workflow
+from rasterloom.pipelines.stages import missing_inputs
+from rasterloom.pipelines.state import Status, status
+from rasterloom.pipelines.step import Step
+from rasterloom.recipe import Recipe, RecipeError
+from rasterloom.train.cost import DEVICES, Estimate, Memory, device_hours, estimate, memory
+from rasterloom.train.data import open_stage
+from rasterloom.train.sizes import shape_of
+from rasterloom.versions.tables import Corpus
+
+ALL = "all"
+
+
+def stages_of(recipe: Recipe, which: str = ALL) -> list[Step]:
+    """The steps of a recipe's training stages, or of one, by its number from 1.
+
+    Raises:
+        RecipeError: the recipe has no such stage, or none at all.
+    """
+    stages = [step for step in workflow(recipe) if step.name.startswith("train/")]
+    if not stages:
+        raise RecipeError("the recipe trains nothing: it has no train section")
+    if which == ALL:
+        return stages
+    if not (which.isdecimal() and 1 <= int(which) <= len(stages)):
+        names = ", ".join(step.name.removeprefix("train/") for step in stages)
+        raise RecipeError(f"--stage takes all, or a number from 1 to {len(stages)} ({names}), not {which}")
+    return [stages[int(which) - 1]]
+
+
+def with_needed(recipe: Recipe, wanted: list[Step]) -> list[Step]:
+    """Some steps, and all that they are made from, in the order of the workflow."""
+    needed: set[str] = set()
+    waiting = list(wanted)
+    while waiting:
+        step = waiting.pop()
+        if step.name not in needed:
+            needed.add(step.name)
+            waiting += step.inputs
+    return [step for step in workflow(recipe) if step.name in needed]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a stage would do."""
+
+    step: Step
+    status: Status
+    missing: tuple[str, ...]
+    """Steps that have to run before anything can be said."""
+    estimate: Estimate | None = None
+    memory: Memory | None = None
+    gpu_hours: dict[str, float] = field(default_factory=dict)
+    """By the name of a GPU."""
+
+
+def forecast(recipe: Recipe, which: str, mfu: float) -> list[Forecast]:
+    """Plan stages and add up what they would take. Nothing is changed.
+
+    Args:
+        mfu: share of a GPU's peak that is assumed.
+
+    Raises:
+        RecipeError: a stage cannot work as the recipe has it.
+    """
+    corpus = Corpus.of(recipe)
+    found = []
+    for step in stages_of(recipe, which):
+        missing = missing_inputs(corpus, step)
+        if missing:
+            found.append(Forecast(step, status(corpus, step), tuple(missing)))
+            continue
+        job = job_of(corpus, step, recipe.run)
+        shape = shape_of(job.train.init, job.profile.vocab_size)
+        try:
+            figures = estimate(open_stage(job), shape, job.train, job.workers)
+        except (ValueError, OSError) as error:
+            raise RecipeError(f"{step.name}: {error}") from None
+        held = memory(shape, job.train, job.workers, figures.rank_tokens)
+        hours = {device: device_hours(figures.flops, device, mfu) for device in DEVICES}
+        found.append(Forecast(step, status(corpus, step), (), figures, held, hours))
+    return found

@@ -1,0 +1,85 @@
+"""DeepSpeed's configuration: what the recipe says of it, and what the user adds in DeepSpeed's own words."""
+
+from typing import Any
+
+from rasterloom.recipe import Train
+
+BETAS = (0.9, 0.95)
+BUCKET_ELEMENTS = 200_000_000  # gradients reduced at once, at most
+AUTO = "auto"  # DeepSpeed's users write it where a launcher is to fill in a value
+
+# What Rasterloom decides, and the field of the recipe that says it.
+_DECIDED = {
+    "train_batch_size": "the stage's batch_tokens",
+    "train_micro_batch_size_per_gpu": "train.micro_batch_tokens",
+    "gradient_accumulation_steps": "train.micro_batch_tokens",
+    "gradient_clipping": "train.grad_clip",
+    "optimizer.type": "train.optimizer",
+    "optimizer.params.lr": "the stage's lr",
+    "optimizer.params.weight_decay": "train.weight_decay",
+    "scheduler": "the stage's lr, min_lr and warmup_steps",
+    "bf16.enabled": "train.deepspeed.bf16",
+    "fp16": "train.deepspeed.bf16 (float16 is not supported)",
+    "zero_optimization.stage": "train.deepspeed.zero",
+    "checkpoint.load_universal": "nothing: a checkpoint of another number of workers is converted by itself",
+}
+
+
+def deepspeed_config(train: Train, *, bucket_elements: int = BUCKET_ELEMENTS) -> dict[str, Any]:
+    """Build the configuration of a run, ``train.deepspeed.extra`` merged into it.
+
+    Gradients are accumulated and reduced in float32, also under bf16, where the weights have a float32
+    master copy. The number of micro-batches differs from step to step, so DeepSpeed is told of one, and
+    the end of a step is marked by hand.
+
+    Raises:
+        ValueError: ``extra`` says something else than the recipe does.
+    """
+    given = train.deepspeed
+    zero: dict[str, Any] = {
+        "stage": given.zero,
+        "reduce_bucket_size": bucket_elements,
+        "allgather_bucket_size": bucket_elements,
+    }
+    if given.offload == "cpu":
+        zero["offload_optimizer"] = {"device": "cpu"}
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "steps_per_print": 2**31,
+        "gradient_clipping": train.grad_clip,
+        "zero_optimization": zero,
+        "bf16": {"enabled": given.bf16},
+        "communication_data_type": "fp32",
+        "data_types": {"grad_accum_dtype": "fp32"},
+    }
+    if train.optimizer == "adamw":
+        # torch's own: DeepSpeed's would be compiled on the spot, which takes a compiler.
+        params = {"lr": 1.0, "betas": list(BETAS), "torch_adam": True, "fused": True}
+        config["optimizer"] = {"type": "AdamW", "params": params}
+    _check(given.extra, config)
+    return _merged(config, given.extra)
+
+
+def _check(extra: dict[str, Any], ours: dict[str, Any]) -> None:
+    for name, where in _DECIDED.items():
+        value, known = _look(extra, name), _look(ours, name)
+        if value in (None, AUTO) or value == known or (name == "fp16" and not value.get("enabled")):
+            continue
+        raise ValueError(f"train.deepspeed: DeepSpeed's {name} cannot be {value!r}: it is set by {where}")
+
+
+def _look(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        config = config.get(part) if isinstance(config, dict) else None
+    return config
+
+
+def _merged(ours: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(ours)
+    for name, value in extra.items():
+        if isinstance(value, dict) and isinstance(merged.get(name), dict):
+            merged[name] = _merged(merged[name], value)
+        elif value != AUTO:
+            merged[name] = value
+    return merged

@@ -1,0 +1,65 @@
+"""Whether a step is to be taken: what is not finite, or far off, is not let into the weights.
+
+The judgement is a pure function of losses and norms that are the same on every rank, and of what was seen
+before, which is kept in checkpoints: so all ranks judge alike, and a resumed run as one that never stopped.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from statistics import median
+
+from rasterloom.recipe import Guard
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the guard remembers."""
+
+    losses: tuple[float, ...] = ()
+    """Of the last steps that were taken, at most ``window``, oldest first."""
+    objections: int = 0
+    """How often it has stepped in."""
+
+
+class TrainingDiverged(RuntimeError):
+    """The guard stops the stage."""
+
+
+def objection(guard: Guard, seen: Seen, loss: float, grad_norm: float) -> str | None:
+    """Say what speaks against taking a step, or None.
+
+    Args:
+        loss: of the global batch.
+        grad_norm: norm of its gradients before clipping.
+    """
+    if not math.isfinite(loss):
+        return "the loss is not finite"
+    if not math.isfinite(grad_norm):
+        return "the gradients are not finite"
+    if guard.factor is None or len(seen.losses) < guard.window:
+        return None
+    usual = median(seen.losses)
+    if loss <= guard.factor * usual:
+        return None
+    return f"the loss {loss:.4g} is more than {guard.factor:g} times the usual {usual:.4g}"
+
+
+def after_step(guard: Guard, seen: Seen, loss: float) -> Seen:
+    """Remember a step that was taken."""
+    if guard.factor is None:
+        return seen
+    return replace(seen, losses=(*seen.losses, loss)[-guard.window :])
+
+
+def after_objection(guard: Guard, seen: Seen, reason: str, step: int) -> Seen:
+    """Count an objection.
+
+    Raises:
+        TrainingDiverged: the recipe says to stop, or there have been too many.
+    """
+    advice = "lower the stage's lr or raise its warmup_steps"
+    if guard.on == "stop":
+        raise TrainingDiverged(f"{reason} at step {step}: {advice}, or let train.guard skip such steps")
+    if seen.objections >= guard.limit:
+        raise TrainingDiverged(f"{reason} at step {step}, after {guard.limit} such steps: {advice}")
+    return replace(seen, objections=seen.objections + 1)

@@ -1,0 +1,70 @@
+"""Folders on their way to and from a store."""
+
+import threading
+from pathlib import Path
+
+from pyarrow.fs import LocalFileSystem, copy_files
+
+from rasterloom import s3
+from rasterloom.storage import StorageError, Store
+
+TRIES = 3  # of a folder; each request in it is tried again by itself (s3.TRIES)
+
+
+class Upload:
+    """Copies a folder of this machine into a store, in a thread of its own."""
+
+    def __init__(self, store: Store, folder: Path, name: str) -> None:
+        self._error: StorageError | None = None
+        arguments = (store, folder, name)
+        self._thread = threading.Thread(target=self._work, args=arguments, name="upload", daemon=True)
+        self._thread.start()
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, well or not."""
+        return not self._thread.is_alive()
+
+    def wait(self) -> StorageError | None:
+        """Wait for the end, and return what went wrong."""
+        self._thread.join()
+        return self._error
+
+    def _work(self, store: Store, folder: Path, name: str) -> None:
+        try:
+            upload(store, folder, name)
+        except StorageError as error:
+            self._error = error
+        except Exception as error:  # a thread's exception would be lost
+            self._error = StorageError(f"{store.uri(name)}: {error}")
+
+
+def upload(store: Store, folder: Path, name: str) -> None:
+    """Copy a folder into a store, under a name of its own.
+
+    Raises:
+        StorageError: it failed, also when it was tried again.
+    """
+    for attempt in range(TRIES):
+        try:
+            copy_files(str(folder), store.path(name), LocalFileSystem(), store.filesystem)
+            return
+        except OSError as error:
+            if attempt == TRIES - 1:
+                reason = " ".join(str(error).split())
+                raise StorageError(f"{store.uri(name)}: cannot be uploaded: {reason}") from None
+        s3.wait(attempt)
+
+
+def download(store: Store, name: str, folder: Path) -> None:
+    """Copy what a store has under a name into a folder of this machine.
+
+    Raises:
+        StorageError: it failed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        copy_files(store.path(name), str(folder), store.filesystem, LocalFileSystem())
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise StorageError(f"{store.uri(name)}: cannot be read: {reason}") from None

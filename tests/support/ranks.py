@@ -1,0 +1,110 @@
+"""Stages trained by several ranks of torch.distributed, each a process, without Ray.
+
+A server process imports torch, transformers and DeepSpeed once; ranks are forked from it.
+"""
+
+import multiprocessing
+import os
+import tempfile
+import traceback
+from pathlib import Path
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["deepspeed", "transformers.models.chameleon.modeling_chameleon", "ranks"])
+LIMIT_S = 300
+
+
+def train(job, world, **options):
+    """Train a job with so many ranks; returns what rank 0's `run_worker` does.
+
+    Options: ``stop_at`` (a rank is asked to stop after that step), ``die_at`` (the last rank dies as it is
+    about to take that step), ``poison`` (steps whose ``spoilt``, "loss" or "gradients", are infinite on the
+    last rank). Steps count from 1, in this run.
+
+    Raises:
+        RuntimeError: a rank raised; the text is the first one's traceback.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        ranks = [
+            FORKS.Process(target=_rank, args=(job, rank, world, folder, dict(os.environ), options))
+            for rank in range(world)
+        ]
+        for rank in ranks:
+            rank.start()
+        try:
+            for rank in ranks:
+                rank.join(LIMIT_S)
+        finally:
+            for rank in ranks:
+                rank.kill()
+        errors = sorted(Path(folder).glob("error-*"))
+        if errors:
+            raise RuntimeError(errors[0].read_text())
+        if any(rank.exitcode for rank in ranks):
+            raise RuntimeError(f"ranks ended with {[rank.exitcode for rank in ranks]}")
+        return (Path(folder) / "outcome").read_text()
+
+
+def _rank(job, rank, world, folder, environment, options):
+    os.environ.update(environment)
+    os.environ["LOCAL_RANK"] = str(rank)
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+    try:
+        outcome = _run(job, rank, world, **options)
+    except BaseException as error:
+        # Later ones are of ranks that lost this one.
+        name = f"error-{len(list(Path(folder).glob('error-*')))}-{rank}"
+        (Path(folder) / name).write_text(f"{traceback.format_exc()}\n{type(error).__name__}: {error}")
+        os._exit(1)
+    if rank == 0:
+        (Path(folder) / "outcome").write_text(outcome)
+    os._exit(0)
+
+
+def _run(job, rank, world, stop_at=None, die_at=None, poison=(), spoilt="loss"):
+    from rasterloom.train import engine
+    from rasterloom.train.step import Asked
+
+    steps = 0
+    original = engine.train_step
+
+    def train_step(model_engine, parts, *args, **kwargs):
+        nonlocal steps
+        steps += 1
+        if steps == die_at and rank == world - 1:
+            os._exit(9)
+        if steps in poison and rank == world - 1:
+            return original(_Poisoned(model_engine, spoilt), parts, *args, **kwargs)
+        return original(model_engine, parts, *args, **kwargs)
+
+    engine.train_step = train_step
+
+    def asked():
+        return Asked.STOP if steps == stop_at and rank == min(1, world - 1) else Asked.NOTHING
+
+    return engine.run_worker(job, asked=asked)
+
+
+class _Poisoned:
+    """An engine whose losses or gradients are infinite."""
+
+    def __init__(self, engine, spoilt):
+        object.__setattr__(self, "_engine", engine)
+        object.__setattr__(self, "_spoilt", spoilt)
+
+    def __call__(self, *args):
+        nll, z = self._engine(*args)
+        if self._spoilt == "loss":
+            return nll * float("inf"), z
+        nll.register_hook(lambda gradient: gradient * float("inf"))
+        return nll, z
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+    def __setattr__(self, name, value):
+        setattr(self._engine, name, value)
