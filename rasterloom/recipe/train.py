@@ -21,7 +21,10 @@ def _names_a_version(value: str) -> str:
 CorpusRef = Annotated[str, AfterValidator(_names_a_version)]
 """``name@tag`` or ``name@snapshot``: a version of a corpus of this workspace."""
 
-SPEED_ONLY = {"checkpoint_every", "keep_checkpoints", "micro_batch_tokens"}
+SPEED_ONLY: dict[str, Any] = {
+    **dict.fromkeys(("checkpoint_every", "keep_checkpoints", "micro_batch_tokens"), True),
+    "model": {"remat": True, "compile": True},
+}
 """Fields of `Train` that change how a stage is computed, but not what: a stage may go on with others."""
 
 OF_A_STAGE = ("dropout", "weight_decay", "z_loss", "cfg_drop")

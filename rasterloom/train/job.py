@@ -60,7 +60,7 @@ class StageJob:
     tokens_snapshot: str
     """Version of the token table that the files belong to; noted in checkpoints."""
     init: str
-    """Folder of the weights to start from, or a size of a model from scratch."""
+    """Folder of the weights to start from, or ``tiny``."""
     out_dir: str
     """Folder for all output; with workers on several machines it must be one that they share."""
     token_index: str | None = None
@@ -126,7 +126,7 @@ class StageJob:
         """
         what = {
             "stage": self.stage.model_dump(mode="json"),
-            "train": self.train.model_dump(mode="json", exclude={"stages", "init", *SPEED_ONLY}),
+            "train": self.train.model_dump(mode="json", exclude={"stages": True, "init": True, **SPEED_ONLY}),
             "profile": asdict(self.profile),
             "files": self.token_files,
             "mixture": [(part.files, part.weight, part.tasks) for part in self.parts],
@@ -175,7 +175,7 @@ def check(job: StageJob) -> None:
     check_trackers(job.train.trackers)
     if not job.token_files:
         raise ValueError(f"there are no tokens of target {job.stage.label} to train on")
-    if job.init not in SIZES:
-        from rasterloom.train.start import check_checkpoint  # it brings torch
+    if job.init not in SIZES or job.train.model.lora is not None:
+        from rasterloom.train.model import check_start  # it brings torch
 
-        check_checkpoint(job.init, job.profile)
+        check_start(job.init, job.profile, job.train)

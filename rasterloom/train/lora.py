@@ -19,18 +19,19 @@ VOCABULARY = ("embed_tokens", "lm_head")
 _A, _B, _BASE = ".lora_A.default.weight", ".lora_B.default.weight", ".base_layer.weight"
 
 
+def check_lora_installed() -> None:
+    """Raise ValueError if peft is not installed."""
+    if not find_spec("peft"):
+        raise ValueError("train.model.lora takes peft: pip install 'rasterloom[lora]'")
+
+
 def add_lora(lm: Any, lora: Lora, *, seed: int) -> None:
     """Freeze a model and put adapters beside the matrices of its layers; they start out as adding nothing.
 
     Args:
         lm: a ChameleonForConditionalGeneration; changed in place.
         seed: of the adapters, the same on every rank.
-
-    Raises:
-        ValueError: peft is not installed.
     """
-    if not find_spec("peft"):
-        raise ValueError("train.model.lora takes peft: pip install 'rasterloom[lora]'")
     from peft import inject_adapter_in_model
 
     with torch.random.fork_rng(devices=[]):

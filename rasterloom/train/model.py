@@ -17,11 +17,19 @@ from rasterloom.recipe.model import Lora
 from rasterloom.schema import Profile
 from rasterloom.train import attention
 from rasterloom.train.attention import Segments
-from rasterloom.train.lora import add_lora, merged
+from rasterloom.train.lora import add_lora, check_lora_installed, merged
 from rasterloom.train.loss import Losses, LossHead
 from rasterloom.train.remat import prepare_layers
 from rasterloom.train.samples import IGNORE
-from rasterloom.train.start import build_model, quiet, starts_with_zeros, tiny_config
+from rasterloom.train.sizes import SIZES
+from rasterloom.train.start import (
+    ZeroHead,
+    build_model,
+    check_checkpoint,
+    quiet,
+    starts_with_zeros,
+    tiny_config,
+)
 
 __all__ = ["PackedLM", "build_model", "save_model", "tiny_config", "training_model"]
 
@@ -37,17 +45,39 @@ def training_model(init: str, profile: Profile, train: Train) -> "PackedLM":
         ValueError: as `build_model`; or LoRA would freeze a head whose image rows are zero.
     """
     options = train.model
-    zero = options.zero_image_head if init == train.init else "false"
-    if options.lora is not None and not options.lora.vocabulary and starts_with_zeros(init, zero):
-        raise ValueError(
-            "train.model.lora: image rows of the head start as zeros and would stay so; "
-            "set train.model.lora.vocabulary: true, or train.model.zero_image_head: 'false'"
-        )
-    lm = build_model(init, profile, seed=train.seed, zero_image_head=zero)
+    _check_lora(init, train)
+    lm = build_model(init, profile, seed=train.seed, zero_image_head=_zero_image_head(init, train))
     if options.lora is not None:
         add_lora(lm, options.lora, seed=train.seed)
     prepare_layers(lm.model.layers, remat=options.remat, compiled=options.compile)
     return PackedLM(lm, train.dropout, z_loss=train.z_loss)
+
+
+def check_start(init: str, profile: Profile, train: Train) -> None:
+    """Find out whether `training_model` can do what it is asked for, without reading weights.
+
+    Raises:
+        ValueError: as `training_model`.
+    """
+    if init not in SIZES:
+        check_checkpoint(init, profile)
+    _check_lora(init, train)
+
+
+def _zero_image_head(init: str, train: Train) -> ZeroHead:
+    return train.model.zero_image_head if init == train.init else "false"
+
+
+def _check_lora(init: str, train: Train) -> None:
+    lora = train.model.lora
+    if lora is None:
+        return
+    check_lora_installed()
+    if not lora.vocabulary and starts_with_zeros(init, _zero_image_head(init, train)):
+        raise ValueError(
+            "train.model.lora: image rows of the head start as zeros and would stay so; "
+            "set train.model.lora.vocabulary: true, or train.model.zero_image_head: 'false'"
+        )
 
 
 def save_model(
@@ -69,6 +99,19 @@ def save_model(
     model.config.save_pretrained(folder)
     save_torch_state_dict(merged(model.state_dict() if state_dict is None else state_dict, lora), folder)
     (folder / "profile.json").write_text(json.dumps(asdict(profile), indent=1))
+
+
+@contextmanager
+def own_attention(lm: ChameleonForConditionalGeneration) -> Iterator[None]:
+    """Let a model attend as transformers does, which takes masks and a cache, as long as the block lasts."""
+    before = lm.config._attn_implementation
+    with quiet():
+        lm.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        with quiet():
+            lm.set_attn_implementation(before)
 
 
 class PackedLM(nn.Module):
@@ -107,19 +150,6 @@ class PackedLM(nn.Module):
         ).last_hidden_state[0]
         losses: Losses = self.lm.lm_head(hidden[counted], targets[counted], self.z_loss)
         return losses
-
-
-@contextmanager
-def own_attention(lm: ChameleonForConditionalGeneration) -> Iterator[None]:
-    """Let a model attend as transformers does, which takes masks and a cache, as long as the block lasts."""
-    before = lm.config._attn_implementation
-    with quiet():
-        lm.set_attn_implementation("sdpa")
-    try:
-        yield
-    finally:
-        with quiet():
-            lm.set_attn_implementation(before)
 
 
 class _Dropout:

@@ -54,10 +54,10 @@ def train_step(
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     for number, part in enumerate(parts, start=1):
         ids, targets = (torch.from_numpy(x).to(device) for x in (part.input_ids, part.targets))
-        total, nll, z = engine(ids, targets, part.lengths)
+        part_loss, nll, z_terms = engine(ids, targets, part.lengths)
         tally.add(nll, part)
-        backward(engine, total * scale, last=number == len(parts))
-        sums += torch.stack([nll.double().sum(), z.double().sum()])
+        backward(engine, part_loss * scale, last=number == len(parts))
+        sums += torch.stack([nll.double().sum(), z_terms.double().sum()])
     dist.all_reduce(sums)
     loss, z = (sums / max(count, 1)).tolist()
     grad_norm = optimizer_step(engine, lr, lambda norm: not refuse(loss, norm))

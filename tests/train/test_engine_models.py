@@ -26,6 +26,7 @@ def train_with(tmp_path, write_tokens, profile, small_checkpoint):
         train = Train(
             stages=(stage,),
             heldout=0.0,
+            dropout=0.0,
             deepspeed=DeepSpeed(zero=zero, bf16=bf16),
             model=Model(**options),
             init=small_checkpoint,

@@ -17,6 +17,7 @@ def model_with(init, profile, zero="auto", **lora):
     train = Train(
         stages=(Stage(target=64, steps=1),),
         init=init,
+        dropout=0.0,
         model=Model(lora=Lora(rank=2, alpha=6, **lora), zero_image_head=zero),
     )
     return training_model(init, profile, train).train()

@@ -15,7 +15,8 @@ LENGTHS = ([40, 37, 20, 5], [33, 33, 9], [50])
 
 
 def model_with(profile, init="tiny", dtype=torch.float32, **options):
-    train = Train(stages=(Stage(target=64, steps=1),), model=Model(**options), z_loss=0.01, init=init)
+    stages, options = (Stage(target=64, steps=1),), Model(**options)
+    train = Train(stages=stages, model=options, z_loss=0.01, dropout=0.0, init=init)
     return training_model(init, profile, train).to(dtype).train()
 
 
