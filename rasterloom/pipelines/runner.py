@@ -54,8 +54,8 @@ def start_ray(run: Run) -> None:
     if ray.is_initialized():
         return
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if run.ray_address:
-        ray.init(address=run.ray_address, **quiet)
+    if address := run.ray_address or os.environ.get("RAY_ADDRESS"):  # a job of a cluster has the latter
+        ray.init(address=address, **quiet)
         return
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a Ray of our own, on loopback
     ray.init(

@@ -1,6 +1,8 @@
+import json
 import os
 import subprocess
 import sys
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +54,13 @@ class Workshop:
             text = text.replace(old, new)
         self.recipe_file.write_text(text)
         return self
+
+    def on_s3(self, server):
+        """Write the recipe with a new corpus on an S3 server, in its REST catalog."""
+        name = f"c{uuid.uuid4().hex}"
+        place = f"workspace: s3://lake/{name}\ncatalog: {json.dumps(server.catalog)}"
+        local = f"workspace: {self.recipe_file.parent / 'work'}"
+        return self.write(**{local: place, "corpus: little": f"corpus: {name}"})
 
     @property
     def recipe(self):
