@@ -14,12 +14,13 @@ import pytest
 
 from rasterloom.pipelines import gc
 from rasterloom.pipelines.at_work import at_work
+from rasterloom.pipelines.unreached import Grace
 from rasterloom.versions import lineage
 from rasterloom.versions.refs import VersionError, delete, refs, tag
 from rasterloom.versions.verify import verify
 
 NOTHING = timedelta(0)
-AT_ONCE = gc.Grace(versions=NOTHING, files=NOTHING)
+AT_ONCE = Grace(versions=NOTHING, files=NOTHING)
 STRICTER = "min_side >= 100"
 
 
@@ -54,7 +55,7 @@ def test_within_the_grace_nothing_goes(shop, rasterloom):
     before = files(shop)
     code, out, err = rasterloom("versions", "gc", shop.recipe_file, "--yes")
     assert code == 0 and "There is nothing to remove" in out, err
-    found = gc.find(shop.corpus, gc.Grace(versions=NOTHING))
+    found = gc.find(shop.corpus, Grace(versions=NOTHING))
     assert not found.items, "every file is young"
     assert files(shop) == before
 
@@ -155,7 +156,8 @@ def kill(self, name):
         os.kill(os.getpid(), signal.SIGKILL)
     delete(self, name)
 Store.delete = kill
-nothing = gc.Grace(timedelta(0), timedelta(0))
+from rasterloom.pipelines.unreached import Grace
+nothing = Grace(timedelta(0), timedelta(0))
 gc.collect(Corpus.of(load_recipe(Path(sys.argv[1]))), nothing)
 """
 

@@ -3,11 +3,12 @@
 from datetime import timedelta
 
 from rasterloom.pipelines import gc, takedown
+from rasterloom.pipelines.unreached import Grace
 from rasterloom.storage import Store
 from rasterloom.versions.history import log, made
 from rasterloom.versions.verify import verify
 
-AT_ONCE = gc.Grace(versions=timedelta(0), files=timedelta(0))
+AT_ONCE = Grace(versions=timedelta(0), files=timedelta(0))
 
 
 def test_what_is_taken_down_goes_and_gc_takes_its_files(workshop, seaweedfs, undisturbed):
@@ -43,9 +44,8 @@ def test_what_is_taken_down_goes_and_gc_takes_its_files(workshop, seaweedfs, und
     assert {item.kind for item in looked.items} >= {"data", "metadata"}
     assert theirs in after and len(location.files("")) < metadata
     assert len(log(shop.corpus, "images")) == 1
-    for names in (shop.corpus.store.list(f"{name}/staging/images"),):
-        held = [n for n in names if n.endswith(".parquet")]
-        assert sorted(held) == sorted(f.name for f in shop.corpus.files("images")), "none with the rows"
+    held = [file for file in store.list(f"{name}/staging/images") if file.endswith(".parquet")]
+    assert sorted(held) == sorted(f.name for f in shop.corpus.files("images")), "none with the rows"
     assert shop.tables() == less and not verify(shop.corpus)[1]
     assert len(made(shop.corpus)) == 5
     assert "8 steps, 0 ran now" in shop.run("--until", "lengths")
