@@ -72,7 +72,7 @@ def log_command(
     for v in found:
         record = v.record
         counts = ", ".join(f"{k} {n:,}" for k, n in sorted(record.counts.items(), key=lambda i: -i[1])[:3])
-        why = f"takedown {record.taken_down}: " if v.of_takedown else ""
+        why = f"takedown {record.taken_down}: " if record.of_takedown else ""
         mark = "" if v.current else "[dim]"
         shown.add_row(
             f"{mark}{v.committed:%Y-%m-%d %H:%M:%S}",

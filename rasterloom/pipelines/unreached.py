@@ -27,7 +27,8 @@ _HEX = "[0-9a-f]"
 _UUID = f"{_HEX}{{8}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{12}}"
 # Names that Rasterloom gives; what is called otherwise is somebody else's.
 _STAGED = re.compile(
-    rf"(?P<step>.+)/(?P<fingerprint>{_HEX}{{20}})/(?:(?P<shard>shards/(?:\d{{6}}|[^/]+-\d{{4}})(?:-{_HEX}{{20}})?\.json)"
+    rf"(?P<step>.+)/(?P<fingerprint>{_HEX}{{20}})/"
+    rf"(?:(?P<shard>shards/(?:\d{{6,}}|[^/]+-\d{{4,}})(?:-{_HEX}{{20}})?\.json)"
     rf"|(?P<data>data/[^/]+-{_HEX}{{12}}-\d{{5,}}(?:-t\d{{6}}-{_HEX}{{8}})*\.parquet)|(?P<result>result\.json))"
 )
 _FOLDER = re.compile(rf"(?P<step>.+)/(?P<fingerprint>{_HEX}{{20}})(?:/.+|\.lock)")
