@@ -22,7 +22,8 @@ from rasterloom.versions.lineage import TRAINED
 from rasterloom.versions.record import Record
 from rasterloom.versions.tables import Corpus
 
-HOUR = timedelta(hours=1)
+IN_FLIGHT = timedelta(minutes=10)  # that a commit may take from the first file it writes to its end
+BUSY = timedelta(hours=1)  # the same, where somebody is at work
 _HEX = "[0-9a-f]"
 _UUID = f"{_HEX}{{8}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{12}}"
 # Names that Rasterloom gives; what is called otherwise is somebody else's.
@@ -73,8 +74,8 @@ class Search:
         self.corpus, self.store, self.working, self.models = corpus, corpus.store, working, models
         self.now = datetime.now(UTC)
         self.before = self.now - grace.files
-        # A file that bears no fingerprint may be one that somebody at work has just written.
-        self.unmarked = self.now - max(grace.files, HOUR) if busy else self.before
+        # A file that bears no fingerprint may be of a commit that is being made.
+        self.unmarked = self.now - max(grace.files, BUSY if busy else IN_FLIGHT)
         self.files = {file.name: file for file in self.store.files(corpus.name)}
         self.tables = {name: corpus.table(name) for name in kept}
         self.reach = {name: expire.reach(table, kept[name]) for name, table in self.tables.items() if table}

@@ -84,6 +84,17 @@ def test_without_yes_nothing_goes(shop, rasterloom):
     assert files(shop) == before
 
 
+def test_metadata_of_a_commit_that_may_be_under_way_stay(shop):
+    """However short the grace: what writes them, `versions tag` say, does not say that it is at work."""
+    assert not [item for item in gc.find(shop.corpus, AT_ONCE).items if item.kind == "metadata"]
+    place = Path(shop.corpus.store.path(f"{shop.corpus.name}/tables"))
+    old = time.time() - 3600
+    for path in place.rglob("*.avro"):
+        os.utime(path, (old, old))
+    found = [item for item in gc.find(shop.corpus, AT_ONCE).items if item.kind == "metadata"]
+    assert found and {item.name.split("/")[0] for item in found} == {"metadata"}
+
+
 @pytest.fixture(scope="module")
 def scene(shop):
     """The corpus with what is not Rasterloom's in it, and what jobs that were killed left."""

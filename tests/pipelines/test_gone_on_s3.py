@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from rasterloom.pipelines import gc, takedown
+from rasterloom.pipelines import gc, takedown, unreached
 from rasterloom.pipelines.unreached import Grace
 from rasterloom.storage import Store
 from rasterloom.versions.history import log, made
@@ -11,7 +11,8 @@ from rasterloom.versions.verify import verify
 AT_ONCE = Grace(versions=timedelta(0), files=timedelta(0))
 
 
-def test_what_is_taken_down_goes_and_gc_takes_its_files(workshop, seaweedfs, undisturbed):
+def test_what_is_taken_down_goes_and_gc_takes_its_files(workshop, seaweedfs, undisturbed, monkeypatch):
+    monkeypatch.setattr(unreached, "IN_FLIGHT", timedelta(0))  # nothing is
     shop = workshop.on_s3(seaweedfs)
     shop.run("--until", "lengths")
     assert shop.tables() == undisturbed.tables()
