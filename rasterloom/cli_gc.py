@@ -10,7 +10,8 @@ import typer
 from rich.table import Table
 
 from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, out
-from rasterloom.pipelines.gc import Garbage, Grace, collect, find
+from rasterloom.pipelines.gc import Garbage, collect, find
+from rasterloom.pipelines.unreached import Grace
 from rasterloom.recipe import RecipeError, load_recipe
 from rasterloom.versions.tables import Corpus
 

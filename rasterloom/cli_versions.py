@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.measure import Measurement
 from rich.table import Table
 
 from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, out
@@ -21,6 +22,7 @@ app.command("takedown")(takedown_command)
 app.command("gc")(gc_command)
 
 FAILED = 1
+LOG_WIDTH = 180
 At = Annotated[
     str | None, typer.Option(metavar="VERSION", help="A branch, a tag or a snapshot; else the recipe's own.")
 ]
@@ -72,7 +74,7 @@ def log_command(
     for v in found:
         record = v.record
         counts = ", ".join(f"{k} {n:,}" for k, n in sorted(record.counts.items(), key=lambda i: -i[1])[:3])
-        why = f"takedown {record.taken_down}: " if v.of_takedown else ""
+        why = f"takedown {record.taken_down}: " if record.of_takedown else ""
         mark = "" if v.current else "[dim]"
         shown.add_row(
             f"{mark}{v.committed:%Y-%m-%d %H:%M:%S}",
@@ -87,7 +89,9 @@ def log_command(
             why + counts,
             ", ".join(names.get(v.snapshot_id, [])),
         )
-    out.print(shown)
+    # As wide as it must be, whatever the terminal: a snapshot cut short is of no use.
+    shown.width = Measurement.get(out, out.options.update(max_width=LOG_WIDTH), shown).maximum
+    out.print(shown, crop=False)
 
 
 @app.command("list")

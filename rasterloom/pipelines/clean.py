@@ -109,6 +109,8 @@ class Cleaner:
             keys = reader.read(columns=["key"])["key"]
             if pc.any(pc.is_in(keys, self.known.keys)).as_py():
                 return True
+            if not self.known.looks_at_rows:
+                return False
             if kind == "pairs":
                 return bool(pc.any(self.known.hit_pairs(reader.read(columns=["key", "url", "more"]))).as_py())
             if kind == "images":

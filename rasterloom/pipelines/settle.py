@@ -18,7 +18,7 @@ from rasterloom.pipelines.state import change_record, read_record
 from rasterloom.pipelines.tombstones import Tombstones, tombstones
 from rasterloom.versions.commit import head_snapshot
 from rasterloom.versions.history import made
-from rasterloom.versions.record import Record
+from rasterloom.versions.record import BEFORE_TAKEDOWN, Record
 from rasterloom.versions.refs import refs
 from rasterloom.versions.replace import entries, replace_files
 from rasterloom.versions.tables import MAIN, TABLES, Corpus, DataFile
@@ -150,7 +150,7 @@ def _record(corpus: Corpus, table: Any, step: str, hit: dict[str, Cleaned], clea
     snapshot, record = last
     return replace(
         record,
-        parents={**record.parents, "before takedown": str(snapshot.snapshot_id)},
+        parents={**record.parents, BEFORE_TAKEDOWN: str(snapshot.snapshot_id)},
         counts=staging.add_up([record.counts, *(c.change for c in hit.values())]),
         rows=record.rows - sum(c.gone for c in hit.values()),
         takedowns=cleaner.known.number,

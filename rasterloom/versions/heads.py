@@ -35,9 +35,19 @@ def last_versions(table: Table, head: Snapshot | None) -> dict[str, Made]:
     return found
 
 
-def needed(table: Table, head: Snapshot | None) -> list[int]:
-    """Return the snapshots without which the last version of some step is no longer known."""
-    return [snapshot.snapshot_id for snapshot, _ in _ancestry(table, head)]
+def needed(table: Table, head: Snapshot | None) -> set[int]:
+    """Return the snapshots that have to stay for a version: itself, and those that made what it holds.
+
+    Without the latter all would still be known, but a training that was stopped has noted which it read. They
+    go where a takedown came after them, as they hold what it took.
+    """
+    found = {snapshot.snapshot_id for snapshot, _ in _ancestry(table, head)}
+    newest_first = sorted(last_versions(table, head).values(), key=lambda v: -(v[0].sequence_number or 0))
+    for snapshot, record in newest_first:
+        found.add(snapshot.snapshot_id)
+        if record.of_takedown:
+            break
+    return found
 
 
 def properties_of(table: Table, head: Snapshot | None, record: Record) -> dict[str, str]:

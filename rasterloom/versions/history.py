@@ -21,11 +21,6 @@ class Version:
     record: Record
     current: bool
 
-    @property
-    def of_takedown(self) -> bool:
-        """Whether a takedown made it of the one before."""
-        return "before takedown" in self.record.parents
-
 
 def log(corpus: Corpus, table: str | None = None) -> list[Version]:
     """Return the versions of one table, or of all, newest first."""

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 PREFIX = "rasterloom."
+BEFORE_TAKEDOWN = "before takedown"  # in `parents`: the version that a takedown took rows out of
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Record:
     user: str = ""
     takedowns: int = 0  # how many there were when it was made; none of their rows is in it
     taken_down: int = 0  # the last of them that took rows out of it
+
+    @property
+    def of_takedown(self) -> bool:
+        """Whether it is that of a version that a takedown made of the one before."""
+        return BEFORE_TAKEDOWN in self.parents
 
     def to_properties(self) -> dict[str, str]:
         """Return the record as Iceberg snapshot properties."""

@@ -14,12 +14,13 @@ import pytest
 
 from rasterloom.pipelines import gc
 from rasterloom.pipelines.at_work import at_work
+from rasterloom.pipelines.unreached import Grace
 from rasterloom.versions import lineage
 from rasterloom.versions.refs import VersionError, delete, refs, tag
 from rasterloom.versions.verify import verify
 
 NOTHING = timedelta(0)
-AT_ONCE = gc.Grace(versions=NOTHING, files=NOTHING)
+AT_ONCE = Grace(versions=NOTHING, files=NOTHING)
 STRICTER = "min_side >= 100"
 
 
@@ -54,7 +55,7 @@ def test_within_the_grace_nothing_goes(shop, rasterloom):
     before = files(shop)
     code, out, err = rasterloom("versions", "gc", shop.recipe_file, "--yes")
     assert code == 0 and "There is nothing to remove" in out, err
-    found = gc.find(shop.corpus, gc.Grace(versions=NOTHING))
+    found = gc.find(shop.corpus, Grace(versions=NOTHING))
     assert not found.items, "every file is young"
     assert files(shop) == before
 
@@ -81,6 +82,17 @@ def test_without_yes_nothing_goes(shop, rasterloom):
     code, _, err = rasterloom("versions", "gc", shop.recipe_file, "--older-than", "soon")
     assert code == 2 and "--older-than: got soon, takes an age such as 7d" in err
     assert files(shop) == before
+
+
+def test_metadata_of_a_commit_that_may_be_under_way_stay(shop):
+    """However short the grace: what writes them, `versions tag` say, does not say that it is at work."""
+    assert not [item for item in gc.find(shop.corpus, AT_ONCE).items if item.kind == "metadata"]
+    place = Path(shop.corpus.store.path(f"{shop.corpus.name}/tables"))
+    old = time.time() - 3600
+    for path in place.rglob("*.avro"):
+        os.utime(path, (old, old))
+    found = [item for item in gc.find(shop.corpus, AT_ONCE).items if item.kind == "metadata"]
+    assert found and {item.name.split("/")[0] for item in found} == {"metadata"}
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +167,8 @@ def kill(self, name):
         os.kill(os.getpid(), signal.SIGKILL)
     delete(self, name)
 Store.delete = kill
-nothing = gc.Grace(timedelta(0), timedelta(0))
+from rasterloom.pipelines.unreached import Grace
+nothing = Grace(timedelta(0), timedelta(0))
 gc.collect(Corpus.of(load_recipe(Path(sys.argv[1]))), nothing)
 """
 

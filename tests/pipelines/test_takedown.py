@@ -1,7 +1,10 @@
 """Pictures that were taken down go from every table, and nothing brings them back."""
 
 import contextlib
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,10 +13,12 @@ import pyarrow as pa
 import pytest
 
 from rasterloom.pipelines import takedown
+from rasterloom.pipelines import tombstones as tombstone_files
 from rasterloom.pipelines.tombstones import takedowns, tombstones
 from rasterloom.schema import IMAGES
 from rasterloom.versions import lineage
 from rasterloom.versions.history import made
+from rasterloom.versions.record import Record
 from rasterloom.versions.refs import VersionError, tag
 from rasterloom.versions.tables import TABLES
 from rasterloom.versions.verify import verify
@@ -74,6 +79,23 @@ def test_the_tables_are_those_of_before_without_the_rows(done):
     assert done.outcome.still == ["v1"]
 
 
+def test_a_second_time_it_changes_nothing(done):
+    before = sorted((v.table, v.snapshot_id) for v in made(done.corpus))
+    found = takedown.take_down(done.corpus, done.given)
+    assert (found.number, found.rows) == (0, {}) and set(done.keys) <= set(found.keys)
+    assert sorted((v.table, v.snapshot_id) for v in made(done.corpus)) == before
+    assert len(takedowns(done.corpus.store, done.corpus.name)) == 1
+
+
+def test_a_tag_that_holds_them_is_not_run_on(done):
+    text = done.recipe_file.read_text()
+    done.recipe_file.write_text(text.replace("corpus: little", "corpus: little@v1"))
+    process = done.start("--until", "tokens")
+    printed, _ = process.communicate(timeout=300)
+    done.recipe_file.write_text(text)
+    assert process.returncode == 2 and "were taken down since" in printed, printed
+
+
 def test_versions_say_so_and_stand(done):
     (first,) = takedowns(done.corpus.store, done.corpus.name)
     assert first.why == "asked for" and first.keys == done.outcome.keys
@@ -125,6 +147,26 @@ def test_fetched_anew_they_stay_out(done):
     for name in TABLES:
         assert not {row["key"] for row in rows[name]} & set(done.keys)
     assert done.recipe.fetch.max_side == 192 and len(rows["images"]) == len(rows["pairs"])
+
+
+def test_other_targets_sources_and_retries_do_not_bring_them_back(done):
+    place = done.recipe_file.parent / "more.csv"
+    urls = [row["url"] for row in done.before["images"] if row["key"] in done.keys[1:]]
+    place.write_text("url,text\n" + "".join(f"{url},told otherwise\n" for url in urls))
+    text = done.recipe_file.read_text().replace("targets: [64]", "targets: [64, 96]")
+    more = f"sources:\n  - {{path: {place}, caption: text}}\n"
+    done.recipe_file.write_text(text.replace("sources:\n", more))
+    done.run("--until", "tokens")
+    done.run("--until", "tokens", "--retry", "timeout,http_5xx")
+    images = {row["key"]: row for row in done.rows("images")}
+    told = [row for row in images.values() if row["caption"] == "told otherwise"]
+    # Of those that were taken down by URL the pair is gone; of those by what the picture is, the picture.
+    assert {row["error"] for row in told} == {"taken_down"} and 0 < len(told) < len(urls)
+    assert all(row["image"] is None and row["sha256"] is None for row in told)
+    tokens = done.rows("tokens")
+    assert {row["target"] for row in tokens} == {64, 96}
+    assert not {row["key"] for row in tokens} & {*done.keys, *(row["key"] for row in told)}
+    assert sorted(images) == sorted(row["key"] for row in done.rows("pairs"))
 
 
 def test_a_picture_from_elsewhere_is_a_failure(workshop, tmp_path):
@@ -186,6 +228,139 @@ def test_a_run_that_is_under_way_ends_without_them(workshop, undisturbed):
     assert found.keys == sorted(given)
     assert wordless(workshop.tables()) == wordless(less(undisturbed.tables(), given))
     assert "7 steps, 0 ran now" in workshop.run("--until", "tokens")
+
+
+def test_between_publish_and_commit_nothing_slips_through(workshop, undisturbed, monkeypatch):
+    """A takedown that comes when all shards are published and no version is made of them yet."""
+    from rich.console import Console
+
+    from rasterloom.pipelines import run as run_module
+    from rasterloom.pipelines import runner
+
+    keys = lone(undisturbed)
+    commit, given = runner.commit, dict(zip(("images", "selection", "tokens"), keys, strict=False))
+
+    def late(corpus, name, *arguments, **named):
+        if name in given:
+            takedown.take_down(corpus, [given[name]])
+        return commit(corpus, name, *arguments, **named)
+
+    monkeypatch.setattr(runner, "commit", late)
+    run_module.run(workshop.recipe, "tokens", Console(quiet=True))
+    assert wordless(workshop.tables()) == wordless(less(undisturbed.tables(), given.values()))
+    assert len(given) == 3 == len(takedowns(workshop.corpus.store, workshop.corpus.name))
+    assert "7 steps, 0 ran now" in workshop.run("--until", "tokens")
+
+
+KILLED = """
+import itertools, os, signal, sys
+from pathlib import Path
+from rasterloom.pipelines import settle, staging, takedown
+from rasterloom.recipe import load_recipe
+from rasterloom.versions.tables import Corpus
+calls = itertools.count()
+def killing(work):
+    def run(*arguments):
+        if next(calls) == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return work(*arguments)
+    return run
+settle.replace_files = killing(settle.replace_files)
+staging.publish_anew = killing(staging.publish_anew)
+takedown.take_down(Corpus.of(load_recipe(Path(sys.argv[1]))), sys.argv[3:])
+"""
+
+
+@pytest.fixture(scope="module")
+def again(tmp_path_factory, workshop_at):
+    """A corpus, and a copy of its workspace to go back to."""
+    shop = workshop_at(tmp_path_factory.mktemp("killed") / "recipe.yaml").write()
+    shop.run("--until", "tokens")
+    shop.before = shop.tables()
+    shop.copy = shop.recipe_file.parent / "copy"
+    shutil.copytree(shop.corpus.store.path(), shop.copy)
+    return shop
+
+
+def restore(shop):
+    shutil.rmtree(shop.corpus.store.path())
+    shutil.copytree(shop.copy, shop.corpus.store.path())
+    tombstone_files._read.cache_clear()  # a takedown's file never changes otherwise
+
+
+@pytest.mark.parametrize("number", [0, 2, 6, 8])
+def test_killed_in_the_middle_it_is_finished_by_a_run_or_by_another(again, number):
+    restore(again)
+    key = lone(again)[0]
+    command = [sys.executable, "-c", KILLED, str(again.recipe_file), str(number), key]
+    assert subprocess.run(command, timeout=120).returncode == -signal.SIGKILL
+    assert less(again.tables(), [key]) == less(again.before, [key]), "whole, wherever it was cut off"
+    assert again.tables() != less(again.before, [key])
+    with pytest.raises(VersionError, match="takedown 1 of little was cut off"):
+        takedown.refuse_held(again.corpus)
+    if number == 6:
+        printed = again.run("--until", "tokens")
+        assert "is out now" in printed and "7 steps, 0 ran now" in printed
+    else:
+        assert takedown.take_down(again.corpus, [key]).number == 0
+    assert again.tables() == less(again.before, [key])
+    assert len(takedowns(again.corpus.store, again.corpus.name)) == 1
+    takedown.refuse_held(again.corpus)
+    assert not verify(again.corpus)[1]
+
+
+def test_all_of_a_corpus_can_go(again):
+    restore(again)
+    keys = [row["key"] for row in again.before["pairs"]]
+    found = takedown.take_down(again.corpus, keys)
+    assert found.rows == {name: len(rows) for name, rows in again.before.items()}
+    assert all(rows == [] for rows in again.tables().values())
+    assert not verify(again.corpus)[1]
+
+
+def test_hosts_prefixes_and_hashes_find_their_rows(undisturbed):
+    pairs, images = undisturbed.rows("pairs"), undisturbed.rows("images")
+    port = undisturbed.site[1]
+    row = next(row for row in images if row["status"] == "ok")
+    moved = next(row for row in images if row["final_url"] and row["final_url"] != row["url"])
+    photos = f"http://127.0.0.1:{port}/files/photos/"
+
+    def keys(*given):
+        return set(takedown.take_down(undisturbed.corpus, given, dry_run=True).keys)
+
+    def among(rows, column, value):
+        return {r["key"] for r in rows if (r[column] or "").startswith(value)}
+
+    assert keys(f"{photos}*") == among(pairs, "url", photos) != set()
+    assert keys("127.0.0.1") == {
+        r["key"] for r in pairs if r["url"] and r["url"].split("/")[2:3] == [f"127.0.0.1:{port}"]
+    } | {r["key"] for r in images if "//127.0.0.1:" in (r["final_url"] or r["url"] or "")}
+    assert keys(row["sha256"].upper()) == among(images, "sha256", row["sha256"])
+    assert keys(row["phash"]) == among(images, "phash", row["phash"])
+    assert moved["key"] in keys(moved["final_url"]), "the address that it really came from"
+    assert keys("https" + row["url"].removeprefix("http").replace(f":{port}", "")) == set()
+    assert keys("0" * 64, "f" * 32) == {"f" * 32}, "what is not there yet can be kept out"
+
+
+def test_checkpoints_that_saw_them_are_named_also_of_earlier_tokens(again):
+    restore(again)
+    (tokens,) = (v.record for v in made(again.corpus) if v.table == "tokens")
+    for stage, given in (("1-64", {"tokens/64": tokens.fingerprint}), ("2-96", {"tokens/96": "f" * 20})):
+        record = Record(f"train/{stage}", stage[0] * 20, "1", {}, given)
+        again.corpus.store.put(
+            f"{again.corpus.name}/records/{record.step}/{record.fingerprint}.json", record.to_json()
+        )
+    keys = lone(again)
+    again.write(keep="min_side >= 100").run("--until", "tokens")
+    still = [row["key"] for row in again.rows("tokens")]
+    gone = next(key for key in keys if key not in still)
+    found = takedown.take_down(again.corpus, [gone])
+    assert found.checkpoints == ["train/1-64@" + "1" * 20], "tokens of an earlier version"
+    assert found.rows.keys() == {"pairs", "images", "scores", "selection"}
+    again.write().run("--until", "tokens")
+    assert wordless(again.tables()) == wordless(less(again.before, [gone])), "as it was, but for what is gone"
+    (first,) = takedowns(again.corpus.store, again.corpus.name)
+    assert first.checkpoints == found.checkpoints
 
 
 @pytest.mark.parametrize("entry", ["", "# only this", "not a thing", "12345"])

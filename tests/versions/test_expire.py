@@ -1,6 +1,7 @@
 """Which snapshots have to stay, and that a table is whole without the others."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +9,9 @@ from rasterloom.versions import expire
 from rasterloom.versions.commit import head_snapshot
 from rasterloom.versions.heads import OTHERS, last_versions
 from rasterloom.versions.history import log, made
+from rasterloom.versions.record import BEFORE_TAKEDOWN
 from rasterloom.versions.refs import branch, tag
+from rasterloom.versions.replace import replace_files
 from rasterloom.versions.verify import verify
 
 NOW = 10**15  # milliseconds of the epoch, far ahead: nothing is young
@@ -32,22 +35,48 @@ def keys(corpus):
     return sorted(zip(*corpus.read("tokens", ["target", "key"]).to_pydict().values(), strict=True))
 
 
-def test_the_last_version_of_every_step_is_known_without_the_snapshots_before(three_targets):
+def test_what_made_the_present_version_stays(three_targets):
     before, rows = steps(three_targets), keys(three_targets)
     assert before == {"tokens/64": ("a1", 3), "tokens/96": ("b3", 2), "tokens/128": ("c3", 1)}
+    own = {v.snapshot_id for v in made(three_targets)}
     assert expire.expire(three_targets, "tokens", NOW, ()) > 0
-    table = three_targets.table("tokens")
-    assert len(table.snapshots()) == 1
+    assert {s.snapshot_id for s in three_targets.table("tokens").snapshots()} == own
     assert steps(three_targets) == before and keys(three_targets) == rows
-    assert {v.record.step for v in log(three_targets)} == set(before)
-    snapshot, record = head_snapshot(three_targets, table, "tokens/64")
-    files = three_targets.files("tokens", snapshot.snapshot_id, "target == 64")
-    assert record.fingerprint == "a1" and sum(f.rows for f in files) == 3
-    assert not verify(three_targets)[1]
     assert expire.expire(three_targets, "tokens", NOW, ()) == 0
 
 
-def test_what_is_committed_after_that_goes_on_from_it(three_targets, publish, tokens):
+@pytest.fixture
+def taken_down(three_targets):
+    """A takedown took a row out of tokens/96: all snapshots before hold it."""
+    table = three_targets.table("tokens")
+    snapshot, record = head_snapshot(three_targets, table, "tokens/96")
+    (old,) = (f.name for f in three_targets.files("tokens") if f.partition[0] == "96")
+    new = old.replace("0.parquet", "1.parquet")
+    rows = three_targets.dataset([old]).to_table()
+    three_targets.store.write_parquet(new, rows.slice(0, 1))
+    record = replace(record, rows=1, parents={BEFORE_TAKEDOWN: str(snapshot.snapshot_id)})
+    assert replace_files(three_targets, "tokens", {old: new}, record)
+    return three_targets
+
+
+def test_of_a_takedown_nothing_stays_that_holds_what_it_took(taken_down):
+    before, rows = steps(taken_down), keys(taken_down)
+    assert before == {"tokens/64": ("a1", 3), "tokens/96": ("b3", 1), "tokens/128": ("c3", 1)}
+    assert expire.expire(taken_down, "tokens", NOW, ()) > 0
+    table = taken_down.table("tokens")
+    assert len(table.snapshots()) == 1
+    reached = expire.reach(table, [table.current_snapshot().snapshot_id]).data
+    assert taken_down.store.uri("demo/staging/tokens/96/b3/data/0.parquet") not in reached
+    assert steps(taken_down) == before and keys(taken_down) == rows
+    assert {v.record.step for v in log(taken_down)} == set(before)
+    snapshot, record = head_snapshot(taken_down, table, "tokens/64")
+    files = taken_down.files("tokens", snapshot.snapshot_id, "target == 64")
+    assert record.fingerprint == "a1" and sum(f.rows for f in files) == 3
+    assert not verify(taken_down)[1]
+
+
+def test_what_is_committed_after_that_goes_on_from_it(taken_down, publish, tokens):
+    three_targets = taken_down
     expire.expire(three_targets, "tokens", NOW, ())
     publish(three_targets, "b4", tokens("xy", target=96), step="tokens/96")
     assert steps(three_targets)["tokens/64"] == ("a1", 3) and steps(three_targets)["tokens/96"] == ("b4", 2)

@@ -1,0 +1,53 @@
+"""A takedown and a gc of a workspace on S3 with a REST catalog, both of a real server."""
+
+from datetime import timedelta
+
+from rasterloom.pipelines import gc, takedown, unreached
+from rasterloom.pipelines.unreached import Grace
+from rasterloom.storage import Store
+from rasterloom.versions.history import log, made
+from rasterloom.versions.verify import verify
+
+AT_ONCE = Grace(versions=timedelta(0), files=timedelta(0))
+
+
+def test_what_is_taken_down_goes_and_gc_takes_its_files(workshop, seaweedfs, undisturbed, monkeypatch):
+    monkeypatch.setattr(unreached, "IN_FLIGHT", timedelta(0))  # nothing is
+    shop = workshop.on_s3(seaweedfs)
+    shop.run("--until", "lengths")
+    assert shop.tables() == undisturbed.tables()
+    tokens = undisturbed.rows("tokens")
+    doubled = {row["duplicate_of"] for row in undisturbed.rows("selection")}
+    keys = [row["key"] for row in tokens if row["key"] not in doubled]
+    hashes = {row["key"]: row["sha256"] for row in undisturbed.rows("images")}
+    found = takedown.take_down(shop.corpus, [keys[0], hashes[keys[1]]])
+    assert set(found.keys) >= set(keys[:2]) and found.number == 1
+    less = {
+        name: [row for row in rows if row["key"] not in found.keys]
+        for name, rows in undisturbed.tables().items()
+    }
+    assert shop.tables() == less
+    printed = shop.run("--until", "lengths")
+    assert "8 steps, 1 ran now" in printed and "takedown 1 took rows out of tokens/64" in printed
+
+    store, name = shop.corpus.store, shop.corpus.name
+    theirs = f"{name}/staging/images/notes.txt"
+    store.put(theirs, b"mine")
+    location = Store(shop.corpus.table("images").location())
+    metadata = len(location.files(""))
+    assert len(log(shop.corpus, "images")) == 2
+    looked = gc.find(shop.corpus, AT_ONCE)
+    assert not any(item.kind == "data" for item in gc.find(shop.corpus).items), "within the grace"
+    before = {file.name for file in store.files(name)}
+    gone = gc.collect(shop.corpus, AT_ONCE)
+    after = {file.name for file in store.files(name)}
+    assert before - after == {item.name for item in gone.items if item.kind != "metadata"}
+    assert {item.kind for item in looked.items} >= {"data", "metadata"}
+    assert theirs in after and len(location.files("")) < metadata
+    assert len(log(shop.corpus, "images")) == 1
+    held = [file for file in store.list(f"{name}/staging/images") if file.endswith(".parquet")]
+    assert sorted(held) == sorted(f.name for f in shop.corpus.files("images")), "none with the rows"
+    assert shop.tables() == less and not verify(shop.corpus)[1]
+    assert len(made(shop.corpus)) == 5
+    assert "8 steps, 0 ran now" in shop.run("--until", "lengths")
+    assert gc.find(shop.corpus, AT_ONCE).items == []
