@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from rasterloom.pipelines.corpus import corpus_steps
+from rasterloom.pipelines.existing import is_fixed, refuse_change
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.retry import ask_for_retry, parse_classes
-from rasterloom.pipelines.runner import run_step, start_ray
+from rasterloom.pipelines.runner import StepFailed, run_step, start_ray
 from rasterloom.pipelines.state import Status, file_folder, status
 from rasterloom.pipelines.step import ShardStep, Step
 from rasterloom.pipelines.training import training_steps
 from rasterloom.recipe import Recipe, RecipeError
+from rasterloom.storage import StorageError
 from rasterloom.versions.preflight import check_workspace
 from rasterloom.versions.tables import Corpus
 
@@ -63,6 +65,8 @@ def run(recipe: Recipe, until: str | None, console: Console, retry: str = "") ->
     corpus = Corpus.of(recipe)
     check_workspace(corpus)
     if retry:
+        if is_fixed(corpus):
+            refuse_change(corpus, "--retry")
         (images,) = (step for step in workflow(recipe) if step.name == "images")
         assert isinstance(images, ShardStep)
         ask_for_retry(corpus, images, parse_classes(retry), console)
@@ -80,12 +84,20 @@ def run_steps(recipe: Recipe, steps: list[Step], console: Console) -> list[Plann
         for step in steps:
             before = status(corpus, step)
             planned.append(Planned(step, before, not before.done))
+            if not before.done and isinstance(step, ShardStep) and is_fixed(corpus):
+                refuse_change(corpus, step.name)
             if before.done:
                 console.print(f"[dim]{step.name:<{width}}  done before, nothing to do[/dim]")
                 continue
             console.print(f"[bold]{step.name:<{width}}[/bold]  {before.reason}", highlight=False)
             start_ray(recipe.run)
-            after = run_step(corpus, step, recipe.run, digest, progress)
+            try:
+                after = run_step(corpus, step, recipe.run, digest, progress)
+            except (StepFailed, StorageError, OSError) as error:
+                # pyarrow's errors of S3 do not always tell why: a HEAD that fails has no body.
+                if (why := corpus.store.refusal()) and why not in str(error):
+                    raise StepFailed(f"{error}; {why}") from error
+                raise
             console.print(f"{'':<{width}}  {summary(after)}", highlight=False)
     return planned
 
