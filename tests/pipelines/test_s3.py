@@ -1,12 +1,19 @@
 """A workspace on S3 with a REST catalog, both of a real server."""
 
 import itertools
+import json
 import random
+import uuid
+from pathlib import Path
 
 import pytest
 from faultproxy import FaultProxy
 
-from rasterloom.versions.history import log
+from rasterloom.recipe import load_recipe
+from rasterloom.versions.history import log, made
+from rasterloom.versions.tables import TABLES, Corpus
+
+QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 
 
 @pytest.fixture
@@ -109,3 +116,35 @@ def test_a_run_through_faults_ends_with_the_same_tables(on_s3, undisturbed, prox
     for proxy in proxies.values():
         proxy.choose = lambda *_: None
     assert on_s3.tables() == undisturbed.tables()
+
+
+def test_the_quickstart_runs_on_s3_by_its_workspace_alone(
+    seaweedfs, quickstart, rasterloom, free_port, tmp_path
+):
+    """examples/quickstart-small.yaml as it is, but for where its site and its workspace lie."""
+    site, port, name = tmp_path / "site-small", free_port(), f"c{uuid.uuid4().hex}"
+    text = (QUICKSTART.parent / "quickstart-small.yaml").read_text()
+    for old, new in {
+        "corpus: small": f"corpus: {name}",
+        "workspace: ../work/small": f"workspace: s3://lake/{name}\ncatalog: {json.dumps(seaweedfs.catalog)}",
+        "../work/site-small": str(site),
+        "127.0.0.1:48766": f"127.0.0.1:{port}",
+    }.items():
+        assert old in text
+        text = text.replace(old, new)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(text)
+    quickstart("website").build_site(site, 12, port)
+    with quickstart("server").serve(site, port):
+        code, printed, error = rasterloom("run", recipe, "--until", "tokens")
+    assert code == 0, printed + error
+    corpus = Corpus.of(load_recipe(recipe))
+    rows = {table: sum(file.rows for file in corpus.files(table)) for table in TABLES}
+    assert rows["pairs"] == rows["images"] == rows["scores"] == rows["selection"] > 50
+    for version in made(corpus):
+        assert version.record.rows == sum(v for k, v in version.record.counts.items() if k != "tokens")
+    code, printed, _ = rasterloom("versions", "verify", recipe)
+    assert code == 0 and f"images: 1 of 1 files and {rows['images']} of {rows['images']} rows" in printed
+    assert rasterloom("versions", "tag", recipe, "v1")[0] == 0
+    code, printed, error = rasterloom("versions", "export", recipe, tmp_path / "out", "--at", "v1")
+    assert code == 0 and sorted(p.name for p in (tmp_path / "out").iterdir()), error
