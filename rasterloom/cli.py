@@ -12,6 +12,7 @@ from rich.table import Table
 
 from rasterloom import __version__, cli_sample, cli_tokens, cli_train, cli_versions
 from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, err, out
+from rasterloom.masking import masked
 from rasterloom.recipe import Recipe, RecipeError, load_recipe
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
@@ -246,7 +247,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 def main() -> None:
     """Run the command line: exit code 0 done, 1 failed, 2 wrong use, 130 interrupted."""
-    from pyiceberg.exceptions import CommitFailedException
+    from pyiceberg.exceptions import CommitFailedException, RESTError
 
     from rasterloom.storage import StorageError
     from rasterloom.versions.refs import VersionError
@@ -254,7 +255,7 @@ def main() -> None:
     try:
         code: Any = app(standalone_mode=False)
     except (RecipeError, VersionError) as error:
-        err.print(str(error), markup=False, highlight=False, style="red")
+        err.print(masked(str(error)), markup=False, highlight=False, style="red")
         sys.exit(WRONG_USE)
     except typer.Exit as error:
         sys.exit(error.exit_code)
@@ -268,8 +269,8 @@ def main() -> None:
         if usage == WRONG_USE:  # click's own words on wrong options
             err.print(f"{getattr(error, 'message', error)}  (--help says more)", markup=False, style="red")
             sys.exit(WRONG_USE)
-        if isinstance(error, StepFailed | StorageError | CommitFailedException | OSError):
-            err.print(" ".join(str(error).split()), markup=False, highlight=False, style="red")
+        if isinstance(error, StepFailed | StorageError | CommitFailedException | RESTError | OSError):
+            err.print(masked(" ".join(str(error).split())), markup=False, highlight=False, style="red")
             sys.exit(FAILED)
         raise
     sys.exit(code if isinstance(code, int) else 0)

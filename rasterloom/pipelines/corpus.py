@@ -6,6 +6,7 @@ from itertools import chain
 import pyarrow as pa
 
 from rasterloom.pipelines import work
+from rasterloom.pipelines.existing import is_fixed, steps_of_version
 from rasterloom.pipelines.lengths import lengths_step
 from rasterloom.pipelines.retry import with_retries
 from rasterloom.pipelines.step import ShardStep, Step
@@ -26,11 +27,18 @@ TEXT_PARQUET = {"row_group_size": 10_000, "compression": "zstd"}
 
 
 def corpus_steps(recipe: Recipe) -> list[Step]:
-    """The steps that build a corpus, in order.
+    """The steps that build a corpus, in order; of ``corpus: name@tag``, those that made that version.
 
     Raises:
         RecipeError: what the recipe names is not there, or its keep rule cannot be used.
     """
+    if is_fixed(Corpus.of(recipe)):
+        return steps_of_version(recipe)
+    return steps_of_recipe(recipe)
+
+
+def steps_of_recipe(recipe: Recipe) -> list[Step]:
+    """The steps that the recipe itself asks for. RecipeError as for ``corpus_steps``."""
     try:
         return _corpus_steps(recipe)
     except ValueError as error:

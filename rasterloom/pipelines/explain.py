@@ -124,7 +124,7 @@ class _Story:
         told = [("kept", "yes" if row["kept"] else "no"), ("reason", row["reason"])]
         if self.image and self.image["status"][0].as_py() == "ok":
             scores = self._row("scores", shard=self.shard)
-            for verdict in verdicts(self.recipe.keep.rule, self.image, scores):
+            for verdict in verdicts(self._rule(), self.image, scores):
                 counts = "yes, as there is no picture" if verdict.passes else "no"
                 says = {True: "yes", False: "no", None: f"cannot say, which counts as {counts}"}[verdict.says]
                 given = ", ".join(
@@ -140,6 +140,11 @@ class _Story:
             more = f" and {len(doubles) - DOUBLES} more" if len(doubles) > DOUBLES else ""
             told.append(("kept instead of", ", ".join(doubles[:DOUBLES]) + more))
         return tuple(told)
+
+    def _rule(self) -> str:
+        """The keep rule that made the selection, which is not the recipe's where a tag is read."""
+        record = self.states["selection"].record
+        return str(record.config["rule"]) if record else self.recipe.keep.rule
 
     def _instead(self, key: str) -> list[tuple[str, str]]:
         columns = ["url", "caption", "phash", "original_width", "original_height"]

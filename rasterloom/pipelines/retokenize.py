@@ -5,33 +5,17 @@ tables' records and not worked out from the recipe, so that neither its sources 
 at. Where the recipe is still the one the tables were made by, a full run finds the same steps done.
 """
 
-from dataclasses import dataclass
-from typing import Any
-
 from rich.console import Console
 
+from rasterloom.pipelines.existing import existing
 from rasterloom.pipelines.lengths import lengths_step
 from rasterloom.pipelines.run import Planned, run_steps
 from rasterloom.pipelines.state import status
-from rasterloom.pipelines.step import ShardStep, Step
+from rasterloom.pipelines.step import Step
 from rasterloom.pipelines.token_steps import text_step, token_steps
-from rasterloom.recipe import Recipe, RecipeError, Section
-from rasterloom.schema import IMAGES
+from rasterloom.recipe import Recipe, RecipeError
 from rasterloom.versions.commit import head_snapshot
 from rasterloom.versions.tables import Corpus
-
-
-class AsItStands(Section):
-    """A table's version that is there has no settings: its record has."""
-
-
-@dataclass(frozen=True)
-class Existing(ShardStep):
-    """A table's current version, whatever step made it."""
-
-    @property
-    def fingerprint(self) -> str:
-        return str(self.identity["fingerprint"])
 
 
 def retokenize(
@@ -93,18 +77,5 @@ def _existing(recipe: Recipe) -> list[Step]:
                 f"{name} was made before the current version of {', '.join(late)}: "
                 "rasterloom run RECIPE --until selection"
             )
-        found[name] = Existing(
-            name,
-            AsItStands(),
-            record.code_version,
-            identity={"fingerprint": record.fingerprint},
-            plan=_never,
-            work=_never,
-            schema=IMAGES,
-            table=name,
-        )
+        found[name] = existing(record, name)
     return list(found.values())
-
-
-def _never(*_: Any) -> Any:
-    raise AssertionError("a table that is there is not made")

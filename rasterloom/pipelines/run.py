@@ -7,16 +7,18 @@ from rich.console import Console
 
 from rasterloom.pipelines.at_work import at_work
 from rasterloom.pipelines.corpus import corpus_steps
+from rasterloom.pipelines.existing import is_fixed, refuse_change
 from rasterloom.pipelines.preflight import check_training
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.retry import ask_for_retry, parse_classes, worked_on
-from rasterloom.pipelines.runner import run_step, start_ray
+from rasterloom.pipelines.runner import StepFailed, run_step, start_ray
 from rasterloom.pipelines.settle import settle
 from rasterloom.pipelines.state import Status, file_folder, status
 from rasterloom.pipelines.step import ShardStep, Step
 from rasterloom.pipelines.takedown import refuse_held
 from rasterloom.pipelines.training import training_steps
 from rasterloom.recipe import Recipe, RecipeError
+from rasterloom.storage import StorageError
 from rasterloom.versions.preflight import check_workspace
 from rasterloom.versions.tables import Corpus
 
@@ -73,6 +75,8 @@ def run(recipe: Recipe, until: str | None, console: Console, retry: str = "") ->
     corpus = Corpus.of(recipe)
     check_workspace(corpus)
     if retry:
+        if is_fixed(corpus):
+            refuse_change(corpus, "--retry")
         (images,) = (step for step in workflow(recipe) if step.name == "images")
         assert isinstance(images, ShardStep)
         ask_for_retry(corpus, images, parse_classes(retry), console)
@@ -106,12 +110,20 @@ def _run_steps(corpus: Corpus, recipe: Recipe, steps: list[Step], console: Conso
         for step in steps:
             before = status(corpus, step)
             planned.append(Planned(step, before, not before.done))
+            if not before.done and isinstance(step, ShardStep) and is_fixed(corpus):
+                refuse_change(corpus, step.name)
             if before.done:
                 console.print(f"[dim]{step.name:<{width}}  done before, nothing to do[/dim]")
                 continue
             console.print(f"[bold]{step.name:<{width}}[/bold]  {before.reason}", highlight=False)
             start_ray(recipe.run)
-            after = run_step(corpus, step, recipe.run, digest, progress)
+            try:
+                after = run_step(corpus, step, recipe.run, digest, progress)
+            except (StepFailed, StorageError, OSError) as error:
+                # pyarrow's errors of S3 do not always tell why: a HEAD that fails has no body.
+                if (why := corpus.store.refusal()) and why not in str(error):
+                    raise StepFailed(f"{error}; {why}") from error
+                raise
             console.print(f"{'':<{width}}  {summary(after)}", highlight=False)
     return planned
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasterloom.pipelines import reading, work
-from rasterloom.pipelines.corpus import corpus_steps
+from rasterloom.pipelines.corpus import steps_of_recipe
 from rasterloom.pipelines.state import inputs_of, status
 from rasterloom.pipelines.step import ShardStep
 from rasterloom.recipe import Recipe, RecipeError
@@ -81,7 +81,7 @@ def try_rule(recipe: Recipe, rule: str, page: Path | None = None) -> Tried:
     if page is not None:
         groups = [Group(c.reason, c.rows, c.kept, _sample(rows, c)) for c in changes[:GROUPS]]
         groups.sort(key=lambda g: not g.kept)
-        steps = {s.name: status(corpus, s) for s in corpus_steps(recipe) if s.name in ("images", "scores")}
+        steps = {s.name: status(corpus, s) for s in steps_of_recipe(recipe) if s.name in ("images", "scores")}
         snapshots = {name: s.snapshot_id for name, s in steps.items() if s.snapshot_id is not None}
         write_trial(corpus, snapshots, trial, groups, page)
     counts = [reading.count_of(table["reason"]) for table in (before, after)]
@@ -91,7 +91,7 @@ def try_rule(recipe: Recipe, rule: str, page: Path | None = None) -> Tried:
 
 def _selection(corpus: Corpus, recipe: Recipe) -> pa.Table:
     """The selection of a recipe, in the order of its images: as it was committed, or made in memory."""
-    step: Any = next(step for step in corpus_steps(recipe) if step.name == "selection")
+    step: Any = next(step for step in steps_of_recipe(recipe) if step.name == "selection")
     assert isinstance(step, ShardStep)
     for given in step.inputs:
         state = status(corpus, given)

@@ -27,7 +27,8 @@ def explain(error: ValidationError) -> list[str]:
         else:
             message = item["msg"].removeprefix("Value error, ")
             message = message[0].lower() + message[1:]
-            got = "" if item["type"] == "value_error" else f" (got {_short(item['input'])})"
+            hidden = item["type"] == "value_error" or item["loc"][0] == "catalog"  # secrets
+            got = "" if hidden else f" (got {_short(item['input'])})"
             lines.append(f"{field}: {message}{got}" if field else message + got)
     return lines
 

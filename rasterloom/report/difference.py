@@ -29,7 +29,7 @@ def write_difference(a: Corpus, b: Corpus, found: Sequence[Diff], out: Path) -> 
     """Write one HTML file that needs no other and no network.
 
     Args:
-        found: the differences of tables from version A to version B; the pictures are those of their examples.
+        found: the differences of tables from version A to version B, whose examples are shown.
     """
     with _tables(a) as of_a, _tables(b) as of_b:
         pictures_a = _pictures(of_a, {key for d in found for key in d.examples["removed"]})

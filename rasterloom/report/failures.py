@@ -1,15 +1,13 @@
 """Pairs that have no image: a fixed sample of each class of error, for a person to look into."""
 
-import re
 from dataclasses import dataclass
 
+from rasterloom.masking import masked
 from rasterloom.report import words
 from rasterloom.report.data import Tables
 from rasterloom.report.gallery import SEED
 
 SHOWN = 8  # of each class
-
-_LOGIN = re.compile(r"(?<=://)[^/?#@\s]+@")  # a page that is sent around shows no passwords
 
 
 @dataclass(frozen=True)
@@ -59,5 +57,5 @@ def failures(tables: Tables) -> list[Failures]:
 
 def _failure(row: dict[str, str | int | None]) -> Failure:
     names = ("url", "host", "detail", "caption")
-    text = {name: words.plain(_LOGIN.sub("…@", str(row[name] or ""))) for name in names}
+    text = {name: words.plain(masked(str(row[name] or ""))) for name in names}
     return Failure(**text, attempts=int(row["attempts"] or 0))

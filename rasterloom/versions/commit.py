@@ -1,13 +1,12 @@
 """Publishing a step's files as the next version of a table, exactly once."""
 
-import contextlib
 import random
 import time
 import warnings
 
 import pyarrow as pa
 from pyiceberg.catalog import Catalog
-from pyiceberg.exceptions import CommitFailedException, NamespaceAlreadyExistsError, TableAlreadyExistsError
+from pyiceberg.exceptions import CommitFailedException, TableAlreadyExistsError
 from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.io.pyarrow import _pyarrow_to_schema_without_ids
 from pyiceberg.table import Table
@@ -16,7 +15,7 @@ from pyiceberg.table.snapshots import Snapshot
 
 from rasterloom.storage import StorageError
 from rasterloom.versions.heads import last_versions, properties_of
-from rasterloom.versions.patience import TRANSIENT, patiently
+from rasterloom.versions.patience import TRANSIENT, let_in, patiently
 from rasterloom.versions.record import Record
 from rasterloom.versions.tables import MAIN, Corpus
 
@@ -59,7 +58,8 @@ def commit(
         if head is not None and head[1].fingerprint == record.fingerprint:
             return head[0].snapshot_id
         try:
-            _commit_once(corpus, table, schema, [corpus.store.uri(f) for f in files], record, replaces)
+            with let_in():
+                _commit_once(corpus, table, schema, [corpus.store.uri(f) for f in files], record, replaces)
         except (CommitFailedException, *TRANSIENT):  # of a lost answer the head tells
             if attempt == COMMIT_TRIES - 1:
                 raise
@@ -113,8 +113,11 @@ def _open_or_create(corpus: Corpus, name: str, schema: pa.Schema, partition_by: 
     )
     if table is not None:
         return table
-    with contextlib.suppress(NamespaceAlreadyExistsError):
+    try:
         catalog.create_namespace(corpus.name)
+    except Exception:  # another driver was first, which each kind of catalog says in its own way
+        if not catalog.namespace_exists(corpus.name):
+            raise
     try:
         with catalog.create_table_transaction(
             corpus.identifier(name),

@@ -2,6 +2,7 @@
 
 import uuid
 
+from rasterloom.masking import masked
 from rasterloom.storage import StorageError, Store
 from rasterloom.versions.tables import Corpus
 
@@ -40,16 +41,10 @@ def check_catalog(corpus: Corpus) -> None:
     except Exception as error:  # each kind of catalog has errors of its own
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         where = dict(corpus.catalog_properties).get("uri", f"in {corpus.store.root}")
-        raise StorageError(f"the catalog {_without_secrets(where)} cannot be used: {reason}") from None
+        raise StorageError(masked(f"the catalog {where} cannot be used: {reason}")) from None
 
 
 def check_workspace(corpus: Corpus) -> None:
     """Check store and catalog. StorageError if either cannot be used."""
     check_store(corpus.store)
     check_catalog(corpus)
-
-
-def _without_secrets(uri: str) -> str:
-    """An address without the user and password that a database's may hold."""
-    scheme, found, rest = uri.partition("://")
-    return f"{scheme}{found}{rest.rpartition('@')[2]}"

@@ -21,6 +21,7 @@ from rasterloom.versions.patience import patiently
 
 T = TypeVar("T")
 MAIN = "main"
+LOCKED_S = 60  # that a writer of the SQLite catalog waits for the others
 TABLES = ("pairs", "images", "scores", "selection", "tokens")
 
 
@@ -30,6 +31,19 @@ def s3_properties() -> dict[str, str]:
     if endpoint := s3.endpoint():
         properties["s3.endpoint"] = endpoint
     return properties
+
+
+def _sqlite_catalog(file: Path, warehouse: str) -> Catalog:
+    from sqlalchemy.exc import OperationalError
+
+    def load() -> Catalog:
+        uri = f"sqlite:///{file}?timeout={LOCKED_S}"
+        return load_catalog("rasterloom", type="sql", uri=uri, warehouse=warehouse)
+
+    try:
+        return load()
+    except OperationalError:  # another driver made its tables between our look and our attempt
+        return load()
 
 
 @dataclass(frozen=True)
@@ -68,8 +82,7 @@ class Corpus:
         if not self.catalog_properties:
             folder = Path(self.store.path())
             folder.mkdir(parents=True, exist_ok=True)
-            uri = f"sqlite:///{folder / 'catalog.db'}"
-            return load_catalog("rasterloom", type="sql", uri=uri, warehouse=self.store.uri(""))
+            return _sqlite_catalog(folder / "catalog.db", self.store.uri(""))
         return load_catalog("rasterloom", **{**s3_properties(), **dict(self.catalog_properties)})
 
     @property

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rasterloom.recipe import load_recipe
+from rasterloom.versions.refs import tag
 from rasterloom.versions.tables import TABLES, Corpus
 
 SCENES = 24
@@ -120,4 +121,15 @@ def undisturbed(tmp_path_factory, site):
     """A workshop whose tokens were made in one go."""
     shop = Workshop(tmp_path_factory.mktemp("undisturbed") / "recipe.yaml", site).write()
     shop.printed = shop.run("--until", "tokens")
+    return shop
+
+
+@pytest.fixture(scope="session")
+def two_versions(tmp_path_factory, site):
+    """A workshop whose rule was made stricter after the tag v1; ``before`` has the tables as they were."""
+    shop = Workshop(tmp_path_factory.mktemp("two") / "recipe.yaml", site).write()
+    shop.run("--until", "tokens")
+    tag(shop.corpus, "v1")
+    shop.before = shop.tables()
+    shop.write(keep="min_side >= 100").run("--until", "tokens")
     return shop

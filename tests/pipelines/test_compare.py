@@ -2,21 +2,6 @@
 
 import re
 
-import pytest
-
-
-@pytest.fixture(scope="module")
-def two_versions(tmp_path_factory, workshop_at):
-    """A workshop whose rule was made stricter after the tag v1."""
-    from rasterloom.versions.refs import tag
-
-    shop = workshop_at(tmp_path_factory.mktemp("two") / "recipe.yaml").write()
-    shop.run("--until", "selection")
-    tag(shop.corpus, "v1")
-    shop.before = shop.rows("selection")
-    shop.write(keep="min_side >= 100").run("--until", "selection")
-    return shop
-
 
 def test_the_gallery_shows_rows_that_changed(two_versions, rasterloom, tmp_path):
     page = tmp_path / "pages" / "diff.html"
@@ -24,7 +9,7 @@ def test_the_gallery_shows_rows_that_changed(two_versions, rasterloom, tmp_path)
         "versions", "diff", two_versions.recipe_file, "v1", "main", "--html", page
     )
     assert code == 0 and f"gallery: {page}" in printed, error
-    kept = {row["key"]: row["kept"] for row in two_versions.before}
+    kept = {row["key"]: row["kept"] for row in two_versions.before["selection"]}
     dropped = [r["key"] for r in two_versions.rows("selection") if kept[r["key"]] and not r["kept"]]
     text = page.read_text()
     assert dropped and text.count("kept: True → False") == min(len(dropped), 24)

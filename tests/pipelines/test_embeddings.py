@@ -82,3 +82,14 @@ def test_semantic_duplicates_in_a_corpus(embedded, clip):
 def test_tokens_do_not_read_the_embeddings(embedded):
     embedded.run("--until", "tokens")
     assert all(row["clip"] is not None for row in embedded.rows("tokens") if row["caption"])
+
+
+def test_embeddings_of_a_tag_whatever_the_recipe_says_now(embedded, rasterloom, tmp_path):
+    from rasterloom.versions.refs import tag
+
+    tag(embedded.corpus, "v1")
+    text = embedded.recipe_file.read_text().replace("corpus: little", "corpus: little@v1")
+    (tmp_path / "recipe.yaml").write_text(text.replace("keep: min_side >= 64", "keep: min_side >= 100"))
+    code, printed, error = rasterloom("embeddings", tmp_path / "recipe.yaml", tmp_path / "out")
+    assert code == 0, error
+    assert printed.startswith(f"{export(embedded.recipe, tmp_path / 'other'):,} embeddings")

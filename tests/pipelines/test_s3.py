@@ -1,11 +1,19 @@
 """A workspace on S3 with a REST catalog, both of a real server."""
 
+import itertools
+import json
 import random
+import uuid
+from pathlib import Path
 
 import pytest
 from faultproxy import FaultProxy
 
-from rasterloom.versions.history import log
+from rasterloom.recipe import load_recipe
+from rasterloom.versions.history import log, made
+from rasterloom.versions.tables import TABLES, Corpus
+
+QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 
 
 @pytest.fixture
@@ -33,26 +41,110 @@ def test_two_runs_at_once_make_each_version_once(on_s3, undisturbed):
     )
 
 
-def test_a_run_through_faults_ends_with_the_same_tables(on_s3, undisturbed, seaweedfs, monkeypatch):
+@pytest.fixture
+def proxies(on_s3, seaweedfs, monkeypatch):
+    """Proxies that the run's requests to the data and to the catalog go through."""
+    ports = {"data": seaweedfs.ports["s3.port"], "catalog": seaweedfs.ports["s3.port.iceberg"]}
+    found = {name: FaultProxy(f"127.0.0.1:{port}") for name, port in ports.items()}
+    recipe = on_s3.recipe_file
+    recipe.write_text(
+        recipe.read_text().replace(f"127.0.0.1:{ports['catalog']}/", f"{found['catalog'].address}/")
+    )
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{found['data'].address}")
+    yield found
+    for proxy in found.values():
+        proxy.close()
+
+
+def test_what_expires_ends_a_run_in_one_line_and_the_same_command_goes_on(on_s3, undisturbed, proxies):
+    """First the credentials expire in the middle of `images`, then the catalog's token for good, then now
+    and then: it is made new by itself."""
+    data, catalog = proxies.values()
+
+    def fails():
+        process = on_s3.start("--until", "tokens")
+        printed, _ = process.communicate(timeout=300)
+        assert process.returncode == 1 and "Traceback" not in printed, printed
+        for proxy in proxies.values():
+            proxy.choose = lambda *_: None
+        whole = undisturbed.tables()
+        for version in log(on_s3.corpus):
+            assert on_s3.rows(version.table) == whole[version.table], "no version is there in part"
+        return printed.splitlines()[-1]
+
+    shards = "staging/images"
+    data.choose = lambda method, path, number: "expired" if seen_writes(data, shards) > 2 else None
+    assert "the session token has expired: get new credentials and run again" in fails()
+    published = on_s3.corpus.store.list(f"{on_s3.corpus.name}/staging/images")
+    assert any(name.endswith(".json") for name in published)
+
+    asked = len(catalog.seen) + 4
+    catalog.choose = lambda method, path, number: (
+        "unauthorized" if number > asked and "oauth" not in path else None
+    )
+    assert "the catalog does not let us in: NotAuthorizedException: The token has expired; renew" in fails()
+
+    served = itertools.count()
+
+    def short_lived(method, path, number):
+        """A token serves four requests."""
+        nonlocal served
+        if "oauth" in path:
+            served = itertools.count()
+        return "unauthorized" if "oauth" not in path and next(served) >= 4 else None
+
+    catalog.choose = short_lived
+    on_s3.run("--until", "tokens")
+    catalog.choose = lambda *_: None
+    assert sum(fault == "unauthorized" for *_, fault in catalog.seen) > 5
+    assert on_s3.tables() == undisturbed.tables()
+
+
+def seen_writes(proxy, part):
+    return sum(method == "PUT" and part in path for method, path, _ in proxy.seen)
+
+
+def test_a_run_through_faults_ends_with_the_same_tables(on_s3, undisturbed, proxies):
     """One request in twenty is spoilt, of the data's and of the catalog's: nothing is lost or doubled."""
     chance = random.Random(5)
     kinds = ("500", "503", "reset", "reset_after")
-    ports = {"data": seaweedfs.ports["s3.port"], "catalog": seaweedfs.ports["s3.port.iceberg"]}
-    proxies = {name: FaultProxy(f"127.0.0.1:{port}") for name, port in ports.items()}
-    try:
-        for proxy in proxies.values():
-            proxy.choose = lambda *_: chance.choice(kinds) if chance.random() < 0.05 else None
-        recipe = on_s3.recipe_file
-        recipe.write_text(
-            recipe.read_text().replace(f"127.0.0.1:{ports['catalog']}/", f"{proxies['catalog'].address}/")
-        )
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{proxies['data'].address}")
-        on_s3.run("--until", "tokens")
-        spoilt = {name: sum(f is not None for *_, f in p.seen) for name, p in proxies.items()}
-        assert spoilt["data"] > 20 and spoilt["catalog"] > 0, spoilt
-        for proxy in proxies.values():
-            proxy.choose = lambda *_: None
-        assert on_s3.tables() == undisturbed.tables()
-    finally:
-        for proxy in proxies.values():
-            proxy.close()
+    for proxy in proxies.values():
+        proxy.choose = lambda *_: chance.choice(kinds) if chance.random() < 0.05 else None
+    on_s3.run("--until", "tokens")
+    spoilt = {name: sum(f is not None for *_, f in p.seen) for name, p in proxies.items()}
+    assert spoilt["data"] > 20 and spoilt["catalog"] > 0, spoilt
+    for proxy in proxies.values():
+        proxy.choose = lambda *_: None
+    assert on_s3.tables() == undisturbed.tables()
+
+
+def test_the_quickstart_runs_on_s3_by_its_workspace_alone(
+    seaweedfs, quickstart, rasterloom, free_port, tmp_path
+):
+    """examples/quickstart-small.yaml as it is, but for where its site and its workspace lie."""
+    site, port, name = tmp_path / "site-small", free_port(), f"c{uuid.uuid4().hex}"
+    text = (QUICKSTART.parent / "quickstart-small.yaml").read_text()
+    for old, new in {
+        "corpus: small": f"corpus: {name}",
+        "workspace: ../work/small": f"workspace: s3://lake/{name}\ncatalog: {json.dumps(seaweedfs.catalog)}",
+        "../work/site-small": str(site),
+        "127.0.0.1:48766": f"127.0.0.1:{port}",
+    }.items():
+        assert old in text
+        text = text.replace(old, new)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(text)
+    quickstart("website").build_site(site, 12, port)
+    with quickstart("server").serve(site, port):
+        code, printed, error = rasterloom("run", recipe, "--until", "tokens")
+    assert code == 0, printed + error
+    corpus = Corpus.of(load_recipe(recipe))
+    rows = {table: sum(file.rows for file in corpus.files(table)) for table in TABLES}
+    assert rows["pairs"] == rows["images"] == rows["scores"] == rows["selection"] > 50
+    for version in made(corpus):
+        assert version.record.rows == sum(v for k, v in version.record.counts.items() if k != "tokens")
+    code, printed, _ = rasterloom("versions", "verify", recipe)
+    assert code == 0 and f"images: 1 of 1 files and {rows['images']} of {rows['images']} rows" in printed
+    assert rasterloom("versions", "tag", recipe, "v1")[0] == 0
+    code, printed, error = rasterloom("versions", "export", recipe, tmp_path / "out", "--at", "v1")
+    assert code == 0 and sorted(p.name for p in (tmp_path / "out").iterdir()), error

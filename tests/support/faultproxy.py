@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import json
 import socket
 import struct
 import threading
@@ -16,7 +17,8 @@ class FaultProxy:
 
     500 and 503 are S3's InternalError and SlowDown; ``reset`` closes the connection before the request is
     forwarded, ``reset_after`` when it has been carried out, so that the answer is lost; ``truncate`` sends
-    half of the body; ``stall`` says nothing for ``stall_s``; ``expired`` is S3's ExpiredToken.
+    half of the body; ``stall`` says nothing for ``stall_s``; ``expired`` is S3's ExpiredToken, and
+    ``unauthorized`` what a REST catalog answers to a token that has expired.
     """
 
     def __init__(self, upstream: str, stall_s: float = 3.0) -> None:
@@ -66,6 +68,9 @@ class FaultProxy:
                 _answer(request, 503, "SlowDown", "Please reduce your request rate.")
             elif fault == "expired":
                 _answer(request, 400, "ExpiredToken", "The provided token has expired.")
+            elif fault == "unauthorized":
+                said = {"message": "The token has expired.", "type": "NotAuthorizedException", "code": 401}
+                _send(request, 401, "application/json", json.dumps({"error": said}).encode())
             else:
                 self._forward(request, body, fault)
 
@@ -130,8 +135,12 @@ def _reset(request: BaseHTTPRequestHandler) -> None:
 
 def _answer(request: BaseHTTPRequestHandler, status: int, code: str, message: str) -> None:
     body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+    _send(request, status, "application/xml", body)
+
+
+def _send(request: BaseHTTPRequestHandler, status: int, kind: str, body: bytes) -> None:
     request.send_response(status)
-    request.send_header("Content-Type", "application/xml")
+    request.send_header("Content-Type", kind)
     request.send_header("Content-Length", str(len(body)))
     request.end_headers()
     if request.command != "HEAD":

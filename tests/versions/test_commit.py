@@ -1,5 +1,9 @@
 import multiprocessing
+import time
+import uuid
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -33,7 +37,7 @@ def tokens(target, bucket, keys):
 def write(corpus, step, fingerprint, *tables):
     names = []
     for number, table in enumerate(tables):
-        names.append(f"demo/staging/{step}/{fingerprint}/data/{number}.parquet")
+        names.append(f"{corpus.name}/staging/{step}/{fingerprint}/data/{number}.parquet")
         corpus.store.write_parquet(names[-1], table)
     return names
 
@@ -112,31 +116,60 @@ def test_a_record_survives(corpus):
     assert Record.from_properties({"operation": "append"}) is None
 
 
-def _commit_from_another_process(root, fingerprint, target, key, start, results):
-    corpus = Corpus("demo", Store(root))
-    start.wait()
-    results.put(commit_tokens(corpus, fingerprint, tokens(target, "64x64", [key]), target=target))
+@pytest.fixture(params=["sqlite", "rest"])
+def shared(request, corpus):
+    """The corpus in each of two catalogs: an SQLite file on a disk, and REST with the data on S3."""
+    if request.param == "sqlite":
+        return corpus
+    server = request.getfixturevalue("seaweedfs")
+    name = f"c{uuid.uuid4().hex}"
+    return Corpus(name, Store(f"s3://lake/{name}"), tuple(server.catalog.items()))
 
 
-@pytest.mark.parametrize("same", [True, False])
-def test_drivers_that_commit_at_once(corpus, same):
-    """Two drivers of one step give one version; drivers of different steps all get theirs in."""
-    context = multiprocessing.get_context("spawn")
-    commit_tokens(corpus, "f0", tokens(64, "64x64", "z"))
-    start, results = context.Barrier(4), context.Queue()
-    jobs = [("f1", 64, "a") if same else (f"f{n}", 64 + 32 * n, "abcd"[n]) for n in range(4)]
-    processes = [
-        context.Process(target=_commit_from_another_process, args=(corpus.store.root, *job, start, results))
-        for job in jobs
-    ]
-    for process in processes:
-        process.start()
-    snapshots = [results.get(timeout=60) for _ in processes]
-    for process in processes:
-        process.join()
-    if same:
-        assert len(set(snapshots)) == 1
-        assert keys(corpus) == ["a"]
-    else:
-        assert len(set(snapshots)) == 4
-        assert Counter(keys(corpus)) == Counter("abcd")
+@pytest.fixture(scope="module")
+def at_once(seaweedfs):
+    """A function that has a process commit each (table, step, fingerprint, row), all at one time."""
+    with ProcessPoolExecutor(8, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(time.sleep, [0.5] * 8))  # all have begun
+
+        def run(corpus, jobs):
+            start = time.time() + 0.5
+            return list(pool.map(_commit, [replace(corpus)] * len(jobs), jobs, [start] * len(jobs)))
+
+        yield run
+
+
+def _commit(corpus, job, start):
+    time.sleep(max(0, start - time.time()))
+    table, step, fingerprint, given = job
+    schema = TOKENS if table == "tokens" else SCORES
+    file = write(corpus, step, fingerprint, pa.Table.from_pylist([given], schema=schema))
+    replaces = f"target == {given['target']}" if table == "tokens" else ""
+    partition = PARTITION if table == "tokens" else ()
+    done = record(step, fingerprint)
+    return commit(corpus, table, schema, file, done, replaces=replaces, partition_by=partition)
+
+
+def token_row(target, key):
+    (row,) = tokens(target, f"{target}x{target}", [key]).to_pylist()
+    return row
+
+
+def test_drivers_of_one_step_make_one_version(shared, at_once):
+    snapshots = at_once(shared, [("tokens", "tokens/64", "f1", token_row(64, "a"))] * 4)
+    assert len(set(snapshots)) == 1
+    assert keys(shared) == ["a"] and len(log(shared, "tokens")) == 1
+
+
+def test_drivers_of_different_steps_all_get_theirs_in(shared, at_once):
+    commit_tokens(shared, "f0", tokens(64, "64x64", "z"))
+    jobs = [("tokens", f"tokens/{64 + 32 * n}", f"f{n}", token_row(64 + 32 * n, "abcd"[n])) for n in range(4)]
+    assert len(set(at_once(shared, jobs))) == 4
+    assert Counter(keys(shared)) == Counter("abcd"), "z gave way to the step's next version"
+
+
+def test_eight_writers_of_different_tables_lose_nothing(shared, at_once):
+    jobs = [(f"scores{n}", f"scores{n}", f"f{n}", {"key": f"{n}", "shard": n}) for n in range(8)]
+    assert len(set(at_once(shared, jobs))) == 8
+    for n in range(8):
+        assert shared.read(f"scores{n}").to_pylist() == [{"key": f"{n}", "shard": n}]
