@@ -8,6 +8,7 @@ runs stands in ``run``, which is nobody's identity.
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.filter import Dedup, Keep, Score
 from rasterloom.recipe.load import load_recipe
+from rasterloom.recipe.resources import DriverTakes, StepTakes
 from rasterloom.recipe.run import Run
 from rasterloom.recipe.sample import ColourCheck, Sample
 from rasterloom.recipe.section import RecipeError, Section
@@ -22,6 +23,7 @@ __all__ = [
     "Column",
     "Dedup",
     "DeepSpeed",
+    "DriverTakes",
     "Fetch",
     "Keep",
     "Prompt",
@@ -33,6 +35,7 @@ __all__ = [
     "Section",
     "Source",
     "Stage",
+    "StepTakes",
     "Tokenize",
     "Train",
     "load_recipe",
