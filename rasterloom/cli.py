@@ -238,10 +238,9 @@ def main() -> None:
         err.print(str(error), markup=False, highlight=False, style="red")
         sys.exit(WRONG_USE)
     except typer.Exit as error:
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except KeyboardInterrupt:
-        err.print("Stopped. What was finished is kept; run the same command to go on.")
-        sys.exit(INTERRUPTED)
+        code = INTERRUPTED
     except Exception as error:
         from rasterloom.pipelines.runner import StepFailed
 
@@ -253,4 +252,6 @@ def main() -> None:
             err.print(" ".join(str(error).split()), markup=False, highlight=False, style="red")
             sys.exit(FAILED)
         raise
+    if code == INTERRUPTED:  # typer makes it of a KeyboardInterrupt
+        err.print("Stopped. What was finished is kept; run the same command to go on.")
     sys.exit(code if isinstance(code, int) else 0)
