@@ -76,6 +76,7 @@ def _init(run: Run, variables: dict[str, str]) -> None:
         return
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a Ray of our own, on loopback
     ray.init(
+        address="local",  # not any that happens to run here
         num_cpus=run.cpus or os.cpu_count() or 1,
         include_dashboard=False,
         object_store_memory=256 * 2**20,  # paths travel between tasks, not pixels

@@ -66,7 +66,8 @@ def two_gpus():
     import ray
 
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")
-    ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, object_store_memory=100 * 2**20)
+    memory = 100 * 2**20
+    ray.init("local", num_cpus=2, num_gpus=2, include_dashboard=False, object_store_memory=memory)
     yield
     ray.shutdown()
 

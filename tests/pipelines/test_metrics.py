@@ -23,6 +23,7 @@ def shown():
 
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")
     ray.init(
+        address="local",
         num_cpus=1,
         include_dashboard=False,
         object_store_memory=100 * 2**20,
