@@ -3,7 +3,7 @@
 import time
 
 LOOK_EVERY_S = 1.0
-LATE_S = 5.0  # until the head has noticed that a node is gone, after its workers' silence was
+LATE_S = 2.0  # until the head has noticed that a node is gone, after its workers' silence was
 
 
 class Nodes:

@@ -85,12 +85,14 @@ def run_on_ray(
                     cause = error.cause if isinstance(error.cause, Exception) else error
                     raise StepFailed(f"{step.name}, shard {shard.name}: {one_line(cause)}") from error
                 except RayError as error:
-                    workers.died(reference)
+                    guilty = workers.died(reference)
                     metrics.lost()
                     if nodes.lost(there, error):
                         console.print(f"  {step.name}: a node is gone; what it did is done again")
-                    elif (died := died + Counter([shard.name]))[shard.name] == TRIES:
-                        raise StepFailed(f"{step.name}, shard {shard.name}: {_why(error)}") from error
+                    elif guilty:
+                        died[shard.name] += 1
+                        if died[shard.name] == TRIES:
+                            raise StepFailed(f"{step.name}, shard {shard.name}: {_why(error)}") from error
                     waiting.append(shard)
                 else:
                     workers.done(reference)
@@ -155,8 +157,8 @@ class _Tasks:
     def done(self, reference: Any) -> None:
         pass
 
-    def died(self, reference: Any) -> None:
-        pass
+    def died(self, reference: Any) -> bool:
+        return True
 
     def stop(self, flying: list[Any]) -> None:
         import ray
@@ -195,6 +197,7 @@ class _Actors:
         self.starting: dict[Any, tuple[Any, frozenset[str]]] = {}
         self._busy: dict[Any, int] = {}
         self._actor_of: dict[Any, Any] = {}
+        self._guilty: set[Any] = set()
         self._failed = 0
 
     @property
@@ -242,9 +245,13 @@ class _Actors:
     def done(self, reference: Any) -> None:
         self._busy[self._actor_of.pop(reference)] -= 1
 
-    def died(self, reference: Any) -> None:
-        """Drop an actor; each shard that it held comes back by itself."""
-        self._busy.pop(self._actor_of.pop(reference), None)
+    def died(self, reference: Any) -> bool:
+        """Drop an actor, whose shards come back one by one; say whether this is the one that it was at."""
+        actor = self._actor_of[reference]
+        if self._busy.pop(actor, None) is not None:
+            self._guilty.add(next(r for r, a in self._actor_of.items() if a is actor))  # the first given
+        del self._actor_of[reference]
+        return reference in self._guilty
 
     def stop(self, flying: list[Any]) -> None:
         import ray
