@@ -1,6 +1,9 @@
-"""``python -m rasterloom``."""
+"""``python -m rasterloom``, which is also how a job of a cluster begins."""
 
-from rasterloom.cli import main
+from rasterloom.pipelines.variables import take
 
 if __name__ == "__main__":
+    take()  # before the import below: pyiceberg looks at the variables when it is imported
+    from rasterloom.cli import main
+
     main()

@@ -10,8 +10,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from rasterloom import __version__, cli_sample, cli_tokens, cli_train, cli_versions
-from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, err, out
+from rasterloom import __version__, cli_jobs, cli_sample, cli_tokens, cli_train, cli_versions
+from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, Retry, Until, err, out
 from rasterloom.masking import masked
 from rasterloom.recipe import Recipe, RecipeError, load_recipe
 
@@ -26,25 +26,17 @@ app = typer.Typer(
 )
 app.add_typer(cli_versions.app, name="versions")
 app.add_typer(cli_tokens.app, name="tokens")
+app.add_typer(cli_jobs.app, name="jobs")
+app.command("submit")(cli_jobs.submit_command)
 app.command("tokenize")(cli_tokens.tokenize_command)
 app.command("train")(cli_train.train_command)
 app.command("sample")(cli_sample.sample_command)
 app.command("evaluate")(cli_sample.evaluate_command)
 
-Until = Annotated[
-    str | None,
-    typer.Option(metavar="STEP", help="Stop after this step, such as selection, tokens or tokens/512."),
-]
-
 
 class GroupBy(StrEnum):
     REASON = "reason"
     HOST = "host"
-
-
-Retry = Annotated[
-    str, typer.Option(metavar="CLASSES", help="Fetch failed pairs again first: timeout,http_5xx.")
-]
 
 
 @app.command("run")
@@ -58,8 +50,10 @@ def run_command(
     Stop it whenever you like: what is finished stays, and the next run goes on from there.
     """
     from rasterloom.pipelines.run import run
+    from rasterloom.pipelines.submit import check_job
 
     loaded = load_recipe(recipe)
+    check_job(loaded)
     planned = run(loaded, until, out, retry)
     ran = sum(p.runs for p in planned)
     out.print(f"{len(planned)} steps, {ran} ran now, {len(planned) - ran} were done before.")
@@ -87,24 +81,6 @@ def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = Out
         table.add_row(p.step.name, "[bold]run[/bold]" if p.runs else "[dim]skip[/dim]", p.status.reason)
     out.print(table)
     out.print(f"{sum(p.runs for p in planned)} of {len(planned)} steps would run.")
-
-
-@app.command("submit")
-def submit_command(
-    recipe: RecipePath,
-    address: Annotated[
-        str, typer.Option(help="Address of the Ray cluster's dashboard.")
-    ] = "http://127.0.0.1:8265",
-    until: Until = None,
-    retry: Retry = "",
-    follow: Annotated[bool, typer.Option(help="Show the job's log until it ends.")] = False,
-) -> None:
-    """Run a recipe as a job of a Ray cluster. The recipe's folder goes along."""
-    from rasterloom.pipelines.submit import submit
-
-    load_recipe(recipe)
-    if not submit(recipe, address, until, retry, follow, out):
-        raise typer.Exit(FAILED)
 
 
 @app.command("failures")
@@ -219,14 +195,22 @@ def report_command(recipe: RecipePath) -> None:
 
 
 @app.command("doctor")
-def doctor_command(recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]")] = None) -> None:
-    """Check that this machine, and a recipe's workspace, have what Rasterloom needs."""
+def doctor_command(
+    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Dashboard of a Ray cluster to ask.", envvar="RAY_API_SERVER_ADDRESS")
+    ] = None,
+) -> None:
+    """Check that this machine, a recipe's workspace and a cluster have what Rasterloom needs."""
     from rasterloom.pipelines.doctor import examine
 
-    findings = examine(load_recipe(recipe) if recipe else None)
+    findings = examine(load_recipe(recipe) if recipe else None, address)
     for finding in findings:
-        out.print(f"[green]ok[/green]   {finding.what}" if finding.ok else f"[red]bad[/red]  {finding.what}")
-    if not all(f.ok for f in findings):
+        sign = "[green]ok[/green]   " if finding.ok else "[red]bad[/red]  "
+        out.print(sign + escape(" ".join(finding.what.split())), highlight=False)
+    bad = sum(not finding.ok for finding in findings)
+    if bad:
+        out.print(f"{bad} of {len(findings)} bad.")
         raise typer.Exit(FAILED)
 
 
@@ -258,10 +242,9 @@ def main() -> None:
         err.print(masked(str(error)), markup=False, highlight=False, style="red")
         sys.exit(WRONG_USE)
     except typer.Exit as error:
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except KeyboardInterrupt:
-        err.print("Stopped. What was finished is kept; run the same command to go on.")
-        sys.exit(INTERRUPTED)
+        code = INTERRUPTED
     except Exception as error:
         from rasterloom.pipelines.runner import StepFailed
 
@@ -273,4 +256,6 @@ def main() -> None:
             err.print(masked(" ".join(str(error).split())), markup=False, highlight=False, style="red")
             sys.exit(FAILED)
         raise
+    if code == INTERRUPTED:  # typer makes it of a KeyboardInterrupt
+        err.print("Stopped. What was finished is kept; run the same command to go on.")
     sys.exit(code if isinstance(code, int) else 0)

@@ -19,3 +19,12 @@ class OutputFormat(StrEnum):
 
 
 AsFormat = Annotated[OutputFormat, typer.Option("--format", help="A table to read, or JSON lines.")]
+
+Until = Annotated[
+    str | None,
+    typer.Option(metavar="STEP", help="Stop after this step, such as selection, tokens or tokens/512."),
+]
+
+Retry = Annotated[
+    str, typer.Option(metavar="CLASSES", help="Fetch failed pairs again first: timeout,http_5xx.")
+]

@@ -3,30 +3,48 @@
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
+from rasterloom.pipelines import remote
+from rasterloom.pipelines.remote import Finding
 from rasterloom.recipe import Recipe, Tokenize
 from rasterloom.storage import StorageError
 from rasterloom.versions.preflight import check_catalog, check_store
 from rasterloom.versions.tables import Corpus
 
+__all__ = ["Finding", "examine"]
+
 PACKAGES = ("ray", "torch", "deepspeed", "transformers", "diffusers", "pyarrow", "pyiceberg", "duckdb")
 LEAST_FREE_BYTES = 2 * 2**30
+LEAST_MEMORY_BYTES = 4 * 2**30
 
 
 @dataclass(frozen=True)
-class Finding:
-    ok: bool
-    what: str
+class Gpu:
+    """What torch says of a GPU."""
+
+    name: str
+    memory: int  # bytes
+    bf16: bool
 
 
-def examine(recipe: Recipe | None) -> list[Finding]:
-    """Examine this machine, and the recipe's workspace if there is a recipe."""
-    found = [*_python(), *_packages(), _cpus()]
-    return found + ([_codec(recipe.tokenize), *_workspace(Corpus.of(recipe))] if recipe else [])
+def examine(recipe: Recipe | None, address: str | None = None) -> list[Finding]:
+    """Examine this machine, a recipe's workspace and catalog, and the cluster at a dashboard's address.
+
+    Nothing is left behind; a recipe's workspace is made if it is a local folder that is not there yet.
+    """
+    found = [*_python(), *_packages(), *_machine(), *_gpus(bool(recipe and recipe.run.use_gpu))]
+    if recipe:
+        corpus = Corpus.of(recipe)
+        found += [_codec(recipe.tokenize), *_workspace(corpus), *remote.names(corpus), *remote.clock(corpus)]
+    if address:
+        found += remote.cluster(address)
+    return found
 
 
 def _python() -> Iterator[Finding]:
@@ -42,11 +60,37 @@ def _packages() -> Iterator[Finding]:
             yield Finding(False, f"{name} is missing: pip install -c constraints.txt rasterloom")
 
 
-def _cpus() -> Finding:
-    from rasterloom.train.devices import gpu_names
+def _machine() -> Iterator[Finding]:
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    text = f"{os.cpu_count()} CPUs, {memory / 2**30:.0f} GiB of memory"
+    yield Finding(memory >= LEAST_MEMORY_BYTES, f"{text} (4 GiB and up are good)")
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    way_out = "" if free >= LEAST_FREE_BYTES else ": make room, or set TMPDIR to a folder that has it"
+    yield Finding(not way_out, f"{free / 2**30:.1f} GiB free in {folder}, where Ray and pairs spill{way_out}")
 
-    gpus = gpu_names()
-    return Finding(True, f"{os.cpu_count()} CPUs, {len(gpus)} GPUs{': ' if gpus else ''}{', '.join(gpus)}")
+
+def _gpus(needed: bool) -> Iterator[Finding]:
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    found = [torch.cuda.get_device_properties(i) for i in range(count)]
+    gpus = [Gpu(gpu.name, gpu.total_memory, gpu.major >= 8) for gpu in found]
+    yield from gpu_findings(gpus, needed, find_spec("flash_attn") is not None)
+
+
+def gpu_findings(gpus: list[Gpu], needed: bool, flash_attn: bool) -> Iterator[Finding]:
+    """Findings on GPUs and the kernels that training uses on them."""
+    if not gpus:
+        yield Finding(True, "no GPU here" + (": run.use_gpu needs those of a cluster" if needed else ""))
+        return
+    names = ", ".join(f"{gpu.name} ({gpu.memory / 2**30:.0f} GiB)" for gpu in gpus)
+    yield Finding(True, f"{len(gpus)} GPUs: {names}")
+    old = [gpu.name for gpu in gpus if not gpu.bf16]
+    if old:
+        yield Finding(False, f"{', '.join(old)}: no bf16, which deepspeed.bf16 needs (A100 and newer)")
+    kernel = "flash-attn is there" if flash_attn else "no flash-attn: torch's own kernel is used"
+    yield Finding(True, f"{kernel} (pip install 'rasterloom[gpu]', or infra/docker/gpu.Dockerfile)")
 
 
 def _codec(config: Tokenize) -> Finding:
@@ -66,11 +110,13 @@ def _workspace(corpus: Corpus) -> Iterator[Finding]:
     try:
         check_store(store)
         yield Finding(True, f"workspace {store.root} can be written, conditional writes hold")
+    except StorageError as error:
+        yield Finding(False, str(error))
+    try:
         check_catalog(corpus)
         yield Finding(True, "the catalog answers")
     except StorageError as error:
         yield Finding(False, str(error))
-        return
-    if not store.is_s3:
+    if not store.is_s3 and Path(store.path()).exists():
         free = shutil.disk_usage(Path(store.path())).free
         yield Finding(free >= LEAST_FREE_BYTES, f"{free / 2**30:.1f} GiB free (2 GiB and up are good)")

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,9 @@ from filelock import FileLock, Timeout
 from rasterloom import __version__
 from rasterloom.pipelines import clean, staging
 from rasterloom.pipelines.guard import SuccessGuard
+from rasterloom.pipelines.metrics import Metrics
+from rasterloom.pipelines.pool import StepFailed as StepFailed
+from rasterloom.pipelines.pool import one_line, run_on_ray
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.settle import settle
 from rasterloom.pipelines.staging import Published
@@ -26,45 +31,69 @@ from rasterloom.pipelines.state import (
     write_record,
 )
 from rasterloom.pipelines.step import FileStep, Shard, ShardStep, Step
-from rasterloom.pipelines.tombstones import NONE, Tombstones, latest_takedown, tombstones
+from rasterloom.pipelines.tombstones import latest_takedown, tombstones
 from rasterloom.recipe import RecipeError, Run
-from rasterloom.storage import Store
 from rasterloom.versions.commit import commit
 from rasterloom.versions.record import Record
 from rasterloom.versions.tables import Corpus
 
-TRIES = 5  # of a shard whose worker died
-
-
-class StepFailed(RuntimeError):
-    """A step could not be finished; what it published so far stays, and a further run goes on from there."""
+# For every worker. torch's threads wait for each other by spinning, which is 30 times slower where cores are
+# shared; and tasks without a GPU look after themselves (`pool._run_without_gpu`).
+VARIABLES = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 
 
 def start_ray(run: Run) -> None:
-    """Connect to the recipe's cluster, or start Ray on this machine."""
-    import logging
+    """Connect to the recipe's cluster, or that of the job that this is, or start Ray on this machine.
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    # torch's threads wait for each other by spinning, which is 30 times slower where cores are shared.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    Raises:
+        StepFailed: there is no such cluster, or it does not let us in.
+    """
+    ours = {name: value for name, value in VARIABLES.items() if name not in os.environ}
+    os.environ.update(ours)
     import ray
 
-    if ray.is_initialized():
-        return
+    if not ray.is_initialized():
+        _stop_on_sigterm()
+        _init(run, ours)
+        _stop_on_sigterm()  # Ray sets a handler of its own, which ends the process where it stands
+
+
+def _init(run: Run, variables: dict[str, str]) -> None:
+    import logging
+
+    import ray
+
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if address := run.ray_address or os.environ.get("RAY_ADDRESS"):  # a job of a cluster has the latter
-        ray.init(address=address, **quiet)
+    if address := run.ray_address or os.environ.get("RAY_ADDRESS"):
+        try:
+            ray.init(address=address, runtime_env={"env_vars": variables}, **quiet)
+        except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+            said = str(error).splitlines()[0]
+            raise StepFailed(f"cannot connect to the Ray cluster {address}: {said}") from None
         return
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a Ray of our own, on loopback
     ray.init(
-        address="local",  # not one that happens to run on this machine
+        address="local",  # not any that happens to run here
         num_cpus=run.cpus or os.cpu_count() or 1,
         include_dashboard=False,
         object_store_memory=256 * 2**20,  # paths travel between tasks, not pixels
         **quiet,
     )
+
+
+def _stop_on_sigterm() -> None:
+    """Let what stops a job stop us as Ctrl-C does: all that was started is ended, and it is said."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
 
 
 def run_step(corpus: Corpus, step: Step, run: Run, recipe_digest: str, progress: Progress) -> Status:
@@ -106,35 +135,38 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
     left = [shard for shard in shards if shard.id not in done]
     progress.start(step.name, total=len(shards), done=len(shards) - len(left))
     guard = SuccessGuard(corpus.store, run) if step.guarded else None
-    for result in _on_ray(corpus.store, place, step, left, run, taken_down):
+    metrics = Metrics(corpus.name, step.name)
+    results = run_on_ray(corpus.store, place, step, left, run, progress.console, metrics, taken_down)
+    for number, result in enumerate(results, start=1):
         done[result.id] = result
+        metrics.finished(result, len(left) - number)
         progress.advance(rows=result.rows)
         if guard and (why := guard.verdict(result)):
             raise StepFailed(f"{step.name}: {why}")
     taken_down = tombstones(corpus.store, corpus.name)  # those that came meanwhile, too
-    results = clean.without(corpus.store, place, [done[shard.id] for shard in shards], step.name, taken_down)
+    whole = clean.without(corpus.store, place, [done[shard.id] for shard in shards], step.name, taken_down)
     record = _record(
         corpus,
         step,
         recipe_digest,
         started,
-        counts=staging.add_up([r.counts for r in results]),
-        rows=sum(r.rows for r in results),
-        n_bytes=sum(r.bytes for r in results),
-        shards=len(results),
-        worker_seconds=sum(r.seconds for r in results),
+        counts=staging.add_up([r.counts for r in whole]),
+        rows=sum(r.rows for r in whole),
+        n_bytes=sum(r.bytes for r in whole),
+        shards=len(whole),
+        worker_seconds=sum(r.seconds for r in whole),
         takedowns=taken_down.number,
-        taken_down=max((r.taken_down for r in results), default=0),
+        taken_down=max((r.taken_down for r in whole), default=0),
     )
     if step.table is None:
-        staging.finish(corpus.store, place, results)
+        staging.finish(corpus.store, place, whole)
         write_record(corpus, record)
         return
     commit(
         corpus,
         step.table,
         step.schema,
-        sorted(file.name for r in results for file in r.data_files if file.rows),
+        sorted(file.name for r in whole for file in r.data_files if file.rows),
         record,
         replaces=step.replaces,
         partition_by=step.partition_by,
@@ -158,119 +190,6 @@ def _taken_over(corpus: Corpus, step: ShardStep, place: str, shards: list[Shard]
     return found
 
 
-def _on_ray(
-    store: Store, place: str, step: ShardStep, shards: list[Shard], run: Run, taken_down: Tombstones = NONE
-) -> Iterator[Published]:
-    """Run shards as Ray tasks, or in actors that have a GPU each, and yield each result as it comes.
-
-    Ray starts a task again when its worker dies; an error that the work itself raises ends the step.
-    """
-    if not shards:
-        return
-    import ray
-
-    workers = _Actors(step) if step.uses_gpu and run.use_gpu else _Tasks(step)
-    limit = run.in_flight or workers.limit
-    shared, known = ray.put(step), ray.put(taken_down)
-    waiting = list(reversed(shards))
-    flying: dict[Any, Shard] = {}
-    try:
-        while waiting or flying:
-            while waiting and len(flying) < limit:
-                shard = waiting.pop()
-                flying[workers.start(store, place, shared, shard, known)] = shard
-            ready, _ = ray.wait(list(flying), num_returns=1, timeout=1.0)
-            for reference in ready:
-                shard = flying.pop(reference)
-                workers.done(reference)
-                try:
-                    yield ray.get(reference)
-                except ray.exceptions.RayTaskError as error:
-                    cause = error.cause if isinstance(error.cause, Exception) else error
-                    raise StepFailed(f"{step.name}, shard {shard.name}: {_one_line(cause)}") from error
-                except ray.exceptions.RayError as error:
-                    raise StepFailed(f"{step.name}, shard {shard.name}: {_one_line(error)}") from error
-    finally:
-        workers.stop(list(flying))
-
-
-class _Tasks:
-    """Shards as tasks: Ray uses the processes again, so that what they loaded stays loaded."""
-
-    def __init__(self, step: ShardStep) -> None:
-        import ray
-
-        self.limit = max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
-        work = _run_without_gpu if step.uses_gpu else staging.run_shard
-        self._task = ray.remote(num_cpus=step.cpus, max_retries=TRIES)(work)
-
-    def start(self, *arguments: Any) -> Any:
-        return self._task.remote(*arguments)
-
-    def done(self, reference: Any) -> None:
-        pass
-
-    def stop(self, flying: list[Any]) -> None:
-        import ray
-
-        for reference in flying:
-            ray.cancel(reference, force=True)
-
-
-def _run_without_gpu(
-    store: Store, place: str, step: ShardStep, shard: Shard, taken_down: Tombstones
-) -> Published:
-    """Ray hides no GPU from tasks (`start_ray`), and as many as there are cores would fill the first one."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    return staging.run_shard(store, place, step, shard, taken_down)
-
-
-class _Actors:
-    """Shards in a pool of actors, one for each GPU of the cluster: a task with a GPU would load its weights
-    for every shard, as Ray ends the process to be sure that the GPU's memory is free."""
-
-    def __init__(self, step: ShardStep) -> None:
-        import ray
-
-        gpus = int(ray.cluster_resources().get("GPU", 0))
-        if gpus == 0:
-            raise StepFailed(f"{step.name}: the recipe says run.use_gpu, but Ray has no GPU here")
-        make = ray.remote(num_gpus=1, num_cpus=step.cpus, max_restarts=TRIES, max_task_retries=TRIES)(_Worker)
-        # Those that there are no CPUs for would wait for ever, and shards with them.
-        cpus = int(ray.cluster_resources().get("CPU", 1) // step.cpus) if step.cpus else gpus
-        self._busy: dict[Any, int] = {make.remote(): 0 for _ in range(max(1, min(gpus, cpus)))}
-        self._actor_of: dict[Any, Any] = {}
-        self.limit = 2 * len(self._busy)  # one at work and one that waits, so that no GPU does
-
-    def start(self, *arguments: Any) -> Any:
-        actor = min(self._busy, key=lambda a: self._busy[a])
-        self._busy[actor] += 1
-        reference = actor.run.remote(*arguments)
-        self._actor_of[reference] = actor
-        return reference
-
-    def done(self, reference: Any) -> None:
-        self._busy[self._actor_of.pop(reference)] -= 1
-
-    def stop(self, flying: list[Any]) -> None:
-        import ray
-
-        for actor in self._busy:
-            ray.kill(actor)
-
-
-class _Worker:
-    def run(
-        self, store: Store, place: str, step: ShardStep, shard: Shard, taken_down: Tombstones
-    ) -> Published:
-        return staging.run_shard(store, place, step, shard, taken_down)
-
-
-def _one_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
-
-
 def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, progress: Progress) -> None:
     """Let a FileStep fill a local folder, then put the folder where its result belongs."""
     started = time.monotonic()
@@ -289,7 +208,7 @@ def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, pro
         except RecipeError:
             raise
         except (OSError, ValueError, RuntimeError) as error:
-            raise StepFailed(f"{step.name}: {_one_line(error)}") from error
+            raise StepFailed(f"{step.name}: {one_line(error)}") from error
         files = sorted(p for p in folder.rglob("*") if p.is_file())
         if corpus.store.is_s3:
             for path in files:

@@ -1,49 +1,98 @@
-"""Running a recipe as a job of a Ray cluster, through Ray's Jobs API."""
+"""Running a recipe as a job of a Ray cluster."""
 
-import asyncio
+import os
 import shlex
-import time
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+import rasterloom
+from rasterloom.pipelines import variables
+from rasterloom.pipelines.jobs import OURS, Jobs
+from rasterloom.pipelines.package import Package, package
 from rasterloom.pipelines.retry import parse_classes
-from rasterloom.pipelines.runner import StepFailed
+from rasterloom.recipe import Recipe, RecipeError, load_recipe
+
+STOP_WAIT_S = 30  # that a job has to end by itself when it is stopped; Ray gives 3 otherwise
 
 
-def submit(recipe: Path, address: str, until: str | None, retry: str, follow: bool, console: Console) -> bool:
-    """Submit ``python -m rasterloom run RECIPE`` with the recipe's folder as working directory.
+@dataclass(frozen=True)
+class Submission:
+    """A job that could be submitted: what it runs, takes along and takes of its node."""
 
-    Returns:
-        Whether the job is well: submitted, or, with ``follow``, succeeded.
+    entrypoint: str
+    package: Package
+    variables: dict[str, str]
+    """The submitter's, with their values: not to be shown."""
+    takes: dict[str, Any]
+    corpus: str
+    with_code: bool
+
+    def arguments(self, folder: Path) -> dict[str, Any]:
+        """Arguments of Ray's ``submit_job``; the package is written into ``folder``."""
+        self.package.write(folder / "package.zip", self.variables)
+        env: dict[str, Any] = {
+            "working_dir": str(folder / "package.zip"),
+            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)},
+        }
+        if self.variables:
+            env["env_vars"][variables.NAMES_FILE] = variables.FILE
+            env["worker_process_setup_hook"] = variables.HOOK
+        if self.with_code:
+            env["py_modules"] = [str(Path(rasterloom.__file__).parent)]
+        return {
+            "entrypoint": self.entrypoint,
+            "runtime_env": env,
+            "metadata": {OURS: self.corpus},
+            **self.takes,
+        }
+
+
+def prepare(
+    recipe_file: Path, until: str | None, retry: str, env: list[str], with_code: bool = False
+) -> Submission:
+    """Find out what the job of a recipe is, and whether it can work. Nothing is sent.
 
     Raises:
-        RecipeError: ``retry`` names a class that there is not.
-        StepFailed: nobody answers at the address, or the cluster refuses the job.
+        RecipeError: the recipe, or what is asked for, cannot work on a cluster.
     """
-    from ray.job_submission import JobStatus, JobSubmissionClient
-
+    recipe = load_recipe(recipe_file)
     if retry:
         parse_classes(retry)
+    check_outlives(recipe, recipe_file.resolve().parent)
     options = [*(["--until", until] if until else []), *(["--retry", retry] if retry else [])]
-    words = ["python", "-m", "rasterloom", "run", recipe.name, *options]
-    folder = recipe.resolve().parent
-    try:
-        client: Any = JobSubmissionClient(address)
-        job = client.submit_job(entrypoint=shlex.join(words), runtime_env={"working_dir": str(folder)})
-    except (ConnectionError, RuntimeError) as error:
-        raise StepFailed(f"cannot submit to {address}: {str(error).splitlines()[0]}") from None
-    console.print(f"submitted as {job}; `ray job logs --address {address} {job} --follow` shows its log")
-    if not follow:
-        return True
-    asyncio.run(_tail(client, job, console))
-    while (status := client.get_job_status(job)) in (JobStatus.PENDING, JobStatus.RUNNING):
-        time.sleep(0.5)
-    console.print(f"{job}: {status.value}")
-    return bool(status == JobStatus.SUCCEEDED)
+    driver = recipe.run.driver
+    return Submission(
+        entrypoint=shlex.join(["python", "-m", "rasterloom", "run", recipe_file.name, *options]),
+        package=package(recipe_file, recipe),
+        variables=variables.collect(env),
+        takes={
+            "entrypoint_num_cpus": driver.cpus if driver.cpus is not None else 1.0,
+            "entrypoint_memory": int(driver.memory) if driver.memory else None,
+            "entrypoint_resources": driver.resources or None,
+        },
+        corpus=recipe.corpus,
+        with_code=with_code,
+    )
 
 
-async def _tail(client: Any, job: str, console: Console) -> None:
-    async for lines in client.tail_job_logs(job):
-        console.print(lines, end="", markup=False, highlight=False)
+def submit(submission: Submission, jobs: Jobs) -> str:
+    """Submit a job, and return its id. StepFailed: the cluster refuses it."""
+    with tempfile.TemporaryDirectory(prefix="rasterloom-submit-") as folder:
+        return jobs.submit(**submission.arguments(Path(folder)))
+
+
+def check_outlives(recipe: Recipe, folder: Path) -> None:
+    """Raise RecipeError if the workspace lies in the folder that a job gets a copy of."""
+    if not recipe.workspace.startswith("s3://") and Path(recipe.workspace).is_relative_to(folder):
+        raise RecipeError(
+            f"workspace: {recipe.workspace} lies in the recipe's folder, of which a job gets a copy that "
+            "goes when the job does: name s3://bucket/prefix, or a folder elsewhere that all nodes share"
+        )
+
+
+def check_job(recipe: Recipe) -> None:
+    """Raise RecipeError if this process is a job's, and the workspace would go with it."""
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        check_outlives(recipe, Path.cwd())

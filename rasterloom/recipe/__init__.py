@@ -8,6 +8,7 @@ runs stands in ``run``, which is nobody's identity.
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.filter import Dedup, Keep, Score
 from rasterloom.recipe.load import load_recipe
+from rasterloom.recipe.resources import DriverTakes, StepTakes
 from rasterloom.recipe.run import Run, Workers
 from rasterloom.recipe.sample import ColourCheck, Sample
 from rasterloom.recipe.section import RecipeError, Section
@@ -23,6 +24,7 @@ __all__ = [
     "Column",
     "Dedup",
     "DeepSpeed",
+    "DriverTakes",
     "Fetch",
     "Guard",
     "Keep",
@@ -36,6 +38,7 @@ __all__ = [
     "Section",
     "Source",
     "Stage",
+    "StepTakes",
     "Tokenize",
     "Train",
     "Workers",

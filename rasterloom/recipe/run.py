@@ -2,9 +2,13 @@
 
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from rasterloom.recipe.resources import DriverTakes, StepTakes
 from rasterloom.recipe.section import Section
+
+SHARDED = ("pairs", "images", "scores", "selection", "codes", "tokens")  # the others run in the driver
+ON_GPU = ("scores", "codes")
 
 
 class Workers(Section):
@@ -47,3 +51,22 @@ class Run(Section):
     success_window: int = Field(2000, ge=1)
     img2dataset_python: str | None = None
     """Python that has img2dataset installed, for ``fetch: {engine: img2dataset}``; this one when null."""
+    steps: dict[str, StepTakes] = Field({})
+    """What a shard takes, by step: ``images``, ``codes`` for all targets or ``codes/512`` for one."""
+    driver: DriverTakes = DriverTakes()
+    """What the driver of a submitted job takes."""
+
+    @field_validator("steps")
+    @classmethod
+    def _are_steps(cls, value: dict[str, StepTakes]) -> dict[str, StepTakes]:
+        for name, takes in value.items():
+            kind = name.split("/")[0]
+            if kind not in SHARDED:
+                raise ValueError(f"no step over shards is called {name}; there are {', '.join(SHARDED)}")
+            if kind not in ON_GPU and (takes.gpus or takes.actors):
+                raise ValueError(f"{name} uses no GPU: gpus and actors are for {' and '.join(ON_GPU)}")
+        return value
+
+    def takes(self, step: str) -> StepTakes:
+        """What the recipe says of a step: of its own name, else of its kind, else nothing."""
+        return self.steps.get(step) or self.steps.get(step.split("/")[0]) or StepTakes()

@@ -11,8 +11,9 @@ import pytest
 from pydantic import BaseModel
 from rich.console import Console
 
+from rasterloom.pipelines.pool import TRIES, StepFailed
 from rasterloom.pipelines.progress import Progress
-from rasterloom.pipelines.runner import StepFailed, run_step
+from rasterloom.pipelines.runner import run_step
 from rasterloom.pipelines.step import Shard, ShardStep
 from rasterloom.recipe import Run
 from rasterloom.storage import Store
@@ -33,6 +34,8 @@ SCHEMA = pa.schema(
 class Where(BaseModel):
     folder: str
     dies: str = ""
+    kills: str = ""
+    meet: int = 0  # processes that a shard waits for
     breaks: str = ""
 
 
@@ -44,9 +47,16 @@ def work(store, spec, config):
     import ray
 
     died = Path(config.folder) / "died"
+    if spec["name"] == config.kills:
+        with open(Path(config.folder) / "kills", "a") as file:
+            file.write("x")
+        os.kill(os.getpid(), signal.SIGKILL)
     if spec["name"] == config.dies and not died.exists():
         died.touch()
         os.kill(os.getpid(), signal.SIGKILL)
+    (Path(config.folder) / f"pid-{os.getpid()}").touch()
+    while len(list(Path(config.folder).glob("pid-*"))) < config.meet:
+        time.sleep(0.01)
     if spec["name"] == config.breaks:
         raise ValueError("a shard of ours")
     time.sleep(0.05)
@@ -66,12 +76,13 @@ def two_gpus():
     import ray
 
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")
-    ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, object_store_memory=100 * 2**20)
+    memory = 100 * 2**20
+    ray.init("local", num_cpus=2, num_gpus=2, include_dashboard=False, object_store_memory=memory)
     yield
     ray.shutdown()
 
 
-def rows_of(tmp_path, use_gpu=True, **config):
+def rows_of(tmp_path, use_gpu=True, takes=None, **config):
     import sys
 
     import ray.cloudpickle
@@ -88,12 +99,13 @@ def rows_of(tmp_path, use_gpu=True, **config):
         table="scores",
         uses_gpu=True,
     )
-    run_step(corpus, step, Run(use_gpu=use_gpu), "digest", Progress(Console(file=StringIO())))
+    run = Run.model_validate({"use_gpu": use_gpu, "steps": {"scores": takes} if takes else {}})
+    run_step(corpus, step, run, "digest", Progress(Console(file=StringIO())))
     return sorted(corpus.read("scores").to_pylist(), key=lambda row: row["shard"])
 
 
 def test_every_shard_runs_once_on_one_of_two_actors(two_gpus, tmp_path):
-    rows = rows_of(tmp_path)
+    rows = rows_of(tmp_path, meet=2)
     assert [row["shard"] for row in rows] == [f"{i:02d}" for i in range(SHARDS)]
     assert all(row["actor"] and row["gpus"] == 1 for row in rows)
     assert len({row["pid"] for row in rows}) == 2
@@ -120,3 +132,26 @@ def test_an_error_of_the_work_ends_the_step_and_names_the_shard(two_gpus, tmp_pa
 def test_without_use_gpu_they_are_tasks(two_gpus, tmp_path):
     rows = rows_of(tmp_path, use_gpu=False)
     assert not any(row["actor"] or row["gpus"] or row["sees"] for row in rows)
+
+
+def test_the_pool_is_as_large_as_the_recipe_says(two_gpus, tmp_path):
+    (tmp_path / "one").mkdir()
+    assert len({row["pid"] for row in rows_of(tmp_path / "one", takes={"actors": 1})}) == 1
+    (tmp_path / "halves").mkdir()
+    takes = {"gpus": 0.5, "cpus": 0.5, "actors": {"min": 1, "max": 4}}
+    assert len({row["pid"] for row in rows_of(tmp_path / "halves", takes=takes, meet=4)}) == 4
+
+
+def test_an_actor_that_there_is_no_room_for_holds_up_nothing(two_gpus, tmp_path):
+    rows = rows_of(tmp_path, takes={"actors": {"min": 3, "max": 8}}, meet=2)
+    assert [row["shard"] for row in rows] == [f"{i:02d}" for i in range(SHARDS)]
+    assert len({row["pid"] for row in rows}) == 2
+
+
+def test_a_shard_that_kills_its_worker_ends_the_step_after_some_tries(two_gpus, tmp_path):
+    for use_gpu in (True, False):
+        folder = tmp_path / str(use_gpu)
+        folder.mkdir()
+        with pytest.raises(StepFailed, match="scores, shard 02"):
+            rows_of(folder, use_gpu, kills="02")
+        assert len((folder / "kills").read_text()) == TRIES

@@ -10,11 +10,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from rasterloom.pipelines import token_work
+from rasterloom.pipelines.metrics import Metrics
+from rasterloom.pipelines.pool import run_on_ray
 from rasterloom.pipelines.retokenize import steps_on_tables
 from rasterloom.pipelines.run import workflow
-from rasterloom.pipelines.runner import _on_ray as on_ray
 from rasterloom.pipelines.runner import start_ray
 from rasterloom.pipelines.state import inputs_of, output_files
 from rasterloom.recipe import Run, load_recipe
@@ -234,7 +236,8 @@ def test_codes_do_not_depend_on_workers_nor_on_the_order_of_shards(undisturbed):
     assert len(shards) > 4
     made = []
     for name, in_flight, todo in (("one", 1, shards), ("four", 4, shards[::-1])):
-        results = list(on_ray(corpus.store, f"try/{name}", codes, todo, Run(cpus=2, in_flight=in_flight)))
+        run, quiet, counted = Run(cpus=2, in_flight=in_flight), Console(quiet=True), Metrics("little", name)
+        results = list(run_on_ray(corpus.store, f"try/{name}", codes, todo, run, quiet, counted))
         files = sorted((result.shard, file) for result in results for file in result.data_files)
         rows = [row for _, file in files for row in pq.read_table(corpus.store.path(file.name)).to_pylist()]
         given, tokens = [file for _, file in files[::-1]], []

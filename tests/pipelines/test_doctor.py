@@ -1,0 +1,104 @@
+"""Each thing that the doctor looks at, well and not."""
+
+import http.server
+import threading
+import time
+from email.utils import formatdate
+
+import pytest
+
+from rasterloom.pipelines import doctor, remote
+from rasterloom.recipe import load_recipe
+from rasterloom.storage import Store
+from rasterloom.versions.tables import Corpus
+
+BUCKET = Corpus("demo", Store("s3://bucket/prefix"), (("type", "rest"), ("uri", "http://catalog.invalid/x")))
+
+
+@pytest.fixture
+def server():
+    """An S3 server as far as the doctor asks without a key: it refuses, and tells the time it is told."""
+
+    class Answers(http.server.BaseHTTPRequestHandler):
+        date = formatdate(usegmt=True)
+
+        def do_HEAD(self):
+            self.send_response_only(403)
+            if self.date:
+                self.send_header("Date", self.date)
+            self.end_headers()
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        server.answers = Answers
+        server.address = f"http://127.0.0.1:{server.server_port}"
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ok", "words"), [(0, True, "the clock is"), (400, False, "set it by NTP")]
+)
+def test_the_clock(server, monkeypatch, seconds, ok, words):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.address)
+    for sign, word in ((1, "behind"), (-1, "before")):
+        server.answers.date = formatdate(time.time() + sign * seconds, usegmt=True)
+        (found,) = remote.clock(BUCKET)
+        assert found.ok is ok and words in found.what
+        assert ok or word in found.what
+    server.answers.date = None
+    (found,) = remote.clock(BUCKET)
+    assert found.ok and "does not tell the time" in found.what
+
+
+def test_a_server_that_does_not_answer(monkeypatch, free_port):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    (found,) = remote.clock(BUCKET)
+    assert not found.ok and "AWS_ENDPOINT_URL" in found.what
+
+
+def test_names(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://localhost:1")
+    known = {found.what.split()[2]: found for found in remote.names(BUCKET)}
+    assert known["localhost"].ok
+    assert not known["catalog.invalid"].ok and "resolv.conf" in known["catalog.invalid"].what
+    assert list(remote.names(Corpus("demo", Store("/somewhere")))) == []
+
+
+def test_gpus():
+    a100, t4 = doctor.Gpu("A100", 80 * 2**30, True), doctor.Gpu("T4", 16 * 2**30, False)
+    assert [f.ok for f in doctor.gpu_findings([a100] * 8, True, True)] == [True, True]
+    told = list(doctor.gpu_findings([a100, t4], True, False))
+    assert [f.ok for f in told] == [True, False, True]
+    assert "T4: no bf16" in told[1].what and "gpu.Dockerfile" in told[2].what
+    (none,) = doctor.gpu_findings([], True, False)
+    assert none.ok and "needs those of a cluster" in none.what
+
+
+def test_no_cluster_and_no_workspace_are_a_line_each(rasterloom, tmp_path, free_port):
+    (tmp_path / "pairs.csv").write_text("url,caption\nhttp://a/1.jpg,one\n")
+    recipe = tmp_path / "recipe.yaml"
+    (tmp_path / "file").write_text("no folder")
+    recipe.write_text("corpus: demo\nworkspace: file/work\nsources: [{path: pairs.csv}]\n")
+    address = f"http://127.0.0.1:{free_port()}"
+    code, out, _ = rasterloom("doctor", recipe, "--address", address)
+    bad = [line for line in out.splitlines() if line.startswith("bad")]
+    assert code == 1 and f"{len(bad)} of" in out.splitlines()[-1]
+    assert any("cannot be written" in line for line in bad)
+    assert any(f"nobody answers at {address}" in line for line in bad)
+
+
+def test_a_full_disk_names_the_way_out(monkeypatch):
+    usage = doctor.shutil.disk_usage("/")
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    (disk,) = [f for f in doctor.examine(None) if "spill" in f.what]
+    assert not disk.ok and "TMPDIR" in disk.what
+
+
+def test_a_good_recipe_is_all_green(tmp_path):
+    (tmp_path / "pairs.csv").write_text("url,caption\nhttp://a/1.jpg,one\n")
+    (tmp_path / "recipe.yaml").write_text("corpus: demo\nsources: [{path: pairs.csv}]\n")
+    found = doctor.examine(load_recipe(tmp_path / "recipe.yaml"))
+    assert all(f.ok for f in found) and not any("\n" in f.what for f in found)
