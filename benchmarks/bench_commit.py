@@ -56,7 +56,7 @@ def main() -> None:
         if "--s3" in sys.argv:
             from local_s3 import local_s3
 
-            catalog = stack.enter_context(local_s3(folder)).catalog
+            catalog = tuple(stack.enter_context(local_s3(folder)).catalog.items())
             place = "s3://lake/bench"
         for files in sizes:
             committed, cpu, planned = measure(Corpus(f"c{files}", Store(place), catalog), files)

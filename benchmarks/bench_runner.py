@@ -3,8 +3,8 @@
 python benchmarks/bench_runner.py [SHARDS ...] [--s3]
 
 The shards are empty: all that is left is the runner. The driver's CPU seconds are those of its process, from
-planning to the commit; the clock has the workers' attempts in it too. With --s3 the workspace lies on a
-SeaweedFS that is started for it, and requests are counted.
+planning to the commit; the clock has the workers' attempts in it too. With --s3 requests are counted, by a
+proxy in front of a SeaweedFS that is started for it.
 """
 
 import io
@@ -12,6 +12,7 @@ import resource
 import sys
 import tempfile
 import time
+from contextlib import closing
 from typing import Any
 
 import pyarrow as pa
@@ -51,8 +52,10 @@ def measure(corpus: Corpus, shards: int, server: Counting | None) -> None:
     start, cpu = time.perf_counter(), _cpu()
     run_step(corpus, step, Run(), "0", Progress(Console(file=io.StringIO())))
     cpu, wall = _cpu() - cpu, time.perf_counter() - start
-    row = [f"{shards:,}", f"{1000 * cpu / shards:.1f}", f"{1000 * wall / shards:.1f}"]
-    if server:
+    row = [f"{shards:,}"]
+    if server is None:
+        row += [f"{1000 * cpu / shards:.1f}", f"{1000 * wall / shards:.1f}"]
+    else:
         found = server.counted()
         of_s3 = sum(n for name, n in found.items() if name != "catalog")
         million = of_s3 / shards * 1_000_000 / Fetch().shard_rows
@@ -70,15 +73,21 @@ def main() -> None:
     names = ["shards", "driver's CPU a shard, ms", "wall a shard, ms"]
     on_s3 = "--s3" in sys.argv
     if on_s3:
-        names += ["requests of S3", "of the catalog", f"of S3 per million rows, {Fetch().shard_rows} a shard"]
+        names = [
+            "shards",
+            "requests of S3",
+            "of the catalog",
+            f"of S3 per million rows, {Fetch().shard_rows} a shard",
+        ]
     print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}", flush=True)
     sizes = [int(size) for size in sys.argv[1:] if size != "--s3"] or SIZES
     with tempfile.TemporaryDirectory() as folder:
         if on_s3:
-            with local_s3(folder) as server:
+            with local_s3(folder) as server, closing(Counting(server)) as counting:
                 start_ray(Run())
                 for shards in sizes:
-                    measure(Corpus(f"b{shards}", Store("s3://lake/bench"), server.catalog), shards, server)
+                    corpus = Corpus(f"b{shards}", Store("s3://lake/bench"), counting.catalog)
+                    measure(corpus, shards, counting)
         else:
             start_ray(Run())
             for shards in sizes:

@@ -1,4 +1,4 @@
-"""The S3 server of the tests, for benchmarks, behind a proxy that counts."""
+"""The S3 server of the tests, for benchmarks, and proxies that count requests of it."""
 
 import contextlib
 import os
@@ -16,40 +16,39 @@ from faultproxy import FaultProxy  # noqa: E402
 
 
 class Counting:
-    """A server and the requests that clients make of it."""
+    """Proxies in front of a server's data and catalog. They run in this process, and cost it time."""
 
-    def __init__(self, server: SeaweedFS, proxy: FaultProxy, catalog: FaultProxy) -> None:
-        self.proxy, self._catalog, self._server = proxy, catalog, server
-
-    @property
-    def catalog(self) -> tuple[tuple[str, str], ...]:
-        return tuple({**self._server.catalog, "uri": f"http://{self._catalog.address}/"}.items())
+    def __init__(self, server: SeaweedFS) -> None:
+        ports = (server.ports["s3.port"], server.ports["s3.port.iceberg"])
+        self._data, self._catalog = (FaultProxy(f"127.0.0.1:{port}") for port in ports)
+        os.environ["AWS_ENDPOINT_URL"] = f"http://{self._data.address}"
+        self.catalog = tuple({**server.catalog, "uri": f"http://{self._catalog.address}/"}.items())
 
     def counted(self) -> Counter[str]:
         """Requests since the last call: of S3 by method, and of the catalog."""
-        found = Counter(method for method, *_ in self.proxy.seen)
+        found = Counter(method for method, *_ in self._data.seen)
         found["catalog"] = len(self._catalog.seen)
-        self.proxy.seen.clear()
+        self._data.seen.clear()
         self._catalog.seen.clear()
         return found
 
+    def close(self) -> None:
+        self._data.close()
+        self._catalog.close()
+
 
 @contextlib.contextmanager
-def local_s3(folder: str) -> Iterator[Counting]:
-    """SeaweedFS in a folder, started, with the variables set that lead to it through the proxy."""
+def local_s3(folder: str) -> Iterator[SeaweedFS]:
+    """SeaweedFS in a folder, started, with the variables set that lead to it."""
     ports = {f"{name}.port": two_ports(_free_port) for name in ("master", "volume", "filer", "s3")}
     ports |= {name: _free_port() for name in ("s3.port.iceberg", "s3.port.lance")}
     server = SeaweedFS(Path(folder), ports)
     os.environ.update(server.variables)
     server.start()
-    proxies = [FaultProxy(f"127.0.0.1:{ports[name]}") for name in ("s3.port", "s3.port.iceberg")]
     try:
         server.shell("s3tables.bucket -create -name tables -account 000000000000\n")
-        os.environ["AWS_ENDPOINT_URL"] = f"http://{proxies[0].address}"
-        yield Counting(server, *proxies)
+        yield server
     finally:
-        for proxy in proxies:
-            proxy.close()
         server.stop()
 
 

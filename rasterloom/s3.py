@@ -49,6 +49,7 @@ def filesystem() -> pafs.FileSystem:
         region=region(),
         connect_timeout=CONNECT_S,
         request_timeout=REQUEST_S,
+        allow_delayed_open=True,  # a file of few megabytes is one request, not three
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=TRIES),
         **options,
     )

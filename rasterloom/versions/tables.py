@@ -83,7 +83,12 @@ class Corpus:
             folder = Path(self.store.path())
             folder.mkdir(parents=True, exist_ok=True)
             return _sqlite_catalog(folder / "catalog.db", self.store.uri(""))
-        return load_catalog("rasterloom", **{**s3_properties(), **dict(self.catalog_properties)})
+        properties = {**s3_properties(), **dict(self.catalog_properties)}
+        is_http = properties.get("uri", "").startswith("http")  # which is REST where no type is named
+        if properties.get("type", "rest" if is_http else "") == "rest":
+            properties = {**properties, "py-catalog-impl": "rasterloom.versions.rest.TimedRestCatalog"}
+            properties.pop("type", None)
+        return load_catalog("rasterloom", **properties)
 
     @property
     def has_catalog(self) -> bool:

@@ -3,9 +3,12 @@
 import os
 import shutil
 import subprocess
+from contextlib import closing
 
 import pytest
+from faultproxy import FaultProxy
 
+from rasterloom import s3
 from rasterloom.storage import StorageError, Store
 from rasterloom.versions.preflight import check_catalog, check_store, check_workspace
 from rasterloom.versions.tables import Corpus
@@ -77,3 +80,24 @@ def test_a_catalog_of_the_workspace_that_is_broken(tmp_path):
     shutil.copy(__file__, tmp_path / "catalog.db")
     with pytest.raises(StorageError, match=r"the catalog in .* cannot be used"):
         check_workspace(Corpus("demo", Store(str(tmp_path))))
+
+
+@pytest.fixture
+def behind_a_proxy(seaweedfs):
+    """A proxy in front of a REST catalog, and a function that gives a corpus that asks through it."""
+    with closing(FaultProxy(f"127.0.0.1:{seaweedfs.ports['s3.port.iceberg']}", stall_s=20)) as proxy:
+        catalog = {**seaweedfs.catalog, "uri": f"http://{proxy.address}/"}
+        yield proxy, lambda: Corpus("demo", Store("s3://lake/x"), tuple(catalog.items()))
+
+
+def test_a_catalog_that_stalls_is_asked_again_and_not_waited_for(behind_a_proxy, monkeypatch):
+    proxy, corpus = behind_a_proxy
+    monkeypatch.setattr(s3, "REQUEST_S", 2)
+    monkeypatch.setattr(s3, "TRIES", 2)
+    stalls = iter([False, True])  # the token comes, then one answer does not
+    proxy.choose = lambda *_: "stall" if next(stalls, False) else None
+    check_catalog(corpus())
+    assert [fault for *_, fault in proxy.seen].count("stall") == 1
+    proxy.choose = lambda *_: "stall"
+    with pytest.raises(StorageError, match=r"the catalog http://127.0.0.1:\d+/ cannot be used: .*timed out"):
+        check_catalog(corpus())
