@@ -1,11 +1,11 @@
 """The command that trains the stages of a recipe, or says what they would take."""
 
 import json
+import sys
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, out
 from rasterloom.recipe import RecipeError, load_recipe
@@ -56,6 +56,8 @@ def train_command(
         for name, checkpoint in unfinished(loaded, stage).items():
             out.print(f"{name} goes on from {checkpoint}", highlight=False, markup=False)
     if fresh:
+        if not yes and not sys.stdin.isatty():
+            raise RecipeError("--fresh deletes: add --yes where nobody can be asked")
         start_over(loaded, stage, lambda text: yes or typer.confirm(text), out)
     planned = train(loaded, stage, out)
     trained = [p for p in planned if p.step.name.startswith("train/")]
@@ -90,26 +92,28 @@ def _tell(one: Any, mfu: float, usd: float | None, output: OutputFormat) -> None
             highlight=False,
         )
         return
-    table = Table.grid(padding=(0, 2))
-    table.add_row("  rows", f"{estimate.rows:,}, and {estimate.held:,} held out")
-    table.add_row("  tokens", f"{estimate.tokens:,}, {estimate.epochs:.2f} times {estimate.epoch_tokens:,}")
-    table.add_row("  steps", f"{estimate.steps:,}, {estimate.tokens / estimate.steps:,.0f} tokens each")
+    _line("rows", f"{estimate.rows:,}, and {estimate.held:,} held out")
+    _line("tokens", f"{estimate.tokens:,}, {estimate.epochs:.2f} times {estimate.epoch_tokens:,}")
+    _line("steps", f"{estimate.steps:,}, {estimate.tokens / estimate.steps:,.0f} tokens each")
     parts = f"{estimate.micro_batches} micro-batches" if estimate.micro_batches > 1 else "all at once"
-    table.add_row("  a worker", f"at most {estimate.rank_tokens:,} tokens at once, {parts}")
-    table.add_row("  useful", f"{estimate.useful_share:.1%} of the tokens that fit the slowest worker's time")
-    table.add_row(
-        "  memory",
+    _line("a worker", f"at most {estimate.rank_tokens:,} tokens at once, {parts}")
+    _line("useful", f"{estimate.useful_share:.1%} of the tokens that fit the slowest worker's time")
+    _line(
+        "memory",
         f"about {memory.total / GIB:,.2f} GiB a worker: {memory.states / GIB:,.2f} weights, gradients and "
         f"optimizer, {memory.activations / GIB:,.2f} activations",
     )
-    for name, found in (("  tasks", estimate.by_task), ("  buckets", estimate.by_bucket)):
+    for name, found in (("tasks", estimate.by_task), ("buckets", estimate.by_bucket)):
         shown = [f"{of} {tokens:,}" for of, tokens in list(found.items())[:SHOWN]]
         more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-        table.add_row(name, ", ".join(shown) + more)
-    table.add_row("  FLOPs", f"{estimate.flops:.3g}")
+        _line(name, ", ".join(shown) + more)
+    _line("FLOPs", f"{estimate.flops:.3g}")
     each = (f"{_hours(h)} of {device}{_price(h, usd)}" for device, h in hours.items())
-    table.add_row("  GPUs", f"{', '.join(each)}, at {mfu:.0%} MFU")
-    out.print(table, highlight=False)
+    _line("GPUs", f"{', '.join(each)}, at {mfu:.0%} MFU")
+
+
+def _line(name: str, text: str) -> None:
+    out.print(f"  {name:<8}  {text}", highlight=False, markup=False)
 
 
 def _price(hours: float, usd: float | None) -> str:
