@@ -54,7 +54,7 @@ def job(tmp_path, write_tokens, profile, small_checkpoint):
 @pytest.fixture(scope="module")
 def cluster():
     """A head without room for a worker, and two machines with room for one each."""
-    os.environ["RAY_raylet_start_wait_time_s"] = "300"  # of a busy machine
+    os.environ["RAY_raylet_start_wait_time_s"] = "300"  # noqa: SIM112 Ray's own spelling
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     for name in ("one", "other"):
         cluster.add_node(num_cpus=1, resources={name: 1})
