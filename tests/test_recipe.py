@@ -196,3 +196,22 @@ def test_weights_are_a_path_from_the_recipes_folder_or_an_id_on_the_hub(tmp_path
     assert weights_of("weights/vqgan.ckpt") == str(tmp_path / "weights" / "vqgan.ckpt")
     (tmp_path / "facebook" / "chameleon-7b").mkdir(parents=True)
     assert weights_of("facebook/chameleon-7b") == str(tmp_path / "facebook" / "chameleon-7b")
+
+
+def test_a_checkpoint_to_start_from_is_found_beside_the_recipe(write, tmp_path):
+    (tmp_path / "model").mkdir()
+    for init, found in (("./model", str(tmp_path / "model")), ("tiny", "tiny")):
+        text = GOOD + f"train: {{init: {init}, stages: [{{target: 512, steps: 1}}]}}"
+        assert load_recipe(write(text)).train.init == found
+
+
+def test_a_stage_sees_what_it_sets_for_itself(write):
+    mixed = "{mixture: [{target: 512}, {target: 768}], tokens: 5, z_loss: 0, dropout: 0}"
+    stages = f"[{{target: 512, steps: 1}}, {mixed}]"
+    train = load_recipe(write(GOOD + f"train: {{weight_decay: 0.2, stages: {stages}}}")).train
+    first, second = train.of_stage(0), train.of_stage(1)
+    assert (first.dropout, first.z_loss, first.weight_decay) == (0.05, 1e-5, 0.2)
+    assert (second.dropout, second.z_loss, second.weight_decay) == (0, 0, 0.2)
+    assert first.stages == train.stages[:1] and second.stages == train.stages[1:]
+    assert [stage.label for stage in train.stages] == ["512", "512-768"]
+    assert [part.target for part in train.stages[1].parts] == [512, 768]

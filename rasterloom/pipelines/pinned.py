@@ -4,6 +4,7 @@ Such tokens are made by no step of the recipe: they are looked up, and what belo
 in a folder: the length index of their files, and the text vocabulary that they were written with.
 """
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,18 @@ def pinned_step(recipe: Recipe, part: Part, field: str) -> Pinned:
     snapshot, record = head
     text = _text_file(corpus, record, recipe, f"{name}@{version}", field)
     config = PinnedAt(corpus=name, version=version, target=part.target, snapshot=snapshot.snapshot_id)
-    identity = {"text": text.rpartition("/")[0] if text != recipe.tokenize.text else text}
-    step_name = f"pinned/{name}-{version}-{part.target}"
-    return Pinned(step_name, config, "1", identity=identity, make=make_pinned, text_file=text)
+    try:
+        digest = hashlib.sha256(_read_text(corpus, text)).hexdigest()[:20]
+    except OSError:
+        raise RecipeError(f"{field}: the text vocabulary of {name}@{version} is gone: {text}") from None
+    return Pinned(
+        f"pinned/{name}-{version}-{part.target}",
+        config,
+        code_version="1",
+        identity={"text": digest},
+        make=make_pinned,
+        text_file=text,
+    )
 
 
 def _text_file(corpus: Corpus, record: Record, recipe: Recipe, what: str, field: str) -> str:
@@ -103,9 +113,11 @@ def pinned_files(corpus: Corpus, step: Pinned) -> list[DataFile]:
 
 def pinned_text(corpus: Corpus, step: Pinned) -> bytes:
     """The text vocabulary of a pinned version, a tokenizer.json."""
-    if Path(step.text_file).is_absolute():
-        return Path(step.text_file).read_bytes()
-    return corpus.store.read(step.text_file)
+    return _read_text(corpus, step.text_file)
+
+
+def _read_text(corpus: Corpus, file: str) -> bytes:
+    return Path(file).read_bytes() if Path(file).is_absolute() else corpus.store.read(file)
 
 
 def make_pinned(

@@ -84,6 +84,7 @@ def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
         s.model_copy(update={"options": {k: resolve_if_there(v) for k, v in s.options.items()}})
         for s in recipe.score
     )
+    train = recipe.train and recipe.train.model_copy(update={"init": resolve_if_there(recipe.train.init)})
     workspace = resolve(recipe.workspace)
     return recipe.model_copy(
         update={
@@ -91,6 +92,7 @@ def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
             "fetch": fetch,
             "score": score,
             "tokenize": tokenize,
+            "train": train,
             "run": run,
             "workspace": workspace,
         }
