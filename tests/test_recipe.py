@@ -113,6 +113,14 @@ def test_short_forms(write):
             + "train: {optimizer: muon, deepspeed: {zero: 0, bf16: true}, stages: [{target: 512, steps: 1}]}",
             ["train.deepspeed: bf16 takes zero 1, 2 or 3"],
         ),
+        (GOOD + "run: {train_workers: {min: 3, max: 2}}", ["run.train_workers: max is smaller than min"]),
+        (GOOD + "run: {train_workers: 0}", ["run.train_workers", "greater than or equal to 1"]),
+        (
+            GOOD
+            + "train: {stages: [{target: 512, steps: 1, freeze: [head]},"
+            + " {target: 512, steps: 1, optimizer_state: keep}]}",
+            ["train: stages[1].optimizer_state: keep takes the same freeze as the stage before it"],
+        ),
         ("corpus: demo", ["sources", "required"]),
         ("corpus: demo\nsources: [{path: 3}]", ["sources[0].path: takes a path or a list of paths, not 3"]),
         ("corpus: demo\nsources: [{path: []}]", ["sources[0].path", "a list of paths, not []"]),

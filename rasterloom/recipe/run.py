@@ -15,7 +15,7 @@ class Workers(Section):
     """How many workers train: from ``min`` to ``max``, as there is room; one number means just so many."""
 
     min: int = Field(ge=1)
-    max: int = Field(ge=1)
+    max: int
 
     @model_validator(mode="before")
     @classmethod

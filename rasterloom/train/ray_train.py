@@ -67,10 +67,7 @@ def train_stage(job: StageJob, on_progress: Progress = lambda _: None) -> StageR
     if outcome["end"] == "failed":
         raise TrainingError(outcome["why"])
     if outcome["end"] == "stopped":
-        raise TrainingStopped(
-            f"stopped after step {outcome['step']}, which is saved in {job.checkpoint_store.root}: "
-            "run it again to go on"
-        )
+        raise TrainingStopped(_where_stopped(job))
     _fetch_output(job)
     result = finished(job)
     if result is None:
@@ -128,6 +125,14 @@ def _fit(job: StageJob, on_progress: Progress, stop: threading.Event) -> dict[st
     return outcome
 
 
+def _where_stopped(job: StageJob) -> str:
+    from rasterloom.train.checkpoint import latest
+
+    last = latest(job.checkpoint_store, job.digest())
+    step = last.position.step if last else 0
+    return f"stopped after step {step}, which is saved in {job.checkpoint_store.root}: run it again to go on"
+
+
 def _show(record: dict[str, Any] | None, shown: int | None, on_progress: Progress) -> int | None:
     """Report a step if it is news, and return the last one reported."""
     if record is None or record["step"] == shown:
@@ -158,7 +163,8 @@ class _Board:
         return self._stop
 
 
-_leaving = threading.Event()  # this worker was sent a SIGTERM
+_training = threading.Event()  # in a worker: its stage is under way
+_leaving = threading.Event()  # and it was sent a SIGTERM
 
 
 @dataclass
@@ -176,12 +182,15 @@ class _SignalledTorch(TorchConfig):  # type: ignore[misc]
 
 
 def _hear_sigterm() -> None:
-    """In a worker's main thread: note a SIGTERM, the second time do what would have been done."""
+    """In a worker's main thread: note a first SIGTERM while it trains, else do what would have been done."""
     before = signal.getsignal(signal.SIGTERM)
 
     def handler(number: int, frame: Any) -> None:
-        _leaving.set()
-        signal.signal(signal.SIGTERM, before)
+        if _training.is_set() and not _leaving.is_set():
+            _leaving.set()
+        else:
+            signal.signal(signal.SIGTERM, before)
+            os.kill(os.getpid(), signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, handler)
 
@@ -197,14 +206,16 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(job.cpus_per_worker)
     word = _Word(config["board"])
     threading.Thread(target=word.look_for_preemption, name="preemption", daemon=True).start()
+    _training.set()
     try:
         end = run_worker(job, asked=word.asked, on_step=word.write)
     except (StageImpossible, TrainingDiverged) as error:
         return {"end": "failed", "why": str(error)}
+    finally:
+        _training.clear()
     if end == "stopped" and not ray.get(config["board"].stopped.remote()):
         raise RuntimeError("a worker was told to end; the stage goes on without it")
-    last = ray.get(config["board"].read.remote()) or {}
-    return {"end": end, "step": last.get("step")}
+    return {"end": end}
 
 
 class _Word:

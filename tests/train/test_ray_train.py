@@ -29,14 +29,14 @@ try:
 except TrainingStopped as stopped:
     print(stopped)
 """
-STEPS = 120  # some 40 ms each: seconds in which something can be killed
+STEPS = 200  # some 40 ms each: seconds in which something can be killed
 DEADLINE_S = 400.0
 
 
 @pytest.fixture
 def job(tmp_path, write_tokens, profile, small_checkpoint):
     stage = Stage(target=64, steps=STEPS, lr=2e-3, warmup_steps=2, batch_tokens=300)
-    train = Train(stages=(stage,), heldout=0.1, checkpoint_every=25, cfg_drop=0.3, dropout=0.0)
+    train = Train(stages=(stage,), heldout=0.1, checkpoint_every=10**6, cfg_drop=0.3, dropout=0.0)
     return StageJob(
         stage=stage,
         train=train,
@@ -54,8 +54,9 @@ def job(tmp_path, write_tokens, profile, small_checkpoint):
 @pytest.fixture(scope="module")
 def cluster():
     """A head without room for a worker, and two machines with room for one each."""
-    os.environ["RAY_raylet_start_wait_time_s"] = "300"  # noqa: SIM112 (Ray's own spelling)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 workers are to be as fast as what watches them
+    os.environ["RAY_raylet_start_wait_time_s"] = "300"  # noqa: SIM112 Ray's own spelling
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     for name in ("one", "other"):
         cluster.add_node(num_cpus=1, resources={name: 1})
     ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
@@ -113,7 +114,7 @@ def test_whatever_happens_the_stage_goes_on_as_if_nothing_had(job, tmp_path, clu
     printed, _ = driver.communicate(timeout=DEADLINE_S)
     assert driver.returncode == 0
     (step,) = saved(job)
-    assert 4 <= step < 25 and f"stopped after step {step}, which is saved in" in printed
+    assert f"stopped after step {step}, which is saved in" in printed
 
     # The next is killed.
     driver = start_driver(tmp_path / "job.pickle")
@@ -148,9 +149,8 @@ def test_whatever_happens_the_stage_goes_on_as_if_nothing_had(job, tmp_path, clu
         ended.set()
         thread.join()
 
-    (_, told), (_, saved_at), (_, left) = happened
-    assert told == left == 2
-    assert saved_at % 25  # on demand
+    assert [what for what, _ in happened] == ["told", "saved", "vanished"]
+    assert [count for what, count in happened if what != "saved"] == [2, 2]  # workers
     assert result.steps == progress[-1]["step"] == STEPS
     assert set(progress[-1]) == {"step", "total", "loss", "tokens_per_s"}
     ours, alone = read_metrics(job.metrics_file), undisturbed(job)
