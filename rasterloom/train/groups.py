@@ -1,5 +1,6 @@
 """Losses told apart by task and by bucket, summed up on the device: a cell for each pair of the two."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -42,7 +43,7 @@ class Groups:
 
         Returns:
             ``{"all": {"loss", "tokens", "rows"}, "tasks": {name: the same}, "buckets": {name: the same}}``;
-            the loss of no tokens is None.
+            the loss of no tokens is None, and so is one that is not finite.
         """
         by_both = by_cell.reshape(3, len(self.tasks), len(self.buckets))
         return {
@@ -100,7 +101,8 @@ class Sums(NamedTuple):
 
 def _mean(sums: NDArray[np.float64]) -> dict[str, Any]:
     loss, tokens, rows = sums.tolist()
-    return {"loss": loss / tokens if tokens else None, "tokens": int(tokens), "rows": int(rows)}
+    known = tokens and math.isfinite(loss)
+    return {"loss": loss / tokens if known else None, "tokens": int(tokens), "rows": int(rows)}
 
 
 def _named(names: Sequence[str], sums: NDArray[np.float64]) -> dict[str, dict[str, Any]]:

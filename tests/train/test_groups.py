@@ -65,3 +65,11 @@ def test_no_rows_have_no_loss():
         "tasks": {},
         "buckets": {},
     }
+
+
+def test_a_loss_that_is_not_finite_is_none_and_spares_the_others():
+    sums = np.zeros((3, GROUPS.cells))
+    sums[:, 1], sums[:, 5] = (np.nan, 3, 1), (4.0, 2, 1)  # edit at 64x64, t2i as text
+    found = GROUPS.losses(sums)
+    assert found["all"] == {"loss": None, "tokens": 5, "rows": 2}
+    assert found["tasks"]["edit"]["loss"] is None and found["tasks"]["t2i"]["loss"] == 2.0
