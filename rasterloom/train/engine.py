@@ -36,7 +36,7 @@ from rasterloom.train.step import Asked, train_step
 from rasterloom.train.trackers import EVENTS
 from rasterloom.train.transfer import upload
 from rasterloom.train.watch import Watch
-from rasterloom.train.zero import full_weights, start_deepspeed
+from rasterloom.train.zero import full_weights, set_up_deepspeed, start_deepspeed
 
 OUTPUT = "output"  # beside the checkpoints on S3: what a stage leaves behind
 
@@ -79,6 +79,7 @@ def run_worker(
         raise StageImpossible(str(error)) from error
 
     torch.manual_seed(train.seed + rank)  # for dropout
+    set_up_deepspeed(use_gpu=job.use_gpu)
     model = training_model(job.init, job.profile, train).to(device)
     freeze(model.lm, job.stage.freeze)
     model.train()  # a checkpoint comes in evaluation mode

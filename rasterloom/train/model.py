@@ -19,6 +19,7 @@ from rasterloom.train import attention
 from rasterloom.train.attention import Segments
 from rasterloom.train.lora import add_lora, check_lora_installed, merged
 from rasterloom.train.loss import Losses, LossHead
+from rasterloom.train.partitioned import build_partitioned
 from rasterloom.train.remat import prepare_layers
 from rasterloom.train.samples import IGNORE
 from rasterloom.train.sizes import SIZES
@@ -35,7 +36,8 @@ __all__ = ["PackedLM", "build_model", "save_model", "tiny_config", "training_mod
 
 
 def training_model(init: str, profile: Profile, train: Train) -> "PackedLM":
-    """Build the model that a stage trains, on the CPU, as the recipe's ``train`` says.
+    """Build the model that a stage trains, as the recipe's ``train`` says: on the CPU, or with ZeRO 3, for
+    which DeepSpeed must be set up, dealt out to the ranks.
 
     Args:
         init: what the stage starts from; the image rows of the head are zeroed by order
@@ -46,7 +48,11 @@ def training_model(init: str, profile: Profile, train: Train) -> "PackedLM":
     """
     options = train.model
     _check_lora(init, train)
-    lm = build_model(init, profile, seed=train.seed, zero_image_head=_zero_image_head(init, train))
+    zero = _zero_image_head(init, train)
+    if train.deepspeed.zero == 3:
+        lm = build_partitioned(init, profile, train, zero_image_head=zero)
+    else:
+        lm = build_model(init, profile, seed=train.seed, zero_image_head=zero)
     if options.lora is not None:
         add_lora(lm, options.lora, seed=train.seed)
     prepare_layers(lm.model.layers, remat=options.remat, compiled=options.compile)

@@ -18,12 +18,8 @@ from rasterloom.train.model import PackedLM
 from rasterloom.train.muon import Muon
 
 
-def start_deepspeed(model: PackedLM, train: Train, *, use_gpu: bool) -> Any:
-    """Wrap a model into a DeepSpeed engine; every rank calls this once torch.distributed is set up.
-
-    The engine averages gradients over ranks and clips them; the learning rate is set from outside, and so
-    is the end of a step (see `backward`).
-    """
+def set_up_deepspeed(*, use_gpu: bool) -> None:
+    """Make DeepSpeed ready: once torch.distributed is, and before a model is built; every rank calls this."""
     if not use_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
     # DeepSpeed insists on it, and launchers other than its own need not set it.
@@ -34,7 +30,18 @@ def start_deepspeed(model: PackedLM, train: Train, *, use_gpu: bool) -> Any:
     # An optional speed-up that DeepSpeed would compile on the spot, which takes a C++ compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if use_gpu else "gloo", verbose=False)
-    elements = sum(p.numel() for p in model.parameters())
+
+
+def start_deepspeed(model: PackedLM, train: Train, *, use_gpu: bool) -> Any:
+    """Wrap a model into a DeepSpeed engine; every rank calls this.
+
+    The engine averages gradients over ranks and clips them; the learning rate is set from outside, and so
+    is the end of a step (see `backward`).
+    """
+    set_up_deepspeed(use_gpu=use_gpu)
+    import deepspeed
+
+    elements = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())  # ZeRO 3 deals them out
     config = deepspeed_config(train, bucket_elements=min(BUCKET_ELEMENTS, elements))
     groups = parameter_groups(model, train.weight_decay)
     given: dict[str, Any] = {"model_parameters": groups}
