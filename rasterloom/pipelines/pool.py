@@ -249,7 +249,8 @@ class _Actors:
         """Drop an actor, whose shards come back one by one; say whether this is the one that it was at."""
         actor = self._actor_of[reference]
         if self._busy.pop(actor, None) is not None:
-            self._guilty.add(next(r for r, a in self._actor_of.items() if a is actor))  # the first given
+            given = [r for r, a in self._actor_of.items() if a is actor]  # in the order of their work
+            self._guilty.add(next(r for r in given if r == reference or _failed(r)))
         del self._actor_of[reference]
         return reference in self._guilty
 
@@ -258,6 +259,17 @@ class _Actors:
 
         for actor in [*self._busy, *(actor for actor, _ in self.starting.values())]:
             ray.kill(actor)
+
+
+def _failed(reference: Any) -> bool:
+    """Whether what a dead actor was given came to nothing; it may as well have been done before."""
+    import ray
+
+    try:
+        ray.get(reference)
+    except ray.exceptions.RayError:
+        return True
+    return False
 
 
 class _Worker:
