@@ -72,9 +72,7 @@ def test_images(path):
             assert "--no-install-recommends" in line and "rm -rf /var/lib/apt/lists/*" in line
         if re.search(r"pip install\b.*(torch|'\.)", line):
             assert "-c constraints.txt" in line
-    taken = {
-        name for line in words if line[0] == "COPY" and "--from=" not in line[1] for name in line[1:-1]
-    }
+    taken = {name for line in words if line[0] == "COPY" and "--from=" not in line[1] for name in line[1:-1]}
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert all((ROOT / name).exists() and f"!{name.removeprefix('./')}" in ignored for name in taken)
     assert f":{rasterloom.__version__}-" in text
