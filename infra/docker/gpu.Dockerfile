@@ -2,16 +2,19 @@
 # Build: docker build -f infra/docker/gpu.Dockerfile -t ghcr.io/rasterloom/rasterloom:0.1.0-gpu .
 # Check: docker run --rm --gpus all --shm-size 16g ghcr.io/rasterloom/rasterloom:0.1.0-gpu rasterloom doctor
 
+# Python as in cpu.Dockerfile: Ray takes no node whose Python differs. The node's driver needs no more of CUDA
+# than what torch brings along, so that the toolkit stays behind in the stage that builds flash-attn.
 ARG CUDA=13.0.2
-FROM nvidia/cuda:${CUDA}-devel-ubuntu24.04 AS build
-RUN apt-get update && apt-get install -y --no-install-recommends build-essential git ninja-build \
-        python3.12 python3.12-dev python3.12-venv \
-    && rm -rf /var/lib/apt/lists/*
-RUN python3.12 -m venv /opt/rasterloom
-ENV PATH=/opt/rasterloom/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+FROM nvidia/cuda:${CUDA}-devel-ubuntu24.04 AS cuda
+
+FROM python:3.11.14-bookworm AS build
+COPY --from=cuda /usr/local/cuda /usr/local/cuda
+RUN python -m venv /opt/rasterloom
+ENV CUDA_HOME=/usr/local/cuda PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PATH=/opt/rasterloom/bin:/usr/local/cuda/bin:$PATH
 WORKDIR /src
 COPY constraints.txt ./
-# torch of PyPI brings its own CUDA libraries; they must be of the CUDA that flash-attn is built with.
+# torch of PyPI brings CUDA libraries of its own; they must be of the CUDA that flash-attn is built with.
 RUN pip install -c constraints.txt torch setuptools wheel packaging ninja psutil
 # Built here once: on a node it takes an hour. 80: A100, 90: H100. One job takes some 4 GB of memory.
 ARG FLASH_ATTN=2.8.3
@@ -22,13 +25,13 @@ COPY pyproject.toml README.md LICENSE ./
 COPY rasterloom ./rasterloom
 RUN pip install -c constraints.txt '.[hf,language,nsfw,ocr]'
 
-FROM nvidia/cuda:${CUDA}-base-ubuntu24.04
-# g++ and python3.12-dev: triton and DeepSpeed build small kernels on first use. libibverbs1, librdmacm1: EFA
-# and InfiniBand, whose NCCL plugin the node's own driver stack brings.
+FROM python:3.11.14-slim-bookworm
+# g++: triton and DeepSpeed build small kernels on first use. libibverbs1, librdmacm1: EFA and InfiniBand. wget:
+# KubeRay's probes call it. libgomp1: torch. tini: ends what a job leaves behind.
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates g++ libgomp1 libibverbs1 \
-        librdmacm1 python3.12 python3.12-dev tini wget \
+        librdmacm1 tini wget \
     && rm -rf /var/lib/apt/lists/* \
-    && (userdel --remove ubuntu || true) && useradd --create-home --uid 1000 ray
+    && useradd --create-home --uid 1000 ray
 COPY --from=build /opt/rasterloom /opt/rasterloom
 ENV PATH=/opt/rasterloom/bin:$PATH PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0 MALLOC_ARENA_MAX=4 \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility

@@ -5,10 +5,10 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rasterloom.pipelines import remote
 from rasterloom.pipelines.remote import Finding
@@ -17,20 +17,14 @@ from rasterloom.storage import StorageError
 from rasterloom.versions.preflight import check_catalog, check_store
 from rasterloom.versions.tables import Corpus
 
+if TYPE_CHECKING:
+    from rasterloom.train.gpus import Gpu
+
 __all__ = ["Finding", "examine"]
 
 PACKAGES = ("ray", "torch", "deepspeed", "transformers", "diffusers", "pyarrow", "pyiceberg", "duckdb")
 LEAST_FREE_BYTES = 2 * 2**30
 LEAST_MEMORY_BYTES = 4 * 2**30
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """What torch says of a GPU."""
-
-    name: str
-    memory: int  # bytes
-    bf16: bool
 
 
 def examine(recipe: Recipe | None, address: str | None = None) -> list[Finding]:
@@ -71,15 +65,12 @@ def _machine() -> Iterator[Finding]:
 
 
 def _gpus(needed: bool) -> Iterator[Finding]:
-    import torch
+    from rasterloom.train.gpus import gpus
 
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    found = [torch.cuda.get_device_properties(i) for i in range(count)]
-    gpus = [Gpu(gpu.name, gpu.total_memory, gpu.major >= 8) for gpu in found]
-    yield from gpu_findings(gpus, needed, find_spec("flash_attn") is not None)
+    yield from gpu_findings(gpus(), needed, find_spec("flash_attn") is not None)
 
 
-def gpu_findings(gpus: list[Gpu], needed: bool, flash_attn: bool) -> Iterator[Finding]:
+def gpu_findings(gpus: "list[Gpu]", needed: bool, flash_attn: bool) -> Iterator[Finding]:
     """Findings on GPUs and the kernels that training uses on them."""
     if not gpus:
         yield Finding(True, "no GPU here" + (": run.use_gpu needs those of a cluster" if needed else ""))

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
-from rasterloom.pipelines.pool import StepFailed
+from rasterloom.pipelines.actors import StepFailed
 
 T = TypeVar("T")
 OURS = "rasterloom"  # key in a job's metadata: the recipe's corpus

@@ -10,8 +10,8 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from rasterloom import s3
+from rasterloom.pipelines.actors import StepFailed
 from rasterloom.pipelines.jobs import Jobs
-from rasterloom.pipelines.pool import StepFailed
 from rasterloom.versions.tables import Corpus
 
 SLOW_S = 1.0  # of looking up a name

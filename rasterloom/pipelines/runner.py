@@ -14,10 +14,11 @@ from filelock import FileLock, Timeout
 
 from rasterloom import __version__
 from rasterloom.pipelines import clean, staging
+from rasterloom.pipelines.actors import StepFailed as StepFailed
+from rasterloom.pipelines.actors import one_line
 from rasterloom.pipelines.guard import SuccessGuard
 from rasterloom.pipelines.metrics import Metrics
-from rasterloom.pipelines.pool import StepFailed as StepFailed
-from rasterloom.pipelines.pool import one_line, run_on_ray
+from rasterloom.pipelines.pool import run_on_ray
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.settle import settle
 from rasterloom.pipelines.staging import Published

@@ -1,5 +1,6 @@
 """Running a recipe as a job of a Ray cluster."""
 
+import json
 import os
 import shlex
 import tempfile
@@ -93,6 +94,7 @@ def check_outlives(recipe: Recipe, folder: Path) -> None:
 
 
 def check_job(recipe: Recipe) -> None:
-    """Raise RecipeError if this process is a job's, and the workspace would go with it."""
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+    """Raise RecipeError if this process is a job's, and the workspace would go with its folder."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    if job.get("runtime_env", {}).get("working_dir"):
         check_outlives(recipe, Path.cwd())

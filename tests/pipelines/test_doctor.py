@@ -10,6 +10,7 @@ import pytest
 from rasterloom.pipelines import doctor, remote
 from rasterloom.recipe import load_recipe
 from rasterloom.storage import Store
+from rasterloom.train.gpus import Gpu
 from rasterloom.versions.tables import Corpus
 
 BUCKET = Corpus("demo", Store("s3://bucket/prefix"), (("type", "rest"), ("uri", "http://catalog.invalid/x")))
@@ -68,7 +69,7 @@ def test_names(monkeypatch):
 
 
 def test_gpus():
-    a100, t4 = doctor.Gpu("A100", 80 * 2**30, True), doctor.Gpu("T4", 16 * 2**30, False)
+    a100, t4 = Gpu("A100", 80 * 2**30, True), Gpu("T4", 16 * 2**30, False)
     assert [f.ok for f in doctor.gpu_findings([a100] * 8, True, True)] == [True, True]
     told = list(doctor.gpu_findings([a100, t4], True, False))
     assert [f.ok for f in told] == [True, False, True]

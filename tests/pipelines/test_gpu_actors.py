@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 from rich.console import Console
 
-from rasterloom.pipelines.pool import TRIES, StepFailed
+from rasterloom.pipelines.actors import TRIES, StepFailed
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.runner import run_step
 from rasterloom.pipelines.step import Shard, ShardStep

@@ -90,7 +90,9 @@ def test_a_workspace_that_goes_with_the_job_is_refused(folder, monkeypatch):
     recipe = load_recipe(folder / "recipe.yaml")
     monkeypatch.chdir(folder)
     check_job(recipe)  # this is no job
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"runtime_env": {}}')
+    check_job(recipe)  # this one has no folder of its own
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"runtime_env": {"working_dir": "gcs://x.zip"}}')
     with pytest.raises(RecipeError, match="goes when the job does"):
         check_job(recipe)
 
