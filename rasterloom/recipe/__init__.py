@@ -9,7 +9,7 @@ from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.filter import Dedup, Keep, Score
 from rasterloom.recipe.load import load_recipe
 from rasterloom.recipe.resources import DriverTakes, StepTakes
-from rasterloom.recipe.run import Run, Workers
+from rasterloom.recipe.run import Run
 from rasterloom.recipe.sample import ColourCheck, Sample
 from rasterloom.recipe.section import RecipeError, Section
 from rasterloom.recipe.source import Column, Source
@@ -41,6 +41,5 @@ __all__ = [
     "StepTakes",
     "Tokenize",
     "Train",
-    "Workers",
     "load_recipe",
 ]

@@ -1,4 +1,4 @@
-"""`run.steps` and `run.driver`: what parts of a run take of a Ray cluster."""
+"""What parts of a run take of a Ray cluster: `run.steps`, `run.driver`, `run.train_workers`."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from rasterloom.recipe.section import Section
 Custom = dict[str, float]
 
 
-class Pool(Section):
-    """How many actors hold a step's GPUs: from ``min`` to ``max``, by the shards that are left."""
+class Between(Section):
+    """How many of something: from ``min`` to ``max``, as there is need and room; a number means just so many."""
 
     min: int = Field(1, ge=1)
     max: int = Field(ge=1)
@@ -21,7 +21,7 @@ class Pool(Section):
         return {"min": data, "max": data} if isinstance(data, int) else data
 
     @model_validator(mode="after")
-    def _in_order(self) -> "Pool":
+    def _in_order(self) -> "Between":
         if self.max < self.min:
             raise ValueError(f"max {self.max} is smaller than min {self.min}")
         return self
@@ -53,7 +53,7 @@ class StepTakes(Takes):
 
     gpus: float | None = Field(None, gt=0)
     """GPUs of an actor, where the step uses one; one when null, 0.5 puts two actors on each."""
-    actors: Pool | None = None
+    actors: Between | None = None
     """Actors of a step that uses GPUs, a number or ``{min, max}``; one a GPU of the cluster when null."""
 
 

@@ -1,32 +1,12 @@
 """`run`: how fast, not what."""
 
-from typing import Any
+from pydantic import Field, field_validator
 
-from pydantic import Field, field_validator, model_validator
-
-from rasterloom.recipe.resources import DriverTakes, StepTakes
+from rasterloom.recipe.resources import Between, DriverTakes, StepTakes
 from rasterloom.recipe.section import Section
 
 SHARDED = ("pairs", "images", "scores", "selection", "codes", "tokens")  # the others run in the driver
 ON_GPU = ("scores", "codes")
-
-
-class Workers(Section):
-    """How many workers train: from ``min`` to ``max``, as there is room; one number means just so many."""
-
-    min: int = Field(ge=1)
-    max: int
-
-    @model_validator(mode="before")
-    @classmethod
-    def _just_so_many(cls, data: Any) -> Any:
-        return {"min": data, "max": data} if isinstance(data, int) else data
-
-    @model_validator(mode="after")
-    def _in_order(self) -> "Workers":
-        if self.max < self.min:
-            raise ValueError("max is smaller than min")
-        return self
 
 
 class Run(Section):
@@ -38,7 +18,7 @@ class Run(Section):
     """CPUs of a Ray started here; all of them when null."""
     in_flight: int | None = Field(None, ge=1)
     """Shards under way at once; two a CPU when null."""
-    train_workers: Workers = Workers(min=2, max=2)
+    train_workers: Between = Between(min=2, max=2)
     """Training workers, each a GPU or a CPU; ``{min, max}`` takes as many as there is room for, and goes on
     with other numbers as nodes come and go."""
     max_failures: int = Field(3, ge=0)
