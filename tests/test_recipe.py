@@ -113,7 +113,7 @@ def test_short_forms(write):
             + "train: {optimizer: muon, deepspeed: {zero: 0, bf16: true}, stages: [{target: 512, steps: 1}]}",
             ["train.deepspeed: bf16 takes zero 1, 2 or 3"],
         ),
-        (GOOD + "run: {train_workers: {min: 3, max: 2}}", ["run.train_workers: max is smaller than min"]),
+        (GOOD + "run: {train_workers: {min: 3, max: 2}}", ["run.train_workers: max 2 is smaller than min 3"]),
         (GOOD + "run: {train_workers: 0}", ["run.train_workers", "greater than or equal to 1"]),
         (
             GOOD

@@ -10,10 +10,10 @@ Custom = dict[str, float]
 
 
 class Between(Section):
-    """How many of something: from ``min`` to ``max``, as there is need and room; a number means just so many."""
+    """How many of something: from ``min`` to ``max``, as there is need and room; one number: so many."""
 
     min: int = Field(1, ge=1)
-    max: int = Field(ge=1)
+    max: int
 
     @model_validator(mode="before")
     @classmethod
