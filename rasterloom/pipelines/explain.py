@@ -122,9 +122,10 @@ class _Story:
             return (("missing", "the image has no row in selection"),)
         row = selection.to_pylist()[0]
         told = [("kept", "yes" if row["kept"] else "no"), ("reason", row["reason"])]
-        if self.image and self.image["status"][0].as_py() == "ok":
+        rule = self._rule()
+        if rule and self.image and self.image["status"][0].as_py() == "ok":
             scores = self._row("scores", shard=self.shard)
-            for verdict in verdicts(self._rule(), self.image, scores):
+            for verdict in verdicts(rule, self.image, scores):
                 counts = "yes, as there is no picture" if verdict.passes else "no"
                 says = {True: "yes", False: "no", None: f"cannot say, which counts as {counts}"}[verdict.says]
                 given = ", ".join(
@@ -141,10 +142,10 @@ class _Story:
             told.append(("kept instead of", ", ".join(doubles[:DOUBLES]) + more))
         return tuple(told)
 
-    def _rule(self) -> str:
-        """The keep rule that made the selection, which is not the recipe's where a tag is read."""
+    def _rule(self) -> str | None:
+        """The keep rule that made the selection, which need not be the recipe's; None if it was adopted."""
         record = self.states["selection"].record
-        return str(record.config["rule"]) if record else self.recipe.keep.rule
+        return record.config.get("rule") if record else None
 
     def _instead(self, key: str) -> list[tuple[str, str]]:
         columns = ["url", "caption", "phash", "original_width", "original_height"]

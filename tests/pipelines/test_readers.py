@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from rasterloom.pipelines.runner import start_ray
+from rasterloom.recipe import Run
+
 DOCS = Path(__file__).parents[2] / "docs" / "versions.md"
 BLOCKS = {
     match["reader"]: match[0].removeprefix("```python\n").removesuffix("```")
@@ -49,5 +52,6 @@ def test_polars_joins(beside):
 
 
 def test_ray_data_streams_tokens(beside):
+    start_ray(Run(cpus=2))
     total = run("Ray Data")["total"]
     assert total == sum(row["n_tokens"] for row in beside.before["tokens"])
