@@ -100,7 +100,7 @@ def test_short_forms(write):
         ),
         (
             GOOD + "train: {stages: [{target: 512, steps: 1, optimizer_state: keep}]}",
-            ["train: stages[0].optimizer_state: keep takes a stage before it"],
+            ["train.stages[0].optimizer_state: keep takes a stage before it"],
         ),
         (GOOD + "train: {stages: [{target: 512}]}", ["train.stages[0]", "one of epochs, steps and tokens"]),
         (GOOD + "train: {stages: [{target: 512, rate: 3}]}", ["train.stages[0].rate", "no such field"]),

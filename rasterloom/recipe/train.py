@@ -207,12 +207,6 @@ class Train(Watch):
         return self.model_copy(update={"stages": (stage,), **own})
 
     @model_validator(mode="after")
-    def _first_stage_has_none_before_it(self) -> "Train":
-        if self.stages[0].optimizer_state == "keep":
-            raise ValueError("stages[0].optimizer_state: keep takes a stage before it")
-        return self
-
-    @model_validator(mode="after")
     def _muon_sees_whole_matrices(self) -> "Train":
         if self.optimizer == "muon" and (self.deepspeed.zero or self.deepspeed.bf16):
             raise ValueError(

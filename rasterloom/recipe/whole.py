@@ -56,6 +56,12 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _first_stage_has_none_before_it(self) -> "Recipe":
+        if self.train and self.train.stages[0].optimizer_state == "keep":
+            raise ValueError("train.stages[0].optimizer_state: keep takes a stage before it")
+        return self
+
 
 def _scorer(item: Any) -> Any:
     if isinstance(item, str):
