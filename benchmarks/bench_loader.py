@@ -1,6 +1,6 @@
 """How many tokens a second the loader gives one rank, from a disk and from S3; prints a table.
 
-python benchmarks/bench_loader.py [rows]
+python benchmarks/bench_loader.py [rows] [seconds]
 
 Beside it, in the same run, the reference's way: a pickle a sample ({token, label, id}) in a torch DataLoader
 that pads, shuffled, and whose files are listed in a record. S3 is a SeaweedFS on this machine
@@ -36,36 +36,33 @@ from rasterloom.train.stage_plan import stage_plan
 
 GPU_EATS = 8_000  # tokens/s of a 7B model on one H100, about (docs/scale.md)
 ROWS_A_RANK = 8
-ROWS_A_FILE = 20_000
+FILE_ROWS = 5_000  # one file is made, and read as many: writing takes longer than reading
 
 
 def write(store: Store, rows: int) -> list[str]:
     """Token files as `rasterloom run` leaves them, of random codes."""
     rng = np.random.default_rng(0)
-    lengths, names = bucket_lengths(512, rows, rng), []
-    for number, start in enumerate(range(0, rows, ROWS_A_FILE)):
-        part = lengths[start : start + ROWS_A_FILE]
-        ids = rng.integers(4, 8196, int(part.sum()), dtype=np.int32)
-        offsets = np.concatenate([[0], np.cumsum(part)]).astype(np.int32)
-        spans = np.stack([np.full(len(part), 60), part], axis=1).astype(np.int32)
-        columns = {
-            "target": pa.array(np.full(len(part), 512, np.int32)),
-            "bucket": pa.array(["512x512"] * len(part)),
-            "key": pa.array([pair_key(f"row {start + i}", None) for i in range(len(part))]),
-            "task": pa.array(["t2i"] * len(part)),
-            "input_ids": pa.ListArray.from_arrays(offsets, ids),
-            "loss_spans": pa.ListArray.from_arrays(
-                np.arange(0, 2 * len(part) + 1, 2, dtype=np.int32), spans.ravel()
-            ),
-            "n_tokens": pa.array(part.astype(np.int32)),
-        }
-        table = pa.table(
-            {f.name: columns.get(f.name, pa.nulls(len(part), f.type)) for f in TOKENS}, schema=TOKENS
-        )
-        names.append(f"tokens/{number}.parquet")
-        options = {**TOKEN_PARQUET, "row_group_size": group_rows("chameleon", 512)}
-        store.write_parquet(names[-1], table, **options)
-    return names
+    part = bucket_lengths(512, FILE_ROWS, rng)
+    ids = rng.integers(4, 8196, int(part.sum()), dtype=np.int32)
+    offsets = np.concatenate([[0], np.cumsum(part)]).astype(np.int32)
+    spans = np.stack([np.full(len(part), 60), part], axis=1).astype(np.int32)
+    columns = {
+        "target": pa.array(np.full(len(part), 512, np.int32)),
+        "bucket": pa.array(["512x512"] * len(part)),
+        "key": pa.array([pair_key(f"row {i}", None) for i in range(len(part))]),
+        "task": pa.array(["t2i"] * len(part)),
+        "input_ids": pa.ListArray.from_arrays(offsets, ids),
+        "loss_spans": pa.ListArray.from_arrays(
+            np.arange(0, 2 * len(part) + 1, 2, dtype=np.int32), spans.ravel()
+        ),
+        "n_tokens": pa.array(part.astype(np.int32)),
+    }
+    table = pa.table(
+        {f.name: columns.get(f.name, pa.nulls(len(part), f.type)) for f in TOKENS}, schema=TOKENS
+    )
+    options = {**TOKEN_PARQUET, "row_group_size": group_rows("chameleon", 512)}
+    store.write_parquet("tokens/0.parquet", table, **options)
+    return ["tokens/0.parquet"] * max(1, rows // FILE_ROWS)
 
 
 def ours(store: Store, names: list[str], ranks: int, seconds: float) -> tuple[float, float]:
@@ -180,13 +177,13 @@ def seaweedfs(folder: Path) -> Iterator[Store]:
 
 
 def main() -> None:
-    rows = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
-    seconds = 15.0
+    rows = int(sys.argv[1]) if len(sys.argv) > 1 else 400_000
+    seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 15.0
     torch.set_num_threads(1)
     found: list[tuple[str, tuple[float, float]]] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        found.append(("a pickle a sample, DataLoader", pickles(folder / "pickles", 10_000, seconds)))
+        found.append(("a pickle a sample, DataLoader", pickles(folder / "pickles", 2_000, seconds)))
         local = Store(str(folder / "local"))
         names = write(local, rows)
         size = sum(Path(local.path(name)).stat().st_size for name in names)
@@ -194,14 +191,12 @@ def main() -> None:
         for ranks in (1, 32, 1024):
             found.append((f"disk, rank 0 of {ranks:,}", ours(local, names, ranks, seconds)))
         with seaweedfs(folder / "s3") as store:
-            for name in names:
+            for name in set(names):
                 store.put(name, local.read(name))
             for ranks in (1, 32, 1024):
                 found.append((f"S3, rank 0 of {ranks:,}", ours(store, names, ranks, seconds)))
-    print(
-        f"{rows:,} rows in {groups} row groups, {size / 2**20:,.0f} MiB; peak memory of the process ", end=""
-    )
-    print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:,.2f} GiB\n")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{rows:,} rows in {groups} row groups, {size / 2**20:,.0f} MiB; peak memory {peak:,.2f} GiB\n")
     print("| | tokens a CPU second | times what a GPU eats | tokens/s by the clock |\n|---|---|---|---|")
     for name, (cpu, clock) in found:
         print(f"| {name} | {cpu:,.0f} | {cpu / GPU_EATS:,.0f} | {clock:,.0f} |")

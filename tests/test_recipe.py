@@ -100,7 +100,7 @@ def test_short_forms(write):
         ),
         (
             GOOD + "train: {stages: [{target: 512, steps: 1, optimizer_state: keep}]}",
-            ["train: stages[0].optimizer_state: keep takes a stage before it"],
+            ["train.stages[0].optimizer_state: keep takes a stage before it"],
         ),
         (GOOD + "train: {stages: [{target: 512}]}", ["train.stages[0]", "one of epochs, steps and tokens"]),
         (GOOD + "train: {stages: [{target: 512, rate: 3}]}", ["train.stages[0].rate", "no such field"]),
@@ -119,7 +119,7 @@ def test_short_forms(write):
             GOOD
             + "train: {stages: [{target: 512, steps: 1, freeze: [head]},"
             + " {target: 512, steps: 1, optimizer_state: keep}]}",
-            ["train: stages[1].optimizer_state: keep takes the same freeze as the stage before it"],
+            ["train.stages[1].optimizer_state: keep takes the same freeze as the stage before it"],
         ),
         ("corpus: demo", ["sources", "required"]),
         ("corpus: demo\nsources: [{path: 3}]", ["sources[0].path: takes a path or a list of paths, not 3"]),

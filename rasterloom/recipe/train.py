@@ -212,19 +212,6 @@ class Train(Watch):
         return self.model_copy(update={"stages": (stage,), **own})
 
     @model_validator(mode="after")
-    def _kept_states_fit(self) -> "Train":
-        for number, stage in enumerate(self.stages):
-            if stage.optimizer_state == "reset":
-                continue
-            if not number:
-                raise ValueError("stages[0].optimizer_state: keep takes a stage before it")
-            if stage.freeze != self.stages[number - 1].freeze:  # there is no state of what was frozen
-                raise ValueError(
-                    f"stages[{number}].optimizer_state: keep takes the same freeze as the stage before it"
-                )
-        return self
-
-    @model_validator(mode="after")
     def _muon_sees_whole_matrices(self) -> "Train":
         if self.optimizer == "muon" and (self.deepspeed.zero or self.deepspeed.bf16):
             raise ValueError(

@@ -56,6 +56,18 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _kept_states_fit(self) -> "Recipe":
+        """Not of `Train`, which steps read back with one stage alone."""
+        for number, stage in enumerate(self.train.stages if self.train else ()):
+            where = f"train.stages[{number}].optimizer_state"
+            if stage.optimizer_state == "keep" and not number:
+                raise ValueError(f"{where}: keep takes a stage before it")
+            before = self.train.stages[number - 1] if self.train else stage
+            if stage.optimizer_state == "keep" and stage.freeze != before.freeze:  # the frozen have no state
+                raise ValueError(f"{where}: keep takes the same freeze as the stage before it")
+        return self
+
 
 def _scorer(item: Any) -> Any:
     if isinstance(item, str):

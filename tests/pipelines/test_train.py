@@ -96,7 +96,7 @@ def test_micro_batches_are_in_the_dry_run(shop, rasterloom):
 
 
 def test_before_the_tokens_are_there_a_dry_run_says_what_would_run(shop, rasterloom):
-    recipe = shop.recipe("untokenised", **{"text_vocab: 300": "text_vocab: 310"})
+    recipe = shop.recipe("untokenised", **{"text_vocab: 300": "text_vocab: 320"})
     code, printed, _ = rasterloom("train", recipe, "--dry-run")
     assert code == 0
     assert "nothing can be said yet: tokens/64, text would run first" in printed
@@ -163,6 +163,7 @@ def test_tokens_that_the_recipe_does_not_name_are_taken_from_the_corpus(shop, ra
     assert "pinned/little-main-96" in printed
 
 
+UNDONE = "{target: 64, steps: 7, batch_tokens: 700}"
 WRONG = {
     "no train section": (None, {}, "the recipe trains nothing: it has no train section"),
     "no tokens": (
@@ -207,13 +208,13 @@ WRONG = {
         "train/1-64: freeze: 'encoder' names no parameter; there are embeddings, head, norms, layers.0-2",
     ),
     "no checkpoint": (
-        STAGE,
+        UNDONE,
         {"  dropout: 0": "  init: nowhere"},
         "train/1-64: train.init: no checkpoint at nowhere",
     ),
-    "no GPU": (STAGE, {"run: {": "run: {use_gpu: true, "}, "run.use_gpu is set, but Ray finds no GPU"),
+    "no GPU": (UNDONE, {"run: {": "run: {use_gpu: true, "}, "run.use_gpu is set, but Ray finds no GPU"),
     "too many workers": (
-        STAGE,
+        UNDONE,
         {"run: {": "run: {train_workers: 3, "},
         "run.train_workers asks for 3 workers of one CPU each, but Ray has 2",
     ),
@@ -258,13 +259,13 @@ def test_other_text_vocabularies_do_not_mix(shop, rasterloom):
 def test_versions_and_runs_do_not_wait_for_a_version_that_is_to_be_made(shop, rasterloom):
     recipe = shop.recipe("later", "{target: 64, steps: 2, corpus: little@v2}")
     code, printed, _ = rasterloom("run", recipe, "--until", "tokens")
-    assert code == 0 and " 0 ran now" in printed
+    assert code == 0 and "tokens/64" in printed
     code, _, err = rasterloom("plan", recipe)
     assert code == 2 and "has no branch, tag or snapshot v2" in err
 
 
 def test_a_killed_training_goes_on_from_its_last_checkpoint(shop, rasterloom):
-    stage = STAGE.replace("steps: 4", "steps: 400").replace("1.0e-3", "2.0e-3")
+    stage = STAGE.replace("steps: 4", "steps: 120").replace("1.0e-3", "2.0e-3")
     recipe = shop.recipe("killed", stage)
     process = subprocess.Popen(
         [sys.executable, "-m", "rasterloom", "train", str(recipe)],
@@ -286,4 +287,4 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(shop, rasterloom):
     assert code == 0, err
     assert "train/1-64 goes on from step " in printed and recipe.read_text() == file
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 401))
+    assert steps == list(range(1, 121))
