@@ -117,7 +117,7 @@ class Jobs:
                 console.print(lines, end="", markup=False, highlight=False)
 
         self.status(job)  # one line where there is no such job
-        asyncio.run(tail())
+        self._ask(lambda: asyncio.run(tail()))
         while self.running(job):
             time.sleep(0.5)
         status = self.status(job)

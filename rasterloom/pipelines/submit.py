@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ class Submission:
 
     entrypoint: str
     package: Package
-    variables: dict[str, str]
+    variables: dict[str, str] = field(repr=False)
     """The submitter's, with their values: not to be shown."""
     takes: dict[str, Any]
     corpus: str
