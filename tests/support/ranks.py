@@ -97,11 +97,11 @@ class _Poisoned:
         object.__setattr__(self, "_spoilt", spoilt)
 
     def __call__(self, *args):
-        nll, z = self._engine(*args)
+        total, nll, z = self._engine(*args)
         if self._spoilt == "loss":
-            return nll * float("inf"), z
-        nll.register_hook(lambda gradient: gradient * float("inf"))
-        return nll, z
+            return total * float("inf"), nll * float("inf"), z
+        total.register_hook(lambda gradient: gradient * float("inf"))
+        return total, nll, z
 
     def __getattr__(self, name):
         return getattr(self._engine, name)
