@@ -28,14 +28,14 @@ def options():
 
 
 def hold_at_work(raylet):
-    """Stop a worker of a node in the middle of a shard, as soon as there is one."""
+    """Stop a worker of a node in the middle of a shard, as soon as there is one, and return it."""
     while True:
         for worker in psutil.Process(raylet).children():
             with contextlib.suppress(psutil.Error):
                 if "run_shard" in " ".join(worker.cmdline()):
                     worker.suspend()
                     if "run_shard" in " ".join(worker.cmdline()):
-                        return
+                        return worker
                     worker.resume()
         time.sleep(0.005)
 
@@ -66,8 +66,10 @@ try:
             nodes[name] = cluster.add_node(**options(), temp_dir=place, **json.loads(given[0]))
         else:
             node = nodes.pop(name)
-            hold_at_work(node.all_processes["raylet"][0].process.pid)
+            worker = hold_at_work(node.all_processes["raylet"][0].process.pid)
             cluster.remove_node(node, allow_graceful=False)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.kill()  # it would hear of its node's end, were it not stopped
         print("ok", flush=True)
 finally:
     cluster.shutdown()
