@@ -3,7 +3,7 @@
 import time
 
 LOOK_EVERY_S = 1.0
-LATE_S = 2.0  # until the head has noticed that a node is gone, after its workers' silence was
+LATE_S = 20.0  # until the head has surely noticed that a node is gone: five checks, three seconds apart
 
 
 class Nodes:
@@ -32,13 +32,13 @@ class Nodes:
         need = ", ".join(f"{name} {amount:g}" for name, amount in sorted(self.needs.items()))
         return f"it takes {need} (run.steps), and the nodes have {have or 'nothing'}"
 
-    def lost(self, before: frozenset[str], error: Exception) -> bool:
-        """Whether the error came of a node that was there ``before`` and is gone."""
+    def lost(self, before: frozenset[str], error: Exception, wait: float = 0.0) -> bool:
+        """Whether the error came of a node that was there ``before`` and is gone, as seen within ``wait``."""
         from ray.exceptions import ActorDiedError, NodeDiedError
 
         if isinstance(error, NodeDiedError) or (isinstance(error, ActorDiedError) and error.preempted):
             return True
-        until = time.monotonic() + LATE_S
+        until = time.monotonic() + wait
         while not (gone := before - frozenset(self._look(now=True))) and time.monotonic() < until:
             time.sleep(0.5)
         return bool(gone)

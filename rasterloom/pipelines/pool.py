@@ -15,7 +15,7 @@ from rich.console import Console
 from rasterloom.pipelines import staging
 from rasterloom.pipelines.actors import AHEAD, TRIES, Actors, StepFailed, one_line, options
 from rasterloom.pipelines.metrics import Metrics
-from rasterloom.pipelines.nodes import Nodes
+from rasterloom.pipelines.nodes import LATE_S, Nodes
 from rasterloom.pipelines.staging import Published
 from rasterloom.pipelines.step import Shard, ShardStep
 from rasterloom.recipe import Run, StepTakes
@@ -79,7 +79,8 @@ def run_on_ray(
                         console.print(f"  {step.name}: a node is gone; what it did is done again")
                     elif guilty:
                         died[shard.name] += 1
-                        if died[shard.name] == TRIES:
+                        # The head may not have noticed yet; before giving up it is waited for.
+                        if died[shard.name] >= TRIES and not nodes.lost(there, error, LATE_S):
                             raise StepFailed(f"{step.name}, shard {shard.name}: {_why(error)}") from error
                     waiting.append(shard)
                 else:

@@ -1,15 +1,19 @@
 """A Ray cluster on this machine, in a process of its own: a head with a dashboard, raylets that come and go.
 
 Takes the dashboard's port; prints the folder of the session; then does what it is told on stdin, a line
-each: `add NAME {"num_cpus": 1}` or `remove NAME`, and answers `ok`. It ends when stdin does.
+each: `add NAME {"num_cpus": 1}`, or `remove NAME`, which takes a node in the middle of a shard, and answers
+`ok`. It ends when stdin does.
 """
 
+import contextlib
 import json
 import shutil
 import socket
 import sys
 import tempfile
+import time
 
+import psutil
 from ray._private.utils import write_ray_address
 from ray.cluster_utils import Cluster
 
@@ -21,6 +25,19 @@ def options():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     return {"object_store_memory": MEMORY, "dashboard_agent_listen_port": port}
+
+
+def hold_at_work(raylet):
+    """Stop a worker of a node in the middle of a shard, as soon as there is one, and return it."""
+    while True:
+        for worker in psutil.Process(raylet).children():
+            with contextlib.suppress(psutil.Error):
+                if "run_shard" in " ".join(worker.cmdline()):
+                    worker.suspend()
+                    if "run_shard" in " ".join(worker.cmdline()):
+                        return worker
+                    worker.resume()
+        time.sleep(0.005)
 
 
 # Sockets lie in it, whose paths must be short.
@@ -48,7 +65,11 @@ try:
             place = f"{folder}/{name}"
             nodes[name] = cluster.add_node(**options(), temp_dir=place, **json.loads(given[0]))
         else:
-            cluster.remove_node(nodes.pop(name), allow_graceful=False)
+            node = nodes.pop(name)
+            worker = hold_at_work(node.all_processes["raylet"][0].process.pid)
+            cluster.remove_node(node, allow_graceful=False)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.kill()  # it would hear of its node's end, were it not stopped
         print("ok", flush=True)
 finally:
     cluster.shutdown()
