@@ -21,6 +21,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from rasterloom import s3
+from rasterloom.masking import masked
 from rasterloom.s3 import StorageError
 
 __all__ = ["Entry", "File", "StorageError", "Store"]
@@ -55,7 +56,12 @@ class Store:
 
     def __post_init__(self) -> None:
         if "://" in self.root and not self.is_s3:
-            raise StorageError(f"a workspace is a folder or s3://bucket/prefix, not {self.root}")
+            raise StorageError(f"a workspace is a folder or s3://bucket/prefix, not {masked(self.root)}")
+        if self.is_s3 and "@" in self.root.removeprefix("s3://").split("/")[0]:
+            raise StorageError(
+                f"the workspace {masked(self.root)} has credentials in it: take them out of the recipe and set "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            )
 
     @property
     def is_s3(self) -> bool:

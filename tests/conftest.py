@@ -165,7 +165,9 @@ def wait_for_bucket(process, log):
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
-    client = boto3.client("s3", config=Config(retries={"max_attempts": 1}, connect_timeout=2, read_timeout=5))
+    client = boto3.session.Session().client(
+        "s3", config=Config(retries={"max_attempts": 1}, connect_timeout=2, read_timeout=5)
+    )
     until = time.monotonic() + 60
     while True:
         assert process.poll() is None and time.monotonic() < until, log.read_text(errors="replace")[-3000:]

@@ -15,7 +15,7 @@ GROUND = {"versions", "storage", "s3", "schema", "recipe", "halving", "memory", 
 MAY_IMPORT = {
     **dict.fromkeys(ROOMS, GROUND),
     "versions": {"storage", "s3", "schema", "recipe", "masking"},
-    "storage": {"s3", "recipe", "schema"},
+    "storage": {"s3", "recipe", "schema", "masking"},
     "s3": set(),
     "recipe": {"schema"},
     "schema": set(),

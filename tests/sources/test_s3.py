@@ -25,7 +25,7 @@ IMG2DATASET = Path(__file__).parent / "img2dataset"
 
 @pytest.fixture(scope="module")
 def put(s3: str) -> Any:
-    client = boto3.client("s3")
+    client = boto3.session.Session().client("s3")
 
     def run(key: str, data: bytes) -> str:
         client.put_object(Bucket="lake", Key=key, Body=data)
@@ -108,7 +108,7 @@ def test_a_file_that_is_gone(put: Any, jpeg: bytes) -> None:
     before = digest_of(find_files(source))
     put("going/1.txt", b"two")
     assert digest_of(find_files(source)) != before
-    boto3.client("s3").delete_object(Bucket="lake", Key="going/1.jpg")
+    boto3.session.Session().client("s3").delete_object(Bucket="lake", Key="going/1.jpg")
     (row,) = fetch_shard(pairs, Fetch(), shard=0, sources=[source]).to_pylist()
     assert row["error"] == "missing_file", row["detail"]
 

@@ -35,7 +35,7 @@ DEADLINE_S = 400.0
 
 @pytest.fixture
 def job(tmp_path, write_tokens, profile, small_checkpoint):
-    stage = Stage(target=64, steps=STEPS, lr=1e-3, warmup_steps=2, batch_tokens=300)
+    stage = Stage(target=64, steps=STEPS, lr=1e-4, warmup_steps=2, batch_tokens=300)
     train = Train(stages=(stage,), heldout=0.1, checkpoint_every=10**6, cfg_drop=0.3, dropout=0.0)
     return StageJob(
         stage=stage,
