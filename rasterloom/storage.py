@@ -59,8 +59,8 @@ class Store:
             raise StorageError(f"a workspace is a folder or s3://bucket/prefix, not {masked(self.root)}")
         if self.is_s3 and "@" in self.root.removeprefix("s3://").split("/")[0]:
             raise StorageError(
-                f"the workspace {masked(self.root)} has credentials in it: take them out of the recipe and set "
-                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+                f"the workspace {masked(self.root)} has credentials in it: take them out of the recipe, and "
+                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
             )
 
     @property
