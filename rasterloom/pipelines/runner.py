@@ -34,6 +34,7 @@ from rasterloom.pipelines.state import (
 from rasterloom.pipelines.step import FileStep, Shard, ShardStep, Step
 from rasterloom.pipelines.tombstones import latest_takedown, tombstones
 from rasterloom.recipe import RecipeError, Run
+from rasterloom.train.transfer import upload
 from rasterloom.versions.commit import commit
 from rasterloom.versions.record import Record
 from rasterloom.versions.tables import Corpus
@@ -212,8 +213,7 @@ def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, pro
             raise StepFailed(f"{step.name}: {one_line(error)}") from error
         files = sorted(p for p in folder.rglob("*") if p.is_file())
         if corpus.store.is_s3:
-            for path in files:
-                corpus.store.put(f"{final}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+            upload(corpus.store, folder, final)
         size = sum(path.stat().st_size for path in files)
         record = _record(
             corpus, step, recipe_digest, started, counts=counts, n_bytes=size, takedowns=takedowns

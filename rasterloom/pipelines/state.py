@@ -1,12 +1,16 @@
 """What a workspace already holds of a workflow: which steps are done, and why the others are not."""
 
+import contextlib
+import shutil
 import tempfile
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 from rasterloom.pipelines import staging
 from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step, changes
 from rasterloom.pipelines.tombstones import latest_takedown
+from rasterloom.train.transfer import download
 from rasterloom.versions.commit import head_snapshot
 from rasterloom.versions.record import Record
 from rasterloom.versions.tables import Corpus, DataFile
@@ -33,12 +37,15 @@ def local_folder(corpus: Corpus, step: Step) -> Path:
     place = file_folder(corpus, step)
     if not corpus.store.is_s3:
         return Path(corpus.store.path(place))
-    copy = scratch_folder(step) / "copy"
-    for name in corpus.store.list(place):
-        target = copy / name.removeprefix(f"{place}/")
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(corpus.store.read(name))
+    record = read_record(corpus, step.name, step.fingerprint)
+    made = record.finished if record else ""  # a takedown makes some results anew
+    copy = scratch_folder(step).with_name(f"{step.fingerprint}-copy-{made.replace(':', '')}")
+    if not copy.exists():
+        draft = copy.with_name(f"copying-{uuid.uuid4().hex}")
+        download(corpus.store, place, draft)
+        with contextlib.suppress(OSError):  # somebody else was first
+            draft.rename(copy)
+        shutil.rmtree(draft, ignore_errors=True)
     return copy
 
 

@@ -9,6 +9,7 @@ from pyiceberg.table import Table
 
 from rasterloom.versions.commit import COMMIT_TRIES
 from rasterloom.versions.heads import last_versions, needed
+from rasterloom.versions.patience import let_in
 from rasterloom.versions.record import Record
 from rasterloom.versions.tables import Corpus
 
@@ -75,7 +76,8 @@ def expire(corpus: Corpus, name: str, since_ms: float, fingerprints: Collection[
         if not ids:
             return 0
         try:
-            table.maintenance.expire_snapshots().by_ids(ids).commit()
+            with let_in():
+                table.maintenance.expire_snapshots().by_ids(ids).commit()
             return len(ids)
         except CommitFailedException:
             if attempt == COMMIT_TRIES - 1:

@@ -10,7 +10,7 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 
 from rasterloom.versions.heads import properties_of
-from rasterloom.versions.patience import TRANSIENT
+from rasterloom.versions.patience import TRANSIENT, let_in
 from rasterloom.versions.record import Record
 from rasterloom.versions.tables import Corpus
 
@@ -46,7 +46,7 @@ def replace_files(corpus: Corpus, name: str, new: Mapping[str, str | None], reco
         if not new.keys() <= there.keys():
             return False
         try:
-            with table.transaction() as transaction:
+            with let_in(), table.transaction() as transaction:
                 came = [corpus.store.uri(file) for file in new.values() if file]
                 added = parquet_files_to_data_files(table.io, transaction.table_metadata, iter(came))
                 properties = properties_of(table, corpus.head(table), record)
