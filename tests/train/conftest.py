@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch.distributed as dist
 
+from rasterloom.recipe import Stage, Train
 from rasterloom.schema import TOKENS, Profile, bucket_name, pair_key
+from rasterloom.train.job import StageJob
 
 PROFILE = Profile(
     name="test",
@@ -84,6 +87,18 @@ def write_tokens(tmp_path: Path) -> WriteTokens:
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def new_job(tmp_path: Path, write_tokens: WriteTokens, small_checkpoint: str) -> Callable[..., StageJob]:
+    """Make a job of a stage, on so many rows, with further fields of `StageJob`."""
+
+    def make(stage: Stage, train: Train, rows: int = 50, **more: Any) -> StageJob:
+        files = more.pop("token_files", None) or (write_tokens(rows),)
+        given = {"tokens_snapshot": "1", "init": small_checkpoint, "out_dir": str(tmp_path / "out"), **more}
+        return StageJob(stage, train, PROFILE, files, None, **given)
+
+    return make
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from rasterloom.storage import StorageError
 from rasterloom.train import transfer
 from rasterloom.train.checkpoint import latest
 from rasterloom.train.engine import run_worker
-from rasterloom.train.job import StageJob
 from rasterloom.train.metrics import read_metrics
 from rasterloom.train.step import Asked
 
@@ -18,20 +17,10 @@ pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 @pytest.fixture
-def job(tmp_path, write_tokens, profile, small_checkpoint):
+def job(new_job):
     stage = Stage(target=64, steps=8, lr=1e-2, warmup_steps=0, batch_tokens=300)
     train = Train(stages=(stage,), heldout=0.2, dropout=0.0, checkpoint_every=3, keep_checkpoints=1)
-    return StageJob(
-        stage=stage,
-        train=train,
-        profile=profile,
-        token_files=(write_tokens(50),),
-        filesystem=None,
-        tokens_snapshot="1",
-        init=small_checkpoint,
-        out_dir=str(tmp_path / "out"),
-        workers=1,
-    )
+    return new_job(stage, train, rows=50, workers=1)
 
 
 @pytest.fixture

@@ -22,20 +22,10 @@ pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 @pytest.fixture
-def job(tmp_path, write_tokens, profile, small_checkpoint):
+def job(new_job, write_tokens):
     stage = Stage(target=64, steps=8, lr=1e-2, warmup_steps=2, batch_tokens=300)
     train = Train(stages=(stage,), heldout=0.2, checkpoint_every=3, cfg_drop=0.3, dropout=0.1)
-    return StageJob(
-        stage=stage,
-        train=train,
-        profile=profile,
-        token_files=(write_tokens(30), write_tokens(20, first=30)),
-        filesystem=None,
-        tokens_snapshot="1",
-        init=small_checkpoint,
-        out_dir=str(tmp_path / "out"),
-        workers=1,
-    )
+    return new_job(stage, train, token_files=(write_tokens(30), write_tokens(20, first=30)), workers=1)
 
 
 def losses(job: StageJob) -> list[float]:

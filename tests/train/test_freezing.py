@@ -7,7 +7,6 @@ import torch
 
 from rasterloom.recipe import DeepSpeed, Stage, Train
 from rasterloom.train.engine import run_worker
-from rasterloom.train.job import StageJob
 from rasterloom.train.metrics import MetricsLog, read_metrics
 from rasterloom.train.model import build_model
 
@@ -15,21 +14,12 @@ pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 @pytest.fixture
-def job(tmp_path, write_tokens, profile, small_checkpoint):
+def job(new_job):
     stage = Stage(
         target=64, steps=4, lr=1e-2, warmup_steps=0, batch_tokens=300, freeze=["embeddings", "norms"]
     )
-    return StageJob(
-        stage=stage,
-        train=Train(stages=(stage,), heldout=0.1, checkpoint_every=2, dropout=0.0),
-        profile=profile,
-        token_files=(write_tokens(30),),
-        filesystem=None,
-        tokens_snapshot="1",
-        init=small_checkpoint,
-        out_dir=str(tmp_path / "out"),
-        workers=1,
-    )
+    train = Train(stages=(stage,), heldout=0.1, checkpoint_every=2, dropout=0.0)
+    return new_job(stage, train, rows=30, workers=1)
 
 
 @pytest.mark.parametrize("zero", [0, 2, 3])

@@ -8,7 +8,6 @@ from plain_loop import plain_loop
 
 from rasterloom.recipe import DeepSpeed, Guard, Stage, Train
 from rasterloom.train.guard import Seen, TrainingDiverged, after_objection, after_step, objection
-from rasterloom.train.job import StageJob
 from rasterloom.train.metrics import read_metrics
 from rasterloom.train.model import build_model
 
@@ -45,19 +44,10 @@ def test_it_steps_in_a_bounded_number_of_times():
 
 
 @pytest.fixture
-def job(tmp_path, write_tokens, profile, small_checkpoint):
+def job(new_job):
     stage = Stage(target=64, steps=8, lr=1e-2, warmup_steps=0, batch_tokens=300)
     train = Train(stages=(stage,), heldout=0.2, cfg_drop=0.0, dropout=0.0, checkpoint_every=3)
-    return StageJob(
-        stage=stage,
-        train=train,
-        profile=profile,
-        token_files=(write_tokens(50),),
-        filesystem=None,
-        tokens_snapshot="1",
-        init=small_checkpoint,
-        out_dir=str(tmp_path / "out"),
-    )
+    return new_job(stage, train, rows=50)
 
 
 @pytest.mark.parametrize(

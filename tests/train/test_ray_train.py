@@ -34,21 +34,10 @@ DEADLINE_S = 400.0
 
 
 @pytest.fixture
-def job(tmp_path, write_tokens, profile, small_checkpoint):
+def job(new_job):
     stage = Stage(target=64, steps=STEPS, lr=1e-4, warmup_steps=2, batch_tokens=300)
     train = Train(stages=(stage,), heldout=0.1, checkpoint_every=10**6, cfg_drop=0.3, dropout=0.0)
-    return StageJob(
-        stage=stage,
-        train=train,
-        profile=profile,
-        token_files=(write_tokens(60),),
-        filesystem=None,
-        tokens_snapshot="1",
-        init=small_checkpoint,
-        out_dir=str(tmp_path / "out"),
-        min_workers=1,
-        workers=2,
-    )
+    return new_job(stage, train, rows=60, min_workers=1, workers=2)
 
 
 @pytest.fixture(scope="module")

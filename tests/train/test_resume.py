@@ -11,25 +11,16 @@ from plain_loop import plain_loop
 from rasterloom.recipe import DeepSpeed, Stage, Train
 from rasterloom.storage import Store
 from rasterloom.train.checkpoint import latest, prune
-from rasterloom.train.job import StageJob, finished
+from rasterloom.train.job import finished
 from rasterloom.train.metrics import read_metrics
 from rasterloom.train.ray_train import _fetch_output
 
 
 @pytest.fixture
-def job(tmp_path, write_tokens, profile, small_checkpoint):
+def job(new_job):
     stage = Stage(target=64, steps=8, lr=1e-2, warmup_steps=0, batch_tokens=300)
     train = Train(stages=(stage,), heldout=0.2, cfg_drop=0.0, dropout=0.0, checkpoint_every=3)
-    return StageJob(
-        stage=stage,
-        train=train,
-        profile=profile,
-        token_files=(write_tokens(50),),
-        filesystem=None,
-        tokens_snapshot="1",
-        init=small_checkpoint,
-        out_dir=str(tmp_path / "out"),
-    )
+    return new_job(stage, train, rows=50)
 
 
 def changed(job, **changes):

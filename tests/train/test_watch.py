@@ -13,7 +13,7 @@ from eventfiles import scalars
 from rasterloom.recipe import DeepSpeed, Stage, Train
 from rasterloom.train.engine import run_worker
 from rasterloom.train.flops import train_flops
-from rasterloom.train.job import Drawing, StageJob
+from rasterloom.train.job import Drawing
 from rasterloom.train.metrics import MetricsLog, read_metrics
 from rasterloom.train.rows import open_rows
 from rasterloom.train.sample import open_sampler
@@ -32,7 +32,7 @@ dist.destroy_process_group()
 
 
 @pytest.fixture
-def job(tmp_path, write_tokens, profile, small_checkpoint):
+def job(new_job, write_tokens):
     stage = Stage(target=64, steps=7, lr=1e-2, warmup_steps=2, batch_tokens=300)
     train = Train(
         stages=(stage,), heldout=0.2, checkpoint_every=4, log_every=2, evaluate_every=3, sample_every=3,
@@ -47,18 +47,8 @@ def job(tmp_path, write_tokens, profile, small_checkpoint):
         top_k=5,
         seed=3,
     )
-    return StageJob(
-        stage=stage,
-        train=train,
-        profile=profile,
-        token_files=(write_tokens(30), write_tokens(20, first=30)),
-        filesystem=None,
-        tokens_snapshot="1",
-        init=small_checkpoint,
-        out_dir=str(tmp_path / "out"),
-        workers=1,
-        drawing=drawing,
-    )
+    files = (write_tokens(30), write_tokens(20, first=30))
+    return new_job(stage, train, token_files=files, workers=1, drawing=drawing)
 
 
 def drawn(job):
