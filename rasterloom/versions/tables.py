@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -13,6 +13,7 @@ from pyiceberg.exceptions import NoSuchTableError
 from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Snapshot
+from pyiceberg.utils.config import Config, merge_config
 
 from rasterloom import s3
 from rasterloom.recipe import Recipe
@@ -21,6 +22,7 @@ from rasterloom.versions.patience import patiently
 
 T = TypeVar("T")
 MAIN = "main"
+CATALOG = "rasterloom"  # its name for pyiceberg, and in the names of its variables
 LOCKED_S = 60  # that a writer of the SQLite catalog waits for the others
 TABLES = ("pairs", "images", "scores", "selection", "tokens")
 
@@ -38,7 +40,7 @@ def _sqlite_catalog(file: Path, warehouse: str) -> Catalog:
 
     def load() -> Catalog:
         uri = f"sqlite:///{file}?timeout={LOCKED_S}"
-        return load_catalog("rasterloom", type="sql", uri=uri, warehouse=warehouse)
+        return load_catalog(CATALOG, type="sql", uri=uri, warehouse=warehouse)
 
     try:
         return load()
@@ -83,12 +85,14 @@ class Corpus:
             folder = Path(self.store.path())
             folder.mkdir(parents=True, exist_ok=True)
             return _sqlite_catalog(folder / "catalog.db", self.store.uri(""))
-        properties = {**s3_properties(), **dict(self.catalog_properties)}
+        given: dict[str, Any] = {**s3_properties(), **dict(self.catalog_properties)}
+        properties: dict[str, Any] = dict(merge_config(Config().get_catalog_config(CATALOG) or {}, given))
         is_http = properties.get("uri", "").startswith("http")  # which is REST where no type is named
         if properties.get("type", "rest" if is_http else "") == "rest":
-            properties = {**properties, "py-catalog-impl": "rasterloom.versions.rest.TimedRestCatalog"}
-            properties.pop("type", None)
-        return load_catalog("rasterloom", **properties)
+            from rasterloom.versions.rest import TimedRestCatalog
+
+            return TimedRestCatalog(CATALOG, **properties)
+        return load_catalog(CATALOG, **given)
 
     @property
     def has_catalog(self) -> bool:
