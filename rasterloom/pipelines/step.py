@@ -26,7 +26,7 @@ class Shard:
     name: str
     spec: dict[str, Any]
     made: dict[str, Any] | None = None  # an earlier version's result that is taken over, as plain values
-    now: dict[str, Any] = field(default_factory=dict)  # of spec, what a takedown moved; no part of the digest
+    now: dict[str, Any] = field(default_factory=dict)  # over spec, and no part of the digest: what may change
 
     @property
     def digest(self) -> str:

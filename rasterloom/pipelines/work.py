@@ -161,8 +161,10 @@ def _scorers(config: str) -> Any:
 
 
 def plan_selection(store: Store, inputs: Inputs, config: Keep) -> list[Shard]:
-    # One shard: duplicates are found across the whole corpus.
-    return [Shard("000000", {name: [f.name for f in files] for name, files in inputs.items()})]
+    # One shard: duplicates are found across the whole corpus. What is remembered is no part of its identity.
+    names = {name: [f.name for f in files] for name, files in inputs.items()}
+    remembered = {"earlier": names.pop("earlier")} if "earlier" in names else {}
+    return [Shard("000000", names, now=remembered)]
 
 
 def select_images(store: Store, spec: dict[str, Any], config: Keep) -> ShardResult:
