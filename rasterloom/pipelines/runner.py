@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,8 @@ def _record(corpus: Corpus, step: Step, recipe_digest: str, started: float, **fo
 def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, progress: Progress) -> None:
     started = time.monotonic()
     place = staging.folder(corpus.name, step.name, step.fingerprint)
-    shards = step.plan(corpus.store, inputs_of(corpus, step), step.config)
+    inputs = inputs_of(corpus, step)
+    shards = corpus.surely(lambda: step.plan(corpus.store, inputs, step.config))
     taken_down = tombstones(corpus.store, corpus.name)
     done = staging.published(corpus.store, place)
     done |= _taken_over(corpus, step, place, [shard for shard in shards if shard.id not in done])
@@ -146,7 +148,8 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
         if guard and (why := guard.verdict(result)):
             raise StepFailed(f"{step.name}: {why}")
     taken_down = tombstones(corpus.store, corpus.name)  # those that came meanwhile, too
-    whole = clean.without(corpus.store, place, [done[shard.id] for shard in shards], step.name, taken_down)
+    found = [done[shard.id] for shard in shards]
+    whole = corpus.surely(lambda: clean.without(corpus.store, place, found, step.name, taken_down))
     record = _record(
         corpus,
         step,
@@ -205,8 +208,10 @@ def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, pro
         if not step.resumes:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
+        inputs = inputs_of(corpus, step)
+        make = partial(step.make, corpus, inputs, step, folder, run, progress)
         try:
-            counts = step.make(corpus, inputs_of(corpus, step), step, folder, run, progress)
+            counts = make() if step.resumes else corpus.surely(make)
         except RecipeError:
             raise
         except (OSError, ValueError, RuntimeError) as error:
