@@ -38,8 +38,9 @@ def diff(a: Corpus, b: Corpus, table: str, *, examples: int = 12, memory: str = 
     """Compare a table at two versions of a corpus.
 
     Files that both versions have are not read. The others are joined by key, on digests of their values:
-    the join takes no more than ``memory``, whatever the number of rows. Values are the same if they are in every digit; two null
-    values are. Of pictures that are stored another way (``jpeg_quality``) nothing shows but their size.
+    the join takes no more than ``memory``, whatever the number of rows. Values are the same if they are in
+    every digit; two null values are. Of pictures that are stored another way (``jpeg_quality``) nothing shows
+    but their size.
 
     Args:
         examples: keys to return of each kind.
