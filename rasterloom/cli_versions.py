@@ -89,9 +89,13 @@ def log_command(
             why + counts,
             ", ".join(names.get(v.snapshot_id, [])),
         )
-    # As wide as it must be, whatever the terminal: a snapshot cut short is of no use.
+    _print_wide(shown)
+
+
+def _print_wide(shown: Table) -> None:
+    """As wide as it must be, whatever the terminal: a snapshot cut short is of no use."""
     shown.width = Measurement.get(out, out.options.update(max_width=LOG_WIDTH), shown).maximum
-    out.print(shown, crop=False)
+    out.print(shown, crop=False, highlight=False)
 
 
 @app.command("list")
@@ -107,7 +111,7 @@ def list_command(recipe: RecipePath, output: AsFormat = OutputFormat.TABLE) -> N
     shown = Table("name", "", *TABLES, box=None, pad_edge=False)
     for ref in found:
         shown.add_row(ref.name, ref.kind, *(str(ref.snapshots.get(table, "")) for table in TABLES))
-    out.print(shown, highlight=False)
+    _print_wide(shown)
 
 
 @app.command("show")
