@@ -1,13 +1,6 @@
-"""What this machine has to train on."""
+"""What a device is called."""
 
 import torch
-
-
-def gpu_names() -> list[str]:
-    """The names of the GPUs that torch can use."""
-    if not torch.cuda.is_available():
-        return []
-    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 
 
 def device_name(device: torch.device) -> str:

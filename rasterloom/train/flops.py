@@ -56,13 +56,6 @@ def train_flops(shape: Shape, *, tokens: int, squares: int, loss_tokens: int) ->
     )
 
 
-def train_flops_of(shape: Shape, lengths: Sequence[int], loss_share: float = 1.0) -> float:
-    """FLOPs of training on sequences of these lengths, with this share of their tokens in the loss."""
-    tokens = sum(lengths)
-    squares = sum(n * n for n in lengths)
-    return train_flops(shape, tokens=tokens, squares=squares, loss_tokens=round(loss_share * tokens))
-
-
 def peak_flops(device: str) -> float | None:
     """Peak of a device in bf16, FLOP/s, by the name that the driver gives it; None if it is not known."""
     name = device.lower().replace("-", " ")

@@ -1,6 +1,7 @@
 """The shapes of Chameleon by name, and how many parameters a shape has. Nothing here needs torch."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -65,19 +66,23 @@ def shape_of(init: str, vocab: int) -> Shape:
     """
     if init in SIZES:
         return replace(SIZES[init], vocab=vocab)
-    fields = config_fields(init)
     try:
-        return Shape(
-            hidden=fields["hidden_size"],
-            intermediate=fields["intermediate_size"],
-            layers=fields["num_hidden_layers"],
-            heads=fields["num_attention_heads"],
-            kv_heads=fields.get("num_key_value_heads") or fields["num_attention_heads"],
-            vocab=fields["vocab_size"],
-            swin_norm=bool(fields.get("swin_norm", False)),
-        )
+        return shape_of_config(config_fields(init))
     except KeyError as missing:
         raise ValueError(f"train.init: {init}/config.json has no field {missing}") from None
+
+
+def shape_of_config(fields: Mapping[str, Any]) -> Shape:
+    """The shape that a Chameleon's config gives. Raises: KeyError, of a field that is missing."""
+    return Shape(
+        hidden=fields["hidden_size"],
+        intermediate=fields["intermediate_size"],
+        layers=fields["num_hidden_layers"],
+        heads=fields["num_attention_heads"],
+        kv_heads=fields.get("num_key_value_heads") or fields["num_attention_heads"],
+        vocab=fields["vocab_size"],
+        swin_norm=bool(fields.get("swin_norm", False)),
+    )
 
 
 def config_fields(init: str) -> dict[str, Any]:

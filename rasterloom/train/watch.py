@@ -22,7 +22,7 @@ from rasterloom.train.metrics import MetricsLog, StepSums, flat
 from rasterloom.train.model import own_attention
 from rasterloom.train.rows import TokenRows
 from rasterloom.train.sample import Sampler
-from rasterloom.train.sizes import Shape
+from rasterloom.train.sizes import shape_of_config
 from rasterloom.train.trackers import Tracker, open_trackers
 
 
@@ -84,7 +84,7 @@ class Watch:
         """What is told of all steps since the last summary: the one time that the tally is read."""
         sums = self.tally.read()
         flops = train_flops(
-            _shape(self.engine.module.lm.config),
+            shape_of_config(self.engine.module.lm.config.to_dict()),
             tokens=self._tokens,
             squares=round(sums.squares),
             loss_tokens=self._loss_tokens,
@@ -166,14 +166,3 @@ def _peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _shape(config: Any) -> Shape:
-    return Shape(
-        hidden=config.hidden_size,
-        intermediate=config.intermediate_size,
-        layers=config.num_hidden_layers,
-        heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads,
-        vocab=config.vocab_size,
-    )

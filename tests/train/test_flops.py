@@ -1,6 +1,6 @@
 import pytest
 
-from rasterloom.train.flops import mfu, peak_flops, train_flops, train_flops_of
+from rasterloom.train.flops import mfu, peak_flops, train_flops
 from rasterloom.train.sizes import SIZES
 
 
@@ -18,11 +18,6 @@ def test_attention_is_counted_as_the_loop_over_positions_would():
     expected = 3 * per_key * pairs
     with_attention = train_flops(shape, tokens=8, squares=34, loss_tokens=0)
     assert with_attention - train_flops(shape, tokens=8, squares=0, loss_tokens=0) == expected
-
-
-def test_lengths_and_sums_agree():
-    shape = SIZES["34b"]
-    assert train_flops_of(shape, [10, 20], 0.5) == train_flops(shape, tokens=30, squares=500, loss_tokens=15)
 
 
 @pytest.mark.parametrize(
