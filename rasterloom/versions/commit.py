@@ -5,8 +5,7 @@ import time
 import warnings
 
 import pyarrow as pa
-from pyiceberg.catalog import Catalog
-from pyiceberg.exceptions import CommitFailedException, TableAlreadyExistsError
+from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.io.pyarrow import _pyarrow_to_schema_without_ids
 from pyiceberg.table import Table
@@ -14,6 +13,7 @@ from pyiceberg.table.refs import SnapshotRefType
 from pyiceberg.table.snapshots import Snapshot
 
 from rasterloom.storage import StorageError
+from rasterloom.versions.create import open_or_create
 from rasterloom.versions.heads import last_versions, properties_of
 from rasterloom.versions.patience import TRANSIENT, let_in, patiently
 from rasterloom.versions.record import Record
@@ -50,7 +50,7 @@ def commit(
         CommitFailedException: others kept committing to this table and won every time.
         StorageError: the corpus is seen at a tag or a snapshot, which never change.
     """
-    table = patiently(lambda: _open_or_create(corpus, name, schema, partition_by))
+    table = patiently(lambda: open_or_create(corpus, name, schema, partition_by))
     if corpus.ref != MAIN:
         _have_branch(corpus, table)
     for attempt in range(COMMIT_TRIES):
@@ -104,32 +104,3 @@ def _commit_once(
                 transaction.delete(replaces or AlwaysTrue(), branch=corpus.ref)
         properties = properties_of(table, head, record)
         transaction.add_files(uris, properties, check_duplicate_files=False, branch=corpus.ref)
-
-
-def _open_or_create(corpus: Corpus, name: str, schema: pa.Schema, partition_by: tuple[str, ...]) -> Table:
-    catalog: Catalog = corpus.catalog
-    table = (
-        catalog.load_table(corpus.identifier(name)) if catalog.table_exists(corpus.identifier(name)) else None
-    )
-    if table is not None:
-        return table
-    try:
-        catalog.create_namespace(corpus.name)
-    except Exception:  # another driver was first, which each kind of catalog says in its own way
-        if not catalog.namespace_exists(corpus.name):
-            raise
-    try:
-        with catalog.create_table_transaction(
-            corpus.identifier(name),
-            schema,
-            location=corpus.location(name),
-            # A retry must look again whether the step is already there, so it is ours to make.
-            properties={"commit.retry.num-retries": "0", "format-version": "2"},
-        ) as transaction:
-            if partition_by:
-                with transaction.update_spec() as spec:
-                    for column in partition_by:
-                        spec.add_identity(column)
-    except (TableAlreadyExistsError, CommitFailedException):
-        pass  # another driver was first; its table is the same
-    return catalog.load_table(corpus.identifier(name))

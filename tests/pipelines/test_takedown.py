@@ -154,6 +154,7 @@ def test_other_targets_sources_and_retries_do_not_bring_them_back(done):
     urls = [row["url"] for row in done.before["images"] if row["key"] in done.keys[1:]]
     place.write_text("url,text\n" + "".join(f"{url},told otherwise\n" for url in urls))
     text = done.recipe_file.read_text().replace("targets: [64]", "targets: [64, 96]")
+    text = text.replace("max_side: 192", "max_side: 256")  # of the size that the perceptual hash was given at
     more = f"sources:\n  - {{path: {place}, caption: text}}\n"
     done.recipe_file.write_text(text.replace("sources:\n", more))
     done.run("--until", "tokens")
