@@ -115,7 +115,7 @@ class Actors:
         del self._actor_of[reference]
         return reference in self._guilty
 
-    def stop(self, flying: list[Any]) -> None:
+    def stop(self) -> None:
         import ray
 
         for actor in [*self._busy, *(actor for actor, _ in self.starting.values())]:

@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 from rasterloom import __version__
 from rasterloom.pipelines.corpus import IMAGE_PARQUET, TEXT_PARQUET
 from rasterloom.pipelines.existing import is_fixed, refuse_change
-from rasterloom.pipelines.run import recipe_digest
 from rasterloom.recipe import Fetch, Recipe, RecipeError
 from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION, T2I, pair_key
 from rasterloom.storage import Entry, Store
@@ -108,7 +107,7 @@ def adopt(
         n_bytes=size,
         shards=len(names),
         seconds=time.monotonic() - started,
-    ).signed(recipe_digest(recipe), __version__)
+    ).signed(recipe.digest, __version__)
     snapshot_id = commit(corpus, table, schema, names, record)
     return Adopted(snapshot_id, rows, in_place, len(names) - in_place)
 

@@ -1,6 +1,5 @@
 """A recipe from its first step to its last: what would run, and running it."""
 
-import hashlib
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -102,7 +101,6 @@ def run_steps(recipe: Recipe, steps: list[Step], console: Console) -> list[Plann
 
 
 def _run_steps(corpus: Corpus, recipe: Recipe, steps: list[Step], console: Console) -> list[Planned]:
-    digest = recipe_digest(recipe)
     planned = []
     width = max(len(step.name) for step in steps)
     progress = Progress(console)
@@ -118,7 +116,7 @@ def _run_steps(corpus: Corpus, recipe: Recipe, steps: list[Step], console: Conso
             console.print(f"[bold]{step.name:<{width}}[/bold]  {before.reason}", highlight=False)
             start_ray(recipe.run)
             try:
-                after = run_step(corpus, step, recipe.run, digest, progress)
+                after = run_step(corpus, step, recipe.run, recipe.digest, progress)
             except (StepFailed, StorageError, OSError) as error:
                 # pyarrow's errors of S3 do not always tell why: a HEAD that fails has no body.
                 if (why := corpus.store.refusal()) and why not in str(error):
@@ -138,11 +136,6 @@ def summary(done: Status) -> str:
     rows = f"{record.rows:,} rows" if record.rows else ""
     text = ": ".join(part for part in (rows, counts + more) if part)
     return f"{text} in {record.seconds:.1f} s" if text else f"in {record.seconds:.1f} s"
-
-
-def recipe_digest(recipe: Recipe) -> str:
-    """A short digest of the whole recipe, for the records."""
-    return hashlib.blake2b(recipe.model_dump_json().encode(), digest_size=8).hexdigest()
 
 
 def result_files(recipe: Recipe, last: str) -> dict[str, str]:

@@ -133,7 +133,6 @@ def stage_job(corpus: Corpus, step: Step, folder: Path, run: Run) -> StageJob:
         PartFiles(len(tokens.files), tokens.index, part.weight, part.tasks)
         for tokens, part in zip(parts, config.stage.parts, strict=True)
     )
-    trained = local_folder(corpus, before) if before else None
     keep = config.stage.optimizer_state == "keep"
     return StageJob(
         stage=config.stage,
@@ -144,7 +143,7 @@ def stage_job(corpus: Corpus, step: Step, folder: Path, run: Run) -> StageJob:
         tokens_snapshot="+".join(str(part.snapshot) for part in parts),
         token_index=mixture[0].index,
         mixture=mixture if config.stage.mixture else (),
-        init=str(trained / "model") if trained else config.train.init,
+        init=_init(corpus, before) if before else config.train.init,
         keep_optimizer_from=_place(corpus, before) if before and keep else None,
         checkpoints=f"{_place(corpus, step)}/checkpoints" if corpus.store.is_s3 else None,
         out_dir=str(folder),
@@ -153,6 +152,13 @@ def stage_job(corpus: Corpus, step: Step, folder: Path, run: Run) -> StageJob:
         max_failures=run.max_failures,
         use_gpu=run.use_gpu,
     )
+
+
+def _init(corpus: Corpus, before: Step) -> str:
+    """The weights that a stage left; the place where they will be, as a stage can be planned before."""
+    if not status(corpus, before).done:
+        return corpus.store.path(f"{file_folder(corpus, before)}/model")
+    return str(local_folder(corpus, before) / "model")
 
 
 def training_store(corpus: Corpus, step: Step) -> str:

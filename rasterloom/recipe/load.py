@@ -86,7 +86,7 @@ def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
     )
     train = recipe.train and recipe.train.model_copy(update={"init": resolve_if_there(recipe.train.init)})
     workspace = resolve(recipe.workspace)
-    return recipe.model_copy(
+    placed = recipe.model_copy(
         update={
             "sources": sources,
             "fetch": fetch,
@@ -97,3 +97,5 @@ def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
             "workspace": workspace,
         }
     )
+    placed._folder = str(folder)
+    return placed

@@ -1,8 +1,10 @@
 """The whole recipe, and the short forms that it may be written in."""
 
+import hashlib
+import json
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.filter import Keep, Score
@@ -31,6 +33,14 @@ class Recipe(Section):
     train: Train | None = None
     sample: Sample = Sample()
     run: Run = Run()
+    _folder: str = PrivateAttr("")
+
+    @property
+    def digest(self) -> str:
+        """What records know the recipe by: all of it but ``run``, wherever its folder lies."""
+        text = self.model_dump_json(exclude={"run"})
+        text = text.replace(json.dumps(f"{self._folder}/")[1:-1], "") if self._folder else text
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     @model_validator(mode="before")
     @classmethod

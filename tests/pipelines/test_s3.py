@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from faultproxy import FaultProxy
 
+from rasterloom.pipelines.preflight import job_of
+from rasterloom.pipelines.trained import stage_steps
 from rasterloom.recipe import load_recipe
 from rasterloom.versions.history import log, made
 from rasterloom.versions.tables import TABLES, Corpus
@@ -29,6 +31,15 @@ def test_the_tables_are_those_of_a_local_workspace(on_s3, undisturbed):
         assert [row for row in mine[table] if row not in rows] == []
     assert mine == theirs
     assert "7 steps, 0 ran now" in on_s3.run("--until", "tokens")
+
+    # With tokens, and nothing trained yet, every stage can be planned, and copies nothing.
+    stage = "{target: 64, steps: 1, batch_tokens: 4096, lr: 1.0e-3}"
+    on_s3.recipe_file.write_text(
+        on_s3.recipe_file.read_text() + f"train: {{init: tiny, stages: [{stage}, {stage}]}}\n"
+    )
+    recipe = on_s3.recipe
+    jobs = [job_of(on_s3.corpus, step, recipe.run) for step in stage_steps(recipe)]
+    assert jobs[0].init == "tiny" and jobs[1].init.startswith(on_s3.corpus.store.path())
 
 
 def test_two_runs_at_once_make_each_version_once(on_s3, undisturbed):

@@ -1,0 +1,52 @@
+"""The quickstart for a cluster on this machine: a folder to submit, and the web site that its lists lead to.
+
+Writes FOLDER/recipe.yaml, the small quickstart's with its workspace on S3, and the lists of pairs beside it;
+then serves the pictures until it is interrupted. docs/cluster-quickstart.md goes on from there.
+"""
+
+import argparse
+import shutil
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from demo import site_of
+from server import serve
+from website import build_site
+
+from rasterloom.recipe import load_recipe
+
+SMALL = Path(__file__).resolve().parents[1] / "quickstart-small.yaml"
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument("folder", type=Path, metavar="FOLDER", help="new folder for recipe and lists")
+    arguments.add_argument("--s3", type=Path, default=Path("work/s3"), help="the one of infra/s3/local.sh")
+    arguments.add_argument("--scenes", type=int, default=400, help="scenes to draw (default: %(default)s)")
+    options = arguments.parse_args()
+    where = options.s3 / "recipe.yaml"
+    if not where.exists():
+        sys.exit(f"{where} is not there: infra/s3/local.sh {options.s3} starts an S3 server and writes it")
+    _, port = site_of(load_recipe(SMALL))
+    site = options.folder.with_name(f"{options.folder.name}-site")
+    if not (options.folder / "recipe.yaml").exists():
+        print(f"Drawing {options.scenes:,} scenes into {site} ...", flush=True)
+        build_site(site, options.scenes, port)
+        options.folder.mkdir(parents=True, exist_ok=True)
+        for pairs in site.glob("pairs-*.parquet"):
+            shutil.copy(pairs, options.folder)
+        text = SMALL.read_text().replace("../work/site-small/", "")
+        recipe = text.replace("workspace: ../work/small\n", where.read_text())
+        (options.folder / "recipe.yaml").write_text(recipe)
+    with serve(site, port), suppress(KeyboardInterrupt):
+        print(f"{options.folder}/recipe.yaml is ready; serving its pictures until interrupted", flush=True)
+        threading.Event().wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
