@@ -10,20 +10,29 @@ from typing import Any
 from rasterloom.recipe import SPEED_ONLY, Recipe, Train
 
 DOCS = Path(__file__).parents[1] / "docs"
+SCHEMA = "https://raw.githubusercontent.com/rasterloom/rasterloom/main/docs/recipe.schema.json"
 HEAD = """# The recipe, field by field
 
-`python scripts/recipe_reference.py` writes this page from the models in `rasterloom/recipe/`: edit it there. A recipe is one YAML file, checked before anything runs; an error names the field, what it got and what it takes. A field that is not known is an error, too.
+`python scripts/recipe_reference.py` writes this page from the models in `rasterloom/recipe/`: edit it
+there. A recipe is one YAML file, checked before anything runs; an error names the field, what it got and
+what it takes. A field that is not known is an error, too.
 
-*Runs again* names the first step that is done anew when the field changes, and with it all that follows from it ([architecture.md](architecture.md) has the order). "-" is what only says how fast, or how closely a run is watched. `rasterloom plan` says it of your change before you run it. The report is written anew after any change but those of `run` and `catalog`.
+*Runs again* names the first step that is done anew when the field changes, and with it all that follows
+from it ([architecture.md](architecture.md) has the order). "-" is what only says how fast, or how
+closely a run is watched. `rasterloom plan` says it of your change before you run it. The report is
+written anew after any change but those of `run` and `catalog`.
 
-Three short forms: `keep: "quality >= 0.3"` is `keep: {rule: ...}`, `dedup:` may stand at the top, and a scorer is its name or `{name: {options}}`.
+Three short forms: `keep: "quality >= 0.3"` is `keep: {rule: ...}`, `dedup:` may stand at the top, and a
+scorer is its name or `{name: {options}}`.
 
 ## In an editor
 
-[`recipe.schema.json`](recipe.schema.json) is the JSON schema of a recipe. With the YAML extension of VS Code (`redhat.vscode-yaml`), and with other editors that speak to yaml-language-server, this line at the top of a recipe completes its fields, shows what they mean, and underlines what is wrong:
+[`recipe.schema.json`](recipe.schema.json) is the JSON schema of a recipe. With the YAML extension of VS
+Code (`redhat.vscode-yaml`), and with other editors that speak to yaml-language-server, this line at the
+top of a recipe completes its fields, shows what they mean, and underlines what is wrong:
 
 ```yaml
-# yaml-language-server: $schema=https://raw.githubusercontent.com/rasterloom/rasterloom/main/docs/recipe.schema.json
+# yaml-language-server: $schema=SCHEMA
 corpus: clipart
 sources: [{path: pairs.parquet}]
 ```
@@ -92,7 +101,7 @@ def schema() -> dict[str, Any]:
 def reference() -> str:
     """The page: a table of fields for each section, in the order of the recipe."""
     whole = Recipe.model_json_schema()
-    parts = [HEAD, "## At the top\n", _table(whole, ""), *_sections(whole, whole["$defs"], "")]
+    parts = [HEAD.replace("SCHEMA", SCHEMA), "## At the top\n", _table(whole, ""), *_sections(whole, whole["$defs"], "")]
     return "\n".join(parts)
 
 

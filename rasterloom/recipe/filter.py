@@ -8,10 +8,10 @@ from rasterloom.recipe.section import Section
 
 
 class Score(Section):
-    """A scorer by name, with its options: ``quality`` or ``{aesthetic: {head: head.pth}}``; docs/filter.md."""
+    """A scorer by name, with its options: ``quality`` or ``{aesthetic: {head: head.pth}}``."""
 
     name: str
-    """quality, flatness, aesthetic, clip, nsfw, text_area, language or caption (docs/filter.md)."""
+    """quality, flatness, aesthetic, clip, nsfw, text_area, language or caption: see docs/filter.md."""
     options: dict[str, Any] = Field({})
     """Options of that scorer."""
 

@@ -116,7 +116,7 @@ def test_every_recipe_here_fits_the_schema(script):
 
 
 def fields(script):
-    """Every field of the page by its path, with its schema; sections left out, as their fields stand for them."""
+    """Every field of the page by its path, with its schema; a section is its fields."""
     whole = Recipe.model_json_schema()
 
     def walk(model, above):
