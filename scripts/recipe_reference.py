@@ -101,8 +101,8 @@ def schema() -> dict[str, Any]:
 def reference() -> str:
     """The page: a table of fields for each section, in the order of the recipe."""
     whole = Recipe.model_json_schema()
-    parts = [HEAD.replace("SCHEMA", SCHEMA), "## At the top\n", _table(whole, ""), *_sections(whole, whole["$defs"], "")]
-    return "\n".join(parts)
+    sections = _sections(whole, whole["$defs"], "")
+    return "\n".join([HEAD.replace("SCHEMA", SCHEMA), "## At the top\n", _table(whole, ""), *sections])
 
 
 def _sections(model: dict[str, Any], defs: dict[str, Any], above: str) -> list[str]:
