@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from rasterloom.recipe.model import Model
 from rasterloom.recipe.section import Section
@@ -86,6 +86,12 @@ class Stage(Section):
     of parameter names, such as ``model.layers.*.mlp.*``."""
     optimizer_state: Literal["keep", "reset"] = "reset"
     """The optimizer's moments at the start: those that the stage before ended with, or none."""
+
+    @field_validator("tokens", "batch_tokens", mode="before")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        """YAML takes 2.0e9 for text, as its exponent has no sign."""
+        return float(value) if isinstance(value, str) and re.fullmatch(r"[\d.]+[eE]\d+", value) else value
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -175,6 +181,12 @@ class Guard(Section):
     """Steps whose median ``factor`` is measured by."""
     limit: int = Field(10, ge=1)
     """After so many times in a stage it fails."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on_is_a_name(cls, data: Any) -> Any:
+        """YAML takes a bare ``on`` for true."""
+        return {"on" if k is True else k: v for k, v in data.items()} if isinstance(data, dict) else data
 
 
 class Train(Watch):
