@@ -4,12 +4,13 @@ import json
 import re
 import shlex
 import subprocess
+import tomllib
 
 import click
 import pytest
 import typer
 import yaml
-from docblocks import KINDS, ROOT, blocks, pages
+from docblocks import KINDS, ROOT, blocks, pages, recipe_of
 
 from rasterloom import cli
 from rasterloom.recipe import load_recipe
@@ -115,12 +116,8 @@ def test_scripts_and_targets_are_there():
 
 @pytest.mark.parametrize("block", of_kind("yaml"))
 def test_a_recipe_loads(block, tmp_path):
-    given = yaml.safe_load(block.text)
-    whole = {"corpus": "demo", "sources": [{"path": "pairs.parquet"}], **given}
-    if "train" in given and "stages" not in given["train"]:
-        whole["train"] = {**given["train"], "stages": [{"target": 512, "steps": 1}]}
     file = tmp_path / "recipe.yaml"
-    file.write_text(yaml.safe_dump(whole, sort_keys=False))
+    file.write_text(yaml.safe_dump(recipe_of(block), sort_keys=False))
     load_recipe(file)
 
 
@@ -160,3 +157,18 @@ def test_every_page_is_in_the_index():
     index = (ROOT / "docs" / "README.md").read_text()
     for path in (ROOT / "docs").glob("*.md"):
         assert path.name == "README.md" or f"({path.name})" in index, path.name
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_files_and_extras_that_a_page_names_are_there(page):
+    text = page.read_text()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(re.findall(r"rasterloom\[(\w+)\]", text)) <= set(extras)
+    rooms = "recipe|sources|filtering|tokenize|train|versions|pipelines|report"
+    for name in re.findall(rf"`((?:{rooms})/\w+\.py)`", text):
+        assert (ROOT / "rasterloom" / name).exists(), name
+    outer = "rasterloom|benchmarks|scripts|infra|tests|examples|docs"
+    for name in re.findall(rf"`((?:{outer})/[\w./-]+)`", text):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"`(bench_\w+\.py)`", text):
+        assert (ROOT / "benchmarks" / name).exists(), name

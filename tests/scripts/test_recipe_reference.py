@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from docblocks import blocks, recipe_of
 
 from rasterloom.pipelines.run import workflow
 from rasterloom.recipe import Recipe
@@ -106,11 +108,14 @@ def test_it_is_as_the_models_say(script, name):
 
 
 def test_every_recipe_here_fits_the_schema(script):
-    recipes = [*ROOT.glob("examples/*.yaml"), *ROOT.glob("infra/s3/catalogs/*.yaml")]
+    files = [*ROOT.glob("examples/*.yaml"), *ROOT.glob("infra/s3/catalogs/*.yaml")]
+    recipes = {path: yaml.safe_load(path.read_text()) for path in files}
+    recipes |= {str(block): recipe_of(block) for block in blocks() if block.kind == "yaml"}
     check = jsonschema.Draft202012Validator(script.schema())
-    for path in recipes:
-        found = [error.message for error in check.iter_errors(yaml.safe_load(path.read_text()))]
-        assert not found, path
+    for name, recipe in recipes.items():
+        text = json.dumps(recipe).replace('"true": ', '"on": ')  # as editors read YAML, by its version 1.2
+        plain = json.loads(re.sub(r'"([\d.]+e\d+)"', r"\1", text))
+        assert not [error.message for error in check.iter_errors(plain)], name
     wrong = {"corpus": "a", "sources": [{"path": "p", "kind": 3}], "fetch": {"deadlines": 1}}
     assert len(list(check.iter_errors(wrong))) == 2
 

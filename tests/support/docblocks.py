@@ -16,6 +16,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parents[2]
 KINDS = ("sh", "console", "sh checked", "yaml", "python", "json", "text")
 
@@ -67,6 +69,13 @@ class Block:
     def runs(self):
         """Whether a test runs at least one of its commands."""
         return self.kind in ("sh", "console") and not all(c.elsewhere for c in self.commands)
+
+
+def recipe_of(block):
+    """The recipe that a block of YAML is, or is a part of: with what it leaves out."""
+    given = yaml.safe_load(block.text)
+    train = {"train": {"stages": [{"target": 512, "steps": 1}], **given["train"]}} if "train" in given else {}
+    return {"corpus": "demo", "sources": [{"path": "pairs.parquet"}], **given, **train}
 
 
 def _without_comment(line):
