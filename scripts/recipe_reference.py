@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic.json_schema import GenerateJsonSchema
+
 from rasterloom.recipe import SPEED_ONLY, Recipe, Train
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -82,9 +84,16 @@ TYPES = {
 }
 
 
+class Untitled(GenerateJsonSchema):
+    """Fields have names and descriptions; pydantic's titles are the names once more."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
 def schema() -> dict[str, Any]:
     """The JSON schema of a recipe, its short forms included."""
-    whole = Recipe.model_json_schema()
+    whole = Recipe.model_json_schema(schema_generator=Untitled)
     defs, fields = whole["$defs"], whole["properties"]
     whole["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     whole["description"] = (
