@@ -58,9 +58,12 @@ def sample_command(
     max_tokens: Annotated[int, typer.Option(min=1, help="Where a text is cut off.")] = 512,
     seed: int = 0,
     batch: Annotated[int, typer.Option(min=1, help="Answers that are drawn at once.")] = 8,
-    folder: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="A new or empty folder.")] = Path(
-        "samples"
-    ),
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FOLDER", help="A new or empty folder. Default: samples, samples-2, ..."
+        ),
+    ] = None,
     stage: StageNumber = None,
     model: ModelFolder = None,
 ) -> None:
@@ -98,7 +101,7 @@ def sample_command(
     )
     if not request.prompts and not request.images:
         raise RecipeError("nothing is asked for: give --prompt, --prompts or --image")
-    draw.free_folder(folder)
+    folder = draw.free_folder(folder)
     language = language_of(loaded)
     trained = model_at(loaded, model, language) if model else trained_of(loaded, stage)
     progress = Progress(out)

@@ -205,6 +205,18 @@ def test_a_checkpoint_to_start_from_is_found_beside_the_recipe(write, tmp_path):
         assert load_recipe(write(text)).train.init == found
 
 
+def test_what_yaml_takes_for_something_else_is_what_it_says(write):
+    stages = "[{target: 512, tokens: 2.0e9, batch_tokens: 1e5}]"
+    train = load_recipe(write(GOOD + f"train: {{stages: {stages}, guard: {{on: skip}}}}")).train
+    assert (train.stages[0].tokens, train.stages[0].batch_tokens, train.guard.on) == (
+        2 * 10**9,
+        10**5,
+        "skip",
+    )
+    with pytest.raises(RecipeError, match=r"tokens: input should be a valid integer.*got 2.5"):
+        load_recipe(write(GOOD + "train: {stages: [{target: 512, tokens: 25.0e-1}]}"))
+
+
 def test_a_stage_sees_what_it_sets_for_itself(write):
     mixed = "{mixture: [{target: 512}, {target: 768}], tokens: 5, z_loss: 0, dropout: 0}"
     stages = f"[{{target: 512, steps: 1}}, {mixed}]"

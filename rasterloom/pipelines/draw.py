@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -196,11 +197,22 @@ def prompts_in(path: Path) -> tuple[str, ...]:
     return prompts
 
 
-def free_folder(folder: Path) -> Path:
-    """A folder that holds nothing yet. Raises RecipeError if it does."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+def free_folder(folder: Path | None) -> Path:
+    """A folder that holds nothing yet: this one, or the first of samples, samples-2, ...
+
+    Raises:
+        RecipeError: this one holds something.
+    """
+    if folder is None:
+        names = chain(["samples"], (f"samples-{number}" for number in count(2)))
+        return next(path for path in map(Path, names) if not _holds_something(path))
+    if _holds_something(folder):
         raise RecipeError(f"--out {folder} is there already: name a new or an empty folder")
     return folder
+
+
+def _holds_something(path: Path) -> bool:
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
 
 
 def pace(drawn: Drawn) -> str:

@@ -38,6 +38,7 @@ class Fetch(Section):
     max_pixels: int = Field(100_000_000, ge=1)
     """A picture that declares more is not decoded."""
     max_redirects: int = Field(5, ge=0)
+    """Redirects that are followed; each hop is checked as the first was."""
     robots: bool = True
     """Obey robots.txt."""
     opt_out_tags: tuple[OptOutTag, ...] = ("noai", "noimageai", "noml")

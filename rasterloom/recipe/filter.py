@@ -11,7 +11,9 @@ class Score(Section):
     """A scorer by name, with its options: ``quality`` or ``{aesthetic: {head: head.pth}}``."""
 
     name: str
+    """quality, flatness, aesthetic, clip, nsfw, text_area, language or caption: see docs/filter.md."""
     options: dict[str, Any] = Field({})
+    """Options of that scorer."""
 
 
 class Dedup(Section):
@@ -38,3 +40,4 @@ class Keep(Section):
     """SQL over the columns of images and scores, and ``min_side``, ``max_side``, ``area``, ``aspect``,
     ``caption_length``."""
     dedup: Dedup = Dedup()
+    """What counts as a double; may stand at the top of the recipe, too."""

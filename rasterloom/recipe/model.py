@@ -14,6 +14,7 @@ class Lora(Section):
     """Train small matrices beside the large ones (Hu et al. 2021, arXiv 2106.09685), by peft."""
 
     rank: int = Field(16, ge=1)
+    """Inner width of a pair of small matrices."""
     alpha: int = Field(32, ge=1)
     """What a pair of small matrices adds is scaled by alpha / rank."""
     targets: tuple[Matrix, ...] = Field(get_args(Matrix), min_length=1)
@@ -23,6 +24,8 @@ class Lora(Section):
 
 
 class Model(Section):
+    """How the model is held in memory, what of it is trained, and how it starts; see docs/training.md."""
+
     remat: Literal["none", "selective", "full"] = "none"
     """What the backward pass computes again to save memory: nothing; all but attention and the projections
     around it; or whole layers."""

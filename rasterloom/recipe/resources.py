@@ -13,7 +13,9 @@ class Between(Section):
     """How many of something: from ``min`` to ``max``, as there is need and room; one number: so many."""
 
     min: int = Field(1, ge=1)
+    """The least."""
     max: int
+    """The most."""
 
     @model_validator(mode="before")
     @classmethod

@@ -29,6 +29,7 @@ class Run(Section):
     min_success: float = Field(0.05, ge=0, le=1)
     """Fetching stops when a smaller share of the last ``success_window`` pairs became images; 0: never."""
     success_window: int = Field(2000, ge=1)
+    """Pairs that ``min_success`` looks back on."""
     img2dataset_python: str | None = None
     """Python that has img2dataset installed, for ``fetch: {engine: img2dataset}``; this one when null."""
     steps: dict[str, StepTakes] = Field({})

@@ -8,4 +8,5 @@ class RecipeError(ValueError):
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    """A field's docstring is its description: in docs/recipe.md, and where an editor completes a recipe."""

@@ -13,6 +13,7 @@ class Column(Section):
     """A value that each row brings itself."""
 
     column: str
+    """Its column in the source."""
 
 
 class Source(Section):

@@ -22,7 +22,9 @@ class Prompt(Section):
     """
 
     human: str
+    """The question."""
     gpt: str = "<|image|>"
+    """The answer, which is learnt; a picture alone when not given."""
 
     @field_validator("human", "gpt")
     @classmethod
@@ -77,8 +79,11 @@ class Tokenize(Section):
     view_side: int = 384
     """Side of the views of the task multiview, in pixels; the target where that is lower."""
     batch: int = Field(32, ge=1)
+    """Pictures of one bucket that are prepared together and, on a GPU, encoded at once."""
     rows_per_file: int = Field(20_000, ge=1)
+    """The most sequences in a file of the table ``tokens``."""
     seed: int = 0
+    """Decides, with a pair's key, where its crop lies and in what order rows are filed."""
 
     def __hash__(self) -> int:  # of its values: `prompts` is a dict
         return hash(self.model_dump_json())

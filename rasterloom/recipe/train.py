@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from rasterloom.recipe.model import Model
 from rasterloom.recipe.section import Section
@@ -35,6 +35,7 @@ class Part(Section):
     """A part of a mixture: rows of one target, and their share of the stage's tokens."""
 
     target: int = Field(ge=32)
+    """Resolution of the tokens."""
     weight: float | None = Field(None, gt=0)
     """Share of the tokens, beside the other parts' weights; null in all parts: every row once an epoch."""
     tasks: tuple[str, ...] = ()
@@ -60,6 +61,7 @@ class Stage(Section):
     tokens: int | None = Field(None, ge=1)
     """Tokens to train on: the stage ends with the batch that reaches them."""
     lr: float = Field(2e-5, gt=0)
+    """Learning rate after the warm-up."""
     schedule: Literal["constant", "cosine", "linear"] | None = None
     """Learning rate after the warm-up; null: constant, or cosine where ``min_lr`` is given."""
     min_lr: float | None = Field(None, ge=0)
@@ -84,6 +86,12 @@ class Stage(Section):
     of parameter names, such as ``model.layers.*.mlp.*``."""
     optimizer_state: Literal["keep", "reset"] = "reset"
     """The optimizer's moments at the start: those that the stage before ended with, or none."""
+
+    @field_validator("tokens", "batch_tokens", mode="before")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        """YAML takes 2.0e9 for text, as its exponent has no sign."""
+        return float(value) if isinstance(value, str) and re.fullmatch(r"[\d.]+[eE]\d+", value) else value
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -124,9 +132,12 @@ class Stage(Section):
 
 
 class DeepSpeed(Section):
+    """How DeepSpeed shares a model out to the workers; docs/checkpoints.md tells more."""
+
     zero: Literal[0, 1, 2, 3] = 2
     """ZeRO stage."""
     bf16: bool = False
+    """Compute in bf16, beside a float32 copy of the weights; takes ZeRO 1, 2 or 3."""
     offload: Literal["cpu"] | None = None
     """``cpu``: the optimizer's state and step are there, not on the GPU; takes ZeRO 1, 2 or 3."""
     config: str | None = None
@@ -167,8 +178,15 @@ class Guard(Section):
     """Step in when a loss is more than so many times the median of the last ``window`` steps; null: only
     when it is not finite."""
     window: int = Field(50, ge=1)
+    """Steps whose median ``factor`` is measured by."""
     limit: int = Field(10, ge=1)
     """After so many times in a stage it fails."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on_is_a_name(cls, data: Any) -> Any:
+        """YAML takes a bare ``on`` for true."""
+        return {"on" if k is True else k: v for k, v in data.items()} if isinstance(data, dict) else data
 
 
 class Train(Watch):
@@ -180,11 +198,15 @@ class Train(Watch):
     init: str = "tiny"
     """``tiny``, ``small``, ``1b``, ``7b`` or ``34b`` for a model from scratch, or a checkpoint's folder."""
     stages: tuple[Stage, ...] = Field(min_length=1)
+    """One after the other, usually of rising resolution."""
     model: Model = Model()
+    """How the model is held in memory and what of it is trained."""
     deepspeed: DeepSpeed = DeepSpeed()
+    """ZeRO, precision, and DeepSpeed's own settings."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """``muon`` learns faster from scratch; it takes ``deepspeed: {zero: 0}``."""
     seed: int = 0
+    """Of the weights of a new model, the order of rows, dropout, and which prompts are dropped."""
     heldout: float = Field(0.02, ge=0, lt=1)
     """Share of rows, chosen by key, that is never trained on."""
     z_loss: float = Field(1e-5, ge=0)
@@ -194,6 +216,7 @@ class Train(Watch):
     dropout: float = Field(0.05, ge=0, lt=1)
     """After attention and after the MLP of each layer; the paper has none for its 34B model."""
     weight_decay: float = Field(0.1, ge=0)
+    """Of matrices and embeddings; norms and biases do not decay."""
     grad_clip: float = Field(4.0, gt=0)
     """The most that the norm of all gradients may be; larger ones are scaled down to it."""
     micro_batch_tokens: int | None = Field(None, ge=1)
@@ -204,6 +227,7 @@ class Train(Watch):
     keep_checkpoints: int = Field(2, ge=1)
     """Older ones than the last so many are deleted."""
     guard: Guard = Guard()
+    """What to do about losses that go wrong."""
 
     def of_stage(self, number: int) -> "Train":
         """The section as stage ``number`` (from 0) sees it: that stage alone, with what it sets itself."""

@@ -26,13 +26,21 @@ class Recipe(Section):
     """Properties for pyiceberg's load_catalog; an SQLite file in a local workspace when empty. Secrets are
     better given as variables: PYICEBERG_CATALOG__RASTERLOOM__CREDENTIAL for ``credential``."""
     sources: tuple[Source, ...] = Field(min_length=1)
+    """Where pairs come from."""
     fetch: Fetch = Fetch()
+    """How images are fetched and stored."""
     score: tuple[Score, ...] = (Score(name="quality"),)
+    """What is measured of each image and caption: ``quality``, or ``{clip: {clip: FOLDER}}`` with options."""
     keep: Keep = Keep()
+    """Which images are kept: a rule in SQL, or the section."""
     tokenize: Tokenize = Tokenize()
+    """How a kept pair becomes a sequence of tokens."""
     train: Train | None = None
+    """The stages of training; nothing is trained when null."""
     sample: Sample = Sample()
+    """What the trained model draws for the report."""
     run: Run = Run()
+    """How fast, and on what."""
     _folder: str = PrivateAttr("")
 
     @property

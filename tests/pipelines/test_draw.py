@@ -169,3 +169,14 @@ def test_checkpoints_that_are_not_there_or_are_others(undisturbed, model, tmp_pa
         app, ["sample", str(undisturbed.recipe_file), "--prompt", "x", "--model", str(tmp_path)]
     )
     assert "was trained on ids that are not those of the corpus little" in str(result.exception)
+
+
+def test_without_a_folder_each_time_has_its_own(tmp_path, monkeypatch):
+    from rasterloom.pipelines.draw import free_folder
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("samples", "samples-2", "samples-3"):
+        folder = free_folder(None)
+        assert str(folder) == name
+        folder.mkdir()
+        (folder / "grid.png").touch()
