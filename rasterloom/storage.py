@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from rasterloom import s3
+from rasterloom import disk, s3
 from rasterloom.masking import masked
 from rasterloom.s3 import StorageError
 
@@ -240,22 +240,31 @@ class Store:
 
         Its pages carry checksums, which ``versions verify`` looks at.
         """
-        if not self.is_s3:
-            Path(self.path(name)).parent.mkdir(parents=True, exist_ok=True)
-        options = {"write_page_checksum": True, **options}
-        pq.write_table(table, self.path(name), filesystem=self.filesystem, **options)
-        return int(self.filesystem.get_file_info(self.path(name)).size)
+        path, options = self.path(name), {"write_page_checksum": True, **options}
+        if self.is_s3:
+            pq.write_table(table, path, filesystem=self.filesystem, **options)
+        else:
+            folder = Path(path).parent
+            with disk.told(str(folder)):
+                folder.mkdir(parents=True, exist_ok=True)
+                try:
+                    pq.write_table(table, path, **options)
+                except BaseException:  # half a file is of no use, and takes room
+                    Path(path).unlink(missing_ok=True)
+                    raise
+        return int(self.filesystem.get_file_info(path).size)
 
     @contextlib.contextmanager
     def _beside(self, name: str) -> Iterator[tuple[Path, Path]]:
         """Give a temporary path in the target's folder, and the target; the temporary one is removed."""
         target = Path(self.path(name))
-        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        try:
-            yield temporary, target
-        finally:
-            temporary.unlink(missing_ok=True)
+        with disk.told(str(target.parent)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                yield temporary, target
+            finally:
+                temporary.unlink(missing_ok=True)
 
     @cached_property
     def _s3(self) -> Any:

@@ -35,7 +35,7 @@ def test_a_full_disk(full_disk):
     with open(full_disk / "filler", "wb", buffering=0) as filler, pytest.raises(OSError):
         while True:
             filler.write(bytes(4096))
-    with pytest.raises(StorageError, match="cannot be written: No space left on device"):
+    with pytest.raises(StorageError, match="full: no space is left on this disk"):
         check_store(Store(str(full_disk)))
 
 
