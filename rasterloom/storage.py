@@ -24,7 +24,7 @@ from rasterloom import disk, s3
 from rasterloom.masking import masked
 from rasterloom.s3 import StorageError
 
-__all__ = ["Entry", "File", "StorageError", "Store"]
+__all__ = ["Entry", "File", "StorageError", "Store", "Upload"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,15 @@ class File:
     name: str  # relative to the store's root
     size: int  # bytes
     written: datetime  # UTC, by the store's clock
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file on S3 that is being written in parts, or was when its writer was killed: none can read it."""
+
+    name: str  # relative to the store's root
+    id: str
+    begun: datetime  # UTC, by the store's clock
 
 
 @dataclass(frozen=True)
@@ -234,6 +243,23 @@ class Store:
             return
         with contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_file(self.path(name))
+
+    def uploads(self, prefix: str) -> builtins.list[Upload]:
+        """Return the uploads below a folder that are not finished; there are none on a disk."""
+        if not self.is_s3:
+            return []
+        bucket, _, root = self.path().partition("/")
+        start = f"{root}/" if root else ""
+        found = s3.uploads(self._s3, bucket, f"{start}{prefix}/")
+        return [Upload(key.removeprefix(start), id_, begun) for key, id_, begun in found]
+
+    def uploaded(self, upload: Upload) -> int:
+        """Return how many bytes of an upload are there."""
+        return s3.uploaded(self._s3, *self._object(upload.name), upload.id)
+
+    def abort(self, upload: Upload) -> None:
+        """Give an upload up; one that has ended is no error."""
+        s3.abort(self._s3, *self._object(upload.name), upload.id)
 
     def write_parquet(self, name: str, table: pa.Table, **options: Any) -> int:
         """Write a table to a Parquet file, with pyarrow's write_table options; return its size in bytes.
