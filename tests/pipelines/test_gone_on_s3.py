@@ -12,7 +12,9 @@ from rasterloom.versions.verify import verify
 AT_ONCE = Grace(versions=timedelta(0), files=timedelta(0))
 
 
-def test_what_is_taken_down_goes_and_gc_takes_its_files(workshop, seaweedfs, undisturbed, monkeypatch):
+def test_what_is_taken_down_goes_and_gc_takes_its_files(
+    workshop, seaweedfs, undisturbed, monkeypatch, rasterloom
+):
     monkeypatch.setattr(unreached, "IN_FLIGHT", timedelta(0))  # nothing is
     shop = workshop.on_s3(seaweedfs)
     shop.run("--until", "lengths")
@@ -48,6 +50,9 @@ def test_what_is_taken_down_goes_and_gc_takes_its_files(workshop, seaweedfs, und
         assert not any(item.kind == "uploads" for item in gc.find(shop.corpus, AT_ONCE).items), "in use"
     looked = gc.find(shop.corpus, AT_ONCE)
     assert looked.by_kind()["uploads"] == (1, 1000) and len(store.uploads(name)) == 2
+    ages = ("--older-than", "0", "--files-older-than", "0")
+    code, printed, error = rasterloom("versions", "gc", shop.recipe_file, *ages, "--dry-run")
+    assert code == 0 and "uploads to S3 that nobody finished" in printed, error
     assert not any(item.kind == "data" for item in gc.find(shop.corpus).items), "within the grace"
     before = {file.name for file in store.files(name)}
     gone = gc.collect(shop.corpus, AT_ONCE)
