@@ -274,7 +274,7 @@ class Store:
             with disk.told(str(folder)):
                 folder.mkdir(parents=True, exist_ok=True)
                 try:
-                    pq.write_table(table, path, **options)
+                    pq.write_table(table, path, filesystem=self.filesystem, **options)
                 except BaseException:  # half a file is of no use, and takes room
                     Path(path).unlink(missing_ok=True)
                     raise

@@ -1,4 +1,6 @@
 import pickle
+import subprocess
+import sys
 import threading
 import uuid
 
@@ -103,3 +105,33 @@ def test_unfinished_uploads_are_found_measured_and_given_up(s3):
 
 def test_a_disk_has_no_uploads(tmp_path):
     assert Store(str(tmp_path)).uploads("a") == []
+
+
+AT_ITS_LIMIT = """
+import resource, sys
+import pyarrow as pa
+from rasterloom.storage import StorageError, Store
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+store, table = Store(sys.argv[1]), pa.table({"a": pa.array([str(i) for i in range(100_000)])})
+store.put("small", b"1")
+big = bytes(200_000)
+for write in (lambda: store.write_parquet("data/t", table), lambda: store.put_if_absent("big", big)):
+    try:
+        write()
+    except StorageError as error:
+        print(error)
+"""
+
+
+def test_what_does_not_fit_leaves_nothing_behind(tmp_path):
+    """The kernel refuses to let a file grow: a limit that takes no rights to set, in a process of its own."""
+    place = tmp_path / "work"
+    command = [sys.executable, "-c", AT_ITS_LIMIT, str(place)]
+    said = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=True
+    ).stdout.splitlines()
+    assert [line.partition(": no space is left on this disk")[0] for line in said] == [
+        str(place / "data"),
+        str(place),
+    ]
+    assert Store(str(place)).list("") == ["small"]

@@ -1,11 +1,14 @@
 """What differs between two versions of a table: rows added, removed, and changed, by key and column."""
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import duckdb
 import pyarrow.dataset as pads
 
+from rasterloom.storage import StorageError
 from rasterloom.versions.tables import Corpus
 
 KEYS = {"tokens": ("target", "key")}  # what tells rows apart where the key alone does not
@@ -47,6 +50,9 @@ def diff(a: Corpus, b: Corpus, table: str, *, examples: int = 12, memory: str = 
     Args:
         examples: keys to return of each kind.
         memory: most that DuckDB takes in memory, in its words.
+
+    Raises:
+        StorageError: the temporary folder has no room for the digests.
     """
     files_a, files_b = ({f.name: f.rows for f in corpus.files(table)} for corpus in (a, b))
     only_a, only_b = sorted(files_a.keys() - files_b.keys()), sorted(files_b.keys() - files_a.keys())
@@ -57,9 +63,7 @@ def diff(a: Corpus, b: Corpus, table: str, *, examples: int = 12, memory: str = 
     differs = [f'a.here AND b.here AND a."{c}" IS DISTINCT FROM b."{c}"' for c in compared]
     changes = " OR ".join(f"({rule})" for rule in differs) or "false"
     rules = ["a.here IS NULL", "b.here IS NULL", changes, *differs]
-    with tempfile.TemporaryDirectory() as folder, duckdb.connect(f"{folder}/diff.db") as db:
-        db.execute(f"SET memory_limit = '{memory}'; SET threads = {THREADS}")
-        db.execute(f"SET temp_directory = '{folder}'; SET preserve_insertion_order = false")
+    with _scratch(memory) as db:
         _digest(db, "a", data_a if only_a else None, keys, compared)
         _digest(db, "b", data_b if only_b else None, keys, compared)
         is_so = ", ".join(f"{rule} AS is_{i}" for i, rule in enumerate(rules))
@@ -90,6 +94,20 @@ def diff(a: Corpus, b: Corpus, table: str, *, examples: int = 12, memory: str = 
 
 def _dataset(corpus: Corpus, files: list[str]) -> pads.Dataset | None:
     return corpus.dataset(files) if files else None
+
+
+@contextlib.contextmanager
+def _scratch(memory: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in a temporary folder."""
+    try:
+        with tempfile.TemporaryDirectory() as folder, duckdb.connect(f"{folder}/diff.db") as db:
+            db.execute(f"SET memory_limit = '{memory}'; SET threads = {THREADS}")
+            db.execute(f"SET temp_directory = '{folder}'; SET preserve_insertion_order = false")
+            yield db
+    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        said = str(error).splitlines()[0]
+        way_out = "make room there, or set TMPDIR to a folder that has it"
+        raise StorageError(f"{tempfile.gettempdir()}: {said}: {way_out}") from None
 
 
 def _digest(
