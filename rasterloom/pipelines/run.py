@@ -121,7 +121,7 @@ def _run_steps(corpus: Corpus, recipe: Recipe, steps: list[Step], console: Conso
             try:
                 after = run_step(corpus, step, recipe.run, digest, progress)
             except Exception as error:
-                if is_full(error) and not isinstance(error, StorageError):  # a catalog's errors are its own
+                if is_full(error) and not isinstance(error, StorageError):  # of a catalog, say
                     raise StepFailed(f"{step.name}: {advice(corpus.store.root)}") from error
                 if not isinstance(error, StepFailed | StorageError | OSError):
                     raise
