@@ -1,19 +1,24 @@
 """One commit of a growing number of files to a corpus, and reading its plan back: prints a table.
 
-python benchmarks/bench_commit.py [FILES ...] [--s3]
+python benchmarks/bench_commit.py [FILES ...] [--s3] [--json FILE [--picture FILE]]
 
 With --s3 the corpus lies on a SeaweedFS that is started for it, in its REST catalog. The files are small
-ones of the table `scores`; a commit reads each one's footer, whatever its size.
+ones of the table `scores`; a commit reads each one's footer, whatever its size. --json keeps the rows in a
+file, beside those of the other place, and --picture draws what is in it.
 """
 
+import argparse
+import json
 import os
-import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pyarrow as pa
+from commit_curve import draw
 
 from rasterloom.pipelines.corpus import TEXT_PARQUET
 from rasterloom.schema import SCORES
@@ -22,12 +27,13 @@ from rasterloom.versions.commit import commit
 from rasterloom.versions.record import Record
 from rasterloom.versions.tables import Corpus
 
-SIZES = (10, 1_000, 10_000)
+SIZES = (10, 30, 100, 300, 1_000, 3_000, 10_000)
 ROWS = 1_000
+Row = dict[str, float | str]
 
 
-def measure(corpus: Corpus, files: int) -> tuple[float, float, float]:
-    """(seconds of the commit, of its CPU, of planning a read)"""
+def measure(corpus: Corpus, files: int) -> Row:
+    """Seconds of the commit and of planning a read, and of their CPU."""
     keys = pa.array([f"{i:032x}" for i in range(ROWS)])
     rows = pa.table({"key": keys, "shard": pa.array([0] * ROWS, pa.int32())}, schema=SCORES)
     names = [f"{corpus.name}/data/{i}.parquet" for i in range(files)]
@@ -40,27 +46,60 @@ def measure(corpus: Corpus, files: int) -> tuple[float, float, float]:
             for name in names[1:]:
                 os.link(corpus.store.path(names[0]), corpus.store.path(name))
     record = Record(step="scores", fingerprint="0", code_version="1", config={}, inputs={})
+    row: Row = {"place": "S3" if corpus.store.is_s3 else "disk", "files": files}
+    with timed(row, "commit"):
+        snapshot = commit(corpus, "scores", SCORES, names, record)
+    with timed(row, "plan"):
+        found = corpus.files("scores", snapshot)
+    assert len(found) == files
+    return row
+
+
+@contextmanager
+def timed(row: Row, name: str) -> Iterator[None]:
     start, cpu = time.perf_counter(), time.process_time()
-    snapshot = commit(corpus, "scores", SCORES, names, record)
-    committed, cpu = time.perf_counter() - start, time.process_time() - cpu
-    start = time.perf_counter()
-    assert len(corpus.files("scores", snapshot)) == files
-    return committed, cpu, time.perf_counter() - start
+    yield
+    row[name], row[f"{name}_cpu"] = time.perf_counter() - start, time.process_time() - cpu
+
+
+def keep(path: Path, rows: list[Row]) -> list[Row]:
+    """Write rows to a file, in place of those that it has of the same place, and return all that it has."""
+    kept = json.loads(path.read_text()) if path.exists() else []
+    rows = [row for row in kept if row["place"] != rows[0]["place"]] + rows
+    path.write_text(json.dumps(rows, indent=1) + "\n")
+    return rows
 
 
 def main() -> None:
-    sizes = [int(size) for size in sys.argv[1:] if size != "--s3"] or SIZES
-    print("| files | commit, s | of it CPU | plan, s |\n|---|---|---|---|", flush=True)
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    arguments.add_argument("files", nargs="*", type=int, default=SIZES)
+    arguments.add_argument("--s3", action="store_true")
+    arguments.add_argument("--json", type=Path, metavar="FILE")
+    arguments.add_argument("--picture", type=Path, metavar="FILE")
+    options = arguments.parse_args()
+    if options.picture and not options.json:
+        arguments.error("--picture draws what is in the file of --json")
+    rows: list[Row] = []
+    print("| files | commit, s | of it CPU | plan, s | of it CPU |\n|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         place, catalog = folder, ()
-        if "--s3" in sys.argv:
+        if options.s3:
             from local_s3 import local_s3
 
             catalog = tuple(stack.enter_context(local_s3(folder)).catalog.items())
             place = "s3://lake/bench"
-        for files in sizes:
-            committed, cpu, planned = measure(Corpus(f"c{files}", Store(place), catalog), files)
-            print(f"| {files:,} | {committed:.2f} | {cpu:.2f} | {planned:.2f} |", flush=True)
+        measure(
+            Corpus("warm", Store(place), catalog), 1
+        )  # the first commit of a process imports and connects
+        for files in options.files:
+            row = measure(Corpus(f"c{files}", Store(place), catalog), files)
+            shown = " | ".join(f"{row[name]:.2f}" for name in ("commit", "commit_cpu", "plan", "plan_cpu"))
+            print(f"| {files:,} | {shown} |", flush=True)
+            rows.append(row)
+    if options.json:
+        rows = keep(options.json, rows)
+    if options.picture:
+        options.picture.write_text(draw(rows))
 
 
 if __name__ == "__main__":

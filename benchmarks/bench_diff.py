@@ -24,7 +24,7 @@ from rasterloom.versions.record import Record
 from rasterloom.versions.refs import tag
 from rasterloom.versions.tables import Corpus
 
-SIZES = (1_000_000, 10_000_000)
+SIZES = (1_000_000, 10_000_000, 20_000_000)
 FILE_ROWS = 100_000
 ROW = """
 md5(i::VARCHAR) AS key, (i // 1000)::INTEGER AS shard, 'https://images.example.org/' || i || '.jpg' AS url,

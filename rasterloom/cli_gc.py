@@ -27,6 +27,7 @@ KINDS = {
     "models": "trained models",
     "metadata": "metadata of Iceberg",
     "leftovers": "what jobs that were killed left",
+    "uploads": "uploads to S3 that nobody finished",
 }
 
 

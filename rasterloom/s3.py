@@ -5,6 +5,7 @@ import os
 import random
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -137,6 +138,35 @@ def get(client: Any, bucket: str, key: str) -> bytes:
                     raise
                 wait(attempt)
     raise AssertionError("unreachable")
+
+
+def uploads(client: Any, bucket: str, prefix: str) -> Iterator[tuple[str, str, datetime]]:
+    """Yield the multipart uploads that nobody finished: key, the upload's id, when it began (UTC).
+
+    Raises:
+        StorageError: the server cannot be reached or refuses.
+    """
+    with told(f"s3://{bucket}/{prefix}: s3:ListBucketMultipartUploads"):
+        pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
+        for page in pages:
+            for found in page.get("Uploads", ()):
+                yield found["Key"], found["UploadId"], found["Initiated"]
+
+
+def uploaded(client: Any, bucket: str, key: str, upload: str) -> int:
+    """Return how many bytes of an unfinished upload are there; none if it has ended since."""
+    with told(f"s3://{bucket}/{key}"):
+        try:
+            pages = client.get_paginator("list_parts").paginate(Bucket=bucket, Key=key, UploadId=upload)
+            return sum(part["Size"] for page in pages for part in page.get("Parts", ()))
+        except client.exceptions.NoSuchUpload:
+            return 0
+
+
+def abort(client: Any, bucket: str, key: str, upload: str) -> None:
+    """Give up an unfinished upload, and with it what is there of it; one that has ended is no error."""
+    with told(f"s3://{bucket}/{key}"), contextlib.suppress(client.exceptions.NoSuchUpload):
+        client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload)
 
 
 def wait(attempt: int) -> None:

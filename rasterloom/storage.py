@@ -20,11 +20,11 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from rasterloom import s3
+from rasterloom import disk, s3
 from rasterloom.masking import masked
 from rasterloom.s3 import StorageError
 
-__all__ = ["Entry", "File", "StorageError", "Store"]
+__all__ = ["Entry", "File", "StorageError", "Store", "Upload"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,15 @@ class File:
     name: str  # relative to the store's root
     size: int  # bytes
     written: datetime  # UTC, by the store's clock
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file on S3 that is being written in parts, or was when its writer was killed: none can read it."""
+
+    name: str  # relative to the store's root
+    id: str
+    begun: datetime  # UTC, by the store's clock
 
 
 @dataclass(frozen=True)
@@ -235,27 +244,53 @@ class Store:
         with contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_file(self.path(name))
 
+    def uploads(self, prefix: str) -> builtins.list[Upload]:
+        """Return the uploads below a folder that are not finished; there are none on a disk."""
+        if not self.is_s3:
+            return []
+        bucket, _, root = self.path().partition("/")
+        start = f"{root}/" if root else ""
+        found = s3.uploads(self._s3, bucket, f"{start}{prefix}/")
+        return [Upload(key.removeprefix(start), id_, begun) for key, id_, begun in found]
+
+    def uploaded(self, upload: Upload) -> int:
+        """Return how many bytes of an upload are there."""
+        return s3.uploaded(self._s3, *self._object(upload.name), upload.id)
+
+    def abort(self, upload: Upload) -> None:
+        """Give an upload up; one that has ended is no error."""
+        s3.abort(self._s3, *self._object(upload.name), upload.id)
+
     def write_parquet(self, name: str, table: pa.Table, **options: Any) -> int:
         """Write a table to a Parquet file, with pyarrow's write_table options; return its size in bytes.
 
         Its pages carry checksums, which ``versions verify`` looks at.
         """
-        if not self.is_s3:
-            Path(self.path(name)).parent.mkdir(parents=True, exist_ok=True)
-        options = {"write_page_checksum": True, **options}
-        pq.write_table(table, self.path(name), filesystem=self.filesystem, **options)
-        return int(self.filesystem.get_file_info(self.path(name)).size)
+        path, options = self.path(name), {"write_page_checksum": True, **options}
+        if self.is_s3:
+            pq.write_table(table, path, filesystem=self.filesystem, **options)
+        else:
+            folder = Path(path).parent
+            with disk.told(str(folder)):
+                folder.mkdir(parents=True, exist_ok=True)
+                try:
+                    pq.write_table(table, path, filesystem=self.filesystem, **options)
+                except BaseException:  # half a file is of no use, and takes room
+                    Path(path).unlink(missing_ok=True)
+                    raise
+        return int(self.filesystem.get_file_info(path).size)
 
     @contextlib.contextmanager
     def _beside(self, name: str) -> Iterator[tuple[Path, Path]]:
         """Give a temporary path in the target's folder, and the target; the temporary one is removed."""
         target = Path(self.path(name))
-        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        try:
-            yield temporary, target
-        finally:
-            temporary.unlink(missing_ok=True)
+        with disk.told(str(target.parent)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                yield temporary, target
+            finally:
+                temporary.unlink(missing_ok=True)
 
     @cached_property
     def _s3(self) -> Any:

@@ -11,12 +11,13 @@ import rasterloom
 
 PACKAGE = Path(rasterloom.__file__).parent
 ROOMS = {"sources", "filtering", "tokenize", "train", "report"}
-GROUND = {"versions", "storage", "s3", "schema", "recipe", "halving", "memory", "masking"}
+GROUND = {"versions", "storage", "s3", "schema", "recipe", "halving", "memory", "masking", "disk"}
 MAY_IMPORT = {
     **dict.fromkeys(ROOMS, GROUND),
-    "versions": {"storage", "s3", "schema", "recipe", "masking"},
-    "storage": {"s3", "recipe", "schema", "masking"},
+    "versions": {"storage", "s3", "disk", "schema", "recipe", "masking"},
+    "storage": {"s3", "disk", "recipe", "schema", "masking"},
     "s3": set(),
+    "disk": {"s3"},
     "recipe": {"schema"},
     "schema": set(),
     "halving": set(),

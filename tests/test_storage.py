@@ -1,4 +1,6 @@
 import pickle
+import subprocess
+import sys
 import threading
 import uuid
 
@@ -72,3 +74,64 @@ def test_a_store_travels(store):
 def test_other_schemes_are_refused():
     with pytest.raises(StorageError, match="s3://"):
         Store("gs://bucket")
+
+
+def begin(store, name, *parts):
+    """Begin an upload and write parts of it, as a writer that is killed leaves it."""
+    bucket, key = store._object(name)
+    begun = store._s3.create_multipart_upload(Bucket=bucket, Key=key)
+    for number, size in enumerate(parts, 1):
+        place = {"Bucket": bucket, "Key": key, "UploadId": begun["UploadId"]}
+        store._s3.upload_part(**place, PartNumber=number, Body=bytes(size))
+
+
+def test_unfinished_uploads_are_found_measured_and_given_up(s3):
+    store = Store(f"{s3}/{uuid.uuid4().hex}/work")
+    begin(store, "a/one", 5 * 2**20, 1000)
+    begin(store, "a/one")
+    begin(store, "a/b/two", 10)
+    begin(store, "ab/other", 10)
+    store.put("a/whole", b"1")
+    found = sorted(store.uploads("a"), key=lambda upload: (upload.name, -store.uploaded(upload)))
+    assert [upload.name for upload in found] == ["a/b/two", "a/one", "a/one"]
+    assert [store.uploaded(upload) for upload in found] == [10, 5 * 2**20 + 1000, 0]
+    for upload in found[:2]:
+        store.abort(upload)
+        store.abort(upload)
+        assert store.uploaded(upload) == 0
+    assert store.uploads("a") == found[2:] and len(store.uploads("ab")) == 1
+    assert store.list("") == ["a/whole"]
+
+
+def test_a_disk_has_no_uploads(tmp_path):
+    assert Store(str(tmp_path)).uploads("a") == []
+
+
+AT_ITS_LIMIT = """
+import resource, sys
+import pyarrow as pa
+from rasterloom.storage import StorageError, Store
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+store, table = Store(sys.argv[1]), pa.table({"a": pa.array([str(i) for i in range(100_000)])})
+store.put("small", b"1")
+big = bytes(200_000)
+for write in (lambda: store.write_parquet("data/t", table), lambda: store.put_if_absent("big", big)):
+    try:
+        write()
+    except StorageError as error:
+        print(error)
+"""
+
+
+def test_what_does_not_fit_leaves_nothing_behind(tmp_path):
+    """The kernel refuses to let a file grow: a limit that takes no rights to set, in a process of its own."""
+    place = tmp_path / "work"
+    command = [sys.executable, "-c", AT_ITS_LIMIT, str(place)]
+    said = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=True
+    ).stdout.splitlines()
+    assert [line.partition(": no space is left on this disk")[0] for line in said] == [
+        str(place / "data"),
+        str(place),
+    ]
+    assert Store(str(place)).list("") == ["small"]

@@ -1,7 +1,8 @@
 """`make corpus-openclipart`: 8,118 real pairs through fetch, filter and tokens, every row accounted for.
 
 Downloads two Debian packages, serves their pictures on loopback, and runs the recipe up to the index of its
-tokens at 256 and 512. ``--until selection`` leaves the tokens out, which take most of the time.
+tokens at 256 and 512. ``--until selection`` leaves the tokens out, which take most of the time. On S3:
+docs/versions.md.
 """
 
 import argparse

@@ -78,4 +78,4 @@ def _delete(items: list[Item], advance: Advance) -> None:
     """Delete files, one kind after the other: what makes a result count before what it consists of."""
     for kind in dict.fromkeys(item.kind for item in items):
         mine = [item for item in items if item.kind == kind]
-        spread(lambda item: item.store.delete(item.name), mine, f"removing {kind}", advance)
+        spread(Item.remove, mine, f"removing {kind}", advance)

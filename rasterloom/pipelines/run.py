@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from rasterloom.disk import advice, is_full
 from rasterloom.pipelines.at_work import at_work
 from rasterloom.pipelines.corpus import corpus_steps
 from rasterloom.pipelines.existing import is_fixed, refuse_change
@@ -117,7 +118,11 @@ def _run_steps(corpus: Corpus, recipe: Recipe, steps: list[Step], console: Conso
             start_ray(recipe.run)
             try:
                 after = run_step(corpus, step, recipe.run, recipe.digest, progress)
-            except (StepFailed, StorageError, OSError) as error:
+            except Exception as error:
+                if is_full(error) and not isinstance(error, StorageError):  # of a catalog, say
+                    raise StepFailed(f"{step.name}: {advice(corpus.store.root)}") from error
+                if not isinstance(error, StepFailed | StorageError | OSError):
+                    raise
                 # pyarrow's errors of S3 do not always tell why: a HEAD that fails has no body.
                 if (why := corpus.store.refusal()) and why not in str(error):
                     raise StepFailed(f"{error}; {why}") from error

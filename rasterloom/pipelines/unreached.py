@@ -16,7 +16,7 @@ from rasterloom.pipelines import staging
 from rasterloom.pipelines.at_work import dead
 from rasterloom.pipelines.clean import spread
 from rasterloom.pipelines.retry import retried
-from rasterloom.storage import StorageError, Store
+from rasterloom.storage import StorageError, Store, Upload
 from rasterloom.versions import expire
 from rasterloom.versions.lineage import TRAINED
 from rasterloom.versions.record import Record
@@ -51,12 +51,19 @@ class Grace:
 
 @dataclass(frozen=True)
 class Item:
-    """A file to be removed."""
+    """A file to be removed, or an unfinished upload of one."""
 
     kind: str
     store: Store
     name: str
     size: int
+    upload: Upload | None = None  # what goes is this, and not the file
+
+    def remove(self) -> None:
+        if self.upload:
+            self.store.abort(self.upload)
+        else:
+            self.store.delete(self.name)
 
 
 class Search:
@@ -105,7 +112,7 @@ class Search:
             if _UNFINISHED.fullmatch(name) and file.written < self.before
         ]
         leftovers += [self._item("leftovers", name) for name in dead(self.corpus, self.now)]
-        return [*records, *staged, *folders, *self._of_iceberg(), *leftovers]
+        return [*records, *staged, *folders, *self._of_iceberg(), *leftovers, *self._uploads()]
 
     def _item(self, kind: str, name: str) -> Item:
         return Item(kind, self.store, name, self.files[name].size)
@@ -178,6 +185,20 @@ class Search:
                     kind = "shards" if found["shard"] else "results"
                     by_kind[kind].append(self._item(kind, name))
         return [item for items in by_kind.values() for item in items]
+
+    def _uploads(self) -> list[Item]:
+        """Uploads of ours that nobody goes on with, of files whose writers were killed."""
+        found = []
+        for upload in self.store.uploads(self.corpus.name):
+            place, _, name = upload.name.removeprefix(f"{self.corpus.name}/").partition("/")
+            pattern = {"staging": _STAGED, "files": _FOLDER}.get(place)
+            ours = pattern.fullmatch(name) if pattern else None
+            if ours and ours["fingerprint"] not in self.working and upload.begun < self.before:
+                found.append(upload)
+        sizes = spread(self.store.uploaded, found)
+        return [
+            Item("uploads", self.store, one.name, size, one) for one, size in zip(found, sizes, strict=True)
+        ]
 
     def _of_iceberg(self) -> list[Item]:
         """Metadata that no version reaches, and data that Iceberg itself wrote."""

@@ -12,6 +12,7 @@ from pyiceberg.table import Table
 from pyiceberg.table.refs import SnapshotRefType
 from pyiceberg.table.snapshots import Snapshot
 
+from rasterloom.disk import is_full
 from rasterloom.storage import StorageError
 from rasterloom.versions.create import open_or_create
 from rasterloom.versions.heads import last_versions, properties_of
@@ -60,8 +61,8 @@ def commit(
         try:
             with let_in():
                 _commit_once(corpus, table, schema, [corpus.store.uri(f) for f in files], record, replaces)
-        except (CommitFailedException, *TRANSIENT):  # of a lost answer the head tells
-            if attempt == COMMIT_TRIES - 1:
+        except (CommitFailedException, *TRANSIENT) as error:  # of a lost answer the head tells
+            if attempt == COMMIT_TRIES - 1 or is_full(error):
                 raise
             time.sleep(random.uniform(0.02, 0.1) * (attempt + 1))
         patiently(table.refresh)

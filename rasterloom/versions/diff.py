@@ -1,17 +1,22 @@
 """What differs between two versions of a table: rows added, removed, and changed, by key and column."""
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import duckdb
 import pyarrow.dataset as pads
 
+from rasterloom.storage import StorageError
 from rasterloom.versions.tables import Corpus
 
 KEYS = {"tokens": ("target", "key")}  # what tells rows apart where the key alone does not
 UNREAD = ("image", "thumbnail")  # pictures: that they differ shows in sha256, size and format
 SEED = "rasterloom.diff"  # keys are digests: the order of a digest of theirs is random, and always the same
-MEMORY = "1GB"  # for the join; what does not fit goes to the disk
+MEMORY = "256MB"  # of DuckDB; what does not fit goes to the disk
+THREADS = 2  # more need more memory: each joins a part of the rows at a time
+BATCH_ROWS = 16_384  # read at a time
 
 
 @dataclass(frozen=True)
@@ -37,14 +42,17 @@ class Diff:
 def diff(a: Corpus, b: Corpus, table: str, *, examples: int = 12, memory: str = MEMORY) -> Diff:
     """Compare a table at two versions of a corpus.
 
-    Files that both versions have are not read. The others are joined by key, on digests of their values:
-    the join takes no more than ``memory``, whatever the number of rows. Values are the same if they are in
-    every digit; two null values are. Of pictures that are stored another way (``jpeg_quality``) nothing shows
-    but their size.
+    Files that both versions have are not read. The others are read once, few rows at a time, into digests of
+    their values in a temporary folder, which are joined by key there: memory is the same whatever the number
+    of rows. Values are the same if they are in every digit; two null values are. Of pictures that are stored
+    another way (``jpeg_quality``) nothing shows but their size.
 
     Args:
         examples: keys to return of each kind.
-        memory: most that the join takes in memory, in DuckDB's words.
+        memory: most that DuckDB takes in memory, in its words.
+
+    Raises:
+        StorageError: the temporary folder has no room for the digests.
     """
     files_a, files_b = ({f.name: f.rows for f in corpus.files(table)} for corpus in (a, b))
     only_a, only_b = sorted(files_a.keys() - files_b.keys()), sorted(files_b.keys() - files_a.keys())
@@ -52,27 +60,22 @@ def diff(a: Corpus, b: Corpus, table: str, *, examples: int = 12, memory: str = 
     names_a, names_b = ((d.schema.names if d else []) for d in (data_a, data_b))
     keys = KEYS.get(table, ("key",))
     compared = [n for n in names_a if n in names_b and n not in (*keys, *UNREAD)]
-    differs = {c: f'a.here AND b.here AND a."{c}" IS DISTINCT FROM b."{c}"' for c in compared}
-    kinds = {
-        "added": "a.here IS NULL",
-        "removed": "b.here IS NULL",
-        "changed": " OR ".join(f"({rule})" for rule in differs.values()) or "false",
-    }
-    rules = [*kinds.values(), *differs.values()]
-    join = f"FROM a FULL JOIN b ON {' AND '.join(f'a.{k} = b.{k}' for k in keys)}"
-    found: dict[str, list[str]] = {}
-    with tempfile.TemporaryDirectory() as spill, duckdb.connect() as db:
-        db.execute(f"SET memory_limit = '{memory}'; SET temp_directory = '{spill}'")
-        db.execute("SET preserve_insertion_order = false")
-        _view(db, "a", data_a, only_a, keys, compared)
-        _view(db, "b", data_b, only_b, keys, compared)
-        totals = ", ".join(f"count(*) FILTER ({rule})" for rule in rules)
-        counts: list[int] = list(db.execute(f"SELECT {totals} {join}").fetchall()[0])
-        for (kind, rule), number in zip(kinds.items(), counts, strict=False):
-            key = f"coalesce(a.key, b.key) AS k {join} WHERE {rule}"
-            query = f"SELECT k FROM (SELECT DISTINCT {key}) ORDER BY md5(k || '{SEED}') LIMIT ?"
-            rows = db.execute(query, [examples]).fetchall() if number else []
-            found[kind] = [row[0] for row in rows]
+    differs = [f'a.here AND b.here AND a."{c}" IS DISTINCT FROM b."{c}"' for c in compared]
+    changes = " OR ".join(f"({rule})" for rule in differs) or "false"
+    rules = ["a.here IS NULL", "b.here IS NULL", changes, *differs]
+    with _scratch(memory) as db:
+        _digest(db, "a", data_a if only_a else None, keys, compared)
+        _digest(db, "b", data_b if only_b else None, keys, compared)
+        is_so = ", ".join(f"{rule} AS is_{i}" for i, rule in enumerate(rules))
+        join = f"a FULL JOIN b ON {' AND '.join(f'a.{k} = b.{k}' for k in keys)}"
+        differing = f"SELECT coalesce(a.key, b.key) AS key, {is_so} FROM {join} WHERE is_0 OR is_1 OR is_2"
+        db.execute(f"CREATE TABLE c AS {differing}")
+        totals = ", ".join(f"count(*) FILTER (is_{i})" for i in range(len(rules)))
+        counts: list[int] = list(db.execute(f"SELECT {totals} FROM c").fetchall()[0])
+        found = {}
+        for i, kind in enumerate(("added", "removed", "changed")):
+            query = f"SELECT key FROM (SELECT DISTINCT key FROM c WHERE is_{i}) ORDER BY md5(key || '{SEED}')"
+            found[kind] = [key for (key,) in db.execute(f"{query} LIMIT {examples}").fetchall()]
     added, removed, changed, *by_column = counts
     most = sorted(zip(compared, by_column, strict=True), key=lambda item: -item[1])
     return Diff(
@@ -93,20 +96,41 @@ def _dataset(corpus: Corpus, files: list[str]) -> pads.Dataset | None:
     return corpus.dataset(files) if files else None
 
 
-def _view(
+@contextlib.contextmanager
+def _scratch(memory: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in a temporary folder."""
+    try:
+        with tempfile.TemporaryDirectory() as folder, duckdb.connect(f"{folder}/diff.db") as db:
+            db.execute(f"SET memory_limit = '{memory}'; SET threads = {THREADS}")
+            db.execute(f"SET temp_directory = '{folder}'; SET preserve_insertion_order = false")
+            yield db
+    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        said = str(error).splitlines()[0]
+        way_out = "make room there, or set TMPDIR to a folder that has it"
+        raise StorageError(f"{tempfile.gettempdir()}: {said}: {way_out}") from None
+
+
+def _digest(
     db: duckdb.DuckDBPyConnection,
     name: str,
     data: pads.Dataset | None,
-    files: list[str],
     keys: tuple[str, ...],
     compared: list[str],
 ) -> None:
-    """Make a view of keys and digests of values; an empty one if there is no file to read."""
-    columns = ", ".join([*keys, *(f'hash("{c}") AS "{c}"' for c in compared), "true AS here"])
-    if data is None or not files:
-        empty = [*(f"NULL::{'INTEGER' if k == 'target' else 'VARCHAR'} AS {k}" for k in keys)]
-        empty += [f'NULL::UBIGINT AS "{c}"' for c in compared]
-        db.execute(f"CREATE VIEW {name} AS SELECT {', '.join([*empty, 'true AS here'])} WHERE false")
+    """Make a table of keys and digests of values; an empty one if there is no file to read."""
+    if data is None:
+        types = [*(f"{key} {'INTEGER' if key == 'target' else 'VARCHAR'}" for key in keys)]
+        types += [f'"{c}" UBIGINT' for c in compared]
+        db.execute(f"CREATE TABLE {name} ({', '.join([*types, 'here BOOLEAN'])})")
         return
-    db.register(f"files_{name}", data)
-    db.execute(f"CREATE VIEW {name} AS SELECT {columns} FROM files_{name}")
+    rows = data.scanner(
+        [*keys, *compared],
+        batch_size=BATCH_ROWS,
+        batch_readahead=2,
+        fragment_readahead=1,
+        cache_metadata=False,
+    ).to_reader()
+    columns = ", ".join([*keys, *(f'hash("{c}") AS "{c}"' for c in compared), "true AS here"])
+    db.register("rows", rows)
+    db.execute(f"CREATE TABLE {name} AS SELECT {columns} FROM rows")
+    db.unregister("rows")

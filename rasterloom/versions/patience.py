@@ -15,6 +15,7 @@ from pyiceberg.exceptions import (
 )
 
 from rasterloom import s3
+from rasterloom.disk import is_full
 from rasterloom.storage import StorageError
 
 # OSError: whatever breaks a connection, pyarrow's errors of S3 and those of requests among it.
@@ -49,6 +50,8 @@ def patiently(work: Callable[[], T]) -> T:
                 return work()
             except FileNotFoundError:
                 raise
-            except TRANSIENT:
+            except TRANSIENT as error:
+                if is_full(error):
+                    raise
                 s3.wait(attempt)
         return work()

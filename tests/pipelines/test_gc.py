@@ -1,12 +1,13 @@
 """What nothing reaches goes, and nothing else: after it all that there was before still works."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,9 +15,12 @@ import pytest
 
 from rasterloom.pipelines import gc
 from rasterloom.pipelines.at_work import at_work
+from rasterloom.pipelines.staging import Published
 from rasterloom.pipelines.unreached import Grace
+from rasterloom.storage import Store
 from rasterloom.versions import lineage
 from rasterloom.versions.refs import VersionError, delete, refs, tag
+from rasterloom.versions.tables import Corpus
 from rasterloom.versions.verify import verify
 
 NOTHING = timedelta(0)
@@ -167,6 +171,7 @@ def kill(self, name):
         os.kill(os.getpid(), signal.SIGKILL)
     delete(self, name)
 Store.delete = kill
+from rasterloom.pipelines.staging import Published
 from rasterloom.pipelines.unreached import Grace
 nothing = Grace(timedelta(0), timedelta(0))
 gc.collect(Corpus.of(load_recipe(Path(sys.argv[1]))), nothing)
@@ -213,6 +218,25 @@ def test_beside_a_run_it_touches_nothing_of_it(workshop, undisturbed):
     assert not verify(workshop.corpus)[1]
 
 
+def test_what_a_job_at_work_has_published_stays_until_it_is_gone(tmp_path):
+    corpus = Corpus("demo", Store(str(tmp_path)))
+    published = []
+    for place in (f"demo/staging/images/{digit * 20}" for digit in "78"):
+        data, mark = f"{place}/data/000000-{'0' * 12}-00000.parquet", f"{place}/shards/000000-{'0' * 20}.json"
+        corpus.store.put(data, b"rows")
+        corpus.store.put(mark, json.dumps(asdict(Published("000000", {data: 1}, 1, 4, {}, 0.1))).encode())
+        published += [data, mark]
+    folder = f"demo/files/lengths/64/{'7' * 20}/lengths.parquet"
+    corpus.store.put(folder, b"lengths")
+    with at_work(corpus, "run", ["7" * 20]):
+        assert {item.name for item in gc.find(corpus, AT_ONCE).items} == set(published[2:])
+        gc.collect(corpus, AT_ONCE)
+        left = set(corpus.store.list("demo"))
+        assert {*published[:2], folder} <= left and not left & set(published[2:])
+    gc.collect(corpus, AT_ONCE)
+    assert corpus.store.list("demo") == []
+
+
 def test_a_run_waits_for_it_and_it_for_a_takedown(undisturbed):
     with at_work(undisturbed.corpus, "gc"):
         process = undisturbed.start("--until", "tokens")
@@ -247,10 +271,8 @@ def corpus_with_models(tmp_path):
     import pyarrow as pa
 
     from rasterloom.schema import TOKENS
-    from rasterloom.storage import Store
     from rasterloom.versions.commit import commit
     from rasterloom.versions.record import Record
-    from rasterloom.versions.tables import Corpus
 
     corpus = Corpus("demo", Store(str(tmp_path)))
     folders = []

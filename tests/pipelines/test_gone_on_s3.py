@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from rasterloom.pipelines import gc, takedown, unreached
+from rasterloom.pipelines.at_work import at_work
 from rasterloom.pipelines.unreached import Grace
 from rasterloom.storage import Store
 from rasterloom.versions.history import log, made
@@ -11,7 +12,9 @@ from rasterloom.versions.verify import verify
 AT_ONCE = Grace(versions=timedelta(0), files=timedelta(0))
 
 
-def test_what_is_taken_down_goes_and_gc_takes_its_files(workshop, seaweedfs, undisturbed, monkeypatch):
+def test_what_is_taken_down_goes_and_gc_takes_its_files(
+    workshop, seaweedfs, undisturbed, monkeypatch, rasterloom
+):
     monkeypatch.setattr(unreached, "IN_FLIGHT", timedelta(0))  # nothing is
     shop = workshop.on_s3(seaweedfs)
     shop.run("--until", "lengths")
@@ -36,12 +39,26 @@ def test_what_is_taken_down_goes_and_gc_takes_its_files(workshop, seaweedfs, und
     location = Store(shop.corpus.table("images").location())
     metadata = len(location.files(""))
     assert len(log(shop.corpus, "images")) == 2
+    place = f"{name}/staging/images/{'f' * 20}/data"
+    killed, theirs_begun = f"{place}/000000-0123456789ab-00000.parquet", f"{place}/mine.parquet"
+    for begun in (killed, theirs_begun):
+        bucket, key = store._object(begun)
+        id_ = store._s3.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+        store._s3.upload_part(Bucket=bucket, Key=key, UploadId=id_, PartNumber=1, Body=bytes(1000))
+    assert not any(item.kind == "uploads" for item in gc.find(shop.corpus).items), "within the grace"
+    with at_work(shop.corpus, "run", ["f" * 20]):
+        assert not any(item.kind == "uploads" for item in gc.find(shop.corpus, AT_ONCE).items), "in use"
     looked = gc.find(shop.corpus, AT_ONCE)
+    assert looked.by_kind()["uploads"] == (1, 1000) and len(store.uploads(name)) == 2
+    ages = ("--older-than", "0", "--files-older-than", "0")
+    code, printed, error = rasterloom("versions", "gc", shop.recipe_file, *ages, "--dry-run")
+    assert code == 0 and "uploads to S3 that nobody finished" in printed, error
     assert not any(item.kind == "data" for item in gc.find(shop.corpus).items), "within the grace"
     before = {file.name for file in store.files(name)}
     gone = gc.collect(shop.corpus, AT_ONCE)
     after = {file.name for file in store.files(name)}
-    assert before - after == {item.name for item in gone.items if item.kind != "metadata"}
+    assert before - after == {item.name for item in gone.items if item.kind not in ("metadata", "uploads")}
+    assert [upload.name for upload in store.uploads(name)] == [theirs_begun]
     assert {item.kind for item in looked.items} >= {"data", "metadata"}
     assert theirs in after and len(location.files("")) < metadata
     assert len(log(shop.corpus, "images")) == 1

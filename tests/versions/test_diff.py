@@ -1,5 +1,8 @@
 """The difference of two versions of a table."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pyarrow as pa
@@ -80,3 +83,30 @@ def test_is_what_dictionaries_say(tmp_path_factory, publish, before, after):
     assert found.removed == len(before.keys() - after.keys())
     assert found.changed == sum(before[k] != after[k] for k in before.keys() & after.keys())
     assert SELECTION.names == ["key", "shard", "kept", "reason", "duplicate_of"]
+
+
+AT_ITS_LIMIT = """
+import resource, sys
+from dataclasses import replace
+from rasterloom.storage import StorageError, Store
+from rasterloom.versions.diff import diff
+from rasterloom.versions.tables import Corpus
+corpus = Corpus("demo", Store(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    diff(corpus, replace(corpus, ref="v1"), "selection")
+except StorageError as error:
+    print(error)
+"""
+
+
+def test_a_temporary_folder_without_room_is_one_line(corpus, publish, selection, tmp_path):
+    publish(corpus, "1", selection("ab"), step="selection")
+    tag(corpus, "v1")
+    publish(corpus, "2", selection("bc"), step="selection")
+    command = [sys.executable, "-c", AT_ITS_LIMIT, corpus.store.root]
+    done = subprocess.run(
+        command, env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, text=True, timeout=120
+    )
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(f"{tmp_path}: ") and line.endswith("or set TMPDIR to a folder that has it"), done

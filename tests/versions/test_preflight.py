@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from contextlib import closing
 
 import pytest
@@ -19,24 +20,24 @@ def test_a_sound_workspace(corpus):
     assert not [n for n in corpus.store.list("") if "preflight" in n], "nothing stays behind"
 
 
-@pytest.fixture
-def full_disk(tmp_path):
-    """A file system of its own with hardly any room."""
-    folder = tmp_path / "full"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("needs the right to mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+ON_A_FULL_DISK = """
+mount -t tmpfs -o size=64k tmpfs "$0"
+cat /dev/zero > "$0/filler" 2> /dev/null
+exec "$1" -c 'import sys
+from rasterloom.storage import Store
+from rasterloom.versions.preflight import check_store
+check_store(Store(sys.argv[1]))' "$0"
+"""
 
 
-def test_a_full_disk(full_disk):
-    with open(full_disk / "filler", "wb", buffering=0) as filler, pytest.raises(OSError):
-        while True:
-            filler.write(bytes(4096))
-    with pytest.raises(StorageError, match="cannot be written: No space left on device"):
-        check_store(Store(str(full_disk)))
+def test_a_full_disk(tmp_path):
+    """A file system of its own with hardly any room, in a user namespace, which takes no rights of root."""
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", ON_A_FULL_DISK, tmp_path, sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    said = (
+        f"rasterloom.s3.StorageError: {tmp_path}: no space is left on this disk, or of your quota: make room"
+    )
+    assert done.stderr.splitlines()[-1].startswith(said), done
 
 
 def test_a_folder_that_is_a_file(tmp_path):
