@@ -12,6 +12,7 @@ from rasterloom.recipe import RecipeError, load_recipe
 
 SHOWN = 8  # buckets
 MFU = 0.4  # of a GPU's peak: what well-tuned training of such models reaches
+EVEN = 0.985  # of useful tokens: what ranks of many rows reach
 GIB = 2**30
 
 
@@ -97,7 +98,9 @@ def _tell(one: Any, mfu: float, usd: float | None, output: OutputFormat) -> None
     _line("steps", f"{estimate.steps:,}, {estimate.tokens / estimate.steps:,.0f} tokens each")
     parts = f"{estimate.micro_batches} micro-batches" if estimate.micro_batches > 1 else "all at once"
     _line("a worker", f"at most {estimate.rank_tokens:,} tokens at once, {parts}")
-    _line("useful", f"{estimate.useful_share:.1%} of the tokens that fit the slowest worker's time")
+    uneven = estimate.useful_share < EVEN
+    way_out = "; the stage's rows_multiple evens it out (docs/training.md, Plan)" if uneven else ""
+    _line("useful", f"{estimate.useful_share:.1%} of the tokens that fit the slowest worker's time{way_out}")
     _line(
         "memory",
         f"about {memory.total / GIB:,.2f} GiB a worker: {memory.states / GIB:,.2f} weights, gradients and "
