@@ -65,9 +65,10 @@ def planned(lengths: Lengths, ranks: int, rank_tokens: float, rows_multiple: int
     began = time.process_time()
     dealt = [balance(rows, lengths, ranks) for rows in batches]
     spent = (time.process_time() - began) / len(batches)
+    bounds = [lengths[rows].sum() / ranks / least_load(lengths[rows], ranks) for rows in batches]
     return Planned(
         useful=float(np.mean([even([lengths[share].sum() for share in shares]) for shares in dealt])),
-        bound=float(np.mean([lengths[rows].sum() / ranks / least_load(lengths[rows], ranks) for rows in batches])),
+        bound=float(np.mean(bounds)),
         costs=float(np.mean([even([cost(lengths[share]) for share in shares]) for shares in dealt])),
         rows=float(np.mean([len(rows) for rows in batches])) / ranks,
         seconds=spent,
@@ -86,9 +87,7 @@ def least_load(tokens: Lengths, ranks: int) -> float:
     sums = np.concatenate([[0], np.cumsum(ordered)])
     rows, total = len(ordered), float(sums[-1])
     bounds = [total / ranks, float(ordered[0])]
-    bounds += [
-        float(sums[j * ranks + 1] - sums[j * (ranks - 1)]) for j in range(1, (rows - 1) // ranks + 1)
-    ]
+    bounds += [float(sums[j * ranks + 1] - sums[j * (ranks - 1)]) for j in range(1, (rows - 1) // ranks + 1)]
     f = rows // ranks
     if rows % ranks:
         short = range(ranks - rows // (f + 1), ranks)
@@ -137,7 +136,9 @@ def main() -> None:
         "pad each rank's micro-batch": lambda one: pad_micro_batches(one, 32, rng),
         f"fixed bins of {BIN:,}, best fit": lambda one: best_fit_bins(one, rng),
         "no padding, rows to ranks as they come": lambda one: random_ranks(one, 32, rng),
-        "Rasterloom, the same number of tokens": lambda one: planned(one, 32, ROWS_A_RANK * one.mean()).useful,
+        "Rasterloom, the same number of tokens": lambda one: (
+            planned(one, 32, ROWS_A_RANK * one.mean()).useful
+        ),
         f"Rasterloom, {RANK_TOKENS:,} tokens a rank": lambda one: planned(one, 32, RANK_TOKENS).useful,
     }
     for name, way in ways.items():

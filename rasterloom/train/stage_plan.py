@@ -142,8 +142,8 @@ def stage_plan(
         groups: for each row, the number of the row group that it is read with, [n].
 
     Raises:
-        ValueError: there are no rows, fewer than ``rows_multiple``, or one is longer than ``batch_tokens``; or not exactly one of
-            ``epochs``, ``steps`` and ``tokens`` is given.
+        ValueError: there are no rows, fewer than ``rows_multiple``, or one is longer than ``batch_tokens``;
+            or not exactly one of ``epochs``, ``steps`` and ``tokens`` is given.
     """
     if sum(length is not None for length in (epochs, steps, tokens)) != 1:
         raise ValueError("give one of epochs, steps and tokens")
