@@ -9,6 +9,7 @@ Lengths are those of the buckets: pictures whose aspect ratios spread around a s
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,15 +47,52 @@ def even(loads: Sequence[float]) -> float:
     return float(np.mean(loads) / np.max(loads))
 
 
-def planned(lengths: Lengths, ranks: int, rank_tokens: float) -> tuple[float, float, float]:
-    """Useful tokens, evenness of cost, and seconds of `balance`, over some batches."""
-    batches = plan_batches(lengths, seed=0, epoch=0, batch_tokens=int(ranks * rank_tokens))[:BATCHES]
+@dataclass(frozen=True)
+class Planned:
+    """Means over some batches."""
+
+    useful: float
+    bound: float  # of useful tokens, whoever deals these batches out
+    costs: float  # mean of the ranks / most
+    rows: float  # of a rank
+    seconds: float  # of `balance`
+
+
+def planned(lengths: Lengths, ranks: int, rank_tokens: float, rows_multiple: int = 1) -> Planned:
+    tokens = int(ranks * rank_tokens)
+    batches = plan_batches(lengths, seed=0, epoch=0, batch_tokens=tokens, rows_multiple=rows_multiple)
+    batches = batches[:BATCHES]
     began = time.process_time()
     dealt = [balance(rows, lengths, ranks) for rows in batches]
     spent = (time.process_time() - began) / len(batches)
-    useful = np.mean([even([lengths[share].sum() for share in shares]) for shares in dealt])
-    costs = np.mean([even([cost(lengths[share]) for share in shares]) for shares in dealt])
-    return float(useful), float(costs), spent
+    bounds = [lengths[rows].sum() / ranks / least_load(lengths[rows], ranks) for rows in batches]
+    return Planned(
+        useful=float(np.mean([even([lengths[share].sum() for share in shares]) for shares in dealt])),
+        bound=float(np.mean(bounds)),
+        costs=float(np.mean([even([cost(lengths[share]) for share in shares]) for shares in dealt])),
+        rows=float(np.mean([len(rows) for rows in batches])) / ranks,
+        seconds=spent,
+    )
+
+
+def least_load(tokens: Lengths, ranks: int) -> float:
+    """A bound below the load of the most loaded rank, however rows are dealt out: the largest of
+
+    - the mean, and the longest row;
+    - of the j * ranks + 1 longest rows some rank has j + 1, which are no shorter than the last j + 1 of them;
+    - with f = rows // ranks, at most rows // (f + 1) ranks have more than f rows. If k ranks have no more,
+      they have at most the k * f longest rows, and the others share what is left.
+    """
+    ordered = np.sort(tokens)[::-1]
+    sums = np.concatenate([[0], np.cumsum(ordered)])
+    rows, total = len(ordered), float(sums[-1])
+    bounds = [total / ranks, float(ordered[0])]
+    bounds += [float(sums[j * ranks + 1] - sums[j * (ranks - 1)]) for j in range(1, (rows - 1) // ranks + 1)]
+    f = rows // ranks
+    if rows % ranks:
+        short = range(ranks - rows // (f + 1), ranks)
+        bounds.append(min((total - float(sums[k * f])) / (ranks - k) for k in short))
+    return max(bounds)
 
 
 def pad_to_max(lengths: Lengths) -> float:
@@ -98,19 +136,29 @@ def main() -> None:
         "pad each rank's micro-batch": lambda one: pad_micro_batches(one, 32, rng),
         f"fixed bins of {BIN:,}, best fit": lambda one: best_fit_bins(one, rng),
         "no padding, rows to ranks as they come": lambda one: random_ranks(one, 32, rng),
-        "Rasterloom, the same number of tokens": lambda one: planned(one, 32, ROWS_A_RANK * one.mean())[0],
-        f"Rasterloom, {RANK_TOKENS:,} tokens a rank": lambda one: planned(one, 32, RANK_TOKENS)[0],
+        "Rasterloom, the same number of tokens": lambda one: (
+            planned(one, 32, ROWS_A_RANK * one.mean()).useful
+        ),
+        f"Rasterloom, {RANK_TOKENS:,} tokens a rank": lambda one: planned(one, 32, RANK_TOKENS).useful,
     }
     for name, way in ways.items():
         print(f"| {name} | " + " | ".join(f"{way(one):.3f}" for one in lengths.values()) + " |")
 
-    print("\n| ranks | target | rows a rank | useful tokens | cost, mean / max | balance, ms a batch |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "\n| ranks | target | rows a rank | useful tokens | the most possible | cost, mean / max "
+        "| balance, ms a batch | rows_multiple: ranks | rows a rank |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for ranks in (8, 32, 128, 1024):
         for target, one in lengths.items():
             for tokens in (RANK_TOKENS, ROWS_A_RANK * one.mean()):
-                useful, cost_even, spent = planned(one, ranks, tokens)
-                figures = f"{tokens / one.mean():.2f} | {useful:.4f} | {cost_even:.4f} | {1000 * spent:.1f}"
+                plain = planned(one, ranks, tokens)
+                # Whole rows a rank: half a row more, so that as many batches round up as down.
+                whole = planned(one, ranks, tokens + one.mean() / 2, rows_multiple=ranks)
+                figures = (
+                    f"{tokens / one.mean():.2f} | {plain.useful:.4f} | {plain.bound:.4f} | {plain.costs:.4f} "
+                    f"| {1000 * plain.seconds:.1f} | {whole.useful:.4f} | {whole.rows:.2f}"
+                )
                 print(f"| {ranks:,} | {target} | {figures} |")
 
     many = np.tile(lengths[512], max(1, rows // 1_000_000))

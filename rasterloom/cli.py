@@ -62,10 +62,12 @@ def run_command(
 
 @app.command("plan")
 def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = OutputFormat.TABLE) -> None:
-    """Say which steps would run, and why. Nothing is changed."""
+    """Say which steps would run, and why; of training, what it would take. Nothing is changed."""
     from rasterloom.pipelines.run import plan
+    from rasterloom.pipelines.train_plan import MFU, in_short
 
-    planned = plan(load_recipe(recipe), until)
+    loaded = load_recipe(recipe)
+    planned = plan(loaded, until)
     if output is OutputFormat.JSON:
         for p in planned:
             row = {
@@ -81,6 +83,9 @@ def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = Out
         table.add_row(p.step.name, "[bold]run[/bold]" if p.runs else "[dim]skip[/dim]", p.status.reason)
     out.print(table)
     out.print(f"{sum(p.runs for p in planned)} of {len(planned)} steps would run.")
+    for p in planned:
+        if p.runs and p.step.name.startswith("train/") and (line := in_short(loaded, p.step, MFU)):
+            out.print(line, highlight=False, markup=False)
 
 
 @app.command("failures")

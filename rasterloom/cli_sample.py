@@ -19,6 +19,10 @@ ModelFolder = Annotated[
     Path | None,
     typer.Option("--model", metavar="FOLDER", help="Any checkpoint in transformers' form instead."),
 ]
+AT_STEP = (
+    "A checkpoint in the middle of the stage, by its optimizer step, or latest; without --stage, of the last "
+    "stage that has any."
+)
 
 
 def sample_command(
@@ -65,6 +69,7 @@ def sample_command(
         ),
     ] = None,
     stage: StageNumber = None,
+    step: Annotated[str | None, typer.Option(metavar="N|latest", help=AT_STEP)] = None,
     model: ModelFolder = None,
 ) -> None:
     """Draw pictures with a trained model, let it tell of a picture, or edit one.
@@ -80,10 +85,10 @@ def sample_command(
     """
     from rasterloom.pipelines import draw
     from rasterloom.pipelines.progress import Progress
-    from rasterloom.pipelines.trained import decoder_of, language_of, model_at, trained_of
+    from rasterloom.pipelines.trained import decoder_of, language_of, model_at, trained_at, trained_of
 
     loaded = load_recipe(recipe)
-    if stage and model:
+    if model and (stage or step):
         raise RecipeError("give either --stage or --model")
     request = draw.Request(
         prompts=(*(prompt or ()), *(draw.prompts_in(prompts) if prompts else ())),
@@ -103,7 +108,10 @@ def sample_command(
         raise RecipeError("nothing is asked for: give --prompt, --prompts or --image")
     folder = draw.free_folder(folder)
     language = language_of(loaded)
-    trained = model_at(loaded, model, language) if model else trained_of(loaded, stage)
+    if model:
+        trained = model_at(loaded, model, language)
+    else:
+        trained = trained_at(loaded, stage, step, language) if step else trained_of(loaded, stage)
     progress = Progress(out)
     with progress.showing():
         drawn = draw.draw(loaded, trained, language, decoder_of(loaded), request, progress)
@@ -125,6 +133,10 @@ def evaluate_command(
         typer.Option(
             min=1, help="Stage to measure, from 1; may be given again. Default: the last that is done."
         ),
+    ] = None,
+    step: Annotated[
+        list[str] | None,
+        typer.Option(metavar="N|latest", help=f"{AT_STEP} May be given again, of one stage."),
     ] = None,
     model: Annotated[
         list[Path] | None,
@@ -157,13 +169,20 @@ def evaluate_command(
     """
     from rasterloom.pipelines import evaluation
     from rasterloom.pipelines.progress import Progress
-    from rasterloom.pipelines.trained import codec_or_none, language_of, model_at, trained_of
+    from rasterloom.pipelines.trained import codec_or_none, language_of, model_at, trained_at, trained_of
 
     loaded = load_recipe(recipe)
+    stages = stage or []
+    if step and len(stages) > 1:
+        raise RecipeError("--step takes the checkpoints of one stage: give one --stage")
     clip_model = evaluation.clip_of(loaded, clip)
     language = language_of(loaded)
-    checkpoints = [trained_of(loaded, number) for number in stage or ()]
-    checkpoints += [] if stage or model else [trained_of(loaded)]
+    if step:
+        number = stages[0] if stages else None
+        checkpoints = [trained_at(loaded, number, one, language) for one in step]
+    else:
+        checkpoints = [trained_of(loaded, number) for number in stages]
+        checkpoints += [] if stages or model else [trained_of(loaded)]
     checkpoints += [model_at(loaded, folder, language) for folder in model or ()]
     codec = codec_or_none(loaded)
     progress = Progress(err)

@@ -11,7 +11,7 @@ from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, out
 from rasterloom.recipe import RecipeError, load_recipe
 
 SHOWN = 8  # buckets
-MFU = 0.4  # of a GPU's peak: what well-tuned training of such models reaches
+EVEN = 0.985  # of useful tokens: what ranks of many rows reach
 GIB = 2**30
 
 
@@ -30,7 +30,7 @@ def train_command(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before --fresh deletes.")] = False,
     mfu: Annotated[
         float, typer.Option(min=0.01, max=1, help="Share of a GPU's peak that is assumed for --dry-run.")
-    ] = MFU,
+    ] = 0.4,
     usd_per_gpu_hour: Annotated[
         float | None, typer.Option(min=0, help="Price of a GPU for an hour, for --dry-run.")
     ] = None,
@@ -97,18 +97,27 @@ def _tell(one: Any, mfu: float, usd: float | None, output: OutputFormat) -> None
     _line("steps", f"{estimate.steps:,}, {estimate.tokens / estimate.steps:,.0f} tokens each")
     parts = f"{estimate.micro_batches} micro-batches" if estimate.micro_batches > 1 else "all at once"
     _line("a worker", f"at most {estimate.rank_tokens:,} tokens at once, {parts}")
-    _line("useful", f"{estimate.useful_share:.1%} of the tokens that fit the slowest worker's time")
+    uneven = estimate.useful_share < EVEN
+    way_out = "; the stage's rows_multiple evens it out (docs/training.md, Plan)" if uneven else ""
+    _line("useful", f"{estimate.useful_share:.1%} of the tokens that fit the slowest worker's time{way_out}")
     _line(
         "memory",
         f"about {memory.total / GIB:,.2f} GiB a worker: {memory.states / GIB:,.2f} weights, gradients and "
-        f"optimizer, {memory.activations / GIB:,.2f} activations",
+        f"optimizer, {memory.activations / GIB:,.2f} activations, "
+        f"{(memory.loss + memory.buckets) / GIB:,.2f} loss and buckets",
     )
+    if memory.host:
+        _line("", f"and {memory.host / GIB:,.2f} GiB beside the GPU, offloaded")
+    if memory.trained < memory.params:
+        _line("trained", f"{memory.trained:,} of {memory.params:,} parameters")
     for name, found in (("tasks", estimate.by_task), ("buckets", estimate.by_bucket)):
         shown = [f"{of} {tokens:,}" for of, tokens in list(found.items())[:SHOWN]]
         more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         _line(name, ", ".join(shown) + more)
     _line("FLOPs", f"{estimate.flops:.3g}")
-    each = (f"{_hours(h)} of {device}{_price(h, usd)}" for device, h in hours.items())
+    from rasterloom.pipelines.train_plan import hours_text
+
+    each = (f"{hours_text(h)} of {device}{_price(h, usd)}" for device, h in hours.items())
     _line("GPUs", f"{', '.join(each)}, at {mfu:.0%} MFU")
 
 
@@ -118,7 +127,3 @@ def _line(name: str, text: str) -> None:
 
 def _price(hours: float, usd: float | None) -> str:
     return "" if usd is None else f" ({hours * usd:,.2f} USD)"
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:,.1f} h" if hours >= 1 else f"{hours * 3600:,.3g} s"

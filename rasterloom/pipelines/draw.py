@@ -115,6 +115,7 @@ def write(drawn: Drawn, trained: Trained, request: Request, folder: Path) -> Non
             entry["answer"] = drawn.texts[number]
         entries.append(entry)
     page: dict[str, Any] = {"model": str(trained.model), "stage": trained.name if trained.step else None}
+    page |= {"step": trained.at}
     page |= {name: getattr(request, name) for name in ("cfg", "temperature", "top_k", "text_top_k", "seed")}
     page |= {"task": task_of(request), "seconds": round(drawn.seconds, 2), "images": entries}
     if drawn.pictures:

@@ -186,7 +186,7 @@ def evaluate(
     for trained in checkpoints:
         losses, drawn = _of_model(recipe, trained, language, codec if reference else None, held, progress)
         score, distance = reference.measure(drawn) if reference else (None, None)
-        found.append(Checkpoint(trained.name, losses, score, distance))
+        found.append(Checkpoint(trained.label, losses, score, distance))
     return Evaluation(
         target=held.target,
         codec=_codec_figures(pictures) if pictures else None,
@@ -246,7 +246,7 @@ def _of_model(
         asked = [[("human", t2i_prompt(*p.size, p.caption))] for p in held.pictures]
         ids = [encode_prompt(turns, [], language.text.encode, profile).tolist() for turns in asked]
         sizes = [picture.size for picture in held.pictures]
-        progress.start(f"drawing {trained.name}", sum(w * h for w, h in sizes) // profile.downsample**2)
+        progress.start(f"drawing {trained.label}", sum(w * h for w, h in sizes) // profile.downsample**2)
         codes = sampler.sample(
             ids,
             sizes,
@@ -257,7 +257,7 @@ def _of_model(
             on_tokens=lambda tokens: progress.advance(tokens, note="tokens"),
         )
         drawn = [codec.decode(one[None])[0] for one in codes]
-    progress.start(f"loss {trained.name}", None)
+    progress.start(f"loss {trained.label}", None)
     model = PackedLM(sampler.model)
     return losses_of(model, held.rows, held.numbers, BATCH_TOKENS, sampler.device), drawn
 
@@ -281,10 +281,10 @@ def clip_of(recipe: Recipe, checkpoint: str | None) -> Any:
 
 
 def keep(recipe: Recipe, checkpoints: Sequence[Trained], evaluation: Evaluation) -> str | None:
-    """Put the figures of each stage into its folder, and into the report where there is one: its place."""
+    """Put the figures of stages' ends into their folders, and into the report if there is one: its place."""
     corpus = Corpus.of(recipe)
     for trained, figures in zip(checkpoints, evaluation.checkpoints, strict=True):
-        if trained.step is None:
+        if trained.step is None or trained.at is not None:
             continue
         text = json.dumps(asdict(evaluation) | {"checkpoints": [asdict(figures)]}, indent=1)
         corpus.store.put(f"{file_folder(corpus, trained.step)}/{FILE}", text.encode())

@@ -10,9 +10,9 @@ from rasterloom.pipelines.step import Step
 from rasterloom.recipe import Recipe, RecipeError, Run, Tokenize, Train
 from rasterloom.schema import Profile
 from rasterloom.train.data import open_stage
-from rasterloom.train.freeze import frozen, parameter_names
+from rasterloom.train.freeze import frozen
 from rasterloom.train.job import StageJob, check
-from rasterloom.train.sizes import shape_of
+from rasterloom.train.sizes import parameter_shapes, shape_of
 from rasterloom.versions.tables import Corpus
 
 
@@ -50,7 +50,7 @@ def _check_settings(step: Step) -> None:
                 f"the checkpoint {config.train.init} has a vocabulary of {shape.vocab}, but the tokens are "
                 f"of profile {profile.name!r} with {profile.vocab_size}"
             )
-        frozen(parameter_names(shape), config.stage.freeze)
+        frozen(parameter_shapes(shape, config.train.model.lora), config.stage.freeze)
     except ValueError as error:
         raise RecipeError(f"{step.name}: {error}") from None
     for part in config.stage.parts:

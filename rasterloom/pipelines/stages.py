@@ -13,6 +13,7 @@ from rasterloom.pipelines.state import file_folder, local_folder, output_files, 
 from rasterloom.pipelines.step import FileStep, Step
 from rasterloom.recipe import SPEED_ONLY, Part, Recipe, RecipeError, Run, Sample, Section, Stage, Train
 from rasterloom.schema import Profile
+from rasterloom.storage import Store
 from rasterloom.train.job import PartFiles, StageJob
 from rasterloom.versions.tables import Corpus, DataFile
 
@@ -165,6 +166,11 @@ def training_store(corpus: Corpus, step: Step) -> str:
     """Where the checkpoints of a stage lie in a workspace on S3, a name in the store: apart from its result,
     which the next stage copies."""
     return f"{corpus.name}/training/{step.name}/{step.fingerprint}"
+
+
+def checkpoint_store(corpus: Corpus, step: Step) -> Store:
+    """Where the checkpoints of a stage are."""
+    return Store(f"{_place(corpus, step)}/checkpoints")
 
 
 def _place(corpus: Corpus, step: Step) -> str:

@@ -7,13 +7,15 @@ from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.stages import missing_inputs
 from rasterloom.pipelines.state import Status, status
 from rasterloom.pipelines.step import Step
-from rasterloom.recipe import Recipe, RecipeError
-from rasterloom.train.cost import DEVICES, Estimate, Memory, device_hours, estimate, memory
+from rasterloom.recipe import Recipe, RecipeError, Run
+from rasterloom.train.cost import DEVICES, Estimate, device_hours, estimate
 from rasterloom.train.data import open_stage
+from rasterloom.train.footprint import Memory, memory
 from rasterloom.train.sizes import shape_of
 from rasterloom.versions.tables import Corpus
 
 ALL = "all"
+MFU = 0.4  # of a GPU's peak, assumed: what well-tuned training of such models reaches
 
 
 def stages_of(recipe: Recipe, which: str = ALL) -> list[Step]:
@@ -69,19 +71,38 @@ def forecast(recipe: Recipe, which: str, mfu: float) -> list[Forecast]:
         RecipeError: a stage cannot work as the recipe has it.
     """
     corpus = Corpus.of(recipe)
-    found = []
-    for step in stages_of(recipe, which):
-        missing = missing_inputs(corpus, step)
-        if missing:
-            found.append(Forecast(step, status(corpus, step), tuple(missing)))
-            continue
-        job = job_of(corpus, step, recipe.run)
+    return [forecast_of(corpus, step, recipe.run, mfu) for step in stages_of(recipe, which)]
+
+
+def forecast_of(corpus: Corpus, step: Step, run: Run, mfu: float) -> Forecast:
+    """Plan one stage, as `forecast` does all."""
+    missing = missing_inputs(corpus, step)
+    if missing:
+        return Forecast(step, status(corpus, step), tuple(missing))
+    job = job_of(corpus, step, run)
+    try:
         shape = shape_of(job.train.init, job.profile.vocab_size)
-        try:
-            figures = estimate(open_stage(job), shape, job.train, job.workers)
-        except (ValueError, OSError) as error:
-            raise RecipeError(f"{step.name}: {error}") from None
-        held = memory(shape, job.train, job.workers, figures.rank_tokens)
-        hours = {device: device_hours(figures.flops, device, mfu) for device in DEVICES}
-        found.append(Forecast(step, status(corpus, step), (), figures, held, hours))
-    return found
+        figures = estimate(open_stage(job), shape, job.train, job.workers)
+        held = memory(shape, job.train, job.stage.freeze, job.workers, figures.rank_tokens)
+    except (ValueError, OSError) as error:
+        raise RecipeError(f"{step.name}: {error}") from None
+    hours = {device: device_hours(figures.flops, device, mfu) for device in DEVICES}
+    return Forecast(step, status(corpus, step), (), figures, held, hours)
+
+
+def in_short(recipe: Recipe, step: Step, mfu: float) -> str | None:
+    """One line on what a stage would take, or on what is wrong with it; None before its tokens are there."""
+    try:
+        one = forecast_of(Corpus.of(recipe), step, recipe.run, mfu)
+    except RecipeError as error:
+        return str(error)
+    if one.estimate is None:
+        return None
+    total = f"{one.estimate.steps:,} steps, {one.estimate.tokens:,} tokens"
+    each = ", ".join(f"{hours_text(hours)} of {device}" for device, hours in one.gpu_hours.items())
+    return f"{step.name}: {total}; {each}, at {mfu:.0%} MFU"
+
+
+def hours_text(hours: float) -> str:
+    """A duration to read, in hours or seconds."""
+    return f"{hours:,.1f} h" if hours >= 1 else f"{hours * 3600:,.3g} s"

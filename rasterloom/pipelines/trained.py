@@ -1,4 +1,4 @@
-"""Checkpoints of a recipe, with what it takes to use one: text encoder, ids, codec."""
+"""Models of a recipe, with what it takes to use one: text encoder, ids, codec."""
 
 import json
 from collections.abc import Sequence
@@ -8,22 +8,30 @@ from typing import Any
 
 from rasterloom.pipelines import token_work
 from rasterloom.pipelines.run import workflow
-from rasterloom.pipelines.stages import TrainAt
-from rasterloom.pipelines.state import file_folder, local_folder, status
+from rasterloom.pipelines.stages import TrainAt, checkpoint_store
+from rasterloom.pipelines.state import file_folder, local_folder, scratch_folder, status
 from rasterloom.pipelines.step import Step
 from rasterloom.recipe import Recipe, RecipeError
 from rasterloom.schema import Profile
 from rasterloom.versions.tables import Corpus
 
+LATEST = "latest"  # in place of an optimizer step: the newest checkpoint
+
 
 @dataclass(frozen=True)
 class Trained:
-    """A checkpoint."""
+    """A trained model."""
 
     name: str  # the stage's, as ``2-768``, or the folder
     model: Path
     target: int  # resolution
     step: Step | None = None  # that made it, if it is a stage's
+    at: int | None = None  # the optimizer step in the middle of the stage; None: its end
+
+    @property
+    def label(self) -> str:
+        """The name, and the optimizer step if it is not the end."""
+        return self.name if self.at is None else f"{self.name} step {self.at}"
 
 
 @dataclass(frozen=True)
@@ -48,12 +56,7 @@ def trained_of(recipe: Recipe, number: int | None = None) -> Trained:
     Raises:
         RecipeError: there is no such stage, or it is not done.
     """
-    corpus, stages = Corpus.of(recipe), stage_steps(recipe)
-    if not stages:
-        raise RecipeError("the recipe trains nothing: it has no train section; --model takes any checkpoint")
-    if number is not None and not 1 <= number <= len(stages):
-        raise RecipeError(f"--stage {number}: the recipe has stages 1 to {len(stages)}")
-    asked = stages if number is None else [stages[number - 1]]
+    corpus, asked = Corpus.of(recipe), _asked(recipe, number)
     done = [step for step in asked if status(corpus, step).done]
     if not done:
         which = "no stage is" if number is None else f"stage {number} is not"
@@ -62,6 +65,59 @@ def trained_of(recipe: Recipe, number: int | None = None) -> Trained:
     return Trained(
         step.name.removeprefix("train/"), local_folder(corpus, step) / "model", target_of(step), step
     )
+
+
+def trained_at(recipe: Recipe, number: int | None, asked: str, language: Language) -> Trained:
+    """The model of a checkpoint within a stage, written to a folder of this machine if it is not there yet.
+
+    Args:
+        number: of the stage, from 1; None: the last that has checkpoints.
+        asked: the checkpoint's optimizer step, or `LATEST`.
+
+    Raises:
+        RecipeError: there is no such stage or checkpoint, or it cannot be read.
+    """
+    from rasterloom.train.checkpoint import complete
+    from rasterloom.train.consolidate import export_checkpoint
+
+    corpus, stages = Corpus.of(recipe), _asked(recipe, number)
+    for step in reversed(stages):
+        store = checkpoint_store(corpus, step)
+        there = {one.position.step: one for one in complete(store, None)}
+        if there:
+            break
+    else:
+        raise RecipeError(
+            f"--step {asked}: {', '.join(one.name for one in stages)} has no checkpoint yet: "
+            "rasterloom train RECIPE"
+        )
+    at = max(there) if asked == LATEST else int(asked) if asked.isdecimal() else None
+    if at not in there:
+        steps = ", ".join(str(one) for one in sorted(there))
+        raise RecipeError(
+            f"--step {asked}: {step.name} has no such checkpoint; there are {steps}, and {LATEST} "
+            "(train.keep_checkpoints says how many stay)"
+        )
+    config = step.config
+    assert isinstance(config, TrainAt)
+    folder = scratch_folder(step).with_name(f"{step.fingerprint}-{there[at].name}")
+    lora = config.train.model.lora
+    try:
+        export_checkpoint(store, there[at], language.profile, folder, lora=lora)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise RecipeError(f"--step {at}: {step.name}: the checkpoint cannot be read: {reason}") from None
+    return Trained(step.name.removeprefix("train/"), folder, target_of(step), step, at)
+
+
+def _asked(recipe: Recipe, number: int | None) -> list[Step]:
+    """The stage of a number, or all of them."""
+    stages = stage_steps(recipe)
+    if not stages:
+        raise RecipeError("the recipe trains nothing: it has no train section; --model takes any checkpoint")
+    if number is not None and not 1 <= number <= len(stages):
+        raise RecipeError(f"--stage {number}: the recipe has stages 1 to {len(stages)}")
+    return stages if number is None else [stages[number - 1]]
 
 
 def model_at(recipe: Recipe, folder: Path, language: Language) -> Trained:

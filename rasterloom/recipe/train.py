@@ -73,6 +73,9 @@ class Stage(Section):
     batch_tokens: int = Field(262_144, ge=1)
     """Tokens in a global batch, over all workers. The paper's 256 sequences are about so many at a target
     of 512, twice as many at 768 and four times at 1024."""
+    rows_multiple: int = Field(1, ge=1)
+    """Rows of a global batch are a multiple of so many, and at least so many: the number of workers, where
+    they have few rows each, so that none waits for one that has a row more."""
     dropout: float | None = Field(None, ge=0, lt=1)
     """For this stage, in place of ``train.dropout``."""
     weight_decay: float | None = Field(None, ge=0)

@@ -1,7 +1,8 @@
 """Checkpoints within a stage: in a store, complete or not at all.
 
 A checkpoint is a folder ``step-<n>-<attempt>`` that holds DeepSpeed's files (weights, and each rank's share
-of the optimizer), each rank's random state and the stage's notes so far, and beside it a record
+of the optimizer), the model's config, each rank's random state and the stage's notes so far, and beside it a
+record
 ``step-<n>.json``, which is written last and names all files with their sizes. What has no record, or lacks
 a file of it, is not used.
 
@@ -12,7 +13,7 @@ and upload from there in the background, one checkpoint at a time, while trainin
 import json
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,18 +50,21 @@ class Checkpoint:
     files: dict[str, int]  # names in the folder, and their sizes in bytes
 
 
-def latest(store: Store, job: str | None) -> Checkpoint | None:
-    """Find the newest complete checkpoint, or None where there is none.
+def complete(store: Store, job: str | None) -> Iterator[Checkpoint]:
+    """Yield the complete checkpoints, the newest first.
 
     Args:
-        job: digest of the job that must have written it; None: any.
+        job: digest of the job that must have written them; None: any.
 
     Raises:
-        ValueError: it was written by another job.
+        ValueError: one was written by another job.
     """
     sizes = _listing(store)
     for name in sorted((name for name in sizes if _is_record(name)), reverse=True):
-        record = json.loads(store.read(name))
+        try:
+            record = json.loads(store.read(name))
+        except FileNotFoundError:  # pruned since by a stage that is under way
+            continue
         seen = record["position"].pop("seen")
         position = Position(**record["position"], seen=Seen(tuple(seen["losses"]), seen["objections"]))
         if job is not None and position.job != job:
@@ -70,8 +74,12 @@ def latest(store: Store, job: str | None) -> Checkpoint | None:
             )
         folder, files = record["folder"], record["files"]
         if all(sizes.get(f"{folder}/{file}") == size for file, size in files.items()):
-            return Checkpoint(folder, position, files)
-    return None
+            yield Checkpoint(folder, position, files)
+
+
+def latest(store: Store, job: str | None) -> Checkpoint | None:
+    """Find the newest complete checkpoint, or None where there is none. Raises ValueError, as `complete`."""
+    return next(complete(store, job), None)
 
 
 class Saver:
@@ -111,6 +119,7 @@ class Saver:
         engine.save_checkpoint(str(folder), tag=STATE, save_latest=False)
         torch.save(_random_state(), folder / f"random-{rank}.pt")
         if rank == 0:
+            engine.module.lm.config.save_pretrained(folder)
             (folder / NOTES).mkdir(exist_ok=True)
             for note in self._notes:
                 if note.exists():

@@ -106,32 +106,3 @@ def device_hours(flops: float, device: str, mfu: float) -> float:
     if peak is None:
         raise ValueError(f"the peak of {device} is not known")
     return flops / (peak * mfu) / 3600
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes of a rank's memory."""
-
-    states: float
-    """Weights, gradients and what the optimizer holds."""
-    activations: float
-
-    @property
-    def total(self) -> float:
-        return self.states + self.activations
-
-
-def memory(shape: Shape, train: Train, workers: int, rank_tokens: int) -> Memory:
-    """About what a rank holds, without what the allocator and the network's buffers add.
-
-    A parameter takes 2 bytes and its gradient 2, and in float32 the optimizer's copy and AdamW's two moments
-    12 more (ZeRO, arXiv 1910.02054, section 3.1); all in float32 4, 4 and 8. ZeRO 1 shards what the optimizer
-    holds, 2 the gradients too, 3 the parameters too. Activations: 34 bytes a token, layer and unit of width
-    in 16 bits, without the matrix of attention (arXiv 2205.05198, equation 2), twice as many in float32.
-    """
-    zero, half = train.deepspeed.zero, train.deepspeed.bf16
-    weights, gradients, optimizer = (2, 2, 12) if half else (4, 4, 8)
-    sharded = (optimizer, zero >= 1), (gradients, zero >= 2), (weights, zero >= 3)
-    states = sum(size * shape.params / (workers if shards else 1) for size, shards in sharded)
-    activations = (34 if half else 68) * rank_tokens * shape.layers * shape.hidden
-    return Memory(states, float(activations))

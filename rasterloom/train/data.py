@@ -58,6 +58,7 @@ def open_stage(job: StageJob) -> StageData:
         rows.lengths[train],
         seed=job.train.seed,
         batch_tokens=stage.batch_tokens,
+        rows_multiple=stage.rows_multiple,
         epochs=stage.epochs,
         steps=stage.steps,
         tokens=stage.tokens,

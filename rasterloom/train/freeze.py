@@ -5,8 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from rasterloom.train.sizes import Shape
-
 GROUPS = {"embeddings": "model.embed_tokens.*", "head": "lm_head.*", "norms": "*norm.*"}
 _LAYERS = re.compile(r"layers\.(\d+)(?:-(\d+))?")
 
@@ -56,13 +54,3 @@ def _known(names: list[str]) -> str:
     )
     example = next((name for name in names if ".mlp." in name), "")
     return f"there are {', '.join(GROUPS)}, layers.0-{last}, and parameters such as {example}"
-
-
-def parameter_names(shape: Shape) -> list[str]:
-    """The names of a Chameleon's parameters in transformers, without the image encoder's."""
-    parts = [f"self_attn.{p}_proj.weight" for p in "qkvo"]
-    parts += [f"self_attn.{p}_norm.{what}" for p in "qk" for what in ("weight", "bias")]
-    parts += [f"mlp.{p}_proj.weight" for p in ("gate", "up", "down")]
-    parts += ["input_layernorm.weight", "post_attention_layernorm.weight"]
-    layers = [f"model.layers.{number}.{part}" for number in range(shape.layers) for part in parts]
-    return ["model.embed_tokens.weight", *layers, "model.norm.weight", "lm_head.weight"]

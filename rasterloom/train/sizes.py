@@ -3,8 +3,11 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
+
+from rasterloom.recipe.model import Lora
 
 TINY = "tiny"
 CHAMELEON_VOCAB = 65_536
@@ -40,9 +43,47 @@ class Shape:
     @property
     def params(self) -> int:
         """All parameters, as transformers counts them without the image encoder."""
-        qk_norms = 2 * (self.heads + self.kv_heads) * self.head_width  # gains and biases
-        norms = self.layers * (2 * self.hidden + qk_norms) + self.hidden
-        return self.matrix_params + 2 * self.head_params + norms
+        return sum(prod(dims) for dims in parameter_shapes(self).values())
+
+
+def parameter_shapes(shape: Shape, lora: Lora | None = None) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of a Chameleon's parameters in transformers, without the image encoder's.
+
+    Args:
+        lora: adapters, by peft's names.
+    """
+    hidden, inner, keys = shape.hidden, shape.intermediate, shape.kv_heads * shape.head_width
+    of_layer: dict[str, tuple[int, ...]] = {
+        "self_attn.q_proj.weight": (hidden, hidden),
+        "self_attn.k_proj.weight": (keys, hidden),
+        "self_attn.v_proj.weight": (keys, hidden),
+        "self_attn.o_proj.weight": (hidden, hidden),
+        **{f"self_attn.q_norm.{what}": (shape.heads, shape.head_width) for what in ("weight", "bias")},
+        **{f"self_attn.k_norm.{what}": (shape.kv_heads, shape.head_width) for what in ("weight", "bias")},
+        "mlp.gate_proj.weight": (inner, hidden),
+        "mlp.up_proj.weight": (inner, hidden),
+        "mlp.down_proj.weight": (hidden, inner),
+        "input_layernorm.weight": (hidden,),
+        "post_attention_layernorm.weight": (hidden,),
+    }
+    if lora is not None:
+        for target in lora.targets:
+            (name,) = (name for name in of_layer if name.endswith(f"{target}.weight"))
+            outputs, inputs = of_layer.pop(name)
+            stem = name.removesuffix(".weight")
+            of_layer[f"{stem}.base_layer.weight"] = (outputs, inputs)
+            of_layer[f"{stem}.lora_A.default.weight"] = (lora.rank, inputs)
+            of_layer[f"{stem}.lora_B.default.weight"] = (outputs, lora.rank)
+    return {
+        "model.embed_tokens.weight": (shape.vocab, hidden),
+        **{
+            f"model.layers.{number}.{name}": dims
+            for number in range(shape.layers)
+            for name, dims in of_layer.items()
+        },
+        "model.norm.weight": (hidden,),
+        "lm_head.weight": (shape.vocab, hidden),
+    }
 
 
 SIZES = {

@@ -42,6 +42,7 @@ class StagePlan:
     """How often an epoch goes through each part."""
     groups: NDArray[np.int64] | None
     """Of each row, the number of the row group that it is read with (`plan.shuffled`)."""
+    rows_multiple: int = 1
 
     @cached_property
     def steps(self) -> int:
@@ -82,11 +83,15 @@ class StagePlan:
     def epoch(self, number: int) -> list[Rows]:
         """Return the batches of an epoch."""
         if len(self.parts) > 1:
-            return cut(self._mixed(number), self.lengths, self.batch_tokens)
+            return cut(self._mixed(number), self.lengths, self.batch_tokens, self.rows_multiple)
         (rows,) = self.parts
-        groups = None if self.groups is None else self.groups[rows]
         batches = plan_batches(
-            self.lengths[rows], seed=self.seed, epoch=number, batch_tokens=self.batch_tokens, groups=groups
+            self.lengths[rows],
+            seed=self.seed,
+            epoch=number,
+            batch_tokens=self.batch_tokens,
+            rows_multiple=self.rows_multiple,
+            groups=None if self.groups is None else self.groups[rows],
         )
         return [rows[batch] for batch in batches]
 
@@ -119,6 +124,7 @@ def stage_plan(
     *,
     seed: int,
     batch_tokens: int,
+    rows_multiple: int = 1,
     epochs: float | None = None,
     steps: int | None = None,
     tokens: int | None = None,
@@ -130,13 +136,14 @@ def stage_plan(
 
     Args:
         lengths: tokens of each row, [n].
+        rows_multiple: see `plan.plan_batches`; of an epoch the fewer than so many rows left over rest.
         parts: row numbers of each part of a mixture; all rows are one part when None.
         weights: the parts' shares of the tokens; when None every row comes once an epoch.
         groups: for each row, the number of the row group that it is read with, [n].
 
     Raises:
-        ValueError: there are no rows, or one is longer than ``batch_tokens``; or not exactly one of
-            ``epochs``, ``steps`` and ``tokens`` is given.
+        ValueError: there are no rows, fewer than ``rows_multiple``, or one is longer than ``batch_tokens``;
+            or not exactly one of ``epochs``, ``steps`` and ``tokens`` is given.
     """
     if sum(length is not None for length in (epochs, steps, tokens)) != 1:
         raise ValueError("give one of epochs, steps and tokens")
@@ -153,8 +160,11 @@ def stage_plan(
     passes = epoch_passes([int(lengths[part].sum()) for part in rows], weights)
     if weights is None:
         rows, passes = (np.concatenate(rows),), (1.0,)
+    fewest = sum(int(share * len(part)) for share, part in zip(passes, rows, strict=True))
+    if fewest < rows_multiple:
+        raise ValueError(f"rows_multiple {rows_multiple} is more than the rows of an epoch ({fewest})")
     numbers = None if groups is None else np.asarray(groups)
-    return StagePlan(lengths, seed, batch_tokens, epochs, steps, tokens, rows, passes, numbers)
+    return StagePlan(lengths, seed, batch_tokens, epochs, steps, tokens, rows, passes, numbers, rows_multiple)
 
 
 def _which(parts: Sequence[Rows]) -> str:

@@ -111,9 +111,37 @@ def test_a_stage_is_sampled_from(trained, rasterloom, tmp_path):
     assert code == 0 and told["stage"] == "1-64" and told["model"] == str(folders(trained)[0] / "model")
 
 
+def test_checkpoints_in_the_middle_of_a_stage(trained, rasterloom, tmp_path):
+    """Held-out losses are those that were measured on the way; figures of the stage itself stay."""
+    kept = folders(trained)[0] / "evaluation.json"
+    before = kept.read_text() if kept.exists() else None
+    arguments = ["--stage", "1", "--step", "2", "--step", "latest", "--format", "json"]
+    code, printed, _ = rasterloom("evaluate", trained.recipe_file, *arguments)
+    assert code == 0
+    middle, last = json.loads(printed)["checkpoints"]
+    notes = json.loads((folders(trained)[0] / "heldout.json").read_text())
+    for found, at, noted in ((middle, 2, notes["steps"]["2"]), (last, 4, notes["end"])):
+        assert found["name"] == f"1-64 step {at}"
+        assert found["heldout"]["all"]["loss"] == pytest.approx(noted["all"]["loss"], abs=1e-4)
+    assert (kept.read_text() if kept.exists() else None) == before
+    out = tmp_path / "s"
+    code, _, _ = rasterloom("sample", trained.recipe_file, "--prompt", "x", "--step", "latest", "--out", out)
+    told = json.loads((out / "samples.json").read_text())
+    assert code == 0 and (told["stage"], told["step"]) == ("2-64", 2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
+        (
+            ["--stage", "1", "--step", "3"],
+            "--step 3: train/1-64 has no such checkpoint; there are 2, 4, and latest (train.keep_checkpoints "
+            "says how many stay)",
+        ),
+        (
+            ["--stage", "1", "--stage", "2", "--step", "2"],
+            "--step takes the checkpoints of one stage: give one --stage",
+        ),
         (["--stage", "3"], "--stage 3: the recipe has stages 1 to 2"),
         (["--clip", "nowhere"], "--clip: no folder nowhere; it takes a checkpoint of transformers' CLIP"),
         (["--model", "nowhere"], "--model: no checkpoint at nowhere (expected a config.json there)"),

@@ -83,6 +83,31 @@ def test_a_dry_run_says_what_a_stage_takes_and_does_nothing(shop, rasterloom):
     assert code == 0 and "train/2-96" in printed and "train/1-64" not in printed
     for word in ("held out", "tokens each", "GiB a worker", "t2i", "FLOPs", "of H100", "40% MFU"):
         assert word in printed
+    code, printed, _ = rasterloom("plan", shop.folder / "dry.yaml")
+    steps, tokens = f"{second['steps']:,} steps", f"{second['tokens']:,} tokens"
+    assert code == 0 and f"train/2-96: {steps}, {tokens}; " in printed and "of H200, at 40% MFU" in printed
+
+
+def test_a_plan_tells_what_is_wrong_with_a_stage_and_of_untokenised_ones_nothing(shop, rasterloom):
+    code, printed, _ = rasterloom("plan", shop.recipe("tight", "{target: 96, steps: 2, batch_tokens: 130}"))
+    assert code == 0 and "\ntrain/1-96: batch_tokens 130 is smaller than the longest sequence (" in printed
+    new = shop.recipe("new", **{"text_vocab: 300": "text_vocab: 321"})
+    code, printed, _ = rasterloom("plan", new)
+    assert code == 0 and "train/1-64" in printed and "MFU" not in printed
+
+
+def test_what_is_not_trained_and_what_is_offloaded_is_in_the_dry_run(shop, rasterloom):
+    (whole,) = dry(rasterloom, shop.recipe("whole"))
+    file = shop.recipe("frozen", STAGE.replace("batch_tokens", "freeze: [embeddings], batch_tokens"))
+    text = "  dropout: 0\n  deepspeed: {zero: 2, offload: cpu}\n  model: {remat: full}\n"
+    file.write_text(file.read_text().replace("  dropout: 0\n", text))
+    (less,) = dry(rasterloom, file)
+    assert less["memory"]["trained"] < whole["memory"]["trained"] == whole["memory"]["params"]
+    assert less["memory"]["host"] > 0 == whole["memory"]["host"]
+    assert less["memory"]["states"] < whole["memory"]["states"]
+    assert less["memory"]["activations"] < whole["memory"]["activations"]
+    code, printed, _ = rasterloom("train", file, "--dry-run")
+    assert code == 0 and "beside the GPU, offloaded" in printed and " parameters\n" in printed
 
 
 def test_micro_batches_are_in_the_dry_run(shop, rasterloom):

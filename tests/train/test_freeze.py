@@ -1,13 +1,13 @@
 import pytest
 
-from rasterloom.train.freeze import frozen, parameter_names
+from rasterloom.train.freeze import frozen
 from rasterloom.train.model import build_model
-from rasterloom.train.sizes import shape_of
+from rasterloom.train.sizes import parameter_shapes, shape_of
 
 
 @pytest.fixture
 def names(profile):
-    return parameter_names(shape_of("tiny", profile.vocab_size))
+    return list(parameter_shapes(shape_of("tiny", profile.vocab_size)))
 
 
 def test_the_names_are_those_of_the_model(names, profile):

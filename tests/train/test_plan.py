@@ -1,3 +1,7 @@
+import itertools
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -164,3 +168,13 @@ def test_without_a_limit_a_share_is_one_micro_batch():
 def test_a_row_that_fits_no_micro_batch_is_named():
     with pytest.raises(ValueError, match=r"train.micro_batch_tokens 7 .*longest sequence \(8 tokens\)"):
         micro_batches([0, 1], [3, 8], 7)
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=7), st.integers(1, 4))
+def test_the_benchmark_s_bound_is_below_every_way_to_deal_rows_out(lengths, ranks):
+    """And not far below the best (Dell'Amico and Martello 1995: 2/3 at worst)."""
+    file = Path(__file__).parents[2] / "benchmarks" / "bench_plan.py"
+    bound = runpy.run_path(str(file))["least_load"](np.array(lengths), ranks)
+    ways = itertools.product(range(ranks), repeat=len(lengths))
+    best = min(np.bincount(way, weights=lengths, minlength=ranks).max() for way in ways)
+    assert 2 / 3 * best <= bound <= best + 1e-9

@@ -1,11 +1,8 @@
-from collections import Counter
 from functools import partial
 
 import pytest
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from operators import Watch
 
 from rasterloom.recipe import DeepSpeed, Stage, Train
 from rasterloom.recipe.model import Model
@@ -18,26 +15,6 @@ def model_with(profile, init="tiny", dtype=torch.float32, **options):
     stages, options = (Stage(target=64, steps=1),), Model(**options)
     train = Train(stages=stages, model=options, z_loss=0.01, dropout=0.0, init=init)
     return training_model(init, profile, train).to(dtype).train()
-
-
-class Watch(TorchDispatchMode):
-    """Counts the operators that run, and the bytes of what they made and is still there."""
-
-    def __init__(self):
-        super().__init__()
-        self.counts, self.made = Counter(), {}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        self.counts[func.name()] += 1
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                self.made[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        return out
-
-    def alive(self):
-        return sum(size for ref, size in self.made.values() if not ref.expired())
 
 
 def step(model, lengths):

@@ -51,6 +51,31 @@ def test_a_plain_stage_is_just_plan_batches():
         assert ours == [b.tolist() for b in plan_batches(lengths, seed=2, epoch=epoch, batch_tokens=20)]
 
 
+@given(st.integers(1, 12), st.booleans(), st.integers(0, 20))
+def test_rows_come_in_multiples_of_mixtures_too(multiple, mixed, start):
+    lengths = np.arange(60) % 5 + 8
+    parts = [np.arange(40), np.arange(40, 60)] if mixed else None
+    plan = stage_plan(
+        lengths,
+        seed=1,
+        batch_tokens=150,
+        rows_multiple=multiple,
+        epochs=3,
+        parts=parts,
+        weights=[1, 2] if mixed else None,
+    )
+    batches = list(plan.batches())
+    assert not any(len(batch.rows) % multiple for batch in batches)
+    again = [batch.rows.tolist() for batch in plan.batches(start)]
+    assert again == [batch.rows.tolist() for batch in batches[start:]]
+
+
+def test_a_multiple_that_an_epoch_has_too_few_rows_for_is_refused():
+    stage_plan(np.full(4, 5), seed=0, batch_tokens=10, rows_multiple=4, steps=1)
+    with pytest.raises(ValueError, match=r"rows_multiple 5 is more than the rows of an epoch \(4\)"):
+        stage_plan(np.full(4, 5), seed=0, batch_tokens=10, rows_multiple=5, steps=1)
+
+
 @given(st.integers(1, 3000), st.integers(0, 3))
 def test_a_stage_of_so_many_tokens_ends_with_the_batch_that_reaches_them(tokens, seed):
     lengths = np.arange(40) % 9 + 1

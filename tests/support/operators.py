@@ -1,0 +1,30 @@
+"""Which of torch's operators run, and what they leave behind."""
+
+from collections import Counter
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class Watch(TorchDispatchMode):
+    """Counts the operators that run, and the bytes of what they made and is still there."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts, self.made = Counter(), {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.counts[func.name()] += 1
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                self.made[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        return out
+
+    def alive(self, besides=()):
+        """Bytes of what is still there, but for some storages (their ``_cdata``)."""
+        there = ((at, size) for at, (ref, size) in self.made.items() if not ref.expired())
+        return sum(size for at, size in there if at not in besides)
