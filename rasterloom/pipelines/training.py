@@ -50,7 +50,7 @@ def training_steps(recipe: Recipe, corpus: list[Step]) -> list[Step]:
         *pinned.values(),
         *stages,
         *samples,
-        FileStep("report", told, "1", shown, make=write_report, shows_rows=True),
+        FileStep("report", told, "2", shown, make=write_report, shows_rows=True),
     ]
 
 

@@ -13,6 +13,7 @@ from rasterloom.versions.record import Record
 from rasterloom.versions.tables import TABLES, Corpus
 
 BINS = 40
+MEMORY = "2GB"  # for joins and counts; what does not fit goes to the disk
 FAILED = "failed: "  # begins the reason of a pair without an image, and of an image without tokens
 
 
@@ -41,7 +42,8 @@ class Tables:
     def _db(self) -> Any:
         import duckdb  # here, so that importing the report stays light
 
-        db = duckdb.connect(config={"temp_directory": tempfile.gettempdir()})
+        db = duckdb.connect(config={"temp_directory": tempfile.gettempdir(), "memory_limit": MEMORY})
+        db.execute("SET preserve_insertion_order = false")  # every query that needs an order names it
         for name, data in self.data.items():
             db.register(name, data)
         return db
@@ -55,6 +57,10 @@ class Tables:
         answer = self._db.execute(query, list(parameters))
         names = [column[0] for column in answer.description or ()]
         return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+
+    def run(self, statement: str) -> None:
+        """Do what has no answer."""
+        self._db.execute(statement)
 
     def number(self, query: str, *parameters: Any) -> int:
         (row,) = self.sql(query, *parameters)
@@ -129,26 +135,35 @@ class Histogram:
 
 
 def histograms(tables: Tables) -> list[Histogram]:
-    """How every score is distributed, and the short side, among kept images and the others."""
+    """How every score is distributed, and the short side, among kept images and the others.
+
+    The tables are joined once, into one narrow table that every histogram is then counted from.
+    """
     if not tables.has("images"):
         return []
-    found = [("short side (px)", "images", "least(original_width, original_height)")]
+    values = {"short side (px)": "least(original_width, original_height)"}
     if tables.has("scores"):
         columns = (f for f in tables.data["scores"].schema if f.name not in ("key", "shard"))
-        found += [(f.name, "scores", _quoted(f.name)) for f in columns if str(f.type) in ("double", "float")]
-    made = [_histogram(tables, *column) for column in found]
+        values |= {f.name: _quoted(f.name) for f in columns if str(f.type) in ("double", "float")}
+    numbers = ", ".join(f"({value})::DOUBLE AS x{i}" for i, value in enumerate(values.values()))
+    tables.run(
+        f"""
+        CREATE OR REPLACE TEMP TABLE measured AS
+        SELECT {"kept" if tables.has("selection") else "true AS kept"}, {numbers} FROM images
+        {"JOIN selection USING (key)" if tables.has("selection") else ""}
+        {"LEFT JOIN scores USING (key)" if tables.has("scores") else ""} WHERE status = 'ok'
+        """
+    )
+    made = [_histogram(tables, name, f"x{i}") for i, name in enumerate(values)]
+    tables.run("DROP TABLE measured")
     return [histogram for histogram in made if histogram]
 
 
-def _histogram(tables: Tables, name: str, table: str, value: str) -> Histogram | None:
-    kept = "kept FROM v JOIN selection USING (key)" if tables.has("selection") else "true AS kept FROM v"
-    only_ok = "WHERE status = 'ok'" if table == "images" else "JOIN images USING (key) WHERE status = 'ok'"
+def _histogram(tables: Tables, name: str, column: str) -> Histogram | None:
     rows = tables.sql(
         f"""
-        WITH v AS (SELECT key, CASE WHEN isfinite({value}::DOUBLE) THEN {value}::DOUBLE END AS x
-                   FROM {table} {only_ok}),
-        ends AS (SELECT quantile_cont(x, 0.002) AS low, quantile_cont(x, 0.998) AS high FROM v),
-        placed AS (SELECT x, {kept})
+        WITH placed AS (SELECT kept, CASE WHEN isfinite({column}) THEN {column} END AS x FROM measured),
+        ends AS (SELECT quantile_cont(x, 0.002) AS low, quantile_cont(x, 0.998) AS high FROM placed)
         SELECT low, high, kept, count(*) AS rows,
           CASE WHEN high > low THEN greatest(0, least({BINS - 1}, floor((x - low) / (high - low) * {BINS})))
                WHEN x IS NOT NULL THEN 0 END AS bin

@@ -20,6 +20,7 @@ from rasterloom.schema import T2I
 SEED = "rasterloom.report"
 KEPT, DROPPED, DUPLICATES = 24, 12, 6  # pictures shown of those kept, and of each reason for which not
 REASONS = 30  # the most frequent reasons that get a gallery
+DROPPED_IN_ALL = 96  # pictures shown of all reasons together, so that the page stays light
 POOL = 16  # shards that samples come from where they can, which bounds what is read
 THUMBNAIL = 200  # pixels, the longer side
 
@@ -97,8 +98,10 @@ def galleries(tables: Tables) -> list[Gallery]:
         FROM placed GROUP BY ALL ORDER BY kept DESC, rows DESC, reason LIMIT {REASONS + 1}
         """
     )
+    reasons = sum(not group["kept"] for group in groups)
+    each = max(3, min(DROPPED, DROPPED_IN_ALL // max(reasons, 1)))
     for group in groups:
-        group["sample"] = group["sample"][: KEPT if group["kept"] else DROPPED]
+        group["sample"] = group["sample"][: KEPT if group["kept"] else each]
     keys = {key for g in groups for chosen in g["sample"] for key in chosen.values() if key}
     pictures = pictures_of(tables, keys)
     return [_gallery(group, pictures) for group in groups]

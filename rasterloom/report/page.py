@@ -1,5 +1,6 @@
 """Building the page: everything it says is gathered first, then one template puts it into one file."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -77,6 +78,16 @@ def styles() -> Markup:
     return Markup((Path(__file__).with_name("templates") / "page.css").read_text(encoding="utf-8"))
 
 
+def identity(corpus: Corpus, records: Sequence[Record]) -> list[str]:
+    """Which version of a corpus this is, by which recipe, and how old."""
+    last = max(records, key=lambda record: record.finished, default=None)
+    if last is None or not last.finished:
+        return [f"{corpus.name}@{corpus.ref}"]
+    when = datetime.fromisoformat(last.finished)
+    made = f"last step {when:%d %B %Y, %H:%M} UTC"
+    return [f"{corpus.name}@{corpus.ref}", f"recipe {last.recipe}", made]
+
+
 def _gather(inputs: ReportInputs, tables: data.Tables) -> dict[str, Any]:
     levels = data.funnel(tables, inputs.records)
     steps = lineage(tables, inputs.records)
@@ -85,6 +96,7 @@ def _gather(inputs: ReportInputs, tables: data.Tables) -> dict[str, Any]:
     tokens = data.token_counts(tables)
     return {
         "corpus": inputs.corpus.name,
+        "identity": identity(inputs.corpus, inputs.records),
         "version": __version__,
         "made": datetime.now(UTC),
         "styles": styles(),

@@ -16,7 +16,7 @@ from rasterloom.report.data import Tables
 from rasterloom.report.gallery import SEED, Picture, picture, read_rows
 
 SHOWN = 8
-LONGEST = 360  # pixels
+LONGEST = 320  # pixels
 
 Decode = Callable[[list[int]], Image.Image]
 """Some of a row's ``input_ids`` -> their first picture. Raises ValueError or LookupError if there is none."""
@@ -77,8 +77,8 @@ def _pair(
     return Reconstruction(
         row["bucket"],
         row["n_tokens"],
-        picture(original, caption, longest=LONGEST, quality=88),
-        picture(decoded, caption, longest=LONGEST, quality=88),
+        picture(original, caption, longest=LONGEST, quality=82),
+        picture(decoded, caption, longest=LONGEST, quality=82),
         psnr(original, decoded) if crop and original.size == decoded.size else None,
     )
 

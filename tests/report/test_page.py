@@ -51,9 +51,9 @@ def full(tmp_path_factory: pytest.TempPathFactory, some_items, make_workspace, d
 
 def test_every_section_is_there_and_in_the_navigation(full: Path) -> None:
     page = Page(full.read_text())
-    assert page.sections == ["samples", *SECTIONS[:6], "training", "evaluation", *SECTIONS[6:]]
+    assert page.sections == ["funnel", "samples", "training", "evaluation", *SECTIONS[1:]]
     links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
-    assert links == [f"#{name}" for name in page.sections]
+    assert links == ["#main", *(f"#{name}" for name in page.sections)]
 
 
 def test_the_page_needs_no_other_file_and_no_network(full: Path) -> None:
@@ -92,6 +92,7 @@ def test_every_picture_says_what_it_is(full: Path) -> None:
 
 def test_the_figures_are_those_of_the_tables(full: Path) -> None:
     text = re.sub(r"\s+", " ", re.sub("<[^>]+>", " ", full.read_text().split("</style>")[1]))
+    assert "scenes@main · recipe feedc0de · last step " in text
     assert "pairs 60" in text
     assert "fetched 54 90.0 % of pairs" in text
     assert "kept 47 78.3 % of pairs" in text
