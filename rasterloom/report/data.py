@@ -14,6 +14,8 @@ from rasterloom.versions.tables import TABLES, Corpus
 
 BINS = 40
 MEMORY = "2GB"  # for joins and counts; what does not fit goes to the disk
+ORIGINS = 40  # licences and sources that are named
+UNNAMED = "not known"  # a licence or a source that none is told of
 FAILED = "failed: "  # begins the reason of a pair without an image, and of an image without tokens
 
 
@@ -48,6 +50,29 @@ class Tables:
             db.register(name, data)
         return db
 
+    @cached_property
+    def measured(self) -> list[str]:
+        """What is measured of every fetched image: column ``x<i>`` of a table ``measured``, beside ``kept``.
+
+        The tables are joined once, into this narrow one that every distribution is then counted from.
+        """
+        if not self.has("images"):
+            return []
+        values = {"short side (px)": "least(original_width, original_height)"}
+        if self.has("scores"):
+            columns = (f for f in self.data["scores"].schema if f.name not in ("key", "shard"))
+            values |= {f.name: _quoted(f.name) for f in columns if str(f.type) in ("double", "float")}
+        numbers = ", ".join(f"({value})::DOUBLE AS x{i}" for i, value in enumerate(values.values()))
+        self._db.execute(
+            f"""
+            CREATE TEMP TABLE measured AS
+            SELECT {"kept" if self.has("selection") else "true AS kept"}, {numbers} FROM images
+            {"JOIN selection USING (key)" if self.has("selection") else ""}
+            {"LEFT JOIN scores USING (key)" if self.has("scores") else ""} WHERE status = 'ok'
+            """
+        )
+        return list(values)
+
     def has(self, *names: str) -> bool:
         """Whether all of these tables have rows to speak of."""
         return all(name in self.data for name in names)
@@ -57,10 +82,6 @@ class Tables:
         answer = self._db.execute(query, list(parameters))
         names = [column[0] for column in answer.description or ()]
         return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
-
-    def run(self, statement: str) -> None:
-        """Do what has no answer."""
-        self._db.execute(statement)
 
     def number(self, query: str, *parameters: Any) -> int:
         (row,) = self.sql(query, *parameters)
@@ -135,28 +156,41 @@ class Histogram:
 
 
 def histograms(tables: Tables) -> list[Histogram]:
-    """How every score is distributed, and the short side, among kept images and the others.
+    """How every score is distributed, and the short side, among kept images and the others."""
+    made = [_histogram(tables, name, f"x{i}") for i, name in enumerate(tables.measured)]
+    return [histogram for histogram in made if histogram]
 
-    The tables are joined once, into one narrow table that every histogram is then counted from.
-    """
-    if not tables.has("images"):
-        return []
-    values = {"short side (px)": "least(original_width, original_height)"}
-    if tables.has("scores"):
-        columns = (f for f in tables.data["scores"].schema if f.name not in ("key", "shard"))
-        values |= {f.name: _quoted(f.name) for f in columns if str(f.type) in ("double", "float")}
-    numbers = ", ".join(f"({value})::DOUBLE AS x{i}" for i, value in enumerate(values.values()))
-    tables.run(
+
+def quantiles(tables: Tables) -> dict[str, tuple[float, float, float]]:
+    """Of every score, and the short side, the tenth, the half and nine tenths of what is kept."""
+    if not tables.measured:
+        return {}
+    columns = ", ".join(
+        f"quantile_cont(CASE WHEN isfinite(x{i}) THEN x{i} END, [0.1, 0.5, 0.9]) AS x{i}"
+        for i in range(len(tables.measured))
+    )
+    (row,) = tables.sql(f"SELECT {columns} FROM measured WHERE kept")
+    return {name: tuple(row[f"x{i}"]) for i, name in enumerate(tables.measured) if row[f"x{i}"]}
+
+
+def origins(tables: Tables) -> dict[str, dict[str, int]]:
+    """How many kept pairs are of which ``licence`` and ``source``, of each the most frequent."""
+    found: dict[str, dict[str, int]] = {"licence": {}, "source": {}}
+    if not tables.has("pairs"):
+        return found
+    kept = "JOIN selection USING (key) WHERE kept" if tables.has("selection") else ""
+    rows = tables.sql(
         f"""
-        CREATE OR REPLACE TEMP TABLE measured AS
-        SELECT {"kept" if tables.has("selection") else "true AS kept"}, {numbers} FROM images
-        {"JOIN selection USING (key)" if tables.has("selection") else ""}
-        {"LEFT JOIN scores USING (key)" if tables.has("scores") else ""} WHERE status = 'ok'
+        SELECT if(grouping(licence) = 0, 'licence', 'source') AS what,
+               coalesce(if(grouping(licence) = 0, licence, source), '{UNNAMED}') AS name, count(*) AS rows
+        FROM pairs {kept} GROUP BY GROUPING SETS ((licence), (source))
+        QUALIFY row_number() OVER (PARTITION BY what ORDER BY rows DESC, name) <= {ORIGINS}
+        ORDER BY rows DESC, name
         """
     )
-    made = [_histogram(tables, name, f"x{i}") for i, name in enumerate(values)]
-    tables.run("DROP TABLE measured")
-    return [histogram for histogram in made if histogram]
+    for row in rows:
+        found[row["what"]][row["name"]] = row["rows"]
+    return found
 
 
 def _histogram(tables: Tables, name: str, column: str) -> Histogram | None:
