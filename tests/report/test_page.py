@@ -3,8 +3,6 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest
-
 from rasterloom.report.page import build_report
 
 SECTIONS = ("funnel", "images", "failures", "scores", "tokens", "codec", "versions", "time", "recipe")
@@ -36,17 +34,6 @@ class Page(HTMLParser):
     @property
     def sections(self) -> list[str]:
         return [attributes["id"] for tag, attributes in self.tags if tag == "section"]
-
-
-@pytest.fixture(scope="session")
-def full(tmp_path_factory: pytest.TempPathFactory, some_items, make_workspace, drawn) -> Path:
-    """A page of all sections."""
-    made = make_workspace()
-    made.fill(some_items)
-    stages = [made.train("1-64"), made.train("2-128", start=4.0)]
-    samples = made.sample([(f"disc <{i // 2}>", drawn(i, (64, 64 + 32 * (i % 2)))) for i in range(4)])
-    inputs = replace(made.inputs(stages, samples), recipe_text="corpus: scenes  # <recipe> & more")
-    return build_report(inputs, tmp_path_factory.mktemp("page"))
 
 
 def test_every_section_is_there_and_in_the_navigation(full: Path) -> None:
