@@ -70,11 +70,11 @@ def _side_of(recipe: Recipe, other: str) -> Side:
         names = ", ".join(ref.name for ref in refs(corpus)) or "none yet"
         runs = ", ".join(node.name for node in nodes.values() if _trains(node)) or "none yet"
         raise VersionError(
-            f"--compare {other}: no recipe (a .yaml file), no branch or tag ({names}), and no stage that was "
-            f"trained ({runs}; its digits after the @)"
+            f"--compare {other}: no recipe (a .yaml file), no branch or tag (there are: {names}), no digits "
+            f"of a stage that was trained (after the @ of: {runs})"
         ) from None
     if not _trains(run):
-        raise VersionError(f"--compare {other}: {run.name} is no run of training")
+        raise VersionError(f"--compare {other}: {run.name} is no stage that was trained")
     return side_of_run(corpus, nodes, run)
 
 
@@ -82,16 +82,22 @@ def side_of_version(corpus: Corpus, nodes: Graph) -> Side:
     """A version of a corpus, with the last run of training on its tokens, if there was one."""
     check_ref(corpus)
     refuse_held(corpus)
-    records = [version.record for version in made(corpus)]
-    tokens = {record.fingerprint for record in records if record.step.startswith("tokens/")}
+    there = [version.record for version in made(corpus)]
+    tokens = {record.fingerprint for record in there if record.step.startswith("tokens/")}
     trained = [
         node
         for node in nodes.values()
         if _trains(node) and any(n.record.fingerprint in tokens for n in lineage.ancestors(nodes, node))
     ]
     run = _run_of(nodes, trained[-1]) if trained else ()
+    made_of = {record.fingerprint: record for record in there}
+    for record in (*there, *run):
+        if record.fingerprint in nodes:  # not where its snapshot is gone
+            before = lineage.ancestors(nodes, nodes[record.fingerprint])
+            made_of |= {n.record.fingerprint: n.record for n in before}
+    of_data = (r for r in made_of.values() if not r.step.startswith((TRAINED, "sample", "report")))
     return Side(
-        f"{corpus.name}@{corpus.ref}", corpus, _snapshots(corpus), (*records, *run), *_folders(corpus, run)
+        f"{corpus.name}@{corpus.ref}", corpus, _snapshots(corpus), (*of_data, *run), *_folders(corpus, run)
     )
 
 

@@ -16,6 +16,7 @@ from rasterloom.versions.record import Record
 from rasterloom.versions.tables import Corpus
 
 SHOWN = 12  # prompts
+REPEATED = ("train.stages",)  # in every stage's settings: those of all stages
 PLACES = 3  # pictures of a prompt on either side
 
 
@@ -26,7 +27,7 @@ class Side:
     name: str
     corpus: Corpus
     snapshots: dict[str, int]
-    """Table -> snapshot; none where a run of training is compared, and not the data."""
+    """Table -> snapshot; none of a run of training: then the other's data are left out, too."""
     records: tuple[Record, ...]
     stages: tuple[tuple[str, Path], ...]
     """Name and folder of every training stage, in order, as in ``ReportInputs``."""
@@ -61,8 +62,9 @@ def write_comparison(a: Side, b: Side, compared: Sequence[Compared], out: Path) 
         compared: what differs between their tables, row by row; none where that was not asked.
     """
     funnels, tokens = [], []
+    of_data = bool(a.snapshots and b.snapshots)
     for side in (a, b):
-        with data.Tables(side.corpus, side.snapshots) as tables:
+        with data.Tables(side.corpus, side.snapshots if of_data else {}) as tables:
             funnels.append(data.funnel(tables, side.records))
             tokens.append(sum(row["tokens"] for row in data.token_counts(tables)))
     stages = [_numbered(side.stages) for side in (a, b)]
@@ -135,21 +137,32 @@ def _headlines(
 
 
 def _funnel(a: list[data.Level], b: list[data.Level]) -> list[Line]:
-    """Every level and why rows were lost there, the most frequent reasons first."""
+    """Every level and why rows were lost there; reasons for which both lost as many are one line."""
     levels = [{level.name: level for level in side} for side in (a, b)]
     found = []
     for name in {**levels[0], **levels[1]}:
         of = [side.get(name) for side in levels]
         found.append(count_line(name, [level.rows if level else None for level in of], head=True))
-        lost = [{loss.reason: loss.rows for loss in level.losses} if level else None for level in of]
-        most: dict[str, int] = {}
-        for side in lost:
-            for reason, rows in (side or {}).items():
-                most[reason] = max(rows, most.get(reason, 0))
-        for reason in sorted(most, key=lambda reason: (-most[reason], reason)):
-            gone = [None if side is None else side.get(reason, 0) for side in lost]
-            found.append(count_line(words.plain(reason), gone))
+        found += _losses_at(*of)
     return found
+
+
+def _losses_at(a: data.Level | None, b: data.Level | None) -> list[Line]:
+    of_a, of_b = ({loss.reason: loss for loss in level.losses} if level else {} for level in (a, b))
+    found, alike = [], []
+    for reason in sorted({**of_a, **of_b}):
+        meaning = (of_a.get(reason) or of_b[reason]).meaning
+        rows = [of[reason].rows if reason in of else 0 for of in (of_a, of_b)]
+        if rows[0] == rows[1]:
+            alike.append(rows[0])
+        else:
+            gone = [number if level else None for number, level in zip(rows, (a, b), strict=True)]
+            found.append((max(rows), count_line(meaning or words.plain(reason), gone)))
+    lines = [line for _, line in sorted(found, key=lambda item: -item[0])]
+    if alike:
+        name = f"{len(alike)} reason{'s' if len(alike) > 1 else ''} of as many rows"
+        lines.append(count_line(name, [sum(alike)] * 2))
+    return lines
 
 
 def _stage_pair(a: Stage | None, b: Stage | None) -> StagePair:
@@ -165,12 +178,12 @@ def _stage_pair(a: Stage | None, b: Stage | None) -> StagePair:
     ]
     tasks = [s.tasks[1] if s else {} for s in sides]
     if max(map(len, tasks)) > 2:  # one task and all of them are the same
-        figures += _losses(tasks)
-    figures += _losses([s.after if s else {} for s in sides])
+        figures += _heldout(tasks)
+    figures += _heldout([s.after if s else {} for s in sides])
     return StagePair(title, charts.two_loss_curves(a, b), figures, _drawings(a, b))
 
 
-def _losses(sides: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[Line]:
+def _heldout(sides: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[Line]:
     """Held-out losses by task or bucket."""
     names = [name for name in {**sides[0], **sides[1]} if name != ALL]
     return [
@@ -207,7 +220,7 @@ def _settings(a: Sequence[Record], b: Sequence[Record]) -> list[tuple[str, Line]
             continue
         flat_a, flat_b = dict(_flat(of_a[step].config)), dict(_flat(of_b[step].config))
         for name in {**flat_a, **flat_b}:
-            if flat_a.get(name) != flat_b.get(name):
+            if name not in REPEATED and flat_a.get(name) != flat_b.get(name):
                 found.append((step, Line(name, _word(flat_a.get(name)), _word(flat_b.get(name)))))
     return found
 
