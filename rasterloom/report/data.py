@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from rasterloom.report import words
@@ -47,7 +48,12 @@ class Tables:
         db = duckdb.connect(config={"temp_directory": tempfile.gettempdir(), "memory_limit": MEMORY})
         db.execute("SET preserve_insertion_order = false")  # every query that needs an order names it
         for name, data in self.data.items():
-            db.register(name, data)
+            if self.corpus.store.is_s3:
+                db.register(name, data)
+            else:  # DuckDB's own reader takes a fifth of the time for small row groups
+                files = ", ".join(f"'{_escaped(path)}'" for path in data.files)
+                options = "union_by_name = true, hive_partitioning = false"
+                db.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet([{files}], {options})")
         return db
 
     @cached_property
@@ -82,6 +88,15 @@ class Tables:
         answer = self._db.execute(query, list(parameters))
         names = [column[0] for column in answer.description or ()]
         return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+
+    def files_with(self, table: str, keys: list[str]) -> list[str]:
+        """The paths of the files that hold rows of some keys, sorted; only the key column is read."""
+        if self.corpus.store.is_s3:
+            hits = self.data[table].to_table(columns=["key", "__filename"], filter=pc.field("key").isin(keys))
+            return sorted(pc.unique(hits["__filename"]).to_pylist())
+        files = ", ".join(f"'{_escaped(path)}'" for path in self.data[table].files)
+        query = f"SELECT DISTINCT filename FROM read_parquet([{files}], filename = true) WHERE key IN ?"
+        return sorted(row["filename"] for row in self.sql(query, keys))
 
     def number(self, query: str, *parameters: Any) -> int:
         (row,) = self.sql(query, *parameters)
@@ -212,6 +227,10 @@ def _histogram(tables: Tables, name: str, column: str) -> Histogram | None:
             bins[bool(row["kept"])][int(row["bin"])] += row["rows"]
     unscored = sum(row["rows"] for row in rows if row["bin"] is None)
     return Histogram(name, rows[0]["low"], rows[0]["high"], tuple(bins[True]), tuple(bins[False]), unscored)
+
+
+def _escaped(path: str) -> str:
+    return path.replace("'", "''")
 
 
 def _quoted(name: str) -> str:

@@ -8,7 +8,6 @@ from itertools import zip_longest
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 from PIL import Image, ImageOps
 
 from rasterloom.report import words
@@ -51,10 +50,8 @@ def reconstructions(tables: Tables, decode: Decode, crop: Crop | None = None) ->
     )
     rounds = zip_longest(*(row["keys"] for row in samples))
     keys = [key for one_of_each in rounds for key in one_of_each if key][:SHOWN]
-    where = (pc.field("target") == target) & pc.field("key").isin(keys)
-    columns = ["key", "width", "height", "bucket", "n_tokens", "input_ids", "loss_spans"]
-    found = tables.data["tokens"].to_table(columns=columns, filter=where).to_pylist()
-    rows = {row["key"]: row for row in found}
+    columns = ["target", "width", "height", "bucket", "n_tokens", "input_ids", "loss_spans"]
+    rows = {row["key"]: row for row in read_rows(tables, "tokens", keys, columns) if row["target"] == target}
     stored = {row["key"]: row for row in read_rows(tables, "images", keys, ["caption", "image"])}
     keys = [key for key in keys if key in rows and key in stored]
     pairs = (_pair(rows[key], stored[key], target, decode, crop) for key in keys)
