@@ -66,10 +66,12 @@ def test_rows_that_differ_are_shown(page: str) -> None:
     assert set(links) <= set(re.findall(r'id="([^"]+)"', page))
 
 
-def test_sides_of_which_one_was_never_trained(workspace, tmp_path: Path) -> None:
-    inputs = workspace.inputs()
-    bare = Side("a", workspace.corpus, {}, inputs.records, ())
-    full = Side("b", workspace.corpus, inputs.snapshots, inputs.records, (workspace.train("7-64"),))
+def test_sides_of_which_one_was_never_trained(make_workspace, some_items, tmp_path: Path) -> None:
+    made = make_workspace()
+    made.fill(some_items, targets=(64,))
+    inputs = made.inputs()
+    bare = Side("a", made.corpus, {}, inputs.records, ())
+    full = Side("b", made.corpus, inputs.snapshots, inputs.records, (made.train("1-64"),))
     for number, (a, b) in enumerate(((bare, full), (full, bare), (bare, bare))):
         write_comparison(a, b, [], tmp_path / f"{number}.html")
     first, second, third = (cells((tmp_path / f"{n}.html").read_text()) for n in range(3))
