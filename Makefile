@@ -1,10 +1,11 @@
 # make demo   sets everything up in .venv, builds the quickstart corpus, trains on it, writes the report
 # make test   the tests; make nightly goes on killing processes and the S3 server for longer
+# make test-browser   the tests of the report's pages, in Chromium
 PYTHON ?= python3
 BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: setup img2dataset demo demo-small corpus-openclipart test nightly lint bench clean
+.PHONY: setup img2dataset demo demo-small corpus-openclipart test test-browser nightly lint bench clean
 
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -41,6 +42,17 @@ corpus-openclipart: .venv/.demo
 
 test: setup
 	$(BIN)/python -m pytest
+
+# The pages in a real browser: one that RASTERLOOM_CHROMIUM names, or that is found by its usual names.
+CHROMIUM = $(or $(RASTERLOOM_CHROMIUM),$(shell command -v chromium || command -v chromium-browser || command -v google-chrome))
+
+test-browser: .venv/.browser
+	@test -n "$(CHROMIUM)" || { echo "No Chromium: install one (Debian: apt-get install chromium) or set RASTERLOOM_CHROMIUM to its path"; exit 1; }
+	RASTERLOOM_CHROMIUM="$(CHROMIUM)" $(BIN)/python -m pytest -m browser tests/report
+
+.venv/.browser: .venv/.dev
+	$(INSTALL) -e '.[dev,demo,browser]'
+	touch $@
 
 # The tests that take chances, taken often; RASTERLOOM_KILL_SEED=N repeats a night's.
 nightly: export RASTERLOOM_KILL_ROUNDS ?= 50

@@ -190,11 +190,31 @@ def embeddings_command(
 
 
 @app.command("report")
-def report_command(recipe: RecipePath) -> None:
-    """Say where the report lies; write it first if something changed since."""
+def report_command(
+    recipe: RecipePath,
+    compare: Annotated[
+        str | None,
+        typer.Option(metavar="OTHER", help="A tag, branch or snapshot; another recipe; or a trained stage."),
+    ] = None,
+    page: Annotated[Path, typer.Option("--out", help="File for the comparison.")] = Path("compare.html"),
+) -> None:
+    """Say where the report lies; write it first if something changed since. Or compare with OTHER.
+
+    --compare writes one page with OTHER as A and the recipe as it stands
+    as B: figures, funnel, curves over each other, drawings, settings and
+    rows that differ. OTHER is v1, other.yaml, or the fingerprint of a
+    stage that was trained (`versions lineage RECIPE train/1-64` tells it).
+    """
+    loaded = load_recipe(recipe)
+    if compare is not None:
+        from rasterloom.pipelines.sides import compare_with
+
+        with out.status("comparing") as status:
+            compare_with(loaded, compare, page, status.update)
+        out.print(f"comparison: {page}", highlight=False, markup=False)
+        return
     from rasterloom.pipelines.run import run
 
-    loaded = load_recipe(recipe)
     run(loaded, "report", out)
     out.print(where(loaded, "report"), highlight=False)
 

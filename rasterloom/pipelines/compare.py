@@ -1,13 +1,15 @@
 """Comparing two versions of a corpus, table by table, with a page of pictures."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from rasterloom.report.difference import write_difference
+from rasterloom.report.difference import Compared, compare_rows, write_difference
 from rasterloom.versions.diff import Diff, diff
 from rasterloom.versions.tables import TABLES, Corpus
 
 NAMED, SHOWN = 12, 24  # rows of each kind that are named, and that a page shows
+BESIDE = 12  # that a page shows which shows more than rows
 
 
 def compare(
@@ -34,3 +36,16 @@ def compare(
         begin("pictures")
         write_difference(a, b, found, page)
     return found
+
+
+def rows_differing(a: Corpus, b: Corpus, begin: Callable[[str], None] = lambda table: None) -> list[Compared]:
+    """What differs in the tables that both versions have, with some rows' pictures, of tokens counts."""
+    found = []
+    for name in TABLES:
+        if None not in (a.snapshot_id(name), b.snapshot_id(name)):
+            begin(f"comparing {name}")
+            found.append(diff(a, b, name, examples=BESIDE))
+    begin("pictures")
+    return [
+        replace(one, galleries=()) if one.diff.table == "tokens" else one for one in compare_rows(a, b, found)
+    ]

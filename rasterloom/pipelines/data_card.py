@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 
 from rasterloom import __version__
+from rasterloom.report.card import counts, front_matter, table
+from rasterloom.report.data import UNNAMED
 from rasterloom.versions.history import made
 from rasterloom.versions.tables import Corpus
 
@@ -34,7 +35,7 @@ class Card:
         self.rows += rows.num_rows
         self.pictures += len(rows["image"]) - rows["image"].null_count
         self.bytes += pc.sum(pc.binary_length(rows["image"])).as_py() or 0
-        self.licences.update(value or "not known" for value in rows["licence"].to_pylist())
+        self.licences.update(value or UNNAMED for value in rows["licence"].to_pylist())
         self.sources.update(rows["source"].to_pylist())
         tasks = rows["task"].to_pylist() if "task" in rows.column_names else []
         self.tasks.update(task or "t2i" for task in tasks)
@@ -46,15 +47,12 @@ class Card:
 def write_card(card: Card, folder: Path, form: str) -> None:
     """Write README.md, with the front matter that `datasets` reads, and export.json with the records."""
     versions = made(card.corpus)
-    front: dict[str, object] = {"tags": ["rasterloom", "image-text"]}
+    more: dict[str, object] = {}
     if form == "hf":
-        front["configs"] = [{"config_name": "default", "data_files": "data/*.parquet"}]
-        front["dataset_info"] = {"features": [_feature(f) for f in card.schema or ()]}
+        more["configs"] = [{"config_name": "default", "data_files": "data/*.parquet"}]
+        more["dataset_info"] = {"features": [_feature(f) for f in card.schema or ()]}
     lines = [
-        "---",
-        yaml.safe_dump(front, sort_keys=False).strip(),
-        "---",
-        "",
+        front_matter(card.corpus.name, card.rows, card.licences, **more),
         f"# {card.corpus.name}",
         "",
         f"{card.rows:,} samples, {card.pictures:,} of them with pictures ({card.bytes / 1e6:,.1f} MB), "
@@ -64,17 +62,14 @@ def write_card(card: Card, folder: Path, form: str) -> None:
         sides = sorted(card.sides)
         middle, low, high = sides[len(sides) // 2], sides[len(sides) // 10], sides[-1 - len(sides) // 10]
         lines += ["", f"Shorter side in pixels: median {middle}, eight in ten between {low} and {high}."]
-    for title, counts in (("Licences", card.licences), ("Sources", card.sources), ("Tasks", card.tasks)):
-        lines += ["", f"## {title}", "", "| | samples |", "|---|---|"]
-        lines += [f"| {_cell(name)} | {number:,} |" for name, number in counts.most_common()]
-    lines += ["", "## How it came about", ""]
+    lines += [""]
+    for title, found in (("Licences", card.licences), ("Sources", card.sources), ("Tasks", card.tasks)):
+        lines += counts(title, found, "samples")
+    lines += ["## How it came about", ""]
     for version in versions:
-        if version.table == "tokens":
-            continue
-        lines += [f"### {version.table}", "", "| outcome | rows |", "|---|---|"]
-        counts = Counter(version.record.counts)
-        lines += [f"| {_cell(name)} | {number:,} |" for name, number in counts.most_common()]
-        lines += [""]
+        if version.table != "tokens":
+            outcomes = Counter(version.record.counts).most_common()
+            lines += [f"### {version.table}", "", *table(["outcome", "rows"], outcomes)]
     rule = next((v.record.config.get("rule") for v in versions if v.table == "selection"), None)
     lines += ["## The keep rule", "", "```sql", str(rule), "```", ""]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
@@ -94,7 +89,3 @@ def _feature(column: pa.Field) -> dict[str, object]:
 
 def _type(given: pa.DataType) -> str:
     return _HF_TYPES.get(str(given), str(given))
-
-
-def _cell(text: str) -> str:
-    return " ".join(str(text).split()).replace("|", "\\|")

@@ -299,7 +299,7 @@ def _write_again(recipe: Recipe, corpus: Corpus, report: Step) -> str:
     assert isinstance(report, FileStep)
     folder = local_folder(corpus, report)
     report.make(corpus, inputs_of(corpus, report), report, folder, recipe.run, Progress(Console(quiet=True)))
-    page = f"{file_folder(corpus, report)}/index.html"
-    if corpus.store.is_s3:
-        corpus.store.put(page, (folder / "index.html").read_bytes())
-    return corpus.store.path(page)
+    place = file_folder(corpus, report)
+    for path in folder.iterdir() if corpus.store.is_s3 else ():
+        corpus.store.put(f"{place}/{path.name}", path.read_bytes())
+    return corpus.store.path(f"{place}/index.html")

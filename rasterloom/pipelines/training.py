@@ -10,6 +10,7 @@ from PIL import Image
 from rasterloom.pipelines import sampling, token_work
 from rasterloom.pipelines.pinned import Pinned
 from rasterloom.pipelines.progress import Progress
+from rasterloom.pipelines.shown import shown_folder
 from rasterloom.pipelines.stages import TrainAt, stage_step, text_content, text_of_stage, token_files
 from rasterloom.pipelines.state import local_folder, status
 from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step
@@ -50,7 +51,7 @@ def training_steps(recipe: Recipe, corpus: list[Step]) -> list[Step]:
         *pinned.values(),
         *stages,
         *samples,
-        FileStep("report", told, "1", shown, make=write_report, shows_rows=True),
+        FileStep("report", told, "2", shown, make=write_report, shows_rows=True),
     ]
 
 
@@ -111,7 +112,11 @@ def write_report(
 
     assert isinstance(step.config, Report)
     states = [status(corpus, given) for given in step.inputs]
-    folders = {s.step.name: local_folder(corpus, s.step) for s in states if isinstance(s.step, FileStep)}
+    folders = {
+        s.step.name: shown_folder(corpus, s.step.name, s.step.fingerprint)
+        for s in states
+        if s.step.name.startswith("train/") or s.step.name == "sample"
+    }
     tables = {s.step.table for s in states if isinstance(s.step, ShardStep) and s.step.table}
     snapshots = {table: corpus.snapshot_id(table) for table in sorted(tables)}
     decode, note = _decoder(corpus, step, inputs, run)

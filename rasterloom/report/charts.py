@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 from markupsafe import Markup, escape
@@ -14,6 +15,8 @@ from rasterloom.report.runs import Stage
 Point = tuple[float, float]
 
 POINTS = 400  # of a curve; more would not be seen
+WIDE, TALL = 480.0, 270.0  # of a chart of losses
+LEFT, RIGHT, TOP, BOTTOM = 44.0, 402.0, 12.0, 236.0  # where its curves lie
 
 
 def svg(width: float, height: float, label: str, parts: Sequence[str], kind: str = "chart") -> Markup:
@@ -62,51 +65,93 @@ def histogram(data: Histogram) -> Markup:
     return svg(width, height, label + f"{words.figure(data.high)}, {words.percent(kept, rows)} kept", parts)
 
 
+@dataclass(frozen=True)
+class LossAxes:
+    """Steps across, a loss up on a logarithmic axis, in a picture of ``WIDE`` by ``TALL``."""
+
+    start: float
+    end: float
+    low: float  # logarithms of the least and the greatest loss
+    high: float
+
+    @classmethod
+    def around(cls, series: Sequence[Sequence[Point]], values: Sequence[float]) -> "LossAxes":
+        """Axes wide enough for some curves, and for these values beside them; not all may be empty."""
+        steps = [x for points in series for x, _ in points] or [0.0, 1.0]
+        losses = [*values, *(y for points in series for _, y in points)]
+        return cls(min(steps), max(steps), math.log(min(losses)) - 0.03, math.log(max(losses)) + 0.03)
+
+    def at(self, x: float, y: float) -> Point:
+        across = (min(max(x, self.start), self.end) - self.start) / ((self.end - self.start) or 1)
+        up = (math.log(y) - self.low) / (self.high - self.low)
+        return LEFT + across * (RIGHT - LEFT), BOTTOM - up * (BOTTOM - TOP)
+
+    def curve(self, series: Sequence[Point], kind: str) -> str:
+        return line([self.at(x, y) for x, y in thinned(series)], kind)
+
+    def frame(self) -> list[str]:
+        """Lines and figures of the axes."""
+        parts = []
+        for tick in ticks(math.exp(self.low), math.exp(self.high)):
+            y = self.at(self.start, tick)[1]
+            parts += [line([(LEFT, y), (RIGHT, y)], "grid"), text(LEFT - 8, y + 4, f"{tick:g}", "end")]
+        return [
+            *parts,
+            text(LEFT, BOTTOM + 22, f"step {words.count(self.start)}"),
+            text(RIGHT, BOTTOM + 22, words.count(self.end), "end"),
+        ]
+
+
 def loss_curve(stage: Stage) -> Markup:
     """Loss by step on a logarithmic axis: as measured, smoothed, and the held-out loss of each bucket."""
     series = [(x, y) for x, y in stage.series("loss") if y > 0]
     overall = [stage.heldout_loss] if stage.heldout_loss and stage.heldout_loss > 0 else []
     smooth = smoothed(series)
-    values = [y for _, y in series] + [*stage.heldout_buckets.values(), *overall]
-    values += [y for _, y in stage.heldout_curve]
-    if not values:
+    values = [*stage.heldout_buckets.values(), *overall, *(y for _, y in stage.heldout_curve)]
+    if not series and not values:
         return Markup()
-    width, height, left, right, top, bottom = 480.0, 270.0, 44.0, 402.0, 12.0, 236.0
-    low, high = math.log(min(values)) - 0.03, math.log(max(values)) + 0.03
-    start, end = (series[0][0], series[-1][0]) if series else (0.0, 1.0)
-
-    def at(x: float, y: float) -> Point:
-        across = (x - start) / ((end - start) or 1)
-        return left + across * (right - left), bottom - (math.log(y) - low) / (high - low) * (bottom - top)
-
-    parts = []
-    for tick in ticks(math.exp(low), math.exp(high)):
-        y = at(start, tick)[1]
-        parts += [line([(left, y), (right, y)], "grid"), text(left - 8, y + 4, f"{tick:g}", "end")]
-    parts += [
-        text(left, bottom + 22, f"step {words.count(start)}"),
-        text(right, bottom + 22, words.count(end), "end"),
-        line([at(x, y) for x, y in thinned(series)], "raw"),
-        line([at(x, y) for x, y in thinned(smooth)], "curve"),
-    ]
+    axes = LossAxes.around([series], values)
+    parts = [*axes.frame(), axes.curve(series, "raw"), axes.curve(smooth, "curve")]
     if len(stage.heldout_curve) > 2:  # measured on the way, not at the ends alone
-        held = [at(max(start, min(x, end)), y) for x, y in stage.heldout_curve]
-        parts.append(line(held, "mark"))
+        parts.append(axes.curve(stage.heldout_curve, "mark"))
     for bucket, loss in stage.heldout_buckets.items():
-        x, y = right + 12, at(end, loss)[1]
+        x, y = RIGHT + 12, axes.at(axes.end, loss)[1]
         title = escape(f"held out, {bucket}: {words.figure(loss)}")
         parts.append(f'<circle class="mark" cx="{x}" cy="{y:.1f}" r="4"><title>{title}</title></circle>')
     label = f"Loss of stage {stage.name}"
     if smooth:
         label += f", from {words.figure(smooth[0][1])} to {words.figure(smooth[-1][1])}"
     if overall:
-        y = at(end, overall[0])[1]
+        y = axes.at(axes.end, overall[0])[1]
         parts += [
-            line([(right, y), (right + 24, y)], "mark"),
-            text(right + 28, y + 4, words.figure(overall[0]), kind="strong"),
+            line([(RIGHT, y), (RIGHT + 24, y)], "mark"),
+            text(RIGHT + 28, y + 4, words.figure(overall[0]), kind="strong"),
         ]
         label += f", held out {words.figure(overall[0])}"
-    return svg(width, height, label, parts)
+    return svg(WIDE, TALL, label, parts)
+
+
+def two_loss_curves(a: Stage | None, b: Stage | None) -> Markup:
+    """The smoothed losses of two runs of a stage over each other, and dashed what was held out."""
+    both = [(side, stage) for side, stage in (("a", a), ("b", b)) if stage]
+    smooth = {side: smoothed([(x, y) for x, y in s.series("loss") if y > 0]) for side, s in both}
+    held = {side: s.heldout_curve for side, s in both}
+    last = {side: s.heldout_loss for side, s in both if s.heldout_loss and s.heldout_loss > 0}
+    if not any((*smooth.values(), *held.values(), last)):
+        return Markup()
+    axes = LossAxes.around([*smooth.values(), *held.values()], [*last.values()])
+    parts = axes.frame()
+    for side, _ in both:
+        parts += [axes.curve(smooth[side], f"side {side}"), axes.curve(held[side], f"side {side} held")]
+    told, above = [], -math.inf
+    for side, loss in sorted(last.items(), key=lambda item: -item[1]):  # from the top, none over another
+        y = max(axes.at(axes.end, loss)[1], above + 17)
+        above = y
+        parts.append(text(RIGHT + 8, y + 4, f"{side.upper()} {words.figure(loss)}", kind=f"strong {side}"))
+        told.append(f"{side.upper()} {words.figure(loss)}")
+    return svg(
+        WIDE, TALL, "Losses of A and B over each other; held out at the end: " + ", ".join(told), parts
+    )
 
 
 def smoothed(series: Sequence[Point], share: float = 0.04) -> list[Point]:

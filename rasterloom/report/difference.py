@@ -31,17 +31,22 @@ def write_difference(a: Corpus, b: Corpus, found: Sequence[Diff], out: Path) -> 
     Args:
         found: the differences of tables from version A to version B, whose examples are shown.
     """
-    with _tables(a) as of_a, _tables(b) as of_b:
-        pictures_a = _pictures(of_a, {key for d in found for key in d.examples["removed"]})
-        kept_b = {key for d in found for kind in ("added", "changed") for key in d.examples[kind]}
-        pictures_b = _pictures(of_b, kept_b)
-        compared = [Compared(d, _galleries(d, of_a, of_b, pictures_a, pictures_b)) for d in found]
+    compared = compare_rows(a, b, found)
     page = environment().get_template("difference.html")
     text = page.render(
         corpus=b.name, a=a.ref, b=b.ref, compared=compared, styles=styles(), version=__version__
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
+
+
+def compare_rows(a: Corpus, b: Corpus, found: Sequence[Diff]) -> list[Compared]:
+    """Galleries of the examples of differences from version A to version B."""
+    with _tables(a) as of_a, _tables(b) as of_b:
+        pictures_a = _pictures(of_a, {key for d in found for key in d.examples["removed"]})
+        kept_b = {key for d in found for kind in ("added", "changed") for key in d.examples[kind]}
+        pictures_b = _pictures(of_b, kept_b)
+        return [Compared(d, _galleries(d, of_a, of_b, pictures_a, pictures_b)) for d in found]
 
 
 def _tables(corpus: Corpus) -> Tables:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
@@ -20,6 +21,7 @@ from rasterloom.schema import T2I
 SEED = "rasterloom.report"
 KEPT, DROPPED, DUPLICATES = 24, 12, 6  # pictures shown of those kept, and of each reason for which not
 REASONS = 30  # the most frequent reasons that get a gallery
+DROPPED_IN_ALL = 96  # pictures shown of all reasons together, so that the page stays light
 POOL = 16  # shards that samples come from where they can, which bounds what is read
 THUMBNAIL = 200  # pixels, the longer side
 
@@ -66,19 +68,19 @@ def read_rows(
     tables: Tables, table: str, keys: Iterable[str], columns: list[str]
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of some keys. The key column is read first, then only the row groups that hold them."""
-    wanted = set(keys)
-    if not wanted:
-        return
-    among = pc.field("key").isin(sorted(wanted))
-    hits = tables.data[table].to_table(columns=["key", "__filename"], filter=among)
-    for path in sorted(pc.unique(hits["__filename"]).to_pylist()):
+    wanted = sorted(set(keys))
+    for path in tables.files_with(table, wanted) if wanted else ():
         with tables.corpus.store.filesystem.open_input_file(path) as source:
             file = pq.ParquetFile(source)
+            here = file.read(columns=["key"])["key"]
+            places = pc.indices_nonzero(pc.is_in(here, pa.array(wanted))).to_pylist()
+            start = 0
             for group in range(file.num_row_groups):
-                here = file.read_row_group(group, columns=["key"])["key"].to_pylist()
-                if not wanted.isdisjoint(here):
-                    rows = file.read_row_group(group, columns=["key", *columns])
-                    yield from rows.take([i for i, key in enumerate(here) if key in wanted]).to_pylist()
+                end = start + file.metadata.row_group(group).num_rows
+                rows = [place - start for place in places if start <= place < end]
+                if rows:
+                    yield from file.read_row_group(group, columns=["key", *columns]).take(rows).to_pylist()
+                start = end
 
 
 def galleries(tables: Tables) -> list[Gallery]:
@@ -97,8 +99,10 @@ def galleries(tables: Tables) -> list[Gallery]:
         FROM placed GROUP BY ALL ORDER BY kept DESC, rows DESC, reason LIMIT {REASONS + 1}
         """
     )
+    reasons = sum(not group["kept"] for group in groups)
+    each = max(3, min(DROPPED, DROPPED_IN_ALL // max(reasons, 1)))
     for group in groups:
-        group["sample"] = group["sample"][: KEPT if group["kept"] else DROPPED]
+        group["sample"] = group["sample"][: KEPT if group["kept"] else each]
     keys = {key for g in groups for chosen in g["sample"] for key in chosen.values() if key}
     pictures = pictures_of(tables, keys)
     return [_gallery(group, pictures) for group in groups]

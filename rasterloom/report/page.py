@@ -1,5 +1,6 @@
 """Building the page: everything it says is gathered first, then one template puts it into one file."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from markupsafe import Markup
 
 from rasterloom import __version__
 from rasterloom.report import charts, data, words
+from rasterloom.report.card import data_card
 from rasterloom.report.evaluation import read_evaluation
 from rasterloom.report.failures import failures
 from rasterloom.report.gallery import galleries
@@ -18,6 +20,8 @@ from rasterloom.report.reconstruct import Crop, Decode, reconstructions
 from rasterloom.report.runs import Samples, Stage, read_samples, read_stage
 from rasterloom.versions.record import Record
 from rasterloom.versions.tables import Corpus
+
+PAGE, CARD = "index.html", "README.md"
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,18 @@ class Headline:
 
 
 def build_report(inputs: ReportInputs, out: Path) -> Path:
-    """Write ``out/index.html``, one file that needs no other and no network, and return its path."""
+    """Write ``out/index.html``, one file that needs no other and no network, and return its path.
+
+    Beside it lies ``README.md``, a data card of the same figures.
+    """
     with data.Tables(inputs.corpus, inputs.snapshots) as tables:
-        page = environment().get_template("page.html").render(_gather(inputs, tables))
+        shown = _gather(inputs, tables)
+        stages = [stage for stage, _ in shown["stages"]]
+        card = data_card(tables, inputs.records, shown["levels"], stages, inputs.recipe_text)
     out.mkdir(parents=True, exist_ok=True)
-    path = out / "index.html"
-    path.write_text(page, encoding="utf-8")
+    (out / CARD).write_text(card, encoding="utf-8")
+    path = out / PAGE
+    path.write_text(environment().get_template("page.html").render(shown), encoding="utf-8")
     return path
 
 
@@ -77,6 +87,16 @@ def styles() -> Markup:
     return Markup((Path(__file__).with_name("templates") / "page.css").read_text(encoding="utf-8"))
 
 
+def identity(corpus: Corpus, records: Sequence[Record]) -> list[str]:
+    """Which version of a corpus this is, by which recipe, and how old."""
+    last = max(records, key=lambda record: record.finished, default=None)
+    if last is None or not last.finished:
+        return [f"{corpus.name}@{corpus.ref}"]
+    when = datetime.fromisoformat(last.finished)
+    made = f"last step {when:%d %B %Y, %H:%M} UTC"
+    return [f"{corpus.name}@{corpus.ref}", f"recipe {last.recipe}", made]
+
+
 def _gather(inputs: ReportInputs, tables: data.Tables) -> dict[str, Any]:
     levels = data.funnel(tables, inputs.records)
     steps = lineage(tables, inputs.records)
@@ -85,6 +105,7 @@ def _gather(inputs: ReportInputs, tables: data.Tables) -> dict[str, Any]:
     tokens = data.token_counts(tables)
     return {
         "corpus": inputs.corpus.name,
+        "identity": identity(inputs.corpus, inputs.records),
         "version": __version__,
         "made": datetime.now(UTC),
         "styles": styles(),

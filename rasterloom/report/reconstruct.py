@@ -8,7 +8,6 @@ from itertools import zip_longest
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 from PIL import Image, ImageOps
 
 from rasterloom.report import words
@@ -16,7 +15,7 @@ from rasterloom.report.data import Tables
 from rasterloom.report.gallery import SEED, Picture, picture, read_rows
 
 SHOWN = 8
-LONGEST = 360  # pixels
+LONGEST = 320  # pixels
 
 Decode = Callable[[list[int]], Image.Image]
 """Some of a row's ``input_ids`` -> their first picture. Raises ValueError or LookupError if there is none."""
@@ -51,10 +50,8 @@ def reconstructions(tables: Tables, decode: Decode, crop: Crop | None = None) ->
     )
     rounds = zip_longest(*(row["keys"] for row in samples))
     keys = [key for one_of_each in rounds for key in one_of_each if key][:SHOWN]
-    where = (pc.field("target") == target) & pc.field("key").isin(keys)
-    columns = ["key", "width", "height", "bucket", "n_tokens", "input_ids", "loss_spans"]
-    found = tables.data["tokens"].to_table(columns=columns, filter=where).to_pylist()
-    rows = {row["key"]: row for row in found}
+    columns = ["target", "width", "height", "bucket", "n_tokens", "input_ids", "loss_spans"]
+    rows = {row["key"]: row for row in read_rows(tables, "tokens", keys, columns) if row["target"] == target}
     stored = {row["key"]: row for row in read_rows(tables, "images", keys, ["caption", "image"])}
     keys = [key for key in keys if key in rows and key in stored]
     pairs = (_pair(rows[key], stored[key], target, decode, crop) for key in keys)
@@ -77,8 +74,8 @@ def _pair(
     return Reconstruction(
         row["bucket"],
         row["n_tokens"],
-        picture(original, caption, longest=LONGEST, quality=88),
-        picture(decoded, caption, longest=LONGEST, quality=88),
+        picture(original, caption, longest=LONGEST, quality=82),
+        picture(decoded, caption, longest=LONGEST, quality=82),
         psnr(original, decoded) if crop and original.size == decoded.size else None,
     )
 

@@ -13,9 +13,11 @@ from rasterloom.report import words
 from rasterloom.report.gallery import Picture, picture
 
 ALL = "all"  # buckets together
-SAMPLES = 60  # pictures at most
-SAMPLE_LONGEST = 512  # pixels
+SAMPLES = 32  # pictures at most
+SAMPLE_LONGEST = 384  # pixels
 STRIP = 8  # steps of a stage whose drawings are shown
+STRIP_PROMPTS = 6  # and prompts
+STRIP_LONGEST = 192  # pixels
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,10 @@ def read_drawings(folder: Path) -> Drawings | None:
         record = _json(_text(path))
         if not isinstance(record, dict) or not _finite(record.get("step")):
             continue
-        prompts = [words.plain(str(prompt)) for prompt in record.get("prompts") or ()]
+        prompts = [words.plain(str(prompt)) for prompt in (record.get("prompts") or ())[:STRIP_PROMPTS]]
         made = (
-            _file_picture(folder, f"{path.stem}-{i}.png", prompt, 256) for i, prompt in enumerate(prompts)
+            _file_picture(folder, f"{path.stem}-{i}.png", prompt, STRIP_LONGEST)
+            for i, prompt in enumerate(prompts)
         )
         pictures = [one for one in made if one]
         if pictures and len(pictures) == len(prompts):
@@ -185,7 +188,7 @@ def _file_picture(folder: Path, name: str, caption: str, longest: int) -> Pictur
         return None
     try:
         with Image.open(path) as image:
-            return picture(image, caption, (f"{image.width}×{image.height}",), longest, quality=90)
+            return picture(image, caption, (f"{image.width}×{image.height}",), longest, quality=82)
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
 

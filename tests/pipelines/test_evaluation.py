@@ -1,6 +1,7 @@
 """A corpus that is trained on for a few steps through Ray, looked at, sampled from and evaluated."""
 
 import json
+import re
 
 import pytest
 from eventfiles import pictures, scalars
@@ -56,6 +57,21 @@ def test_what_is_seen_of_training_is_in_its_folder_and_on_the_page(trained):
     html = page(trained)
     assert "Stage 1-64 learns to draw" in html and "Stage 2-64 learns to draw" in html
     assert html.count('alt="a red circle, at step ') == 3
+
+
+def test_a_stage_beside_the_whole_run(trained, rasterloom, tmp_path):
+    first = stage_steps(trained.recipe)[0]
+    out = tmp_path / "compare.html"
+    code, _, error = rasterloom(
+        "report", trained.recipe_file, "--compare", first.fingerprint[:8], "--out", out
+    )
+    assert code == 0, error
+    html = out.read_text()
+    rows = dict(re.findall(r"<bdi>(steps)</bdi></th><td>(.*?)</tr>", html))
+    assert rows == {"steps": "–</td><td>1</td><td></td>"}, "the last stage's: A has none"
+    assert "Stage 1-64" in html and "Stage – of A, 2-64 of B" in html
+    assert html.count('alt="A draws: a red circle"') == html.count('alt="B draws: a red circle"') == 1
+    assert "<td>the step</td>" in html, "B has a stage that A has not"
 
 
 def test_changing_how_it_is_watched_trains_nothing_again(trained, tmp_path):

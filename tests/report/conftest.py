@@ -4,7 +4,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,15 @@ import pytest
 from PIL import Image, ImageDraw, ImageOps
 
 from rasterloom.recipe import Recipe, Source
+from rasterloom.report.comparison import Side, write_comparison
 from rasterloom.report.data import Tables
-from rasterloom.report.page import ReportInputs
+from rasterloom.report.difference import compare_rows
+from rasterloom.report.page import ReportInputs, build_report
 from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION, TOKENS, bucket_name, pair_key
 from rasterloom.versions.commit import commit
+from rasterloom.versions.diff import diff
 from rasterloom.versions.record import Record
+from rasterloom.versions.refs import tag
 from rasterloom.versions.tables import Corpus
 
 BLOCK = 8  # pixels a code
@@ -343,3 +347,49 @@ def tables(workspace: Workspace) -> Iterator[Tables]:
     """The tables of ``workspace``, open."""
     with workspace.tables() as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def full(tmp_path_factory: pytest.TempPathFactory, some_items, make_workspace, drawn) -> Path:
+    """A page of all sections."""
+    made = make_workspace()
+    made.fill(some_items)
+    stages = [made.train("1-64"), made.train("2-128", start=4.0)]
+    samples = made.sample([(f"disc <{i // 2}>", drawn(i, (64, 64 + 32 * (i % 2)))) for i in range(4)])
+    inputs = replace(made.inputs(stages, samples), recipe_text="corpus: scenes  # <recipe> & more")
+    return build_report(inputs, tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture(scope="session")
+def comparison(tmp_path_factory: pytest.TempPathFactory, some_items, make_workspace, drawn) -> Path:
+    """The page on a corpus at v1, and later with fewer kept and another run of training."""
+    made = make_workspace()
+    made.fill(some_items)
+    sides, before = [], 0
+    for name, items, lr, start in (("v1", some_items, 1e-3, 6.5), ("v2", None, 3e-3, 5.0)):
+        if items is None:
+            before = len(made.records)
+            stricter = [replace(i, reason="rule: <quality>") if i.quality == 3 else i for i in some_items]
+            made.fill(stricter)
+        stage, folder = made.train("1-64", start=start)
+        folder = folder.rename(folder.with_name(f"{name}-1-64"))
+        made.records[-1] = replace(made.records[-1], config={"stage": {"lr": lr, "steps": 60}})
+        if items is None:
+            held = json.loads((folder / "heldout.json").read_text())
+            held["end"]["all"]["loss"] = 2.439
+            (folder / "heldout.json").write_text(json.dumps(held))
+        samples = made.sample([("a <disc>", drawn(1, (64, 64))), (f"only {name}", drawn(2, (64, 64)))])
+        samples = samples.rename(samples.with_name(f"samples-{name}"))
+        tag(made.corpus, name)
+        corpus = replace(made.corpus, ref=name)
+        snapshots = {t: corpus.snapshot_id(t) for t in ("pairs", "images", "scores", "selection", "tokens")}
+        sides.append(
+            Side(
+                f"scenes@{name}", corpus, snapshots, tuple(made.records[before:]), ((stage, folder),), samples
+            )
+        )
+    a, b = sides
+    found = compare_rows(a.corpus, b.corpus, [diff(a.corpus, b.corpus, t) for t in ("selection", "tokens")])
+    out = tmp_path_factory.mktemp("compared") / "deep" / "compare.html"
+    write_comparison(a, b, found, out)
+    return out

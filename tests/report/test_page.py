@@ -3,8 +3,6 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest
-
 from rasterloom.report.page import build_report
 
 SECTIONS = ("funnel", "images", "failures", "scores", "tokens", "codec", "versions", "time", "recipe")
@@ -38,27 +36,19 @@ class Page(HTMLParser):
         return [attributes["id"] for tag, attributes in self.tags if tag == "section"]
 
 
-@pytest.fixture(scope="session")
-def full(tmp_path_factory: pytest.TempPathFactory, some_items, make_workspace, drawn) -> Path:
-    """A page of all sections."""
-    made = make_workspace()
-    made.fill(some_items)
-    stages = [made.train("1-64"), made.train("2-128", start=4.0)]
-    samples = made.sample([(f"disc <{i // 2}>", drawn(i, (64, 64 + 32 * (i % 2)))) for i in range(4)])
-    inputs = replace(made.inputs(stages, samples), recipe_text="corpus: scenes  # <recipe> & more")
-    return build_report(inputs, tmp_path_factory.mktemp("page"))
-
-
 def test_every_section_is_there_and_in_the_navigation(full: Path) -> None:
     page = Page(full.read_text())
-    assert page.sections == ["samples", *SECTIONS[:6], "training", "evaluation", *SECTIONS[6:]]
+    assert page.sections == ["funnel", "samples", "training", "evaluation", *SECTIONS[1:]]
     links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
-    assert links == [f"#{name}" for name in page.sections]
+    assert links == ["#main", *(f"#{name}" for name in page.sections)]
 
 
 def test_the_page_needs_no_other_file_and_no_network(full: Path) -> None:
     page = Page(full.read_text())
-    assert [p.name for p in full.parent.iterdir()] == ["index.html"]
+    assert sorted(p.name for p in full.parent.iterdir()) == [
+        "README.md",
+        "index.html",
+    ]  # the card, not needed
     for tag, attributes in page.tags:
         assert tag not in ("script", "link", "iframe", "object", "embed", "form", "base")
         assert attributes.get("src", "data:").startswith("data:image/webp;base64,") or tag != "img"
@@ -92,6 +82,7 @@ def test_every_picture_says_what_it_is(full: Path) -> None:
 
 def test_the_figures_are_those_of_the_tables(full: Path) -> None:
     text = re.sub(r"\s+", " ", re.sub("<[^>]+>", " ", full.read_text().split("</style>")[1]))
+    assert "scenes@main · recipe feedc0de · last step " in text
     assert "pairs 60" in text
     assert "fetched 54 90.0 % of pairs" in text
     assert "kept 47 78.3 % of pairs" in text

@@ -1,0 +1,24 @@
+"""What a page shows of a folder that training or sampling left, without its weights."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from rasterloom.versions.tables import Corpus
+
+HEAVY = ("model/", "checkpoints/", "events/")  # gigabytes that no page shows
+
+
+def shown_folder(corpus: Corpus, step: str, fingerprint: str) -> Path:
+    """A local folder with a step's small files: where they lie, or a fresh copy of what lies on S3."""
+    store, place = corpus.store, f"{corpus.name}/files/{step}/{fingerprint}"
+    if not store.is_s3:
+        return Path(store.path(place))
+    copy = Path(tempfile.gettempdir()) / "rasterloom" / "shown" / step.replace("/", "-") / fingerprint
+    shutil.rmtree(copy, ignore_errors=True)  # a takedown draws samples anew, an evaluation adds a file
+    for name in store.list(place):
+        inside = name.removeprefix(f"{place}/")
+        if not inside.startswith(HEAVY):
+            (copy / inside).parent.mkdir(parents=True, exist_ok=True)
+            (copy / inside).write_bytes(store.read(name))
+    return copy
