@@ -7,7 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, out
+from rasterloom.cli_common import (
+    AsFormat,
+    LogAs,
+    LogFormat,
+    OutputFormat,
+    Quiet,
+    RecipePath,
+    out,
+    progress_on,
+    result,
+)
 from rasterloom.recipe import RecipeError, load_recipe
 
 SHOWN = 8  # buckets
@@ -35,6 +45,8 @@ def train_command(
         float | None, typer.Option(min=0, help="Price of a GPU for an hour, for --dry-run.")
     ] = None,
     output: AsFormat = OutputFormat.TABLE,
+    quiet: Quiet = False,
+    log: LogAs = LogFormat.TEXT,
 ) -> None:
     """Train the stages of a recipe that are not done yet.
 
@@ -52,18 +64,20 @@ def train_command(
         for one in forecast(loaded, stage, mfu):
             _tell(one, mfu, usd_per_gpu_hour, output)
         return
+    progress = progress_on(out, quiet, log)
     if resume:
         for name, checkpoint in unfinished(loaded, stage).items():
-            out.print(f"{name} goes on from {checkpoint}", highlight=False, markup=False)
+            progress.say(f"{name} goes on from {checkpoint}")
     if fresh:
         if not yes and not sys.stdin.isatty():
             raise RecipeError("--fresh deletes: add --yes where nobody can be asked")
-        start_over(loaded, stage, lambda text: yes or typer.confirm(text), out)
-    planned = train(loaded, stage, out)
-    trained = [p for p in planned if p.step.name.startswith("train/")]
-    out.print(f"{len(planned)} steps, {sum(p.runs for p in planned)} ran now.")
-    for p in trained:
-        out.print(f"{p.step.name}: {_where(loaded, p.step)}", highlight=False, markup=False)
+        start_over(loaded, stage, lambda text: yes or typer.confirm(text), progress.say)
+    planned = train(loaded, stage, progress)
+    ran = sum(p.runs for p in planned)
+    models = {p.step.name: _where(loaded, p.step) for p in planned if p.step.name.startswith("train/")}
+    lines = [] if quiet else [f"{len(planned)} steps, {ran} ran now."]
+    lines += [f"{name}: {place}" for name, place in models.items()]
+    result(log, lines, steps=len(planned), ran=ran, files=models)
 
 
 def _where(recipe: Any, step: Any) -> str:

@@ -1,9 +1,28 @@
 """The nodes of the Ray that a run uses: which are there, and how much room they have."""
 
 import time
+from collections.abc import Mapping
+
+from rasterloom.pipelines.words import size
 
 LOOK_EVERY_S = 1.0
 LATE_S = 20.0  # until the head has surely noticed that a node is gone: five checks, three seconds apart
+
+
+def of_kind(accelerator: str | None) -> dict[str, float]:
+    """What a worker needs to be on a node with a kind of GPU, as Ray does it."""
+    return {f"accelerator_type:{accelerator}": 0.001} if accelerator else {}
+
+
+def in_words(needs: Mapping[str, float]) -> str:
+    """What a worker takes, as in ``CPU 4, GPU 1, memory 2.0 GB, A100``."""
+    found = []
+    for name, amount in sorted(needs.items()):
+        kind = name.removeprefix("accelerator_type:")
+        found.append(
+            kind if kind != name else f"memory {size(amount)}" if name == "memory" else f"{name} {amount:g}"
+        )
+    return ", ".join(found)
 
 
 class Nodes:
@@ -28,9 +47,8 @@ class Nodes:
         if any(self._fit(has) >= 1 for has in there.values()):
             return None
         names = sorted({*self.needs, "CPU"})
-        have = "; ".join(", ".join(f"{n} {has.get(n, 0):g}" for n in names) for has in there.values())
-        need = ", ".join(f"{name} {amount:g}" for name, amount in sorted(self.needs.items()))
-        return f"it takes {need} (run.steps), and the nodes have {have or 'nothing'}"
+        have = "; ".join(in_words({n: has.get(n, 0) for n in names}) for has in there.values())
+        return f"it takes {in_words(self.needs)} (run.steps), and the nodes have {have or 'nothing'}"
 
     def lost(self, before: frozenset[str], error: Exception, wait: float = 0.0) -> bool:
         """Whether the error came of a node that was there ``before`` and is gone, as seen within ``wait``."""

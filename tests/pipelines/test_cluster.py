@@ -140,7 +140,7 @@ def test_nodes_vanish_in_the_middle_of_fetching_and_of_tokenising(ray, workshop,
     lines = read_until(job, "images     never run")
     ray.tell("remove b")
     ray.tell('add c {"num_cpus": 1, "resources": {"fetch": 1}}')
-    lines += read_until(job, "codes/64 waits for a node: it takes CPU 1, late 1, memory 1e+06")
+    lines += read_until(job, "codes/64 waits for a node: it takes CPU 1, late 1, memory 1.0 MB")
     ray.tell('add d {"num_cpus": 1, "resources": {"late": 1}}')
     ray.tell("remove d")
     ray.tell('add e {"num_cpus": 1, "resources": {"late": 1}}')

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from rasterloom.pipelines import run as run_module
 from rasterloom.pipelines.failures import failures, summary
+from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.retry import ask_for_retry, parse_classes
 from rasterloom.pipelines.runner import StepFailed
 from rasterloom.recipe import RecipeError, load_recipe
@@ -96,7 +97,7 @@ def recipe(tmp_path, site):
 def run(recipe, retry="", until="selection"):
     """Run in this process; return the names of the steps that ran, and what was printed."""
     screen = StringIO()
-    planned = run_module.run(recipe, until, Console(file=screen, width=300), retry)
+    planned = run_module.run(recipe, until, Progress(Console(file=screen, width=300)), retry)
     return [p.step.name for p in planned if p.runs], screen.getvalue()
 
 
