@@ -42,7 +42,8 @@ def train_command(
         float, typer.Option(min=0.01, max=1, help="Share of a GPU's peak that is assumed for --dry-run.")
     ] = MFU,
     usd_per_gpu_hour: Annotated[
-        float | None, typer.Option(min=0, help="Price of a GPU for an hour, for --dry-run.")
+        float | None,
+        typer.Option(min=0, help="Price of a GPU for an hour, for --dry-run; else run.price.gpu."),
     ] = None,
     output: AsFormat = OutputFormat.TABLE,
     quiet: Quiet = False,
@@ -62,7 +63,8 @@ def train_command(
         raise RecipeError("--resume goes on and --fresh starts over: give one of them")
     if dry_run:
         for one in forecast(loaded, stage, mfu):
-            _tell(one, mfu, usd_per_gpu_hour, output)
+            price = loaded.run.price.gpu or None if usd_per_gpu_hour is None else usd_per_gpu_hour
+            _tell(one, mfu, price, output)
         return
     progress = progress_on(out, quiet, log)
     if resume:
@@ -93,12 +95,14 @@ def _tell(one: Any, mfu: float, usd: float | None, output: OutputFormat) -> None
     estimate, memory, hours = one.estimate, one.memory, one.gpu_hours
     if output is OutputFormat.JSON:
         row = {"stage": one.step.name, "done": one.status.done, "missing": list(one.missing)}
+        row |= {"workers": one.workers, "takes": asdict(one.takes)}
         if estimate:
             row |= {**asdict(estimate), "memory": asdict(memory), "mfu": mfu, "gpu_hours": hours}
             row |= {"usd": {d: h * usd for d, h in hours.items()}} if usd is not None else {}
         print(json.dumps(row))
         return
     out.print(f"[bold]{one.step.name}[/bold]  {one.status.reason}", highlight=False)
+    _line("workers", _workers(one))
     if estimate is None:
         out.print(
             f"  nothing can be said yet: {', '.join(one.missing)} would run first "
@@ -124,6 +128,16 @@ def _tell(one: Any, mfu: float, usd: float | None, output: OutputFormat) -> None
     _line("FLOPs", f"{estimate.flops:.3g}")
     each = (f"{_hours(h)} of {device}{_price(h, usd)}" for device, h in hours.items())
     _line("GPUs", f"{', '.join(each)}, at {mfu:.0%} MFU")
+
+
+def _workers(one: Any) -> str:
+    """How many, and what each takes of its node."""
+    from rasterloom.pipelines.nodes import in_words, of_kind
+
+    fewest, most = one.workers
+    many = f"{most}" if fewest == most else f"{fewest} to {most}"
+    needs = in_words({**one.takes.needs, **of_kind(one.takes.accelerator)})
+    return f"{many} of {needs} each, {one.takes.placement} (run.train_workers, run.steps)"
 
 
 def _line(name: str, text: str) -> None:

@@ -7,12 +7,13 @@ all wait for a few stragglers, while work left divided by workers takes it to be
 So the estimator is this. What is observed of a shard is its *pace*, seconds a row. Of a running shard it is
 known only that its pace is at least its age over its rows: a right-censored observation. The product-limit
 estimator (Kaplan and Meier 1958), each shard weighing as much as it has rows, gives the distribution of
-paces without that bias. One more shard counts as running for ever, as the next of n is slower than all n with
-a chance of 1/(n + 1); beyond the slowest that finished, the tail is exponential, as wide as the rest is (its
-standard deviation). While more than half of the distribution lies there, nothing is said. Then what is left
-of the step is played through: each running shard gets a pace from the part of the distribution beyond its
-age, each waiting one from all of it, the next shard goes to the worker that is free first, and the end is
-when the last one is done. The mean over ``DRAWS`` such plays is the answer.
+paces without that bias. Half a shard more counts as running for ever, so that the next one may be slower than
+all n so far (with a chance of about 1/2n, Hazen's plotting position); beyond the slowest that finished, the
+tail is exponential, as wide as the rest is (its standard deviation). While more than half of the distribution
+lies there, nothing is said. Then what is left of the step is played through: each running shard gets a pace
+from the part of the distribution beyond its age, each waiting one from all of it, the next shard goes to the
+worker that is free first, and the end is when the last one is done. The mean over ``DRAWS`` such plays is the
+answer.
 
 It takes waiting shards to be like those seen lately (the last ``SEEN``): what nobody has begun cannot be
 known to be slower.
@@ -88,7 +89,7 @@ class _Paces:
         over = np.arange(len(rows)) < len(finished)
         order = np.lexsort((~over, seconds / rows))  # of equals, those that finished come first
         at, rows_at, over_at = (seconds / rows)[order], rows[order], over[order]
-        to_come = rows.mean()  # one that may be slower than all
+        to_come = rows.mean() / 2  # what may be slower than all
         at_risk = np.cumsum(rows_at[::-1])[::-1] + to_come
         survival = np.cumprod(1.0 - np.where(over_at, rows_at / at_risk, 0.0))
         self._at, self._survival = at[over_at], np.maximum(survival[over_at], 0.0)

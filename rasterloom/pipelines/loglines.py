@@ -1,6 +1,7 @@
 """A run as lines: text for people, where there is no terminal, or JSON for programs."""
 
 import json
+import re
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -9,10 +10,34 @@ from rich.console import Console
 
 from rasterloom.pipelines.summary import print_summary
 from rasterloom.pipelines.watched import State, Watched, WatchedRun
-from rasterloom.pipelines.words import details, ending, progress_of
+from rasterloom.pipelines.words import clock, details, ending, progress_of
 
 EVERY_S, SELDOM_S = 5.0, 60.0  # between two lines of a step: first the one, the other when it takes long
 SHARE = 0.05  # of the time that a step has taken
+
+
+# Of a line of text: a step and how far it is, one that waits, or one that has begun.
+TOLD = re.compile(r"  (\S+): ([^,]+)(, [\d:]+ left)?|  (\S+ waits for a node)|(\S+)  +\S")
+
+
+def where_at(log: str) -> str:
+    """What a run was at when it wrote the last line of a log that tells, in either form."""
+    for line in reversed(log.splitlines()):
+        if line.startswith("{"):
+            told = json.loads(line)
+            if told.get("event") in ("step", "progress"):
+                return f"{told['step']}{_units(told)}"
+        elif said := TOLD.match(line):
+            step, done, left, waits, began = said.groups()
+            return f"{step} {done}{left or ''}" if step else waits or began
+    return ""
+
+
+def _units(told: dict[str, Any]) -> str:
+    done = told.get("shards_done", told.get("units_done"))
+    total = told.get("shards_total", told.get("units_total"))
+    left = f", {clock(told['eta_s'])} left" if "eta_s" in told else ""
+    return f" {done:,} of {total:,}{left}" if total else ""
 
 
 class _Lines:

@@ -1,7 +1,7 @@
 """The nodes of the Ray that a run uses: which are there, and how much room they have."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from rasterloom.pipelines.words import size
 
@@ -25,11 +25,20 @@ def in_words(needs: Mapping[str, float]) -> str:
     return ", ".join(found)
 
 
+def slots(nodes: Iterable[Mapping[str, float]], needs: Mapping[str, float]) -> int:
+    """How many workers that take ``needs`` each fit on nodes that have so much."""
+    return sum(int(_fit(has, needs)) for has in nodes)
+
+
+def _fit(has: Mapping[str, float], needs: Mapping[str, float]) -> float:
+    return min((has.get(name, 0.0) / amount for name, amount in needs.items()), default=1.0)
+
+
 class Nodes:
     """What the cluster has for workers that take ``needs`` each, by name of the resource."""
 
     def __init__(self, needs: dict[str, float]) -> None:
-        self.needs = {name: amount for name, amount in needs.items() if amount}
+        self.needs = needs
         self._looked = -LOOK_EVERY_S
         self._there: dict[str, dict[str, float]] = {}
 
@@ -39,12 +48,12 @@ class Nodes:
 
     def slots(self) -> int:
         """How many workers fit on the nodes that are there."""
-        return sum(int(self._fit(has)) for has in self._look().values())
+        return slots(self._look().values(), self.needs)
 
     def no_room(self) -> str | None:
         """Why no worker fits on any node, None if one does."""
         there = self._look()
-        if any(self._fit(has) >= 1 for has in there.values()):
+        if slots(there.values(), self.needs):
             return None
         names = sorted({*self.needs, "CPU"})
         have = "; ".join(in_words({n: has.get(n, 0) for n in names}) for has in there.values())
@@ -60,9 +69,6 @@ class Nodes:
         while not (gone := before - frozenset(self._look(now=True))) and time.monotonic() < until:
             time.sleep(0.5)
         return bool(gone)
-
-    def _fit(self, has: dict[str, float]) -> float:
-        return min((has.get(name, 0.0) / amount for name, amount in self.needs.items()), default=1.0)
 
     def _look(self, now: bool = False) -> dict[str, dict[str, float]]:
         import ray

@@ -45,7 +45,7 @@ def run_on_ray(
     from ray.exceptions import RayError, RayTaskError
 
     takes = run.takes(step.name)
-    nodes = Nodes(_needs(step, takes, run))
+    nodes = Nodes(needs_of(step, run))
     workers = Actors(step, takes, nodes) if step.uses_gpu and run.use_gpu else _Tasks(step, takes, nodes)
     if why := nodes.no_room():
         progress.say(f"  {step.name} waits for a node: {why}")
@@ -99,11 +99,13 @@ def holds(step: ShardStep, run: Run) -> tuple[float, float]:
     return cpus, (takes.gpus or 1.0) if step.uses_gpu and run.use_gpu else 0.0
 
 
-def _needs(step: ShardStep, takes: StepTakes, run: Run) -> dict[str, float]:
-    """What a worker takes, in Ray's words."""
+def needs_of(step: ShardStep, run: Run) -> dict[str, float]:
+    """What a worker at a shard takes, in Ray's words."""
+    takes = run.takes(step.name)
     cpus, gpus = holds(step, run)
     kind = takes.accelerator if gpus else None
-    return {"CPU": cpus, "GPU": gpus, "memory": float(takes.memory or 0), **takes.resources, **of_kind(kind)}
+    asked = {"CPU": cpus, "GPU": gpus, "memory": float(takes.memory or 0), **takes.resources, **of_kind(kind)}
+    return {name: amount for name, amount in asked.items() if amount}
 
 
 def _why(error: Exception) -> str:

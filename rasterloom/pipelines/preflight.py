@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from rasterloom.pipelines.nodes import Nodes, in_words, of_kind
+from rasterloom.pipelines.nodes import Nodes, in_words
 from rasterloom.pipelines.runner import start_ray
-from rasterloom.pipelines.stages import TrainAt, missing_inputs, stage_before, stage_job, worker_takes
+from rasterloom.pipelines.stages import TrainAt, missing_inputs, stage_before, stage_job, worker_needs
 from rasterloom.pipelines.state import status, work_folder
 from rasterloom.pipelines.step import Step
 from rasterloom.recipe import Recipe, RecipeError, Run, Tokenize, Train
@@ -108,7 +108,7 @@ def _check_cluster(run: Run, stages: list[Step]) -> None:
     if not on_cluster and not run.use_gpu:  # known before a Ray is started
         there = run.cpus or os.cpu_count() or 1
         for step in stages:
-            _check_room(step, run, int(there / worker_takes(step, run).cpus))
+            _check_room(step, run, int(there / worker_needs(step, run)["CPU"]))
     start_ray(run)
     if run.use_gpu and not ray.cluster_resources().get("GPU"):
         raise RecipeError(
@@ -116,17 +116,16 @@ def _check_cluster(run: Run, stages: list[Step]) -> None:
             "has some as run.ray_address"
         )
     for step in stages:
-        takes = worker_takes(step, run)
-        _check_room(step, run, Nodes({**takes.needs, **of_kind(takes.accelerator)}).slots())
+        _check_room(step, run, Nodes(worker_needs(step, run)).slots())
 
 
 def _check_room(step: Step, run: Run, room: int) -> None:
     """Raise RecipeError if there is room for fewer workers than a stage begins with."""
-    takes, fewest = worker_takes(step, run), run.train_workers.min
+    fewest = run.train_workers.min
     if fewest > room:
         raise RecipeError(
             f"{step.name}: run.train_workers asks for {fewest} workers of "
-            f"{in_words({**takes.needs, **of_kind(takes.accelerator)})} each, but Ray has room for {room}: "
+            f"{in_words(worker_needs(step, run))} each, but Ray has room for {room}: "
             "lower it, or what a worker takes (run.steps), name a larger cluster as run.ray_address"
             + ("" if run.use_gpu else ", or raise run.cpus")
         )

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, PlainSerializer
 
 from rasterloom.pipelines import drawings, token_work
+from rasterloom.pipelines.nodes import of_kind
 from rasterloom.pipelines.pinned import INDEX, Pinned, pinned_files, pinned_step, pinned_text
 from rasterloom.pipelines.progress import Progress, figures
 from rasterloom.pipelines.state import file_folder, local_folder, output_files, status
@@ -166,6 +167,12 @@ def worker_takes(step: Step, run: Run) -> WorkerTakes:
         accelerator=takes.accelerator if run.use_gpu else None,
         placement=takes.placement or "PACK",
     )
+
+
+def worker_needs(step: Step, run: Run) -> dict[str, float]:
+    """What a training worker takes, in Ray's words."""
+    takes = worker_takes(step, run)
+    return {**takes.needs, **of_kind(takes.accelerator)}
 
 
 def training_store(corpus: Corpus, step: Step) -> str:

@@ -4,12 +4,13 @@ from dataclasses import dataclass, field
 
 from rasterloom.pipelines.preflight import job_of
 from rasterloom.pipelines.run import workflow
-from rasterloom.pipelines.stages import missing_inputs
+from rasterloom.pipelines.stages import missing_inputs, worker_takes
 from rasterloom.pipelines.state import Status, status
 from rasterloom.pipelines.step import Step
 from rasterloom.recipe import Recipe, RecipeError
 from rasterloom.train.cost import DEVICES, Estimate, Memory, device_hours, estimate, memory
 from rasterloom.train.data import open_stage
+from rasterloom.train.job import WorkerTakes
 from rasterloom.train.sizes import shape_of
 from rasterloom.versions.tables import Corpus
 
@@ -51,6 +52,10 @@ class Forecast:
 
     step: Step
     status: Status
+    workers: tuple[int, int]
+    """How many, at least and at most."""
+    takes: WorkerTakes
+    """What each takes of its node."""
     missing: tuple[str, ...]
     """Steps that have to run before anything can be said."""
     estimate: Estimate | None = None
@@ -72,8 +77,10 @@ def forecast(recipe: Recipe, which: str, mfu: float) -> list[Forecast]:
     found = []
     for step in stages_of(recipe, which):
         missing = missing_inputs(corpus, step)
+        between = recipe.run.train_workers
+        asked = status(corpus, step), (between.min, between.max), worker_takes(step, recipe.run)
         if missing:
-            found.append(Forecast(step, status(corpus, step), tuple(missing)))
+            found.append(Forecast(step, *asked, tuple(missing)))
             continue
         job = job_of(corpus, step, recipe.run)
         shape = shape_of(job.train.init, job.profile.vocab_size)
@@ -83,5 +90,5 @@ def forecast(recipe: Recipe, which: str, mfu: float) -> list[Forecast]:
             raise RecipeError(f"{step.name}: {error}") from None
         held = memory(shape, job.train, job.workers, figures.rank_tokens)
         hours = {device: device_hours(figures.flops, device, mfu) for device in DEVICES}
-        found.append(Forecast(step, status(corpus, step), (), figures, held, hours))
+        found.append(Forecast(step, *asked, (), figures, held, hours))
     return found

@@ -62,7 +62,7 @@ class Recipe(Section):
         for name in self.run.steps:
             kind, _, number = name.partition("/")
             if kind == "train" and number and int(number) > stages:
-                raise ValueError(f"run.steps: {name}: there are {stages} stages")
+                raise ValueError(f"run.steps: {name}: train.stages has {stages}")
         return self
 
     @model_validator(mode="after")
