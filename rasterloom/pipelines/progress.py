@@ -126,7 +126,7 @@ class Progress:
     def given(self, ids: Iterable[str], workers: int) -> None:
         """Say which shards Ray was given, in their order, and for how many it has room."""
         with self._lock:
-            self._running.flight.given(ids, workers, time.monotonic())
+            self._running.given(ids, workers, time.monotonic())
             self._display.changed(self._running, "progress")
 
     def finished(self, result: Published) -> None:

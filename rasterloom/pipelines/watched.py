@@ -1,5 +1,6 @@
 """What there is to see of a run at a moment: its steps, and how far the running one is."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -54,7 +55,9 @@ class Watched:
     """Of its result, those of earlier runs among them."""
     written: int = 0
     """Bytes of its result."""
-    _workers: int = 0  # that work all the time, as those of training do
+    workers: int = 0
+    """That are at work, or were when it ended."""
+    _charged: int = 0  # workers that are held all the time, as those of training are
     _held: float = 0.0  # until when the work of those is in _worker_seconds
     _worker_seconds: float = 0.0
     _first: tuple[float, int] | None = None  # when the first unit of this run was done, and how many then
@@ -70,14 +73,20 @@ class Watched:
 
     def hold(self, workers: int, now: float) -> None:
         """Take in that so many workers are at work from now on, until it is said otherwise."""
-        self._worker_seconds += self._workers * (now - self._held)
-        self._workers, self._held = workers, now
+        self._worker_seconds += self._charged * (now - self._held)
+        self._charged, self._held = workers, now
+        self.workers = workers or self.workers
 
     def shards(self, left: list[Shard], earlier: list[Published]) -> None:
         """Take in the shards that are left, and those that are done already."""
         self.unit, self.done, self.total = "shards", len(earlier), len(earlier) + len(left)
         self.counts = add_up([result.counts for result in earlier])
         self.flight = Flight(left)
+
+    def given(self, ids: Iterable[str], room: int, now: float) -> None:
+        """Take in which shards Ray was given, and for how many it has room."""
+        self.flight.given(ids, room, now)
+        self.workers = self.flight.busy
 
     def finished(self, result: Published, now: float) -> None:
         """Take in a finished shard."""
@@ -98,11 +107,6 @@ class Watched:
         """Take in what is on record of the step, which is done."""
         assert record is not None
         self.all_rows, self.written, self.note = record.rows, record.n_bytes, words
-
-    @property
-    def workers(self) -> int:
-        """How many are at work."""
-        return self._workers or self.flight.busy
 
     def seconds(self, now: float) -> float:
         return (self.ended if self.ended is not None else now) - self.began if self.began else 0.0
@@ -143,7 +147,7 @@ class Watched:
 
     def usd(self, price: Price, now: float) -> float:
         """What the workers held so far, in dollars."""
-        seconds = self._worker_seconds + self._workers * (now - self._held)
+        seconds = self._worker_seconds + self._charged * (now - self._held)
         return price.usd(seconds + self.flight.seconds_at_work(now), self.cpus, self.gpus)
 
 
