@@ -48,9 +48,9 @@ LogAs = Annotated[
 
 def progress_on(console: Console, quiet: bool, log: LogFormat) -> "Progress":
     """What a long command tells while it works."""
-    from rasterloom.pipelines.progress import Log, Progress
+    from rasterloom.pipelines.progress import Progress
 
-    return Progress(Console(quiet=True) if quiet else console, Log(log) if not quiet else Log.TEXT)
+    return Progress(Console(quiet=True) if quiet else console, as_json=log is LogFormat.JSON and not quiet)
 
 
 def result(log: LogFormat, lines: list[str], **facts: Any) -> None:

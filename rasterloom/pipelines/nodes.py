@@ -25,9 +25,12 @@ def in_words(needs: Mapping[str, float]) -> str:
     return ", ".join(found)
 
 
-def slots(nodes: Iterable[Mapping[str, float]], needs: Mapping[str, float]) -> int:
-    """How many workers that take ``needs`` each fit on nodes that have so much."""
-    return sum(int(_fit(has, needs)) for has in nodes)
+def slots(nodes: Iterable[Mapping[str, float]], needs: Mapping[str, float], placement: str = "PACK") -> int:
+    """How many workers that take ``needs`` each fit on nodes that have so much, placed as Ray does it."""
+    each = [int(_fit(has, needs)) for has in nodes]
+    if placement == "STRICT_PACK":
+        return max(each, default=0)
+    return sum(min(1, fit) for fit in each) if placement == "STRICT_SPREAD" else sum(each)
 
 
 def _fit(has: Mapping[str, float], needs: Mapping[str, float]) -> float:
@@ -46,9 +49,9 @@ class Nodes:
         """The nodes that are there, by id."""
         return frozenset(self._look())
 
-    def slots(self) -> int:
+    def slots(self, placement: str = "PACK") -> int:
         """How many workers fit on the nodes that are there."""
-        return slots(self._look().values(), self.needs)
+        return slots(self._look().values(), self.needs, placement)
 
     def no_room(self) -> str | None:
         """Why no worker fits on any node, None if one does."""

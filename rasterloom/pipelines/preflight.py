@@ -5,7 +5,14 @@ from pathlib import Path
 
 from rasterloom.pipelines.nodes import Nodes, in_words
 from rasterloom.pipelines.runner import start_ray
-from rasterloom.pipelines.stages import TrainAt, missing_inputs, stage_before, stage_job, worker_needs
+from rasterloom.pipelines.stages import (
+    TrainAt,
+    missing_inputs,
+    stage_before,
+    stage_job,
+    worker_needs,
+    worker_takes,
+)
 from rasterloom.pipelines.state import status, work_folder
 from rasterloom.pipelines.step import Step
 from rasterloom.recipe import Recipe, RecipeError, Run, Tokenize, Train
@@ -116,7 +123,7 @@ def _check_cluster(run: Run, stages: list[Step]) -> None:
             "has some as run.ray_address"
         )
     for step in stages:
-        _check_room(step, run, Nodes(worker_needs(step, run)).slots())
+        _check_room(step, run, Nodes(worker_needs(step, run)).slots(worker_takes(step, run).placement))
 
 
 def _check_room(step: Step, run: Run, room: int) -> None:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -18,11 +17,6 @@ from rasterloom.pipelines.staging import Published
 from rasterloom.pipelines.step import Shard
 from rasterloom.pipelines.watched import State, Watched, WatchedRun
 from rasterloom.recipe import Run
-
-
-class Log(StrEnum):
-    TEXT = "text"
-    JSON = "json"
 
 
 class Display(Protocol):
@@ -43,11 +37,12 @@ class Display(Protocol):
 class Progress:
     """Where a run's steps tell how far they are."""
 
-    def __init__(self, console: Console, log: Log = Log.TEXT) -> None:
+    def __init__(self, console: Console, as_json: bool = False) -> None:
+        """Show on a console what fits it: a live view or lines; or JSON."""
         self.run = WatchedRun()
         self._lock = threading.RLock()
         self._display: Display
-        if log is Log.JSON:
+        if as_json:
             self._display = JsonLines(console, self.run)
         elif console.is_terminal and not console.is_dumb_terminal and not console.quiet:
             self._display = LiveView(console, self.run, self._lock)

@@ -15,7 +15,7 @@ from rasterloom.pipelines.jobs import Jobs
 from rasterloom.pipelines.nodes import in_words, slots
 from rasterloom.pipelines.pool import needs_of
 from rasterloom.pipelines.run import workflow
-from rasterloom.pipelines.stages import TrainAt, worker_needs
+from rasterloom.pipelines.stages import TrainAt, worker_needs, worker_takes
 from rasterloom.pipelines.step import ShardStep
 from rasterloom.recipe import Recipe, RecipeError
 from rasterloom.versions.tables import Corpus
@@ -112,11 +112,12 @@ def room(recipe: Recipe, nodes: list[dict[str, float]]) -> Iterator[Finding]:
     for step in steps:
         if isinstance(step.config, TrainAt):
             needs, fewest = worker_needs(step, recipe.run), recipe.run.train_workers.min
+            placement = worker_takes(step, recipe.run).placement
         elif isinstance(step, ShardStep):
-            needs, fewest = needs_of(step, recipe.run), 1
+            needs, fewest, placement = needs_of(step, recipe.run), 1, "PACK"
         else:
             continue  # the driver makes it
-        asked.setdefault((in_words(needs), fewest, slots(nodes, needs)), []).append(step.name)
+        asked.setdefault((in_words(needs), fewest, slots(nodes, needs, placement)), []).append(step.name)
     for (words, fewest, fit), names in asked.items():
         way_out = "" if fit >= fewest else f", of {fewest}: add nodes, or see run.steps and run.train_workers"
         yield Finding(not way_out, f"room for {fit} workers of {words} each ({', '.join(names)}){way_out}")

@@ -85,16 +85,7 @@ def _fit(job: StageJob, on_progress: Progress, stop: threading.Event) -> dict[st
         _worker,
         train_loop_config={"job": job, "board": board},
         torch_config=_SignalledTorch(backend="nccl" if job.use_gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=job.workers
-            if job.min_workers in (None, job.workers)
-            else (job.min_workers, job.workers),
-            elastic_resize_monitor_interval_s=REGROW_S,
-            use_gpu=job.use_gpu,
-            resources_per_worker=job.takes.needs,
-            placement_strategy=job.takes.placement,
-            accelerator_type=job.takes.accelerator,
-        ),
+        scaling_config=scaling(job),
         run_config=RunConfig(
             name=uuid.uuid4().hex,  # Ray's own record of a run is of no use to the next one
             storage_path=str(scratch.resolve()),
@@ -127,6 +118,19 @@ def _fit(job: StageJob, on_progress: Progress, stop: threading.Event) -> dict[st
         raise TrainingError(_reason(ended[0])) from ended[0]
     outcome: dict[str, Any] = ended[0].return_value
     return outcome
+
+
+def scaling(job: StageJob) -> ScalingConfig:
+    """How many workers there are, and what each takes of which nodes, in Ray Train's words."""
+    fixed = job.min_workers in (None, job.workers)
+    return ScalingConfig(
+        num_workers=job.workers if fixed else (job.min_workers, job.workers),
+        elastic_resize_monitor_interval_s=REGROW_S,
+        use_gpu=job.use_gpu,
+        resources_per_worker=job.takes.needs,
+        placement_strategy=job.takes.placement,
+        accelerator_type=job.takes.accelerator,
+    )
 
 
 def _where_stopped(job: StageJob) -> str:

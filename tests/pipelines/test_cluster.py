@@ -31,7 +31,7 @@ train:
 run:
   train_workers: {{min: 1, max: 2}}
   driver: {{cpus: 0}}
-  steps: {{train: {{resources: {{train: 1}}, placement: SPREAD}}}}
+  steps: {{train: {{memory: 1MB, resources: {{train: 1}}, placement: STRICT_SPREAD}}}}
 """
 STARTED = 120  # seconds that something may take on a busy machine
 ENDED = 400
@@ -270,6 +270,7 @@ def test_without_the_token_or_with_another_it_is_one_line_that_says_so(ray, work
         printed = ray.run(*words, env={**ray.env, **change}, code=1)
         assert len(printed.strip().splitlines()) == 1
         assert "the cluster asks for its token" in printed and "RAY_AUTH_TOKEN_PATH" in printed
+    assert "workers of CPU 1 each (pairs, images" in ray.run("rasterloom", "doctor", workshop.recipe_file)
     assert "nobody answers at http://127.0.0.1:9" in ray.run(
         *words, "--address", "http://127.0.0.1:9", code=1
     )

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from rasterloom.pipelines.live import frame
 from rasterloom.pipelines.loglines import where_at
-from rasterloom.pipelines.progress import Log, Progress
+from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.staging import Published
 from rasterloom.pipelines.step import Shard
 from rasterloom.pipelines.watched import State, Watched
@@ -29,9 +29,9 @@ def done(shard, counts=OUTCOMES):
     return Published(shard.name, {}, sum(counts.values()), 5_000_000, counts, 30.0, shard.digest)
 
 
-def on(width=120, log=Log.TEXT, height=30, **options):
+def on(width=120, as_json=False, height=30, **options):
     console = Console(file=StringIO(), width=width, height=height, **options)
-    return Progress(console, log), console
+    return Progress(console, as_json), console
 
 
 @contextmanager
@@ -148,7 +148,7 @@ def test_units_that_are_not_shards_are_told_by_the_pace_of_this_run():
 
 
 def test_json_is_an_object_a_line_with_names_that_stay(at_once):
-    progress, console = on(log=Log.JSON)
+    progress, console = on(as_json=True)
     with progress.showing(), at_images(progress) as step:
         progress.say("images waits for a node")
         step.result(Record("images", "f", "1", {}, {}, rows=400, n_bytes=9), "in 1.0 s")
