@@ -27,6 +27,7 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     arguments.add_argument("recipe", type=Path)
     arguments.add_argument("--step", default="images", help="the step to be shown (default: %(default)s)")
+    arguments.add_argument("--until", help="the last step of the run; the one that is shown when not given")
     arguments.add_argument("--at", type=float, default=0.5, help="share of it that is done")
     arguments.add_argument("--width", type=int, default=100, help="columns")
     arguments.add_argument("--out", type=Path, default=Path("docs/images/live.svg"))
@@ -46,7 +47,7 @@ def main() -> int:
     watcher = threading.Thread(target=look)
     watcher.start()
     try:
-        run(load_recipe(options.recipe), options.step.split("-")[0], progress)
+        run(load_recipe(options.recipe), options.until or options.step, progress)
     finally:
         over.set()
         watcher.join()

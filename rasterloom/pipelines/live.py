@@ -58,7 +58,6 @@ class LiveView:
         pass  # the next frame shows it
 
     def ended(self, planned: list[str]) -> None:
-        self.close()
         print_summary(self.console, self.run, planned)
 
     def _frame(self) -> Group:

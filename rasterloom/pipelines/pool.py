@@ -7,7 +7,7 @@ worker that dies while its node lives on died of the shard, or of memory: that i
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from rasterloom.pipelines import staging
@@ -30,7 +30,7 @@ def run_on_ray(
     progress: Progress,
     metrics: Metrics,
     *more: Any,
-) -> Iterator[Published]:
+) -> Generator[Published, None, None]:
     """Run shards and yield each result as it comes.
 
     Args:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
+from rasterloom.masking import masked
 from rasterloom.pipelines.live import LiveView
 from rasterloom.pipelines.loglines import JsonLines, TextLines
 from rasterloom.pipelines.staging import Published
@@ -61,8 +62,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Tell something beside the state of the steps, in a line."""
-        with self._lock:
-            self._display.say(text)
+        self._display.say(text)  # without the lock: the live view's thread holds rich's when it takes ours
 
     def plan(self, corpus: str, names: Iterable[str], run: Run) -> None:
         """Say which steps there are, in their order."""
@@ -87,6 +87,9 @@ class Progress:
         try:
             yield step
             state = State.DONE
+        except Exception as error:
+            step.note = masked(" ".join(str(error).split()))
+            raise
         finally:
             with self._lock:
                 step.end(state, time.monotonic())
@@ -157,9 +160,8 @@ class Progress:
             self._display.changed(step, "progress")
 
     def ended(self, planned: list[str]) -> None:
-        """Say that the run is over, and which steps were to be run."""
-        with self._lock:
-            self._display.ended(planned)
+        """Say that the run is over, and which steps were to be run; nothing is shown any more."""
+        self._display.ended(planned)
 
     @property
     def _running(self) -> Watched:

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -142,12 +142,13 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
     guard = SuccessGuard(corpus.store, run) if step.guarded else None
     metrics = Metrics(corpus.name, step.name)
     results = run_on_ray(corpus.store, place, step, left, run, progress, metrics, taken_down)
-    for number, result in enumerate(results, start=1):
-        done[result.id] = result
-        metrics.finished(result, len(left) - number)
-        progress.finished(result)
-        if guard and (why := guard.verdict(result)):
-            raise StepFailed(f"{step.name}: {why}")
+    with closing(results):  # what is in flight ends here, not when somebody lets go of an error
+        for number, result in enumerate(results, start=1):
+            done[result.id] = result
+            metrics.finished(result, len(left) - number)
+            progress.finished(result)
+            if guard and (why := guard.verdict(result)):
+                raise StepFailed(f"{step.name}: {why}")
     taken_down = tombstones(corpus.store, corpus.name)  # those that came meanwhile, too
     found = [done[shard.id] for shard in shards]
     whole = corpus.surely(lambda: clean.without(corpus.store, place, found, step.name, taken_down))

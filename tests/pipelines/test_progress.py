@@ -1,6 +1,7 @@
 """What a run shows while it goes on: the live view, lines, JSON, the summary, the cost."""
 
 import json
+import threading
 import time
 from contextlib import contextmanager
 from io import StringIO
@@ -109,6 +110,30 @@ def test_a_terminal_is_left_as_it_was_whatever_ends_the_run():
     assert written.count("\x1b[?25l") == written.count("\x1b[?25h") == 1
     assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")
     assert "images (stopped at 4 of 10 shards)" in written.split("\x1b[?25h")[1]
+
+
+def test_words_beside_the_live_view_do_not_lock_it_up(monkeypatch):
+    monkeypatch.setattr("rasterloom.pipelines.live.FRAMES_PER_S", 2000)
+    progress, console = on(80, force_terminal=True)
+
+    def work():
+        with progress.showing(), at_images(progress):
+            for number in range(300):
+                progress.say(f"word {number}")
+                progress.given([SHARDS[5].id], 2)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive() and "word 299" in console.file.getvalue()
+
+
+def test_a_step_that_fails_says_why_in_json():
+    progress, console = on(as_json=True)
+    with pytest.raises(ValueError), progress.showing(), at_images(progress):
+        raise ValueError("the disk\nis full")
+    last = json.loads(console.file.getvalue().splitlines()[-1])
+    assert (last["event"], last["state"], last["note"]) == ("end", "stopped", "the disk is full")
 
 
 def test_what_a_step_cost_is_what_its_workers_held():

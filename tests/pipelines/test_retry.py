@@ -160,7 +160,7 @@ def test_a_retry_that_was_stopped_goes_on(recipe, site):
     site.status = {}
     site.pictures_asked()
     (step,) = (s for s in run_module.workflow(given) if s.name == "images")
-    ask_for_retry(Corpus.of(given), step, ["http_5xx"], Console(file=StringIO()))  # and killed here
+    ask_for_retry(Corpus.of(given), step, ["http_5xx"], print)  # and killed here
     (planned,) = (p for p in run_module.plan(given) if p.step.name == "images")
     assert planned.runs and "retry" in planned.status.reason
     with pytest.raises(RecipeError, match="not finished"):
