@@ -31,7 +31,7 @@ Address = Annotated[
 LOCAL = "http://127.0.0.1:8265"
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id, or its last characters.")]
 
-app = typer.Typer(help="List, follow and stop the jobs of a Ray cluster.")
+app = typer.Typer(help="List, follow and stop the jobs of a Ray cluster.", no_args_is_help=True)
 
 
 def submit_command(

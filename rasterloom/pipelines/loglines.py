@@ -23,9 +23,9 @@ TOLD = re.compile(r"  (\S+): ([^,]+)(, [\d:]+ left)?|  (\S+ waits for a node)|(\
 def where_at(log: str) -> str:
     """What a run was at when it wrote the last line of a log that tells, in either form."""
     for line in reversed(log.splitlines()):
-        if line.startswith("{"):
+        if line.startswith('{"time": '):
             told = json.loads(line)
-            if told.get("event") in ("step", "progress"):
+            if told["event"] in ("step", "progress"):
                 return f"{told['step']}{_units(told)}"
         elif said := TOLD.match(line):
             step, done, left, waits, began = said.groups()

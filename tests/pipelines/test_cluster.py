@@ -192,7 +192,7 @@ def test_a_node_vanishes_in_the_middle_of_training(ray, disturbed, tmp_path):
     wait_until(lambda: len(read_metrics(place / "metrics.jsonl")) > 30, job)
     ray.tell("vanish x")
     printed, _ = job.communicate(timeout=ENDED)
-    assert job.returncode == 0, printed
+    assert job.returncode == 0, printed + ray.jobs()
     told = json_lines("\n".join(line for line in printed.splitlines() if line.startswith("{")))
     of_stage = [line for line in told if line.get("step") == "train/1-64" and "workers" in line]
     assert (of_stage[0]["workers"], of_stage[-1]["workers"]) == (2, 1)

@@ -226,10 +226,13 @@ def test_nothing_that_ran_has_no_summary():
 
 
 def test_where_a_log_says_that_a_run_is():
-    step = '{"event": "step", "step": "images"}\n'
-    going = '{"event": "progress", "step": "images", "shards_done": 4, "shards_total": 10, "eta_s": 61}\n'
+    step = '{"time": "", "event": "step", "step": "images"}\n'
+    going = step.replace('"step", ', '"progress", "shards_done": 4, "shards_total": 10, "eta_s": 61, ')
     assert where_at(step) == "images"
-    assert where_at(step + going + '{"event": "note", "text": "x"}\n') == "images 4 of 10, 1:01 left"
+    assert (
+        where_at(step + going + '{"time": "", "event": "note"}\n{"no": "line of ours"\n')
+        == "images 4 of 10, 1:01 left"
+    )
     assert where_at("pairs      never run\n") == "pairs"
     assert (
         where_at("codes/64  never run\n  codes/64 waits for a node: it takes\n")
