@@ -201,6 +201,7 @@ def index(rows: int, folder: Path) -> None:
         files.append(DataFile(name, each))
     (folder / "index").mkdir()
     quiet = Progress(Console(file=StringIO()))
+    quiet.start("lengths", None)
     start = time.perf_counter()
     make_lengths(
         Corpus("bench", store), {"tokens": files}, LengthsAt(target=SIDE), folder / "index", None, quiet

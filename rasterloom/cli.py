@@ -11,7 +11,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from rasterloom import __version__, cli_jobs, cli_sample, cli_tokens, cli_train, cli_versions
-from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, Retry, Until, err, out
+from rasterloom.cli_common import (
+    AsFormat,
+    LogAs,
+    LogFormat,
+    OutputFormat,
+    Quiet,
+    RecipePath,
+    Retry,
+    Until,
+    err,
+    out,
+    progress_on,
+    result,
+)
 from rasterloom.masking import masked
 from rasterloom.recipe import Recipe, RecipeError, load_recipe
 
@@ -44,20 +57,23 @@ def run_command(
     recipe: RecipePath,
     until: Until = None,
     retry: Retry = "",
+    quiet: Quiet = False,
+    log: LogAs = LogFormat.TEXT,
 ) -> None:
     """Run the steps of a recipe that are not done yet.
 
     Stop it whenever you like: what is finished stays, and the next run goes on from there.
     """
-    from rasterloom.pipelines.run import run
+    from rasterloom.pipelines.run import result_files, run
     from rasterloom.pipelines.submit import check_job
 
     loaded = load_recipe(recipe)
     check_job(loaded)
-    planned = run(loaded, until, out, retry)
+    planned = run(loaded, until, progress_on(out, quiet, log), retry)
     ran = sum(p.runs for p in planned)
-    out.print(f"{len(planned)} steps, {ran} ran now, {len(planned) - ran} were done before.")
-    out.print(where(loaded, planned[-1].step.name), highlight=False)
+    lines = [] if quiet else [f"{len(planned)} steps, {ran} ran now, {len(planned) - ran} were done before."]
+    found = result_files(loaded, planned[-1].step.name)
+    result(log, [*lines, *_places(found)], steps=len(planned), ran=ran, files=found)
 
 
 @app.command("plan")
@@ -215,7 +231,7 @@ def report_command(
         return
     from rasterloom.pipelines.run import run
 
-    run(loaded, "report", out)
+    run(loaded, "report", progress_on(out, quiet=False, log=LogFormat.TEXT))
     out.print(where(loaded, "report"), highlight=False)
 
 
@@ -243,8 +259,11 @@ def where(recipe: Recipe, last: str) -> str:
     """The line that says where the result of a run lies."""
     from rasterloom.pipelines.run import result_files
 
-    files = result_files(recipe, last)
-    return "\n".join(f"{name}: {path}" for name, path in files.items())
+    return "\n".join(_places(result_files(recipe, last)))
+
+
+def _places(files: dict[str, str]) -> list[str]:
+    return [f"{name}: {path}" for name, path in files.items()]
 
 
 @app.callback(invoke_without_command=True)

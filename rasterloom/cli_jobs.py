@@ -7,7 +7,19 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, Retry, Until, out
+from rasterloom.cli_common import (
+    AsFormat,
+    LogAs,
+    LogFormat,
+    OutputFormat,
+    Quiet,
+    RecipePath,
+    Retry,
+    Until,
+    err,
+    out,
+    result,
+)
 
 if TYPE_CHECKING:
     from rasterloom.pipelines.jobs import Jobs
@@ -19,7 +31,7 @@ Address = Annotated[
 LOCAL = "http://127.0.0.1:8265"
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id, or its last characters.")]
 
-app = typer.Typer(help="List, follow and stop the jobs of a Ray cluster.")
+app = typer.Typer(help="List, follow and stop the jobs of a Ray cluster.", no_args_is_help=True)
 
 
 def submit_command(
@@ -27,13 +39,15 @@ def submit_command(
     address: Address = LOCAL,
     until: Until = None,
     retry: Retry = "",
-    follow: Annotated[bool, typer.Option(help="Show the job's log until it ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Show the job's log until it ends.")] = False,
     env: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Give the job this variable of yours; its value is not shown."),
     ] = None,
-    code: Annotated[bool, typer.Option(help="Take this installation's code along, too.")] = False,
+    code: Annotated[bool, typer.Option("--code", help="Take this installation's code along, too.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the job; send nothing.")] = False,
+    quiet: Quiet = False,
+    log: LogAs = LogFormat.TEXT,
 ) -> None:
     """Run a recipe as a job of a Ray cluster. The recipe's folder goes along.
 
@@ -42,7 +56,8 @@ def submit_command(
     from rasterloom.pipelines.jobs import Jobs
     from rasterloom.pipelines.submit import prepare, submit
 
-    job = prepare(recipe, until, retry, env or [], code)
+    told = [*(["--quiet"] if quiet else []), *(["--log", log.value] if log is not LogFormat.TEXT else [])]
+    job = prepare(recipe, until, retry, env or [], code, tuple(told))
     if dry_run:
         takes = ", ".join(f"{k.removeprefix('entrypoint_')} {v}" for k, v in job.takes.items() if v)
         out.print(f"entrypoint: {job.entrypoint}", highlight=False, markup=False)
@@ -54,11 +69,11 @@ def submit_command(
         return
     jobs = Jobs(address)
     found = submit(job, jobs)
-    out.print(f"submitted as {found}", highlight=False)
+    words = [f"submitted as {found}"]
+    words += [] if follow else [f"rasterloom jobs follow {found} --address {address}"]
+    result(log, words, job=found, status="SUBMITTED")
     if follow:
-        _follow(jobs, found)
-        return
-    out.print(f"rasterloom jobs follow {found} --address {address}", highlight=False, markup=False)
+        _follow(jobs, found, log)
 
 
 @app.command("list")
@@ -67,19 +82,22 @@ def list_command(
     everything: Annotated[bool, typer.Option("--all", help="Jobs of others too.")] = False,
     output: AsFormat = OutputFormat.TABLE,
 ) -> None:
-    """List the cluster's jobs, the latest first."""
+    """List the cluster's jobs, the latest first, and what those that run are at."""
     from rasterloom.pipelines.jobs import Jobs
+    from rasterloom.pipelines.words import clock
 
-    found = [job for job in Jobs(address).all() if everything or job.ours]
+    jobs = Jobs(address)
+    found = [job for job in jobs.all() if everything or job.ours]
     if output is OutputFormat.JSON:
         for job in found:
-            print(json.dumps({**job.__dict__, "began": job.began and job.began.isoformat()}))
+            began = job.began and job.began.isoformat()
+            print(json.dumps({**job.__dict__, "began": began, "at": jobs.step_of(job)}))
         return
     table = Table("id", "corpus", "status", "began", "took", "", box=None, pad_edge=False)
     for job in found:
-        began = f"{job.began:%Y-%m-%d %H:%M}" if job.began else ""
-        took = f"{job.seconds / 60:,.1f} min" if job.seconds is not None else ""
-        said = " ".join(job.message.split())[:60] if job.status == "FAILED" else ""
+        began = f"{job.began.astimezone():%Y-%m-%d %H:%M}" if job.began else ""
+        took = clock(job.seconds) if job.seconds is not None else ""
+        said = job.last_words if job.status == "FAILED" else jobs.step_of(job)
         table.add_row(*map(escape, (job.id, job.corpus, job.status, began, took, said)))
     if found:
         out.print(table, highlight=False)
@@ -118,11 +136,13 @@ def stop_command(job: JobId, address: Address = LOCAL) -> None:
         out.print(f"{found}: it had ended before, {jobs.status(found)}", highlight=False)
 
 
-def _follow(jobs: "Jobs", job: str) -> None:
+def _follow(jobs: "Jobs", job: str, log: LogFormat = LogFormat.TEXT) -> None:
     try:
-        succeeded = jobs.follow(job, out)
+        status = jobs.follow(job, out)
     except KeyboardInterrupt:
-        out.print(f"\nThe job goes on; rasterloom jobs stop {job} --address {jobs.address}", highlight=False)
+        err.print(f"\nThe job goes on; rasterloom jobs stop {job} --address {jobs.address}", highlight=False)
         return
-    if not succeeded:
+    said = jobs.job(job).last_words if status == "FAILED" else ""
+    result(log, [f"{job}: {status}" + (f": {said}" if said else "")], job=job, status=status)
+    if status != "SUCCEEDED":
         raise typer.Exit(1)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from rasterloom.cli_common import RecipePath, out
+from rasterloom.cli_common import LogAs, LogFormat, Quiet, RecipePath, out, progress_on, result
 from rasterloom.recipe import load_recipe
 
 app = typer.Typer(help="Look at a corpus's tokens, or bring some in.", no_args_is_help=True)
@@ -30,6 +30,8 @@ def tokenize_command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
     ] = False,
+    quiet: Quiet = False,
+    log: LogAs = LogFormat.TEXT,
 ) -> None:
     """Tokenise what a corpus keeps, at one more target.
 
@@ -41,20 +43,21 @@ def tokenize_command(
     from rasterloom.pipelines.retokenize import retokenize
 
     loaded = load_recipe(recipe)
-    planned = retokenize(loaded, tuple(target or ()), out, dry_run)
+    planned = retokenize(loaded, tuple(target or ()), progress_on(out, quiet, log), dry_run)
     if dry_run:
         table = Table("step", "", "why", box=None, pad_edge=False)
         for p in planned:
             table.add_row(p.step.name, "[bold]run[/bold]" if p.runs else "[dim]skip[/dim]", p.status.reason)
         out.print(table)
         return
-    out.print(f"{len(planned)} steps, {sum(p.runs for p in planned)} ran now.")
+    ran = sum(p.runs for p in planned)
     made = ", ".join(str(t) for t in target or loaded.tokenize.targets)
-    out.print(f"tokens of {made}: {loaded.workspace}, corpus {loaded.corpus}", highlight=False, markup=False)
-    missing = [t for t in target or () if t not in loaded.tokenize.targets]
+    lines = [] if quiet else [f"{len(planned)} steps, {ran} ran now."]
+    lines.append(f"tokens of {made}: {loaded.workspace}, corpus {loaded.corpus}")
+    missing = ", ".join(str(t) for t in target or () if t not in loaded.tokenize.targets)
     if missing:
-        named = ", ".join(map(str, missing))
-        out.print(f"Add {named} to tokenize.targets of the recipe to train on it.", highlight=False)
+        lines.append(f"Add {missing} to tokenize.targets of the recipe to train on it.")
+    result(log, lines, steps=len(planned), ran=ran, files={"workspace": loaded.workspace})
 
 
 @app.command("show")
@@ -111,7 +114,8 @@ def import_command(
     from rasterloom.recipe import Run
 
     run = load_recipe(into).run if into.endswith((".yaml", ".yml")) else Run()
-    found = import_tokens(record, profile, into, target or target_of(record, profile), replace, run, out)
+    shown = progress_on(out, quiet=False, log=LogFormat.TEXT)
+    found = import_tokens(record, profile, into, target or target_of(record, profile), replace, run, shown)
     for reason in found.failures[:FAILURES_SHOWN]:
         out.print(f"  {reason}", highlight=False, markup=False)
     if len(found.failures) > FAILURES_SHOWN:

@@ -7,7 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, out
+from rasterloom.cli_common import (
+    AsFormat,
+    LogAs,
+    LogFormat,
+    OutputFormat,
+    Quiet,
+    RecipePath,
+    out,
+    progress_on,
+    result,
+)
 from rasterloom.recipe import RecipeError, load_recipe
 
 SHOWN = 8  # buckets
@@ -32,9 +42,12 @@ def train_command(
         float, typer.Option(min=0.01, max=1, help="Share of a GPU's peak that is assumed for --dry-run.")
     ] = 0.4,
     usd_per_gpu_hour: Annotated[
-        float | None, typer.Option(min=0, help="Price of a GPU for an hour, for --dry-run.")
+        float | None,
+        typer.Option(min=0, help="Price of a GPU for an hour, for --dry-run; else run.price.gpu."),
     ] = None,
     output: AsFormat = OutputFormat.TABLE,
+    quiet: Quiet = False,
+    log: LogAs = LogFormat.TEXT,
 ) -> None:
     """Train the stages of a recipe that are not done yet.
 
@@ -50,20 +63,23 @@ def train_command(
         raise RecipeError("--resume goes on and --fresh starts over: give one of them")
     if dry_run:
         for one in forecast(loaded, stage, mfu):
-            _tell(one, mfu, usd_per_gpu_hour, output)
+            price = loaded.run.price.gpu or None if usd_per_gpu_hour is None else usd_per_gpu_hour
+            _tell(one, mfu, price, output)
         return
+    progress = progress_on(out, quiet, log)
     if resume:
         for name, checkpoint in unfinished(loaded, stage).items():
-            out.print(f"{name} goes on from {checkpoint}", highlight=False, markup=False)
+            progress.say(f"{name} goes on from {checkpoint}")
     if fresh:
         if not yes and not sys.stdin.isatty():
             raise RecipeError("--fresh deletes: add --yes where nobody can be asked")
-        start_over(loaded, stage, lambda text: yes or typer.confirm(text), out)
-    planned = train(loaded, stage, out)
-    trained = [p for p in planned if p.step.name.startswith("train/")]
-    out.print(f"{len(planned)} steps, {sum(p.runs for p in planned)} ran now.")
-    for p in trained:
-        out.print(f"{p.step.name}: {_where(loaded, p.step)}", highlight=False, markup=False)
+        start_over(loaded, stage, lambda text: yes or typer.confirm(text), progress.say)
+    planned = train(loaded, stage, progress)
+    ran = sum(p.runs for p in planned)
+    models = {p.step.name: _where(loaded, p.step) for p in planned if p.step.name.startswith("train/")}
+    lines = [] if quiet else [f"{len(planned)} steps, {ran} ran now."]
+    lines += [f"{name}: {place}" for name, place in models.items()]
+    result(log, lines, steps=len(planned), ran=ran, files=models)
 
 
 def _where(recipe: Any, step: Any) -> str:
@@ -79,12 +95,14 @@ def _tell(one: Any, mfu: float, usd: float | None, output: OutputFormat) -> None
     estimate, memory, hours = one.estimate, one.memory, one.gpu_hours
     if output is OutputFormat.JSON:
         row = {"stage": one.step.name, "done": one.status.done, "missing": list(one.missing)}
+        row |= {"workers": one.workers, "takes": asdict(one.takes)}
         if estimate:
             row |= {**asdict(estimate), "memory": asdict(memory), "mfu": mfu, "gpu_hours": hours}
             row |= {"usd": {d: h * usd for d, h in hours.items()}} if usd is not None else {}
         print(json.dumps(row))
         return
     out.print(f"[bold]{one.step.name}[/bold]  {one.status.reason}", highlight=False)
+    _line("workers", _workers(one))
     if estimate is None:
         out.print(
             f"  nothing can be said yet: {', '.join(one.missing)} would run first "
@@ -119,6 +137,16 @@ def _tell(one: Any, mfu: float, usd: float | None, output: OutputFormat) -> None
 
     each = (f"{hours_text(h)} of {device}{_price(h, usd)}" for device, h in hours.items())
     _line("GPUs", f"{', '.join(each)}, at {mfu:.0%} MFU")
+
+
+def _workers(one: Any) -> str:
+    """How many, and what each takes of its node."""
+    from rasterloom.pipelines.nodes import in_words, of_kind
+
+    fewest, most = one.workers
+    many = f"{most}" if fewest == most else f"{fewest} to {most}"
+    needs = in_words({**one.takes.needs, **of_kind(one.takes.accelerator)})
+    return f"{many} of {needs} each, {one.takes.placement} (run.train_workers, run.steps)"
 
 
 def _line(name: str, text: str) -> None:

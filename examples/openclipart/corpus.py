@@ -14,6 +14,7 @@ from clipart import fetch_packages, write_pairs
 from rich.console import Console
 
 from rasterloom.cli import where
+from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.run import plan, run
 from rasterloom.recipe import load_recipe
 
@@ -37,7 +38,7 @@ def main() -> int:
         console.print(f"{write_pairs(clipart, f'http://{host}', pairs):,} pairs in {pairs}")
     fetches = any(p.runs and p.step.name == "images" for p in plan(recipe))
     with serve_files(clipart / "png", int(host.rsplit(":", 1)[1])) if fetches else nullcontext():
-        run(recipe, options.until, console)
+        run(recipe, options.until, Progress(console))
     console.print(where(recipe, options.until), highlight=False)
     return 0
 

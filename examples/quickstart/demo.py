@@ -10,6 +10,7 @@ from server import serve
 from website import build_site
 
 from rasterloom.cli import where
+from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.run import plan, run
 from rasterloom.recipe import Recipe, load_recipe
 
@@ -29,7 +30,7 @@ def main() -> int:
         build_site(folder, options.scenes, port)
     fetches = any(p.runs and p.step.name == "images" for p in plan(recipe))
     with serve(folder, port) if fetches else nullcontext():
-        planned = run(recipe, None, console)
+        planned = run(recipe, None, Progress(console))
     if not any(p.runs for p in planned):
         console.print("Everything was done before: nothing ran.")
     console.print(where(recipe, "report"), highlight=False)

@@ -53,7 +53,8 @@ class Actors:
                 f"run.steps.{step.name.split('/')[0]}.actors says how many to wait for"
             )
         self._min, self._max = (takes.actors.min, takes.actors.max) if takes.actors else (room, room)
-        self._make = ray.remote(num_gpus=takes.gpus or 1, max_restarts=0, **options(step, takes))(_Worker)
+        given = {**options(step, takes), "accelerator_type": takes.accelerator}
+        self._make = ray.remote(num_gpus=takes.gpus or 1, max_restarts=0, **given)(_Worker)
         self._nodes = nodes
         self.starting: dict[Any, tuple[Any, frozenset[str]]] = {}
         self._busy: dict[Any, int] = {}
@@ -62,8 +63,13 @@ class Actors:
         self._failed = 0
 
     @property
+    def room(self) -> int:
+        """How many shards are at work at once: one an actor."""
+        return len(self._busy)
+
+    @property
     def limit(self) -> int:
-        return AHEAD * len(self._busy)
+        return AHEAD * self.room
 
     def adapt(self, left: int) -> None:
         """Grow or shrink to what ``left`` shards keep busy."""

@@ -37,7 +37,7 @@ def examine(recipe: Recipe | None, address: str | None = None) -> list[Finding]:
         corpus = Corpus.of(recipe)
         found += [_codec(recipe.tokenize), *_workspace(corpus), *remote.names(corpus), *remote.clock(corpus)]
     if address:
-        found += remote.cluster(address)
+        found += remote.cluster(address, recipe)
     return found
 
 

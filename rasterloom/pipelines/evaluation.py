@@ -246,7 +246,8 @@ def _of_model(
         asked = [[("human", t2i_prompt(*p.size, p.caption))] for p in held.pictures]
         ids = [encode_prompt(turns, [], language.text.encode, profile).tolist() for turns in asked]
         sizes = [picture.size for picture in held.pictures]
-        progress.start(f"drawing {trained.label}", sum(w * h for w, h in sizes) // profile.downsample**2)
+        tokens = sum(w * h for w, h in sizes) // profile.downsample**2
+        progress.start(f"drawing {trained.label}", tokens, "tokens")
         codes = sampler.sample(
             ids,
             sizes,
@@ -254,7 +255,7 @@ def _of_model(
             temperature=recipe.sample.temperature,
             top_k=recipe.sample.top_k,
             seed=recipe.sample.seed,
-            on_tokens=lambda tokens: progress.advance(tokens, note="tokens"),
+            on_tokens=progress.advance,
         )
         drawn = [codec.decode(one[None])[0] for one in codes]
     progress.start(f"loss {trained.label}", None)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-from rich.console import Console
 
 from rasterloom.pipelines import token_work
 from rasterloom.pipelines.at_work import at_work
@@ -50,7 +49,7 @@ class Imported:
 
 
 def import_tokens(
-    record: Path, profile: str, into: str, target: int, replace: bool, run: Run, console: Console
+    record: Path, profile: str, into: str, target: int, replace: bool, run: Run, progress: Progress
 ) -> Imported:
     """Read a record of the reference and its pickles into the tokens of a corpus.
 
@@ -82,10 +81,14 @@ def import_tokens(
             "their place, as a new version"
         )
     steps = import_steps(record.resolve(), entries, ImportAt(target=target, profile=profile))
-    progress = Progress(console)
-    with at_work(corpus, "run", worked_on(steps), console.print), progress.showing():
+    progress.plan(corpus.name, (step.name for step in steps), run)
+    with at_work(corpus, "run", worked_on(steps), progress.say), progress.showing():
         for step in steps:
-            if not status(corpus, step).done:
+            before = status(corpus, step)
+            if before.done:
+                progress.skip(step.name)
+                continue
+            with progress.step(step.name, before.reason):
                 start_ray(run)
                 run_step(corpus, step, run, "", progress)
     codes, packed = steps[:2]

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from rasterloom.pipelines.actors import StepFailed
+from rasterloom.pipelines.loglines import where_at
 
 T = TypeVar("T")
 OURS = "rasterloom"  # key in a job's metadata: the recipe's corpus
@@ -21,6 +22,7 @@ TALKATIVE = (
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
+PENDING_S = 5.0  # that a job may take to start before it is told what it waits for
 STARTS_S = 60.0  # that a head which has just come up may take until it takes jobs
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 TOKEN = (
@@ -41,6 +43,12 @@ class Job:
     seconds: float | None
     entrypoint: str
     message: str
+
+    @property
+    def last_words(self) -> str:
+        """Why it failed: the last line of its log that says something, which Ray puts into its message."""
+        lines = [line.strip() for line in self.message.splitlines() if line.strip()]
+        return lines[-1] if lines else ""
 
     @property
     def ours(self) -> bool:
@@ -93,8 +101,16 @@ class Jobs:
     def status(self, job: str) -> str:
         return str(self._ask(lambda: self._client.get_job_status(job)).value)
 
-    def message(self, job: str) -> str:
-        return str(self._ask(lambda: self._client.get_job_info(job)).message or "")
+    def job(self, job: str) -> Job:
+        return _job(self._ask(lambda: self._client.get_job_info(job)))
+
+    def nodes(self) -> list[dict[str, float]]:
+        """What each node that is there has, in Ray's words."""
+        from ray.util.state import list_nodes
+
+        with _as_given(self.address):
+            found = self._ask(lambda: list_nodes(self.address, filters=[("state", "=", "ALIVE")]))
+        return [dict(node.resources_total) for node in found]
 
     def logs(self, job: str) -> str:
         return str(self._ask(lambda: self._client.get_job_logs(job)))
@@ -109,21 +125,28 @@ class Jobs:
     def running(self, job: str) -> bool:
         return self.status(job) in ("PENDING", "RUNNING")
 
-    def follow(self, job: str, console: Console) -> bool:
-        """Print a job's log as it grows until the job ends; whether it succeeded."""
+    def follow(self, job: str, console: Console) -> str:
+        """Print a job's log as it grows until the job ends, and return its status then."""
 
         async def tail() -> None:
             async for lines in self._client.tail_job_logs(job):
                 console.print(lines, end="", markup=False, highlight=False)
 
-        self.status(job)  # one line where there is no such job
+        began = time.monotonic()
+        told = False
+        while self.status(job) == "PENDING":  # and one line where there is no such job
+            if not told and time.monotonic() - began > PENDING_S:
+                console.print(f"{job} waits: {self.job(job).message}", markup=False, highlight=False)
+                told = True
+            time.sleep(0.5)
         self._ask(lambda: asyncio.run(tail()))
         while self.running(job):
             time.sleep(0.5)
-        status = self.status(job)
-        said = "" if status in ("SUCCEEDED", "STOPPED") else f": {' '.join(self.message(job).split())}"
-        console.print(f"{job}: {status}{said}", markup=False, highlight=False)
-        return status == "SUCCEEDED"
+        return self.status(job)
+
+    def step_of(self, job: Job) -> str:
+        """What a job that runs is at, as its log tells."""
+        return where_at(self.logs(job.id)) if job.status == "RUNNING" else ""
 
     def _ask(self, question: Callable[[], T]) -> T:
         from ray.exceptions import AuthenticationError

@@ -69,6 +69,6 @@ def write_index(store: Store, given: list[DataFile], path: Path, progress: Progr
             writer.write_table(rows.add_column(0, "file", name).append_column("heldout", draws).cast(schema))
             counts["rows"] += len(rows)
             counts["tokens"] += rows["n_tokens"].to_numpy().sum(dtype="int64").item()
-            progress.update(number + 1, total=len(given))
+            progress.update(number + 1, total=len(given), unit="files")
         writer.add_key_value_metadata({FILES: json.dumps(files)})
     return counts

@@ -7,15 +7,14 @@ worker that dies while its node lives on died of the shard, or of memory: that i
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
-
-from rich.console import Console
 
 from rasterloom.pipelines import staging
 from rasterloom.pipelines.actors import AHEAD, TRIES, Actors, StepFailed, one_line, options
 from rasterloom.pipelines.metrics import Metrics
-from rasterloom.pipelines.nodes import LATE_S, Nodes
+from rasterloom.pipelines.nodes import LATE_S, Nodes, of_kind
+from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.staging import Published
 from rasterloom.pipelines.step import Shard, ShardStep
 from rasterloom.recipe import Run, StepTakes
@@ -28,10 +27,10 @@ def run_on_ray(
     step: ShardStep,
     shards: list[Shard],
     run: Run,
-    console: Console,
+    progress: Progress,
     metrics: Metrics,
     *more: Any,
-) -> Iterator[Published]:
+) -> Generator[Published, None, None]:
     """Run shards and yield each result as it comes.
 
     Args:
@@ -46,10 +45,10 @@ def run_on_ray(
     from ray.exceptions import RayError, RayTaskError
 
     takes = run.takes(step.name)
-    nodes = Nodes(_needs(step, takes, run))
+    nodes = Nodes(needs_of(step, run))
     workers = Actors(step, takes, nodes) if step.uses_gpu and run.use_gpu else _Tasks(step, takes, nodes)
     if why := nodes.no_room():
-        console.print(f"  {step.name} waits for a node: {why}", highlight=False)
+        progress.say(f"  {step.name} waits for a node: {why}")
     shared, others = ray.put(step), [ray.put(value) for value in more]
     waiting = list(reversed(shards))
     flying: dict[Any, tuple[Shard, frozenset[str]]] = {}
@@ -61,6 +60,8 @@ def run_on_ray(
                 shard = waiting.pop()
                 reference = workers.start(store, place, shared, shard, *others)
                 flying[reference] = shard, nodes.alive()
+            at_once = min(run.in_flight or math.inf, workers.room)
+            progress.given((shard.id for shard, _ in flying.values()), int(at_once))
             ready, _ = ray.wait([*workers.starting, *flying], num_returns=1, timeout=1.0)
             for reference in ready:
                 if reference in workers.starting:
@@ -75,8 +76,9 @@ def run_on_ray(
                 except RayError as error:
                     guilty = workers.died(reference)
                     metrics.lost()
+                    progress.lost()
                     if nodes.lost(there, error):
-                        console.print(f"  {step.name}: a node is gone; what it did is done again")
+                        progress.say(f"  {step.name}: a node is gone; what it did is done again")
                     elif guilty:
                         died[shard.name] += 1
                         # The head may not have noticed yet; before giving up it is waited for.
@@ -90,14 +92,20 @@ def run_on_ray(
         workers.stop()
 
 
-def _needs(step: ShardStep, takes: StepTakes, run: Run) -> dict[str, float]:
-    """What a worker takes, in Ray's words."""
-    needs = {"CPU": step.cpus if takes.cpus is None else takes.cpus, **takes.resources}
-    if takes.memory:
-        needs["memory"] = float(takes.memory)
-    if step.uses_gpu and run.use_gpu:
-        needs["GPU"] = takes.gpus or 1.0
-    return needs
+def holds(step: ShardStep, run: Run) -> tuple[float, float]:
+    """The CPUs and GPUs that a worker at a shard holds."""
+    takes = run.takes(step.name)
+    cpus = step.cpus if takes.cpus is None else takes.cpus
+    return cpus, (takes.gpus or 1.0) if step.uses_gpu and run.use_gpu else 0.0
+
+
+def needs_of(step: ShardStep, run: Run) -> dict[str, float]:
+    """What a worker at a shard takes, in Ray's words."""
+    takes = run.takes(step.name)
+    cpus, gpus = holds(step, run)
+    kind = takes.accelerator if gpus else None
+    asked = {"CPU": cpus, "GPU": gpus, "memory": float(takes.memory or 0), **takes.resources, **of_kind(kind)}
+    return {name: amount for name, amount in asked.items() if amount}
 
 
 def _why(error: Exception) -> str:
@@ -121,9 +129,14 @@ class _Tasks:
         self._task = ray.remote(max_retries=0, **options(step, takes))(work)
 
     @property
+    def room(self) -> int:
+        """How many run at once."""
+        return self._nodes.slots()
+
+    @property
     def limit(self) -> int:
         """More than there is room for: an autoscaler adds nodes for what waits."""
-        return max(2, AHEAD * self._nodes.slots())
+        return max(2, AHEAD * self.room)
 
     def adapt(self, left: int) -> None:
         pass

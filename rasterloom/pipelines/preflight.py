@@ -3,8 +3,16 @@
 import os
 from pathlib import Path
 
+from rasterloom.pipelines.nodes import Nodes, in_words
 from rasterloom.pipelines.runner import start_ray
-from rasterloom.pipelines.stages import TrainAt, missing_inputs, stage_before, stage_job
+from rasterloom.pipelines.stages import (
+    TrainAt,
+    missing_inputs,
+    stage_before,
+    stage_job,
+    worker_needs,
+    worker_takes,
+)
 from rasterloom.pipelines.state import status, work_folder
 from rasterloom.pipelines.step import Step
 from rasterloom.recipe import Recipe, RecipeError, Run, Tokenize, Train
@@ -32,7 +40,7 @@ def check_training(recipe: Recipe, steps: list[Step]) -> None:
         if not missing_inputs(corpus, step):
             _check_tokens(corpus, step, recipe.run)
     if stages:
-        _check_cluster(recipe.run)
+        _check_cluster(recipe.run, stages)
 
 
 def _check_settings(step: Step) -> None:
@@ -99,27 +107,32 @@ def job_of(corpus: Corpus, step: Step, run: Run) -> StageJob:
     return stage_job(corpus, step, work_folder(corpus, step), run)
 
 
-def _check_cluster(run: Run) -> None:
-    """Whether Ray has what the workers ask for."""
+def _check_cluster(run: Run, stages: list[Step]) -> None:
+    """Whether Ray has what the workers of each stage ask for."""
     import ray
 
-    fewest = run.train_workers.min
-    if not run.ray_address and not run.use_gpu and fewest > (run.cpus or os.cpu_count() or 1):
-        raise RecipeError(_too_many(fewest, run.cpus or os.cpu_count() or 1, "CPU"))
+    on_cluster = run.ray_address or os.environ.get("RAY_ADDRESS")
+    if not on_cluster and not run.use_gpu:  # known before a Ray is started
+        there = run.cpus or os.cpu_count() or 1
+        for step in stages:
+            _check_room(step, run, int(there / worker_needs(step, run)["CPU"]))
     start_ray(run)
-    found = ray.cluster_resources()
-    if run.use_gpu and not found.get("GPU"):
+    if run.use_gpu and not ray.cluster_resources().get("GPU"):
         raise RecipeError(
             "run.use_gpu is set, but Ray finds no GPU: train with run.use_gpu: false, or name a cluster that "
             "has some as run.ray_address"
         )
-    kind = "GPU" if run.use_gpu else "CPU"
-    if fewest > (there := int(found.get(kind, 0))):
-        raise RecipeError(_too_many(fewest, there, kind))
+    for step in stages:
+        _check_room(step, run, Nodes(worker_needs(step, run)).slots(worker_takes(step, run).placement))
 
 
-def _too_many(workers: int, there: int, kind: str) -> str:
-    return (
-        f"run.train_workers asks for {workers} workers of one {kind} each, but Ray has {there}: lower it, "
-        "name a larger cluster as run.ray_address" + (", or raise run.cpus" if kind == "CPU" else "")
-    )
+def _check_room(step: Step, run: Run, room: int) -> None:
+    """Raise RecipeError if there is room for fewer workers than a stage begins with."""
+    fewest = run.train_workers.min
+    if fewest > room:
+        raise RecipeError(
+            f"{step.name}: run.train_workers asks for {fewest} workers of "
+            f"{in_words(worker_needs(step, run))} each, but Ray has room for {room}: "
+            "lower it, or what a worker takes (run.steps), name a larger cluster as run.ray_address"
+            + ("" if run.use_gpu else ", or raise run.cpus")
+        )

@@ -1,71 +1,174 @@
-"""Progress of a run: a live bar on a terminal, a line now and then elsewhere."""
+"""What a run tells while it goes on: steps report here, and a display shows it, whichever fits.
 
+On a terminal that is a live view (`live.py`), elsewhere a line now and then, or JSON (`loglines.py`).
+"""
+
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 
-LINE_EVERY_S = 5.0
+from rasterloom.masking import masked
+from rasterloom.pipelines.live import LiveView
+from rasterloom.pipelines.loglines import JsonLines, TextLines
+from rasterloom.pipelines.staging import Published
+from rasterloom.pipelines.step import Shard
+from rasterloom.pipelines.watched import State, Watched, WatchedRun
+from rasterloom.recipe import Run
+
+
+class Display(Protocol):
+    """Shows a run. Its methods are called by whoever works, one at a time."""
+
+    def open(self) -> None: ...
+    def close(self) -> None: ...
+    def say(self, text: str) -> None:
+        """Tell something that is no state."""
+
+    def changed(self, step: Watched, event: str) -> None:
+        """A step has begun, gone on or come to its end: ``step``, ``progress``, or its state."""
+
+    def ended(self, planned: list[str]) -> None:
+        """The run is over; those of the steps that were named were to be run."""
 
 
 class Progress:
-    """One bar at a time, for the step that is running."""
+    """Where a run's steps tell how far they are."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self._bars: Bars | None = None
-        self._name = ""
-        self._total: int | None = None
-        self._done = 0
-        self._rows = 0
-        self._started = self._said = time.monotonic()
+    def __init__(self, console: Console, as_json: bool = False) -> None:
+        """Show on a console what fits it: a live view or lines; or JSON."""
+        self.run = WatchedRun()
+        self._lock = threading.RLock()
+        self._display: Display
+        if as_json:
+            self._display = JsonLines(console, self.run)
+        elif console.is_terminal and not console.is_dumb_terminal and not console.quiet:
+            self._display = LiveView(console, self.run, self._lock)
+        else:
+            self._display = TextLines(console, self.run)
 
     @contextmanager
     def showing(self) -> Iterator["Progress"]:
-        """Show the live display as long as the block lasts, if there is a terminal."""
-        if not self.console.is_terminal:
+        """Show what goes on as long as the block lasts; whatever ends it, the terminal is as before."""
+        self.run.began = self.run.began or time.monotonic()
+        self._display.open()
+        try:
             yield self
-            return
-        columns = (
-            TextColumn("[bold]{task.description:<12}"),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Bars(*columns, console=self.console, transient=True) as self._bars:
-            yield self
-        self._bars = None
+        finally:
+            self._display.close()
 
-    def start(self, name: str, total: int | None, done: int = 0) -> None:
-        """Begin a step of ``total`` units (unknown when None), some of them done by an earlier run."""
-        self._name, self._total, self._done, self._rows = name, total, done, 0
-        self._started = self._said = time.monotonic()
-        if self._bars:
-            for task in self._bars.task_ids:
-                self._bars.remove_task(task)
-            self._bars.add_task(name, total=total, completed=done, note="")
+    def say(self, text: str) -> None:
+        """Tell something beside the state of the steps, in a line."""
+        self._display.say(text)  # without the lock: the live view's thread holds rich's when it takes ours
 
-    def advance(self, units: int = 1, rows: int = 0, note: str = "") -> None:
+    def plan(self, corpus: str, names: Iterable[str], run: Run) -> None:
+        """Say which steps there are, in their order."""
+        with self._lock:
+            self.run.corpus, self.run.price = corpus, run.price
+            self.run.steps = {name: Watched(name) for name in names}
+
+    def skip(self, name: str) -> None:
+        """Say that a step was done before."""
+        with self._lock:
+            self.run.steps[name].state = State.BEFORE
+            self._display.changed(self.run.steps[name], State.BEFORE)
+
+    @contextmanager
+    def step(self, name: str, why: str) -> Iterator[Watched]:
+        """Have a step run as long as the block lasts; one that fails or is stopped is shown so."""
+        with self._lock:
+            self.run.running = step = self.run.steps[name]
+            step.begin(why, time.monotonic())
+            self._display.changed(step, "step")
+        state = State.STOPPED
+        try:
+            yield step
+            state = State.DONE
+        except Exception as error:
+            step.note = masked(" ".join(str(error).split()))
+            raise
+        finally:
+            with self._lock:
+                step.end(state, time.monotonic())
+                self._display.changed(step, state)
+
+    def start(self, name: str, total: int | None, unit: str = "") -> None:
+        """Begin something of ``total`` units, unknown when None: the step of that name, if there is one."""
+        with self._lock:
+            now = time.monotonic()
+            step = self.run.steps.setdefault(name, Watched(name))
+            before = self.run.running
+            if before and before is not step and before.state is State.RUNNING:
+                before.end(State.DONE, now)
+            if step.state is not State.RUNNING:
+                step.begin("", now)
+            step.done, step.total, step.unit, step.note = 0, total, unit, ""
+            self.run.running = step
+
+    def holds(self, workers: int, cpus: float, gpus: float) -> None:
+        """Say what the running step holds from now on: so many workers, with so much each."""
+        with self._lock:
+            step = self._running
+            step.hold(workers, time.monotonic())
+            step.cpus, step.gpus = cpus, gpus
+
+    def shards(self, left: list[Shard], earlier: list[Published], cpus: float, gpus: float) -> None:
+        """Say which shards of the running step are left, and what a worker that is at one holds."""
+        with self._lock:
+            self._running.shards(left, earlier)
+            self._running.cpus, self._running.gpus = cpus, gpus
+
+    def given(self, ids: Iterable[str], workers: int) -> None:
+        """Say which shards Ray was given, in their order, and for how many it has room."""
+        with self._lock:
+            self._running.given(ids, workers, time.monotonic())
+            self._display.changed(self._running, "progress")
+
+    def finished(self, result: Published) -> None:
+        """Say that a shard is done."""
+        with self._lock:
+            self._running.finished(result, time.monotonic())
+
+    def lost(self) -> None:
+        """Say that a shard's worker or node died."""
+        with self._lock:
+            self._running.lost += 1
+
+    def advance(self, units: int) -> None:
         """Say that units more are done."""
-        self._rows += rows
-        self.update(self._done + units, note or self._rate())
+        self.update(self._running.done + units)
 
-    def update(self, done: int, note: str = "", total: int | None = None) -> None:
-        """Say how many units are done in all."""
-        self._done = done
-        self._total = total if total is not None else self._total
-        if self._bars:
-            self._bars.update(self._bars.task_ids[0], completed=done, total=self._total, note=note)
-        elif time.monotonic() - self._said >= LINE_EVERY_S:
-            self._said = time.monotonic()
-            of = "" if self._total is None else f"/{self._total}"
-            self.console.print(f"  {self._name}: {done}{of} {note}", highlight=False)
+    def update(
+        self,
+        done: int,
+        note: str = "",
+        total: int | None = None,
+        unit: str = "",
+        workers: int | None = None,
+        training: dict[str, float] | None = None,
+    ) -> None:
+        """Say how many units are done in all, and by how many workers."""
+        with self._lock:
+            step, now = self._running, time.monotonic()
+            step.update(done, total, now)
+            step.note, step.unit, step.training = note, unit or step.unit, training or step.training
+            if workers is not None:
+                step.hold(workers, now)
+            self._display.changed(step, "progress")
 
-    def _rate(self) -> str:
-        seconds = time.monotonic() - self._started
-        return f"{self._rows / seconds:,.0f} rows/s" if self._rows and seconds > 0.5 else ""
+    def ended(self, planned: list[str]) -> None:
+        """Say that the run is over, and which steps were to be run; nothing is shown any more."""
+        self._display.ended(planned)
+
+    @property
+    def _running(self) -> Watched:
+        assert self.run.running is not None
+        return self.run.running
+
+
+def figures(row: dict[str, Any]) -> dict[str, float]:
+    """What is shown of a training step."""
+    return {name: row[name] for name in ("loss", "tokens_per_s", "mfu") if row.get(name) is not None}

@@ -12,6 +12,12 @@ from urllib.parse import urlsplit
 from rasterloom import s3
 from rasterloom.pipelines.actors import StepFailed
 from rasterloom.pipelines.jobs import Jobs
+from rasterloom.pipelines.nodes import in_words, slots
+from rasterloom.pipelines.pool import needs_of
+from rasterloom.pipelines.run import workflow
+from rasterloom.pipelines.stages import TrainAt, worker_needs, worker_takes
+from rasterloom.pipelines.step import ShardStep
+from rasterloom.recipe import Recipe, RecipeError
 from rasterloom.versions.tables import Corpus
 
 SLOW_S = 1.0  # of looking up a name
@@ -76,8 +82,8 @@ def clock(corpus: Corpus) -> Iterator[Finding]:
     yield Finding(not way_out, f"{off}{way_out}")
 
 
-def cluster(address: str) -> Iterator[Finding]:
-    """Ask a Ray cluster's dashboard, with the token if there is one."""
+def cluster(address: str, recipe: Recipe | None) -> Iterator[Finding]:
+    """Ask a Ray cluster's dashboard, with the token if there is one, and whether a recipe finds room."""
     import ray
 
     mode = os.environ.get("RAY_AUTH_MODE", "token, as RAY_AUTH_MODE is not set")
@@ -91,3 +97,27 @@ def cluster(address: str) -> Iterator[Finding]:
     same = jobs.version == ray.__version__
     way_out = "" if same else ": install the same, so that jobs do what they do here"
     yield Finding(same, f"Ray {jobs.version} there, {ray.__version__} here{way_out}")
+    if recipe:
+        yield from room(recipe, jobs.nodes())
+
+
+def room(recipe: Recipe, nodes: list[dict[str, float]]) -> Iterator[Finding]:
+    """Whether nodes have what each step's workers take: a line for all that take the same."""
+    try:
+        steps = workflow(recipe)
+    except RecipeError as error:
+        yield Finding(False, str(error))
+        return
+    asked: dict[tuple[str, int, int], list[str]] = {}
+    for step in steps:
+        if isinstance(step.config, TrainAt):
+            needs, fewest = worker_needs(step, recipe.run), recipe.run.train_workers.min
+            placement = worker_takes(step, recipe.run).placement
+        elif isinstance(step, ShardStep):
+            needs, fewest, placement = needs_of(step, recipe.run), 1, "PACK"
+        else:
+            continue  # the driver makes it
+        asked.setdefault((in_words(needs), fewest, slots(nodes, needs, placement)), []).append(step.name)
+    for (words, fewest, fit), names in asked.items():
+        way_out = "" if fit >= fewest else f", of {fewest}: add nodes, or see run.steps and run.train_workers"
+        yield Finding(not way_out, f"room for {fit} workers of {words} each ({', '.join(names)}){way_out}")

@@ -5,10 +5,9 @@ tables' records and not worked out from the recipe, so that neither its sources 
 at. Where the recipe is still the one the tables were made by, a full run finds the same steps done.
 """
 
-from rich.console import Console
-
 from rasterloom.pipelines.existing import existing
 from rasterloom.pipelines.lengths import lengths_step
+from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.run import Planned, run_steps
 from rasterloom.pipelines.state import status
 from rasterloom.pipelines.step import Step
@@ -19,7 +18,7 @@ from rasterloom.versions.tables import Corpus
 
 
 def retokenize(
-    recipe: Recipe, targets: tuple[int, ...], console: Console, dry_run: bool = False
+    recipe: Recipe, targets: tuple[int, ...], progress: Progress, dry_run: bool = False
 ) -> list[Planned]:
     """Tokenise what a corpus keeps at further targets, or say what would be done.
 
@@ -32,7 +31,7 @@ def retokenize(
     """
     steps = steps_on_tables(recipe, targets or recipe.tokenize.targets)
     if not dry_run:
-        return run_steps(recipe, steps, console)
+        return run_steps(recipe, steps, progress)
     corpus = Corpus.of(recipe)
     return [Planned(s.step, s, not s.done) for s in (status(corpus, step) for step in steps)]
 

@@ -11,8 +11,6 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
-from rich.console import Console
-
 from rasterloom.pipelines import staging
 from rasterloom.pipelines.state import status
 from rasterloom.pipelines.step import Inputs, Shard, ShardResult, ShardStep, Step
@@ -73,16 +71,16 @@ def plan_retry(
         earlier = before.get(shard.name)
         if earlier is None:  # removed by `versions gc`
             shards.append(shard)
-        elif any(earlier.counts.get(error) for error in errors):
+        elif rows := sum(earlier.counts.get(error, 0) for error in errors):
             (file,) = earlier.files  # a shard of images is one
             spec = {**shard.spec, "images": file, "errors": list(errors)}
-            shards.append(Shard(shard.name, spec, now=shard.now))
+            shards.append(Shard(shard.name, spec, now=shard.now, rows=rows))
         else:
             shards.append(Shard(shard.name, shard.spec, made=asdict(earlier)))
     return shards
 
 
-def ask_for_retry(corpus: Corpus, images: ShardStep, errors: list[str], console: Console) -> None:
+def ask_for_retry(corpus: Corpus, images: ShardStep, errors: list[str], say: Callable[[str], None]) -> None:
     """Put a retry of the step on record, unless there is nothing to retry or this very retry is under way.
 
     Raises:
@@ -94,17 +92,17 @@ def ask_for_retry(corpus: Corpus, images: ShardStep, errors: list[str], console:
     retries = _on_record(corpus, first)
     if not state.done or state.record is None:
         if retries and retries[-1] == errors:
-            console.print(f"The retry of {name} goes on.", highlight=False)
+            say(f"The retry of {name} goes on.")
             return
         raise RecipeError(f"{images.name} is not finished ({state.reason}): run without --retry first")
     rows = sum(state.record.counts.get(error, 0) for error in errors)
     if not rows:
-        console.print(f"No row of {images.name} failed with {name}: nothing to retry.", highlight=False)
+        say(f"No row of {images.name} failed with {name}: nothing to retry.")
         return
     record = f"{_folder(corpus, first)}/{len(retries) + 1:06d}.json"
     if not corpus.store.put_if_absent(record, json.dumps(errors).encode()):
         raise RecipeError("another run has just begun a retry: run again without --retry to join it")
-    console.print(f"Fetching {rows:,} rows again: {name}.", highlight=False)
+    say(f"Fetching {rows:,} rows again: {name}.")
 
 
 def _folder(corpus: Corpus, step: ShardStep) -> str:

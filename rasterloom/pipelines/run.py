@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from rich.console import Console
-
 from rasterloom.disk import advice, is_full
 from rasterloom.pipelines.at_work import at_work
 from rasterloom.pipelines.corpus import corpus_steps
@@ -61,7 +59,7 @@ def plan(recipe: Recipe, until: str | None = None) -> list[Planned]:
     return [Planned(s.step, s, not s.done) for s in found]
 
 
-def run(recipe: Recipe, until: str | None, console: Console, retry: str = "") -> list[Planned]:
+def run(recipe: Recipe, until: str | None, progress: Progress, retry: str = "") -> list[Planned]:
     """Run what is not done yet, one step after the other; return what was planned.
 
     Args:
@@ -79,13 +77,13 @@ def run(recipe: Recipe, until: str | None, console: Console, retry: str = "") ->
             refuse_change(corpus, "--retry")
         (images,) = (step for step in workflow(recipe) if step.name == "images")
         assert isinstance(images, ShardStep)
-        ask_for_retry(corpus, images, parse_classes(retry), console)
+        ask_for_retry(corpus, images, parse_classes(retry), progress.say)
     steps = workflow(recipe, until)
     check_training(recipe, steps)
-    return run_steps(recipe, steps, console)
+    return run_steps(recipe, steps, progress)
 
 
-def run_steps(recipe: Recipe, steps: list[Step], console: Console) -> list[Planned]:
+def run_steps(recipe: Recipe, steps: list[Step], progress: Progress) -> list[Planned]:
     """Run those of the steps that are not done yet; return what was planned.
 
     Raises:
@@ -93,41 +91,43 @@ def run_steps(recipe: Recipe, steps: list[Step], console: Console) -> list[Plann
         VersionError: the recipe names a version that holds what was taken down since.
     """
     corpus = Corpus.of(recipe)
-    with at_work(corpus, "run", worked_on(steps), console.print):
+    with at_work(corpus, "run", worked_on(steps), progress.say):
         if gone := settle(corpus):
             rows = ", ".join(f"{table} {n:,}" for table, n in gone.items())
-            console.print(f"What was taken down and was not out yet is out now: {rows}", highlight=False)
+            progress.say(f"What was taken down and was not out yet is out now: {rows}")
         refuse_held(corpus)
-        return _run_steps(corpus, recipe, steps, console)
+        return _run_steps(corpus, recipe, steps, progress)
 
 
-def _run_steps(corpus: Corpus, recipe: Recipe, steps: list[Step], console: Console) -> list[Planned]:
-    planned = []
-    width = max(len(step.name) for step in steps)
-    progress = Progress(console)
-    with progress.showing():
-        for step in steps:
-            before = status(corpus, step)
-            planned.append(Planned(step, before, not before.done))
-            if not before.done and isinstance(step, ShardStep) and is_fixed(corpus):
-                refuse_change(corpus, step.name)
-            if before.done:
-                console.print(f"[dim]{step.name:<{width}}  done before, nothing to do[/dim]")
-                continue
-            console.print(f"[bold]{step.name:<{width}}[/bold]  {before.reason}", highlight=False)
-            start_ray(recipe.run)
-            try:
-                after = run_step(corpus, step, recipe.run, recipe.digest, progress)
-            except Exception as error:
-                if is_full(error) and not isinstance(error, StorageError):  # of a catalog, say
-                    raise StepFailed(f"{step.name}: {advice(corpus.store.root)}") from error
-                if not isinstance(error, StepFailed | StorageError | OSError):
-                    raise
-                # pyarrow's errors of S3 do not always tell why: a HEAD that fails has no body.
-                if (why := corpus.store.refusal()) and why not in str(error):
-                    raise StepFailed(f"{error}; {why}") from error
-                raise
-            console.print(f"{'':<{width}}  {summary(after)}", highlight=False)
+def _run_steps(corpus: Corpus, recipe: Recipe, steps: list[Step], progress: Progress) -> list[Planned]:
+    planned: list[Planned] = []
+    progress.plan(corpus.name, (step.name for step in steps), recipe.run)
+    try:
+        with progress.showing():
+            for step in steps:
+                before = status(corpus, step)
+                planned.append(Planned(step, before, not before.done))
+                if before.done:
+                    progress.skip(step.name)
+                    continue
+                if isinstance(step, ShardStep) and is_fixed(corpus):
+                    refuse_change(corpus, step.name)
+                with progress.step(step.name, before.reason) as seen:
+                    start_ray(recipe.run)
+                    try:
+                        after = run_step(corpus, step, recipe.run, recipe.digest, progress)
+                    except Exception as error:
+                        if is_full(error) and not isinstance(error, StorageError):  # of a catalog, say
+                            raise StepFailed(f"{step.name}: {advice(corpus.store.root)}") from error
+                        if not isinstance(error, StepFailed | StorageError | OSError):
+                            raise
+                        # pyarrow's errors of S3 do not always tell why: a HEAD that fails has no body.
+                        if (why := corpus.store.refusal()) and why not in str(error):
+                            raise StepFailed(f"{error}; {why}") from error
+                        raise
+                    seen.result(after.record, summary(after))
+    finally:
+        progress.ended([p.step.name for p in planned if p.runs])
     return planned
 
 

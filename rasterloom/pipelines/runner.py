@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from rasterloom.pipelines.actors import StepFailed as StepFailed
 from rasterloom.pipelines.actors import one_line
 from rasterloom.pipelines.guard import SuccessGuard
 from rasterloom.pipelines.metrics import Metrics
-from rasterloom.pipelines.pool import run_on_ray
+from rasterloom.pipelines.pool import holds, run_on_ray
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.settle import settle
 from rasterloom.pipelines.staging import Published
@@ -105,6 +105,7 @@ def run_step(corpus: Corpus, step: Step, run: Run, recipe_digest: str, progress:
     Raises:
         StepFailed: a shard or the step's work raised an error; the message says which and what.
     """
+    progress.start(step.name, None)
     if isinstance(step, FileStep):
         _run_files(corpus, step, run, recipe_digest, progress)
     else:
@@ -137,16 +138,17 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
     done = staging.published(corpus.store, place)
     done |= _taken_over(corpus, step, place, [shard for shard in shards if shard.id not in done])
     left = [shard for shard in shards if shard.id not in done]
-    progress.start(step.name, total=len(shards), done=len(shards) - len(left))
+    progress.shards(left, list(done.values()), *holds(step, run))
     guard = SuccessGuard(corpus.store, run) if step.guarded else None
     metrics = Metrics(corpus.name, step.name)
-    results = run_on_ray(corpus.store, place, step, left, run, progress.console, metrics, taken_down)
-    for number, result in enumerate(results, start=1):
-        done[result.id] = result
-        metrics.finished(result, len(left) - number)
-        progress.advance(rows=result.rows)
-        if guard and (why := guard.verdict(result)):
-            raise StepFailed(f"{step.name}: {why}")
+    results = run_on_ray(corpus.store, place, step, left, run, progress, metrics, taken_down)
+    with closing(results):  # what is in flight ends here, not when somebody lets go of an error
+        for number, result in enumerate(results, start=1):
+            done[result.id] = result
+            metrics.finished(result, len(left) - number)
+            progress.finished(result)
+            if guard and (why := guard.verdict(result)):
+                raise StepFailed(f"{step.name}: {why}")
     taken_down = tombstones(corpus.store, corpus.name)  # those that came meanwhile, too
     found = [done[shard.id] for shard in shards]
     whole = corpus.surely(lambda: clean.without(corpus.store, place, found, step.name, taken_down))
@@ -198,7 +200,7 @@ def _taken_over(corpus: Corpus, step: ShardStep, place: str, shards: list[Shard]
 def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, progress: Progress) -> None:
     """Let a FileStep fill a local folder, then put the folder where its result belongs."""
     started = time.monotonic()
-    progress.start(step.name, total=None)
+    progress.holds(1, run.driver.cpus or 0.0, 0.0)
     final = file_folder(corpus, step)
     folder = work_folder(corpus, step)
     with _alone(folder, progress):

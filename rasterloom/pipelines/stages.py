@@ -7,14 +7,15 @@ from typing import Annotated, Any
 from pydantic import Field, PlainSerializer
 
 from rasterloom.pipelines import drawings, token_work
+from rasterloom.pipelines.nodes import of_kind
 from rasterloom.pipelines.pinned import INDEX, Pinned, pinned_files, pinned_step, pinned_text
-from rasterloom.pipelines.progress import Progress
+from rasterloom.pipelines.progress import Progress, figures
 from rasterloom.pipelines.state import file_folder, local_folder, output_files, status
 from rasterloom.pipelines.step import FileStep, Step
 from rasterloom.recipe import SPEED_ONLY, Part, Recipe, RecipeError, Run, Sample, Section, Stage, Train
 from rasterloom.schema import Profile
 from rasterloom.storage import Store
-from rasterloom.train.job import PartFiles, StageJob
+from rasterloom.train.job import PartFiles, StageJob, WorkerTakes
 from rasterloom.versions.tables import Corpus, DataFile
 
 
@@ -151,7 +152,7 @@ def stage_job(corpus: Corpus, step: Step, folder: Path, run: Run) -> StageJob:
         workers=run.train_workers.max,
         min_workers=run.train_workers.min,
         max_failures=run.max_failures,
-        use_gpu=run.use_gpu,
+        takes=worker_takes(step, run),
     )
 
 
@@ -160,6 +161,25 @@ def _init(corpus: Corpus, before: Step) -> str:
     if not status(corpus, before).done:
         return corpus.store.path(f"{file_folder(corpus, before)}/model")
     return str(local_folder(corpus, before) / "model")
+
+
+def worker_takes(step: Step, run: Run) -> WorkerTakes:
+    """What a training worker takes of its node: what the recipe says of the stage, else one CPU or GPU."""
+    takes = run.takes(step.name)
+    return WorkerTakes(
+        cpus=takes.cpus or 1.0,
+        gpus=1.0 if run.use_gpu else 0.0,
+        memory=int(takes.memory or 0),
+        resources=dict(takes.resources),
+        accelerator=takes.accelerator if run.use_gpu else None,
+        placement=takes.placement or "PACK",
+    )
+
+
+def worker_needs(step: Step, run: Run) -> dict[str, float]:
+    """What a training worker takes, in Ray's words."""
+    takes = worker_takes(step, run)
+    return {**takes.needs, **of_kind(takes.accelerator)}
 
 
 def training_store(corpus: Corpus, step: Step) -> str:
@@ -224,6 +244,8 @@ def train_stage(
         if pictures:
             pictures.update()
 
+    progress.holds(job.workers, job.takes.cpus, job.takes.gpus)
+    progress.update(0, "workers start", total=None, unit="steps")
     result = ray_train.train_stage(job, show)
     if pictures:
         pictures.update()
@@ -241,5 +263,6 @@ def _pictures(config: TrainAt, folder: Path) -> drawings.Pictures | None:
 
 
 def _show(progress: Progress, row: dict[str, Any]) -> None:
-    note = f"loss {row['loss']:.3f}, {row['tokens_per_s']:,.0f} tokens/s"
-    progress.update(row["step"], note, total=row["total"])
+    progress.update(
+        row["step"], total=row["total"], unit="steps", workers=row["workers"], training=figures(row)
+    )

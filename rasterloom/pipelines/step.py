@@ -27,6 +27,7 @@ class Shard:
     spec: dict[str, Any]
     made: dict[str, Any] | None = None  # an earlier version's result that is taken over, as plain values
     now: dict[str, Any] = field(default_factory=dict)  # over spec, and no part of the digest: what may change
+    rows: int = 1  # about so many to work on, beside the other shards of its step: for the time that is left
 
     @property
     def digest(self) -> str:

@@ -51,9 +51,17 @@ class Submission:
 
 
 def prepare(
-    recipe_file: Path, until: str | None, retry: str, env: list[str], with_code: bool = False
+    recipe_file: Path,
+    until: str | None,
+    retry: str,
+    env: list[str],
+    with_code: bool = False,
+    told: tuple[str, ...] = (),
 ) -> Submission:
     """Find out what the job of a recipe is, and whether it can work. Nothing is sent.
+
+    Args:
+        told: further options of ``run``: how it is to tell what goes on.
 
     Raises:
         RecipeError: the recipe, or what is asked for, cannot work on a cluster.
@@ -62,7 +70,7 @@ def prepare(
     if retry:
         parse_classes(retry)
     check_outlives(recipe, recipe_file.resolve().parent)
-    options = [*(["--until", until] if until else []), *(["--retry", retry] if retry else [])]
+    options = [*(["--until", until] if until else []), *(["--retry", retry] if retry else []), *told]
     driver = recipe.run.driver
     return Submission(
         entrypoint=shlex.join(["python", "-m", "rasterloom", "run", recipe_file.name, *options]),

@@ -138,7 +138,8 @@ def plan_pack(store: Store, inputs: Inputs, config: Packing) -> list[Shard]:
         for number in range(0, len(starts), together):
             edges = [*starts, None][number : number + together + 1]  # None: no end
             spec = {"files": files[bucket], "bucket": bucket, "edges": edges}
-            shards.append(Shard(f"{bucket}-{number:04d}", spec))
+            rows = len(of_bucket) * (len(edges) - 1) // len(starts)
+            shards.append(Shard(f"{bucket}-{number:04d}", spec, rows=max(1, rows)))
     return shards
 
 

@@ -4,13 +4,14 @@ from dataclasses import dataclass, field
 
 from rasterloom.pipelines.preflight import job_of
 from rasterloom.pipelines.run import workflow
-from rasterloom.pipelines.stages import missing_inputs
+from rasterloom.pipelines.stages import missing_inputs, worker_takes
 from rasterloom.pipelines.state import Status, status
 from rasterloom.pipelines.step import Step
 from rasterloom.recipe import Recipe, RecipeError, Run
 from rasterloom.train.cost import DEVICES, Estimate, device_hours, estimate
 from rasterloom.train.data import open_stage
 from rasterloom.train.footprint import Memory, memory
+from rasterloom.train.job import WorkerTakes
 from rasterloom.train.sizes import shape_of
 from rasterloom.versions.tables import Corpus
 
@@ -53,6 +54,10 @@ class Forecast:
 
     step: Step
     status: Status
+    workers: tuple[int, int]
+    """How many, at least and at most."""
+    takes: WorkerTakes
+    """What each takes of its node."""
     missing: tuple[str, ...]
     """Steps that have to run before anything can be said."""
     estimate: Estimate | None = None
@@ -77,8 +82,9 @@ def forecast(recipe: Recipe, which: str, mfu: float) -> list[Forecast]:
 def forecast_of(corpus: Corpus, step: Step, run: Run, mfu: float) -> Forecast:
     """Plan one stage, as `forecast` does all."""
     missing = missing_inputs(corpus, step)
+    asked = status(corpus, step), (run.train_workers.min, run.train_workers.max), worker_takes(step, run)
     if missing:
-        return Forecast(step, status(corpus, step), tuple(missing))
+        return Forecast(step, *asked, tuple(missing))
     job = job_of(corpus, step, run)
     try:
         shape = shape_of(job.train.init, job.profile.vocab_size)
@@ -87,7 +93,7 @@ def forecast_of(corpus: Corpus, step: Step, run: Run, mfu: float) -> Forecast:
     except (ValueError, OSError) as error:
         raise RecipeError(f"{step.name}: {error}") from None
     hours = {device: device_hours(figures.flops, device, mfu) for device in DEVICES}
-    return Forecast(step, status(corpus, step), (), figures, held, hours)
+    return Forecast(step, *asked, (), figures, held, hours)
 
 
 def in_short(recipe: Recipe, step: Step, mfu: float) -> str | None:

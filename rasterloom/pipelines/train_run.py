@@ -4,9 +4,9 @@ import shutil
 from collections.abc import Callable
 
 from filelock import FileLock, Timeout
-from rich.console import Console
 
 from rasterloom.pipelines.preflight import check_training, job_of
+from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.run import Planned, run_steps
 from rasterloom.pipelines.stages import missing_inputs, training_store
 from rasterloom.pipelines.state import delete_record, file_folder, status, work_folder
@@ -17,7 +17,7 @@ from rasterloom.versions.preflight import check_workspace
 from rasterloom.versions.tables import Corpus
 
 
-def train(recipe: Recipe, which: str, console: Console) -> list[Planned]:
+def train(recipe: Recipe, which: str, progress: Progress) -> list[Planned]:
     """Train stages, what they need first; return what was planned.
 
     Args:
@@ -30,7 +30,7 @@ def train(recipe: Recipe, which: str, console: Console) -> list[Planned]:
     steps = with_needed(recipe, stages_of(recipe, which))
     check_workspace(Corpus.of(recipe))
     check_training(recipe, steps)
-    return run_steps(recipe, steps, console)
+    return run_steps(recipe, steps, progress)
 
 
 def unfinished(recipe: Recipe, which: str) -> dict[str, str]:
@@ -60,7 +60,7 @@ def unfinished(recipe: Recipe, which: str) -> dict[str, str]:
     return {step.name: f"step {found.position.step:,}, {job.checkpoint_store.root}/{found.name}"}
 
 
-def start_over(recipe: Recipe, which: str, agreed: Callable[[str], bool], console: Console) -> None:
+def start_over(recipe: Recipe, which: str, agreed: Callable[[str], bool], say: Callable[[str], None]) -> None:
     """Delete what stages have made, so that they start over; those after them follow from them.
 
     Args:
@@ -87,7 +87,7 @@ def start_over(recipe: Recipe, which: str, agreed: Callable[[str], bool], consol
                 _delete_all(corpus, training_store(corpus, step))
         except Timeout:
             raise RecipeError(f"{step.name} is being trained at this moment: stop it first") from None
-        console.print(f"{step.name}: deleted, it starts over", highlight=False)
+        say(f"{step.name}: deleted, it starts over")
 
 
 def _has_begun(corpus: Corpus, step: Step) -> bool:

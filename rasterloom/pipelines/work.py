@@ -76,7 +76,8 @@ def plan_images(store: Store, inputs: Inputs, config: Fetch) -> list[Shard]:
             here, rows = first.now(start, config.shard_rows)
             now = {"file": file.name, "start": here, "rows": rows} if first.gone else {}
             if rows:
-                shards.append(Shard(f"{number:06d}", spec, now=now))
+                size = min(rows, first.rows - start)
+                shards.append(Shard(f"{number:06d}", spec, now=now, rows=size))
             number += 1
     return shards
 
@@ -140,7 +141,7 @@ def plan_by_images_file(store: Store, inputs: Inputs, config: Any) -> list[Shard
     """One shard a file of images; the files of the other inputs go along whole, they are pruned by shard."""
     others = {name: [f.name for f in files] for name, files in inputs.items() if name != "images"}
     return [
-        Shard(f"{number:06d}", {"images": file.name, **others})
+        Shard(f"{number:06d}", {"images": file.name, **others}, rows=file.rows)
         for number, file in enumerate(inputs["images"])
     ]
 

@@ -8,6 +8,7 @@ runs stands in ``run``, which is nobody's identity.
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.filter import Dedup, Keep, Score
 from rasterloom.recipe.load import load_recipe
+from rasterloom.recipe.price import Price
 from rasterloom.recipe.resources import DriverTakes, StepTakes
 from rasterloom.recipe.run import Run
 from rasterloom.recipe.sample import ColourCheck, Sample
@@ -29,6 +30,7 @@ __all__ = [
     "Guard",
     "Keep",
     "Part",
+    "Price",
     "Prompt",
     "Recipe",
     "RecipeError",

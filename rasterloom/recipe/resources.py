@@ -1,6 +1,6 @@
 """What parts of a run take of a Ray cluster: `run.steps`, `run.driver`, `run.train_workers`."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ByteSize, Field, field_validator, model_validator
 
@@ -51,12 +51,17 @@ class Takes(Section):
 
 
 class StepTakes(Takes):
-    """What one shard of a step takes."""
+    """What one shard of a step takes, or one training worker."""
 
     gpus: float | None = Field(None, gt=0)
     """GPUs of an actor, where the step uses one; one when null, 0.5 puts two actors on each."""
     actors: Between | None = None
     """Actors of a step that uses GPUs, a number or ``{min, max}``; one a GPU of the cluster when null."""
+    accelerator: str | None = None
+    """Kind of GPU, as Ray names them, such as ``A100`` or ``H100``; any when null."""
+    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] | None = None
+    """How training workers are placed: ``PACK`` (when null) on as few nodes as hold them, ``SPREAD`` on as
+    many as there are, ``STRICT_PACK`` all on one, ``STRICT_SPREAD`` each on one of its own."""
 
 
 class DriverTakes(Takes):

@@ -1,12 +1,16 @@
 """`run`: how fast, not what."""
 
+import re
+
 from pydantic import Field, field_validator
 
+from rasterloom.recipe.price import Price
 from rasterloom.recipe.resources import Between, DriverTakes, StepTakes
 from rasterloom.recipe.section import Section
 
 SHARDED = ("pairs", "images", "scores", "selection", "codes", "tokens")  # the others run in the driver
 ON_GPU = ("scores", "codes")
+TRAIN = "train"
 
 
 class Run(Section):
@@ -33,21 +37,47 @@ class Run(Section):
     img2dataset_python: str | None = None
     """Python that has img2dataset installed, for ``fetch: {engine: img2dataset}``; this one when null."""
     steps: dict[str, StepTakes] = Field({})
-    """What a shard takes, by step: ``images``, ``codes`` for all targets or ``codes/512`` for one."""
+    """What a shard takes, by step: ``images``, ``codes`` for all targets or ``codes/512`` for one; and what a
+    training worker takes: ``train`` in all stages, ``train/2`` in the second."""
     driver: DriverTakes = DriverTakes()
     """What the driver of a submitted job takes."""
+    price: Price = Price()
+    """Dollars an hour of a CPU and a GPU, for what a run tells of its cost."""
 
     @field_validator("steps")
     @classmethod
     def _are_steps(cls, value: dict[str, StepTakes]) -> dict[str, StepTakes]:
         for name, takes in value.items():
             kind = name.split("/")[0]
+            if kind == TRAIN:
+                _check_training(name, takes)
+                continue
             if kind not in SHARDED:
-                raise ValueError(f"no step over shards is called {name}; there are {', '.join(SHARDED)}")
-            if kind not in ON_GPU and (takes.gpus or takes.actors):
-                raise ValueError(f"{name} uses no GPU: gpus and actors are for {' and '.join(ON_GPU)}")
+                known = ", ".join((*SHARDED, TRAIN))
+                raise ValueError(f"no step over shards is called {name}, and none trains; there are {known}")
+            if kind not in ON_GPU and (takes.gpus or takes.actors or takes.accelerator):
+                raise ValueError(
+                    f"{name} uses no GPU: gpus, actors and accelerator are for {' and '.join(ON_GPU)}"
+                )
+            if takes.placement:
+                raise ValueError(f"{name}: placement is for training workers, {TRAIN}")
         return value
 
     def takes(self, step: str) -> StepTakes:
-        """What the recipe says of a step: of its own name, else of its kind, else nothing."""
-        return self.steps.get(step) or self.steps.get(step.split("/")[0]) or StepTakes()
+        """What the recipe says of a step: of its own name, else of its kind, else nothing.
+
+        A training stage is called ``train/2-512`` and may be spoken of as ``train/2``.
+        """
+        names = (step, step.split("-")[0], step.split("/")[0])
+        return next((self.steps[name] for name in names if name in self.steps), StepTakes())
+
+
+def _check_training(name: str, takes: StepTakes) -> None:
+    if not re.fullmatch(rf"{TRAIN}(/[1-9][0-9]*)?", name):
+        raise ValueError(f"{name}: it takes {TRAIN}, or {TRAIN}/2 for the second stage")
+    if takes.actors:
+        raise ValueError(f"{name}: run.train_workers says how many training workers there are, not actors")
+    if takes.gpus not in (None, 1):
+        raise ValueError(f"{name}: a training worker has one GPU (run.use_gpu), not {takes.gpus:g}")
+    if takes.cpus == 0:
+        raise ValueError(f"{name}: a training worker takes CPUs; cpus is how many threads it has")

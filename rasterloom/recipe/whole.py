@@ -75,6 +75,15 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _takes_of_stages_that_there_are(self) -> "Recipe":
+        stages = len(self.train.stages) if self.train else 0
+        for name in self.run.steps:
+            kind, _, number = name.partition("/")
+            if kind == "train" and number and int(number) > stages:
+                raise ValueError(f"run.steps: {name}: train.stages has {stages}")
+        return self
+
+    @model_validator(mode="after")
     def _kept_states_fit(self) -> "Recipe":
         """Not of `Train`, which steps read back with one stage alone."""
         for number, stage in enumerate(self.train.stages if self.train else ()):

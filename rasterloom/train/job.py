@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,32 @@ class PartFiles:
 
 
 @dataclass(frozen=True)
+class WorkerTakes:
+    """What a worker takes of the node that it runs on."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    memory: int = 0
+    """Bytes that Ray sets aside; 0: it does not count them."""
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """Custom ones."""
+    accelerator: str | None = None
+    """Kind of GPU, as Ray names them."""
+    placement: str = "PACK"
+    """How Ray places the workers: ``PACK``, ``SPREAD``, ``STRICT_PACK`` or ``STRICT_SPREAD``."""
+
+    @property
+    def threads(self) -> int:
+        return max(1, int(self.cpus))
+
+    @property
+    def needs(self) -> dict[str, float]:
+        """In Ray's words, without what is not asked for."""
+        asked = {"CPU": self.cpus, "GPU": self.gpus, "memory": float(self.memory), **self.resources}
+        return {name: amount for name, amount in asked.items() if amount}
+
+
+@dataclass(frozen=True)
 class StageJob:
     """One stage of FP-SFT, as plain values that can be sent to any worker."""
 
@@ -74,9 +100,8 @@ class StageJob:
     """At most so many."""
     min_workers: int | None = None
     """At least so many, where fewer than ``workers`` find room; None: just so many."""
-    use_gpu: bool = False
-    cpus_per_worker: int = 1
-    """Threads of a worker."""
+    takes: WorkerTakes = WorkerTakes()
+    """What a worker takes; it works with as many threads as it has CPUs."""
     max_failures: int = 3
     """How often lost workers are replaced before the stage fails."""
     checkpoints: str | None = None
@@ -85,6 +110,10 @@ class StageJob:
     machine's own."""
     drawing: Drawing | None = None
     """What is drawn while the stage trains; it changes nothing in the weights."""
+
+    @property
+    def use_gpu(self) -> bool:
+        return self.takes.gpus > 0
 
     @property
     def parts(self) -> tuple[PartFiles, ...]:

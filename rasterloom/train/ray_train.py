@@ -1,6 +1,7 @@
 """Runs a training stage on the workers of a Ray cluster. The one file of ``train`` that knows of Ray."""
 
 import logging
+import math
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ from rasterloom.train.job import StageJob, StageResult, check, finished
 
 Progress = Callable[[dict[str, Any]], None]
 
-SHOWN = ("step", "total", "loss", "tokens_per_s")
+SHOWN = ("step", "total", "loss", "tokens_per_s", "mfu", "workers")
 REGROW_S = 300.0  # how often a group with fewer workers than it might have looks for room: it costs a restart
 PREEMPTION_S = 2.0  # between looks for a notice that a machine will go
 
@@ -50,7 +51,8 @@ def train_stage(job: StageJob, on_progress: Progress = lambda _: None) -> StageR
     checkpoint and end; a second SIGINT does not wait for that.
 
     Args:
-        on_progress: is given ``step``, ``total``, ``loss`` and ``tokens_per_s`` about every second.
+        on_progress: is given ``step``, ``total``, ``loss``, ``tokens_per_s`` and ``workers`` about every
+            second, and ``mfu`` as it was last measured, where it is known.
 
     Raises:
         ValueError: the job cannot work; nothing was started.
@@ -83,14 +85,7 @@ def _fit(job: StageJob, on_progress: Progress, stop: threading.Event) -> dict[st
         _worker,
         train_loop_config={"job": job, "board": board},
         torch_config=_SignalledTorch(backend="nccl" if job.use_gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=job.workers
-            if job.min_workers in (None, job.workers)
-            else (job.min_workers, job.workers),
-            elastic_resize_monitor_interval_s=REGROW_S,
-            use_gpu=job.use_gpu,
-            resources_per_worker={"CPU": job.cpus_per_worker, **({"GPU": 1} if job.use_gpu else {})},
-        ),
+        scaling_config=scaling(job),
         run_config=RunConfig(
             name=uuid.uuid4().hex,  # Ray's own record of a run is of no use to the next one
             storage_path=str(scratch.resolve()),
@@ -125,6 +120,19 @@ def _fit(job: StageJob, on_progress: Progress, stop: threading.Event) -> dict[st
     return outcome
 
 
+def scaling(job: StageJob) -> ScalingConfig:
+    """How many workers there are, and what each takes of which nodes, in Ray Train's words."""
+    fixed = job.min_workers in (None, job.workers)
+    return ScalingConfig(
+        num_workers=job.workers if fixed else (job.min_workers, job.workers),
+        elastic_resize_monitor_interval_s=REGROW_S,
+        use_gpu=job.use_gpu,
+        resources_per_worker=job.takes.needs,
+        placement_strategy=job.takes.placement,
+        accelerator_type=job.takes.accelerator,
+    )
+
+
 def _where_stopped(job: StageJob) -> str:
     from rasterloom.train.checkpoint import latest
 
@@ -137,7 +145,7 @@ def _show(record: dict[str, Any] | None, shown: int | None, on_progress: Progres
     """Report a step if it is news, and return the last one reported."""
     if record is None or record["step"] == shown:
         return shown
-    on_progress({name: record[name] for name in SHOWN})
+    on_progress({name: record[name] for name in SHOWN if name in record})
     return int(record["step"])
 
 
@@ -150,7 +158,8 @@ class _Board:
 
     def write(self, record: dict[str, Any]) -> bool:
         """Leave what is noted of a step; returns whether to stop."""
-        self._record = record
+        measured = {name: self._record[name] for name in ("mfu",) if self._record and name in self._record}
+        self._record = {**measured, **record}
         return self._stop
 
     def read(self) -> dict[str, Any] | None:
@@ -203,7 +212,7 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
     from rasterloom.train.guard import TrainingDiverged
 
     job: StageJob = config["job"]
-    torch.set_num_threads(job.cpus_per_worker)
+    torch.set_num_threads(job.takes.threads)
     word = _Word(config["board"])
     threading.Thread(target=word.look_for_preemption, name="preemption", daemon=True).start()
     _training.set()
@@ -235,7 +244,8 @@ class _Word:
             if not answered:
                 return
             self._stop = ray.get(self._answer)
-        self._answer = self._board.write.remote(record)
+        workers = ray.train.get_context().get_world_size()
+        self._answer = self._board.write.remote({**record, "workers": workers})
 
     def asked(self) -> Any:
         from rasterloom.train.step import Asked
@@ -302,7 +312,7 @@ def _ray(job: StageJob) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(
         address="local",  # even where a cluster runs on this machine: that one is joined by its address
-        num_cpus=max(job.workers * job.cpus_per_worker, os.cpu_count() or 1),
+        num_cpus=max(math.ceil(job.workers * job.takes.cpus), os.cpu_count() or 1),
         include_dashboard=False,
         logging_level=logging.ERROR,
         log_to_driver=False,

@@ -6,14 +6,33 @@ import subprocess
 import sys
 import time
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import ranks
 
 import rasterloom
+from rasterloom.pipelines.run import workflow
+from rasterloom.pipelines.stages import stage_job
+from rasterloom.pipelines.state import work_folder
+from rasterloom.recipe import load_recipe
+from rasterloom.train.metrics import read_metrics
+from rasterloom.versions.tables import Corpus
 
 CLUSTER = Path(__file__).parents[1] / "support" / "ray_cluster.py"
+STEPS = 120
+TRAIN = f"""
+train:
+  heldout: 0.1
+  dropout: 0
+  checkpoint_every: 10
+  stages: [{{target: 64, steps: {STEPS}, lr: 1.0e-3, warmup_steps: 2, batch_tokens: 700}}]
+run:
+  train_workers: {{min: 1, max: 2}}
+  driver: {{cpus: 0}}
+  steps: {{train: {{memory: 1MB, resources: {{train: 1}}, placement: STRICT_SPREAD}}}}
+"""
 STARTED = 120  # seconds that something may take on a busy machine
 ENDED = 400
 
@@ -131,7 +150,10 @@ def read_until(process, words):
     pytest.fail("".join(lines))
 
 
-def test_nodes_vanish_in_the_middle_of_fetching_and_of_tokenising(ray, workshop, undisturbed):
+@pytest.fixture(scope="module")
+def disturbed(ray, workshop_at, tmp_path_factory):
+    """A workshop whose job lost nodes in the middle of fetching and of tokenising."""
+    workshop = workshop_at(tmp_path_factory.mktemp("disturbed") / "recipe.yaml").write()
     fetch, late = "{cpus: 0.5, resources: {fetch: 1}}", "{memory: 1MB, resources: {late: 1}}"
     driver = "{resources: {steady: 1}}"
     takes = f"run: {{driver: {driver}, steps: {{images: {fetch}, codes: {late}}}}}"
@@ -140,14 +162,49 @@ def test_nodes_vanish_in_the_middle_of_fetching_and_of_tokenising(ray, workshop,
     lines = read_until(job, "images     never run")
     ray.tell("remove b")
     ray.tell('add c {"num_cpus": 1, "resources": {"fetch": 1}}')
-    lines += read_until(job, "codes/64 waits for a node: it takes CPU 1, late 1, memory 1e+06")
+    lines += read_until(job, "codes/64 waits for a node: it takes CPU 1, late 1, memory 1.0 MB")
     ray.tell('add d {"num_cpus": 1, "resources": {"late": 1}}')
     ray.tell("remove d")
     ray.tell('add e {"num_cpus": 1, "resources": {"late": 1}}')
     rest, _ = job.communicate(timeout=ENDED)
     printed = "".join(lines) + rest
     assert job.returncode == 0, printed
-    assert workshop.tables() == undisturbed.tables()
+    return workshop
+
+
+def test_nodes_vanish_in_the_middle_of_fetching_and_of_tokenising(disturbed, undisturbed):
+    assert disturbed.tables() == undisturbed.tables()
+
+
+def test_a_node_vanishes_in_the_middle_of_training(ray, disturbed, tmp_path):
+    """Two workers on a node each; one goes on alone, from the last checkpoint, on the same batches."""
+    (tmp_path / "job").mkdir()
+    recipe = tmp_path / "job" / "recipe.yaml"
+    text = disturbed.recipe_file.read_text().splitlines()
+    text = [line for line in text if not line.startswith("run:")]
+    recipe.write_text("\n".join([*text, TRAIN]))
+    for name in ("x", "y"):
+        ray.tell(f'add {name} {{"num_cpus": 1, "resources": {{"train": 1}}}}')
+    job = ray.command("rasterloom", "submit", recipe, "--until", "train", "--follow", "--log", "json")
+    loaded = load_recipe(recipe)
+    (stage,) = (step for step in workflow(loaded, "train") if step.name == "train/1-64")
+    place = work_folder(Corpus.of(loaded), stage)
+    wait_until(lambda: len(read_metrics(place / "metrics.jsonl")) > 30, job)
+    ray.tell("vanish x")
+    printed, _ = job.communicate(timeout=ENDED)
+    assert job.returncode == 0, printed + ray.jobs()
+    told = json_lines("\n".join(line for line in printed.splitlines() if line.startswith("{")))
+    of_stage = [line for line in told if line.get("step") == "train/1-64" and "workers" in line]
+    assert (of_stage[0]["workers"], of_stage[-1]["workers"]) == (2, 1)
+    assert told[-1]["status"] == "SUCCEEDED"
+
+    alone = replace(stage_job(Corpus.of(loaded), stage, tmp_path / "alone", loaded.run), workers=1)
+    ranks.train(alone, 1)
+    ours, theirs = read_metrics(place / "metrics.jsonl"), read_metrics(alone.metrics_file)
+    assert [row["step"] for row in ours] == list(range(1, STEPS + 1))
+    for name in ("tokens", "loss_tokens", "lr"):
+        assert [row[name] for row in ours] == [row[name] for row in theirs]
+    assert [row["loss"] for row in ours] == pytest.approx([row["loss"] for row in theirs], abs=2e-3)
 
 
 def test_a_job_of_ray_s_own_command_is_stopped_and_one_of_ours_goes_on(ray, workshop, undisturbed):
@@ -213,6 +270,7 @@ def test_without_the_token_or_with_another_it_is_one_line_that_says_so(ray, work
         printed = ray.run(*words, env={**ray.env, **change}, code=1)
         assert len(printed.strip().splitlines()) == 1
         assert "the cluster asks for its token" in printed and "RAY_AUTH_TOKEN_PATH" in printed
+    assert "workers of CPU 1 each (pairs, images" in ray.run("rasterloom", "doctor", workshop.recipe_file)
     assert "nobody answers at http://127.0.0.1:9" in ray.run(
         *words, "--address", "http://127.0.0.1:9", code=1
     )

@@ -6,8 +6,11 @@ import time
 from email.utils import formatdate
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rasterloom.pipelines import doctor, remote
+from rasterloom.pipelines.nodes import slots
 from rasterloom.recipe import load_recipe
 from rasterloom.storage import Store
 from rasterloom.train.gpus import Gpu
@@ -52,6 +55,30 @@ def test_the_clock(server, monkeypatch, seconds, ok, words):
     server.answers.date = None
     (found,) = remote.clock(BUCKET)
     assert found.ok and "does not tell the time" in found.what
+
+
+def test_room_for_a_recipe_s_workers(tmp_path):
+    (tmp_path / "pairs.csv").write_text("url,caption\nhttp://a/1.jpg,one\n")
+    (tmp_path / "recipe.yaml").write_text(
+        "corpus: demo\nsources: [{path: pairs.csv}]\ntrain: {stages: [{target: 512, steps: 1}]}\n"
+        "run: {train_workers: 3, steps: {images: {resources: {fetch: 1}}, train: {cpus: 4, memory: 8GB}}}\n"
+    )
+    node = {"CPU": 8.0, "memory": 12e9, "fetch": 16.0}
+    found = list(remote.room(load_recipe(tmp_path / "recipe.yaml"), [node, {**node, "fetch": 0.0}]))
+    assert [finding.ok for finding in found] == [True, True, False]
+    words = [finding.what for finding in found]
+    assert words[0].startswith("room for 16 workers of CPU 1 each (pairs, scores, selection, codes/512")
+    assert words[1] == "room for 8 workers of CPU 1, fetch 1 each (images)"
+    assert words[2].startswith("room for 2 workers of CPU 4, memory 8.0 GB each (train/1-512), of 3: add")
+
+
+@given(st.lists(st.integers(0, 9), max_size=5), st.integers(1, 4))
+def test_room_depends_on_the_placement(cpus, each):
+    nodes, needs = [{"CPU": float(n)} for n in cpus], {"CPU": float(each)}
+    fit = [n // each for n in cpus]
+    assert slots(nodes, needs) == slots(nodes, needs, "SPREAD") == sum(fit)
+    assert slots(nodes, needs, "STRICT_PACK") == max(fit, default=0)
+    assert slots(nodes, needs, "STRICT_SPREAD") == sum(n > 0 for n in fit)
 
 
 def test_a_server_that_does_not_answer(monkeypatch, free_port):

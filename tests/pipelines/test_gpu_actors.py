@@ -12,6 +12,8 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from rasterloom.pipelines.actors import TRIES, StepFailed
+from rasterloom.pipelines.nodes import Nodes
+from rasterloom.pipelines.pool import needs_of
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.runner import run_step
 from rasterloom.pipelines.step import Shard, ShardStep
@@ -77,7 +79,10 @@ def two_gpus():
 
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")
     memory = 100 * 2**20
-    ray.init("local", num_cpus=2, num_gpus=2, include_dashboard=False, object_store_memory=memory)
+    kind = {"accelerator_type:L4": 1}  # as Ray would find it
+    ray.init(
+        "local", num_cpus=2, num_gpus=2, resources=kind, include_dashboard=False, object_store_memory=memory
+    )
     yield
     ray.shutdown()
 
@@ -140,6 +145,15 @@ def test_the_pool_is_as_large_as_the_recipe_says(two_gpus, tmp_path):
     (tmp_path / "halves").mkdir()
     takes = {"gpus": 0.5, "cpus": 0.5, "actors": {"min": 1, "max": 4}}
     assert len({row["pid"] for row in rows_of(tmp_path / "halves", takes=takes, meet=4)}) == 4
+
+
+def test_an_actor_is_on_a_node_with_the_kind_of_gpu_that_the_recipe_names(two_gpus, tmp_path):
+    rows = rows_of(tmp_path, takes={"accelerator": "L4"})
+    assert all(row["actor"] and row["gpus"] == 1 for row in rows)
+    run = Run.model_validate({"use_gpu": True, "steps": {"scores": {"accelerator": "H100"}}})
+    step = ShardStep("scores", Where(folder=""), "1", plan=plan, work=work, schema=SCHEMA, uses_gpu=True)
+    waits = Nodes(needs_of(step, run)).no_room()
+    assert waits.startswith("it takes CPU 1, GPU 1, H100 (run.steps), and the nodes have CPU 2, GPU 2")
 
 
 def test_an_actor_that_there_is_no_room_for_holds_up_nothing(two_gpus, tmp_path):

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from rasterloom.pipelines import run as run_module
 from rasterloom.pipelines.failures import failures, summary
+from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.retry import ask_for_retry, parse_classes
 from rasterloom.pipelines.runner import StepFailed
 from rasterloom.recipe import RecipeError, load_recipe
@@ -96,7 +97,7 @@ def recipe(tmp_path, site):
 def run(recipe, retry="", until="selection"):
     """Run in this process; return the names of the steps that ran, and what was printed."""
     screen = StringIO()
-    planned = run_module.run(recipe, until, Console(file=screen, width=300), retry)
+    planned = run_module.run(recipe, until, Progress(Console(file=screen, width=300)), retry)
     return [p.step.name for p in planned if p.runs], screen.getvalue()
 
 
@@ -159,7 +160,7 @@ def test_a_retry_that_was_stopped_goes_on(recipe, site):
     site.status = {}
     site.pictures_asked()
     (step,) = (s for s in run_module.workflow(given) if s.name == "images")
-    ask_for_retry(Corpus.of(given), step, ["http_5xx"], Console(file=StringIO()))  # and killed here
+    ask_for_retry(Corpus.of(given), step, ["http_5xx"], print)  # and killed here
     (planned,) = (p for p in run_module.plan(given) if p.step.name == "images")
     assert planned.runs and "retry" in planned.status.reason
     with pytest.raises(RecipeError, match="not finished"):

@@ -14,6 +14,7 @@ import pytest
 
 from rasterloom.pipelines import takedown
 from rasterloom.pipelines import tombstones as tombstone_files
+from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.tombstones import takedowns, tombstones
 from rasterloom.schema import IMAGES
 from rasterloom.versions import lineage
@@ -247,7 +248,7 @@ def test_between_publish_and_commit_nothing_slips_through(workshop, undisturbed,
         return commit(corpus, name, *arguments, **named)
 
     monkeypatch.setattr(runner, "commit", late)
-    run_module.run(workshop.recipe, "tokens", Console(quiet=True))
+    run_module.run(workshop.recipe, "tokens", Progress(Console(quiet=True)))
     assert wordless(workshop.tables()) == wordless(less(undisturbed.tables(), given.values()))
     assert len(given) == 3 == len(takedowns(workshop.corpus.store, workshop.corpus.name))
     assert "7 steps, 0 ran now" in workshop.run("--until", "tokens")

@@ -15,6 +15,7 @@ from rich.console import Console
 from rasterloom.pipelines import token_work
 from rasterloom.pipelines.metrics import Metrics
 from rasterloom.pipelines.pool import run_on_ray
+from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.retokenize import steps_on_tables
 from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.runner import start_ray
@@ -236,7 +237,10 @@ def test_codes_do_not_depend_on_workers_nor_on_the_order_of_shards(undisturbed):
     assert len(shards) > 4
     made = []
     for name, in_flight, todo in (("one", 1, shards), ("four", 4, shards[::-1])):
-        run, quiet, counted = Run(cpus=2, in_flight=in_flight), Console(quiet=True), Metrics("little", name)
+        run, counted = Run(cpus=2, in_flight=in_flight), Metrics("little", name)
+        quiet = Progress(Console(quiet=True))
+        quiet.start(name, None)
+        quiet.shards(todo, [], 1, 0)
         results = list(run_on_ray(corpus.store, f"try/{name}", codes, todo, run, quiet, counted))
         files = sorted((result.shard, file) for result in results for file in result.data_files)
         rows = [row for _, file in files for row in pq.read_table(corpus.store.path(file.name)).to_pylist()]

@@ -241,7 +241,7 @@ WRONG = {
     "too many workers": (
         UNDONE,
         {"run: {": "run: {train_workers: 3, "},
-        "run.train_workers asks for 3 workers of one CPU each, but Ray has 2",
+        "run.train_workers asks for 3 workers of CPU 1 each, but Ray has room for 2",
     ),
 }
 

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from rasterloom.recipe import Run, StepTakes, load_recipe
+from rasterloom.recipe import RecipeError, Run, StepTakes, load_recipe
 
 STEPS = {
     "images": {"cpus": 1, "memory": "2GB", "resources": {"fetch": 1}},
@@ -20,11 +20,35 @@ def test_a_step_takes_what_its_own_name_says_else_its_kind_s():
     assert run.takes("selection") == StepTakes()
 
 
+def test_a_stage_takes_what_its_number_says_else_what_all_do():
+    run = Run.model_validate({"steps": {"train": {"cpus": 4}, "train/2": {"cpus": 8, "placement": "SPREAD"}}})
+    assert (run.takes("train/1-512").cpus, run.takes("train/1-512").placement) == (4, None)
+    assert (run.takes("train/2-512-768").cpus, run.takes("train/2-512-768").placement) == (8, "SPREAD")
+    assert run.takes("train/20-512").cpus == 4
+
+
+def test_a_stage_that_there_is_not_is_refused(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(
+        "corpus: demo\nsources: [{path: pairs.csv}]\ntrain: {stages: [{target: 64, steps: 1}]}\n"
+        "run: {steps: {train/2: {cpus: 2}}}\n"
+    )
+    with pytest.raises(RecipeError, match=r"run\.steps: train/2: train.stages has 1"):
+        load_recipe(tmp_path / "recipe.yaml")
+
+
 @pytest.mark.parametrize(
     ("steps", "words"),
     [
         ({"image": {}}, "no step over shards is called image"),
-        ({"train": {}}, "no step over shards is called train"),
+        ({"sample": {}}, "no step over shards is called sample, and none trains; there are pairs"),
+        ({"images": {"accelerator": "A100"}}, "images uses no GPU"),
+        ({"images": {"placement": "SPREAD"}}, "placement is for training workers, train"),
+        ({"train": {"placement": "PACKED"}}, "STRICT_SPREAD"),
+        ({"train": {"actors": 4}}, "run.train_workers says how many"),
+        ({"train/1": {"gpus": 2}}, "train/1: a training worker has one GPU"),
+        ({"train": {"cpus": 0}}, "cpus is how many threads it has"),
+        ({"train/0": {}}, "train/2 for the second stage"),
+        ({"train/1-512": {}}, "train/2 for the second stage"),
         ({"images": {"gpus": 1}}, "images uses no GPU"),
         ({"codes": {"actors": {"min": 4, "max": 2}}}, "max 2 is smaller than min 4"),
         ({"codes": {"resources": {"GPU": 1}}}, "GPU is no custom resource"),
@@ -43,7 +67,11 @@ def test_no_fingerprint_knows_of_resources(tmp_path):
 
     (tmp_path / "pairs.csv").write_text("url,caption\nhttp://a/1.jpg,one\n")
     found = []
-    for run in ("{}", "{steps: {images: {cpus: 4}, codes: {memory: 1GB}}, driver: {cpus: 0}}"):
-        (tmp_path / "recipe.yaml").write_text(f"corpus: demo\nsources: [{{path: pairs.csv}}]\nrun: {run}\n")
+    takes = "images: {cpus: 4}, codes: {memory: 1GB}, train: {cpus: 2, placement: SPREAD}"
+    for run in ("{}", f"{{steps: {{{takes}}}, driver: {{cpus: 0}}, price: {{cpu: 1}}}}"):
+        (tmp_path / "recipe.yaml").write_text(
+            f"corpus: demo\nsources: [{{path: pairs.csv}}]\n"
+            f"train: {{stages: [{{target: 512, steps: 1}}]}}\nrun: {run}\n"
+        )
         found.append([step.fingerprint for step in workflow(load_recipe(tmp_path / "recipe.yaml"))])
     assert found[0] == found[1]

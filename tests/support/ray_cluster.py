@@ -1,8 +1,8 @@
 """A Ray cluster on this machine, in a process of its own: a head with a dashboard, raylets that come and go.
 
 Takes the dashboard's port; prints the folder of the session; then does what it is told on stdin, a line
-each: `add NAME {"num_cpus": 1}`, or `remove NAME`, which takes a node in the middle of a shard, and answers
-`ok`. It ends when stdin does.
+each: `add NAME {"num_cpus": 1}`, `remove NAME`, which takes a node in the middle of a shard, or
+`vanish NAME`, which takes it at once; and answers `ok`. It ends when stdin does.
 """
 
 import contextlib
@@ -64,6 +64,8 @@ try:
             # A folder of its own, as on a machine of its own: a job's folder is unpacked anew on each node.
             place = f"{folder}/{name}"
             nodes[name] = cluster.add_node(**options(), temp_dir=place, **json.loads(given[0]))
+        elif word == "vanish":
+            cluster.remove_node(nodes.pop(name), allow_graceful=False)
         else:
             node = nodes.pop(name)
             worker = hold_at_work(node.all_processes["raylet"][0].process.pid)

@@ -17,9 +17,9 @@ from ray.cluster_utils import Cluster
 
 from rasterloom.recipe import Stage, Train
 from rasterloom.train.engine import run_worker
-from rasterloom.train.job import StageJob
+from rasterloom.train.job import StageJob, WorkerTakes
 from rasterloom.train.metrics import read_metrics
-from rasterloom.train.ray_train import TrainingError, train_stage
+from rasterloom.train.ray_train import TrainingError, scaling, train_stage
 
 DRIVER = """
 import pickle, sys
@@ -158,7 +158,7 @@ def test_whatever_happens_the_stage_goes_on_as_if_nothing_had(job, tmp_path, clu
 
     assert happened == ["told", "saved", "vanished"]
     assert result.steps == progress[-1]["step"] == STEPS
-    assert set(progress[-1]) == {"step", "total", "loss", "tokens_per_s"}
+    assert set(progress[-1]) == {"step", "total", "loss", "tokens_per_s", "workers"}
     ours, alone = read_metrics(job.metrics_file), undisturbed(job)
     assert [r["step"] for r in ours] == list(range(1, STEPS + 1))
     for name in ("tokens", "loss_tokens", "lr"):
@@ -169,6 +169,16 @@ def test_whatever_happens_the_stage_goes_on_as_if_nothing_had(job, tmp_path, clu
     before = job.metrics_file.stat().st_mtime_ns
     assert train_stage(job) == result  # done is done
     assert job.metrics_file.stat().st_mtime_ns == before
+
+
+def test_what_workers_take_is_said_in_ray_train_s_words(job):
+    takes = WorkerTakes(cpus=11, gpus=1, memory=10**11, accelerator="A100", placement="SPREAD")
+    asked = scaling(replace(job, takes=takes))
+    assert (asked.num_workers, asked.use_gpu) == ((1, 2), True)
+    assert (asked.placement_strategy, asked.accelerator_type) == ("SPREAD", "A100")
+    assert asked.resources_per_worker == {"CPU": 11, "GPU": 1, "memory": 1e11}
+    assert scaling(replace(job, min_workers=2)).num_workers == 2
+    assert scaling(job).resources_per_worker == {"CPU": 1}
 
 
 def test_a_worker_that_fails_says_why(job, cluster):
