@@ -10,7 +10,9 @@ class Price(Section):
     traffic are not in it."""
 
     cpu: float = Field(0.0, ge=0)
+    """Of a CPU."""
     gpu: float = Field(0.0, ge=0)
+    """Of a GPU."""
 
     def usd(self, seconds: float, cpus: float, gpus: float) -> float:
         """The price of CPUs and GPUs that were held for some seconds."""
