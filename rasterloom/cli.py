@@ -232,7 +232,7 @@ def report_command(
     from rasterloom.pipelines.run import run
 
     run(loaded, "report", progress_on(out, quiet=False, log=LogFormat.TEXT))
-    out.print(where(loaded, "report"), highlight=False)
+    out.print(where(loaded, "report", here=True), highlight=False)
 
 
 @app.command("doctor")
@@ -255,11 +255,11 @@ def doctor_command(
         raise typer.Exit(FAILED)
 
 
-def where(recipe: Recipe, last: str) -> str:
-    """The line that says where the result of a run lies."""
+def where(recipe: Recipe, last: str, here: bool = False) -> str:
+    """The lines that say where the results of a run lie; what is on S3 is brought ``here`` if asked."""
     from rasterloom.pipelines.run import result_files
 
-    return "\n".join(_places(result_files(recipe, last)))
+    return "\n".join(_places(result_files(recipe, last, here)))
 
 
 def _places(files: dict[str, str]) -> list[str]:
@@ -294,7 +294,8 @@ def main() -> None:
 
         usage = getattr(error, "exit_code", None)
         if usage == WRONG_USE:  # click's own words on wrong options
-            err.print(f"{getattr(error, 'message', error)}  (--help says more)", markup=False, style="red")
+            said = error.format_message() if hasattr(error, "format_message") else str(error)
+            err.print(f"{said}  (--help says more)", markup=False, style="red")
             sys.exit(WRONG_USE)
         if isinstance(error, StepFailed | StorageError | CommitFailedException | RESTError | OSError):
             err.print(masked(" ".join(str(error).split())), markup=False, highlight=False, style="red")

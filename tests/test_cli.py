@@ -96,3 +96,8 @@ def test_help_names_every_command(rasterloom):
     assert code == 0
     for command in ("run", "plan", "submit", "versions", "report", "failures", "doctor"):
         assert command in out
+
+
+def test_what_is_missing_is_named(rasterloom):
+    code, _, err = rasterloom("jobs", "stop")
+    assert code == 2 and "Missing argument 'ID'" in err

@@ -81,8 +81,13 @@ class Jobs:
             try:
                 return str(self._ask(lambda: self._client.submit_job(**given)))
             except StepFailed as error:
-                if "No available agent" not in str(error) or time.monotonic() > until:
+                if "No available agent" not in str(error):
                     raise
+                if time.monotonic() > until:
+                    raise StepFailed(
+                        f"{error} Its nodes' agents do not run: dashboard_agent.log on them says why; where "
+                        "a machine has two Rays, `ray start --dashboard-agent-listen-port` gives each its own"
+                    ) from None
                 time.sleep(1.0)
 
     def all(self) -> list[Job]:

@@ -11,7 +11,7 @@ from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.retry import ask_for_retry, parse_classes, worked_on
 from rasterloom.pipelines.runner import StepFailed, run_step, start_ray
 from rasterloom.pipelines.settle import settle
-from rasterloom.pipelines.state import Status, file_folder, status
+from rasterloom.pipelines.state import Status, file_folder, local_folder, status
 from rasterloom.pipelines.step import ShardStep, Step
 from rasterloom.pipelines.takedown import refuse_held
 from rasterloom.pipelines.training import training_steps
@@ -143,13 +143,19 @@ def summary(done: Status) -> str:
     return f"{text} in {record.seconds:.1f} s" if text else f"in {record.seconds:.1f} s"
 
 
-def result_files(recipe: Recipe, last: str) -> dict[str, str]:
-    """Where the results that a person looks at lie, once the step ``last`` is done."""
+def result_files(recipe: Recipe, last: str, here: bool = False) -> dict[str, str]:
+    """Where the results that a person looks at lie, once the step ``last`` is done.
+
+    Args:
+        here: bring what lies on S3 to this machine.
+    """
     corpus = Corpus.of(recipe)
     found = {}
+    place = corpus.store.uri if corpus.store.is_s3 else corpus.store.path
     for step in workflow(recipe, last):
-        place = file_folder(corpus, step)
         for kind, name in (("sample", "grid.png"), ("report", "index.html")):
             if step.name == kind and status(corpus, step).done:
-                found[kind] = corpus.store.path(f"{place}/{name}")
+                found[kind] = place(f"{file_folder(corpus, step)}/{name}")
+                if here and corpus.store.is_s3:
+                    found[f"{kind}, a copy"] = str(local_folder(corpus, step) / name)
     return found or {"workspace": recipe.workspace}

@@ -246,7 +246,7 @@ def train_stage(
 
     progress.holds(job.workers, job.takes.cpus, job.takes.gpus)
     progress.update(0, "workers start", total=None, unit="steps")
-    result = ray_train.train_stage(job, show)
+    result = ray_train.train_stage(job, show, lambda text: progress.say(f"{step.name} {text}"))
     if pictures:
         pictures.update()
     return {"steps": result.steps, "tokens": result.tokens}

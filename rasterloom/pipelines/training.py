@@ -45,7 +45,7 @@ def training_steps(recipe: Recipe, corpus: list[Step]) -> list[Step]:
     samples = [_sample_step(recipe, stages[-1])] if stages else []
     shown = (*corpus, *pinned.values(), *stages, *samples)
     told = Report(
-        recipe=json.loads(recipe.model_dump_json(exclude={"run", "catalog"}, exclude_defaults=True))
+        recipe=json.loads(recipe.json_from_folder(exclude={"run", "catalog"}, exclude_defaults=True))
     )
     return [
         *pinned.values(),

@@ -46,9 +46,13 @@ class Recipe(Section):
     @property
     def digest(self) -> str:
         """What records know the recipe by: all of it but ``run``, wherever its folder lies."""
-        text = self.model_dump_json(exclude={"run"})
-        text = text.replace(json.dumps(f"{self._folder}/")[1:-1], "") if self._folder else text
+        text = self.json_from_folder(exclude={"run"})
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    def json_from_folder(self, **options: Any) -> str:
+        """The recipe as JSON, with paths below its folder relative to it: jobs have it in other places."""
+        text = self.model_dump_json(**options)
+        return text.replace(json.dumps(f"{self._folder}/")[1:-1], "") if self._folder else text
 
     @model_validator(mode="before")
     @classmethod

@@ -23,6 +23,7 @@ Progress = Callable[[dict[str, Any]], None]
 
 SHOWN = ("step", "total", "loss", "tokens_per_s", "mfu", "workers")
 REGROW_S = 300.0  # how often a group with fewer workers than it might have looks for room: it costs a restart
+WAITS_S = 30.0  # after which workers that have not begun are said to wait
 PREEMPTION_S = 2.0  # between looks for a notice that a machine will go
 
 # Set for every worker: one thread a CPU that it was given, and no word home.
@@ -41,7 +42,9 @@ class TrainingStopped(RuntimeError):
     """A stage was asked to stop, and has saved a checkpoint to go on from."""
 
 
-def train_stage(job: StageJob, on_progress: Progress = lambda _: None) -> StageResult:
+def train_stage(
+    job: StageJob, on_progress: Progress = lambda _: None, say: Callable[[str], None] = lambda _: None
+) -> StageResult:
     """Train a stage with ``job.workers`` workers and wait for it.
 
     A stage that was interrupted goes on from its last complete checkpoint; one that is done is not done
@@ -53,6 +56,7 @@ def train_stage(job: StageJob, on_progress: Progress = lambda _: None) -> StageR
     Args:
         on_progress: is given ``step``, ``total``, ``loss``, ``tokens_per_s`` and ``workers`` about every
             second, and ``mfu`` as it was last measured, where it is known.
+        say: is told, once, that there is no room for the workers.
 
     Raises:
         ValueError: the job cannot work; nothing was started.
@@ -65,7 +69,7 @@ def train_stage(job: StageJob, on_progress: Progress = lambda _: None) -> StageR
     job.folder.mkdir(parents=True, exist_ok=True)
     job.result_file.unlink(missing_ok=True)
     with _ray(job), _told_to_stop() as stop:
-        outcome = _fit(job, on_progress, stop)
+        outcome = _fit(job, on_progress, say, stop)
     if outcome["end"] == "failed":
         raise TrainingError(outcome["why"])
     if outcome["end"] == "stopped":
@@ -77,7 +81,9 @@ def train_stage(job: StageJob, on_progress: Progress = lambda _: None) -> StageR
     return result
 
 
-def _fit(job: StageJob, on_progress: Progress, stop: threading.Event) -> dict[str, Any]:
+def _fit(
+    job: StageJob, on_progress: Progress, say: Callable[[str], None], stop: threading.Event
+) -> dict[str, Any]:
     """Run the trainer in a thread, pass word on meanwhile, and return what the workers end with."""
     scratch = job.folder / "ray"
     board = ray.remote(num_cpus=0)(_Board).remote()
@@ -98,23 +104,30 @@ def _fit(job: StageJob, on_progress: Progress, stop: threading.Event) -> dict[st
     def fit() -> None:
         try:
             ended.append(trainer.fit())
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # Ray exits the threads that wait for it when it ends
             ended.append(error)
 
     # Not in this thread, where Ray would take Ctrl-C for itself and abort.
     thread = threading.Thread(target=fit, name="fit", daemon=True)
     thread.start()
+    tell_at = time.monotonic() + WAITS_S
     try:
         shown = None
         while thread.is_alive():
             thread.join(1.0)
-            if stop.is_set():
+            if not ray.get(board.has_begun.remote()):
+                if stop.is_set():
+                    return {"end": "stopped"}  # nobody has anything to save
+                if time.monotonic() > tell_at:
+                    say(_why_it_waits(job))
+                    tell_at = math.inf
+            elif stop.is_set():
                 ray.get(board.stop.remote())
             shown = _show(ray.get(board.read.remote()), shown, on_progress)
     finally:
         ray.kill(board)
         shutil.rmtree(scratch, ignore_errors=True)
-    if isinstance(ended[0], Exception):
+    if isinstance(ended[0], BaseException):
         raise TrainingError(_reason(ended[0])) from ended[0]
     outcome: dict[str, Any] = ended[0].return_value
     return outcome
@@ -130,6 +143,17 @@ def scaling(job: StageJob) -> ScalingConfig:
         resources_per_worker=job.takes.needs,
         placement_strategy=job.takes.placement,
         accelerator_type=job.takes.accelerator,
+    )
+
+
+def _why_it_waits(job: StageJob) -> str:
+    free = ray.available_resources()
+    needs = {name: (amount, free.get(name, 0.0)) for name, amount in job.takes.needs.items()}
+    each = ", ".join(f"{name} {amount:g}" for name, (amount, _) in needs.items())
+    left = ", ".join(f"{name} {amount:g}" for name, (_, amount) in needs.items())
+    return (
+        f"waits for room: {job.min_workers or job.workers} workers take {each} each, and free on all nodes "
+        f"together are {left}; what is not free is held by others, such as this job's own driver (run.driver)"
     )
 
 
@@ -154,7 +178,13 @@ class _Board:
 
     def __init__(self) -> None:
         self._record: dict[str, Any] | None = None
-        self._stop = False
+        self._begun = self._stop = False
+
+    def begin(self) -> None:
+        self._begun = True
+
+    def has_begun(self) -> bool:
+        return self._begun
 
     def write(self, record: dict[str, Any]) -> bool:
         """Leave what is noted of a step; returns whether to stop."""
@@ -212,6 +242,7 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
     from rasterloom.train.guard import TrainingDiverged
 
     job: StageJob = config["job"]
+    config["board"].begin.remote()
     torch.set_num_threads(job.takes.threads)
     word = _Word(config["board"])
     threading.Thread(target=word.look_for_preemption, name="preemption", daemon=True).start()

@@ -16,6 +16,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from rasterloom.recipe import Stage, Train
+from rasterloom.train import ray_train
 from rasterloom.train.engine import run_worker
 from rasterloom.train.job import StageJob, WorkerTakes
 from rasterloom.train.metrics import read_metrics
@@ -169,6 +170,21 @@ def test_whatever_happens_the_stage_goes_on_as_if_nothing_had(job, tmp_path, clu
     before = job.metrics_file.stat().st_mtime_ns
     assert train_stage(job) == result  # done is done
     assert job.metrics_file.stat().st_mtime_ns == before
+
+
+def test_workers_without_room_are_told_of_and_can_be_stopped(job, cluster, monkeypatch):
+    monkeypatch.setattr(ray_train, "WAITS_S", 2.0)
+    stop, told = threading.Event(), []
+
+    def say(text):
+        told.append(text)
+        stop.set()
+
+    job = replace(job, workers=3, min_workers=None)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    assert ray_train._fit(job, lambda _: None, say, stop) == {"end": "stopped"}
+    (text,) = told
+    assert "3 workers take CPU 1 each, and free on all nodes together are CPU" in text
 
 
 def test_what_workers_take_is_said_in_ray_train_s_words(job):
