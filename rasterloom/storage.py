@@ -273,11 +273,7 @@ class Store:
             folder = Path(path).parent
             with disk.told(str(folder)):
                 folder.mkdir(parents=True, exist_ok=True)
-                try:
-                    pq.write_table(table, path, filesystem=self.filesystem, **options)
-                except BaseException:  # half a file is of no use, and takes room
-                    Path(path).unlink(missing_ok=True)
-                    raise
+                pq.write_table(table, path, **options)  # which deletes half a file where it fails
         return int(self.filesystem.get_file_info(path).size)
 
     @contextlib.contextmanager
