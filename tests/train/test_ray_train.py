@@ -14,6 +14,7 @@ import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
 
 from rasterloom.recipe import Stage, Train
 from rasterloom.train.engine import run_worker
@@ -169,6 +170,41 @@ def test_whatever_happens_the_stage_goes_on_as_if_nothing_had(job, tmp_path, clu
     before = job.metrics_file.stat().st_mtime_ns
     assert train_stage(job) == result  # done is done
     assert job.metrics_file.stat().st_mtime_ns == before
+
+
+def test_a_machine_that_is_announced_to_go_costs_no_failure(job, cluster):
+    """The notice that Ray passes on from a cloud: a checkpoint at once, and training goes on elsewhere."""
+    cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    stage = job.stage.model_copy(update={"steps": 700})
+    job = replace(job, stage=stage, workers=1, min_workers=None, max_failures=0)
+    ended, happened = threading.Event(), []
+
+    def announce() -> None:
+        going = lambda: not ended.is_set()  # noqa: E731
+        (worker,) = await_workers(1, (), going)
+        await_steps(job, 4, going)
+        machine = next(node for node in cluster.worker_nodes if raylet(node) == worker.ppid())
+        client = ray._private.worker.global_worker.gcs_client
+        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        deadline_ms = int(1000 * (time.time() + DEADLINE_S))
+        accepted, why = client.drain_node(machine.node_id, reason, "spot", deadline_ms)
+        assert accepted, why
+        while not saved(job) and going():
+            time.sleep(0.05)
+        happened.append(saved(job)[0])
+        cluster.remove_node(machine, allow_graceful=False)
+
+    thread = threading.Thread(target=announce)
+    thread.start()
+    try:
+        result = train_stage(job)
+    finally:
+        ended.set()
+        thread.join()
+    (at,) = happened
+    assert at < result.steps == 700
+    assert [record["step"] for record in read_metrics(job.metrics_file)] == list(range(1, 701))
 
 
 def test_a_worker_that_fails_says_why(job, cluster):
