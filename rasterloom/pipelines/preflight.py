@@ -56,7 +56,8 @@ def _check_settings(step: Step) -> None:
         if shape.vocab < profile.vocab_size:
             raise ValueError(
                 f"the checkpoint {config.train.init} has a vocabulary of {shape.vocab}, but the tokens are "
-                f"of profile {profile.name!r} with {profile.vocab_size}"
+                f"of profile {profile.name!r} with {profile.vocab_size}: take another train.init, or the "
+                "codec and text vocabulary that the checkpoint was trained on (tokenize)"
             )
         frozen(parameter_shapes(shape, config.train.model.lora), config.stage.freeze)
     except ValueError as error:

@@ -54,7 +54,7 @@ def start_ray(run: Run) -> None:
     """Connect to the recipe's cluster, or that of the job that this is, or start Ray on this machine.
 
     Raises:
-        StepFailed: there is no such cluster, or it does not let us in.
+        StepFailed: there is no such cluster, it does not let us in, or Ray does not start here.
     """
     ours = {name: value for name, value in VARIABLES.items() if name not in os.environ}
     os.environ.update(ours)
@@ -80,13 +80,19 @@ def _init(run: Run, variables: dict[str, str]) -> None:
             raise StepFailed(f"cannot connect to the Ray cluster {address}: {said}") from None
         return
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a Ray of our own, on loopback
-    ray.init(
-        address="local",  # not any that happens to run here
-        num_cpus=run.cpus or os.cpu_count() or 1,
-        include_dashboard=False,
-        object_store_memory=256 * 2**20,  # paths travel between tasks, not pixels
-        **quiet,
-    )
+    try:
+        ray.init(
+            address="local",  # not any that happens to run here
+            num_cpus=run.cpus or os.cpu_count() or 1,
+            include_dashboard=False,
+            object_store_memory=256 * 2**20,  # paths travel between tasks, not pixels
+            **quiet,
+        )
+    except Exception as error:  # Ray's own class for a machine that is too busy to start it in time
+        said = str(error).splitlines()[0].rstrip(".")
+        raise StepFailed(
+            f"Ray did not start on this machine: {said}: run it again when it has less to do"
+        ) from None
 
 
 def _stop_on_sigterm() -> None:

@@ -162,7 +162,9 @@ def stage_plan(
         rows, passes = (np.concatenate(rows),), (1.0,)
     fewest = sum(int(share * len(part)) for share, part in zip(passes, rows, strict=True))
     if fewest < rows_multiple:
-        raise ValueError(f"rows_multiple {rows_multiple} is more than the rows of an epoch ({fewest})")
+        raise ValueError(
+            f"rows_multiple {rows_multiple} is more than the rows of an epoch ({fewest}): lower it"
+        )
     numbers = None if groups is None else np.asarray(groups)
     return StagePlan(lengths, seed, batch_tokens, epochs, steps, tokens, rows, passes, numbers, rows_multiple)
 

@@ -45,7 +45,8 @@ def model_config(init: str, profile: Profile) -> ChameleonConfig:
     if size < profile.vocab_size:
         raise ValueError(
             f"the checkpoint {init} has a vocabulary of {size}, but the tokens are of profile "
-            f"{profile.name!r} with {profile.vocab_size}"
+            f"{profile.name!r} with {profile.vocab_size}: take another train.init, or the codec and text "
+            "vocabulary that the checkpoint was trained on (tokenize)"
         )
     with quiet():
         config = ChameleonConfig.from_pretrained(init)

@@ -4,11 +4,13 @@ import threading
 import time
 from io import StringIO
 
+import pytest
+import ray
 from pydantic import BaseModel
 from rich.console import Console
 
 from rasterloom.pipelines.progress import Progress
-from rasterloom.pipelines.runner import run_step
+from rasterloom.pipelines.runner import StepFailed, run_step, start_ray
 from rasterloom.pipelines.state import local_folder, status
 from rasterloom.pipelines.step import FileStep
 from rasterloom.recipe import Run
@@ -61,3 +63,15 @@ def test_what_a_stopped_run_left_is_not_taken_over(tmp_path):
     (left / "old").write_text("half")
     run_step(corpus, step, Run(), "digest", Progress(Console(file=StringIO())))
     assert [p.name for p in left.iterdir()] == ["new"]
+
+
+def test_a_ray_that_does_not_start_is_one_line(monkeypatch):
+    def too_busy(**options):
+        raise Exception("The current node timed out during startup.\nSee the logs.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", too_busy)
+    monkeypatch.setattr("rasterloom.pipelines.runner._stop_on_sigterm", lambda: None)
+    with pytest.raises(StepFailed, match=r"^Ray did not start .* during startup: run it again"):
+        start_ray(Run())

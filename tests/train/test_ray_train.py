@@ -14,6 +14,7 @@ import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
 
 from rasterloom.recipe import Stage, Train
 from rasterloom.train import ray_train
@@ -180,11 +181,11 @@ def test_workers_without_room_are_told_of_and_can_be_stopped(job, cluster, monke
         told.append(text)
         stop.set()
 
-    job = replace(job, workers=3, min_workers=None)
+    job = replace(job, workers=30, min_workers=None)
     job.folder.mkdir(parents=True, exist_ok=True)
     assert ray_train._fit(job, lambda _: None, say, stop) == {"end": "stopped"}
     (text,) = told
-    assert "3 workers take CPU 1 each, and free on all nodes together are CPU" in text
+    assert "30 workers take CPU 1 each, and free on all nodes together are CPU" in text
 
 
 def test_what_workers_take_is_said_in_ray_train_s_words(job):
@@ -195,6 +196,41 @@ def test_what_workers_take_is_said_in_ray_train_s_words(job):
     assert asked.resources_per_worker == {"CPU": 11, "GPU": 1, "memory": 1e11}
     assert scaling(replace(job, min_workers=2)).num_workers == 2
     assert scaling(job).resources_per_worker == {"CPU": 1}
+
+
+def test_a_machine_that_is_announced_to_go_costs_no_failure(job, cluster):
+    """The notice that Ray passes on from a cloud: a checkpoint at once, and training goes on elsewhere."""
+    cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    stage = job.stage.model_copy(update={"steps": 700})
+    job = replace(job, stage=stage, workers=1, min_workers=None, max_failures=0)
+    ended, happened = threading.Event(), []
+
+    def announce() -> None:
+        going = lambda: not ended.is_set()  # noqa: E731
+        (worker,) = await_workers(1, (), going)
+        await_steps(job, 4, going)
+        machine = next(node for node in cluster.worker_nodes if raylet(node) == worker.ppid())
+        client = ray._private.worker.global_worker.gcs_client
+        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        deadline_ms = int(1000 * (time.time() + DEADLINE_S))
+        accepted, why = client.drain_node(machine.node_id, reason, "spot", deadline_ms)
+        assert accepted, why
+        while not saved(job) and going():
+            time.sleep(0.05)
+        happened.append(saved(job)[0])
+        cluster.remove_node(machine, allow_graceful=False)
+
+    thread = threading.Thread(target=announce)
+    thread.start()
+    try:
+        result = train_stage(job)
+    finally:
+        ended.set()
+        thread.join()
+    (at,) = happened
+    assert at < result.steps == 700
+    assert [record["step"] for record in read_metrics(job.metrics_file)] == list(range(1, 701))
 
 
 def test_a_worker_that_fails_says_why(job, cluster):

@@ -1,16 +1,19 @@
 """Stages that are cut off and taken up by as many ranks as there are."""
 
+import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import ranks
 import torch
 from plain_loop import plain_loop
+from safetensors.torch import load_file
 
 from rasterloom.recipe import DeepSpeed, Stage, Train
+from rasterloom.recipe.model import Lora, Model
 from rasterloom.storage import Store
-from rasterloom.train.checkpoint import latest, prune
+from rasterloom.train.checkpoint import Position, complete, latest, prune
 from rasterloom.train.job import finished
 from rasterloom.train.metrics import read_metrics
 from rasterloom.train.ray_train import _fetch_output
@@ -43,6 +46,23 @@ def test_other_numbers_of_ranks_go_on_as_if_nothing_had_happened(job, zero, bf16
     assert [r["step"] for r in read_metrics(job.metrics_file)] == list(range(1, 9))
     assert losses(job) == pytest.approx(plain_loop(job)[0], abs=2e-2 if bf16 else 2e-5)
     assert len(list((job.folder / "checkpoints").glob("*.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("zero", "model", "frozen"),
+    [(2, Model(lora=Lora(rank=2, vocabulary=True)), ()), (3, Model(), ("embeddings", "norms"))],
+)
+def test_what_is_frozen_stays_so_with_another_number_of_ranks(job, tmp_path, zero, model, frozen):
+    job = changed(job, deepspeed=DeepSpeed(zero=zero), model=model)
+    job = replace(job, stage=job.stage.model_copy(update={"freeze": frozen, "steps": 4}))
+    whole = replace(job, out_dir=str(tmp_path / "whole"))
+    ranks.train(whole, 1)
+    assert ranks.train(job, 2, stop_at=2) == "stopped"
+    assert ranks.train(job, 3) == "done"
+    assert losses(job) == pytest.approx(losses(whole), abs=2e-5)
+    ours, expected = (load_file(one.model_dir / "model.safetensors") for one in (job, whole))
+    for name, tensor in expected.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_a_rank_that_dies_is_made_good(job):
@@ -110,6 +130,38 @@ def test_checkpoints_on_s3(job, s3, tmp_path):
     assert finished(last) is not None
     assert (last.model_dir / "config.json").exists()
     assert losses(last) == losses(there)
+
+
+def checkpoint_by_hand(store, step, job="mine"):
+    """A complete checkpoint of one file of four bytes."""
+    folder = f"step-{step:08d}-a"
+    position = Position(job, "1", world_size=2, step=step, tokens=0, seconds=0.0)
+    record = {"position": asdict(position), "folder": folder, "files": {"state/x": 4}}
+    store.put(f"{folder}/state/x", b"four")
+    store.put(f"step-{step:08d}.json", json.dumps(record).encode())
+    return f"{folder}/state/x"
+
+
+@pytest.mark.parametrize("harm", ["gone", "short", "empty"])
+def test_a_checkpoint_is_used_only_if_all_its_files_are_there_at_their_sizes(tmp_path, harm):
+    store = Store(str(tmp_path))
+    checkpoint_by_hand(store, 9)
+    file = checkpoint_by_hand(store, 12)
+    assert latest(store, "mine").position.step == 12
+    store.delete(file)
+    if harm != "gone":
+        store.put(file, b"fo" if harm == "short" else b"")
+    assert [one.position.step for one in complete(store, "mine")] == [9]
+    assert latest(store, "mine").position.step == 9
+
+
+def test_a_checkpoint_of_another_job_is_refused_and_not_passed_over(tmp_path):
+    store = Store(str(tmp_path))
+    checkpoint_by_hand(store, 9)
+    checkpoint_by_hand(store, 12, job="other")
+    with pytest.raises(ValueError, match="are of a stage with other settings or other data; use another"):
+        latest(store, "mine")
+    assert latest(store, None).position.job == "other"
 
 
 def test_what_lost_attempts_left_is_deleted(tmp_path):
