@@ -89,7 +89,7 @@ def data_card(
         *_versions(corpus, tables.snapshots, records),
     ]
     if levels:
-        lines += ["## What became of every pair", "", *table(["", "rows"], _outcomes(levels)), ""]
+        lines += ["## What became of every pair", "", *table(["", "rows"], _outcomes(levels))]
     values = data.quantiles(tables)
     if values:
         figures = [(name, *map(words.figure, of)) for name, of in values.items()]
