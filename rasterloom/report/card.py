@@ -110,7 +110,7 @@ def data_card(
     lines += counts("Licences", origin["licence"], "kept") if origin["licence"] else []
     lines += counts("Sources", origin["source"], "kept") if origin["source"] else []
     if stages:
-        trained = [(s.name, len(s.steps), _loss(s)) for s in stages]
+        trained = [(s.name, s.last_step, _loss(s)) for s in stages]
         lines += ["## Trained on it", "", *table(["stage", "steps", "held-out loss"], trained)]
     lines += ["## Recipe", "", "```yaml", recipe_text.strip().replace("```", "'''"), "```", ""]
     lines += ["Licences and captions are those that the sources state; neither was checked.", ""]
