@@ -62,7 +62,8 @@ def _side_of(recipe: Recipe, other: str) -> Side:
         return side_of_recipe(loaded, f"{loaded.corpus} of {Path(other).name}")
     corpus = Corpus.of(recipe)
     nodes = lineage.graph(corpus)
-    if other.isdecimal() or any(ref.name == other for ref in refs(corpus)):
+    is_snapshot = other.isdecimal() and any(node.snapshot_id == int(other) for node in nodes.values())
+    if is_snapshot or any(ref.name == other for ref in refs(corpus)):
         return side_of_version(replace(corpus, ref=other), nodes)
     try:
         run = lineage.find(nodes, other)

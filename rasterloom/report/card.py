@@ -89,7 +89,7 @@ def data_card(
         *_versions(corpus, tables.snapshots, records),
     ]
     if levels:
-        lines += ["## What became of every pair", "", *table(["", "rows"], _outcomes(levels)), ""]
+        lines += ["## What became of every pair", "", *table(["", "rows"], _outcomes(levels))]
     values = data.quantiles(tables)
     if values:
         figures = [(name, *map(words.figure, of)) for name, of in values.items()]
@@ -110,7 +110,7 @@ def data_card(
     lines += counts("Licences", origin["licence"], "kept") if origin["licence"] else []
     lines += counts("Sources", origin["source"], "kept") if origin["source"] else []
     if stages:
-        trained = [(s.name, len(s.steps), _loss(s)) for s in stages]
+        trained = [(s.name, s.last_step, _loss(s)) for s in stages]
         lines += ["## Trained on it", "", *table(["stage", "steps", "held-out loss"], trained)]
     lines += ["## Recipe", "", "```yaml", recipe_text.strip().replace("```", "'''"), "```", ""]
     lines += ["Licences and captions are those that the sources state; neither was checked.", ""]

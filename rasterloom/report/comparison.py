@@ -170,7 +170,7 @@ def _stage_pair(a: Stage | None, b: Stage | None) -> StagePair:
     names = [stage.name if stage else "–" for stage in sides]
     title = f"Stage {names[0]}" if names[0] == names[1] else f"Stage {names[0]} of A, {names[1]} of B"
     figures = [
-        count_line("steps", [len(s.steps) if s else None for s in sides]),
+        count_line("steps", [s.last_step if s else None for s in sides]),
         count_line("tokens", [round(s.total("tokens")) if s else None for s in sides]),
         figure_line("tokens/s", [s.last("tokens_per_s") if s else None for s in sides]),
         figure_line("loss, the last 20 steps", [s.last("loss") if s else None for s in sides]),

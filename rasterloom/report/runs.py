@@ -34,6 +34,11 @@ class Stage:
     evaluation: dict[str, Any] | None = None  # what `rasterloom evaluate` found
 
     @property
+    def last_step(self) -> int:
+        """How far it came; not every step is measured (``log_every``)."""
+        return int(self.steps[-1]["step"]) if self.steps else 0
+
+    @property
     def heldout_loss(self) -> float | None:
         """Of all buckets together, as the stage ended."""
         return self.after[ALL]["loss"] if ALL in self.after else None

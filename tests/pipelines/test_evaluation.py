@@ -68,7 +68,7 @@ def test_a_stage_beside_the_whole_run(trained, rasterloom, tmp_path):
     assert code == 0, error
     html = out.read_text()
     rows = dict(re.findall(r"<bdi>(steps)</bdi></th><td>(.*?)</tr>", html))
-    assert rows == {"steps": "–</td><td>1</td><td></td>"}, "the last stage's: A has none"
+    assert rows == {"steps": "–</td><td>2</td><td></td>"}, "the last stage's: A has none"
     assert "Stage 1-64" in html and "Stage – of A, 2-64 of B" in html
     assert html.count('alt="A draws: a red circle"') == html.count('alt="B draws: a red circle"') == 1
     assert "<td>the step</td>" in html, "B has a stage that A has not"

@@ -4,6 +4,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from rasterloom.report.page import build_report
+from rasterloom.storage import Store
+from rasterloom.versions.tables import Corpus
 
 SECTIONS = ("funnel", "images", "failures", "scores", "tokens", "codec", "versions", "time", "recipe")
 VOID = {"meta", "img", "br"}
@@ -124,3 +126,19 @@ def test_a_workspace_without_anything_gives_a_page_that_says_so(make_workspace, 
     text = build_report(inputs, tmp_path / "deep" / "er").read_text()
     assert Page(text).sections == []
     assert "Nothing has been made yet" in text
+
+
+def test_a_corpus_on_s3_gives_the_same_page(
+    workspace, make_workspace, some_items, seaweedfs, s3, tmp_path
+) -> None:
+    there = make_workspace()
+    there.corpus = Corpus("scenes", Store(f"{s3}/report"), tuple(sorted(seaweedfs.catalog.items())))
+    there.fill(some_items)
+    texts = [
+        build_report(made.inputs(), tmp_path / name).read_text()
+        for name, made in (("a", there), ("b", workspace))
+    ]
+    pictures = [re.findall(r'src="(data:image[^"]*)"', text) for text in texts]
+    assert pictures[0] == pictures[1] and len(pictures[0]) > 40
+    failures = [text[text.index('id="failures"') : text.index('id="scores"')] for text in texts]
+    assert failures[0] == failures[1]

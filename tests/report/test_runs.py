@@ -22,7 +22,7 @@ def test_a_step_that_was_measured_twice_counts_once(tmp_path: Path) -> None:
     stage = read_stage("64", tmp_path)
     assert stage is not None
     assert stage.series("loss") == [(1, 5), (2, 3.5), (3, 3)]
-    assert stage.total("tokens") == 24
+    assert stage.total("tokens") == 24 and stage.last_step == 3
     assert stage.last("loss", over=2) == 3.25
     assert stage.last("nothing") is None
 
@@ -34,6 +34,12 @@ def test_values_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
     stage = read_stage("64", tmp_path)
     assert stage is not None
     assert stage.series("loss") == [(2, 2)]
+
+
+def test_steps_that_were_not_measured_count(tmp_path: Path) -> None:
+    write(tmp_path, "metrics.jsonl", *({"step": s, "loss": 2} for s in (50, 100)))
+    stage = read_stage("64", tmp_path)
+    assert stage is not None and stage.last_step == 100
 
 
 def test_heldout_losses_as_the_stage_began_and_ended(tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ NEW = {  # another value, where the schema does not suggest one, and what else i
     "run.steps.memory": "1GB",
     "run.steps.resources": {"fetch": 1},
     "run.steps.actors": 2,
+    "run.steps.placement": None,  # of training workers
     "run.driver.memory": "1GB",
     "run.driver.resources": {"steady": 1},
 }
