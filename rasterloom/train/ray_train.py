@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rasterloom.train.job import StageJob, StageResult, check, finished
 
@@ -86,7 +87,9 @@ def _fit(
 ) -> dict[str, Any]:
     """Run the trainer in a thread, pass word on meanwhile, and return what the workers end with."""
     scratch = job.folder / "ray"
-    board = ray.remote(num_cpus=0)(_Board).remote()
+    # On this node, which the stage ends with anyway: anywhere else it could go with a worker's.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": job, "board": board},

@@ -229,10 +229,8 @@ def test_where_a_log_says_that_a_run_is():
     step = '{"time": "", "event": "step", "step": "images"}\n'
     going = step.replace('"step", ', '"progress", "shards_done": 4, "shards_total": 10, "eta_s": 61, ')
     assert where_at(step) == "images"
-    assert (
-        where_at(step + going + '{"time": "", "event": "note"}\n{"no": "line of ours"\n')
-        == "images 4 of 10, 1:01 left"
-    )
+    others = '{"time": "", "event": "note"}\n{"no": "line of ours"\n'
+    assert where_at(step + going + others) == "images 4 of 10, 1:01 left"
     assert where_at("pairs      never run\n") == "pairs"
     assert (
         where_at("codes/64  never run\n  codes/64 waits for a node: it takes\n")
