@@ -74,7 +74,10 @@ class Block:
 def recipe_of(block):
     """The recipe that a block of YAML is, or is a part of: with what it leaves out."""
     given = yaml.safe_load(block.text)
-    train = {"train": {"stages": [{"target": 512, "steps": 1}], **given["train"]}} if "train" in given else {}
+    stage = {"target": 512, "steps": 1}
+    train = (
+        {"train": {"stages": [stage] * 2, **given.get("train", {})}} if {"train", "run"} & {*given} else {}
+    )
     return {"corpus": "demo", "sources": [{"path": "pairs.parquet"}], **given, **train}
 
 
