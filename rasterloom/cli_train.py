@@ -115,7 +115,7 @@ def _tell(one: Any, mfu: float, usd: float | None, output: OutputFormat) -> None
     _line("steps", f"{estimate.steps:,}, {estimate.tokens / estimate.steps:,.0f} tokens each")
     parts = f"{estimate.micro_batches} micro-batches" if estimate.micro_batches > 1 else "all at once"
     _line("a worker", f"at most {estimate.rank_tokens:,} tokens at once, {parts}")
-    uneven = estimate.useful_share < EVEN
+    uneven = estimate.useful_share < EVEN and one.step.config.stage.rows_multiple == 1
     way_out = "; the stage's rows_multiple evens it out (docs/training.md, Plan)" if uneven else ""
     _line("useful", f"{estimate.useful_share:.1%} of the tokens that fit the slowest worker's time{way_out}")
     _line(

@@ -69,21 +69,28 @@ def whole_weights(folder: Path) -> dict[str, Tensor]:
     Args:
         folder: of a checkpoint, of any ZeRO stage and number of ranks.
     """
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-    shards = sorted((folder / STATE).glob("*_optim_states.pt"), key=_rank)
-    if not shards:
-        weights = _read(folder / STATE / _PLAIN)["module"]
-    elif ZERO_STAGE in _read(shards[0])[OPTIMIZER]:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            weights = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=STATE)
-    else:
-        weights = _of_bf16_optimizer(folder / STATE / _PLAIN, shards)
+    # DeepSpeed, which these files bring in, prints what it does.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        weights = _weights(folder)
     return {  # copies: safetensors writes no views of larger tensors
         name.removeprefix(_MODULE): tensor.to(torch.float32, copy=True)
         for name, tensor in weights.items()
         if name.startswith(_MODULE)
     }
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    shards = sorted((folder / STATE).glob("*_optim_states.pt"), key=_rank)
+    weights: dict[str, Tensor]
+    if not shards:
+        weights = _read(folder / STATE / _PLAIN)["module"]
+    elif ZERO_STAGE in _read(shards[0])[OPTIMIZER]:
+        weights = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=STATE)
+    else:
+        weights = _of_bf16_optimizer(folder / STATE / _PLAIN, shards)
+    return weights
 
 
 def _of_bf16_optimizer(plain: Path, shards: Sequence[Path]) -> dict[str, Tensor]:

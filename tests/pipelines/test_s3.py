@@ -159,3 +159,17 @@ def test_the_quickstart_runs_on_s3_by_its_workspace_alone(
     assert rasterloom("versions", "tag", recipe, "v1")[0] == 0
     code, printed, error = rasterloom("versions", "export", recipe, tmp_path / "out", "--at", "v1")
     assert code == 0 and sorted(p.name for p in (tmp_path / "out").iterdir()), error
+
+    # A mixture of its own tokens and of a version's, and the checkpoint that it leaves on S3.
+    mixture = f"[{{target: 64, weight: 1}}, {{target: 96, weight: 2, corpus: {name}@v1}}]"
+    head, tail = text.split("  stages:\n")[0], text[text.index("\nsample:") :]
+    stages = f"  stages:\n    - {{steps: 2, batch_tokens: 1024, mixture: {mixture}}}\n"
+    recipe.write_text(head + stages + tail)
+    code, printed, error = rasterloom("train", recipe)
+    assert code == 0 and f"pinned/{name}-v1-96" in printed, printed + error
+    code, printed, error = rasterloom(
+        "evaluate", recipe, "--step", "2", "--target", "64", "--pictures", "0", "--format", "json"
+    )
+    assert code == 0, error
+    (found,) = json.loads(printed)["checkpoints"]
+    assert found["name"] == "1-64-96 step 2" and found["heldout"]["all"]["rows"] > 0

@@ -1,5 +1,7 @@
 """Models of checkpoints in the middle of a stage, whatever ZeRO has sharded."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -79,3 +81,12 @@ def test_one_without_a_config_is_refused(job, profile, tmp_path):
     older = replace(last, files={name: size for name, size in last.files.items() if name != CONFIG})
     with pytest.raises(ValueError, match=r"^step-00000001-\w+ has no config.json: an earlier version"):
         export_checkpoint(job.checkpoint_store, older, profile, tmp_path / "at", lora=None)
+
+
+def test_nothing_is_printed(job, tmp_path):
+    """In a process that has not had DeepSpeed yet: what a command prints as JSON stays that."""
+    ranks.train(job, 1, stop_at=1)
+    folder = job.checkpoint_store.path(latest(job.checkpoint_store, None).name)
+    code = f"from rasterloom.train.consolidate import *; whole_weights(Path({folder!r}))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert printed.stdout == ""
