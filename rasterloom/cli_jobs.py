@@ -94,6 +94,8 @@ def list_command(
             print(json.dumps({**job.__dict__, "began": began, "at": jobs.step_of(job)}))
         return
     table = Table("id", "corpus", "status", "began", "took", "", box=None, pad_edge=False)
+    table.columns[0].no_wrap = True  # other commands take it
+    table.columns[0].min_width = max((len(job.id) for job in found), default=0)
     for job in found:
         began = f"{job.began.astimezone():%Y-%m-%d %H:%M}" if job.began else ""
         took = clock(job.seconds) if job.seconds is not None else ""

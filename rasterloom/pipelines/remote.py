@@ -17,7 +17,7 @@ from rasterloom.pipelines.pool import needs_of
 from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.stages import TrainAt, worker_needs, worker_takes
 from rasterloom.pipelines.step import ShardStep
-from rasterloom.recipe import Recipe, RecipeError
+from rasterloom.recipe import DriverTakes, Recipe, RecipeError
 from rasterloom.versions.tables import Corpus
 
 SLOW_S = 1.0  # of looking up a name
@@ -98,7 +98,21 @@ def cluster(address: str, recipe: Recipe | None) -> Iterator[Finding]:
     way_out = "" if same else ": install the same, so that jobs do what they do here"
     yield Finding(same, f"Ray {jobs.version} there, {ray.__version__} here{way_out}")
     if recipe:
-        yield from room(recipe, jobs.nodes())
+        yield from room(recipe, without_driver(jobs.nodes(), recipe.run.driver))
+
+
+def without_driver(nodes: list[dict[str, float]], driver: DriverTakes) -> list[dict[str, float]]:
+    """What a job's driver leaves of the nodes: it is on the smallest that has room for it."""
+    needs = {"CPU": 1.0 if driver.cpus is None else driver.cpus, **driver.resources}
+    if driver.memory:
+        needs["memory"] = float(driver.memory)
+    needs = {name: amount for name, amount in needs.items() if amount}
+    fitting = [node for node in nodes if slots([node], needs)]
+    if not needs or not fitting:
+        return nodes
+    its = min(fitting, key=lambda node: node.get("CPU", 0.0))
+    left = {name: has - needs.get(name, 0.0) for name, has in its.items()}
+    return [left if node is its else node for node in nodes]
 
 
 def room(recipe: Recipe, nodes: list[dict[str, float]]) -> Iterator[Finding]:

@@ -164,7 +164,9 @@ def _where_stopped(job: StageJob) -> str:
     from rasterloom.train.checkpoint import latest
 
     last = latest(job.checkpoint_store, job.digest())
-    step = last.position.step if last else 0
+    if last is None:
+        return "stopped before anything was saved: run it again"
+    step = last.position.step
     return f"stopped after step {step}, which is saved in {job.checkpoint_store.root}: run it again to go on"
 
 

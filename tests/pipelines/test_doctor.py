@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rasterloom.pipelines import doctor, remote
 from rasterloom.pipelines.nodes import slots
-from rasterloom.recipe import load_recipe
+from rasterloom.recipe import DriverTakes, load_recipe
 from rasterloom.storage import Store
 from rasterloom.train.gpus import Gpu
 from rasterloom.versions.tables import Corpus
@@ -55,6 +55,14 @@ def test_the_clock(server, monkeypatch, seconds, ok, words):
     server.answers.date = None
     (found,) = remote.clock(BUCKET)
     assert found.ok and "does not tell the time" in found.what
+
+
+def test_the_driver_of_a_job_takes_its_own(tmp_path):
+    small, big = {"CPU": 2.0, "steady": 1.0}, {"CPU": 8.0}
+    assert remote.without_driver([big, small], DriverTakes()) == [big, {**small, "CPU": 1.0}]
+    assert remote.without_driver([big, small], DriverTakes(cpus=0)) == [big, small]
+    assert remote.without_driver([big, small], DriverTakes(cpus=4)) == [{"CPU": 4.0}, small]
+    assert remote.without_driver([big, small], DriverTakes(cpus=16)) == [big, small]
 
 
 def test_room_for_a_recipe_s_workers(tmp_path):
