@@ -1,6 +1,7 @@
 """`make demo`: draws the quickstart's pictures, serves them on loopback, and runs the recipe on them."""
 
 import argparse
+import errno
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -43,4 +44,9 @@ def site_of(recipe: Recipe) -> tuple[Path, int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        sys.exit(f"the web site's port is taken, perhaps by another demo: {error.strerror}")
