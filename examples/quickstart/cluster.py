@@ -27,11 +27,13 @@ def main() -> int:
     arguments.add_argument("folder", type=Path, metavar="FOLDER", help="new folder for recipe and lists")
     arguments.add_argument("--s3", type=Path, default=Path("work/s3"), help="the one of infra/s3/local.sh")
     arguments.add_argument("--scenes", type=int, default=400, help="scenes to draw (default: %(default)s)")
+    arguments.add_argument("--port", type=int, help="of the web site (default: the recipe's)")
     options = arguments.parse_args()
     where = options.s3 / "recipe.yaml"
     if not where.exists():
         sys.exit(f"{where} is not there: infra/s3/local.sh {options.s3} starts an S3 server and writes it")
-    _, port = site_of(load_recipe(SMALL))
+    _, usual = site_of(load_recipe(SMALL))
+    port = options.port or usual
     site = options.folder.with_name(f"{options.folder.name}-site")
     if not (options.folder / "recipe.yaml").exists():
         print(f"Drawing {options.scenes:,} scenes into {site} ...", flush=True)
@@ -41,6 +43,7 @@ def main() -> int:
             shutil.copy(pairs, options.folder)
         text = SMALL.read_text().replace("../work/site-small/", "")
         recipe = text.replace("workspace: ../work/small\n", where.read_text())
+        recipe = recipe.replace(f"127.0.0.1:{usual}", f"127.0.0.1:{port}")
         (options.folder / "recipe.yaml").write_text(recipe)
     with serve(site, port), suppress(KeyboardInterrupt):
         print(f"{options.folder}/recipe.yaml is ready; serving its pictures until interrupted", flush=True)
