@@ -64,7 +64,8 @@ class Pictures:
                 Image.fromarray(pixels).save(_picture_of(drawing, number))
 
     def _show(self, pictures: Sequence[Any], record: dict[str, Any]) -> None:
-        board = TensorBoard(self.stage / EVENTS, suffix=".pictures")
+        # Names of files have seconds, and two drawings may be shown in one.
+        board = TensorBoard(self.stage / EVENTS, suffix=f".pictures-{record['step']:08d}")
         for prompt, pixels in zip(record["prompts"], pictures, strict=True):
             board.picture(f"samples/{prompt}", pixels, record["step"])
         board.close()

@@ -46,6 +46,7 @@ VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of shards that were under way when another one ended the step
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 

@@ -30,10 +30,11 @@ def test_rows_of_one_version_only(two_versions, rasterloom, tmp_path):
     lines = [line for line in more.read_text().splitlines() if "pairs-photos" not in line]
     more.write_text("\n".join(lines))
     from rasterloom.cli_common import out
+    from rasterloom.pipelines.progress import Progress
     from rasterloom.pipelines.run import run
     from rasterloom.recipe import load_recipe
 
-    run(load_recipe(more), "images", out)
+    run(load_recipe(more), "images", Progress(out))
     for a, b, title in (("v1", "fewer", "only in A"), ("fewer", "v1", "only in B")):
         code, _, error = rasterloom("versions", "diff", recipe, a, b, "--table", "images", "--html", page)
         assert code == 0, error

@@ -20,15 +20,18 @@ from PIL import Image
 TRAIN = """
 train:
   heldout: 0.2
+  checkpoint_every: 1
   stages:
     - {target: 64, steps: 2, batch_tokens: 800}
-    - {target: 96, steps: 1, batch_tokens: 800}
+    - {target: 96, steps: 2, batch_tokens: 800}
 sample: {prompts: [a red circle], sizes: [[96, 96]]}
 """
 SMALL = {
     r"examples/[\w-]+\.yaml|\bRECIPE\b": "recipe.yaml",
     r"--target (1024|256)": "--target 96",
     r"--size 768x512": "--size 96x64",
+    r"--step [23]00": "--step 1",
+    r"--step 400": "--step 2",
     r"aesthetic >= 4.5": "quality >= 0.2",
 }
 REFUSED = {  # what fails because of what went before, with the words that say so
