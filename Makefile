@@ -54,11 +54,11 @@ test-browser: .venv/.browser
 	$(INSTALL) -e '.[dev,demo,browser]'
 	touch $@
 
-# The tests that take chances, taken often; RASTERLOOM_KILL_SEED=N repeats a night's.
+# The tests that take chances, taken often, and a walk through docs/cluster-quickstart.md; RASTERLOOM_KILL_SEED=N repeats a night's.
 nightly: export RASTERLOOM_KILL_ROUNDS ?= 50
 nightly: export RASTERLOOM_KILL_SEED ?= $(shell date +%s)
 nightly: setup
-	$(BIN)/python -m pytest -s tests/pipelines/test_survival.py
+	$(BIN)/python -m pytest -m "not browser" -s tests/pipelines/test_survival.py tests/pipelines/test_cluster_quickstart.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -17,7 +17,6 @@ from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
 from rasterloom.recipe import Stage, Train
-from rasterloom.train import ray_train
 from rasterloom.train.engine import run_worker
 from rasterloom.train.job import StageJob, WorkerTakes
 from rasterloom.train.metrics import read_metrics
@@ -29,6 +28,20 @@ from rasterloom.train.ray_train import TrainingStopped, train_stage
 try:
     train_stage(pickle.load(open(sys.argv[1], "rb")))
 except TrainingStopped as stopped:
+    print(stopped)
+"""
+WAITING = """
+import os, pickle, signal, sys
+import ray
+from rasterloom.train import ray_train
+ray.init(address=sys.argv[1], logging_level="ERROR", log_to_driver=False)
+ray_train.WAITS_S = 2.0
+def say(text):
+    print(text)
+    os.kill(os.getpid(), signal.SIGTERM)
+try:
+    ray_train.train_stage(pickle.load(open(sys.argv[2], "rb")), say=say)
+except ray_train.TrainingStopped as stopped:
     print(stopped)
 """
 STEPS = 1200  # some 20 ms each: seconds in which something can be killed
@@ -173,21 +186,6 @@ def test_whatever_happens_the_stage_goes_on_as_if_nothing_had(job, tmp_path, clu
     assert job.metrics_file.stat().st_mtime_ns == before
 
 
-def test_workers_without_room_are_told_of_and_can_be_stopped(job, cluster, monkeypatch):
-    monkeypatch.setattr(ray_train, "WAITS_S", 2.0)
-    stop, told = threading.Event(), []
-
-    def say(text):
-        told.append(text)
-        stop.set()
-
-    job = replace(job, workers=30, min_workers=None)
-    job.folder.mkdir(parents=True, exist_ok=True)
-    assert ray_train._fit(job, lambda _: None, say, stop) == {"end": "stopped"}
-    (text,) = told
-    assert "30 workers take CPU 1 each, and free on all nodes together are CPU" in text
-
-
 def test_what_workers_take_is_said_in_ray_train_s_words(job):
     takes = WorkerTakes(cpus=11, gpus=1, memory=10**11, accelerator="A100", placement="SPREAD")
     asked = scaling(replace(job, takes=takes))
@@ -240,3 +238,17 @@ def test_a_worker_that_fails_says_why(job, cluster):
         TrainingError, match=r"batch_tokens 20 is smaller than the longest sequence \(3\d tokens\)"
     ):
         train_stage(short)
+
+
+def test_workers_without_room_are_told_of_and_can_be_stopped(job, cluster, tmp_path):
+    """The last test here: what was asked for in vain is only forgotten after minutes."""
+    (tmp_path / "job").write_bytes(pickle.dumps(replace(job, workers=30, min_workers=None)))
+    driver = subprocess.run(
+        [sys.executable, "-c", WAITING, cluster.address, tmp_path / "job"],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert driver.returncode == 0, driver.stderr
+    assert "30 workers take CPU 1 each, and free on all nodes together are CPU" in driver.stdout
+    assert "stopped before anything was saved" in driver.stdout
