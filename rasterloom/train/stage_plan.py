@@ -160,8 +160,9 @@ def stage_plan(
     passes = epoch_passes([int(lengths[part].sum()) for part in rows], weights)
     if weights is None:
         rows, passes = (np.concatenate(rows),), (1.0,)
-    fewest = sum(int(share * len(part)) for share, part in zip(passes, rows, strict=True))
-    if fewest < rows_multiple:
+    # Rounded as stretches are: a part of one row that an epoch goes through once has that row.
+    fewest = sum(int(share * len(part) + 1e-6) for share, part in zip(passes, rows, strict=True))
+    if rows_multiple > 1 and fewest < rows_multiple:
         raise ValueError(
             f"rows_multiple {rows_multiple} is more than the rows of an epoch ({fewest}): lower it"
         )
