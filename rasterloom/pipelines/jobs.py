@@ -113,8 +113,10 @@ class Jobs:
         """What each node that is there has, in Ray's words."""
         from ray.util.state import list_nodes
 
+        # Ray takes the nodes that are gone, which it leaves out as asked, for data that is missing.
+        asked: dict[str, Any] = {"limit": 10_000, "raise_on_missing_output": False}
         with _as_given(self.address):
-            found = self._ask(lambda: list_nodes(self.address, filters=[("state", "=", "ALIVE")]))
+            found = self._ask(lambda: list_nodes(self.address, filters=[("state", "=", "ALIVE")], **asked))
         return [dict(node.resources_total) for node in found]
 
     def logs(self, job: str) -> str:
