@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from abc import ABC, abstractmethod
 from datetime import UTC, datetime
 from typing import Any
 
@@ -40,7 +41,7 @@ def _units(told: dict[str, Any]) -> str:
     return f" {done:,} of {total:,}{left}" if total else ""
 
 
-class _Lines:
+class _Lines(ABC):
     """A line when a step begins or ends, and one now and then while it runs."""
 
     def __init__(self, console: Console, run: WatchedRun) -> None:
@@ -48,7 +49,7 @@ class _Lines:
         self._said = 0.0
 
     def open(self) -> None:
-        pass
+        self._said = 0.0
 
     def close(self) -> None:
         self.console.file.flush()
@@ -62,8 +63,9 @@ class _Lines:
         self.line(step, event, now)
         self.console.file.flush()
 
+    @abstractmethod
     def line(self, step: Watched, event: str, now: float) -> None:
-        raise NotImplementedError
+        """Write what there is to say of a step."""
 
 
 class TextLines(_Lines):

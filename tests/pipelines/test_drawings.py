@@ -47,6 +47,15 @@ def test_drawings_become_pictures_once(tmp_path, rng=np.random.default_rng(0)):
     assert (np.asarray(Image.open(tmp_path / "samples" / names[1])) != expected).any()
 
 
+def test_drawings_of_one_second_are_all_there(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 1e9)  # names of event files have it
+    codec = load_codec("mini", threads=1)
+    for step in (2, 4):
+        draw(tmp_path, step, np.zeros((4, 4), int))
+        Pictures(tmp_path, codec, Train(stages=(STAGE,))).update()
+    assert {step for _, step in pictures(tmp_path / "events")} == {2, 4}
+
+
 def test_without_tensorboard_there_are_no_events(tmp_path):
     codec = load_codec("mini", threads=1)
     draw(tmp_path, 1, np.zeros((4, 4), int))
