@@ -11,13 +11,17 @@ import rasterloom
 
 PACKAGE = Path(rasterloom.__file__).parent
 ROOMS = {"sources", "filtering", "tokenize", "train", "report"}
-GROUND = {"versions", "storage", "s3", "schema", "recipe", "halving", "memory", "masking", "disk"}
+GROUND = {
+    *("versions", "storage", "s3", "schema", "recipe", "halving", "memory", "masking", "disk"),
+    "private_folders",
+}
 MAY_IMPORT = {
     **dict.fromkeys(ROOMS, GROUND),
-    "versions": {"storage", "s3", "disk", "schema", "recipe", "masking"},
+    "versions": {"storage", "s3", "disk", "private_folders", "schema", "recipe", "masking"},
     "storage": {"s3", "disk", "recipe", "schema", "masking"},
     "s3": set(),
     "disk": {"s3"},
+    "private_folders": {"s3"},
     "recipe": {"schema"},
     "schema": set(),
     "halving": set(),

@@ -3,13 +3,13 @@
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rasterloom import private_folders
 from rasterloom.pipelines import remote
 from rasterloom.pipelines.remote import Finding
 from rasterloom.recipe import Recipe, Tokenize
@@ -58,10 +58,14 @@ def _machine() -> Iterator[Finding]:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     text = f"{os.cpu_count()} CPUs, {memory / 2**30:.0f} GiB of memory"
     yield Finding(memory >= LEAST_MEMORY_BYTES, f"{text} (4 GiB and up are good)")
-    folder = tempfile.gettempdir()
+    folder = private_folders.temporary_folder()
     free = shutil.disk_usage(folder).free
     way_out = "" if free >= LEAST_FREE_BYTES else ": make room, or set TMPDIR to a folder that has it"
     yield Finding(not way_out, f"{free / 2**30:.1f} GiB free in {folder}, where Ray and pairs spill{way_out}")
+    try:
+        private_folders.private_path()
+    except StorageError as error:
+        yield Finding(False, str(error))
 
 
 def _gpus(needed: bool) -> Iterator[Finding]:

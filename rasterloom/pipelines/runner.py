@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from rasterloom import __version__
+from rasterloom import __version__, private_folders
 from rasterloom.pipelines import clean, staging
 from rasterloom.pipelines.actors import StepFailed as StepFailed
 from rasterloom.pipelines.actors import one_line
@@ -225,7 +225,7 @@ def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, pro
             raise
         except (OSError, ValueError, RuntimeError) as error:
             raise StepFailed(f"{step.name}: {one_line(error)}") from error
-        files = sorted(p for p in folder.rglob("*") if p.is_file())
+        files = private_folders.plain_files(folder)
         if corpus.store.is_s3:
             upload(corpus.store, folder, final)
         size = sum(path.stat().st_size for path in files)
@@ -233,6 +233,9 @@ def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, pro
             corpus, step, recipe_digest, started, counts=counts, n_bytes=size, takedowns=takedowns
         )
         write_record(corpus, record)
+        if corpus.store.is_s3:
+            shutil.rmtree(folder, ignore_errors=True)
+            private_folders.remove_old(folder.parent)
 
 
 @contextmanager

@@ -1,9 +1,10 @@
 """What a page shows of a folder that training or sampling left, without its weights."""
 
 import shutil
-import tempfile
 from pathlib import Path
 
+from rasterloom.private_folders import process_folder
+from rasterloom.storage import StorageError
 from rasterloom.versions.tables import Corpus
 
 HEAVY = ("model/", "checkpoints/", "events/")  # gigabytes that no page shows
@@ -14,10 +15,12 @@ def shown_folder(corpus: Corpus, step: str, fingerprint: str) -> Path:
     store, place = corpus.store, f"{corpus.name}/files/{step}/{fingerprint}"
     if not store.is_s3:
         return Path(store.path(place))
-    copy = Path(tempfile.gettempdir()) / "rasterloom" / "shown" / step.replace("/", "-") / fingerprint
+    copy = process_folder() / "shown" / step.replace("/", "-") / fingerprint
     shutil.rmtree(copy, ignore_errors=True)  # a takedown draws samples anew, an evaluation adds a file
     for name in store.list(place):
         inside = name.removeprefix(f"{place}/")
+        if ".." in inside.split("/"):
+            raise StorageError(f"{store.uri(name)} leads out of its folder, and is not read")
         if not inside.startswith(HEAVY):
             (copy / inside).parent.mkdir(parents=True, exist_ok=True)
             (copy / inside).write_bytes(store.read(name))

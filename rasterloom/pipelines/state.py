@@ -1,12 +1,13 @@
 """What a workspace already holds of a workflow: which steps are done, and why the others are not."""
 
 import contextlib
+import os
 import shutil
-import tempfile
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from rasterloom import private_folders
 from rasterloom.pipelines import staging
 from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step, changes
 from rasterloom.pipelines.tombstones import latest_takedown
@@ -39,19 +40,30 @@ def local_folder(corpus: Corpus, step: Step) -> Path:
         return Path(corpus.store.path(place))
     record = read_record(corpus, step.name, step.fingerprint)
     made = record.finished if record else ""  # a takedown makes some results anew
-    copy = scratch_folder(step).with_name(f"{step.fingerprint}-copy-{made.replace(':', '')}")
+    copy = scratch_folder(step, f"-copy-{made.replace(':', '')}")
     if not copy.exists():
         draft = copy.with_name(f"copying-{uuid.uuid4().hex}")
-        download(corpus.store, place, draft)
-        with contextlib.suppress(OSError):  # somebody else was first
-            draft.rename(copy)
-        shutil.rmtree(draft, ignore_errors=True)
+        try:
+            download(corpus.store, place, draft)
+            with contextlib.suppress(OSError):  # somebody else was first
+                draft.rename(copy)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        for earlier_copy in copy.parent.glob(f"{step.fingerprint}-copy-*"):
+            if earlier_copy != copy:
+                private_folders.remove(earlier_copy)
+        private_folders.remove_old(copy.parent)
+    os.utime(copy)  # it is in use
     return copy
 
 
-def scratch_folder(step: Step) -> Path:
-    """A folder of this machine for a step whose result belongs on S3."""
-    return Path(tempfile.gettempdir()) / "rasterloom" / step.name.replace("/", "-") / step.fingerprint
+def scratch_folder(step: Step, suffix: str = "") -> Path:
+    """A private folder of this machine for a step whose result belongs on S3.
+
+    Raises:
+        StorageError: what lies there is not this user's own.
+    """
+    return private_folders.private_path(step.name.replace("/", "-"), f"{step.fingerprint}{suffix}")
 
 
 def _record_name(corpus: Corpus, step: str, fingerprint: str) -> str:

@@ -1,6 +1,7 @@
 """Models of a recipe, with what it takes to use one: text encoder, ids, codec."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.stages import TrainAt, checkpoint_store
 from rasterloom.pipelines.state import file_folder, local_folder, scratch_folder, status
 from rasterloom.pipelines.step import Step
+from rasterloom.private_folders import remove_old
 from rasterloom.recipe import Recipe, RecipeError
 from rasterloom.schema import Profile
 from rasterloom.versions.tables import Corpus
@@ -100,10 +102,12 @@ def trained_at(recipe: Recipe, number: int | None, asked: str, language: Languag
         )
     config = step.config
     assert isinstance(config, TrainAt)
-    folder = scratch_folder(step).with_name(f"{step.fingerprint}-{there[at].name}")
+    folder = scratch_folder(step, f"-{there[at].name}")
     lora = config.train.model.lora
     try:
         export_checkpoint(store, there[at], language.profile, folder, lora=lora)
+        os.utime(folder)  # it is in use
+        remove_old(folder.parent)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise RecipeError(f"--step {at}: {step.name}: the checkpoint cannot be read: {reason}") from None

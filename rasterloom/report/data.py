@@ -40,12 +40,18 @@ class Tables:
 
     def __exit__(self, *_: object) -> None:
         self._db.close()
+        self._spill.cleanup()
+
+    @cached_property
+    def _spill(self) -> "tempfile.TemporaryDirectory[str]":
+        """A folder of our own: the names of DuckDB's files in it are predictable."""
+        return tempfile.TemporaryDirectory(prefix="rasterloom-report-", ignore_cleanup_errors=True)
 
     @cached_property
     def _db(self) -> Any:
         import duckdb  # here, so that importing the report stays light
 
-        db = duckdb.connect(config={"temp_directory": tempfile.gettempdir(), "memory_limit": MEMORY})
+        db = duckdb.connect(config={"temp_directory": self._spill.name, "memory_limit": MEMORY})
         db.execute("SET preserve_insertion_order = false")  # every query that needs an order names it
         for name, data in self.data.items():
             if self.corpus.store.is_s3:

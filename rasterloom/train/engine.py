@@ -70,7 +70,7 @@ def run_worker(
     rank = dist.get_rank()
     device = torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu")
     train, store = job.train, job.checkpoint_store
-    job.folder.mkdir(parents=True, exist_ok=True)
+    job.make_folder()
     scratch = job.folder / f"scratch-{socket.gethostname()}"
     try:
         feed = open_feed(job)

@@ -9,6 +9,7 @@ from typing import Any
 
 from pyarrow.fs import FileSystem
 
+from rasterloom import private_folders
 from rasterloom.recipe import SPEED_ONLY, Stage, Train
 from rasterloom.schema import Profile
 from rasterloom.storage import Store
@@ -122,6 +123,13 @@ class StageJob:
     @property
     def folder(self) -> Path:
         return Path(self.out_dir)
+
+    def make_folder(self) -> None:
+        """Make the folder on this node. Raises: StorageError, where another user's is in its place."""
+        if self.checkpoints:
+            private_folders.make_folder(self.folder)
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     @property
     def model_dir(self) -> Path:

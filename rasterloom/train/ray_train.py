@@ -67,7 +67,7 @@ def train_stage(
     check(job)
     if (result := finished(job)) is not None:
         return result
-    job.folder.mkdir(parents=True, exist_ok=True)
+    job.make_folder()
     job.result_file.unlink(missing_ok=True)
     with _ray(job), _told_to_stop() as stop:
         outcome = _fit(job, on_progress, say, stop)

@@ -6,6 +6,7 @@ from pathlib import Path
 from pyarrow.fs import LocalFileSystem, copy_files
 
 from rasterloom import s3
+from rasterloom.private_folders import plain_files
 from rasterloom.storage import StorageError, Store
 
 TRIES = 3  # of a folder; each request in it is tried again by itself (s3.TRIES)
@@ -43,8 +44,9 @@ def upload(store: Store, folder: Path, name: str) -> None:
     """Copy a folder into a store, under a name of its own.
 
     Raises:
-        StorageError: it failed, also when it was tried again.
+        StorageError: it failed, also when it was tried again, or a link in the folder leads elsewhere.
     """
+    plain_files(folder)
     for attempt in range(TRIES):
         try:
             copy_files(str(folder), store.path(name), LocalFileSystem(), store.filesystem)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow.dataset as pads
 
+from rasterloom.private_folders import temporary_folder
 from rasterloom.storage import StorageError
 from rasterloom.versions.tables import Corpus
 
@@ -107,7 +108,7 @@ def _scratch(memory: str) -> Iterator[duckdb.DuckDBPyConnection]:
     except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
         said = str(error).splitlines()[0]
         way_out = "make room there, or set TMPDIR to a folder that has it"
-        raise StorageError(f"{tempfile.gettempdir()}: {said}: {way_out}") from None
+        raise StorageError(f"{temporary_folder()}: {said}: {way_out}") from None
 
 
 def _digest(

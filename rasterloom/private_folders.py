@@ -1,0 +1,134 @@
+"""Folders of this machine for the time being, which no other user can read, write or put in place first.
+
+They lie in ``rasterloom-<uid>`` below the system's folder for temporary files. Names in it may be
+predictable, so that a step finds what it left; every level is checked before it is used.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import stat
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from rasterloom.s3 import StorageError
+
+MAX_AGE_S = 30 * 24 * 3600  # of what nobody has used since
+_ROOT = re.compile(r"rasterloom-\d+")
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+def temporary_folder() -> Path:
+    """The system's folder for temporary files, ``TMPDIR`` if that is set."""
+    return Path(tempfile.gettempdir())
+
+
+def private_path(*names: str) -> Path:
+    """A path in the user's private folder, whose parents are made if they are not there.
+
+    Raises:
+        StorageError: a level of it, or what lies at the path, is a link or somebody else's.
+    """
+    path = temporary_folder() / f"rasterloom-{os.geteuid()}"
+    for name in names:
+        _make(path)
+        path /= name
+    if os.path.lexists(path):
+        _check(path)
+    return path
+
+
+def private_folder(*names: str) -> Path:
+    """A folder in the user's private folder, made if it is not there. Raises: as :func:`private_path`."""
+    path = private_path(*names)
+    _make(path)
+    return path
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, with its parents, whose path another machine's :func:`private_path` may have given.
+
+    Raises: as :func:`private_path`.
+    """
+    parts = folder.parts
+    start = next((n for n, part in enumerate(parts, 1) if _ROOT.fullmatch(part)), None)
+    if start is None or not folder.is_absolute():
+        folder.mkdir(parents=True, exist_ok=True)
+        return
+    Path(*parts[: start - 1]).mkdir(parents=True, exist_ok=True)
+    for end in range(start, len(parts) + 1):
+        _make(Path(*parts[:end]))
+
+
+def process_folder() -> Path:
+    """A private folder of this process, removed when it ends. Raises: as :func:`private_path`."""
+    return Path(_process_folder(str(private_folder()), os.getpid()).name)
+
+
+@cache
+def _process_folder(root: str, pid: int) -> "tempfile.TemporaryDirectory[str]":
+    return tempfile.TemporaryDirectory(prefix=f"process-{pid}-", dir=root, ignore_cleanup_errors=True)
+
+
+def _make(path: Path) -> None:
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    _check(path)
+
+
+def _check(path: Path) -> None:
+    """Raise StorageError if a folder is none of this user's own; take away what others may do with it."""
+    found = path.lstat()
+    if stat.S_ISLNK(found.st_mode) or not stat.S_ISDIR(found.st_mode):
+        why = "is a link" if stat.S_ISLNK(found.st_mode) else "is no folder"
+    elif found.st_uid != os.geteuid():
+        why = f"belongs to another user (uid {found.st_uid})"
+    elif found.st_mode & _WRITABLE_BY_OTHERS:
+        why = f"can be written by others (mode {stat.S_IMODE(found.st_mode):o})"
+    else:
+        if found.st_mode & 0o077:
+            path.chmod(0o700)
+        return
+    raise StorageError(f"{path} {why}, and is not used: remove it, or set TMPDIR to a folder of your own")
+
+
+def plain_files(folder: Path) -> list[Path]:
+    """The files anywhere in a folder, sorted.
+
+    Raises:
+        StorageError: something in it is a link or no regular file, and would bring in what lies elsewhere.
+    """
+    found = []
+    for here, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(here, name)
+            mode = path.lstat().st_mode
+            if stat.S_ISREG(mode):
+                found.append(path)
+            elif not stat.S_ISDIR(mode):
+                what = "a link" if stat.S_ISLNK(mode) else "no regular file"
+                raise StorageError(f"{path} is {what}, and is not stored: remove it and run this again")
+    return sorted(found)
+
+
+def remove_old(folder: Path) -> None:
+    """Remove what nobody has used for ``MAX_AGE_S`` in a private folder; what is locked stays."""
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError, Timeout):
+            if path.suffix == ".lock" or path.lstat().st_mtime > time.time() - MAX_AGE_S:
+                continue
+            with FileLock(f"{path}.lock", timeout=0):
+                remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder with all in it, or a file or link, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
