@@ -1,5 +1,6 @@
 """Steps that make files, run by more than one driver at once."""
 
+import os
 import threading
 import time
 from io import StringIO
@@ -9,12 +10,13 @@ import ray
 from pydantic import BaseModel
 from rich.console import Console
 
+from rasterloom import private_folders
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.runner import StepFailed, run_step, start_ray
 from rasterloom.pipelines.state import local_folder, status
 from rasterloom.pipelines.step import FileStep
 from rasterloom.recipe import Run
-from rasterloom.storage import Store
+from rasterloom.storage import StorageError, Store
 from rasterloom.versions.tables import Corpus
 
 
@@ -75,3 +77,49 @@ def test_a_ray_that_does_not_start_is_one_line(monkeypatch):
     monkeypatch.setattr("rasterloom.pipelines.runner._stop_on_sigterm", lambda: None)
     with pytest.raises(StepFailed, match=r"^Ray did not start .* during startup: run it again"):
         start_ray(Run())
+
+
+def test_a_step_that_belongs_on_s3_works_in_a_private_folder_and_leaves_none(s3, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    corpus, seen = Corpus("little", Store(f"{s3}/private")), []
+
+    def make(corpus, inputs, step, folder, run, progress):
+        seen.append((folder, sorted(path.name for path in folder.iterdir())))
+        (folder / "notes").write_text("so far")
+        if len(seen) == 1:
+            raise RuntimeError("cut off")
+        return {}
+
+    step = FileStep("thing/1", Nothing(), "1", make=make, resumes=True)
+    with pytest.raises(StepFailed, match="cut off"):
+        run_step(corpus, step, Run(), "digest", Progress(Console(file=StringIO())))
+    run_step(corpus, step, Run(), "digest", Progress(Console(file=StringIO())))
+    folder = tmp_path / f"rasterloom-{os.geteuid()}" / "thing-1" / step.fingerprint
+    assert seen == [(folder, []), (folder, ["notes"])]  # it went on from what it had left
+    assert not folder.exists()
+    assert (local_folder(corpus, step) / "notes").read_text() == "so far"
+
+
+@pytest.mark.parametrize("where", ["in place of its folder", "in its folder"])
+def test_a_link_neither_has_a_file_overwritten_nor_uploaded(s3, tmp_path, monkeypatch, where):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    for name in ("index.html", "id_rsa"):
+        (victim / name).write_text("canary")
+    corpus = Corpus("little", Store(f"{s3}/{where.replace(' ', '-')}"))
+
+    def make(corpus, inputs, step, folder, run, progress):
+        (folder / "index.html").write_text("page")
+        if where == "in its folder":
+            (folder / "more").symlink_to(victim)
+        return {}
+
+    step = FileStep("report", Nothing(), "1", make=make)
+    if where == "in place of its folder":
+        private_folders.private_path("report", step.fingerprint).symlink_to(victim)
+    with pytest.raises(StorageError, match="is a link, and is not"):
+        run_step(corpus, step, Run(), "digest", Progress(Console(file=StringIO())))
+    assert {path.read_text() for path in victim.iterdir()} == {"canary"}
+    assert not [name for name in corpus.store.list("") if b"canary" in corpus.store.read(name)]
+    assert not status(corpus, step).done
