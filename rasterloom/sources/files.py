@@ -6,16 +6,21 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import takewhile
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from rasterloom.recipe import Source
+from rasterloom.sources import local_paths
+from rasterloom.sources.local_paths import BlockedPath, SourceError
 from rasterloom.storage import Entry, Store
+
+__all__ = ["Files", "SourceError", "Target", "digest_of", "find_files", "one_line"]
 
 CONTENT_BYTES = 1_000_000_000  # a source on disk of up to so many bytes is identified by its content
 BUFFER_BYTES = 1 << 20
+READ_ONLY = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC  # no link, no pipe should be there
+ELSEWHERE = "leads elsewhere"  # of a link that is not followed, in a digest
 SIDECARS = ("txt", "json")  # suffixes of what lies beside an image
 IMAGE_SUFFIXES = (
     ".jpg",
@@ -31,10 +36,6 @@ IMAGE_SUFFIXES = (
     ".avif",
 )
 _WILD = re.compile(r"[*?[]")
-
-
-class SourceError(ValueError):
-    """A source cannot be used; the message names the file and what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +90,51 @@ class Files:
         path = self.store.path(name)
         return f"s3://{path}" if self.store.is_s3 else path
 
+    def path(self, name: str) -> str:
+        """Return the path by which a file is opened in the store's file system.
+
+        On a disk, a file that the recipe names is what it leads to, one in a folder or a glob of the recipe
+        must lie there, and one that a list names in the folder that all paths have in common.
+
+        Raises:
+            BlockedPath: it leads elsewhere.
+            OSError: it is not there, or no regular file.
+        """
+        path = self.store.path(name)
+        if self.store.is_s3:
+            return path
+        if name in self._named:
+            return local_paths.regular_file(path)
+        listed = any(f"{name}/".startswith(f"{folder}/") or not folder for folder in self._folders)
+        return local_paths.real_path(path, self._real if listed else self._real_common, self.shown(name))
+
+    @cached_property
+    def _named(self) -> frozenset[str]:
+        return frozenset(target.name for target in self.targets if target.is_file)
+
+    @cached_property
+    def _folders(self) -> list[str]:
+        return [target.name for target in self.targets if not target.is_file]
+
+    @cached_property
+    def _real(self) -> list[str]:
+        """The folders that the recipe names, without links."""
+        paths = [self.store.path(folder) for folder in self._folders]
+        return [real for path in paths for real in local_paths.real_folders(path)]
+
+    @cached_property
+    def _real_common(self) -> list[str]:
+        return local_paths.real_folders(self.store.path()) if self._named else self._real
+
     def open(self, name: str) -> BinaryIO:
-        """Open a file for reading from its start. Raises: OSError."""
+        """Open a file for reading from its start. Raises: as :meth:`path`."""
         if not self.store.is_s3:
-            return open(self.store.path(name), "rb", buffering=BUFFER_BYTES)
+            return open(os.open(self.path(name), READ_ONLY), "rb", buffering=BUFFER_BYTES)
         return io.BufferedReader(self.open_arrow(name), BUFFER_BYTES)
 
     def open_arrow(self, name: str) -> Any:
-        """Open a file as Arrow's own kind of file. Raises: OSError."""
-        return self.store.filesystem.open_input_file(self.store.path(name))
+        """Open a file as Arrow's own kind of file. Raises: as :meth:`path`."""
+        return self.store.filesystem.open_input_file(self.path(name))
 
 
 def find_files(source: Source) -> Files:
@@ -216,13 +253,28 @@ def digest_of(files: Files) -> str:
     number = 0
     for number, entry in enumerate(files.entries(), start=1):  # noqa: B007
         name = b"" if is_one else os.fsencode(entry.name)
-        listing.update(repr((name, entry.size, entry.stamp)).encode())
+        blocked = not files.store.is_s3 and _is_blocked(files, entry.name)
+        listing.update(repr((name, entry.size, ELSEWHERE if blocked else entry.stamp)).encode())
         left -= entry.size
         if left >= 0 and not files.store.is_s3:
-            content.update(repr((name, _content(files.store.path(entry.name)))).encode())
+            held = ELSEWHERE if blocked else _content(files.store.path(entry.name))
+            content.update(repr((name, held)).encode())
     if not number:
         raise SourceError(f"{files.shown(files.targets[0].glob or files.targets[0].name)}: no files there")
     return (listing if left < 0 or files.store.is_s3 else content).hexdigest()
+
+
+def _is_blocked(files: Files, name: str) -> bool:
+    """Whether a file is a link that is not followed; folders behind links are not listed."""
+    if not os.path.islink(files.store.path(name)):
+        return False
+    try:
+        files.path(name)
+    except BlockedPath:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _content(path: str) -> str:
@@ -237,7 +289,7 @@ def _content(path: str) -> str:
 
 @lru_cache(maxsize=65_536)
 def _content_at(path: str, stamp: tuple[int, ...]) -> str:
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         return "no file"  # a pipe would be waited for
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

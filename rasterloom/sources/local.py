@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import stat
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,7 +15,8 @@ from rasterloom.recipe import Fetch, Source
 from rasterloom.schema import ErrorClass
 from rasterloom.sources import locator
 from rasterloom.sources.failure import Failure
-from rasterloom.sources.files import SourceError, find_files, one_line
+from rasterloom.sources.files import Files, SourceError, Target, find_files, one_line
+from rasterloom.sources.local_paths import BlockedPath
 from rasterloom.sources.locator import Place
 from rasterloom.sources.readers import hub, source_name
 from rasterloom.sources.readers.parquet import bytes_of
@@ -77,6 +77,8 @@ class LocalImages:
                 data = root.read(place)
             else:
                 data = root.streamed(place)
+        except BlockedPath as error:
+            raise Failure(ErrorClass.BLOCKED_PATH, str(error)) from None
         except FileNotFoundError:
             raise Failure(ErrorClass.MISSING_FILE, f"{place.file} is no longer there") from None
         except (OSError, pa.ArrowException, SourceError) as error:
@@ -91,11 +93,15 @@ class LocalImages:
             if len(found) != 1:
                 raise Failure(ErrorClass.MISSING_FILE, f"the recipe has no source called {name!r}")
             (source,) = found
-            is_stream = hub.is_streamed(source)
-            own = None if is_stream else find_files(source).store
-            store = Store(source.root) if source.root and own else own
-            self._roots[name] = _Root(source, store, own, self.config.max_bytes)
+            own = None if hub.is_streamed(source) else find_files(source)
+            files = _all_of(source.root) if source.root and own else own
+            self._roots[name] = _Root(source, files, own, self.config.max_bytes)
         return self._roots[name]
+
+
+def _all_of(folder: str) -> Files:
+    """The files of a folder that a recipe names."""
+    return Files(Store(folder), (Target("", is_file=False),))
 
 
 def _too_many(size: int, most: int) -> Failure:
@@ -107,8 +113,8 @@ class _Root:
     """The folder of one source, and what is open in it."""
 
     source: Source
-    store: Store | None  # None: streamed by `datasets`
-    cells_store: Store | None  # of the files that have cells: the source's `root` is not theirs
+    files: Files | None  # None: streamed by `datasets`
+    cells_files: Files | None  # that have cells: the source's `root` is not theirs
     max_bytes: int
     _open: dict[str, Any] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
@@ -117,14 +123,14 @@ class _Root:
 
     def read(self, place: Place) -> bytes:
         """Read a file or a range of one."""
-        assert self.store is not None
+        assert self.files is not None
         most = self.max_bytes
         if place.is_range and place.second > most:
             raise _too_many(place.second, most)
-        if self.store.is_s3:
+        if self.files.store.is_s3:
             data, size = self._read_s3(place, most)
         else:
-            data, size = _read_disk(self.store, place, most)
+            data, size = _read_disk(self.files, place, most)
         if not place.is_range and size > most:
             raise _too_many(size, most)
         expected = place.second if place.is_range else size
@@ -135,10 +141,10 @@ class _Root:
         return data
 
     def _read_s3(self, place: Place, most: int) -> tuple[bytes, int]:
-        assert self.store is not None
+        assert self.files is not None
         file = self._open.get(place.file)
         if file is None:
-            file = self.store.filesystem.open_input_file(self.store.path(place.file))
+            file = self.files.open_arrow(place.file)
             if place.is_range:
                 with self._lock:
                     while len(self._open) >= OPEN_FILES:
@@ -156,11 +162,9 @@ class _Root:
         return bytes(value)
 
     def _cells(self, start: int, file: str, group: int, column: str) -> Iterator[Any]:
-        assert self.cells_store is not None
-        if not self.cells_store.is_s3:
-            _inside(self.cells_store.path(), file)
+        assert self.cells_files is not None
         with (
-            self.cells_store.filesystem.open_input_file(self.cells_store.path(file)) as opened,
+            self.cells_files.open_arrow(file) as opened,
             pq.ParquetFile(opened, pre_buffer=False, buffer_size=1 << 20) as parquet,
         ):
             if group >= parquet.num_row_groups:
@@ -184,7 +188,7 @@ class _Root:
         if folder.startswith(hub.HUB):
             raise Failure(ErrorClass.BLOCKED_PATH, "names a file instead of holding the image")
         place = Place(os.path.relpath(path, folder))
-        data, _ = _read_disk(Store(folder), place, self.max_bytes)
+        data, _ = _read_disk(_all_of(folder), place, self.max_bytes)
         return data
 
     def _stream(self, start: int, shard: int) -> Iterator[Any]:
@@ -205,21 +209,10 @@ class _Root:
         raise FileNotFoundError(which[0])
 
 
-def _read_disk(store: Store, place: Place, most: int) -> tuple[bytes, int]:
+def _read_disk(files: Files, place: Place, most: int) -> tuple[bytes, int]:
     """Read a file or a range of one from a disk: (bytes, size of the file)."""
-    path = _inside(store.path(), place.file)
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise Failure(ErrorClass.UNREADABLE_FILE, f"{place.file} is no regular file")
-        length = place.second if place.is_range else min(found.st_size, most + 1)
+    with files.open(place.file) as file:
+        size = os.fstat(file.fileno()).st_size
+        length = place.second if place.is_range else min(size, most + 1)
         file.seek(place.first)
-        return file.read(length), found.st_size
-
-
-def _inside(root: str, name: str) -> str:
-    """Return the path of a file without links in it. Failure BLOCKED_PATH if that leads out of its source."""
-    root, path = os.path.realpath(root), os.path.realpath(os.path.join(root, name))
-    if not path.startswith(f"{root.rstrip('/')}/"):
-        raise Failure(ErrorClass.BLOCKED_PATH, f"{name} leads out of the source's folder")
-    return path
+        return file.read(length), size

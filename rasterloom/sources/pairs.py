@@ -15,7 +15,16 @@ from rasterloom.schema import PAIRS, T2I, ErrorClass, pair_key
 from rasterloom.sources.failure import Failure
 from rasterloom.sources.files import SourceError
 from rasterloom.sources.readers import brings_images, check_source, read_rows, source_digest, source_name
-from rasterloom.sources.readers.row import BATCH_ROWS, UNREADABLE, UNUSABLE, Row, Sample, wanted_columns
+from rasterloom.sources.readers.row import (
+    BATCH_ROWS,
+    BLOCKED,
+    NO_PAIR,
+    UNREADABLE,
+    UNUSABLE,
+    Row,
+    Sample,
+    wanted_columns,
+)
 from rasterloom.sources.readers.tasks import is_url, text_of
 from rasterloom.sources.repeats import Repeats
 
@@ -80,10 +89,13 @@ def check_pair(pair: dict[str, Any]) -> None:
     """Check that a row of pairs names an image and a caption, or is a sample, which need not have them.
 
     Raises:
-        Failure: BAD_ROW, BAD_URL or BAD_CAPTION.
+        Failure: BAD_ROW, BLOCKED_PATH, BAD_URL or BAD_CAPTION.
     """
     if pair["turns"] is not None:
         return
+    is_pair = pair["task"] is not None
+    if not is_pair and BLOCKED in (pair["meta"] or "") and (why := json.loads(pair["meta"]).get(BLOCKED)):
+        raise Failure(ErrorClass.BLOCKED_PATH, str(why))
     has_image = pair["path"] is not None or bool((pair["url"] or "").strip())
     has_caption = bool((pair["caption"] or "").strip())
     if pair["path"] is None or not has_caption:
@@ -177,7 +189,7 @@ def _pair(
     held = meta if path is None and (url is None or caption is None) else None
     known = place if place is not None else held
     key = pair_key(url, caption, (name, known) if known is not None else None)
-    task = None if values.keys() & {UNREADABLE, UNUSABLE} else T2I
+    task = None if values.keys() & NO_PAIR else T2I
     return key, url, caption, name, meta, weight, licence, path, task, None, None, None
 
 

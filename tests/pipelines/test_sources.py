@@ -5,6 +5,7 @@ import shutil
 import tarfile
 from collections import Counter
 
+import duckdb
 import numpy as np
 import pytest
 from PIL import Image
@@ -81,3 +82,24 @@ def test_from_files_to_images_and_on_when_they_move(workshop, data, tmp_path):
     (moved / "photos" / "1.txt").write_text("another caption")
     reasons = {p.step.name: p.status.reason for p in plan(workshop.recipe, "images") if p.runs}
     assert "content" in reasons["pairs"] and reasons["images"] == "input changed: pairs"
+
+
+def test_a_file_that_links_lead_to_is_nowhere_in_the_workspace(workshop, data, tmp_path):
+    (tmp_path / "id_rsa").write_text("canary-5e1f")
+    (tmp_path / "id_rsa.json").write_text('{"caption": "canary-5e1f", "more": "canary-5e1f"}')
+    (data / "photos" / "1.txt").unlink()
+    (data / "photos" / "1.txt").symlink_to(tmp_path / "id_rsa")
+    (data / "photos" / "2.json").symlink_to(tmp_path / "id_rsa.json")
+    workshop.recipe_file.write_text(RECIPE.format(work=tmp_path / "work", data=data))
+    workshop.run("--until", "report")
+    found = failures(workshop.recipe)
+    assert Counter(row.reason for row in found)["failed: blocked_path"] == 2, found
+    written = [path for path in (tmp_path / "work").rglob("*") if path.is_file()]
+    assert len(written) > 10
+    for path in written:
+        assert b"canary-5e1f" not in path.read_bytes(), path
+    with duckdb.connect() as db:  # Parquet's pages are compressed
+        for path in written:
+            if path.suffix == ".parquet":
+                rows = db.execute(f"SELECT * FROM read_parquet('{path}')").fetchall()
+                assert "canary" not in repr(rows), path

@@ -202,11 +202,12 @@ def check_source(source: Source) -> None:
         shown = files.shown(files.targets[0].glob or files.targets[0].name)
         raise SourceError(f"{shown}: no files of kind {kind} there ({', '.join(_SUFFIXES[kind])})")
     check = _FILE_CHECKS.get(kind)
-    if check is None:
-        return
     for name in names:
         with _named_errors(files.shown(name)):
-            check(files, name, source)
+            if check:
+                check(files, name, source)
+            else:
+                files.path(name)
 
 
 def source_digest(source: Source) -> str:

@@ -7,7 +7,8 @@ from itertools import groupby
 from rasterloom.recipe import Source
 from rasterloom.sources import locator
 from rasterloom.sources.files import SIDECARS, Files
-from rasterloom.sources.readers.row import Row, is_image
+from rasterloom.sources.local_paths import BlockedPath
+from rasterloom.sources.readers.row import BLOCKED, Row, is_image
 from rasterloom.sources.readers.sidecars import MAX_SIDECAR_BYTES, columns_of
 from rasterloom.storage import Entry
 
@@ -27,20 +28,23 @@ def _folder(files: Files, source: Source, entries: list[Entry]) -> Iterator[Row]
         if not is_image(entry.name):
             continue
         stem = os.path.splitext(entry.name)[0]
-        sidecars = {
-            suffix: _read(files, name, sizes[name])
-            for suffix in SIDECARS
-            if (name := f"{stem}.{suffix}") in sizes
-        }
-        yield Row(columns_of(sidecars, source), locator.of_file(entry.name))
+        try:
+            sidecars = {
+                suffix: _read(files, name, sizes[name])
+                for suffix in SIDECARS
+                if (name := f"{stem}.{suffix}") in sizes
+            }
+            values = columns_of(sidecars, source)
+        except BlockedPath as error:
+            values = {BLOCKED: str(error)}
+        yield Row(values, locator.of_file(entry.name))
 
 
 def _read(files: Files, name: str, size: int) -> bytes | None:
+    """Read a sidecar; None if it cannot be read. BlockedPath if it lies elsewhere."""
     if size > MAX_SIDECAR_BYTES:
         return None
     try:
-        if not files.store.is_s3 and not os.path.isfile(files.store.path(name)):
-            return None  # a pipe would be waited for
         with files.open(name) as file:
             data = file.read(MAX_SIDECAR_BYTES + 1)
     except OSError:

@@ -4,14 +4,15 @@
 Images are located by shard and row, and read by streaming that shard again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
 from rasterloom.recipe import Source
 from rasterloom.sources import locator
 from rasterloom.sources.files import SourceError, one_line
-from rasterloom.sources.readers.row import Row, check_columns
+from rasterloom.sources.local_paths import BlockedPath, real_folders, real_path
+from rasterloom.sources.readers.row import Row, check_columns, is_image
 
 HUB = "hf://"
 
@@ -42,14 +43,32 @@ def _load(source: Source) -> Any:
     datasets.disable_progress_bars()
     name = path.removeprefix(HUB).removeprefix("datasets/")
     try:
-        found = datasets.load_dataset(
-            name, source.config, split=source.split, revision=source.revision, streaming=True
-        )
+        builder = datasets.load_dataset_builder(name, source.config, revision=source.revision)
+        for files in (builder.config.data_files or {}).values():
+            # Pictures of a folder of images are checked one by one, when they are read.
+            by_row = builder.name == "imagefolder"
+            _check_files(path, [file for file in files if not (by_row and is_image(file))])
+        found = builder.as_streaming_dataset(split=source.split)
         if found.features is None:
             found = found._resolve_features()
         return found.decode(False)
+    except BlockedPath:
+        raise
     except Exception as error:  # it raises whatever its many parts raise
         raise SourceError(f"{path}: cannot be read by datasets: {one_line(error)}") from None
+
+
+def _check_files(path: str, files: Sequence[str]) -> None:
+    """Check where a data set's files lie: its own card or a link may name any file, here or elsewhere."""
+    for file in files:
+        if path.startswith(HUB):
+            inside = file.startswith(HUB) and "::" not in file
+        else:
+            inside = "://" not in file
+            if inside:
+                real_path(file, real_folders(path))
+        if not inside:
+            raise BlockedPath(f"{path}: its file {file!r} does not lie in the data set, and is not read")
 
 
 def image_column(source: Source) -> str:

@@ -9,6 +9,8 @@ from rasterloom.sources.files import IMAGE_SUFFIXES, SourceError
 
 UNREADABLE = "unreadable_row"  # where `meta` holds a line that is no row
 UNUSABLE = "unusable_row"  # where `meta` says why a record gives no pair
+BLOCKED = "blocked_row"  # where `meta` says which file of a record leads out of its source
+NO_PAIR = frozenset({UNREADABLE, UNUSABLE, BLOCKED})
 BATCH_ROWS = 10_000
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from rasterloom.recipe import Column, Source
 from rasterloom.schema import T2I
 from rasterloom.sources import locator
-from rasterloom.sources.readers.row import UNREADABLE, UNUSABLE, Row, Sample, wanted_columns
+from rasterloom.sources.readers.row import NO_PAIR, UNUSABLE, Row, Sample, wanted_columns
 
 URL = ("http://", "https://")
 ASKS = ("instruction", "question", "object")  # fields that stand for a caption where a row has none
@@ -23,7 +23,7 @@ def samples(rows: Iterable[Row], source: Source, root: str, folder: str) -> Iter
     """
     taken = frozenset(wanted_columns(source).values())
     for row in rows:
-        if UNREADABLE in row.values or UNUSABLE in row.values:
+        if row.values.keys() & NO_PAIR:
             yield row
             continue
         try:
