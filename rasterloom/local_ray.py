@@ -11,9 +11,13 @@ from typing import Any
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
-def private_variables() -> dict[str, str]:
-    """Make environment variables of a Ray on loopback, with a token that nobody has yet."""
-    return {**LOOPBACK, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+@contextmanager
+def private_ray() -> Iterator[None]:
+    """Give what is started of Ray meanwhile the loopback interface and a token that nobody has yet."""
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    with _environment(LOOPBACK | token), _loopback():
+        forget_token()
+        yield
 
 
 def start_local_ray(**options: Any) -> None:
@@ -27,13 +31,12 @@ def start_local_ray(**options: Any) -> None:
     """
     import ray
 
-    with _environment(private_variables()), _loopback():
-        forget_token()
-        try:
+    try:
+        with private_ray():
             ray.init(address="local", **options)  # not any that happens to run here
-        except BaseException:
-            stop_local_ray()
-            raise
+    except BaseException:
+        stop_local_ray()
+        raise
 
 
 def stop_local_ray() -> None:

@@ -7,12 +7,15 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
+import ray
 from listening import assert_only_loopback, command_of, family, listening
+from ray._raylet import validate_authentication_token
 
-from rasterloom.local_ray import LOOPBACK
+from rasterloom.local_ray import LOOPBACK, start_local_ray, stop_local_ray
 
 TRAIN = """
 train:
@@ -30,6 +33,8 @@ ray.init(address=sys.argv[1], logging_level="ERROR", log_to_driver=False)
 print("ran in", ray.get(ray.remote(num_cpus=0)(lambda: os.getpid()).remote()))
 """
 DEADLINE_S = 400.0
+ROOT = Path(__file__).parents[2]
+STARTED = r"ray\.init\((?!\))|(?<!\w)Cluster\(initialize_head|(?<!\w)Cluster\(\n|RAY_AUTH_MODE=\"disabled\""
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +84,55 @@ def test_only_who_has_the_token_gets_into_a_run(training):
 
     commands = [command_of(process) for process in psutil.process_iter()]
     assert not [command for command in commands if token in command]
+
+
+def test_a_token_goes_with_its_ray(monkeypatch):
+    """What this process connects to next is asked for its own."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "1" * 64)
+    seen = []
+    for _ in range(2):
+        start_local_ray(num_cpus=1, include_dashboard=False, object_store_memory=100 * 2**20)
+        seen.append(ray.get(ray.remote(lambda: os.environ["RAY_AUTH_TOKEN"]).remote()))
+        assert_only_loopback(psutil.Process())
+        assert os.environ["RAY_AUTH_TOKEN"] == "1" * 64 and not LOOPBACK.keys() & os.environ.keys()
+        stop_local_ray()
+    assert len({*seen, "1" * 64}) == 3
+    assert validate_authentication_token(f"Bearer {'1' * 64}")
+    assert not validate_authentication_token(f"Bearer {seen[1]}")
+
+
+# Who starts Ray or connects to one, and how; all others go through `local_ray` or `runner`.
+STARTS = {
+    "rasterloom/local_ray.py": 1,
+    "rasterloom/pipelines/runner.py": 1,  # to a cluster, by its address
+    "infra/clip-retrieval/on_ray.py": 1,  # likewise
+    "tests/train/test_ray_train.py": 3,  # likewise, within `private_ray`
+    "tests/pipelines/test_closed_door.py": 1,  # who breaks in
+    "tests/support/ray_cluster.py": 1,
+}
+SHELLS = {  # with a token, as tests/test_infra.py and the walk of the page see
+    "docs/cluster-quickstart.md",
+    "infra/ray/aws-p4d.yaml",
+    "infra/skypilot/corpus.yaml",
+    "infra/slurm/rasterloom.sbatch",
+}
+
+
+def test_ray_is_started_in_these_places_alone():
+    found, shells = {}, set()
+    for folder in ("rasterloom", "examples", "benchmarks", "scripts", "infra", "tests", "docs"):
+        for path in (ROOT / folder).rglob("*"):
+            name = path.relative_to(ROOT).as_posix()
+            if path.suffix == ".py":
+                if count := len(re.findall(STARTED, path.read_text())):
+                    found[name] = count
+            elif path.suffix in {".md", ".yaml", ".sbatch", ".sh", ".Dockerfile"}:
+                if re.search(r"^(?!.*`ray start).*\bray start --", path.read_text(), re.M):
+                    shells.add(name)
+                assert "RAY_AUTH_MODE=disabled" not in path.read_text(), name
+    assert found == STARTS
+    assert shells == SHELLS
 
 
 def intrude(address, **variables):
