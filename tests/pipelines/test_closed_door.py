@@ -86,6 +86,22 @@ def test_only_who_has_the_token_gets_into_a_run(training):
     assert not [command for command in commands if token in command]
 
 
+@pytest.mark.parametrize("script", ["examples/quickstart/demo.py", "benchmarks/bench_runner.py"])
+def test_the_demo_and_the_benchmarks_listen_on_loopback_alone(script, workshop, free_port, tmp_path):
+    workshop.site = tmp_path / "site", free_port()  # a site that the demo draws and serves
+    workshop.write()
+    given = ["--recipe", workshop.recipe_file, "--scenes", "24"] if "demo" in script else ["20"]
+    with open(tmp_path / "printed", "w") as out:
+        process = subprocess.Popen([sys.executable, ROOT / script, *given], stdout=out, stderr=out)
+    heard = set()
+    while process.poll() is None:
+        heard |= listening(psutil.Process(process.pid))
+        time.sleep(0.2)
+    assert process.returncode == 0, (tmp_path / "printed").read_text()
+    assert_only_loopback(None, heard)
+    assert any("raylet/raylet" in command for command, *_ in heard)
+
+
 def test_a_token_goes_with_its_ray(monkeypatch):
     """What this process connects to next is asked for its own."""
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
