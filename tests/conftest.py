@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from rasterloom.local_ray import stop_local_ray
+
 # A deadline would time the machine, not the code.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
@@ -23,9 +25,7 @@ def _ray_ends():
     """A Ray that a module's tests started in this process ends with them."""
     yield
     if "ray" in sys.modules:
-        import ray
-
-        ray.shutdown()
+        stop_local_ray()
 
 
 @pytest.fixture(scope="session")

@@ -151,7 +151,7 @@ def test_ray_up(path):
 @pytest.mark.parametrize("path", files("skypilot/*.yaml"), ids=lambda p: p.name)
 def test_sky(path, tmp_path):
     task = yaml.safe_load(path.read_text())
-    assert set(task) <= {"name", "num_nodes", "workdir", "resources", "envs", "setup", "run"}
+    assert set(task) <= {"name", "num_nodes", "workdir", "resources", "envs", "secrets", "setup", "run"}
     assert task["resources"]["use_spot"] and task["resources"]["image_id"].startswith("docker:")
     assert task["resources"]["image_id"].endswith(f":{rasterloom.__version__}-gpu")
     script = tmp_path / "run.sh"
@@ -159,6 +159,44 @@ def test_sky(path, tmp_path):
     subprocess.run(["bash", "-n", script], check=True)
     assert {"RECIPE", "UNTIL"} == set(task["envs"])
     assert re.search(r"--port=(\d+)", task["run"]).group(1) != "6380"  # SkyPilot's own Ray
+    assert task["secrets"] == {"RASTERLOOM_RAY_TOKEN": None}  # `sky` asks for it
+
+
+@pytest.mark.parametrize("token", [None, "", "short"])
+@pytest.mark.parametrize("path", files("skypilot/*.yaml"), ids=lambda p: p.name)
+def test_sky_starts_nothing_without_a_token(path, token, tmp_path):
+    ended, log = run_sky(path, tmp_path, token)
+    assert ended.returncode == 2 and "--secret RASTERLOOM_RAY_TOKEN" in ended.stderr and not log
+
+
+@pytest.mark.parametrize("path", files("skypilot/*.yaml"), ids=lambda p: p.name)
+def test_sky_starts_ray_with_the_token_that_it_was_given(path, tmp_path):
+    ended, log = run_sky(path, tmp_path, "a" * 64)
+    assert ended.returncode == 0, ended.stderr
+    assert f"ray start --head mode=token token={'a' * 64}" in log and f"python -m token={'a' * 64}" in log
+
+
+def run_sky(path, folder, token):
+    """Run the task's script as its first node does, with a stand-in for each command; what those said."""
+    log, tools = folder / "log", folder / "bin"
+    tools.mkdir()
+    for name, shown in {"ray": "$1 $2 mode=$RAY_AUTH_MODE", "python": "$1"}.items():
+        body = f'echo "{name} {shown} token=$RAY_AUTH_TOKEN" >> "$LOG"'
+        (tools / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tools / name).chmod(0o755)
+    env = {
+        "PATH": f"{tools}:/usr/bin:/bin",
+        "LOG": str(log),
+        "HOME": str(folder),
+        "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2",
+        "SKYPILOT_NODE_RANK": "0",
+        "RECIPE": "recipe.yaml",
+        "UNTIL": "tokens",
+        **({} if token is None else {"RASTERLOOM_RAY_TOKEN": token}),
+    }
+    task = yaml.safe_load(path.read_text())
+    ended = subprocess.run(["bash", "-c", task["run"]], env=env, capture_output=True, text=True, timeout=60)
+    return ended, log.read_text() if log.exists() else ""
 
 
 @pytest.mark.parametrize("path", files("slurm/*.sbatch") + files("s3/*.sh"), ids=lambda p: p.name)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import ray
 
+from rasterloom.local_ray import start_local_ray
+
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 
 
@@ -35,7 +37,10 @@ def main() -> None:
     parser.add_argument("--env", type=Path, help="folder of a virtual environment with clip-retrieval")
     parser.add_argument("--cpus", type=float, default=1)
     chosen = parser.parse_args()
-    ray.init(address=chosen.address, include_dashboard=False)
+    if chosen.address:
+        ray.init(address=chosen.address)
+    else:
+        start_local_ray(include_dashboard=False)
     environment: dict[str, object] = {}
     if chosen.env is None:
         packages = [line for line in REQUIREMENTS.read_text().splitlines() if line and line[0] != "#"]

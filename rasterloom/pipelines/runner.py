@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rasterloom import __version__, private_folders
+from rasterloom.local_ray import forget_token, start_local_ray
 from rasterloom.pipelines import clean, staging
 from rasterloom.pipelines.actors import StepFailed as StepFailed
 from rasterloom.pipelines.actors import one_line
@@ -74,16 +75,15 @@ def _init(run: Run, variables: dict[str, str]) -> None:
 
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address := run.ray_address or os.environ.get("RAY_ADDRESS"):
+        forget_token()  # of a Ray that this process started before
         try:
             ray.init(address=address, runtime_env={"env_vars": variables}, **quiet)
         except (ConnectionError, ray.exceptions.AuthenticationError) as error:
             said = str(error).splitlines()[0]
             raise StepFailed(f"cannot connect to the Ray cluster {address}: {said}") from None
         return
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a Ray of our own, on loopback
     try:
-        ray.init(
-            address="local",  # not any that happens to run here
+        start_local_ray(
             num_cpus=run.cpus or os.cpu_count() or 1,
             include_dashboard=False,
             object_store_memory=256 * 2**20,  # paths travel between tasks, not pixels

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import ray
@@ -18,7 +19,9 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rasterloom.local_ray import start_local_ray, stop_local_ray
 from rasterloom.train.job import StageJob, StageResult, check, finished
+from rasterloom.train.loopback_group import LOOPBACK, join, serve_store
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -213,16 +216,44 @@ _leaving = threading.Event()  # and it was sent a SIGTERM
 
 @dataclass
 class _SignalledTorch(TorchConfig):  # type: ignore[misc]
-    """torch's process group, and workers that hear a SIGTERM."""
+    """torch's process group, on loopback where Ray is, and workers that hear a SIGTERM."""
 
     @property
     def backend_cls(self) -> type:
         class Backend(super().backend_cls):  # type: ignore[misc]
+            def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+                if ray.util.get_node_ip_address() == LOOPBACK:
+                    _start_on_loopback(worker_group, backend_config)
+                else:
+                    super().on_start(worker_group, backend_config)
+
             def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
                 super().on_training_start(worker_group, backend_config)
                 worker_group.execute(_hear_sigterm)
 
         return Backend
+
+
+def _start_on_loopback(worker_group: Any, backend_config: TorchConfig) -> None:
+    timeout = timedelta(seconds=backend_config.timeout_s)
+    port = worker_group.execute_single(0, serve_store, timeout)
+    size = len(worker_group)
+    given = (backend_config.backend, port)
+    ray.get(
+        [worker_group.execute_single_async(rank, _join, *given, rank, size, timeout) for rank in range(size)]
+    )
+
+
+def _join(backend: str, port: int, rank: int, world_size: int, timeout: timedelta) -> None:
+    context = ray.train.get_context()
+    os.environ.update(
+        RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        NODE_RANK=str(context.get_node_rank()),
+        LOCAL_RANK=str(context.get_local_rank()),
+        LOCAL_WORLD_SIZE=str(context.get_local_world_size()),
+    )
+    join(backend, port, rank, world_size, timeout)
 
 
 def _hear_sigterm() -> None:
@@ -346,8 +377,7 @@ def _ray(job: StageJob) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(
-        address="local",  # even where a cluster runs on this machine: that one is joined by its address
+    start_local_ray(  # even where a cluster runs on this machine: that one is joined by its address
         num_cpus=max(math.ceil(job.workers * job.takes.cpus), os.cpu_count() or 1),
         include_dashboard=False,
         logging_level=logging.ERROR,
@@ -356,4 +386,4 @@ def _ray(job: StageJob) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        stop_local_ray()

@@ -9,10 +9,13 @@ import urllib.request
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 import pytest
 import ranks
+from listening import assert_only_loopback
 
 import rasterloom
+from rasterloom.local_ray import LOOPBACK
 from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.stages import stage_job
 from rasterloom.pipelines.state import work_folder
@@ -90,6 +93,7 @@ def ray(tmp_path_factory, free_port):
     env |= {
         "PYTHONPATH": str(Path(rasterloom.__file__).parents[1]),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        **LOOPBACK,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -112,7 +116,9 @@ def ray(tmp_path_factory, free_port):
         cluster = Ray(process, address, Path(session), env)
         for name in ("a", "b"):
             cluster.tell(f'add {name} {{"num_cpus": 1, "resources": {{"fetch": 1}}}}')
+        assert_only_loopback(psutil.Process(process.pid))
         yield cluster
+        assert_only_loopback(psutil.Process(process.pid))
     finally:
         process.stdin.close()
         process.wait(STARTED)

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from docblocks import ROOT, blocks
+from listening import assert_only_loopback, listening
 
 PAGE = "docs/cluster-quickstart.md"
 SERVERS = ("infra/s3/local.sh", "python examples/quickstart/cluster.py")  # of the first and second shell
@@ -28,8 +29,10 @@ class Reader:
         self.ray = Path(tempfile.mkdtemp(prefix="rl"))  # names of sockets are short
         names = ("S3", "ICEBERG", "MASTER", "VOLUME", "FILER", "LANCE")
         ports = {f"{name}_PORT": str(free_port()) for name in names}
+        # Nothing of whoever tests: the page itself says what is set. No token in another's home, neither.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        self.env = {**os.environ, **ports, "PATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
+        self.env = {**kept, **ports, "PATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
         self.dashboard, port = free_port(), free_port()
         given = f"--port {port} --dashboard-port {self.dashboard} --dashboard-agent-listen-port {free_port()}"
         self.other = {  # what stands for what, beside the ids of jobs
@@ -82,10 +85,18 @@ class Reader:
         _, printed = self.run("rasterloom jobs list --format json")
         return re.findall(r'"id": "(\w+)"', printed)[0]
 
-    def leave(self):
-        mine = [
+    def rays(self):
+        """The processes of the cluster, whoever their parent is by now."""
+        return [
             p for p in psutil.process_iter(["cmdline"]) if str(self.ray) in " ".join(p.info["cmdline"] or ())
         ]
+
+    def assert_only_loopback(self):
+        for process in [*self.rays(), *(psutil.Process(server.pid) for server in self.servers)]:
+            assert_only_loopback(process, listening(process) or {("nothing", "127.0.0.1", 0)})
+
+    def leave(self):
+        mine = self.rays()
         for process in mine:
             process.terminate()
         for process in psutil.wait_procs(mine, timeout=20)[1]:
@@ -122,6 +133,8 @@ def test_the_page_can_be_walked(reader):
             reader.other["7QaB"] = reader.last_job()[-4:]
         watching = "timeout --signal INT 20 " if " follow " in command else ""
         code, printed[command] = reader.run(watching + command)
+        if command.startswith("ray start"):
+            reader.assert_only_loopback()
         assert code == 0 or (watching and code in (124, 130)), f"{command}: {printed[command]}"
 
     doctor, stop, again, whole = (

@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 from rich.console import Console
 
+from rasterloom.local_ray import start_local_ray, stop_local_ray
 from rasterloom.pipelines.actors import TRIES, StepFailed
 from rasterloom.pipelines.nodes import Nodes
 from rasterloom.pipelines.pool import needs_of
@@ -75,16 +76,12 @@ def work(store, spec, config):
 
 @pytest.fixture(scope="module")
 def two_gpus():
-    import ray
-
-    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")
-    memory = 100 * 2**20
     kind = {"accelerator_type:L4": 1}  # as Ray would find it
-    ray.init(
-        "local", num_cpus=2, num_gpus=2, resources=kind, include_dashboard=False, object_store_memory=memory
+    start_local_ray(
+        num_cpus=2, num_gpus=2, resources=kind, include_dashboard=False, object_store_memory=100 * 2**20
     )
     yield
-    ray.shutdown()
+    stop_local_ray()
 
 
 def rows_of(tmp_path, use_gpu=True, takes=None, **config):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rasterloom.local_ray import start_local_ray
 from rasterloom.pipelines.metrics import COUNTERS, GAUGES, Metrics
 from rasterloom.pipelines.staging import Published
 
@@ -17,13 +18,9 @@ DASHBOARD = Path(__file__).parents[2] / "infra" / "grafana" / "rasterloom.json"
 @pytest.fixture(scope="module")
 def shown():
     """The lines of the endpoint, by metric, after a run of two shards, one of which was lost once."""
-    import os
-
     import ray
 
-    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")
-    ray.init(
-        address="local",
+    start_local_ray(
         num_cpus=1,
         include_dashboard=False,
         object_store_memory=100 * 2**20,

@@ -13,9 +13,11 @@ from dataclasses import replace
 import psutil
 import pytest
 import ray
+from listening import assert_only_loopback
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
+from rasterloom.local_ray import private_ray
 from rasterloom.recipe import Stage, Train
 from rasterloom.train.engine import run_worker
 from rasterloom.train.job import StageJob, WorkerTakes
@@ -60,14 +62,17 @@ def cluster():
     """A head without room for a worker, and two machines with room for one each."""
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 workers are to be as fast as what watches them
     os.environ["RAY_raylet_start_wait_time_s"] = "300"  # noqa: SIM112 Ray's own spelling
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    for name in ("one", "other"):
-        cluster.add_node(num_cpus=1, resources={name: 1})
-    ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
-    cluster.wait_for_nodes()
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    with private_ray():
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        for name in ("one", "other"):
+            cluster.add_node(num_cpus=1, resources={name: 1})
+        ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
+        cluster.wait_for_nodes()
+        assert_only_loopback(psutil.Process())
+        yield cluster
+        assert_only_loopback(psutil.Process())
+        ray.shutdown()
+        cluster.shutdown()
 
 
 def training_workers() -> list[psutil.Process]:

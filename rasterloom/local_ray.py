@@ -1,0 +1,82 @@
+"""A Ray of this machine alone: on the loopback interface, with a token of its own."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# Ray offers single machines this for macOS and Windows: it binds nothing but 127.0.0.1 then. It turns
+# `_node_ip_address="127.0.0.1"` and `--node-ip-address=127.0.0.1` back into the machine's address without it.
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+@contextmanager
+def private_ray() -> Iterator[None]:
+    """Give what is started of Ray meanwhile the loopback interface and a token that nobody has yet."""
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    with _environment(LOOPBACK | token), _loopback():
+        forget_token()
+        yield
+
+
+def start_local_ray(**options: Any) -> None:
+    """Start Ray on this machine and connect to it; none but its own processes can.
+
+    Its processes inherit the token through their environment. It doesn't stay in this process's, where it
+    would be given to the next cluster.
+
+    Args:
+        options: of `ray.init`.
+    """
+    import ray
+
+    try:
+        with private_ray():
+            ray.init(address="local", **options)  # not any that happens to run here
+    except BaseException:
+        stop_local_ray()
+        raise
+
+
+def stop_local_ray() -> None:
+    """Stop the Ray that was started, or leave that which was connected to."""
+    import ray
+
+    ray.shutdown()
+    forget_token()
+
+
+def forget_token() -> None:
+    """Let Ray read mode and token from the environment again: it keeps those that it has once read."""
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """Have this process's Ray heed LOOPBACK, which it reads only when it is imported."""
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
