@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from rasterloom.private_folders import socket_folder
+
 # Ray offers single machines this for macOS and Windows: it binds nothing but 127.0.0.1 then. It turns
 # `_node_ip_address="127.0.0.1"` and `--node-ip-address=127.0.0.1` back into the machine's address without it.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -33,6 +35,7 @@ def start_local_ray(**options: Any) -> None:
 
     try:
         with private_ray():
+            options.setdefault("_temp_dir", str(socket_folder("ray")))
             ray.init(address="local", **options)  # not any that happens to run here
     except BaseException:
         stop_local_ray()

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from rasterloom.s3 import StorageError
 
 MAX_AGE_S = 30 * 24 * 3600  # of what nobody has used since
+SOCKET_FOLDER_BYTES = 40  # Ray adds session_<date>_<time>_<us>_<pid>/sockets/plasma_store
 _ROOT = re.compile(r"rasterloom-\d+")
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -68,6 +69,17 @@ def make_folder(folder: Path) -> None:
 def process_folder() -> Path:
     """A private folder of this process, removed when it ends. Raises: as :func:`private_path`."""
     return Path(_process_folder(str(private_folder()), os.getpid()).name)
+
+
+def socket_folder(name: str) -> Path:
+    """A path in a private folder with room for Ray's Unix sockets below it, 107 bytes in all.
+
+    Ray opens the folder itself to everybody; the one above lets nobody through.
+    """
+    folder = private_folder() / name
+    if len(os.fsencode(folder)) <= SOCKET_FOLDER_BYTES:
+        return folder
+    return Path(tempfile.mkdtemp(prefix="rl-", dir="/tmp")) / name
 
 
 @cache

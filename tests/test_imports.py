@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "schema": set(),
     "halving": set(),
     "memory": set(),
-    "local_ray": set(),
+    "local_ray": {"private_folders"},
     "masking": set(),
     "pipelines": ROOMS | GROUND,
     "cli": {"cli_common", "cli_jobs", "cli_sample", "cli_tokens", "cli_train", "cli_versions", "pipelines"}

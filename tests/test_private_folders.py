@@ -204,3 +204,16 @@ def test_scripts_of_infra_make_folders_of_their_own() -> None:
     for path in (ROOT / "infra").rglob("*"):
         for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
             assert "/tmp/" not in line or "mktemp -d" in line, f"{path}: {line}"
+
+
+@pytest.mark.parametrize("name", ["s", "long" * 20])
+def test_a_folder_for_sockets_is_short_and_nobody_else_gets_there(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / name))
+    folder = private_folders.socket_folder("ray")
+    assert len(str(folder.parent)) <= private_folders.SOCKET_FOLDER_BYTES
+    found = folder.parent.stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_uid) == (0o700, os.geteuid())
+    folder.parent.rmdir()
