@@ -1,14 +1,14 @@
 """The command line: ``rasterloom`` and ``python -m rasterloom``."""
 
-import json
 import sys
+import traceback
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from rasterloom import __version__, cli_jobs, cli_sample, cli_tokens, cli_train, cli_versions
 from rasterloom.cli_common import (
@@ -22,10 +22,12 @@ from rasterloom.cli_common import (
     Until,
     err,
     out,
+    print_json,
     progress_on,
     result,
+    run_or_skip,
 )
-from rasterloom.masking import masked
+from rasterloom.masking import PAGE, safe
 from rasterloom.recipe import Recipe, RecipeError, load_recipe
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
@@ -92,16 +94,16 @@ def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = Out
                 "reason": p.status.reason,
                 "fingerprint": p.step.fingerprint,
             }
-            print(json.dumps(row))
+            print_json(row)
         return
     table = Table("step", "", "why", box=None, pad_edge=False)
     for p in planned:
-        table.add_row(p.step.name, "[bold]run[/bold]" if p.runs else "[dim]skip[/dim]", p.status.reason)
+        table.add_row(p.step.name, run_or_skip(p.runs), p.status.reason)
     out.print(table)
     out.print(f"{sum(p.runs for p in planned)} of {len(planned)} steps would run.")
     for p in planned:
         if p.runs and p.step.name.startswith("train/") and (line := in_short(loaded, p.step, MFU)):
-            out.print(line, highlight=False, markup=False)
+            out.print(line, highlight=False)
 
 
 @app.command("failures")
@@ -119,15 +121,15 @@ def failures_command(
     loaded = load_recipe(recipe)
     if output is OutputFormat.JSON:
         for f in failures(loaded, reason, host):
-            print(json.dumps(f.__dict__, ensure_ascii=False))
+            print_json(f.__dict__)
         return
     if reason is None and host is None:
         groups = summary(loaded, by)
         other = "most from" if by is GroupBy.REASON else "mostly"
         table = Table(by.value, "pairs", other, "for example", box=None, pad_edge=False)
         for g in groups[:limit]:
-            example = f"{g.url or '(no URL)'}  {g.detail}"
-            table.add_row(*map(escape, (g.name or "(none)", f"{g.pairs:,}", g.mostly, example)))
+            example = f"{safe(g.url or '(no URL)')}  {safe(g.detail)}"
+            table.add_row(safe(g.name or "(none)"), f"{g.pairs:,}", safe(g.mostly), example)
         out.print(table)
         if len(groups) > limit:
             out.print(f"{limit} of {len(groups):,}; --limit shows more.")
@@ -135,7 +137,8 @@ def failures_command(
         return
     found = failures(loaded, reason, host, limit + 1)
     for f in found[:limit]:
-        out.print(f"{f.key}  {f.reason}  {f.url or '(no URL)'}  {f.detail}", highlight=False, markup=False)
+        told = (f.key, f.reason, f.url or "(no URL)", f.detail)
+        out.print("  ".join(map(safe, told)), highlight=False)
     more = "; there are more, --limit shows them" if len(found) > limit else ""
     out.print(f"{min(limit, len(found))} pairs{more}.")
 
@@ -151,12 +154,12 @@ def explain_command(
 
     chapters = explain(load_recipe(recipe), key)
     if output is OutputFormat.JSON:
-        print(json.dumps({c.title: dict(c.lines) for c in chapters}, ensure_ascii=False))
+        print_json({c.title: dict(c.lines) for c in chapters})
         return
     for chapter in chapters:
-        out.print(chapter.title, style="bold", markup=False)
+        out.print(chapter.title, style="bold")
         for name, value in chapter.lines:
-            out.print(f"  {name}: {value}", highlight=False, markup=False)
+            out.print(f"  {safe(name)}: {safe(value)}", highlight=False)
 
 
 @app.command("keep")
@@ -174,11 +177,11 @@ def keep_command(
     tried = try_rule(load_recipe(recipe), rule, page)
     if output is OutputFormat.JSON:
         changes = [change.__dict__ for change in tried.changes]
-        print(json.dumps({**tried.trial.__dict__, "changes": changes, "reasons": tried.reasons}))
+        print_json({**tried.trial.__dict__, "changes": changes, "reasons": tried.reasons})
         return
     table = Table("reason", "now", "then", "", box=None, pad_edge=False)
     for name, (now, then) in sorted(tried.reasons.items(), key=lambda item: -max(item[1])):
-        table.add_row(escape(name), f"{now:,}", f"{then:,}", f"{then - now:+,}" if then != now else "")
+        table.add_row(safe(name), f"{now:,}", f"{then:,}", f"{then - now:+,}" if then != now else "")
     out.print(table, highlight=False)
     trial = tried.trial
     out.print(
@@ -188,8 +191,8 @@ def keep_command(
     )
     for change in tried.changes:
         word = "newly kept, was" if change.kept else "newly dropped,"
-        out.print(f"  {change.rows:,} {word} {change.reason}", highlight=False, markup=False)
-    out.print(f"gallery: {page}", highlight=False, markup=False)
+        out.print(f"  {change.rows:,} {word} {safe(change.reason)}", highlight=False)
+    out.print(f"gallery: {page}", highlight=False)
 
 
 @app.command("embeddings")
@@ -202,7 +205,7 @@ def embeddings_command(
     from rasterloom.pipelines.embeddings import export
 
     rows = export(load_recipe(recipe), folder, everything)
-    out.print(f"{rows:,} embeddings: {folder}", highlight=False, markup=False)
+    out.print(f"{rows:,} embeddings: {folder}", highlight=False)
 
 
 @app.command("report")
@@ -227,7 +230,7 @@ def report_command(
 
         with out.status("comparing") as status:
             compare_with(loaded, compare, page, status.update)
-        out.print(f"comparison: {page}", highlight=False, markup=False)
+        out.print(f"comparison: {page}", highlight=False)
         return
     from rasterloom.pipelines.run import run
 
@@ -247,8 +250,8 @@ def doctor_command(
 
     findings = examine(load_recipe(recipe) if recipe else None, address)
     for finding in findings:
-        sign = "[green]ok[/green]   " if finding.ok else "[red]bad[/red]  "
-        out.print(sign + escape(" ".join(finding.what.split())), highlight=False)
+        sign = ("ok   ", "green") if finding.ok else ("bad  ", "red")
+        out.print(Text.assemble(sign, " ".join(safe(finding.what, PAGE).split())), highlight=False)
     bad = sum(not finding.ok for finding in findings)
     if bad:
         out.print(f"{bad} of {len(findings)} bad.")
@@ -283,7 +286,7 @@ def main() -> None:
     try:
         code: Any = app(standalone_mode=False)
     except (RecipeError, VersionError) as error:
-        err.print(masked(str(error)), markup=False, highlight=False, style="red")
+        err.print(str(error), highlight=False, style="red")
         sys.exit(WRONG_USE)
     except typer.Exit as error:
         code = error.exit_code
@@ -295,12 +298,13 @@ def main() -> None:
         usage = getattr(error, "exit_code", None)
         if usage == WRONG_USE:  # click's own words on wrong options
             said = error.format_message() if hasattr(error, "format_message") else str(error)
-            err.print(f"{said}  (--help says more)", markup=False, style="red")
+            err.print(f"{said}  (--help says more)", style="red")
             sys.exit(WRONG_USE)
         if isinstance(error, StepFailed | StorageError | CommitFailedException | RESTError | OSError):
-            err.print(masked(" ".join(str(error).split())), markup=False, highlight=False, style="red")
+            err.print(" ".join(str(error).split()), highlight=False, style="red")
             sys.exit(FAILED)
-        raise
+        err.print(traceback.format_exc(), end="", highlight=False)
+        sys.exit(FAILED)
     if code == INTERRUPTED:  # typer makes it of a KeyboardInterrupt
         err.print("Stopped. What was finished is kept; run the same command to go on.")
     sys.exit(code if isinstance(code, int) else 0)

@@ -1,18 +1,58 @@
 """What the commands share: arguments, and where they print."""
 
-import json
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.status import Status
+from rich.text import Text
+
+from rasterloom.masking import LINES, as_json, safe
 
 if TYPE_CHECKING:
     from rasterloom.pipelines.progress import Progress
 
-out = Console(soft_wrap=True)
-err = Console(stderr=True, soft_wrap=True)
+
+class SafeConsole(Console):
+    """Where all commands print: a string is text, never markup, and fit to be shown.
+
+    Markup is what the program writes itself: ``markup=True``, with strangers' words in no part of it.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(soft_wrap=True, markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Make text of a string, one of a table too, before rich measures it."""
+        return super().render_str(safe(text, LINES), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Draw anything; whoever made a Text by hand is covered as well."""
+        for segment in super().render(renderable, options):
+            fit = segment.text.isprintable() or segment.control
+            yield segment if fit else Segment(safe(segment.text, LINES), segment.style)
+
+    def status(self, status: RenderableType, **options: Any) -> "SafeStatus":
+        return SafeStatus(_text(status), console=self, **options)
+
+
+class SafeStatus(Status):
+    """A spinner whose strings are text, not markup."""
+
+    def update(self, status: RenderableType | None = None, **options: Any) -> None:
+        super().update(_text(status) if status is not None else None, **options)
+
+
+def _text(given: RenderableType) -> RenderableType:
+    return Text(safe(given)) if isinstance(given, str) else given
+
+
+out = SafeConsole()
+err = SafeConsole(stderr=True)
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
 
@@ -46,17 +86,28 @@ LogAs = Annotated[
 ]
 
 
+def run_or_skip(runs: bool) -> Text:
+    return Text("run", style="bold") if runs else Text("skip", style="dim")
+
+
+def print_json(value: Any) -> None:
+    """Print an object in a line, for programs: logins are masked there too."""
+    print(as_json(value))
+
+
 def progress_on(console: Console, quiet: bool, log: LogFormat) -> "Progress":
     """What a long command tells while it works."""
     from rasterloom.pipelines.progress import Progress
 
-    return Progress(Console(quiet=True) if quiet else console, as_json=log is LogFormat.JSON and not quiet)
+    return Progress(
+        SafeConsole(quiet=True) if quiet else console, as_json=log is LogFormat.JSON and not quiet
+    )
 
 
 def result(log: LogFormat, lines: list[str], **facts: Any) -> None:
     """Print what came of a command: lines, or one JSON object with the facts."""
     if log is LogFormat.JSON:
-        print(json.dumps({"event": "result", **facts}, ensure_ascii=False))
+        print_json({"event": "result", **facts})
         return
     for line in lines:
-        out.print(line, highlight=False, markup=False)
+        out.print(line, highlight=False)

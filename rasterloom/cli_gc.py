@@ -1,6 +1,5 @@
 """The command that removes what no version needs."""
 
-import json
 import re
 import sys
 from datetime import timedelta
@@ -9,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, out
+from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, out, print_json
 from rasterloom.pipelines.gc import Garbage, collect, find
 from rasterloom.pipelines.unreached import Grace
 from rasterloom.recipe import RecipeError, load_recipe
@@ -83,7 +82,7 @@ def _show(found: Garbage, output: OutputFormat) -> None:
     kinds = found.by_kind()
     if output is OutputFormat.JSON:
         files = {kind: {"files": number, "bytes": size} for kind, (number, size) in kinds.items()}
-        print(json.dumps({"snapshots": found.snapshots, **files}))
+        print_json({"snapshots": found.snapshots, **files})
         return
     if not (found.snapshots or found.items):
         out.print("There is nothing to remove.")

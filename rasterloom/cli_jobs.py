@@ -1,10 +1,8 @@
 """``rasterloom submit`` and ``rasterloom jobs``: runs on a Ray cluster."""
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from rasterloom.cli_common import (
@@ -18,8 +16,10 @@ from rasterloom.cli_common import (
     Until,
     err,
     out,
+    print_json,
     result,
 )
+from rasterloom.masking import safe
 
 if TYPE_CHECKING:
     from rasterloom.pipelines.jobs import Jobs
@@ -60,12 +60,12 @@ def submit_command(
     job = prepare(recipe, until, retry, env or [], code, tuple(told))
     if dry_run:
         takes = ", ".join(f"{k.removeprefix('entrypoint_')} {v}" for k, v in job.takes.items() if v)
-        out.print(f"entrypoint: {job.entrypoint}", highlight=False, markup=False)
-        out.print(f"the driver takes: {takes or 'nothing, on the head node'}", highlight=False, markup=False)
-        out.print(f"variables: {', '.join(job.variables) or 'none'}", highlight=False, markup=False)
+        out.print(f"entrypoint: {job.entrypoint}", highlight=False)
+        out.print(f"the driver takes: {takes or 'nothing, on the head node'}", highlight=False)
+        out.print(f"variables: {', '.join(job.variables) or 'none'}", highlight=False)
         out.print(f"files of {job.package.folder}, {job.package.size / 2**20:.1f} MiB:", highlight=False)
         for name, size in job.package.files.items():
-            out.print(f"  {size:>12,}  {name}", highlight=False, markup=False)
+            out.print(f"  {size:>12,}  {safe(name)}", highlight=False)
         return
     jobs = Jobs(address)
     found = submit(job, jobs)
@@ -91,7 +91,7 @@ def list_command(
     if output is OutputFormat.JSON:
         for job in found:
             began = job.began and job.began.isoformat()
-            print(json.dumps({**job.__dict__, "began": began, "at": jobs.step_of(job)}))
+            print_json({**job.__dict__, "began": began, "at": jobs.step_of(job)})
         return
     table = Table("id", "corpus", "status", "began", "took", "", box=None, pad_edge=False)
     table.columns[0].no_wrap = True  # other commands take it
@@ -100,7 +100,7 @@ def list_command(
         began = f"{job.began.astimezone():%Y-%m-%d %H:%M}" if job.began else ""
         took = clock(job.seconds) if job.seconds is not None else ""
         said = job.last_words if job.status == "FAILED" else jobs.step_of(job)
-        table.add_row(*map(escape, (job.id, job.corpus, job.status, began, took, said)))
+        table.add_row(*map(safe, (job.id, job.corpus, job.status, began, took, said)))
     if found:
         out.print(table, highlight=False)
     else:
@@ -122,7 +122,7 @@ def logs_command(job: JobId, address: Address = LOCAL) -> None:
     from rasterloom.pipelines.jobs import Jobs
 
     jobs = Jobs(address)
-    print(jobs.logs(jobs.find(job)), end="")
+    out.print(jobs.logs(jobs.find(job)), end="", highlight=False)
 
 
 @app.command("stop")

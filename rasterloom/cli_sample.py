@@ -1,15 +1,14 @@
 """The commands that ask a trained model: sample and evaluate."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, err, out
+from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, err, out, print_json
+from rasterloom.masking import as_json, safe
 from rasterloom.recipe import RecipeError, load_recipe
 
 StageNumber = Annotated[
@@ -117,12 +116,11 @@ def sample_command(
         drawn = draw.draw(loaded, trained, language, decoder_of(loaded), request, progress)
     draw.write(drawn, trained, request, folder)
     for text in drawn.texts:
-        out.print(text, highlight=False, markup=False)
+        out.print(text, highlight=False)
     out.print(draw.pace(drawn), highlight=False)
     out.print(
         f"samples: {folder / ('grid.png' if drawn.pictures else 'samples.json')}",
         highlight=False,
-        markup=False,
     )
 
 
@@ -189,25 +187,24 @@ def evaluate_command(
     with progress.showing():
         held = evaluation.held_out(loaded, target or checkpoints[-1].target, language, codec, pictures)
         found = evaluation.evaluate(loaded, checkpoints, language, codec, held, clip_model, progress)
-    text = json.dumps(asdict(found), indent=None if output is OutputFormat.JSON else 1)
     if save:
-        save.write_text(text)
+        save.write_text(as_json(asdict(found), indent=None if output is OutputFormat.JSON else 1))
     report = evaluation.keep(loaded, checkpoints, found)
     if output is OutputFormat.JSON:
-        print(text)
+        print_json(asdict(found))
         return
     out.print(_table(found))
     for note in found.notes:
         out.print(note, highlight=False)
     if report:
-        out.print(f"report: {report}", highlight=False, markup=False)
+        out.print(f"report: {report}", highlight=False)
 
 
 def _table(found: Any) -> Table:
     """A line a figure, a column a checkpoint."""
     table = Table(
         f"held out of {found.target}",
-        *(escape(c.name) for c in found.checkpoints),
+        *(safe(c.name) for c in found.checkpoints),
         "",
         box=None,
         pad_edge=False,
@@ -215,7 +212,7 @@ def _table(found: Any) -> Table:
     columns = [c.heldout for c in found.checkpoints]
 
     def add(name: str, values: list[float | None], note: str = "") -> None:
-        table.add_row(escape(name), *("-" if v is None else f"{v:.4g}" for v in values), note)
+        table.add_row(safe(name), *("-" if v is None else f"{v:.4g}" for v in values), note)
 
     whole = columns[0]["all"]
     add("loss", [c["all"]["loss"] for c in columns], f"{whole['rows']:,} rows, {whole['tokens']:,} tokens")

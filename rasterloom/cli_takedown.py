@@ -1,13 +1,13 @@
 """The command that takes pictures out of a corpus for good."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, out
+from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, out, print_json
+from rasterloom.masking import safe
 from rasterloom.pipelines.takedown import Outcome, take_down
 from rasterloom.pipelines.tombstones import takedowns
 from rasterloom.recipe import RecipeError, load_recipe
@@ -52,7 +52,7 @@ def takedown_command(
             advance=lambda what, done, total: status.update(f"{what}: {done:,} of {total:,} files"),
         )
     if output is OutputFormat.JSON:
-        print(json.dumps(asdict(found)))
+        print_json(asdict(found))
         return
     _tell(found, dry_run)
 
@@ -72,25 +72,25 @@ def _tell(found: Outcome, dry_run: bool) -> None:
     if found.number:
         lines.append(f"takedown {found.number} is on record: later runs leave them out.")
     for line in lines:
-        out.print(line, highlight=False, markup=False)
+        out.print(line, highlight=False)
 
 
 def _show(corpus: Corpus, output: OutputFormat) -> None:
     found = takedowns(corpus.store, corpus.name)
     for t in found:
         if output is OutputFormat.JSON:
-            print(json.dumps(asdict(t), ensure_ascii=False))
+            print_json(asdict(t))
             continue
         entries = ", ".join(f"{kind} {_some(given)}" for kind, given in t.entries.items())
         seen = f"; seen by {', '.join(t.checkpoints)}" if t.checkpoints else ""
         line = f"{t.number}  {t.when}  {t.user}  {len(t.keys):,} pairs  {entries}{seen}  {t.why}"
-        out.print(line.rstrip(), highlight=False, markup=False)
+        out.print(safe(line.rstrip()), highlight=False)
     if not found and output is OutputFormat.TABLE:
         out.print("Nothing was taken down.")
 
 
 def _some(names: list[str]) -> str:
-    return " ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+    return " ".join(map(safe, names[:3])) + (" ..." if len(names) > 3 else "")
 
 
 def _entries(given: str) -> list[str]:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from rasterloom.cli_common import LogAs, LogFormat, Quiet, RecipePath, out, progress_on, result
+from rasterloom.cli_common import LogAs, LogFormat, Quiet, RecipePath, out, progress_on, result, run_or_skip
+from rasterloom.masking import safe
 from rasterloom.recipe import load_recipe
 
 app = typer.Typer(help="Look at a corpus's tokens, or bring some in.", no_args_is_help=True)
@@ -47,7 +48,7 @@ def tokenize_command(
     if dry_run:
         table = Table("step", "", "why", box=None, pad_edge=False)
         for p in planned:
-            table.add_row(p.step.name, "[bold]run[/bold]" if p.runs else "[dim]skip[/dim]", p.status.reason)
+            table.add_row(p.step.name, run_or_skip(p.runs), p.status.reason)
         out.print(table)
         return
     ran = sum(p.runs for p in planned)
@@ -83,10 +84,10 @@ def show_command(
     with out.status("looking for the row"):
         found = find(load_recipe(recipe), which, target)
     for line in draw(found, shutil.get_terminal_size((100, 24)).columns):
-        out.print(line, highlight=False, markup=False)
+        out.print(line, highlight=False)
     if picture:
         save_picture(found, picture)
-        out.print(f"picture: {picture}", highlight=False, markup=False)
+        out.print(f"picture: {picture}", highlight=False)
 
 
 @app.command("import")
@@ -117,9 +118,9 @@ def import_command(
     shown = progress_on(out, quiet=False, log=LogFormat.TEXT)
     found = import_tokens(record, profile, into, target or target_of(record, profile), replace, run, shown)
     for reason in found.failures[:FAILURES_SHOWN]:
-        out.print(f"  {reason}", highlight=False, markup=False)
+        out.print(f"  {safe(reason)}", highlight=False)
     if len(found.failures) > FAILURES_SHOWN:
         out.print(f"  and {len(found.failures) - FAILURES_SHOWN:,} more")
     out.print(f"{found.rows:,} samples imported, {found.tokens:,} tokens; {len(found.failures):,} failed.")
     place = corpus_of(into)
-    out.print(f"tokens: {place.store.root}, corpus {place.name}", highlight=False, markup=False)
+    out.print(f"tokens: {place.store.root}, corpus {place.name}", highlight=False)

@@ -1,11 +1,11 @@
 """The command that trains the stages of a recipe, or says what they would take."""
 
-import json
 import sys
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from rasterloom.cli_common import (
     AsFormat,
@@ -15,9 +15,11 @@ from rasterloom.cli_common import (
     Quiet,
     RecipePath,
     out,
+    print_json,
     progress_on,
     result,
 )
+from rasterloom.masking import safe
 from rasterloom.recipe import RecipeError, load_recipe
 
 SHOWN = 8  # buckets
@@ -73,7 +75,7 @@ def train_command(
     if fresh:
         if not yes and not sys.stdin.isatty():
             raise RecipeError("--fresh deletes: add --yes where nobody can be asked")
-        start_over(loaded, stage, lambda text: yes or typer.confirm(text), progress.say)
+        start_over(loaded, stage, lambda text: yes or typer.confirm(safe(text)), progress.say)
     planned = train(loaded, stage, progress)
     ran = sum(p.runs for p in planned)
     models = {p.step.name: _where(loaded, p.step) for p in planned if p.step.name.startswith("train/")}
@@ -99,9 +101,9 @@ def _tell(one: Any, mfu: float, usd: float | None, output: OutputFormat) -> None
         if estimate:
             row |= {**asdict(estimate), "memory": asdict(memory), "mfu": mfu, "gpu_hours": hours}
             row |= {"usd": {d: h * usd for d, h in hours.items()}} if usd is not None else {}
-        print(json.dumps(row))
+        print_json(row)
         return
-    out.print(f"[bold]{one.step.name}[/bold]  {one.status.reason}", highlight=False)
+    out.print(Text.assemble((safe(one.step.name), "bold"), f"  {safe(one.status.reason)}"), highlight=False)
     _line("workers", _workers(one))
     if estimate is None:
         out.print(
@@ -150,7 +152,7 @@ def _workers(one: Any) -> str:
 
 
 def _line(name: str, text: str) -> None:
-    out.print(f"  {name:<8}  {text}", highlight=False, markup=False)
+    out.print(f"  {name:<8}  {text}", highlight=False)
 
 
 def _price(hours: float, usd: float | None) -> str:

@@ -1,17 +1,18 @@
 """The commands on the versions of a corpus."""
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
-from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, out
+from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, out, print_json
 from rasterloom.cli_gc import gc_command
 from rasterloom.cli_takedown import takedown_command, tell_settled
+from rasterloom.masking import as_json, safe
 from rasterloom.pipelines.forms import Form
 from rasterloom.recipe import load_recipe
 from rasterloom.versions.history import Version, log, made
@@ -39,9 +40,9 @@ def corpus_of(recipe: Path, at: str | None = None) -> Corpus:
     return corpus
 
 
-def _json(version: Version) -> str:
+def _facts(version: Version) -> dict[str, Any]:
     committed = version.committed.isoformat()
-    return json.dumps({**version.__dict__, "committed": committed, "record": version.record.__dict__})
+    return {**version.__dict__, "committed": committed, "record": version.record.__dict__}
 
 
 def _snapshots(found: dict[str, int]) -> str:
@@ -61,7 +62,7 @@ def log_command(
     found = log(corpus, table)
     if output is OutputFormat.JSON:
         for v in found:
-            print(_json(v))
+            print_json(_facts(v))
         return
     names: dict[int, list[str]] = {}
     for ref in refs(corpus):
@@ -75,10 +76,9 @@ def log_command(
         record = v.record
         counts = ", ".join(f"{k} {n:,}" for k, n in sorted(record.counts.items(), key=lambda i: -i[1])[:3])
         why = f"takedown {record.taken_down}: " if record.of_takedown else ""
-        mark = "" if v.current else "[dim]"
         shown.add_row(
-            f"{mark}{v.committed:%Y-%m-%d %H:%M:%S}",
-            record.user,
+            Text(f"{v.committed:%Y-%m-%d %H:%M:%S}", style="" if v.current else "dim"),
+            safe(record.user),
             record.recipe[:6],
             f"{record.package}/{record.code_version}",
             record.step,
@@ -86,7 +86,7 @@ def log_command(
             f"{record.rows:,}",
             f"{record.seconds:,.1f}",
             f"{record.n_bytes / 1e6:,.1f}",
-            why + counts,
+            safe(why + counts),
             ", ".join(names.get(v.snapshot_id, [])),
         )
     _print_wide(shown)
@@ -106,7 +106,7 @@ def list_command(recipe: RecipePath, output: AsFormat = OutputFormat.TABLE) -> N
     found = refs(corpus_of(recipe))
     if output is OutputFormat.JSON:
         for ref in found:
-            print(json.dumps(asdict(ref)))
+            print_json(asdict(ref))
         return
     shown = Table("name", "", *TABLES, box=None, pad_edge=False)
     for ref in found:
@@ -124,11 +124,12 @@ def show_command(
     found = made(corpus_of(recipe, version))
     if output is OutputFormat.JSON:
         for v in found:
-            print(_json(v))
+            print_json(_facts(v))
         return
     for v in found:
         record = v.record
-        out.print(f"[bold]{record.step}[/bold]  snapshot {v.snapshot_id} of {v.table}", highlight=False)
+        title = Text.assemble((safe(record.step), "bold"), f"  snapshot {v.snapshot_id} of {v.table}")
+        out.print(title, highlight=False)
         lines = {
             "made": f"{v.committed:%Y-%m-%d %H:%M:%S} UTC by {record.user or '?'}",
             "rasterloom": f"{record.package}, version {record.code_version} of the step",
@@ -139,12 +140,12 @@ def show_command(
             "outcome": ", ".join(f"{k} {n:,}" for k, n in record.counts.items()),
             "inputs": ", ".join(f"{k} {f}" for k, f in record.inputs.items()),
             "parents": ", ".join(f"{k} {s}" for k, s in record.parents.items()),
-            "settings": json.dumps(record.config, ensure_ascii=False),
+            "settings": as_json(record.config),
             "fingerprint": record.fingerprint,
         }
         for name, value in lines.items():
             if value:
-                out.print(f"  {name}: {value}", highlight=False, markup=False)
+                out.print(f"  {name}: {safe(value)}", highlight=False)
 
 
 @app.command("tag")
@@ -222,7 +223,7 @@ def diff_command(
         )
     if output is OutputFormat.JSON:
         for one in found:
-            print(json.dumps(asdict(one), ensure_ascii=False))
+            print_json(asdict(one))
         return
     shown = Table(
         "table", of_a.ref, of_b.ref, "added", "removed", "changed", "in columns", box=None, pad_edge=False
@@ -237,9 +238,9 @@ def diff_command(
     for one in found:
         for kind, keys in one.examples.items():
             if keys:
-                out.print(f"{one.table}, {kind}: {' '.join(keys[:3])} ...", highlight=False, markup=False)
+                out.print(f"{one.table}, {kind}: {' '.join(keys[:3])} ...", highlight=False)
     if page:
-        out.print(f"gallery: {page}", highlight=False, markup=False)
+        out.print(f"gallery: {page}", highlight=False)
 
 
 @app.command("lineage")
@@ -282,13 +283,14 @@ def lineage_command(
     for node in found if onward else reversed(found):
         record = node.record
         counts = ", ".join(f"{k} {n:,}" for k, n in sorted(record.counts.items(), key=lambda i: -i[1])[:4])
-        out.print(f"[bold]{node.name}[/bold]  {record.finished}  {counts}", highlight=False)
+        line = Text.assemble((safe(node.name), "bold"), f"  {record.finished}  {safe(counts)}")
+        out.print(line, highlight=False)
         if record.inputs:
             given = (
                 nodes[f].name if f in nodes else f"{step}, no longer on record"
                 for step, f in record.inputs.items()
             )
-            out.print(f"  made of {', '.join(given)}", highlight=False, markup=False)
+            out.print(f"  made of {', '.join(given)}", highlight=False)
 
 
 @app.command("verify")
@@ -317,7 +319,7 @@ def verify_command(
             highlight=False,
         )
     for p in problems:
-        out.print(f"[red]bad[/red]  {p.table} {p.file} {p.what}", highlight=False)
+        out.print(Text.assemble(("bad", "red"), safe(f"  {p.table} {p.file} {p.what}")), highlight=False)
     if problems:
         raise typer.Exit(FAILED)
 
@@ -349,7 +351,7 @@ def export_command(
             status.update(f"{done:,} of {total:,} rows")
 
         card = export(corpus, folder, form, advance=advance)
-    out.print(f"{card.rows:,} samples: {folder}", highlight=False, markup=False)
+    out.print(f"{card.rows:,} samples: {folder}", highlight=False)
 
 
 @app.command("adopt")

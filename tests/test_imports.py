@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "pipelines": ROOMS | GROUND,
     "cli": {"cli_common", "cli_jobs", "cli_sample", "cli_tokens", "cli_train", "cli_versions", "pipelines"}
     | GROUND,
-    "cli_common": {"pipelines"},
+    "cli_common": {"masking", "pipelines"},
     "cli_jobs": {"cli_common", "pipelines"} | GROUND,
     "cli_sample": {"cli_common", "pipelines"} | GROUND,
     "cli_train": {"cli_common", "pipelines"} | GROUND,

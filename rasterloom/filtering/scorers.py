@@ -22,6 +22,7 @@ from rasterloom.filtering.nsfw import NsfwScorer
 from rasterloom.filtering.quality import PARAMETERS, load_photographs, niqe
 from rasterloom.filtering.scorer import Batch, Captions, Images, Scorer, Scores, floats
 from rasterloom.filtering.text_area import TextAreaScorer
+from rasterloom.masking import cut, safe
 
 BATCH_ROWS = 64
 BATCH_PIXELS = 32_000_000  # of decoded pictures held at once, 3 bytes each; a single one may have more
@@ -202,5 +203,5 @@ def decode(data: bytes, key: str) -> NDArray[np.uint8] | None:
             white = Image.new("RGBA", picture.size, "white")
             return np.asarray(Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        log.warning("the stored picture of %s cannot be decoded and has no scores: %s", key, error)
+        log.warning("the stored picture of %s cannot be decoded and has no scores: %s", safe(key), cut(error))
         return None

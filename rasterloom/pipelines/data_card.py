@@ -1,6 +1,5 @@
 """The README of an exported corpus: what is in it, what it was made of, under which licences."""
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasterloom import __version__
+from rasterloom.masking import PAGE, as_json, safe
 from rasterloom.report.card import counts, front_matter, table
 from rasterloom.report.data import UNNAMED
 from rasterloom.versions.history import made
@@ -72,9 +72,9 @@ def write_card(card: Card, folder: Path, form: str) -> None:
             lines += [f"### {version.table}", "", *table(["outcome", "rows"], outcomes)]
     rule = next((v.record.config.get("rule") for v in versions if v.table == "selection"), None)
     lines += ["## The keep rule", "", "```sql", str(rule), "```", ""]
-    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+    (folder / "README.md").write_text(safe("\n".join(lines), PAGE), encoding="utf-8")
     records = {v.table: {"snapshot": v.snapshot_id, **v.record.__dict__} for v in versions}
-    (folder / "export.json").write_text(json.dumps(records, indent=1, ensure_ascii=False), encoding="utf-8")
+    (folder / "export.json").write_text(as_json(records, indent=1), encoding="utf-8")
 
 
 def _feature(column: pa.Field) -> dict[str, object]:

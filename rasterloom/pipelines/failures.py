@@ -5,12 +5,11 @@ from typing import Any
 
 import duckdb
 
+from rasterloom.masking import HOST_SQL
 from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.state import output_files, status
 from rasterloom.recipe import Recipe
 from rasterloom.versions.tables import Corpus
-
-HOST = "regexp_extract(url, '^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?([^/?#]*)', 1)"
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def failures(
         recipe,
         f"""SELECT key, url, caption, reason, detail FROM dropped
         WHERE ($reason IS NULL OR reason IN ($reason, 'failed: ' || $reason))
-          AND ($host IS NULL OR lower({HOST}) = lower($host))
+          AND ($host IS NULL OR lower({HOST_SQL}) = lower($host))
         ORDER BY reason, url, key LIMIT {limit if limit is not None else "ALL"}""",
         {"reason": reason, "host": host},
     )
@@ -60,7 +59,7 @@ def summary(recipe: Recipe, by: str) -> list[Group]:
     name, other = ("reason", "host") if by == "reason" else ("host", "reason")
     rows = _query(
         recipe,
-        f"""WITH d AS (SELECT reason, coalesce({HOST}, '') AS host, url, detail FROM dropped),
+        f"""WITH d AS (SELECT reason, coalesce({HOST_SQL}, '') AS host, url, detail FROM dropped),
         each AS (SELECT {name} AS name, {other} AS other, count(*) AS n, min({{'u': url, 'd': detail}}) AS one
                  FROM d GROUP BY ALL)
         SELECT name, sum(n)::BIGINT AS pairs, max_by(other, n) AS other, max(n) AS most,

@@ -5,6 +5,7 @@ from collections import Counter, deque
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rasterloom.masking import cut
 from rasterloom.pipelines.staging import Published
 from rasterloom.recipe import Run
 from rasterloom.schema import ErrorClass
@@ -63,4 +64,4 @@ def _example(store: Store, shard: Published, error: str) -> str:
         columns=["url", "detail"],
         filters=pc.field("error") == error,
     ).slice(0, 1)
-    return " ".join(f"{row['url']}: {row['detail']}" for row in rows.to_pylist()) or "none at hand"
+    return " ".join(f"{cut(row['url'])}: {cut(row['detail'])}" for row in rows.to_pylist()) or "none at hand"

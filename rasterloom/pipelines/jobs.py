@@ -167,7 +167,7 @@ class Jobs:
                 f"nobody answers at {self.address}: it takes the address of the cluster's dashboard, such as "
                 "http://head:8265; is the port open from here?"
             ) from None
-        except (RuntimeError, OSError) as error:
+        except Exception as error:  # whatever answers there may say anything
             lines = [line for line in str(error).strip().splitlines() if line.strip()]
             raise StepFailed(f"{self.address}: {lines[-1].strip() if lines else error!r}") from None
 

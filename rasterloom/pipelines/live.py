@@ -14,6 +14,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from rasterloom.masking import LINES, safe
 from rasterloom.pipelines.summary import print_summary
 from rasterloom.pipelines.watched import State, Watched, WatchedRun
 from rasterloom.pipelines.words import clock, details, ending, progress_of, usd
@@ -52,7 +53,7 @@ class LiveView:
         self._live = None
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(safe(text, LINES), highlight=False, markup=False)
 
     def changed(self, step: Watched, event: str) -> None:
         pass  # the next frame shows it
@@ -161,6 +162,6 @@ def _shown(steps: list[Watched], room: int) -> list[Watched | str]:
 
 
 def _line(text: str, width: int, style: str = "") -> Text:
-    line = Text(text, style=style, no_wrap=True, overflow="ellipsis")
+    line = Text(safe(text), style=style, no_wrap=True, overflow="ellipsis")
     line.truncate(max(1, width), overflow="ellipsis")
     return line

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from rasterloom.masking import LINES, as_json, safe
 from rasterloom.pipelines.summary import print_summary
 from rasterloom.pipelines.watched import State, Watched, WatchedRun
 from rasterloom.pipelines.words import clock, details, ending, progress_of
@@ -70,12 +71,14 @@ class _Lines(ABC):
 
 class TextLines(_Lines):
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(safe(text, LINES), highlight=False, markup=False)
 
     def line(self, step: Watched, event: str, now: float) -> None:
         width = max(map(len, self.run.steps))
         if event == State.BEFORE:
-            self.console.print(f"[dim]{step.name:<{width}}  done before, nothing to do[/dim]")
+            self.console.print(
+                f"{safe(step.name):<{width}}  done before, nothing to do", style="dim", markup=False
+            )
         elif event == "step":
             self.say(f"{step.name:<{width}}  {step.why}")
         elif event == "progress":
@@ -107,5 +110,5 @@ class JsonLines(_Lines):
     def _write(self, event: str, facts: dict[str, Any]) -> None:
         at = datetime.now(UTC).isoformat(timespec="seconds")
         told = {"time": at, "event": event, "corpus": self.run.corpus, **facts}
-        self.console.file.write(json.dumps(told, ensure_ascii=False) + "\n")
+        self.console.file.write(as_json(told) + "\n")
         self.console.file.flush()

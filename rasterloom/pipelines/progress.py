@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
-from rasterloom.masking import masked
+from rasterloom.masking import cut
 from rasterloom.pipelines.live import LiveView
 from rasterloom.pipelines.loglines import JsonLines, TextLines
 from rasterloom.pipelines.staging import Published
@@ -88,7 +88,7 @@ class Progress:
             yield step
             state = State.DONE
         except Exception as error:
-            step.note = masked(" ".join(str(error).split()))
+            step.note = cut(error)
             raise
         finally:
             with self._lock:

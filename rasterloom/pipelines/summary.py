@@ -4,7 +4,9 @@ import time
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from rasterloom.masking import safe
 from rasterloom.pipelines.watched import State, Watched, WatchedRun
 from rasterloom.pipelines.words import clock, progress_of, size, usd
 
@@ -37,7 +39,7 @@ def _table(columns: list[str], rows: list[dict[str, str]]) -> Table:
     for name in columns:
         table.add_column(name, justify="left" if name in ("step", "failed or not kept") else "right")
     for row in rows:
-        table.add_row(*(row.get(name, "") for name in columns))
+        table.add_row(*(Text(safe(row.get(name, ""))) for name in columns))
     return table
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rasterloom.masking import masked
+from rasterloom.masking import HOST_SQL
 from rasterloom.report import words
 from rasterloom.report.data import Tables
 from rasterloom.report.gallery import SEED
@@ -39,7 +39,7 @@ def failures(tables: Tables) -> list[Failures]:
     groups = tables.sql(
         f"""
         WITH f AS (SELECT key, coalesce(error, 'unknown') AS error, url, detail, caption, attempts,
-                     regexp_extract(url, '^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?([^/?#]*)', 1) AS host
+                     {HOST_SQL} AS host
                    FROM images WHERE status <> 'ok')
         SELECT error, count(*) AS rows, count(DISTINCT nullif(host, '')) AS hosts,
                min_by({{'url': url, 'host': host, 'detail': detail,
@@ -57,5 +57,5 @@ def failures(tables: Tables) -> list[Failures]:
 
 def _failure(row: dict[str, str | int | None]) -> Failure:
     names = ("url", "host", "detail", "caption")
-    text = {name: words.plain(masked(str(row[name] or ""))) for name in names}
+    text = {name: words.plain(str(row[name] or "")) for name in names}
     return Failure(**text, attempts=int(row["attempts"] or 0))

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from rasterloom import __version__
+from rasterloom.masking import PAGE, safe
 from rasterloom.report import charts, data, words
 from rasterloom.report.card import data_card
 from rasterloom.report.evaluation import read_evaluation
@@ -21,7 +22,7 @@ from rasterloom.report.runs import Samples, Stage, read_samples, read_stage
 from rasterloom.versions.record import Record
 from rasterloom.versions.tables import Corpus
 
-PAGE, CARD = "index.html", "README.md"
+INDEX, CARD = "index.html", "README.md"
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ def build_report(inputs: ReportInputs, out: Path) -> Path:
         stages = [stage for stage, _ in shown["stages"]]
         card = data_card(tables, inputs.records, shown["levels"], stages, inputs.recipe_text)
     out.mkdir(parents=True, exist_ok=True)
-    (out / CARD).write_text(card, encoding="utf-8")
-    path = out / PAGE
+    (out / CARD).write_text(safe(card, PAGE), encoding="utf-8")
+    path = out / INDEX
     path.write_text(environment().get_template("page.html").render(shown), encoding="utf-8")
     return path
 
@@ -75,12 +76,22 @@ def environment() -> Environment:
     loader = PackageLoader("rasterloom.report", "templates")
     # Captions, URLs and error texts come from strangers: everything is escaped.
     found = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_safe,
     )
     for function in (words.count, words.short, words.percent, words.size, words.duration, words.figure):
         found.filters[function.__name__] = function
     found.filters["plain"] = words.plain
     return found
+
+
+def _safe(value: Any) -> Any:
+    """A value as a page shows it: markup of ours as it is, texts without control characters and logins."""
+    return safe(value, PAGE) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def styles() -> Markup:

@@ -1,7 +1,6 @@
 """Numbers and errors as a person reads them."""
 
-import re
-
+from rasterloom.masking import cut
 from rasterloom.schema import ErrorClass
 
 ERRORS = {
@@ -35,16 +34,10 @@ ERRORS = {
     ErrorClass.INTERNAL: "an error of ours",
 }
 
-# Control characters, lone surrogates, and what turns the direction of the text around it.
-_UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
-)
-
 
 def plain(text: str | None, limit: int = 300) -> str:
-    """Text of unknown origin, fit to be shown: unprintable characters as U+FFFD, cut to ``limit``."""
-    clean = " ".join(_UNPRINTABLE.sub("\ufffd", text or "").split())
-    return clean if len(clean) <= limit else clean[: limit - 1] + "…"
+    """Text of unknown origin in one line, fit to be shown and cut to ``limit``."""
+    return cut(text or "", limit)
 
 
 def count(number: float) -> str:

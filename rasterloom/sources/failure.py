@@ -1,5 +1,6 @@
 """The one exception that says why a pair has no image."""
 
+from rasterloom.masking import cut
 from rasterloom.schema import ErrorClass
 
 
@@ -16,6 +17,7 @@ class Failure(Exception):
     def __init__(
         self, error: ErrorClass, detail: str, *, may_pass: bool = False, retry_after: float | None = None
     ) -> None:
+        detail = cut(detail)  # it may quote a server, and is stored and shown
         super().__init__(detail)
         self.error = error
         self.detail = detail

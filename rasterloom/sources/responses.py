@@ -6,10 +6,12 @@ from email.utils import parsedate_to_datetime
 
 import aiohttp
 
+from rasterloom.masking import cut
 from rasterloom.schema import ErrorClass
 from rasterloom.sources.address import BlockedAddress
 from rasterloom.sources.failure import Failure
 
+REASON = 100  # characters of a status line's words that are kept
 PASSING_STATUS = (408, 425)  # 4xx that may pass, beside 429
 
 
@@ -37,7 +39,7 @@ def check_status(response: aiohttp.ClientResponse) -> None:
     status = response.status
     if 200 <= status < 300:
         return
-    detail = f"answered {status} {response.reason or ''}".rstrip()
+    detail = f"answered {status} {cut(response.reason or '', REASON)}".rstrip()
     wait = _retry_after(response.headers.get("Retry-After"))
     if wait is not None:
         detail += f", asked to wait {wait:.0f} s"
