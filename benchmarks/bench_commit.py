@@ -20,9 +20,9 @@ from pathlib import Path
 import pyarrow as pa
 from commit_curve import draw
 
-from rasterloom.pipelines.corpus import TEXT_PARQUET
 from rasterloom.schema import SCORES
-from rasterloom.storage import Store
+from rasterloom.storage.parquet_options import TEXT_PARQUET
+from rasterloom.storage.store import Store
 from rasterloom.versions.commit import commit
 from rasterloom.versions.record import Record
 from rasterloom.versions.tables import Corpus

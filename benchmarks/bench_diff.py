@@ -17,7 +17,7 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
 from rasterloom.versions.commit import commit
 from rasterloom.versions.diff import diff
 from rasterloom.versions.record import Record

@@ -26,9 +26,10 @@ import pyarrow.parquet as pq
 import torch
 from bench_plan import bucket_lengths
 
-from rasterloom.pipelines.token_steps import TOKEN_PARQUET, group_rows
+from rasterloom.pipelines.token_steps import group_rows
 from rasterloom.schema import TOKENS, pair_key
-from rasterloom.storage import Store
+from rasterloom.storage.parquet_options import TOKEN_PARQUET
+from rasterloom.storage.store import Store
 from rasterloom.train.plan import deal
 from rasterloom.train.rows import open_rows, prefetched
 from rasterloom.train.samples import pack

@@ -26,7 +26,7 @@ from PIL import Image
 from rasterloom.pipelines.sampling import picture_of
 from rasterloom.recipe import Tokenize
 from rasterloom.report.page import ReportInputs, build_report
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
 from rasterloom.tokenize.codecs import codec_of
 from rasterloom.tokenize.profiles import MINI
 from rasterloom.tokenize.unirep import frame

@@ -25,7 +25,7 @@ from rasterloom.pipelines.runner import run_step, start_ray
 from rasterloom.pipelines.step import Shard, ShardStep
 from rasterloom.recipe import Fetch, Run
 from rasterloom.schema import SCORES
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
 from rasterloom.versions.tables import Corpus
 
 SIZES = (100, 1_000)

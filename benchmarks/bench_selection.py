@@ -18,7 +18,7 @@ import pyarrow as pa
 from rasterloom import schema
 from rasterloom.pipelines import work
 from rasterloom.recipe import Keep
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
 
 SIZES = (100_000, 1_000_000, 10_000_000)
 ROWS_A_FILE = 1_000  # as the recipe cuts shards, unless it says otherwise

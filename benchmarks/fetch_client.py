@@ -12,10 +12,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rasterloom.pipelines.corpus import IMAGE_PARQUET
 from rasterloom.recipe import Fetch
 from rasterloom.schema import PAIRS, pair_key
 from rasterloom.sources.fetch import fetch_shard
+from rasterloom.storage.parquet_options import IMAGE_PARQUET
 
 
 def main() -> None:

@@ -27,8 +27,8 @@ from rasterloom.cli_common import (
     result,
     run_or_skip,
 )
-from rasterloom.masking import PAGE, safe
 from rasterloom.recipe import Recipe, RecipeError, load_recipe
+from rasterloom.utils.redact import PAGE, safe
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 
@@ -280,8 +280,8 @@ def main() -> None:
     """Run the command line: exit code 0 done, 1 failed, 2 wrong use, 130 interrupted."""
     from pyiceberg.exceptions import CommitFailedException, RESTError
 
-    from rasterloom.storage import StorageError
-    from rasterloom.versions.refs import VersionError
+    from rasterloom.errors import VersionError
+    from rasterloom.storage.store import StorageError
 
     try:
         code: Any = app(standalone_mode=False)

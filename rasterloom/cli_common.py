@@ -11,7 +11,7 @@ from rich.segment import Segment
 from rich.status import Status
 from rich.text import Text
 
-from rasterloom.masking import LINES, as_json, safe
+from rasterloom.utils.redact import LINES, as_json, safe
 
 if TYPE_CHECKING:
     from rasterloom.pipelines.progress import Progress

@@ -19,7 +19,7 @@ from rasterloom.cli_common import (
     print_json,
     result,
 )
-from rasterloom.masking import safe
+from rasterloom.utils.redact import safe
 
 if TYPE_CHECKING:
     from rasterloom.pipelines.jobs import Jobs
@@ -84,7 +84,7 @@ def list_command(
 ) -> None:
     """List the cluster's jobs, the latest first, and what those that run are at."""
     from rasterloom.pipelines.jobs import Jobs
-    from rasterloom.pipelines.words import clock
+    from rasterloom.utils.formatting import clock
 
     jobs = Jobs(address)
     found = [job for job in jobs.all() if everything or job.ours]

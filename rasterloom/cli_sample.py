@@ -8,8 +8,8 @@ import typer
 from rich.table import Table
 
 from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, err, out, print_json
-from rasterloom.masking import as_json, safe
 from rasterloom.recipe import RecipeError, load_recipe
+from rasterloom.utils.redact import as_json, safe
 
 StageNumber = Annotated[
     int | None, typer.Option(min=1, help="Stage of the recipe, from 1. Default: the last that is done.")

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, out, print_json
-from rasterloom.masking import safe
 from rasterloom.pipelines.takedown import Outcome, take_down
 from rasterloom.pipelines.tombstones import takedowns
 from rasterloom.recipe import RecipeError, load_recipe
+from rasterloom.utils.redact import safe
 from rasterloom.versions.tables import Corpus
 
 

@@ -9,8 +9,8 @@ import typer
 from rich.table import Table
 
 from rasterloom.cli_common import LogAs, LogFormat, Quiet, RecipePath, out, progress_on, result, run_or_skip
-from rasterloom.masking import safe
 from rasterloom.recipe import load_recipe
+from rasterloom.utils.redact import safe
 
 app = typer.Typer(help="Look at a corpus's tokens, or bring some in.", no_args_is_help=True)
 

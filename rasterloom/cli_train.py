@@ -19,8 +19,8 @@ from rasterloom.cli_common import (
     progress_on,
     result,
 )
-from rasterloom.masking import safe
 from rasterloom.recipe import RecipeError, load_recipe
+from rasterloom.utils.redact import safe
 
 SHOWN = 8  # buckets
 EVEN = 0.985  # of useful tokens: what ranks of many rows reach

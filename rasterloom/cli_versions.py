@@ -12,9 +12,9 @@ from rich.text import Text
 from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, out, print_json
 from rasterloom.cli_gc import gc_command
 from rasterloom.cli_takedown import takedown_command, tell_settled
-from rasterloom.masking import as_json, safe
 from rasterloom.pipelines.forms import Form
 from rasterloom.recipe import load_recipe
+from rasterloom.utils.redact import as_json, safe
 from rasterloom.versions.history import Version, log, made
 from rasterloom.versions.tables import MAIN, TABLES, Corpus
 
@@ -259,8 +259,8 @@ def lineage_command(
     Of a key, a URL or the SHA-256 of a picture it shows which versions of
     tokens hold it, and which checkpoints were trained on those.
     """
+    from rasterloom.errors import VersionError
     from rasterloom.versions import lineage
-    from rasterloom.versions.refs import VersionError
 
     corpus = corpus_of(recipe)
     nodes = lineage.graph(corpus)

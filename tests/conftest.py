@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from rasterloom.local_ray import stop_local_ray
+from rasterloom.utils.local_ray import stop_local_ray
 
 # A deadline would time the machine, not the code.
 settings.register_profile("no deadline", deadline=None)

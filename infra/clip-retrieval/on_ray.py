@@ -13,7 +13,7 @@ from pathlib import Path
 
 import ray
 
-from rasterloom.local_ray import start_local_ray
+from rasterloom.utils.local_ray import start_local_ray
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 

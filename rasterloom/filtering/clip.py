@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from rasterloom.filtering.scorer import Batch, Scores, floats
-from rasterloom.halving import in_halves
+from rasterloom.utils.oom_batches import in_halves
 
 Embeddings = NDArray[np.float32]
 

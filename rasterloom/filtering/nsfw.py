@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rasterloom.filtering.scorer import Batch, Scores, digest_of, floats, packaged
-from rasterloom.halving import in_halves
+from rasterloom.utils.oom_batches import in_halves
 
 BATCH = 16
 

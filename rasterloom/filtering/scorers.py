@@ -22,7 +22,7 @@ from rasterloom.filtering.nsfw import NsfwScorer
 from rasterloom.filtering.quality import PARAMETERS, load_photographs, niqe
 from rasterloom.filtering.scorer import Batch, Captions, Images, Scorer, Scores, floats
 from rasterloom.filtering.text_area import TextAreaScorer
-from rasterloom.masking import cut, safe
+from rasterloom.utils.redact import cut, safe
 
 BATCH_ROWS = 64
 BATCH_PIXELS = 32_000_000  # of decoded pictures held at once, 3 bytes each; a single one may have more

@@ -4,19 +4,16 @@ import math
 import time
 from typing import Any
 
+from rasterloom.errors import StepFailed
 from rasterloom.pipelines import staging
 from rasterloom.pipelines.nodes import Nodes
 from rasterloom.pipelines.staging import Published
 from rasterloom.pipelines.step import Shard, ShardStep
 from rasterloom.recipe import StepTakes
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
 
 TRIES = 5  # of a shard whose worker died, or of an actor that does not start
 AHEAD = 2  # shards a slot: one at work and one that waits, so that no CPU or GPU does
-
-
-class StepFailed(RuntimeError):
-    """A step could not be finished; what it published so far stays, and a further run goes on from there."""
 
 
 def one_line(error: Exception) -> str:

@@ -18,11 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rasterloom import __version__
-from rasterloom.pipelines.corpus import IMAGE_PARQUET, TEXT_PARQUET
 from rasterloom.pipelines.existing import is_fixed, refuse_change
 from rasterloom.recipe import Fetch, Recipe, RecipeError
 from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION, T2I, pair_key
-from rasterloom.storage import Entry, Store
+from rasterloom.storage.parquet_options import IMAGE_PARQUET, TEXT_PARQUET
+from rasterloom.storage.store import Entry, Store
 from rasterloom.versions.commit import commit
 from rasterloom.versions.history import made
 from rasterloom.versions.preflight import check_workspace

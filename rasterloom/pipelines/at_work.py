@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from rasterloom.storage import StorageError, Store
+from rasterloom.storage.store import StorageError, Store
 from rasterloom.versions.tables import Corpus
 
 GC = "gc"

@@ -2,11 +2,9 @@
 
 import json
 import uuid
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,30 +12,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rasterloom.pipelines import staging
-from rasterloom.pipelines.reading import FIRST, GONE, first_of, read_file
 from rasterloom.pipelines.staging import Published
 from rasterloom.pipelines.tombstones import Tombstones
-from rasterloom.storage import Store
-from rasterloom.versions.tables import DataFile
-
-AT_ONCE = 8  # files that are looked at
-S = TypeVar("S")
-T = TypeVar("T")
-Advance = Callable[[str, int, int], None]  # what is looked at, how many of how many
-
-
-def silent(what: str, done: int, total: int) -> None:
-    pass
-
-
-def spread(work: Callable[[S], T], items: list[S], what: str = "", advance: Advance = silent) -> list[T]:
-    """Do something with each of some items, several at once."""
-    found = []
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for number, one in enumerate(pool.map(work, items), 1):
-            found.append(one)
-            advance(what, number, len(items))
-    return found
+from rasterloom.storage.parquet_io import FIRST, GONE, DataFile, first_of, read_file
+from rasterloom.storage.store import Store
+from rasterloom.utils.parallel import spread
 
 
 def without(
@@ -130,8 +109,12 @@ class Cleaner:
         return left.replace_schema_metadata(metadata)
 
     def _options(self, file: DataFile, step: str) -> dict[str, Any]:
-        from rasterloom.pipelines.corpus import IMAGE_PARQUET, TEXT_PARQUET
-        from rasterloom.pipelines.token_steps import CODES_PARQUET, TOKEN_PARQUET
+        from rasterloom.storage.parquet_options import (
+            CODES_PARQUET,
+            IMAGE_PARQUET,
+            TEXT_PARQUET,
+            TOKEN_PARQUET,
+        )
 
         kind = step.split("/")[0]
         known = {"images": IMAGE_PARQUET, "tokens": TOKEN_PARQUET, "codes": CODES_PARQUET}

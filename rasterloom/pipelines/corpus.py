@@ -12,18 +12,9 @@ from rasterloom.pipelines.retry import with_retries
 from rasterloom.pipelines.step import ShardStep, Step
 from rasterloom.pipelines.token_steps import text_step, token_steps
 from rasterloom.recipe import Recipe, RecipeError
-from rasterloom.schema import IMAGES, PAIRS, PICTURE, SCORES, SELECTION
+from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION
+from rasterloom.storage.parquet_options import IMAGE_PARQUET, TEXT_PARQUET
 from rasterloom.versions.tables import Corpus
-
-# Encoded pictures do not compress; few rows a group keep a reader's memory small.
-IMAGE_PARQUET = {
-    "row_group_size": 64,
-    "compression": {
-        **{name: "none" if name == "image" else "zstd" for name in IMAGES.names if name != "more"},
-        **{f"more.list.element.{f.name}": "none" if f.name == "image" else "zstd" for f in PICTURE},
-    },
-}
-TEXT_PARQUET = {"row_group_size": 10_000, "compression": "zstd"}
 
 
 def corpus_steps(recipe: Recipe) -> list[Step]:

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasterloom import __version__
-from rasterloom.masking import PAGE, as_json, safe
 from rasterloom.report.card import counts, front_matter, table
 from rasterloom.report.data import UNNAMED
+from rasterloom.utils.redact import PAGE, as_json, safe
 from rasterloom.versions.history import made
 from rasterloom.versions.tables import Corpus
 

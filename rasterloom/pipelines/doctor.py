@@ -9,11 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rasterloom import private_folders
 from rasterloom.pipelines import remote
 from rasterloom.pipelines.remote import Finding
 from rasterloom.recipe import Recipe, Tokenize
-from rasterloom.storage import StorageError
+from rasterloom.storage.store import StorageError
+from rasterloom.utils import private_folders
 from rasterloom.versions.preflight import check_catalog, check_store
 from rasterloom.versions.tables import Corpus
 

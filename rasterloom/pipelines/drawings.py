@@ -13,9 +13,9 @@ from PIL import Image
 
 from rasterloom.recipe import Sample, Train
 from rasterloom.schema import Profile
-from rasterloom.train.files import read_json
 from rasterloom.train.job import Drawing
 from rasterloom.train.trackers import EVENTS, TensorBoard
+from rasterloom.utils.json_files import read_json
 
 MOST_PROMPTS = 4  # of the recipe's: every picture costs the stage time
 

@@ -7,10 +7,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rasterloom.pipelines import reading, work
+from rasterloom.pipelines import work
 from rasterloom.pipelines.corpus import corpus_steps
 from rasterloom.pipelines.state import output_files, status
 from rasterloom.recipe import Recipe, RecipeError
+from rasterloom.storage import parquet_io
 from rasterloom.versions.tables import Corpus
 
 ROWS_A_FILE = 100_000
@@ -65,14 +66,14 @@ def _rows(
     """The rows of one file of images that have all embeddings, and are kept if that is asked for."""
     store = corpus.store
     columns = ["key", "shard", "url", "caption", "width", "height"]
-    table = reading.read_files(store, [images], pc.field("status") == "ok", columns)
+    table = parquet_io.read_files(store, [images], pc.field("status") == "ok", columns)
     here = pc.field("shard").isin(pc.unique(table["shard"]))
     if "selection" in files:
-        kept = reading.read_files(store, files["selection"], here & pc.field("kept"), ["key"])
+        kept = parquet_io.read_files(store, files["selection"], here & pc.field("kept"), ["key"])
         table = table.filter(pc.is_in(table["key"], kept["key"].combine_chunks()))
     for name in vectors:
         here &= pc.field(name).is_valid()
-    found = reading.read_files(store, files["scores"], here, ["key", *vectors, *scores])
+    found = parquet_io.read_files(store, files["scores"], here, ["key", *vectors, *scores])
     table = table.filter(pc.is_in(table["key"], found["key"].combine_chunks())).drop_columns(["shard"])
     found = found.take(pc.index_in(table["key"], found["key"].combine_chunks()))
     for name in [*vectors, *scores]:

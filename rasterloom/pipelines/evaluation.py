@@ -13,13 +13,13 @@ from PIL import Image, ImageOps
 
 from rasterloom.pipelines.likeness import Pixels, frechet, psnr, ssim
 from rasterloom.pipelines.progress import Progress
-from rasterloom.pipelines.reading import read_files
 from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.state import file_folder, inputs_of, local_folder, output_files, status
 from rasterloom.pipelines.step import FileStep, Step
 from rasterloom.pipelines.trained import Language, Trained
 from rasterloom.recipe import Recipe, RecipeError
 from rasterloom.schema import T2I
+from rasterloom.storage.parquet_io import read_files
 from rasterloom.versions.tables import Corpus
 
 FILE = "evaluation.json"  # in the folder of a stage

@@ -14,7 +14,7 @@ from rasterloom.pipelines import token_work
 from rasterloom.pipelines.lengths import lengths_step
 from rasterloom.pipelines.step import FileStep, ShardStep, Step
 from rasterloom.recipe import Recipe, RecipeError, Section
-from rasterloom.storage import StorageError
+from rasterloom.storage.store import StorageError
 from rasterloom.versions.history import made
 from rasterloom.versions.record import Record
 from rasterloom.versions.refs import check_ref

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasterloom.filtering.verdict import verdicts
-from rasterloom.pipelines import reading
 from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.state import Status, output_files, status
 from rasterloom.recipe import Recipe, RecipeError
 from rasterloom.schema import SCORES, in_order
+from rasterloom.storage import parquet_io
 from rasterloom.versions.tables import Corpus
 
 DOUBLES = 5  # keys named of the rows that an image is kept in the place of
@@ -77,7 +77,7 @@ class _Story:
 
     def _pair(self, key: str) -> dict[str, Any]:
         where = pc.starts_with(pc.field("key"), key.lower())
-        found = reading.read_files(self.corpus.store, self.files["pairs"], where)
+        found = parquet_io.read_files(self.corpus.store, self.files["pairs"], where)
         if len(found) == 0:
             raise RecipeError(f"no pair has the key {key}; `rasterloom failures --format json` lists keys")
         if len(found) > 1:
@@ -92,7 +92,7 @@ class _Story:
         where = pc.field("key") == self.key
         for name, value in more.items():
             where &= pc.field(name) == value
-        return reading.read_files(self.corpus.store, self.files[table], where, without=without)
+        return parquet_io.read_files(self.corpus.store, self.files[table], where, without=without)
 
     def _fetched(self) -> Lines:
         if not self.image:
@@ -104,7 +104,7 @@ class _Story:
             return (*lines, ("pictures", "none, it is text alone"))
         if row.get("main") is None:
             return lines
-        more = reading.read_more(self.corpus.store, self.files["images"], self.key)
+        more = parquet_io.read_more(self.corpus.store, self.files["images"], self.key)
         mine = {**row, "main picture": True}
         found = enumerate(in_order(mine, row["main"], more), 1)
         return (*lines, *((f"image {n} of {len(more) + 1}", _picture(one)) for n, one in found))
@@ -150,7 +150,7 @@ class _Story:
     def _instead(self, key: str) -> list[tuple[str, str]]:
         columns = ["url", "caption", "phash", "original_width", "original_height"]
         where = pc.field("key") == key
-        (other,) = reading.read_files(self.corpus.store, self.files["images"], where, columns).to_pylist()
+        (other,) = parquet_io.read_files(self.corpus.store, self.files["images"], where, columns).to_pylist()
         told = [
             ("kept instead", key),
             ("its url", other["url"]),
@@ -165,7 +165,7 @@ class _Story:
 
     def _doubles(self) -> list[str]:
         where = pc.field("duplicate_of") == self.key
-        found = reading.read_files(self.corpus.store, self.files["selection"], where, ["key"])
+        found = parquet_io.read_files(self.corpus.store, self.files["selection"], where, ["key"])
         keys: list[str] = found["key"].to_pylist()
         return keys
 
@@ -176,7 +176,7 @@ class _Story:
             return self._not_done(codes)
         columns = ["bucket", "width", "height", "task", "n_tokens", "error"]
         where = pc.field("key") == self.key
-        rows = reading.read_files(self.corpus.store, self.files[codes], where, columns).to_pylist()
+        rows = parquet_io.read_files(self.corpus.store, self.files[codes], where, columns).to_pylist()
         if not rows:
             return (("none", "only what is kept is tokenised"),)
         if name not in self.files:

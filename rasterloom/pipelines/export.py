@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 
 from rasterloom.pipelines.data_card import Card, write_card
 from rasterloom.pipelines.forms import Form
-from rasterloom.pipelines.reading import read_file, read_files, read_rows
 from rasterloom.pipelines.takedown import refuse_held
 from rasterloom.recipe import RecipeError
 from rasterloom.schema import SCORES, in_order
+from rasterloom.storage.parquet_io import read_file, read_files, read_rows
 from rasterloom.versions.tables import Corpus
 
 FILE_BYTES = 500_000_000  # of pictures in a file, about

@@ -5,10 +5,10 @@ from typing import Any
 
 import duckdb
 
-from rasterloom.masking import HOST_SQL
 from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.state import output_files, status
 from rasterloom.recipe import Recipe
+from rasterloom.utils.redact import HOST_SQL
 from rasterloom.versions.tables import Corpus
 
 

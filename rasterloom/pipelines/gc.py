@@ -8,11 +8,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from rasterloom.errors import VersionError
 from rasterloom.pipelines.at_work import GC, at_work, others
-from rasterloom.pipelines.clean import Advance, silent, spread
 from rasterloom.pipelines.unreached import Grace, Item, Search
+from rasterloom.utils.parallel import Advance, silent, spread
 from rasterloom.versions import expire
-from rasterloom.versions.refs import VersionError
 from rasterloom.versions.tables import TABLES, Corpus
 
 

@@ -5,11 +5,11 @@ from collections import Counter, deque
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rasterloom.masking import cut
 from rasterloom.pipelines.staging import Published
 from rasterloom.recipe import Run
 from rasterloom.schema import ErrorClass
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
+from rasterloom.utils.redact import cut
 
 OK = "ok"
 # Rows that say nothing of the network: nobody was asked for them.

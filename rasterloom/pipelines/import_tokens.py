@@ -13,14 +13,15 @@ from rasterloom.pipelines import token_work
 from rasterloom.pipelines.at_work import at_work
 from rasterloom.pipelines.lengths import lengths_step
 from rasterloom.pipelines.progress import Progress
-from rasterloom.pipelines.reading import count_of, read_files
 from rasterloom.pipelines.retry import worked_on
 from rasterloom.pipelines.runner import run_step, start_ray
 from rasterloom.pipelines.state import output_files, status
 from rasterloom.pipelines.step import Inputs, Shard, ShardResult, ShardStep, Step
-from rasterloom.pipelines.token_steps import CODES_PARQUET, pack_step
+from rasterloom.pipelines.token_steps import pack_step
 from rasterloom.recipe import RecipeError, Run, Section, load_recipe
-from rasterloom.storage import Store
+from rasterloom.storage.parquet_io import count_of, read_files
+from rasterloom.storage.parquet_options import CODES_PARQUET
+from rasterloom.storage.store import Store
 from rasterloom.tokenize.profiles import PROFILES
 from rasterloom.tokenize.reference import TWICE, import_samples, name_of, read_record
 from rasterloom.versions.commit import head_snapshot

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
-from rasterloom.pipelines.actors import StepFailed
+from rasterloom.errors import StepFailed
 from rasterloom.pipelines.loglines import where_at
 
 T = TypeVar("T")

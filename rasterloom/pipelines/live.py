@@ -14,10 +14,11 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from rasterloom.masking import LINES, safe
 from rasterloom.pipelines.summary import print_summary
 from rasterloom.pipelines.watched import State, Watched, WatchedRun
-from rasterloom.pipelines.words import clock, details, ending, progress_of, usd
+from rasterloom.pipelines.words import details, ending, progress_of
+from rasterloom.utils.formatting import clock, usd
+from rasterloom.utils.redact import LINES, safe
 
 FRAMES_PER_S = 4
 BAR, NARROW = 24, 12  # columns of the bar; on terminals of less than ``WIDE``

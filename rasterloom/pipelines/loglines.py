@@ -9,10 +9,11 @@ from typing import Any
 
 from rich.console import Console
 
-from rasterloom.masking import LINES, as_json, safe
 from rasterloom.pipelines.summary import print_summary
 from rasterloom.pipelines.watched import State, Watched, WatchedRun
-from rasterloom.pipelines.words import clock, details, ending, progress_of
+from rasterloom.pipelines.words import details, ending, progress_of
+from rasterloom.utils.formatting import clock
+from rasterloom.utils.redact import LINES, as_json, safe
 
 EVERY_S, SELDOM_S = 5.0, 60.0  # between two lines of a step: first the one, the other when it takes long
 SHARE = 0.05  # of the time that a step has taken

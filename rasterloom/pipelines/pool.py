@@ -10,15 +10,16 @@ from collections import Counter
 from collections.abc import Generator
 from typing import Any
 
+from rasterloom.errors import StepFailed
 from rasterloom.pipelines import staging
-from rasterloom.pipelines.actors import AHEAD, TRIES, Actors, StepFailed, one_line, options
+from rasterloom.pipelines.actors import AHEAD, TRIES, Actors, one_line, options
 from rasterloom.pipelines.metrics import Metrics
 from rasterloom.pipelines.nodes import LATE_S, Nodes, of_kind
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.staging import Published
 from rasterloom.pipelines.step import Shard, ShardStep
 from rasterloom.recipe import Run, StepTakes
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
 
 
 def run_on_ray(

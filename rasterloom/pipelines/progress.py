@@ -11,13 +11,13 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
-from rasterloom.masking import cut
 from rasterloom.pipelines.live import LiveView
 from rasterloom.pipelines.loglines import JsonLines, TextLines
 from rasterloom.pipelines.staging import Published
 from rasterloom.pipelines.step import Shard
 from rasterloom.pipelines.watched import State, Watched, WatchedRun
 from rasterloom.recipe import Run
+from rasterloom.utils.redact import cut
 
 
 class Display(Protocol):

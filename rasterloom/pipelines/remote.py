@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
-from rasterloom import s3
-from rasterloom.pipelines.actors import StepFailed
+from rasterloom.errors import StepFailed
 from rasterloom.pipelines.jobs import Jobs
 from rasterloom.pipelines.nodes import in_words, slots
 from rasterloom.pipelines.pool import needs_of
@@ -18,6 +17,7 @@ from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.stages import TrainAt, worker_needs, worker_takes
 from rasterloom.pipelines.step import ShardStep
 from rasterloom.recipe import DriverTakes, Recipe, RecipeError
+from rasterloom.storage import s3
 from rasterloom.versions.tables import Corpus
 
 SLOW_S = 1.0  # of looking up a name

@@ -16,7 +16,7 @@ from rasterloom.pipelines.state import status
 from rasterloom.pipelines.step import Inputs, Shard, ShardResult, ShardStep, Step
 from rasterloom.recipe import RecipeError
 from rasterloom.schema import ErrorClass
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
 from rasterloom.versions.tables import Corpus
 
 RETRY = "retry"  # name in a step's identity

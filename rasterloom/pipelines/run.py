@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from rasterloom.disk import advice, is_full
 from rasterloom.pipelines.at_work import at_work
 from rasterloom.pipelines.corpus import corpus_steps
 from rasterloom.pipelines.existing import is_fixed, refuse_change
@@ -16,7 +15,8 @@ from rasterloom.pipelines.step import ShardStep, Step
 from rasterloom.pipelines.takedown import refuse_held
 from rasterloom.pipelines.training import training_steps
 from rasterloom.recipe import Recipe, RecipeError
-from rasterloom.storage import StorageError
+from rasterloom.storage.local_disk import advice, is_full
+from rasterloom.storage.store import StorageError
 from rasterloom.versions.preflight import check_workspace
 from rasterloom.versions.tables import Corpus
 

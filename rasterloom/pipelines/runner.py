@@ -13,10 +13,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from rasterloom import __version__, private_folders
-from rasterloom.local_ray import forget_token, start_local_ray
+from rasterloom import __version__
+from rasterloom.errors import StepFailed as StepFailed
 from rasterloom.pipelines import clean, staging
-from rasterloom.pipelines.actors import StepFailed as StepFailed
 from rasterloom.pipelines.actors import one_line
 from rasterloom.pipelines.guard import SuccessGuard
 from rasterloom.pipelines.metrics import Metrics
@@ -36,7 +35,9 @@ from rasterloom.pipelines.state import (
 from rasterloom.pipelines.step import FileStep, Shard, ShardStep, Step
 from rasterloom.pipelines.tombstones import latest_takedown, tombstones
 from rasterloom.recipe import RecipeError, Run
-from rasterloom.train.transfer import upload
+from rasterloom.storage.transfer import upload
+from rasterloom.utils import private_folders
+from rasterloom.utils.local_ray import forget_token, start_local_ray
 from rasterloom.versions.commit import commit
 from rasterloom.versions.record import Record
 from rasterloom.versions.tables import Corpus

@@ -13,15 +13,17 @@ from typing import Any
 from rasterloom import __version__
 from rasterloom.pipelines import staging
 from rasterloom.pipelines.at_work import at_work
-from rasterloom.pipelines.clean import Advance, Cleaned, Cleaner, silent, spread
+from rasterloom.pipelines.clean import Cleaned, Cleaner
 from rasterloom.pipelines.state import change_record, read_record
 from rasterloom.pipelines.tombstones import Tombstones, tombstones
+from rasterloom.storage.parquet_io import DataFile
+from rasterloom.utils.parallel import Advance, silent, spread
 from rasterloom.versions.commit import head_snapshot
 from rasterloom.versions.history import made
 from rasterloom.versions.record import BEFORE_TAKEDOWN, Record
 from rasterloom.versions.refs import refs
 from rasterloom.versions.replace import entries, replace_files
-from rasterloom.versions.tables import MAIN, TABLES, Corpus, DataFile
+from rasterloom.versions.tables import MAIN, TABLES, Corpus
 
 PICTURED = ("report", "sample")  # steps whose folders have pictures of single rows
 

@@ -10,12 +10,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
-from rasterloom.pipelines.reading import read_files, read_rows
 from rasterloom.recipe import Recipe, RecipeError, Tokenize
 from rasterloom.schema import TOKENS, Profile
+from rasterloom.storage.parquet_io import DataFile, read_files, read_rows
 from rasterloom.versions.commit import head_snapshot
 from rasterloom.versions.record import Record
-from rasterloom.versions.tables import Corpus, DataFile
+from rasterloom.versions.tables import Corpus
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
-from rasterloom.private_folders import process_folder
-from rasterloom.storage import StorageError
+from rasterloom.storage.store import StorageError
+from rasterloom.utils.private_folders import process_folder
 from rasterloom.versions.tables import Corpus
 
 HEAVY = ("model/", "checkpoints/", "events/")  # gigabytes that no page shows

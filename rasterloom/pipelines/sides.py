@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from rasterloom.errors import VersionError
 from rasterloom.pipelines.compare import rows_differing
 from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.shown import shown_folder
@@ -15,7 +16,7 @@ from rasterloom.versions import lineage
 from rasterloom.versions.history import made
 from rasterloom.versions.lineage import TRAINED, Graph, Node
 from rasterloom.versions.record import Record
-from rasterloom.versions.refs import VersionError, check_ref, refs
+from rasterloom.versions.refs import check_ref, refs
 from rasterloom.versions.tables import TABLES, Corpus
 
 Begin = Callable[[str], None]

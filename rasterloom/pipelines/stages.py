@@ -14,9 +14,10 @@ from rasterloom.pipelines.state import file_folder, local_folder, output_files, 
 from rasterloom.pipelines.step import FileStep, Step
 from rasterloom.recipe import SPEED_ONLY, Part, Recipe, RecipeError, Run, Sample, Section, Stage, Train
 from rasterloom.schema import Profile
-from rasterloom.storage import Store
+from rasterloom.storage.parquet_io import DataFile
+from rasterloom.storage.store import Store
 from rasterloom.train.job import PartFiles, StageJob, WorkerTakes
-from rasterloom.versions.tables import Corpus, DataFile
+from rasterloom.versions.tables import Corpus
 
 
 def _what_counts(train: Train) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from rasterloom import s3
 from rasterloom.pipelines.step import Shard, ShardStep
 from rasterloom.pipelines.tombstones import NONE, Tombstones
-from rasterloom.storage import Store
-from rasterloom.versions.tables import DataFile
+from rasterloom.storage import s3
+from rasterloom.storage.parquet_io import DataFile
+from rasterloom.storage.store import Store
 
 TRIES = 4  # of a shard whose reading or writing on S3 breaks off
 

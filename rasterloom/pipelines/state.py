@@ -7,14 +7,15 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from rasterloom import private_folders
 from rasterloom.pipelines import staging
 from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step, changes
 from rasterloom.pipelines.tombstones import latest_takedown
-from rasterloom.train.transfer import download
+from rasterloom.storage.parquet_io import DataFile
+from rasterloom.storage.transfer import download
+from rasterloom.utils import private_folders
 from rasterloom.versions.commit import head_snapshot
 from rasterloom.versions.record import Record
-from rasterloom.versions.tables import Corpus, DataFile
+from rasterloom.versions.tables import Corpus
 
 
 @dataclass(frozen=True)

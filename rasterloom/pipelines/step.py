@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel
 
-from rasterloom.storage import Store
-from rasterloom.versions.tables import DataFile
+from rasterloom.storage.parquet_io import DataFile
+from rasterloom.storage.store import Store
 
 Inputs = dict[str, list[DataFile]]
 # The rows, as one table or as an iterator of tables that each become a file; and how many by outcome, which

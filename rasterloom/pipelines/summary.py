@@ -6,9 +6,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rasterloom.masking import safe
 from rasterloom.pipelines.watched import State, Watched, WatchedRun
-from rasterloom.pipelines.words import clock, progress_of, size, usd
+from rasterloom.pipelines.words import progress_of, size
+from rasterloom.utils.formatting import clock, usd
+from rasterloom.utils.redact import safe
 
 COLUMNS = ("step", "rows in", "rows out", "rows/s", "written", "time", "cost", "failed or not kept")
 LESS = ("failed or not kept", "written", "rows/s", "rows in")  # is left out first where there is little room

@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rasterloom.pipelines.clean import Advance, silent, spread
-from rasterloom.pipelines.reading import read_files
+from rasterloom.errors import VersionError
 from rasterloom.pipelines.settle import apply, is_settled, settle
 from rasterloom.pipelines.tombstones import (
     KINDS,
@@ -27,10 +26,12 @@ from rasterloom.pipelines.tombstones import (
     write_takedown,
 )
 from rasterloom.sources.optout import kind_of
+from rasterloom.storage.parquet_io import DataFile, read_files
+from rasterloom.utils.parallel import Advance, silent, spread
 from rasterloom.versions import lineage
 from rasterloom.versions.record import Record
-from rasterloom.versions.refs import VersionError, refs
-from rasterloom.versions.tables import TABLES, Corpus, DataFile
+from rasterloom.versions.refs import refs
+from rasterloom.versions.tables import TABLES, Corpus
 
 _KEY, _PHASH = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{16}")
 

@@ -7,27 +7,15 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from rasterloom.pipelines import token_work
-from rasterloom.pipelines.reading import read_files
 from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step
 from rasterloom.pipelines.work import plan_by_images_file
 from rasterloom.recipe import Recipe, Section, Tokenize
 from rasterloom.schema import TOKENS
+from rasterloom.storage.parquet_io import read_files
+from rasterloom.storage.parquet_options import CODES_PARQUET, TOKEN_PARQUET
 from rasterloom.versions.tables import Corpus
 
-# Codes are close to random: their bytes apart cost less room than a dictionary or deltas, and a page as
-# large as its row group less than four (benchmarks/bench_tokens.py). From level 16 on zstd weighs what a
-# match costs; the levels below find chance ones that make such bytes longer.
-TOKEN_PARQUET = {
-    "compression": "zstd",
-    "compression_level": 16,
-    "data_page_size": 1 << 22,
-    "use_dictionary": ["bucket", "task"],
-    "column_encoding": {"input_ids.list.element": "BYTE_STREAM_SPLIT"},
-}
 GROUP_TOKENS = 1 << 20  # of a row group: 1.7 MB on disk, 4 MB read; a loader keeps hundreds of them
-
-# Staged for packing, which looks for a bucket and a range of the order: small groups, little work.
-CODES_PARQUET = {**TOKEN_PARQUET, "compression_level": 1, "row_group_size": 128}
 
 
 class TextVocabulary(Section):

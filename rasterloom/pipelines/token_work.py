@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import PlainSerializer
 
-from rasterloom.pipelines.reading import count_of, read_file, read_files
 from rasterloom.pipelines.step import Inputs, Shard, ShardResult
 from rasterloom.pipelines.work import score_fields
 from rasterloom.recipe import Section, Tokenize
 from rasterloom.schema import TOKENS, Profile
-from rasterloom.storage import Store
+from rasterloom.storage.parquet_io import count_of, read_file, read_files
+from rasterloom.storage.store import Store
 
 TOKENS_AT_ONCE = 1 << 26  # that packing holds in memory: 256 MiB of ids
 

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from yarl import URL
 
-from rasterloom.pipelines.reading import count_of
 from rasterloom.schema import ErrorClass
 from rasterloom.sources.optout import NOTHING, OptOuts, opt_outs_of
-from rasterloom.storage import Store
+from rasterloom.storage.parquet_io import count_of
+from rasterloom.storage.store import Store
 
 KINDS = ("key", "phash", "host", "url", "prefix", "sha256")  # of entries; the last four as in opt-out lists
 # Columns of `images` that a row keeps when its picture goes.

@@ -12,9 +12,9 @@ from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.stages import TrainAt, checkpoint_store
 from rasterloom.pipelines.state import file_folder, local_folder, scratch_folder, status
 from rasterloom.pipelines.step import Step
-from rasterloom.private_folders import remove_old
 from rasterloom.recipe import Recipe, RecipeError
 from rasterloom.schema import Profile
+from rasterloom.utils.private_folders import remove_old
 from rasterloom.versions.tables import Corpus
 
 LATEST = "latest"  # in place of an optimizer step: the newest checkpoint

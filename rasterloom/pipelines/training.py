@@ -16,7 +16,8 @@ from rasterloom.pipelines.state import local_folder, status
 from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step
 from rasterloom.recipe import Recipe, Run, Sample, Section
 from rasterloom.schema import bucket_name
-from rasterloom.versions.tables import Corpus, DataFile
+from rasterloom.storage.parquet_io import DataFile
+from rasterloom.versions.tables import Corpus
 
 
 class SampleAt(Section):

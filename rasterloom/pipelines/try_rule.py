@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rasterloom.pipelines import reading, work
+from rasterloom.pipelines import work
 from rasterloom.pipelines.corpus import steps_of_recipe
 from rasterloom.pipelines.state import inputs_of, status
 from rasterloom.pipelines.step import ShardStep
 from rasterloom.recipe import Recipe, RecipeError
 from rasterloom.report.trial import Group, Trial, write_trial
+from rasterloom.storage import parquet_io
 from rasterloom.versions.tables import Corpus
 
 SEED = "rasterloom.try"
@@ -84,7 +85,7 @@ def try_rule(recipe: Recipe, rule: str, page: Path | None = None) -> Tried:
         steps = {s.name: status(corpus, s) for s in steps_of_recipe(recipe) if s.name in ("images", "scores")}
         snapshots = {name: s.snapshot_id for name, s in steps.items() if s.snapshot_id is not None}
         write_trial(corpus, snapshots, trial, groups, page)
-    counts = [reading.count_of(table["reason"]) for table in (before, after)]
+    counts = [parquet_io.count_of(table["reason"]) for table in (before, after)]
     names = sorted({*counts[0], *counts[1]})
     return Tried(trial, tuple(changes), {n: (counts[0].get(n, 0), counts[1].get(n, 0)) for n in names})
 
@@ -107,7 +108,7 @@ def _selection(corpus: Corpus, recipe: Recipe) -> pa.Table:
         except ValueError as error:
             raise RecipeError(str(error)) from None
     files = [file.name for file in corpus.files("selection", status(corpus, step).snapshot_id)]
-    return reading.read_files(corpus.store, files)
+    return parquet_io.read_files(corpus.store, files)
 
 
 def _sample(rows: pa.Table, change: Change) -> tuple[str, ...]:

@@ -14,9 +14,9 @@ from functools import partial
 
 from rasterloom.pipelines import staging
 from rasterloom.pipelines.at_work import dead
-from rasterloom.pipelines.clean import spread
 from rasterloom.pipelines.retry import retried
-from rasterloom.storage import StorageError, Store, Upload
+from rasterloom.storage.store import StorageError, Store, Upload
+from rasterloom.utils.parallel import spread
 from rasterloom.versions import expire
 from rasterloom.versions.lineage import TRAINED
 from rasterloom.versions.record import Record

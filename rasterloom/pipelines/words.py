@@ -2,23 +2,9 @@
 
 from rasterloom.pipelines.watched import Watched
 from rasterloom.recipe import Price
+from rasterloom.utils.formatting import clock, usd
 
 WORST = 3  # classes of failure that are named
-
-
-def clock(seconds: float) -> str:
-    """``0:07``, ``4:10``, ``1:02:03`` or ``2 d 3 h``."""
-    whole = round(seconds)
-    if whole >= 86_400:
-        return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
-    hours, rest = divmod(whole, 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
-
-
-def usd(amount: float) -> str:
-    """``$12.30``; with four digits below a dollar, and in whole dollars above a thousand."""
-    digits = 4 if amount < 1 else 2 if amount < 1000 else 0
-    return f"${amount:,.{digits}f}"
 
 
 def size(n_bytes: float) -> str:

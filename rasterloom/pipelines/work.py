@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import field_serializer
 
-from rasterloom.pipelines.reading import count_of, first_of, read_file, read_files, read_rows
 from rasterloom.pipelines.step import Inputs, Shard, ShardResult
 from rasterloom.recipe import Fetch, Keep, Score, Section, Source
 from rasterloom.schema import PAIRS, SCORES
-from rasterloom.storage import Store
+from rasterloom.storage.parquet_io import count_of, first_of, read_file, read_files, read_rows
+from rasterloom.storage.store import Store
 
 FILES_AT_ONCE = 64  # of images, judged together
 

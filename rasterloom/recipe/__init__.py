@@ -5,6 +5,7 @@ change a field and the step, and what follows from it, runs again. What only cha
 runs stands in ``run``, which is nobody's identity.
 """
 
+from rasterloom.errors import RecipeError
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.filter import Dedup, Keep, Score
 from rasterloom.recipe.load import load_recipe
@@ -12,7 +13,7 @@ from rasterloom.recipe.price import Price
 from rasterloom.recipe.resources import DriverTakes, StepTakes
 from rasterloom.recipe.run import Run
 from rasterloom.recipe.sample import ColourCheck, Sample
-from rasterloom.recipe.section import RecipeError, Section
+from rasterloom.recipe.section import Section
 from rasterloom.recipe.source import Column, Source
 from rasterloom.recipe.tokenize import CODECS, Prompt, Tokenize
 from rasterloom.recipe.train import SPEED_ONLY, DeepSpeed, Guard, Part, Stage, Train

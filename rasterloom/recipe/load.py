@@ -6,8 +6,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from rasterloom.errors import RecipeError
 from rasterloom.recipe.explain import explain
-from rasterloom.recipe.section import RecipeError
 from rasterloom.recipe.source import Source
 from rasterloom.recipe.tokenize import HUB_ID
 from rasterloom.recipe.whole import Recipe

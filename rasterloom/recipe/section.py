@@ -3,10 +3,6 @@
 from pydantic import BaseModel, ConfigDict
 
 
-class RecipeError(ValueError):
-    """The recipe cannot be used; the message names the field and what it takes."""
-
-
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
     """A field's docstring is its description: in docs/recipe.md, and where an editor completes a recipe."""

@@ -6,9 +6,10 @@ from typing import Any
 import yaml
 
 from rasterloom import __version__
-from rasterloom.report import data, words
+from rasterloom.report import data
 from rasterloom.report.data import UNNAMED
 from rasterloom.report.runs import Stage
+from rasterloom.utils import formatting
 from rasterloom.versions.record import Record
 from rasterloom.versions.tables import Corpus
 
@@ -60,7 +61,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
 
 
 def cell(value: object) -> str:
-    text = words.plain(f"{value:,}" if isinstance(value, int) else str(value))
+    text = formatting.plain(f"{value:,}" if isinstance(value, int) else str(value))
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
 
 
@@ -92,7 +93,7 @@ def data_card(
         lines += ["## What became of every pair", "", *table(["", "rows"], _outcomes(levels))]
     values = data.quantiles(tables)
     if values:
-        figures = [(name, *map(words.figure, of)) for name, of in values.items()]
+        figures = [(name, *map(formatting.figure, of)) for name, of in values.items()]
         lines += [
             "## Scores of what is kept",
             "",
@@ -133,4 +134,4 @@ def _outcomes(levels: Sequence[data.Level]) -> list[tuple[str, int]]:
 
 
 def _loss(stage: Stage) -> str:
-    return "–" if stage.heldout_loss is None else words.figure(stage.heldout_loss)
+    return "–" if stage.heldout_loss is None else formatting.figure(stage.heldout_loss)

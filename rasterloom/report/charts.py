@@ -7,10 +7,10 @@ from itertools import accumulate
 
 from markupsafe import Markup, escape
 
-from rasterloom.report import words
 from rasterloom.report.data import Histogram
 from rasterloom.report.lineage import Made, depths, nearest_parents
 from rasterloom.report.runs import Stage
+from rasterloom.utils import formatting
 
 Point = tuple[float, float]
 
@@ -45,24 +45,26 @@ def histogram(data: Histogram) -> Markup:
     for i, (kept, dropped) in enumerate(zip(data.kept, data.dropped, strict=True)):
         if not kept + dropped:
             continue
-        low, high = words.figure(data.low + i * edge), words.figure(data.low + (i + 1) * edge)
+        low, high = formatting.figure(data.low + i * edge), formatting.figure(data.low + (i + 1) * edge)
         bars = ""
         tops = (("dropped", kept + dropped), ("kept", kept))
         for kind, rows in tops:
             tall = max(1.5, 128 * rows / most) if rows else 0
             bars += f'<rect class="{kind}" x="{i * step + 0.5:.1f}" y="{base - tall:.1f}"'
             bars += f' width="{step - 1:.1f}" height="{tall:.1f}"/>'
-        title = f"{low} to {high}: {words.count(kept)} kept, {words.count(dropped)} not"
+        title = f"{low} to {high}: {formatting.count(kept)} kept, {formatting.count(dropped)} not"
         parts.append(f"<g><title>{escape(title)}</title>{bars}</g>")
     parts.append(line([(0, base), (width, base)], "axis"))
     parts += [
-        text(0, base + 20, words.figure(data.low)),
-        text(width / 2, base + 20, words.figure((data.low + data.high) / 2), "middle"),
-        text(width, base + 20, words.figure(data.high), "end"),
+        text(0, base + 20, formatting.figure(data.low)),
+        text(width / 2, base + 20, formatting.figure((data.low + data.high) / 2), "middle"),
+        text(width, base + 20, formatting.figure(data.high), "end"),
     ]
     rows, kept = sum(data.kept) + sum(data.dropped), sum(data.kept)
-    label = f"{data.name}: {words.count(rows)} images between {words.figure(data.low)} and "
-    return svg(width, height, label + f"{words.figure(data.high)}, {words.percent(kept, rows)} kept", parts)
+    label = f"{data.name}: {formatting.count(rows)} images between {formatting.figure(data.low)} and "
+    return svg(
+        width, height, label + f"{formatting.figure(data.high)}, {formatting.percent(kept, rows)} kept", parts
+    )
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,8 @@ class LossAxes:
             parts += [line([(LEFT, y), (RIGHT, y)], "grid"), text(LEFT - 8, y + 4, f"{tick:g}", "end")]
         return [
             *parts,
-            text(LEFT, BOTTOM + 22, f"step {words.count(self.start)}"),
-            text(RIGHT, BOTTOM + 22, words.count(self.end), "end"),
+            text(LEFT, BOTTOM + 22, f"step {formatting.count(self.start)}"),
+            text(RIGHT, BOTTOM + 22, formatting.count(self.end), "end"),
         ]
 
 
@@ -116,18 +118,18 @@ def loss_curve(stage: Stage) -> Markup:
         parts.append(axes.curve(stage.heldout_curve, "mark"))
     for bucket, loss in stage.heldout_buckets.items():
         x, y = RIGHT + 12, axes.at(axes.end, loss)[1]
-        title = escape(f"held out, {bucket}: {words.figure(loss)}")
+        title = escape(f"held out, {bucket}: {formatting.figure(loss)}")
         parts.append(f'<circle class="mark" cx="{x}" cy="{y:.1f}" r="4"><title>{title}</title></circle>')
     label = f"Loss of stage {stage.name}"
     if smooth:
-        label += f", from {words.figure(smooth[0][1])} to {words.figure(smooth[-1][1])}"
+        label += f", from {formatting.figure(smooth[0][1])} to {formatting.figure(smooth[-1][1])}"
     if overall:
         y = axes.at(axes.end, overall[0])[1]
         parts += [
             line([(RIGHT, y), (RIGHT + 24, y)], "mark"),
-            text(RIGHT + 28, y + 4, words.figure(overall[0]), kind="strong"),
+            text(RIGHT + 28, y + 4, formatting.figure(overall[0]), kind="strong"),
         ]
-        label += f", held out {words.figure(overall[0])}"
+        label += f", held out {formatting.figure(overall[0])}"
     return svg(WIDE, TALL, label, parts)
 
 
@@ -147,8 +149,10 @@ def two_loss_curves(a: Stage | None, b: Stage | None) -> Markup:
     for side, loss in sorted(last.items(), key=lambda item: -item[1]):  # from the top, none over another
         y = max(axes.at(axes.end, loss)[1], above + 17)
         above = y
-        parts.append(text(RIGHT + 8, y + 4, f"{side.upper()} {words.figure(loss)}", kind=f"strong {side}"))
-        told.append(f"{side.upper()} {words.figure(loss)}")
+        parts.append(
+            text(RIGHT + 8, y + 4, f"{side.upper()} {formatting.figure(loss)}", kind=f"strong {side}")
+        )
+        told.append(f"{side.upper()} {formatting.figure(loss)}")
     return svg(
         WIDE, TALL, "Losses of A and B over each other; held out at the end: " + ", ".join(told), parts
     )

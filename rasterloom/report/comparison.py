@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from rasterloom import __version__
-from rasterloom.report import charts, data, words
+from rasterloom.report import charts, data
 from rasterloom.report.difference import LONGEST, Compared
 from rasterloom.report.evaluation import read_evaluation
 from rasterloom.report.gallery import Picture
 from rasterloom.report.page import environment, identity, styles
 from rasterloom.report.runs import ALL, Samples, Stage, read_samples, read_stage
+from rasterloom.utils import formatting
 from rasterloom.versions.record import Record
 from rasterloom.versions.tables import Corpus
 
@@ -109,7 +110,7 @@ def count_line(name: str, sides: Sequence[int | None], head: bool = False) -> Li
     """Rows, steps or tokens of A and B."""
     a, b = sides
     change = "" if a is None or b is None else "the same" if a == b else f"{b - a:+,}"
-    of_a, of_b = ("–" if number is None else words.count(number) for number in sides)
+    of_a, of_b = ("–" if number is None else formatting.count(number) for number in sides)
     return Line(name, of_a, of_b, change.replace("-", "−"), head)
 
 
@@ -119,7 +120,7 @@ def figure_line(name: str, sides: Sequence[float | None]) -> Line:
     change = ""
     if a and b is not None:
         change = "the same" if a == b else f"{100 * (b - a) / abs(a):+.1f} %"
-    of_a, of_b = ("–" if value is None else words.figure(value) for value in sides)
+    of_a, of_b = ("–" if value is None else formatting.figure(value) for value in sides)
     return Line(name, of_a, of_b, change.replace("-", "−"))
 
 
@@ -157,7 +158,7 @@ def _losses_at(a: data.Level | None, b: data.Level | None) -> list[Line]:
             alike.append(rows[0])
         else:
             gone = [number if level else None for number, level in zip(rows, (a, b), strict=True)]
-            found.append((max(rows), count_line(meaning or words.plain(reason), gone)))
+            found.append((max(rows), count_line(meaning or formatting.plain(reason), gone)))
     lines = [line for _, line in sorted(found, key=lambda item: -item[0])]
     if alike:
         name = f"{len(alike)} reason{'s' if len(alike) > 1 else ''} of as many rows"
@@ -187,7 +188,7 @@ def _heldout(sides: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[Line]:
     """Held-out losses by task or bucket."""
     names = [name for name in {**sides[0], **sides[1]} if name != ALL]
     return [
-        figure_line(f"– {words.plain(name)}", [of[name]["loss"] if name in of else None for of in sides])
+        figure_line(f"– {formatting.plain(name)}", [of[name]["loss"] if name in of else None for of in sides])
         for name in names
     ]
 
@@ -239,4 +240,4 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
 
 
 def _word(value: Any) -> str:
-    return "–" if value is None else words.plain(str(value), limit=2 * LONGEST)
+    return "–" if value is None else formatting.plain(str(value), limit=2 * LONGEST)

@@ -9,7 +9,7 @@ from typing import Any, Self
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from rasterloom.report import words
+from rasterloom.sources import failure
 from rasterloom.versions.record import Record
 from rasterloom.versions.tables import TABLES, Corpus
 
@@ -145,7 +145,7 @@ def funnel(tables: Tables, records: Sequence[Record]) -> list[Level]:
     total = sum(r["rows"] for r in outcomes)
     pairs = tables.number("SELECT count(*) FROM pairs") if tables.has("pairs") else total
     failures = ((r["error"] or "unknown", r["rows"]) for r in outcomes if not r["ok"])
-    failed = [Loss(error, rows, words.error(error)) for error, rows in failures]
+    failed = [Loss(error, rows, failure.error(error)) for error, rows in failures]
     levels = [Level("pairs", pairs, pairs), _level("fetched", ok, pairs, failed, "not accounted for")]
     if not tables.has("selection"):
         return levels

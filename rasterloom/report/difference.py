@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from rasterloom import __version__
-from rasterloom.report import words
 from rasterloom.report.data import Tables
 from rasterloom.report.gallery import Gallery, Picture, pictures_of, read_rows
 from rasterloom.report.page import environment, styles
+from rasterloom.utils import formatting
 from rasterloom.versions.diff import KEYS, UNREAD, Diff
 from rasterloom.versions.tables import TABLES, Corpus
 
@@ -101,6 +101,6 @@ def _word(value: Any) -> str:
     if isinstance(value, list):
         return f"{len(value)} values"
     if isinstance(value, float):
-        return words.figure(value)
-    text = "none" if value is None else words.plain(str(value))
+        return formatting.figure(value)
+    text = "none" if value is None else formatting.plain(str(value))
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rasterloom.report import words
 from rasterloom.report.runs import Stage
+from rasterloom.utils import formatting
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,12 @@ def read_evaluation(stages: Sequence[Stage]) -> Evaluation | None:
 def _figures(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
     (checkpoint,) = evaluation["checkpoints"]
     held = checkpoint["heldout"]
-    lines = [("measured on rows of", f"{evaluation['target']} ({words.count(held['all']['rows'])} held out)")]
+    lines = [
+        ("measured on rows of", f"{evaluation['target']} ({formatting.count(held['all']['rows'])} held out)")
+    ]
     lines.append(("held-out loss", _figure(held["all"]["loss"])))
     for kind in ("tasks", "buckets"):
-        lines += [(f"– {words.plain(name)}", _figure(of["loss"])) for name, of in held[kind].items()]
+        lines += [(f"– {formatting.plain(name)}", _figure(of["loss"])) for name, of in held[kind].items()]
     for name, key in (("CLIP score", "clip"), ("CLIP-FD", "clip_fd")):
         if checkpoint[key] is not None:
             lines.append((name, _figure(checkpoint[key])))
@@ -51,4 +53,4 @@ def _figures(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _figure(value: float | None) -> str:
-    return "–" if value is None else words.figure(value)
+    return "–" if value is None else formatting.figure(value)

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from rasterloom.masking import HOST_SQL
-from rasterloom.report import words
 from rasterloom.report.data import Tables
 from rasterloom.report.gallery import SEED
+from rasterloom.sources import failure
+from rasterloom.utils import formatting
+from rasterloom.utils.redact import HOST_SQL
 
 SHOWN = 8  # of each class
 
@@ -49,7 +50,7 @@ def failures(tables: Tables) -> list[Failures]:
     )
     return [
         Failures(
-            g["error"], words.error(g["error"]), g["rows"], g["hosts"], tuple(map(_failure, g["sample"]))
+            g["error"], failure.error(g["error"]), g["rows"], g["hosts"], tuple(map(_failure, g["sample"]))
         )
         for g in groups
     ]
@@ -57,5 +58,5 @@ def failures(tables: Tables) -> list[Failures]:
 
 def _failure(row: dict[str, str | int | None]) -> Failure:
     names = ("url", "host", "detail", "caption")
-    text = {name: words.plain(str(row[name] or "")) for name in names}
+    text = {name: formatting.plain(str(row[name] or "")) for name in names}
     return Failure(**text, attempts=int(row["attempts"] or 0))

@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from rasterloom.report import words
 from rasterloom.report.data import FAILED, Tables
 from rasterloom.schema import T2I
+from rasterloom.utils import formatting
 
 SEED = "rasterloom.report"
 KEPT, DROPPED, DUPLICATES = 24, 12, 6  # pictures shown of those kept, and of each reason for which not
@@ -131,8 +131,10 @@ def _scores(tables: Tables, keys: set[str]) -> dict[str, dict[str, Any]]:
 
 
 def _of_row(row: dict[str, Any], scores: dict[str, Any]) -> Picture:
-    caption = words.plain(row["caption"])
-    values = [f"{name} {words.figure(value)}" for name, value in scores.items() if isinstance(value, float)]
+    caption = formatting.plain(row["caption"])
+    values = [
+        f"{name} {formatting.figure(value)}" for name, value in scores.items() if isinstance(value, float)
+    ]
     task = row.get("task") or T2I
     asks = () if task == T2I else (task,)
     if row["image"] is None and task != T2I:

@@ -10,8 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from rasterloom import __version__
-from rasterloom.masking import PAGE, safe
-from rasterloom.report import charts, data, words
+from rasterloom.report import charts, data
 from rasterloom.report.card import data_card
 from rasterloom.report.evaluation import read_evaluation
 from rasterloom.report.failures import failures
@@ -19,6 +18,8 @@ from rasterloom.report.gallery import galleries
 from rasterloom.report.lineage import lineage
 from rasterloom.report.reconstruct import Crop, Decode, reconstructions
 from rasterloom.report.runs import Samples, Stage, read_samples, read_stage
+from rasterloom.utils import formatting
+from rasterloom.utils.redact import PAGE, safe
 from rasterloom.versions.record import Record
 from rasterloom.versions.tables import Corpus
 
@@ -83,9 +84,16 @@ def environment() -> Environment:
         lstrip_blocks=True,
         finalize=_safe,
     )
-    for function in (words.count, words.short, words.percent, words.size, words.duration, words.figure):
+    for function in (
+        formatting.count,
+        formatting.short,
+        formatting.percent,
+        formatting.size,
+        formatting.duration,
+        formatting.figure,
+    ):
         found.filters[function.__name__] = function
-    found.filters["plain"] = words.plain
+    found.filters["plain"] = formatting.plain
     return found
 
 
@@ -149,20 +157,20 @@ def _headlines(
 ) -> list[Headline]:
     found = []
     for level in levels[:3]:
-        share = f"{words.percent(level.rows, levels[0].rows)} of pairs" if level is not levels[0] else ""
-        found.append(Headline(words.short(level.rows), level.name, share))
+        share = f"{formatting.percent(level.rows, levels[0].rows)} of pairs" if level is not levels[0] else ""
+        found.append(Headline(formatting.short(level.rows), level.name, share))
     if tokens:
-        sequences = f"in {words.short(sum(t['sequences'] for t in tokens))} sequences"
-        found.append(Headline(words.short(sum(t["tokens"] for t in tokens)), "tokens", sequences))
+        sequences = f"in {formatting.short(sum(t['sequences'] for t in tokens))} sequences"
+        found.append(Headline(formatting.short(sum(t["tokens"] for t in tokens)), "tokens", sequences))
     if stages:
         last = stages[-1]
         loss = last.heldout_loss if last.heldout_loss is not None else last.last("loss")
         kind = "held-out loss" if last.heldout_loss is not None else "loss"
         if loss is not None:
-            found.append(Headline(words.figure(loss), kind, f"after stage {last.name}"))
+            found.append(Headline(formatting.figure(loss), kind, f"after stage {last.name}"))
     for name, share in samples.checks if samples else ():
         found.append(Headline(share, name, "in drawn samples"))
     if records:
         seconds = sum(record.seconds for record in records)
-        found.append(Headline(words.duration(seconds), "in all", f"{len(records)} steps"))
+        found.append(Headline(formatting.duration(seconds), "in all", f"{len(records)} steps"))
     return found

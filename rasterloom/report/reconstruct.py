@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from rasterloom.report import words
 from rasterloom.report.data import Tables
 from rasterloom.report.gallery import SEED, Picture, picture, read_rows
+from rasterloom.utils import formatting
 
 SHOWN = 8
 LONGEST = 320  # pixels
@@ -70,7 +70,7 @@ def _pair(
             original = crop(whole, row["key"], target) if crop else ImageOps.fit(whole, size)
     except (OSError, ValueError, LookupError, Image.DecompressionBombError):
         return None
-    caption = words.plain(stored["caption"])
+    caption = formatting.plain(stored["caption"])
     return Reconstruction(
         row["bucket"],
         row["n_tokens"],

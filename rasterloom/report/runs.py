@@ -9,8 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from rasterloom.report import words
 from rasterloom.report.gallery import Picture, picture
+from rasterloom.utils import formatting
 
 ALL = "all"  # buckets together
 SAMPLES = 32  # pictures at most
@@ -124,7 +124,7 @@ def read_drawings(folder: Path) -> Drawings | None:
         record = _json(_text(path))
         if not isinstance(record, dict) or not _finite(record.get("step")):
             continue
-        prompts = [words.plain(str(prompt)) for prompt in (record.get("prompts") or ())[:STRIP_PROMPTS]]
+        prompts = [formatting.plain(str(prompt)) for prompt in (record.get("prompts") or ())[:STRIP_PROMPTS]]
         made = (
             _file_picture(folder, f"{path.stem}-{i}.png", prompt, STRIP_LONGEST)
             for i, prompt in enumerate(prompts)
@@ -161,7 +161,7 @@ def read_samples(folder: Path) -> Samples | None:
     listed = [item for item in found.get("images") or () if isinstance(item, dict) and item.get("file")]
     prompts: dict[str, list[Picture]] = {}
     for item in listed[:SAMPLES]:
-        prompt = words.plain(str(item.get("prompt") or ""))
+        prompt = formatting.plain(str(item.get("prompt") or ""))
         made = _file_picture(folder, str(item["file"]), prompt, SAMPLE_LONGEST)
         if made:
             prompts.setdefault(prompt, []).append(made)
@@ -182,7 +182,7 @@ def _share(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if _finite(value):
-        return words.percent(value, 1) if 0 <= value <= 1 else ""
+        return formatting.percent(value, 1) if 0 <= value <= 1 else ""
     right, asked = _get(value, "right"), _get(value, "asked")
     return f"{right} of {asked}" if _finite(right) and _finite(asked) and asked else ""
 

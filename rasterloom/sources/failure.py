@@ -1,7 +1,43 @@
 """The one exception that says why a pair has no image."""
 
-from rasterloom.masking import cut
 from rasterloom.schema import ErrorClass
+from rasterloom.utils.redact import cut
+
+ERRORS = {
+    ErrorClass.BAD_URL: "not a URL",
+    ErrorClass.BAD_CAPTION: "no usable caption",
+    ErrorClass.BAD_ROW: "a record that is no pair",
+    ErrorClass.BLOCKED_SCHEME: "neither http nor https",
+    ErrorClass.BLOCKED_ADDRESS: "a private address",
+    ErrorClass.OPT_OUT: "on the opt-out list",
+    ErrorClass.TAKEN_DOWN: "taken down",
+    ErrorClass.ROBOTS: "forbidden by the site",
+    ErrorClass.DNS: "host not found",
+    ErrorClass.CONNECT: "no connection",
+    ErrorClass.TLS: "no trustworthy certificate",
+    ErrorClass.TIMEOUT: "took too long",
+    ErrorClass.HTTP_4XX: "refused or gone",
+    ErrorClass.HTTP_429: "too many requests",
+    ErrorClass.HTTP_5XX: "the server failed",
+    ErrorClass.HOST_DOWN: "the host was down",
+    ErrorClass.HOST_BUSY: "the host asked for patience",
+    ErrorClass.TOO_MANY_REDIRECTS: "too many redirects",
+    ErrorClass.TOO_MANY_BYTES: "too many bytes",
+    ErrorClass.TOO_MANY_PIXELS: "too many pixels",
+    ErrorClass.INCOMPLETE: "cut off on the way",
+    ErrorClass.MISSING_FILE: "the file is gone",
+    ErrorClass.UNREADABLE_FILE: "the file cannot be read",
+    ErrorClass.BLOCKED_PATH: "outside the source's folder",
+    ErrorClass.HASH_MISMATCH: "another file than expected",
+    ErrorClass.NOT_AN_IMAGE: "not an image",
+    ErrorClass.BROKEN_IMAGE: "an image that cannot be decoded",
+    ErrorClass.INTERNAL: "an error of ours",
+}
+
+
+def error(name: str | None) -> str:
+    """What a class of error means, its own name if it is unknown."""
+    return ERRORS.get(name or "", name or "unknown")  # type: ignore[call-overload, no-any-return]
 
 
 class Failure(Exception):

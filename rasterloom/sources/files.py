@@ -10,10 +10,11 @@ from functools import cached_property, lru_cache
 from itertools import takewhile
 from typing import Any, BinaryIO
 
+from rasterloom.errors import SourceError, one_line
 from rasterloom.recipe import Source
 from rasterloom.sources import local_paths
-from rasterloom.sources.local_paths import BlockedPath, SourceError
-from rasterloom.storage import Entry, Store
+from rasterloom.sources.local_paths import BlockedPath
+from rasterloom.storage.store import Entry, Store
 
 __all__ = ["Files", "SourceError", "Target", "digest_of", "find_files", "one_line"]
 
@@ -293,10 +294,3 @@ def _content_at(path: str, stamp: tuple[int, ...]) -> str:
         return "no file"  # a pipe would be waited for
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's words in one line."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__

@@ -11,16 +11,17 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rasterloom.errors import one_line
 from rasterloom.recipe import Fetch, Source
 from rasterloom.schema import ErrorClass
 from rasterloom.sources import locator
 from rasterloom.sources.failure import Failure
-from rasterloom.sources.files import Files, SourceError, Target, find_files, one_line
+from rasterloom.sources.files import Files, SourceError, Target, find_files
 from rasterloom.sources.local_paths import BlockedPath
 from rasterloom.sources.locator import Place
 from rasterloom.sources.readers import hub, source_name
 from rasterloom.sources.readers.parquet import bytes_of
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
 
 READS_AT_ONCE = 8
 CELLS_AT_ONCE = 16  # of a column of images that are in memory

@@ -9,11 +9,9 @@ import re
 import stat
 from collections.abc import Sequence
 
+from rasterloom.errors import SourceError
+
 _HUB_REPOSITORY = re.compile(r"(datasets|models|spaces)--.+")
-
-
-class SourceError(ValueError):
-    """A source cannot be used; the message names the file and what is wrong with it."""
 
 
 class BlockedPath(SourceError):

@@ -19,16 +19,13 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from yarl import URL
 
-from rasterloom.storage import Entry, Store
+from rasterloom.errors import OptOutError
+from rasterloom.storage.store import Entry, Store
 
 COLUMNS = ("host", "url", "prefix", "sha256")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HOST = re.compile(r"[^\s/:*?#@]+\.[^\s/:*?#@]+|localhost")
-
-
-class OptOutError(ValueError):
-    """The list cannot be read; the message names the file and the entry."""
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from email.utils import parsedate_to_datetime
 
 import aiohttp
 
-from rasterloom.masking import cut
 from rasterloom.schema import ErrorClass
 from rasterloom.sources.address import BlockedAddress
 from rasterloom.sources.failure import Failure
+from rasterloom.utils.redact import cut
 
 REASON = 100  # characters of a status line's words that are kept
 PASSING_STATUS = (408, 425)  # 4xx that may pass, beside 429

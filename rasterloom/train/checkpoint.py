@@ -21,10 +21,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from rasterloom.storage import StorageError, Store
+from rasterloom.storage.store import StorageError, Store
+from rasterloom.storage.transfer import Upload
 from rasterloom.train.guard import Seen
 from rasterloom.train.ranks import all_succeed, gathered, on_rank_0
-from rasterloom.train.transfer import Upload
 
 STATE = "state"  # DeepSpeed's tag: its files are in a folder of this name
 NOTES = "notes"

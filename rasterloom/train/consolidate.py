@@ -17,10 +17,10 @@ from torch import Tensor
 
 from rasterloom.recipe.model import Lora
 from rasterloom.schema import Profile
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
+from rasterloom.storage.transfer import download
 from rasterloom.train.checkpoint import STATE, Checkpoint
 from rasterloom.train.model import build_model, save_model
-from rasterloom.train.transfer import download
 
 CONFIG = "config.json"
 _PLAIN = "mp_rank_00_model_states.pt"  # DeepSpeed's name: of ZeRO 0 it has all weights

@@ -17,12 +17,13 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
+from rasterloom.errors import StageImpossible
 from rasterloom.recipe import Guard
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
+from rasterloom.storage.transfer import upload
 from rasterloom.train import resume
 from rasterloom.train.checkpoint import Checkpoint, Position, Saver, latest, restore_random_state
 from rasterloom.train.feed import open_feed
-from rasterloom.train.files import read_json, write_json
 from rasterloom.train.freeze import freeze
 from rasterloom.train.guard import after_objection, after_step, objection
 from rasterloom.train.job import StageJob
@@ -34,15 +35,11 @@ from rasterloom.train.rows import prefetched
 from rasterloom.train.schedule import learning_rate
 from rasterloom.train.step import Asked, train_step
 from rasterloom.train.trackers import EVENTS
-from rasterloom.train.transfer import upload
 from rasterloom.train.watch import Watch
 from rasterloom.train.zero import full_weights, set_up_deepspeed, start_deepspeed
+from rasterloom.utils.json_files import read_json, write_json
 
 OUTPUT = "output"  # beside the checkpoints on S3: what a stage leaves behind
-
-
-class StageImpossible(ValueError):
-    """The job cannot be done, and not with other workers either; every rank raises it."""
 
 
 def run_worker(

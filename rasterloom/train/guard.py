@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass, replace
 from statistics import median
 
+from rasterloom.errors import TrainingDiverged
 from rasterloom.recipe import Guard
 
 
@@ -19,10 +20,6 @@ class Seen:
     """Of the last steps that were taken, at most ``window``, oldest first."""
     objections: int = 0
     """How often it has stepped in."""
-
-
-class TrainingDiverged(RuntimeError):
-    """The guard stops the stage."""
 
 
 def objection(guard: Guard, seen: Seen, loss: float, grad_norm: float) -> str | None:

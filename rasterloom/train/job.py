@@ -9,13 +9,13 @@ from typing import Any
 
 from pyarrow.fs import FileSystem
 
-from rasterloom import private_folders
 from rasterloom.recipe import SPEED_ONLY, Stage, Train
 from rasterloom.schema import Profile
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
 from rasterloom.train.ds_config import deepspeed_config
 from rasterloom.train.sizes import SIZES
 from rasterloom.train.trackers import check_trackers
+from rasterloom.utils import private_folders
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rasterloom.local_ray import start_local_ray, stop_local_ray
+from rasterloom.errors import TrainingError, TrainingStopped
 from rasterloom.train.job import StageJob, StageResult, check, finished
 from rasterloom.train.loopback_group import LOOPBACK, join, serve_store
+from rasterloom.utils.local_ray import start_local_ray, stop_local_ray
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -36,14 +37,6 @@ _ENV = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
-
-
-class TrainingError(RuntimeError):
-    """A stage failed; the message is that of the worker that failed first."""
-
-
-class TrainingStopped(RuntimeError):
-    """A stage was asked to stop, and has saved a checkpoint to go on from."""
 
 
 def train_stage(
@@ -274,8 +267,8 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
     """What each worker runs. What other workers would fail with too is returned: if raised, Ray would try."""
     import torch
 
-    from rasterloom.train.engine import StageImpossible, run_worker
-    from rasterloom.train.guard import TrainingDiverged
+    from rasterloom.errors import StageImpossible, TrainingDiverged
+    from rasterloom.train.engine import run_worker
 
     job: StageJob = config["job"]
     config["board"].begin.remote()
@@ -341,8 +334,8 @@ def _reason(error: BaseException) -> str:
 
 def _fetch_output(job: StageJob) -> None:
     """Bring here what rank 0 has left on another machine."""
+    from rasterloom.storage.transfer import download
     from rasterloom.train.engine import OUTPUT
-    from rasterloom.train.transfer import download
 
     if not job.result_file.exists() and job.checkpoint_store.is_s3:
         download(job.checkpoint_store, OUTPUT, job.folder)

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch.distributed as dist
 
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
+from rasterloom.storage.transfer import download
 from rasterloom.train.checkpoint import NOTES, STATE, Checkpoint
 from rasterloom.train.ranks import once_a_machine
-from rasterloom.train.transfer import download
 
 _UNIVERSAL = "universal"
 

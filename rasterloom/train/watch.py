@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from rasterloom.train.devices import device_name
 from rasterloom.train.evaluate import evaluate
-from rasterloom.train.files import read_json, write_json
 from rasterloom.train.flops import mfu, train_flops
 from rasterloom.train.groups import Groups, Tally
 from rasterloom.train.job import StageJob
@@ -24,6 +23,7 @@ from rasterloom.train.rows import TokenRows
 from rasterloom.train.sample import Sampler
 from rasterloom.train.sizes import shape_of_config
 from rasterloom.train.trackers import Tracker, open_trackers
+from rasterloom.utils.json_files import read_json, write_json
 
 
 class Watch:

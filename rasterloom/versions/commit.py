@@ -12,8 +12,8 @@ from pyiceberg.table import Table
 from pyiceberg.table.refs import SnapshotRefType
 from pyiceberg.table.snapshots import Snapshot
 
-from rasterloom.disk import is_full
-from rasterloom.storage import StorageError
+from rasterloom.storage.local_disk import is_full
+from rasterloom.storage.store import StorageError
 from rasterloom.versions.create import open_or_create
 from rasterloom.versions.heads import last_versions, properties_of
 from rasterloom.versions.patience import TRANSIENT, let_in, patiently

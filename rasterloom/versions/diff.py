@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow.dataset as pads
 
-from rasterloom.private_folders import temporary_folder
-from rasterloom.storage import StorageError
+from rasterloom.storage.store import StorageError
+from rasterloom.utils.private_folders import temporary_folder
 from rasterloom.versions.tables import Corpus
 
 KEYS = {"tokens": ("target", "key")}  # what tells rows apart where the key alone does not

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rasterloom.errors import VersionError
 from rasterloom.versions.history import log, made
 from rasterloom.versions.record import Record
-from rasterloom.versions.refs import VersionError, refs
+from rasterloom.versions.refs import refs
 from rasterloom.versions.tables import Corpus
 
 TRAINED = "train/"

@@ -14,9 +14,9 @@ from pyiceberg.exceptions import (
     UnauthorizedError,
 )
 
-from rasterloom import s3
-from rasterloom.disk import is_full
-from rasterloom.storage import StorageError
+from rasterloom.storage import s3
+from rasterloom.storage.local_disk import is_full
+from rasterloom.storage.store import StorageError
 
 # OSError: whatever breaks a connection, pyarrow's errors of S3 and those of requests among it.
 TRANSIENT = (

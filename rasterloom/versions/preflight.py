@@ -2,8 +2,8 @@
 
 import uuid
 
-from rasterloom.masking import masked
-from rasterloom.storage import StorageError, Store
+from rasterloom.storage.store import StorageError, Store
+from rasterloom.utils.redact import masked
 from rasterloom.versions.tables import Corpus
 
 

@@ -5,13 +5,10 @@ from dataclasses import dataclass
 
 from pyiceberg.table import Table
 
+from rasterloom.errors import VersionError
 from rasterloom.versions.tables import MAIN, TABLES, Corpus
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")  # a number would be a snapshot's
-
-
-class VersionError(ValueError):
-    """There is no such version, or it cannot be changed; the message says which there are."""
 
 
 @dataclass(frozen=True)

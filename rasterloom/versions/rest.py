@@ -7,7 +7,7 @@ from pyiceberg.catalog.rest.auth import AuthManager
 from requests import PreparedRequest, Response, Session
 from requests.adapters import HTTPAdapter
 
-from rasterloom import s3
+from rasterloom.storage import s3
 
 
 class _GivesUp(HTTPAdapter):

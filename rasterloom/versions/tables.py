@@ -15,9 +15,10 @@ from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.utils.config import Config, merge_config
 
-from rasterloom import s3
 from rasterloom.recipe import Recipe
-from rasterloom.storage import Store
+from rasterloom.storage import s3
+from rasterloom.storage.parquet_io import DataFile
+from rasterloom.storage.store import Store
 from rasterloom.versions.patience import patiently
 
 T = TypeVar("T")
@@ -46,15 +47,6 @@ def _sqlite_catalog(file: Path, warehouse: str) -> Catalog:
         return load()
     except OperationalError:  # another driver made its tables between our look and our attempt
         return load()
-
-
-@dataclass(frozen=True)
-class DataFile:
-    """A Parquet file of a table: its name in the store, its rows, its partition values as text."""
-
-    name: str
-    rows: int
-    partition: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import ray
 from listening import assert_only_loopback, command_of, family, listening
 from ray._raylet import validate_authentication_token
 
-from rasterloom.local_ray import LOOPBACK, start_local_ray, stop_local_ray
+from rasterloom.utils.local_ray import LOOPBACK, start_local_ray, stop_local_ray
 
 TRAIN = """
 train:
@@ -120,7 +120,7 @@ def test_a_token_goes_with_its_ray(monkeypatch):
 
 # Who starts Ray or connects to one, and how; all others go through `local_ray` or `runner`.
 STARTS = {
-    "rasterloom/local_ray.py": 1,
+    "rasterloom/utils/local_ray.py": 1,
     "rasterloom/pipelines/runner.py": 1,  # to a cluster, by its address
     "infra/clip-retrieval/on_ray.py": 1,  # likewise
     "tests/train/test_ray_train.py": 3,  # likewise, within `private_ray`

@@ -15,12 +15,12 @@ import ranks
 from listening import assert_only_loopback
 
 import rasterloom
-from rasterloom.local_ray import LOOPBACK
 from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.stages import stage_job
 from rasterloom.pipelines.state import work_folder
 from rasterloom.recipe import load_recipe
 from rasterloom.train.metrics import read_metrics
+from rasterloom.utils.local_ray import LOOPBACK
 from rasterloom.versions.tables import Corpus
 
 CLUSTER = Path(__file__).parents[1] / "support" / "ray_cluster.py"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rasterloom.pipelines import doctor, remote
 from rasterloom.pipelines.nodes import slots
 from rasterloom.recipe import DriverTakes, load_recipe
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
 from rasterloom.train.gpus import Gpu
 from rasterloom.versions.tables import Corpus
 

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from rasterloom.errors import VersionError
 from rasterloom.pipelines import gc
 from rasterloom.pipelines.at_work import at_work
 from rasterloom.pipelines.staging import Published
 from rasterloom.pipelines.unreached import Grace
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
 from rasterloom.versions import lineage
-from rasterloom.versions.refs import VersionError, delete, refs, tag
+from rasterloom.versions.refs import delete, refs, tag
 from rasterloom.versions.tables import Corpus
 from rasterloom.versions.verify import verify
 
@@ -163,7 +164,7 @@ from datetime import timedelta
 from pathlib import Path
 from rasterloom.pipelines import gc
 from rasterloom.recipe import load_recipe
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
 from rasterloom.versions.tables import Corpus
 calls, delete = itertools.count(), Store.delete
 def kill(self, name):

@@ -5,7 +5,7 @@ from datetime import timedelta
 from rasterloom.pipelines import gc, takedown, unreached
 from rasterloom.pipelines.at_work import at_work
 from rasterloom.pipelines.unreached import Grace
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
 from rasterloom.versions.history import log, made
 from rasterloom.versions.verify import verify
 

@@ -11,15 +11,16 @@ import pytest
 from pydantic import BaseModel
 from rich.console import Console
 
-from rasterloom.local_ray import start_local_ray, stop_local_ray
-from rasterloom.pipelines.actors import TRIES, StepFailed
+from rasterloom.errors import StepFailed
+from rasterloom.pipelines.actors import TRIES
 from rasterloom.pipelines.nodes import Nodes
 from rasterloom.pipelines.pool import needs_of
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.runner import run_step
 from rasterloom.pipelines.step import Shard, ShardStep
 from rasterloom.recipe import Run
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
+from rasterloom.utils.local_ray import start_local_ray, stop_local_ray
 from rasterloom.versions.tables import Corpus
 
 SHARDS = 8

@@ -8,12 +8,13 @@ from rich.console import Console
 
 from rasterloom.pipelines.lengths import LengthsAt, make_lengths
 from rasterloom.pipelines.progress import Progress
-from rasterloom.pipelines.token_steps import TOKEN_PARQUET
 from rasterloom.schema import TOKENS
-from rasterloom.storage import Store
+from rasterloom.storage.parquet_io import DataFile
+from rasterloom.storage.parquet_options import TOKEN_PARQUET
+from rasterloom.storage.store import Store
 from rasterloom.train.data import split_heldout
 from rasterloom.train.rows import open_rows
-from rasterloom.versions.tables import Corpus, DataFile
+from rasterloom.versions.tables import Corpus
 
 
 def rows_of(bucket, first, number):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rasterloom.local_ray import start_local_ray
 from rasterloom.pipelines.metrics import COUNTERS, GAUGES, Metrics
 from rasterloom.pipelines.staging import Published
+from rasterloom.utils.local_ray import start_local_ray
 
 DASHBOARD = Path(__file__).parents[2] / "infra" / "grafana" / "rasterloom.json"
 

@@ -17,8 +17,9 @@ from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.staging import Published
 from rasterloom.pipelines.step import Shard
 from rasterloom.pipelines.watched import State, Watched
-from rasterloom.pipelines.words import clock, size, usd
+from rasterloom.pipelines.words import size
 from rasterloom.recipe import Price, Run
+from rasterloom.utils.formatting import clock, usd
 from rasterloom.versions.record import Record
 
 STEPS = ("pairs", "images", "scores", "selection")

@@ -10,13 +10,13 @@ import ray
 from pydantic import BaseModel
 from rich.console import Console
 
-from rasterloom import private_folders
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.runner import StepFailed, run_step, start_ray
 from rasterloom.pipelines.state import local_folder, status
 from rasterloom.pipelines.step import FileStep
 from rasterloom.recipe import Run
-from rasterloom.storage import StorageError, Store
+from rasterloom.storage.store import StorageError, Store
+from rasterloom.utils import private_folders
 from rasterloom.versions.tables import Corpus
 
 

@@ -1,7 +1,7 @@
 """What a page takes from a folder that training left."""
 
 from rasterloom.pipelines.shown import shown_folder
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
 from rasterloom.versions.tables import Corpus
 
 

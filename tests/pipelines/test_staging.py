@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from rasterloom.pipelines import staging
 from rasterloom.pipelines.step import Shard, ShardStep
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
 
 SCHEMA = pa.schema([("n", pa.int32())])
 

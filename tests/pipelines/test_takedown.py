@@ -12,6 +12,7 @@ import psutil
 import pyarrow as pa
 import pytest
 
+from rasterloom.errors import VersionError
 from rasterloom.pipelines import takedown
 from rasterloom.pipelines import tombstones as tombstone_files
 from rasterloom.pipelines.progress import Progress
@@ -20,7 +21,7 @@ from rasterloom.schema import IMAGES
 from rasterloom.versions import lineage
 from rasterloom.versions.history import made
 from rasterloom.versions.record import Record
-from rasterloom.versions.refs import VersionError, tag
+from rasterloom.versions.refs import tag
 from rasterloom.versions.tables import TABLES
 from rasterloom.versions.verify import verify
 

@@ -6,7 +6,7 @@ import pytest
 from rasterloom import schema
 from rasterloom.pipelines import work
 from rasterloom.recipe import Keep
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
 
 N = 40
 

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from rasterloom.report.page import build_report
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
 from rasterloom.versions.tables import Corpus
 
 SECTIONS = ("funnel", "images", "failures", "scores", "tokens", "codec", "versions", "time", "recipe")

@@ -12,7 +12,8 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from rasterloom.sources.optout import OptOutError, load_opt_outs, opt_outs_digest
+from rasterloom.errors import OptOutError
+from rasterloom.sources.optout import load_opt_outs, opt_outs_digest
 
 HASH = "ab" * 32
 TEXT = f"""# people who said no

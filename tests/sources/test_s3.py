@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from yarl import URL
 
+from rasterloom.errors import OptOutError
 from rasterloom.recipe import Fetch, Source
 from rasterloom.sources.fetch import fetch_shard
 from rasterloom.sources.files import digest_of, find_files
-from rasterloom.sources.optout import OptOutError, load_opt_outs, opt_outs_digest
+from rasterloom.sources.optout import load_opt_outs, opt_outs_digest
 from rasterloom.sources.pairs import check_sources, read_sources
 from rasterloom.sources.readers import SourceError, kind_of
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
 
 IMG2DATASET = Path(__file__).parent / "img2dataset"
 

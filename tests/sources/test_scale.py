@@ -7,8 +7,8 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from rasterloom.memory import keep_freed_memory
 from rasterloom.sources.scale import decode_jpeg, fit, scale
+from rasterloom.utils.malloc import keep_freed_memory
 
 PHOTO = Image.fromarray(skimage.data.astronaut())
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from rasterloom.recipe import Guard, Stage, Train
-from rasterloom.storage import StorageError
-from rasterloom.train import transfer
+from rasterloom.storage import transfer
+from rasterloom.storage.store import StorageError
 from rasterloom.train.checkpoint import latest
 from rasterloom.train.engine import run_worker
 from rasterloom.train.metrics import read_metrics

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from rasterloom.errors import TrainingDiverged
 from rasterloom.recipe import DeepSpeed, Stage, Train
 from rasterloom.schema import TOKENS
 from rasterloom.train import engine as engine_module
 from rasterloom.train.engine import run_worker
-from rasterloom.train.guard import TrainingDiverged
 from rasterloom.train.job import StageJob, check, finished
 from rasterloom.train.metrics import MetricsLog, read_metrics
 from rasterloom.train.model import build_model

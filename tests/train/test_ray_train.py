@@ -17,12 +17,13 @@ from listening import assert_only_loopback
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
-from rasterloom.local_ray import private_ray
+from rasterloom.errors import TrainingError
 from rasterloom.recipe import Stage, Train
 from rasterloom.train.engine import run_worker
 from rasterloom.train.job import StageJob, WorkerTakes
 from rasterloom.train.metrics import read_metrics
-from rasterloom.train.ray_train import TrainingError, scaling, train_stage
+from rasterloom.train.ray_train import scaling, train_stage
+from rasterloom.utils.local_ray import private_ray
 
 DRIVER = """
 import pickle, sys

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from rasterloom.recipe import DeepSpeed, Stage, Train
 from rasterloom.recipe.model import Lora, Model
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
 from rasterloom.train.checkpoint import Position, complete, latest, prune
 from rasterloom.train.job import finished
 from rasterloom.train.metrics import read_metrics

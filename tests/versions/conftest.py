@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from rasterloom.schema import SELECTION, TOKENS
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
 from rasterloom.versions.commit import commit
 from rasterloom.versions.record import Record
 from rasterloom.versions.tables import Corpus

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from rasterloom.schema import SCORES, TOKENS
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
 from rasterloom.versions.commit import commit, head_snapshot
 from rasterloom.versions.history import log
 from rasterloom.versions.record import Record

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rasterloom.schema import SELECTION
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
 from rasterloom.versions.diff import diff
 from rasterloom.versions.refs import tag
 from rasterloom.versions.tables import Corpus
@@ -88,7 +88,7 @@ def test_is_what_dictionaries_say(tmp_path_factory, publish, before, after):
 AT_ITS_LIMIT = """
 import resource, sys
 from dataclasses import replace
-from rasterloom.storage import StorageError, Store
+from rasterloom.storage.store import StorageError, Store
 from rasterloom.versions.diff import diff
 from rasterloom.versions.tables import Corpus
 corpus = Corpus("demo", Store(sys.argv[1]))

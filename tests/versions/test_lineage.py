@@ -2,6 +2,7 @@
 
 import pytest
 
+from rasterloom.errors import VersionError
 from rasterloom.versions.lineage import (
     ancestors,
     checkpoints_of,
@@ -11,7 +12,6 @@ from rasterloom.versions.lineage import (
     holding,
 )
 from rasterloom.versions.record import Record
-from rasterloom.versions.refs import VersionError
 
 
 def steps(nodes):

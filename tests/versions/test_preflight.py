@@ -9,8 +9,8 @@ from contextlib import closing
 import pytest
 from faultproxy import FaultProxy
 
-from rasterloom import s3
-from rasterloom.storage import StorageError, Store
+from rasterloom.storage import s3
+from rasterloom.storage.store import StorageError, Store
 from rasterloom.versions.preflight import check_catalog, check_store, check_workspace
 from rasterloom.versions.tables import Corpus
 
@@ -24,7 +24,7 @@ ON_A_FULL_DISK = """
 mount -t tmpfs -o size=64k tmpfs "$0"
 cat /dev/zero > "$0/filler" 2> /dev/null
 exec "$1" -c 'import sys
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
 from rasterloom.versions.preflight import check_store
 check_store(Store(sys.argv[1]))' "$0"
 """
@@ -34,9 +34,7 @@ def test_a_full_disk(tmp_path):
     """A file system of its own with hardly any room, in a user namespace, which takes no rights of root."""
     command = ["unshare", "--map-root-user", "--mount", "sh", "-c", ON_A_FULL_DISK, tmp_path, sys.executable]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    said = (
-        f"rasterloom.s3.StorageError: {tmp_path}: no space is left on this disk, or of your quota: make room"
-    )
+    said = f"rasterloom.errors.StorageError: {tmp_path}: no space is left on this disk, or of your quota"
     assert done.stderr.splitlines()[-1].startswith(said), done
 
 

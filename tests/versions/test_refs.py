@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from rasterloom.storage import StorageError
-from rasterloom.versions.refs import VersionError, branch, check_ref, delete, refs, rollback, tag
+from rasterloom.errors import VersionError
+from rasterloom.storage.store import StorageError
+from rasterloom.versions.refs import branch, check_ref, delete, refs, rollback, tag
 
 
 def keys(corpus, table="tokens"):

@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from rasterloom.storage import Store
+from rasterloom.storage.store import Store
 from rasterloom.versions.tables import Corpus
 
 

@@ -10,7 +10,7 @@ from rasterloom.sources.files import SIDECARS, Files
 from rasterloom.sources.local_paths import BlockedPath
 from rasterloom.sources.readers.row import BLOCKED, Row, is_image
 from rasterloom.sources.readers.sidecars import MAX_SIDECAR_BYTES, columns_of
-from rasterloom.storage import Entry
+from rasterloom.storage.store import Entry
 
 
 def read(files: Files, source: Source) -> Iterator[Row]:

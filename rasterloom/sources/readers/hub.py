@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
+from rasterloom.errors import one_line
 from rasterloom.recipe import Source
 from rasterloom.sources import locator
-from rasterloom.sources.files import SourceError, one_line
+from rasterloom.sources.files import SourceError
 from rasterloom.sources.local_paths import BlockedPath, real_folders, real_path
 from rasterloom.sources.readers.row import Row, check_columns, is_image
 

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any, BinaryIO
 
+from rasterloom.errors import one_line
 from rasterloom.recipe import Source
 from rasterloom.sources import locator
-from rasterloom.sources.files import SIDECARS, Files, one_line
+from rasterloom.sources.files import SIDECARS, Files
 from rasterloom.sources.readers.row import Row, is_image
 from rasterloom.sources.readers.sidecars import MAX_SIDECAR_BYTES, columns_of, unusable
 from rasterloom.sources.readers.tar import BrokenTar, Member, members

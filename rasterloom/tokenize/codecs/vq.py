@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rasterloom.halving import in_halves
-from rasterloom.memory import keep_freed_memory
 from rasterloom.schema import Profile
 from rasterloom.tokenize.codecs.names import DECODING, architecture, diffusers_names
 from rasterloom.tokenize.codecs.weights import Weights, codec_weights, digest_of, read_tensors
 from rasterloom.tokenize.codecs.winograd import WinogradEncoder
+from rasterloom.utils.malloc import keep_freed_memory
+from rasterloom.utils.oom_batches import in_halves
 
 # The reference's way from pixels to floats: in float64, then rounded once.
 PIXELS = torch.from_numpy((np.arange(256) / 255.0 * 2 - 1).astype(np.float32))

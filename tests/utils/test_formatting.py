@@ -2,20 +2,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rasterloom.report import words
-from rasterloom.schema import ErrorClass
-
-
-def test_every_error_class_has_its_words() -> None:
-    assert set(words.ERRORS) == set(ErrorClass)
-    assert words.error("dns") == "host not found"
-    assert words.error("of_a_later_version") == "of_a_later_version"
-    assert words.error(None) == "unknown"
+from rasterloom.utils import formatting
 
 
 @given(st.text(st.characters()), st.integers(2, 50))
 def test_plain_text_is_short_and_printable(text: str, limit: int) -> None:
-    plain = words.plain(text, limit)
+    plain = formatting.plain(text, limit)
     assert len(plain) <= limit
     plain.encode("utf-8")
     assert not set(plain) & {chr(c) for c in range(32)}
@@ -25,8 +17,8 @@ def test_plain_text_is_short_and_printable(text: str, limit: int) -> None:
 @given(st.integers(1, 10**7), st.integers(0, 10**7))
 def test_percent_says_all_or_nothing_only_when_it_is(whole: int, part: int) -> None:
     part = min(part, whole)
-    assert (words.percent(part, whole) == "100 %") == (part == whole)
-    assert (words.percent(part, whole) == "0 %") == (part == 0)
+    assert (formatting.percent(part, whole) == "100 %") == (part == whole)
+    assert (formatting.percent(part, whole) == "0 %") == (part == 0)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +32,7 @@ def test_percent_says_all_or_nothing_only_when_it_is(whole: int, part: int) -> N
     ],
 )
 def test_short(number: float, said: str) -> None:
-    assert words.short(number) == said
+    assert formatting.short(number) == said
 
 
 @pytest.mark.parametrize(
@@ -48,7 +40,7 @@ def test_short(number: float, said: str) -> None:
     [(0, "0 bytes"), (999, "999 bytes"), (142_000, "142 kB"), (6.26e6, "6.26 MB"), (2e15, "2,000 TB")],
 )
 def test_size(number: float, said: str) -> None:
-    assert words.size(number) == said
+    assert formatting.size(number) == said
 
 
 @pytest.mark.parametrize(
@@ -56,4 +48,4 @@ def test_size(number: float, said: str) -> None:
     [(0.04, "0.0 s"), (59.97, "1 min"), (192, "3 min 12 s"), (7500, "2 h 5 min")],
 )
 def test_duration(seconds: float, said: str) -> None:
-    assert words.duration(seconds) == said
+    assert formatting.duration(seconds) == said

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
+from rasterloom.errors import StorageError
+
 CONNECT_S, REQUEST_S = 10, 60
 TRIES = 6  # of a request that may pass, with a wait that doubles and is jittered
 ABSENT, CONFLICT, EXISTS = 404, 409, 412
@@ -25,10 +27,6 @@ _ADVICE = {
     "EndpointConnectionError": "nobody answers: see AWS_ENDPOINT_URL",
     "SlowDown": "the server kept asking for a slower pace: run again later",
 }
-
-
-class StorageError(RuntimeError):
-    """The workspace cannot be read or written; the message says where and what to do."""
 
 
 def endpoint() -> str | None:

@@ -5,7 +5,7 @@ import errno
 import sqlite3
 from collections.abc import Iterator
 
-from rasterloom.s3 import StorageError
+from rasterloom.errors import StorageError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, one's quota used up, a file at its limit
 

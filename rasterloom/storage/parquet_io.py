@@ -8,11 +8,21 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from rasterloom.schema import PICTURE
-from rasterloom.storage import Store
-from rasterloom.versions.tables import DataFile
+from rasterloom.storage.store import Store
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A Parquet file of a table: its name in the store, its rows, its partition values as text."""
+
+    name: str
+    rows: int
+    partition: tuple[str, ...] = ()
+
 
 # Of a file that a takedown wrote in place of another: see `first_of`.
 FIRST, GONE = b"rasterloom.first", b"rasterloom.gone"
@@ -36,7 +46,6 @@ def read_files(
     without: tuple[str, ...] = (),
 ) -> pa.Table:
     """Read rows of Parquet files, row groups that cannot match left out."""
-    import pyarrow.dataset as pads
 
     data = pads.dataset([store.path(n) for n in names], filesystem=store.filesystem, format="parquet")
     if without:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rasterloom.private_folders import socket_folder
+from rasterloom.utils.private_folders import socket_folder
 
 # Ray offers single machines this for macOS and Windows: it binds nothing but 127.0.0.1 then. It turns
 # `_node_ip_address="127.0.0.1"` and `--node-ip-address=127.0.0.1` back into the machine's address without it.

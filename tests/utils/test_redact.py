@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rasterloom.masking import LINES, as_json, cut, masked, safe
+from rasterloom.utils.redact import LINES, as_json, cut, masked, safe
 
 
 @pytest.mark.parametrize(

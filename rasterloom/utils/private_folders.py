@@ -16,7 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from rasterloom.s3 import StorageError
+from rasterloom.errors import StorageError
 
 MAX_AGE_S = 30 * 24 * 3600  # of what nobody has used since
 SOCKET_FOLDER_BYTES = 40  # Ray adds session_<date>_<time>_<us>_<pid>/sockets/plasma_store

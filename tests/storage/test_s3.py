@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from faultproxy import FaultProxy
 
-from rasterloom import s3 as s3_module
-from rasterloom.storage import StorageError, Store
+from rasterloom.storage import s3 as s3_module
+from rasterloom.storage.store import StorageError, Store
 from rasterloom.versions.preflight import check_store
 
 

@@ -5,21 +5,21 @@ import errno
 import pytest
 import sqlalchemy
 
-from rasterloom import disk
-from rasterloom.storage import StorageError
+from rasterloom.storage import local_disk
+from rasterloom.storage.store import StorageError
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_an_error_of_a_full_disk_names_the_place_and_the_way_out(code):
     way_out = r"^/work: no space is left .* make room and run the same command"
-    with pytest.raises(StorageError, match=way_out), disk.told("/work"):
+    with pytest.raises(StorageError, match=way_out), local_disk.told("/work"):
         raise OSError(code, "what the system says")
 
 
 def test_other_errors_stay_as_they_are():
-    with pytest.raises(PermissionError), disk.told("/work"):
+    with pytest.raises(PermissionError), local_disk.told("/work"):
         raise PermissionError(errno.EACCES, "not yours")
-    assert not disk.is_full(PermissionError(errno.EACCES, "not yours")) and not disk.is_full(None)
+    assert not local_disk.is_full(PermissionError(errno.EACCES, "not yours")) and not local_disk.is_full(None)
 
 
 def test_what_came_of_a_full_disk_counts():
@@ -29,7 +29,7 @@ def test_what_came_of_a_full_disk_counts():
         except OSError as error:
             raise RuntimeError("the step failed") from error
     except RuntimeError as error:
-        assert disk.is_full(error)
+        assert local_disk.is_full(error)
 
 
 def test_a_catalog_on_a_full_disk(tmp_path):
@@ -40,8 +40,8 @@ def test_a_catalog_on_a_full_disk(tmp_path):
         connection.exec_driver_sql("CREATE TABLE t (a BLOB)")
         with pytest.raises(sqlalchemy.exc.OperationalError) as caught:
             connection.exec_driver_sql("INSERT INTO t VALUES (zeroblob(1000000))")
-        assert disk.is_full(caught.value)
+        assert local_disk.is_full(caught.value)
         with pytest.raises(sqlalchemy.exc.OperationalError) as caught:
             connection.exec_driver_sql("SELECT * FROM nothing")
-        assert not disk.is_full(caught.value)
+        assert not local_disk.is_full(caught.value)
     engine.dispose()

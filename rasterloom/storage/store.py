@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from rasterloom import disk, s3
-from rasterloom.masking import masked
-from rasterloom.s3 import StorageError
+from rasterloom.errors import StorageError
+from rasterloom.storage import local_disk, s3
+from rasterloom.utils.redact import masked
 
 __all__ = ["Entry", "File", "StorageError", "Store", "Upload"]
 
@@ -271,7 +271,7 @@ class Store:
             pq.write_table(table, path, filesystem=self.filesystem, **options)
         else:
             folder = Path(path).parent
-            with disk.told(str(folder)):
+            with local_disk.told(str(folder)):
                 folder.mkdir(parents=True, exist_ok=True)
                 pq.write_table(table, path, **options)  # which deletes half a file where it fails
         return int(self.filesystem.get_file_info(path).size)
@@ -281,7 +281,7 @@ class Store:
         """Give a temporary path in the target's folder, and the target; the temporary one is removed."""
         target = Path(self.path(name))
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        with disk.told(str(target.parent)):
+        with local_disk.told(str(target.parent)):
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 yield temporary, target

@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from rasterloom.storage import StorageError, Store
+from rasterloom.storage.store import StorageError, Store
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -110,7 +110,7 @@ def test_a_disk_has_no_uploads(tmp_path):
 AT_ITS_LIMIT = """
 import resource, sys
 import pyarrow as pa
-from rasterloom.storage import StorageError, Store
+from rasterloom.storage.store import StorageError, Store
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 store, table = Store(sys.argv[1]), pa.table({"a": pa.array([str(i) for i in range(100_000)])})
 store.put("small", b"1")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from pyarrow.fs import LocalFileSystem, copy_files
 
-from rasterloom import s3
-from rasterloom.private_folders import plain_files
-from rasterloom.storage import StorageError, Store
+from rasterloom.storage import s3
+from rasterloom.storage.store import StorageError, Store
+from rasterloom.utils.private_folders import plain_files
 
 TRIES = 3  # of a folder; each request in it is tried again by itself (s3.TRIES)
 

@@ -1,38 +1,21 @@
 """Numbers and errors as a person reads them."""
 
-from rasterloom.masking import cut
-from rasterloom.schema import ErrorClass
+from rasterloom.utils.redact import cut
 
-ERRORS = {
-    ErrorClass.BAD_URL: "not a URL",
-    ErrorClass.BAD_CAPTION: "no usable caption",
-    ErrorClass.BAD_ROW: "a record that is no pair",
-    ErrorClass.BLOCKED_SCHEME: "neither http nor https",
-    ErrorClass.BLOCKED_ADDRESS: "a private address",
-    ErrorClass.OPT_OUT: "on the opt-out list",
-    ErrorClass.TAKEN_DOWN: "taken down",
-    ErrorClass.ROBOTS: "forbidden by the site",
-    ErrorClass.DNS: "host not found",
-    ErrorClass.CONNECT: "no connection",
-    ErrorClass.TLS: "no trustworthy certificate",
-    ErrorClass.TIMEOUT: "took too long",
-    ErrorClass.HTTP_4XX: "refused or gone",
-    ErrorClass.HTTP_429: "too many requests",
-    ErrorClass.HTTP_5XX: "the server failed",
-    ErrorClass.HOST_DOWN: "the host was down",
-    ErrorClass.HOST_BUSY: "the host asked for patience",
-    ErrorClass.TOO_MANY_REDIRECTS: "too many redirects",
-    ErrorClass.TOO_MANY_BYTES: "too many bytes",
-    ErrorClass.TOO_MANY_PIXELS: "too many pixels",
-    ErrorClass.INCOMPLETE: "cut off on the way",
-    ErrorClass.MISSING_FILE: "the file is gone",
-    ErrorClass.UNREADABLE_FILE: "the file cannot be read",
-    ErrorClass.BLOCKED_PATH: "outside the source's folder",
-    ErrorClass.HASH_MISMATCH: "another file than expected",
-    ErrorClass.NOT_AN_IMAGE: "not an image",
-    ErrorClass.BROKEN_IMAGE: "an image that cannot be decoded",
-    ErrorClass.INTERNAL: "an error of ours",
-}
+
+def clock(seconds: float) -> str:
+    """``0:07``, ``4:10``, ``1:02:03`` or ``2 d 3 h``."""
+    whole = round(seconds)
+    if whole >= 86_400:
+        return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+def usd(amount: float) -> str:
+    """``$12.30``; with four digits below a dollar, and in whole dollars above a thousand."""
+    digits = 4 if amount < 1 else 2 if amount < 1000 else 0
+    return f"${amount:,.{digits}f}"
 
 
 def plain(text: str | None, limit: int = 300) -> str:
@@ -91,8 +74,3 @@ def duration(seconds: float) -> str:
 def figure(value: float) -> str:
     """A measured value in three to four significant digits, without an exponent where it is short."""
     return count(value) if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def error(name: str | None) -> str:
-    """What a class of error means, its own name if it is unknown."""
-    return ERRORS.get(name or "", name or "unknown")  # type: ignore[call-overload, no-any-return]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from rasterloom.halving import in_halves
+from rasterloom.utils.oom_batches import in_halves
 
 
 def limited(limit: int, sizes: list[int]) -> object:

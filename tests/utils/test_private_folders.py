@@ -11,16 +11,22 @@ from pathlib import Path
 import pytest
 
 import rasterloom
-from rasterloom import private_folders
 from rasterloom.pipelines.state import local_folder, scratch_folder
 from rasterloom.pipelines.step import FileStep
-from rasterloom.private_folders import make_folder, plain_files, private_folder, private_path, remove_old
 from rasterloom.recipe import Run
-from rasterloom.storage import StorageError, Store
-from rasterloom.train.transfer import upload
+from rasterloom.storage.store import StorageError, Store
+from rasterloom.storage.transfer import upload
+from rasterloom.utils import private_folders
+from rasterloom.utils.private_folders import (
+    make_folder,
+    plain_files,
+    private_folder,
+    private_path,
+    remove_old,
+)
 from rasterloom.versions.tables import Corpus
 
-ROOT = Path(rasterloom.__file__).parents[1]
+ROOT = Path(rasterloom.__file__).parents[2]
 SOMEBODY_ELSE = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 
@@ -98,7 +104,7 @@ def test_a_user_who_comes_second_works_beside_the_first(root: Path, temporary: P
     (first / "weights").write_text("canary")
     # The test's folders are closed to others, but a working folder is there all the same.
     program = (
-        "import os, rasterloom.private_folders as private_folders\n"
+        "import os, rasterloom.utils.private_folders as private_folders\n"
         f"os.setresgid(*[{SOMEBODY_ELSE}] * 3); os.setresuid(*[{SOMEBODY_ELSE}] * 3)\n"
         "print(private_folders.private_folder('train-1-64'))\n"
         f"try: print(open('./{root.name}/train-1-64/weights').read())\n"

@@ -1,0 +1,1 @@
+"""Files on a disk or S3, and where each lies in a workspace."""
