@@ -4,6 +4,6 @@ from rasterloom.pipelines.variables import take
 
 if __name__ == "__main__":
     take()  # before the import below: pyiceberg looks at the variables when it is imported
-    from rasterloom.cli import main
+    from rasterloom.cli.app import main
 
     main()

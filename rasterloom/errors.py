@@ -1,5 +1,7 @@
 """The errors that end a command, and the exit code of each."""
 
+FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
+
 
 class StageImpossible(ValueError):
     """The job cannot be done, and not with other workers either; every rank raises it."""

@@ -212,12 +212,12 @@ def clip(tmp_path_factory):
 def rasterloom(monkeypatch, capsys):
     """A function that runs the command line and returns exit code, stdout and stderr."""
 
-    from rasterloom import cli
+    from rasterloom.cli import app
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["rasterloom", *map(str, arguments)])
         with pytest.raises(SystemExit) as exit_:
-            cli.main()
+            app.main()
         printed = capsys.readouterr()
         return exit_.value.code or 0, printed.out, printed.err
 

@@ -12,7 +12,7 @@ import typer
 import yaml
 from docblocks import KINDS, ROOT, blocks, pages, recipe_of
 
-from rasterloom import cli
+from rasterloom.cli import app
 from rasterloom.recipe import load_recipe
 
 BLOCKS = blocks()
@@ -55,7 +55,7 @@ def ours(page):
 
 @pytest.mark.parametrize("page", sorted({block.page for block, _ in ALL_COMMANDS}))
 def test_rasterloom_takes_what_the_docs_say(page):
-    command = typer.main.get_command(cli.app)
+    command = typer.main.get_command(app.app)
     for where, words in ours(page):
         try:
             parse(command, words)
@@ -64,7 +64,7 @@ def test_rasterloom_takes_what_the_docs_say(page):
 
 
 def test_such_a_command_is_looked_at_closely():
-    command = typer.main.get_command(cli.app)
+    command = typer.main.get_command(app.app)
     for wrong in (
         "runn recipe.yaml",
         "run recipe.yaml --untill tokens",

@@ -75,7 +75,9 @@ def test_a_module_imports_only_what_its_place_allows(path):
 
 
 def test_help_and_plan_do_not_wait_for_torch_or_ray():
-    code = "import sys, rasterloom.cli, rasterloom.pipelines.run; print({'torch', 'ray'} & set(sys.modules))"
+    code = (
+        "import sys, rasterloom.cli.app, rasterloom.pipelines.run; print({'torch', 'ray'} & set(sys.modules))"
+    )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "set()"
 

@@ -22,7 +22,7 @@ import ray
 import typer
 from PIL import Image
 
-from rasterloom import cli
+from rasterloom.cli import app
 from rasterloom.pipelines.failures import failures
 from rasterloom.recipe import load_recipe
 from rasterloom.versions.tables import Corpus
@@ -242,7 +242,7 @@ def leaves(command, path=()):
         yield " ".join(path)
 
 
-COMMANDS = sorted(leaves(typer.main.get_command(cli.app)))
+COMMANDS = sorted(leaves(typer.main.get_command(app.app)))
 
 
 @dataclass

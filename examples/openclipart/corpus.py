@@ -13,7 +13,7 @@ from pathlib import Path
 from clipart import fetch_packages, write_pairs
 from rich.console import Console
 
-from rasterloom.cli import where
+from rasterloom.cli.options import where
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.run import plan, run
 from rasterloom.recipe import load_recipe

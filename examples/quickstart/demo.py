@@ -10,7 +10,7 @@ from rich.console import Console
 from server import serve
 from website import build_site
 
-from rasterloom.cli import where
+from rasterloom.cli.options import where
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.run import plan, run
 from rasterloom.recipe import Recipe, load_recipe

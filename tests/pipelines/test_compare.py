@@ -29,7 +29,7 @@ def test_rows_of_one_version_only(two_versions, rasterloom, tmp_path):
     assert rasterloom("versions", "branch", recipe, "fewer", "--at", "v1")[0] == 0
     lines = [line for line in more.read_text().splitlines() if "pairs-photos" not in line]
     more.write_text("\n".join(lines))
-    from rasterloom.cli_common import out
+    from rasterloom.cli.options import out
     from rasterloom.pipelines.progress import Progress
     from rasterloom.pipelines.run import run
     from rasterloom.recipe import load_recipe

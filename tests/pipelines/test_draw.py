@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from rasterloom.cli import app
+from rasterloom.cli.app import app
 from rasterloom.pipelines.trained import language_of, trained_of
 from rasterloom.recipe import RecipeError
 from rasterloom.tokenize.buckets import bucket_sizes

@@ -307,7 +307,7 @@ def test_what_a_model_saw_is_known_when_its_tokens_are_gone(corpus_with_models):
 
 
 def test_ages():
-    from rasterloom.cli_gc import _age
+    from rasterloom.cli.gc import _age
 
     assert [_age("", text) for text in ("7d", "12h", "30m", "5s", "0", "2")] == [
         timedelta(days=7), timedelta(hours=12), timedelta(minutes=30), timedelta(seconds=5), NOTHING,

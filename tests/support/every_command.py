@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from rasterloom import cli
+from rasterloom.cli import app
 
 BEFORE = "=====command {}=====\n"
 
@@ -21,7 +21,7 @@ def main(file: Path) -> None:
         os.write(1, BEFORE.format(number).encode())
         sys.argv = ["rasterloom", *arguments]
         try:
-            cli.main()
+            app.main()
         except SystemExit as end:
             codes.append(end.code or 0)
     sys.stdout.flush()

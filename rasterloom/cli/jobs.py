@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from rasterloom.cli_common import (
+from rasterloom.cli.options import (
     AsFormat,
     LogAs,
     LogFormat,

@@ -11,10 +11,39 @@ from rich.segment import Segment
 from rich.status import Status
 from rich.text import Text
 
+from rasterloom.recipe import Recipe
 from rasterloom.utils.redact import LINES, as_json, safe
+from rasterloom.versions.tables import Corpus
 
 if TYPE_CHECKING:
     from rasterloom.pipelines.progress import Progress
+
+
+def tell_settled(corpus: Corpus) -> None:
+    """Take out what a step back in time brought back, and say so."""
+    from rasterloom.pipelines.settle import settle
+
+    gone = settle(corpus)
+    if gone:
+        rows = ", ".join(f"{table} {n:,}" for table, n in gone.items())
+        out.print(f"What was taken down since stays out: {rows}", highlight=False)
+
+
+def where(recipe: Recipe, last: str, here: bool = False) -> str:
+    """The lines that say where the results of a run lie; what is on S3 is brought ``here`` if asked."""
+    from rasterloom.pipelines.run import result_files
+
+    return "\n".join(_places(result_files(recipe, last, here)))
+
+
+def _places(files: dict[str, str]) -> list[str]:
+    return [f"{name}: {path}" for name, path in files.items()]
+
+
+AT_STEP = (
+    "A checkpoint in the middle of the stage, by its optimizer step, or latest; without --stage, of the last "
+    "stage that has any."
+)
 
 
 class SafeConsole(Console):

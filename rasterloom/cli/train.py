@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from rasterloom.cli_common import (
+from rasterloom.cli.options import (
     AsFormat,
     LogAs,
     LogFormat,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, out, print_json
+from rasterloom.cli.options import AsFormat, OutputFormat, RecipePath, out, print_json
 from rasterloom.pipelines.gc import Garbage, collect, find
 from rasterloom.pipelines.unreached import Grace
 from rasterloom.recipe import RecipeError, load_recipe

@@ -9,9 +9,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, out, print_json
-from rasterloom.cli_gc import gc_command
-from rasterloom.cli_takedown import takedown_command, tell_settled
+from rasterloom.cli.options import AsFormat, OutputFormat, RecipePath, out, print_json, tell_settled
 from rasterloom.pipelines.forms import Form
 from rasterloom.recipe import load_recipe
 from rasterloom.utils.redact import as_json, safe
@@ -19,8 +17,6 @@ from rasterloom.versions.history import Version, log, made
 from rasterloom.versions.tables import MAIN, TABLES, Corpus
 
 app = typer.Typer(help="Look at the versions of a corpus, name them, compare them.", no_args_is_help=True)
-app.command("takedown")(takedown_command)
-app.command("gc")(gc_command)
 
 FAILED = 1
 LOG_WIDTH = 180

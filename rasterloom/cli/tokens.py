@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from rasterloom.cli_common import LogAs, LogFormat, Quiet, RecipePath, out, progress_on, result, run_or_skip
+from rasterloom.cli.options import LogAs, LogFormat, Quiet, RecipePath, out, progress_on, result, run_or_skip
 from rasterloom.recipe import load_recipe
 from rasterloom.utils.redact import safe
 

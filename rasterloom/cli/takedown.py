@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rasterloom.cli_common import AsFormat, OutputFormat, RecipePath, out, print_json
+from rasterloom.cli.options import AsFormat, OutputFormat, RecipePath, out, print_json
 from rasterloom.pipelines.takedown import Outcome, take_down
 from rasterloom.pipelines.tombstones import takedowns
 from rasterloom.recipe import RecipeError, load_recipe
@@ -106,13 +106,3 @@ def _entries(given: str) -> list[str]:
     if path.suffix in (".txt", ".list", ".csv"):
         raise RecipeError(f"there is no file {given}")
     return [given]
-
-
-def tell_settled(corpus: Corpus) -> None:
-    """Take out what a step back in time brought back, and say so."""
-    from rasterloom.pipelines.settle import settle
-
-    gone = settle(corpus)
-    if gone:
-        rows = ", ".join(f"{table} {n:,}" for table, n in gone.items())
-        out.print(f"What was taken down since stays out: {rows}", highlight=False)

@@ -1,0 +1,109 @@
+"""The commands ``failures``, ``explain`` and ``keep``."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from rasterloom.cli.options import (
+    AsFormat,
+    OutputFormat,
+    RecipePath,
+    out,
+    print_json,
+)
+from rasterloom.recipe import load_recipe
+from rasterloom.utils.redact import safe
+
+
+class GroupBy(StrEnum):
+    REASON = "reason"
+    HOST = "host"
+
+
+def failures_command(
+    recipe: RecipePath,
+    reason: Annotated[str | None, typer.Option(help="List the pairs of one reason or class.")] = None,
+    host: Annotated[str | None, typer.Option(help="List the pairs of one host.")] = None,
+    by: Annotated[GroupBy, typer.Option(help="Sum up by reason or by host.")] = GroupBy.REASON,
+    limit: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 20,
+    output: AsFormat = OutputFormat.TABLE,
+) -> None:
+    """Show what did not make it into the corpus: by class, by host, and pair by pair."""
+    from rasterloom.pipelines.failures import failures, summary
+
+    loaded = load_recipe(recipe)
+    if output is OutputFormat.JSON:
+        for f in failures(loaded, reason, host):
+            print_json(f.__dict__)
+        return
+    if reason is None and host is None:
+        groups = summary(loaded, by)
+        other = "most from" if by is GroupBy.REASON else "mostly"
+        table = Table(by.value, "pairs", other, "for example", box=None, pad_edge=False)
+        for g in groups[:limit]:
+            example = f"{safe(g.url or '(no URL)')}  {safe(g.detail)}"
+            table.add_row(safe(g.name or "(none)"), f"{g.pairs:,}", safe(g.mostly), example)
+        out.print(table)
+        if len(groups) > limit:
+            out.print(f"{limit} of {len(groups):,}; --limit shows more.")
+        out.print("--reason and --host list the pairs." if groups else "Nothing failed.", highlight=False)
+        return
+    found = failures(loaded, reason, host, limit + 1)
+    for f in found[:limit]:
+        told = (f.key, f.reason, f.url or "(no URL)", f.detail)
+        out.print("  ".join(map(safe, told)), highlight=False)
+    more = "; there are more, --limit shows them" if len(found) > limit else ""
+    out.print(f"{min(limit, len(found))} pairs{more}.")
+
+
+def explain_command(
+    recipe: RecipePath,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Key of the pair, or its first digits.")],
+    output: AsFormat = OutputFormat.TABLE,
+) -> None:
+    """Tell one image's story: where it came from, its scores, what the rule says, what it doubles."""
+    from rasterloom.pipelines.explain import explain
+
+    chapters = explain(load_recipe(recipe), key)
+    if output is OutputFormat.JSON:
+        print_json({c.title: dict(c.lines) for c in chapters})
+        return
+    for chapter in chapters:
+        out.print(chapter.title, style="bold")
+        for name, value in chapter.lines:
+            out.print(f"  {safe(name)}: {safe(value)}", highlight=False)
+
+
+def keep_command(
+    recipe: RecipePath,
+    rule: Annotated[str, typer.Option("--try", metavar="RULE", help="A keep rule to compare.")],
+    page: Annotated[Path, typer.Option("--out", help="File for a gallery of what would change.")] = Path(
+        "keep-try.html"
+    ),
+    output: AsFormat = OutputFormat.TABLE,
+) -> None:
+    """Show what another keep rule would change. Nothing is run, and no version is made."""
+    from rasterloom.pipelines.try_rule import try_rule
+
+    tried = try_rule(load_recipe(recipe), rule, page)
+    if output is OutputFormat.JSON:
+        changes = [change.__dict__ for change in tried.changes]
+        print_json({**tried.trial.__dict__, "changes": changes, "reasons": tried.reasons})
+        return
+    table = Table("reason", "now", "then", "", box=None, pad_edge=False)
+    for name, (now, then) in sorted(tried.reasons.items(), key=lambda item: -max(item[1])):
+        table.add_row(safe(name), f"{now:,}", f"{then:,}", f"{then - now:+,}" if then != now else "")
+    out.print(table, highlight=False)
+    trial = tried.trial
+    out.print(
+        f"Kept {trial.kept_before:,} now, {trial.kept_after:,} then: {trial.newly_kept:,} newly kept, "
+        f"{trial.newly_dropped:,} newly dropped.",
+        highlight=False,
+    )
+    for change in tried.changes:
+        word = "newly kept, was" if change.kept else "newly dropped,"
+        out.print(f"  {change.rows:,} {word} {safe(change.reason)}", highlight=False)
+    out.print(f"gallery: {page}", highlight=False)

@@ -1,0 +1,97 @@
+"""The commands ``run``, ``plan`` and ``doctor``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from rasterloom.cli.options import (
+    AsFormat,
+    LogAs,
+    LogFormat,
+    OutputFormat,
+    Quiet,
+    RecipePath,
+    Retry,
+    Until,
+    _places,
+    out,
+    print_json,
+    progress_on,
+    result,
+    run_or_skip,
+)
+from rasterloom.errors import FAILED
+from rasterloom.recipe import load_recipe
+from rasterloom.utils.redact import PAGE, safe
+
+
+def run_command(
+    recipe: RecipePath,
+    until: Until = None,
+    retry: Retry = "",
+    quiet: Quiet = False,
+    log: LogAs = LogFormat.TEXT,
+) -> None:
+    """Run the steps of a recipe that are not done yet.
+
+    Stop it whenever you like: what is finished stays, and the next run goes on from there.
+    """
+    from rasterloom.pipelines.run import result_files, run
+    from rasterloom.pipelines.submit import check_job
+
+    loaded = load_recipe(recipe)
+    check_job(loaded)
+    planned = run(loaded, until, progress_on(out, quiet, log), retry)
+    ran = sum(p.runs for p in planned)
+    lines = [] if quiet else [f"{len(planned)} steps, {ran} ran now, {len(planned) - ran} were done before."]
+    found = result_files(loaded, planned[-1].step.name)
+    result(log, [*lines, *_places(found)], steps=len(planned), ran=ran, files=found)
+
+
+def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = OutputFormat.TABLE) -> None:
+    """Say which steps would run, and why; of training, what it would take. Nothing is changed."""
+    from rasterloom.pipelines.run import plan
+    from rasterloom.pipelines.train_plan import MFU, in_short
+
+    loaded = load_recipe(recipe)
+    planned = plan(loaded, until)
+    if output is OutputFormat.JSON:
+        for p in planned:
+            row = {
+                "step": p.step.name,
+                "runs": p.runs,
+                "reason": p.status.reason,
+                "fingerprint": p.step.fingerprint,
+            }
+            print_json(row)
+        return
+    table = Table("step", "", "why", box=None, pad_edge=False)
+    for p in planned:
+        table.add_row(p.step.name, run_or_skip(p.runs), p.status.reason)
+    out.print(table)
+    out.print(f"{sum(p.runs for p in planned)} of {len(planned)} steps would run.")
+    for p in planned:
+        if p.runs and p.step.name.startswith("train/") and (line := in_short(loaded, p.step, MFU)):
+            out.print(line, highlight=False)
+
+
+def doctor_command(
+    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Dashboard of a Ray cluster to ask.", envvar="RAY_API_SERVER_ADDRESS")
+    ] = None,
+) -> None:
+    """Check that this machine, a recipe's workspace and a cluster have what Rasterloom needs."""
+    from rasterloom.pipelines.doctor import examine
+
+    findings = examine(load_recipe(recipe) if recipe else None, address)
+    for finding in findings:
+        sign = ("ok   ", "green") if finding.ok else ("bad  ", "red")
+        out.print(Text.assemble(sign, " ".join(safe(finding.what, PAGE).split())), highlight=False)
+    bad = sum(not finding.ok for finding in findings)
+    if bad:
+        out.print(f"{bad} of {len(findings)} bad.")
+        raise typer.Exit(FAILED)
