@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from rasterloom.recipe import Tokenize
+from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import pair_key
 from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.codecs import load_codec

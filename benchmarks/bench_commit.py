@@ -24,8 +24,8 @@ from rasterloom.schema import SCORES
 from rasterloom.storage.parquet_options import TEXT_PARQUET
 from rasterloom.storage.store import Store
 from rasterloom.versions.commit import commit
+from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.record import Record
-from rasterloom.versions.tables import Corpus
 
 SIZES = (10, 30, 100, 300, 1_000, 3_000, 10_000)
 ROWS = 1_000

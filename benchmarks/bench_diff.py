@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 
 from rasterloom.storage.store import Store
 from rasterloom.versions.commit import commit
+from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.diff import diff
 from rasterloom.versions.record import Record
 from rasterloom.versions.refs import tag
-from rasterloom.versions.tables import Corpus
 
 SIZES = (1_000_000, 10_000_000, 20_000_000)
 FILE_ROWS = 100_000

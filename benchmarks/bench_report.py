@@ -24,15 +24,15 @@ import skimage.data
 from PIL import Image
 
 from rasterloom.pipelines.sampling import picture_of
-from rasterloom.recipe import Tokenize
-from rasterloom.report.page import ReportInputs, build_report
+from rasterloom.recipe.tokenize import Tokenize
+from rasterloom.report.report_page import ReportInputs, build_report
 from rasterloom.storage.store import Store
 from rasterloom.tokenize.codecs import codec_of
 from rasterloom.tokenize.profiles import MINI
 from rasterloom.tokenize.unirep import frame
 from rasterloom.versions.commit import commit
+from rasterloom.versions.corpus import TABLES, Corpus
 from rasterloom.versions.record import Record
-from rasterloom.versions.tables import TABLES, Corpus
 
 SIZES = (1_000_000, 10_000_000)
 FILE_ROWS = 10_000

@@ -13,7 +13,7 @@ from PIL import Image
 from rates import rate
 
 from rasterloom.filtering.quality import niqe
-from rasterloom.recipe import Fetch
+from rasterloom.recipe.fetch import Fetch
 from rasterloom.sources.decode import decode_image
 from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.codecs import load_codec

@@ -23,10 +23,11 @@ from rich.console import Console
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.runner import run_step, start_ray
 from rasterloom.pipelines.step import Shard, ShardStep
-from rasterloom.recipe import Fetch, Run
+from rasterloom.recipe.fetch import Fetch
+from rasterloom.recipe.run import Run
 from rasterloom.schema import SCORES
 from rasterloom.storage.store import Store
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 SIZES = (100, 1_000)
 

@@ -18,7 +18,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 from rasterloom.filtering.clip import Clip
 from rasterloom.filtering.scorer import Batch
 from rasterloom.filtering.scorers import make_scorers
-from rasterloom.recipe import Score
+from rasterloom.recipe.filtering import Score
 
 NAMES = ("quality", "flatness", "nsfw", "text_area", "caption", "language")
 CAPTION = "a photograph of an astronaut in an orange suit, with a flag and a model of a shuttle behind her"

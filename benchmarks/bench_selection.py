@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from rasterloom import schema
 from rasterloom.pipelines import work
-from rasterloom.recipe import Keep
+from rasterloom.recipe.filtering import Keep
 from rasterloom.storage.store import Store
 
 SIZES = (100_000, 1_000_000, 10_000_000)

@@ -23,7 +23,7 @@ from rasterloom.pipelines import token_work
 from rasterloom.pipelines.lengths import NAME, LengthsAt, make_lengths
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.token_steps import group_rows
-from rasterloom.recipe import Tokenize
+from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import TOKENS
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.parquet_options import CODES_PARQUET, TOKEN_PARQUET
@@ -35,7 +35,7 @@ from rasterloom.tokenize.text import JsonText, train_text
 from rasterloom.tokenize.unirep import image_length
 from rasterloom.train.engine import split_heldout
 from rasterloom.train.rows import open_rows
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 SIDE = 512
 CODES = (SIDE // CHAMELEON.downsample) ** 2  # of a picture

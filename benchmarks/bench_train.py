@@ -31,8 +31,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import ChameleonForConditionalGeneration
 
-from rasterloom.recipe import Stage, Train
 from rasterloom.recipe.model import Model
+from rasterloom.recipe.train import Stage, Train
 from rasterloom.schema import Profile
 from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.profiles import CHAMELEON, MINI

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rasterloom.recipe import Fetch
+from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import PAIRS, pair_key
 from rasterloom.sources.fetch import fetch_shard
 from rasterloom.storage.parquet_options import IMAGE_PARQUET

@@ -18,7 +18,7 @@ from rich.console import Console
 from rasterloom.pipelines.live import frame
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.run import run
-from rasterloom.recipe import load_recipe
+from rasterloom.recipe.loader import load_recipe
 
 EVERY_S = 0.2
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
 
-from rasterloom.recipe import SPEED_ONLY, Recipe, Train
+from rasterloom.recipe.recipe import Recipe
+from rasterloom.recipe.train import SPEED_ONLY, Train
 
 DOCS = Path(__file__).parents[1] / "docs"
 SCHEMA = "https://raw.githubusercontent.com/rasterloom/rasterloom/main/docs/recipe.schema.json"

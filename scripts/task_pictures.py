@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from rasterloom.recipe import Column, Fetch, Source, Tokenize
+from rasterloom.recipe.fetch import Fetch
+from rasterloom.recipe.sources import Column, Source
+from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import Profile
 from rasterloom.sources.fetch import fetch_shard
 from rasterloom.sources.pairs import read_sources

@@ -13,7 +13,7 @@ import yaml
 from docblocks import KINDS, ROOT, blocks, pages, recipe_of
 
 from rasterloom.cli import app
-from rasterloom.recipe import load_recipe
+from rasterloom.recipe.loader import load_recipe
 
 BLOCKS = blocks()
 ALL_COMMANDS = [(block, command) for block in BLOCKS for command in block.commands]

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from rasterloom.recipe import load_recipe
+from rasterloom.recipe.loader import load_recipe
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.yaml"))
 

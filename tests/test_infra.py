@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import rasterloom
-from rasterloom.recipe import load_recipe
+from rasterloom.recipe.loader import load_recipe
 
 ROOT = Path(__file__).parents[1]
 INFRA = ROOT / "infra"

@@ -1,6 +1,7 @@
 import pytest
 
-from rasterloom.recipe import RecipeError, load_recipe
+from rasterloom.errors import RecipeError
+from rasterloom.recipe.loader import load_recipe
 
 GOOD = """
 corpus: demo

@@ -24,8 +24,8 @@ from PIL import Image
 
 from rasterloom.cli import app
 from rasterloom.pipelines.failures import failures
-from rasterloom.recipe import load_recipe
-from rasterloom.versions.tables import Corpus
+from rasterloom.recipe.loader import load_recipe
+from rasterloom.versions.corpus import Corpus
 
 DRIVER = Path(__file__).parent / "support" / "every_command.py"
 CANARY = "canary4711"

@@ -16,7 +16,7 @@ from rich.console import Console
 from rasterloom.cli.options import where
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.run import plan, run
-from rasterloom.recipe import load_recipe
+from rasterloom.recipe.loader import load_recipe
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "quickstart"))

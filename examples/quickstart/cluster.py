@@ -15,7 +15,7 @@ from demo import site_of
 from server import serve
 from website import build_site
 
-from rasterloom.recipe import load_recipe
+from rasterloom.recipe.loader import load_recipe
 
 SMALL = Path(__file__).resolve().parents[1] / "quickstart-small.yaml"
 

@@ -13,7 +13,8 @@ from website import build_site
 from rasterloom.cli.options import where
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.run import plan, run
-from rasterloom.recipe import Recipe, load_recipe
+from rasterloom.recipe.loader import load_recipe
+from rasterloom.recipe.recipe import Recipe
 
 HERE = Path(__file__).resolve().parent
 

@@ -16,8 +16,7 @@ from rasterloom.cli.options import (
 from rasterloom.cli.report import embeddings_command, report_command
 from rasterloom.cli.run import doctor_command, plan_command, run_command
 from rasterloom.cli.takedown import takedown_command
-from rasterloom.errors import FAILED, INTERRUPTED, WRONG_USE
-from rasterloom.recipe import RecipeError
+from rasterloom.errors import FAILED, INTERRUPTED, WRONG_USE, RecipeError
 
 app = typer.Typer(
     help="From a list of image-text pairs to a trained autoregressive image model.",

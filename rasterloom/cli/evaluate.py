@@ -8,7 +8,8 @@ import typer
 from rich.table import Table
 
 from rasterloom.cli.options import AT_STEP, AsFormat, OutputFormat, RecipePath, err, out, print_json
-from rasterloom.recipe import RecipeError, load_recipe
+from rasterloom.errors import RecipeError
+from rasterloom.recipe.loader import load_recipe
 from rasterloom.utils.redact import as_json, safe
 
 

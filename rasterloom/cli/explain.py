@@ -14,7 +14,7 @@ from rasterloom.cli.options import (
     out,
     print_json,
 )
-from rasterloom.recipe import load_recipe
+from rasterloom.recipe.loader import load_recipe
 from rasterloom.utils.redact import safe
 
 

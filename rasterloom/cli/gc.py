@@ -9,10 +9,11 @@ import typer
 from rich.table import Table
 
 from rasterloom.cli.options import AsFormat, OutputFormat, RecipePath, out, print_json
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines.gc import Garbage, collect, find
 from rasterloom.pipelines.unreached import Grace
-from rasterloom.recipe import RecipeError, load_recipe
-from rasterloom.versions.tables import Corpus
+from rasterloom.recipe.loader import load_recipe
+from rasterloom.versions.corpus import Corpus
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "": 86400}

@@ -11,9 +11,9 @@ from rich.segment import Segment
 from rich.status import Status
 from rich.text import Text
 
-from rasterloom.recipe import Recipe
+from rasterloom.recipe.recipe import Recipe
 from rasterloom.utils.redact import LINES, as_json, safe
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 if TYPE_CHECKING:
     from rasterloom.pipelines.progress import Progress

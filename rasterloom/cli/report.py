@@ -12,7 +12,7 @@ from rasterloom.cli.options import (
     progress_on,
     where,
 )
-from rasterloom.recipe import load_recipe
+from rasterloom.recipe.loader import load_recipe
 
 
 def embeddings_command(

@@ -24,7 +24,7 @@ from rasterloom.cli.options import (
     run_or_skip,
 )
 from rasterloom.errors import FAILED
-from rasterloom.recipe import load_recipe
+from rasterloom.recipe.loader import load_recipe
 from rasterloom.utils.redact import PAGE, safe
 
 

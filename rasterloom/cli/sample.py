@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from rasterloom.cli.options import AT_STEP, RecipePath, out
-from rasterloom.recipe import RecipeError, load_recipe
+from rasterloom.errors import RecipeError
+from rasterloom.recipe.loader import load_recipe
 
 StageNumber = Annotated[
     int | None, typer.Option(min=1, help="Stage of the recipe, from 1. Default: the last that is done.")

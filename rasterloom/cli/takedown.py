@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 from rasterloom.cli.options import AsFormat, OutputFormat, RecipePath, out, print_json
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines.takedown import Outcome, take_down
 from rasterloom.pipelines.tombstones import takedowns
-from rasterloom.recipe import RecipeError, load_recipe
+from rasterloom.recipe.loader import load_recipe
 from rasterloom.utils.redact import safe
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 
 def takedown_command(

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from rasterloom.cli.options import LogAs, LogFormat, Quiet, RecipePath, out, progress_on, result, run_or_skip
-from rasterloom.recipe import load_recipe
+from rasterloom.recipe.loader import load_recipe
 from rasterloom.utils.redact import safe
 
 app = typer.Typer(help="Look at a corpus's tokens, or bring some in.", no_args_is_help=True)
@@ -112,7 +112,7 @@ def import_command(
     read without running any code of theirs.
     """
     from rasterloom.pipelines.import_tokens import corpus_of, import_tokens, target_of
-    from rasterloom.recipe import Run
+    from rasterloom.recipe.run import Run
 
     run = load_recipe(into).run if into.endswith((".yaml", ".yml")) else Run()
     shown = progress_on(out, quiet=False, log=LogFormat.TEXT)

@@ -19,7 +19,8 @@ from rasterloom.cli.options import (
     progress_on,
     result,
 )
-from rasterloom.recipe import RecipeError, load_recipe
+from rasterloom.errors import RecipeError
+from rasterloom.recipe.loader import load_recipe
 from rasterloom.utils.redact import safe
 
 SHOWN = 8  # buckets
@@ -86,7 +87,7 @@ def train_command(
 
 def _where(recipe: Any, step: Any) -> str:
     from rasterloom.pipelines.state import file_folder
-    from rasterloom.versions.tables import Corpus
+    from rasterloom.versions.corpus import Corpus
 
     corpus = Corpus.of(recipe)
     return corpus.store.path(f"{file_folder(corpus, step)}/model")

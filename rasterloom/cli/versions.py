@@ -11,10 +11,10 @@ from rich.text import Text
 
 from rasterloom.cli.options import AsFormat, OutputFormat, RecipePath, out, print_json, tell_settled
 from rasterloom.pipelines.forms import Form
-from rasterloom.recipe import load_recipe
+from rasterloom.recipe.loader import load_recipe
 from rasterloom.utils.redact import as_json, safe
+from rasterloom.versions.corpus import MAIN, TABLES, Corpus
 from rasterloom.versions.history import Version, log, made
-from rasterloom.versions.tables import MAIN, TABLES, Corpus
 
 app = typer.Typer(help="Look at the versions of a corpus, name them, compare them.", no_args_is_help=True)
 
@@ -368,8 +368,8 @@ def adopt_command(
     where they lie; others are written anew, with what they lack: keys from
     url and caption, sizes and hashes of pictures, "kept" of a selection.
     """
+    from rasterloom.errors import RecipeError
     from rasterloom.pipelines.adopt import adopt
-    from rasterloom.recipe import RecipeError
 
     pairs = [tuple(item.split("=", 1)) for item in column or ()]
     if wrong := [pair for pair in pairs if len(pair) != 2]:

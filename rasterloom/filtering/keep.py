@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from rasterloom import recipe, schema
+from rasterloom import schema
 from rasterloom.filtering.duplicates import (
     THUMBNAIL_BYTES,
     Candidates,
@@ -27,6 +27,7 @@ from rasterloom.filtering.rule import (
     passes,
     with_derived,
 )
+from rasterloom.recipe.filtering import Keep
 
 __all__ = ["check_keep", "check_rule", "columns_needed", "select", "select_batches"]
 
@@ -41,7 +42,7 @@ COMPARED = f"coalesce(task, '{schema.T2I}') = '{schema.T2I}' and main is null"
 WORDS = ("kept", "exact duplicate", "near duplicate", "semantic duplicate")
 
 
-def check_keep(config: recipe.Keep, scores: pa.Schema) -> None:
+def check_keep(config: Keep, scores: pa.Schema) -> None:
     """Check the rule and the wishes about duplicates of a recipe against the scores that it makes.
 
     Raises:
@@ -59,7 +60,7 @@ def check_keep(config: recipe.Keep, scores: pa.Schema) -> None:
         )
 
 
-def columns_needed(config: recipe.Keep, scores: pa.Schema) -> tuple[list[str], list[str]]:
+def columns_needed(config: Keep, scores: pa.Schema) -> tuple[list[str], list[str]]:
     """Return the columns of images and of scores that a selection reads: no pictures, and little text."""
     named = {name.lower() for name in columns_of(config.rule)} | {config.dedup.prefer}
     given = [name for name in scores.names if name in named]
@@ -75,9 +76,7 @@ def _embedding(scores: pa.Schema) -> str | None:
     return kept[0] if kept else None
 
 
-def select(
-    images: pa.Table, scores: pa.Table, config: recipe.Keep, earlier: pa.Array | None = None
-) -> pa.Table:
+def select(images: pa.Table, scores: pa.Table, config: Keep, earlier: pa.Array | None = None) -> pa.Table:
     """Apply the keep rule, then drop duplicates among what it kept.
 
     A row whose image failed, or for which the rule is null, is not kept; a sample without a picture is
@@ -101,7 +100,7 @@ def select(
 def select_batches(
     batches: Iterable[tuple[pa.Table, pa.Table]],
     columns: pa.Schema,
-    config: recipe.Keep,
+    config: Keep,
     earlier: pa.Array | None = None,
 ) -> pa.Table:
     """Do as `select` does, on images and their scores that come in batches and are let go again.
@@ -155,7 +154,7 @@ class _Judged:
     rank is higher for what is rather kept of a group of duplicates.
     """
 
-    def __init__(self, config: recipe.Keep, columns: pa.Schema) -> None:
+    def __init__(self, config: Keep, columns: pa.Schema) -> None:
         self.config = config
         self.columns = columns
         self.embedding = _embedding(columns) if config.dedup.semantic is not None else None

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from rasterloom import recipe, schema
+from rasterloom import schema
 from rasterloom.filtering.aesthetic import AestheticScorer
 from rasterloom.filtering.captions import CaptionScorer, LanguageScorer
 from rasterloom.filtering.clip import ClipScorer
@@ -22,6 +22,7 @@ from rasterloom.filtering.nsfw import NsfwScorer
 from rasterloom.filtering.quality import PARAMETERS, load_photographs, niqe
 from rasterloom.filtering.scorer import Batch, Captions, Images, Scorer, Scores, floats
 from rasterloom.filtering.text_area import TextAreaScorer
+from rasterloom.recipe.filtering import Score
 from rasterloom.utils.redact import cut, safe
 
 BATCH_ROWS = 64
@@ -83,7 +84,7 @@ ON_GPU = {"aesthetic", "clip"}  # scores that a GPU is worth taking for
 _WORDS = {str: "text", bool: "true or false", int: "a whole number"}
 
 
-def make_scorers(configs: Sequence[recipe.Score]) -> list[Scorer]:
+def make_scorers(configs: Sequence[Score]) -> list[Scorer]:
     """Make the scorers that a recipe names. Large weights are loaded when the first picture is scored.
 
     Raises:
@@ -101,7 +102,7 @@ def make_scorers(configs: Sequence[recipe.Score]) -> list[Scorer]:
     return scorers
 
 
-def _check_options(config: recipe.Score, options: Mapping[str, inspect.Parameter]) -> None:
+def _check_options(config: Score, options: Mapping[str, inspect.Parameter]) -> None:
     for option, value in config.options.items():
         if option not in options:
             known = ", ".join(options) or "none"
@@ -117,12 +118,12 @@ def _check_options(config: recipe.Score, options: Mapping[str, inspect.Parameter
             raise ValueError(f"the score {config.name} needs the option {option!r}")
 
 
-def identity(configs: Sequence[recipe.Score]) -> dict[str, str]:
+def identity(configs: Sequence[Score]) -> dict[str, str]:
     """Return what each score is computed by: name -> version and digest. Loads no model."""
     return {s.name: f"{s.version}:{s.digest}" if s.digest else s.version for s in make_scorers(configs)}
 
 
-def score_columns(configs: Sequence[recipe.Score]) -> pa.Schema:
+def score_columns(configs: Sequence[Score]) -> pa.Schema:
     """Return the columns that the scorers of a recipe give."""
     return _columns(make_scorers(configs))
 

@@ -9,7 +9,7 @@ from rasterloom.pipelines import staging
 from rasterloom.pipelines.nodes import Nodes
 from rasterloom.pipelines.staging import Published
 from rasterloom.pipelines.step import Shard, ShardStep
-from rasterloom.recipe import StepTakes
+from rasterloom.recipe.resources import StepTakes
 from rasterloom.storage.store import Store
 
 TRIES = 5  # of a shard whose worker died, or of an actor that does not start

@@ -18,16 +18,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rasterloom import __version__
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines.existing import is_fixed, refuse_change
-from rasterloom.recipe import Fetch, Recipe, RecipeError
+from rasterloom.recipe.fetch import Fetch
+from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION, T2I, pair_key
 from rasterloom.storage.parquet_options import IMAGE_PARQUET, TEXT_PARQUET
 from rasterloom.storage.store import Entry, Store
 from rasterloom.versions.commit import commit
+from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.history import made
-from rasterloom.versions.preflight import check_workspace
 from rasterloom.versions.record import Record
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.workspace_check import check_workspace
 
 SCHEMAS = {"pairs": PAIRS, "images": IMAGES, "scores": SCORES, "selection": SELECTION}
 MADE_OF = {"pairs": (), "images": ("pairs",), "scores": ("images",), "selection": ("images", "scores")}

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from rasterloom.storage.store import StorageError, Store
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 GC = "gc"
 BEAT_S = 15.0

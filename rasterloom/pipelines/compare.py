@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from rasterloom.report.difference import Compared, compare_rows, write_difference
+from rasterloom.report.diff_page import Compared, compare_rows, write_difference
+from rasterloom.versions.corpus import TABLES, Corpus
 from rasterloom.versions.diff import Diff, diff
-from rasterloom.versions.tables import TABLES, Corpus
 
 NAMED, SHOWN = 12, 24  # rows of each kind that are named, and that a page shows
 BESIDE = 12  # that a page shows which shows more than rows

@@ -5,16 +5,17 @@ from itertools import chain
 
 import pyarrow as pa
 
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines import work
 from rasterloom.pipelines.existing import is_fixed, steps_of_version
 from rasterloom.pipelines.lengths import lengths_step
 from rasterloom.pipelines.retry import with_retries
 from rasterloom.pipelines.step import ShardStep, Step
 from rasterloom.pipelines.token_steps import text_step, token_steps
-from rasterloom.recipe import Recipe, RecipeError
+from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION
 from rasterloom.storage.parquet_options import IMAGE_PARQUET, TEXT_PARQUET
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 
 def corpus_steps(recipe: Recipe) -> list[Step]:

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasterloom import __version__
-from rasterloom.report.card import counts, front_matter, table
-from rasterloom.report.data import UNNAMED
+from rasterloom.report.dataset_card import counts, front_matter, table
+from rasterloom.report.queries import UNNAMED
 from rasterloom.utils.redact import PAGE, as_json, safe
+from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.history import made
-from rasterloom.versions.tables import Corpus
 
 _HF_TYPES = {"double": "float64", "float": "float32", "large_string": "string"}
 

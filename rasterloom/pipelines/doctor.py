@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from rasterloom.pipelines import remote
 from rasterloom.pipelines.remote import Finding
-from rasterloom.recipe import Recipe, Tokenize
+from rasterloom.recipe.recipe import Recipe
+from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.storage.store import StorageError
 from rasterloom.utils import private_folders
-from rasterloom.versions.preflight import check_catalog, check_store
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
+from rasterloom.versions.workspace_check import check_catalog, check_store
 
 if TYPE_CHECKING:
     from rasterloom.train.gpus import Gpu

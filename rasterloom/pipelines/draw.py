@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines import sampling
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.trained import Language, Trained, sizes_of
-from rasterloom.recipe import Recipe, RecipeError
+from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import T2I
 
 

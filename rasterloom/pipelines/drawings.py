@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rasterloom.recipe import Sample, Train
+from rasterloom.recipe.sampling import Sample
+from rasterloom.recipe.train import Train
 from rasterloom.schema import Profile
 from rasterloom.train.job import Drawing
 from rasterloom.train.trackers import EVENTS, TensorBoard

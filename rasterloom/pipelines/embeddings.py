@@ -7,12 +7,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines import work
 from rasterloom.pipelines.corpus import corpus_steps
 from rasterloom.pipelines.state import output_files, status
-from rasterloom.recipe import Recipe, RecipeError
+from rasterloom.recipe.recipe import Recipe
 from rasterloom.storage import parquet_io
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 ROWS_A_FILE = 100_000
 

@@ -11,16 +11,17 @@ import numpy as np
 import pyarrow.compute as pc
 from PIL import Image, ImageOps
 
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines.likeness import Pixels, frechet, psnr, ssim
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.state import file_folder, inputs_of, local_folder, output_files, status
 from rasterloom.pipelines.step import FileStep, Step
 from rasterloom.pipelines.trained import Language, Trained
-from rasterloom.recipe import Recipe, RecipeError
+from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import T2I
 from rasterloom.storage.parquet_io import read_files
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 FILE = "evaluation.json"  # in the folder of a stage
 BATCH_TOKENS = 16_384  # through a model at once
@@ -122,8 +123,8 @@ def _pictures(
 ) -> list[Picture]:
     """The pictures of some keys that are still in the corpus, as they were cropped and as they were coded."""
     from rasterloom.pipelines.sampling import picture_of
-    from rasterloom.report.data import Tables
     from rasterloom.report.gallery import read_rows
+    from rasterloom.report.queries import Tables
     from rasterloom.tokenize.buckets import bucket_sizes
     from rasterloom.tokenize.crop import apply_crop, plan_crop
     from rasterloom.tokenize.limits import crop_seed

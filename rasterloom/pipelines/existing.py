@@ -10,15 +10,17 @@ from typing import Any
 import pyarrow as pa
 from pyiceberg.table.refs import SnapshotRefType
 
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines import token_work
 from rasterloom.pipelines.lengths import lengths_step
 from rasterloom.pipelines.step import FileStep, ShardStep, Step
-from rasterloom.recipe import Recipe, RecipeError, Section
+from rasterloom.recipe.base import Section
+from rasterloom.recipe.recipe import Recipe
 from rasterloom.storage.store import StorageError
+from rasterloom.versions.corpus import MAIN, TABLES, Corpus
 from rasterloom.versions.history import made
 from rasterloom.versions.record import Record
 from rasterloom.versions.refs import check_ref
-from rasterloom.versions.tables import MAIN, TABLES, Corpus
 
 
 class AsItStands(Section):

@@ -7,13 +7,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rasterloom.errors import RecipeError
 from rasterloom.filtering.verdict import verdicts
 from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.state import Status, output_files, status
-from rasterloom.recipe import Recipe, RecipeError
+from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import SCORES, in_order
 from rasterloom.storage import parquet_io
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 DOUBLES = 5  # keys named of the rows that an image is kept in the place of
 

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines.data_card import Card, write_card
 from rasterloom.pipelines.forms import Form
 from rasterloom.pipelines.takedown import refuse_held
-from rasterloom.recipe import RecipeError
 from rasterloom.schema import SCORES, in_order
 from rasterloom.storage.parquet_io import read_file, read_files, read_rows
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 FILE_BYTES = 500_000_000  # of pictures in a file, about
 FROM_IMAGES = ("key", "url", "caption", "task", "turns", "main", "width", "height", "format", "sha256")

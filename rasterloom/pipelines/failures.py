@@ -7,9 +7,9 @@ import duckdb
 
 from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.state import output_files, status
-from rasterloom.recipe import Recipe
+from rasterloom.recipe.recipe import Recipe
 from rasterloom.utils.redact import HOST_SQL
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from rasterloom.errors import VersionError
 from rasterloom.pipelines.at_work import GC, at_work, others
 from rasterloom.pipelines.unreached import Grace, Item, Search
 from rasterloom.utils.parallel import Advance, silent, spread
-from rasterloom.versions import expire
-from rasterloom.versions.tables import TABLES, Corpus
+from rasterloom.versions import expire_snapshots
+from rasterloom.versions.corpus import TABLES, Corpus
 
 
 @dataclass
@@ -44,7 +44,7 @@ def find(corpus: Corpus, grace: Grace = Grace(), *, models: bool = False) -> Gar
     kept, gone = {}, {}
     for name in TABLES:
         if (table := corpus.table(name)) is not None:
-            kept[name] = expire.staying(table, since, working)
+            kept[name] = expire_snapshots.staying(table, since, working)
             gone[name] = len(table.snapshots()) - len(kept[name])
     items = Search(corpus, grace, kept, working, models, bool(beside)).items()
     return Garbage({name: number for name, number in gone.items() if number}, items)
@@ -62,7 +62,7 @@ def collect(
         if any(worker.what == "takedown" for worker in beside):
             raise VersionError(f"a takedown is under way in {corpus.name}: run gc when it is done")
         working = frozenset(f for worker in beside for f in worker.fingerprints)
-        versions = {name: expire.expire(corpus, name, _since(grace), working) for name in TABLES}
+        versions = {name: expire_snapshots.expire(corpus, name, _since(grace), working) for name in TABLES}
         there = {name: table for name in TABLES if (table := corpus.table(name)) is not None}
         kept = {name: {s.snapshot_id for s in table.snapshots()} for name, table in there.items()}
         items = Search(corpus, grace, kept, working, models, bool(beside)).items()

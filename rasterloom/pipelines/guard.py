@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rasterloom.pipelines.staging import Published
-from rasterloom.recipe import Run
+from rasterloom.recipe.run import Run
 from rasterloom.schema import ErrorClass
 from rasterloom.storage.store import Store
 from rasterloom.utils.redact import cut

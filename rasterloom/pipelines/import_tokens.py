@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines import token_work
 from rasterloom.pipelines.at_work import at_work
 from rasterloom.pipelines.lengths import lengths_step
@@ -18,14 +19,16 @@ from rasterloom.pipelines.runner import run_step, start_ray
 from rasterloom.pipelines.state import output_files, status
 from rasterloom.pipelines.step import Inputs, Shard, ShardResult, ShardStep, Step
 from rasterloom.pipelines.token_steps import pack_step
-from rasterloom.recipe import RecipeError, Run, Section, load_recipe
+from rasterloom.recipe.base import Section
+from rasterloom.recipe.loader import load_recipe
+from rasterloom.recipe.run import Run
 from rasterloom.storage.parquet_io import count_of, read_files
 from rasterloom.storage.parquet_options import CODES_PARQUET
 from rasterloom.storage.store import Store
 from rasterloom.tokenize.profiles import PROFILES
 from rasterloom.tokenize.reference import TWICE, import_samples, name_of, read_record
 from rasterloom.versions.commit import head_snapshot
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 SHARD_ROWS = 5_000  # files in a shard
 

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.step import FileStep, Inputs, Step
-from rasterloom.recipe import Section
+from rasterloom.recipe.base import Section
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
 from rasterloom.train.samples import heldout_draw
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 NAME = "lengths.parquet"
 FILES = b"rasterloom.files"

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines.variables import FILE
-from rasterloom.recipe import Recipe, RecipeError
+from rasterloom.recipe.recipe import Recipe
 
 LIMIT = 100 * 2**20  # bytes that the dashboard takes in one request
 LEFT_OUT = (".git", ".venv*", "venv", "__pycache__", "*.egg-info", ".*_cache", FILE)

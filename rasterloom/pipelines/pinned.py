@@ -9,17 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rasterloom.errors import VersionError
+from rasterloom.errors import RecipeError, VersionError
 from rasterloom.pipelines.lengths import NAME, write_index
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.step import FileStep
 from rasterloom.pipelines.takedown import refuse_held
-from rasterloom.recipe import Part, Recipe, RecipeError, Section
+from rasterloom.recipe.base import Section
+from rasterloom.recipe.recipe import Recipe
+from rasterloom.recipe.train import Part
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.versions.commit import head_snapshot
+from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.record import Record
 from rasterloom.versions.refs import check_ref
-from rasterloom.versions.tables import Corpus
 
 TEXT = "tokenizer.json"
 INDEX = NAME

@@ -18,7 +18,8 @@ from rasterloom.pipelines.nodes import LATE_S, Nodes, of_kind
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.staging import Published
 from rasterloom.pipelines.step import Shard, ShardStep
-from rasterloom.recipe import Run, StepTakes
+from rasterloom.recipe.resources import StepTakes
+from rasterloom.recipe.run import Run
 from rasterloom.storage.store import Store
 
 

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines.nodes import Nodes, in_words
 from rasterloom.pipelines.runner import start_ray
 from rasterloom.pipelines.stages import (
@@ -15,13 +16,16 @@ from rasterloom.pipelines.stages import (
 )
 from rasterloom.pipelines.state import status, work_folder
 from rasterloom.pipelines.step import Step
-from rasterloom.recipe import Recipe, RecipeError, Run, Tokenize, Train
+from rasterloom.recipe.recipe import Recipe
+from rasterloom.recipe.run import Run
+from rasterloom.recipe.tokenize import Tokenize
+from rasterloom.recipe.train import Train
 from rasterloom.schema import Profile
 from rasterloom.train.data import open_stage
 from rasterloom.train.freeze import frozen
 from rasterloom.train.job import StageJob, check
 from rasterloom.train.sizes import parameter_shapes, shape_of
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 
 def check_training(recipe: Recipe, steps: list[Step]) -> None:

@@ -16,7 +16,7 @@ from rasterloom.pipelines.loglines import JsonLines, TextLines
 from rasterloom.pipelines.staging import Published
 from rasterloom.pipelines.step import Shard
 from rasterloom.pipelines.watched import State, Watched, WatchedRun
-from rasterloom.recipe import Run
+from rasterloom.recipe.run import Run
 from rasterloom.utils.redact import cut
 
 

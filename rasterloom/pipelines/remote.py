@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
-from rasterloom.errors import StepFailed
+from rasterloom.errors import RecipeError, StepFailed
 from rasterloom.pipelines.jobs import Jobs
 from rasterloom.pipelines.nodes import in_words, slots
 from rasterloom.pipelines.pool import needs_of
 from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.stages import TrainAt, worker_needs, worker_takes
 from rasterloom.pipelines.step import ShardStep
-from rasterloom.recipe import DriverTakes, Recipe, RecipeError
+from rasterloom.recipe.recipe import Recipe
+from rasterloom.recipe.resources import DriverTakes
 from rasterloom.storage import s3
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 SLOW_S = 1.0  # of looking up a name
 SKEW_S = 60.0  # a clock that is further off is wrong; S3 refuses 900

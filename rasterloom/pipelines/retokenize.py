@@ -5,6 +5,7 @@ tables' records and not worked out from the recipe, so that neither its sources 
 at. Where the recipe is still the one the tables were made by, a full run finds the same steps done.
 """
 
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines.existing import existing
 from rasterloom.pipelines.lengths import lengths_step
 from rasterloom.pipelines.progress import Progress
@@ -12,9 +13,9 @@ from rasterloom.pipelines.run import Planned, run_steps
 from rasterloom.pipelines.state import status
 from rasterloom.pipelines.step import Step
 from rasterloom.pipelines.token_steps import text_step, token_steps
-from rasterloom.recipe import Recipe, RecipeError
+from rasterloom.recipe.recipe import Recipe
 from rasterloom.versions.commit import head_snapshot
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 
 def retokenize(

@@ -11,13 +11,13 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines import staging
 from rasterloom.pipelines.state import status
 from rasterloom.pipelines.step import Inputs, Shard, ShardResult, ShardStep, Step
-from rasterloom.recipe import RecipeError
 from rasterloom.schema import ErrorClass
 from rasterloom.storage.store import Store
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 RETRY = "retry"  # name in a step's identity
 Plan = Callable[[Store, Inputs, Any], list[Shard]]

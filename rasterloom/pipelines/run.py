@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines.at_work import at_work
 from rasterloom.pipelines.corpus import corpus_steps
 from rasterloom.pipelines.existing import is_fixed, refuse_change
@@ -14,11 +15,11 @@ from rasterloom.pipelines.state import Status, file_folder, local_folder, status
 from rasterloom.pipelines.step import ShardStep, Step
 from rasterloom.pipelines.takedown import refuse_held
 from rasterloom.pipelines.training import training_steps
-from rasterloom.recipe import Recipe, RecipeError
+from rasterloom.recipe.recipe import Recipe
 from rasterloom.storage.local_disk import advice, is_full
 from rasterloom.storage.store import StorageError
-from rasterloom.versions.preflight import check_workspace
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
+from rasterloom.versions.workspace_check import check_workspace
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rasterloom import __version__
+from rasterloom.errors import RecipeError
 from rasterloom.errors import StepFailed as StepFailed
 from rasterloom.pipelines import clean, staging
 from rasterloom.pipelines.actors import one_line
@@ -34,13 +35,13 @@ from rasterloom.pipelines.state import (
 )
 from rasterloom.pipelines.step import FileStep, Shard, ShardStep, Step
 from rasterloom.pipelines.tombstones import latest_takedown, tombstones
-from rasterloom.recipe import RecipeError, Run
+from rasterloom.recipe.run import Run
 from rasterloom.storage.transfer import upload
 from rasterloom.utils import private_folders
 from rasterloom.utils.local_ray import forget_token, start_local_ray
 from rasterloom.versions.commit import commit
+from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.record import Record
-from rasterloom.versions.tables import Corpus
 
 # For every worker. torch's threads wait for each other by spinning, which is 30 times slower where cores are
 # shared; and tasks without a GPU look after themselves (`pool._run_without_gpu`).

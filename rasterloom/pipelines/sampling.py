@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from rasterloom.pipelines import checks
-from rasterloom.recipe import ColourCheck, Sample
+from rasterloom.recipe.sampling import ColourCheck, Sample
 from rasterloom.schema import Profile, bucket_name
 
 REAL_PICTURES = 100  # of each bucket, to tell how much real pictures break between rows

@@ -19,11 +19,11 @@ from rasterloom.pipelines.tombstones import Tombstones, tombstones
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.utils.parallel import Advance, silent, spread
 from rasterloom.versions.commit import head_snapshot
+from rasterloom.versions.corpus import MAIN, TABLES, Corpus
 from rasterloom.versions.history import made
 from rasterloom.versions.record import BEFORE_TAKEDOWN, Record
 from rasterloom.versions.refs import refs
-from rasterloom.versions.replace import entries, replace_files
-from rasterloom.versions.tables import MAIN, TABLES, Corpus
+from rasterloom.versions.replace_files import entries, replace_files
 
 PICTURED = ("report", "sample")  # steps whose folders have pictures of single rows
 

@@ -10,12 +10,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
-from rasterloom.recipe import Recipe, RecipeError, Tokenize
+from rasterloom.errors import RecipeError
+from rasterloom.recipe.recipe import Recipe
+from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import TOKENS, Profile
 from rasterloom.storage.parquet_io import DataFile, read_files, read_rows
 from rasterloom.versions.commit import head_snapshot
+from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.record import Record
-from rasterloom.versions.tables import Corpus
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rasterloom.storage.store import StorageError
 from rasterloom.utils.private_folders import process_folder
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 HEAVY = ("model/", "checkpoints/", "events/")  # gigabytes that no page shows
 

@@ -4,20 +4,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from rasterloom.errors import VersionError
+from rasterloom.errors import RecipeError, VersionError
 from rasterloom.pipelines.compare import rows_differing
 from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.shown import shown_folder
 from rasterloom.pipelines.state import status
 from rasterloom.pipelines.takedown import refuse_held
-from rasterloom.recipe import Recipe, RecipeError, load_recipe
-from rasterloom.report.comparison import Side, write_comparison
+from rasterloom.recipe.loader import load_recipe
+from rasterloom.recipe.recipe import Recipe
+from rasterloom.report.comparison_page import Side, write_comparison
 from rasterloom.versions import lineage
+from rasterloom.versions.corpus import TABLES, Corpus
 from rasterloom.versions.history import made
 from rasterloom.versions.lineage import TRAINED, Graph, Node
 from rasterloom.versions.record import Record
 from rasterloom.versions.refs import check_ref, refs
-from rasterloom.versions.tables import TABLES, Corpus
 
 Begin = Callable[[str], None]
 

@@ -6,18 +6,23 @@ from typing import Annotated, Any
 
 from pydantic import Field, PlainSerializer
 
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines import drawings, token_work
 from rasterloom.pipelines.nodes import of_kind
 from rasterloom.pipelines.pinned import INDEX, Pinned, pinned_files, pinned_step, pinned_text
 from rasterloom.pipelines.progress import Progress, figures
 from rasterloom.pipelines.state import file_folder, local_folder, output_files, status
 from rasterloom.pipelines.step import FileStep, Step
-from rasterloom.recipe import SPEED_ONLY, Part, Recipe, RecipeError, Run, Sample, Section, Stage, Train
+from rasterloom.recipe.base import Section
+from rasterloom.recipe.recipe import Recipe
+from rasterloom.recipe.run import Run
+from rasterloom.recipe.sampling import Sample
+from rasterloom.recipe.train import SPEED_ONLY, Part, Stage, Train
 from rasterloom.schema import Profile
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
 from rasterloom.train.job import PartFiles, StageJob, WorkerTakes
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 
 def _what_counts(train: Train) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.transfer import download
 from rasterloom.utils import private_folders
 from rasterloom.versions.commit import head_snapshot
+from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.record import Record
-from rasterloom.versions.tables import Corpus
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import rasterloom
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines import variables
 from rasterloom.pipelines.jobs import OURS, Jobs
 from rasterloom.pipelines.package import Package, package
 from rasterloom.pipelines.retry import parse_classes
-from rasterloom.recipe import Recipe, RecipeError, load_recipe
+from rasterloom.recipe.loader import load_recipe
+from rasterloom.recipe.recipe import Recipe
 
 STOP_WAIT_S = 30  # that a job has to end by itself when it is stopped; Ray gives 3 otherwise
 

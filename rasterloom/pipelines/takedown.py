@@ -29,9 +29,9 @@ from rasterloom.sources.optout import kind_of
 from rasterloom.storage.parquet_io import DataFile, read_files
 from rasterloom.utils.parallel import Advance, silent, spread
 from rasterloom.versions import lineage
+from rasterloom.versions.corpus import TABLES, Corpus
 from rasterloom.versions.record import Record
 from rasterloom.versions.refs import refs
-from rasterloom.versions.tables import TABLES, Corpus
 
 _KEY, _PHASH = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{16}")
 

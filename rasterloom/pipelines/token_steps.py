@@ -9,11 +9,13 @@ from pydantic import Field
 from rasterloom.pipelines import token_work
 from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step
 from rasterloom.pipelines.work import plan_by_images_file
-from rasterloom.recipe import Recipe, Section, Tokenize
+from rasterloom.recipe.base import Section
+from rasterloom.recipe.recipe import Recipe
+from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import TOKENS
 from rasterloom.storage.parquet_io import read_files
 from rasterloom.storage.parquet_options import CODES_PARQUET, TOKEN_PARQUET
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 GROUP_TOKENS = 1 << 20  # of a row group: 1.7 MB on disk, 4 MB read; a loader keeps hundreds of them
 

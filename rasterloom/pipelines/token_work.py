@@ -13,7 +13,8 @@ from pydantic import PlainSerializer
 
 from rasterloom.pipelines.step import Inputs, Shard, ShardResult
 from rasterloom.pipelines.work import score_fields
-from rasterloom.recipe import Section, Tokenize
+from rasterloom.recipe.base import Section
+from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import TOKENS, Profile
 from rasterloom.storage.parquet_io import count_of, read_file, read_files
 from rasterloom.storage.store import Store

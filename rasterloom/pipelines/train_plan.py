@@ -2,18 +2,20 @@
 
 from dataclasses import dataclass, field
 
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines.preflight import job_of
 from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.stages import missing_inputs, worker_takes
 from rasterloom.pipelines.state import Status, status
 from rasterloom.pipelines.step import Step
-from rasterloom.recipe import Recipe, RecipeError, Run
+from rasterloom.recipe.recipe import Recipe
+from rasterloom.recipe.run import Run
 from rasterloom.train.cost import DEVICES, Estimate, device_hours, estimate
 from rasterloom.train.data import open_stage
 from rasterloom.train.footprint import Memory, memory
 from rasterloom.train.job import WorkerTakes
 from rasterloom.train.sizes import shape_of
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 ALL = "all"
 MFU = 0.4  # of a GPU's peak, assumed: what well-tuned training of such models reaches

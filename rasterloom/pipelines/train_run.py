@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from filelock import FileLock, Timeout
 
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines.preflight import check_training, job_of
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.run import Planned, run_steps
@@ -12,9 +13,9 @@ from rasterloom.pipelines.stages import missing_inputs, training_store
 from rasterloom.pipelines.state import delete_record, file_folder, status, work_folder
 from rasterloom.pipelines.step import Step
 from rasterloom.pipelines.train_plan import stages_of, with_needed
-from rasterloom.recipe import Recipe, RecipeError
-from rasterloom.versions.preflight import check_workspace
-from rasterloom.versions.tables import Corpus
+from rasterloom.recipe.recipe import Recipe
+from rasterloom.versions.corpus import Corpus
+from rasterloom.versions.workspace_check import check_workspace
 
 
 def train(recipe: Recipe, which: str, progress: Progress) -> list[Planned]:

@@ -7,15 +7,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines import token_work
 from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.stages import TrainAt, checkpoint_store
 from rasterloom.pipelines.state import file_folder, local_folder, scratch_folder, status
 from rasterloom.pipelines.step import Step
-from rasterloom.recipe import Recipe, RecipeError
+from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import Profile
 from rasterloom.utils.private_folders import remove_old
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 LATEST = "latest"  # in place of an optimizer step: the newest checkpoint
 

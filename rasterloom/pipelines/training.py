@@ -14,10 +14,13 @@ from rasterloom.pipelines.shown import shown_folder
 from rasterloom.pipelines.stages import TrainAt, stage_step, text_content, text_of_stage, token_files
 from rasterloom.pipelines.state import local_folder, status
 from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step
-from rasterloom.recipe import Recipe, Run, Sample, Section
+from rasterloom.recipe.base import Section
+from rasterloom.recipe.recipe import Recipe
+from rasterloom.recipe.run import Run
+from rasterloom.recipe.sampling import Sample
 from rasterloom.schema import bucket_name
 from rasterloom.storage.parquet_io import DataFile
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 
 class SampleAt(Section):
@@ -109,7 +112,7 @@ def write_report(
     corpus: Corpus, inputs: Inputs, step: FileStep, folder: Path, run: Run, progress: Progress
 ) -> dict[str, int]:
     """Write the page that shows all the steps."""
-    from rasterloom.report.page import ReportInputs, build_report
+    from rasterloom.report.report_page import ReportInputs, build_report
 
     assert isinstance(step.config, Report)
     states = [status(corpus, given) for given in step.inputs]

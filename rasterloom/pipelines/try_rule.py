@@ -9,14 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines import work
 from rasterloom.pipelines.corpus import steps_of_recipe
 from rasterloom.pipelines.state import inputs_of, status
 from rasterloom.pipelines.step import ShardStep
-from rasterloom.recipe import Recipe, RecipeError
-from rasterloom.report.trial import Group, Trial, write_trial
+from rasterloom.recipe.recipe import Recipe
+from rasterloom.report.rule_trial_page import Group, Trial, write_trial
 from rasterloom.storage import parquet_io
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 SEED = "rasterloom.try"
 SHOWN = 24  # pictures of each reason

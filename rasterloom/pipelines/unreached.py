@@ -17,10 +17,10 @@ from rasterloom.pipelines.at_work import dead
 from rasterloom.pipelines.retry import retried
 from rasterloom.storage.store import StorageError, Store, Upload
 from rasterloom.utils.parallel import spread
-from rasterloom.versions import expire
+from rasterloom.versions import expire_snapshots
+from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.lineage import TRAINED
 from rasterloom.versions.record import Record
-from rasterloom.versions.tables import Corpus
 
 IN_FLIGHT = timedelta(minutes=10)  # that a commit may take from the first file it writes to its end
 BUSY = timedelta(hours=1)  # the same, where somebody is at work
@@ -85,12 +85,14 @@ class Search:
         self.unmarked = self.now - max(grace.files, BUSY if busy else IN_FLIGHT)
         self.files = {file.name: file for file in self.store.files(corpus.name)}
         self.tables = {name: corpus.table(name) for name in kept}
-        self.reach = {name: expire.reach(table, kept[name]) for name, table in self.tables.items() if table}
+        self.reach = {
+            name: expire_snapshots.reach(table, kept[name]) for name, table in self.tables.items() if table
+        }
         of_tables = [
             record
             for name, table in self.tables.items()
             if table
-            for record in expire.records_of(table, kept[name])
+            for record in expire_snapshots.records_of(table, kept[name])
         ]
         self.live = self._live(of_tables)
         # Files in the workspace that a version holds; others it has where it found them.

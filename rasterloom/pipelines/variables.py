@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from rasterloom.recipe import RecipeError
+from rasterloom.errors import RecipeError
 
 FILE = ".rasterloom-variables.json"  # in the job's package
 NAMES_FILE = "RASTERLOOM_VARIABLES_FILE"

@@ -8,7 +8,7 @@ from typing import Any
 from rasterloom.pipelines.flight import Flight
 from rasterloom.pipelines.staging import Published, add_up
 from rasterloom.pipelines.step import Shard
-from rasterloom.recipe import Price
+from rasterloom.recipe.price import Price
 from rasterloom.versions.record import Record
 
 ETA_EVERY_S = 1.0

@@ -1,7 +1,7 @@
 """The state of a step in words, for a terminal or a log."""
 
 from rasterloom.pipelines.watched import Watched
-from rasterloom.recipe import Price
+from rasterloom.recipe.price import Price
 from rasterloom.utils.formatting import clock, usd
 
 WORST = 3  # classes of failure that are named

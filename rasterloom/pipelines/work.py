@@ -14,7 +14,10 @@ import pyarrow.parquet as pq
 from pydantic import field_serializer
 
 from rasterloom.pipelines.step import Inputs, Shard, ShardResult
-from rasterloom.recipe import Fetch, Keep, Score, Section, Source
+from rasterloom.recipe.base import Section
+from rasterloom.recipe.fetch import Fetch
+from rasterloom.recipe.filtering import Keep, Score
+from rasterloom.recipe.sources import Source
 from rasterloom.schema import PAIRS, SCORES
 from rasterloom.storage.parquet_io import count_of, first_of, read_file, read_files, read_rows
 from rasterloom.storage.store import Store

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from rasterloom.recipe.section import Section
+from rasterloom.recipe.base import Section
 
 OptOutTag = Literal["noai", "noimageai", "noml", "noindex", "noimageindex"]
 

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from rasterloom.recipe.section import Section
+from rasterloom.recipe.base import Section
 
 
 class Price(Section):

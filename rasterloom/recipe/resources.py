@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import ByteSize, Field, field_validator, model_validator
 
-from rasterloom.recipe.section import Section
+from rasterloom.recipe.base import Section
 
 Custom = dict[str, float]
 

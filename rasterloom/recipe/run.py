@@ -4,9 +4,9 @@ import re
 
 from pydantic import Field, field_validator
 
+from rasterloom.recipe.base import Section
 from rasterloom.recipe.price import Price
 from rasterloom.recipe.resources import Between, DriverTakes, StepTakes
-from rasterloom.recipe.section import Section
 
 SHARDED = ("pairs", "images", "scores", "selection", "codes", "tokens")  # the others run in the driver
 ON_GPU = ("scores", "codes")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from rasterloom.recipe.section import Section
+from rasterloom.recipe.base import Section
 
 # owner/name or owner/name@revision on the Hugging Face hub, but not the relative path of a file
 HUB_ID = re.compile(

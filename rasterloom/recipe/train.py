@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from rasterloom.recipe.base import Section
 from rasterloom.recipe.model import Model
-from rasterloom.recipe.section import Section
-from rasterloom.recipe.watch import Watch
+from rasterloom.recipe.monitoring import Watch
 
 
 def _names_a_version(value: str) -> str:

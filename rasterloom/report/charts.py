@@ -7,9 +7,9 @@ from itertools import accumulate
 
 from markupsafe import Markup, escape
 
-from rasterloom.report.data import Histogram
-from rasterloom.report.lineage import Made, depths, nearest_parents
-from rasterloom.report.runs import Stage
+from rasterloom.report.lineage_graph import Made, depths, nearest_parents
+from rasterloom.report.queries import Histogram
+from rasterloom.report.training_runs import Stage
 from rasterloom.utils import formatting
 
 Point = tuple[float, float]

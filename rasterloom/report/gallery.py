@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from rasterloom.report.data import FAILED, Tables
+from rasterloom.report.queries import FAILED, Tables
 from rasterloom.schema import T2I
 from rasterloom.utils import formatting
 

@@ -13,7 +13,7 @@ import aiohttp
 from protego import Protego
 from yarl import URL
 
-from rasterloom.recipe import Fetch
+from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import ErrorClass
 from rasterloom.sources.address import SCHEMES, BlockedAddress, Gate
 from rasterloom.sources.backoff import wait_before_retry

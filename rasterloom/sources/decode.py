@@ -7,7 +7,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
-from rasterloom.recipe import Fetch
+from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import ErrorClass
 from rasterloom.sources.colour import needs_conversion, to_eight_bits, to_srgb
 from rasterloom.sources.failure import Failure

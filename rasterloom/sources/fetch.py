@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rasterloom.recipe import Fetch, Source
+from rasterloom.recipe.fetch import Fetch
+from rasterloom.recipe.sources import Source
 from rasterloom.schema import IMAGES, PICTURE, ErrorClass, in_order
 from rasterloom.sources.client import Client, Trace
 from rasterloom.sources.decode import Picture, decode_image

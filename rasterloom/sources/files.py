@@ -11,7 +11,7 @@ from itertools import takewhile
 from typing import Any, BinaryIO
 
 from rasterloom.errors import SourceError, one_line
-from rasterloom.recipe import Source
+from rasterloom.recipe.sources import Source
 from rasterloom.sources import local_paths
 from rasterloom.sources.local_paths import BlockedPath
 from rasterloom.storage.store import Entry, Store

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from protego import Protego
 from yarl import URL
 
-from rasterloom.recipe import Fetch
+from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import ErrorClass
 from rasterloom.sources.backoff import wait_before_retry
 from rasterloom.sources.failure import Failure

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from yarl import URL
 
-from rasterloom.recipe import Fetch
+from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import IMAGES, ErrorClass
 from rasterloom.sources.address import SCHEMES, BlockedAddress, Gate
 from rasterloom.sources.decode import decode_image

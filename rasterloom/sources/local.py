@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rasterloom.errors import one_line
-from rasterloom.recipe import Fetch, Source
+from rasterloom.recipe.fetch import Fetch
+from rasterloom.recipe.sources import Source
 from rasterloom.schema import ErrorClass
 from rasterloom.sources import locator
 from rasterloom.sources.failure import Failure

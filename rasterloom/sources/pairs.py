@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rasterloom.recipe import Column, Source
+from rasterloom.recipe.sources import Column, Source
 from rasterloom.schema import PAIRS, T2I, ErrorClass, pair_key
 from rasterloom.sources.failure import Failure
 from rasterloom.sources.files import SourceError

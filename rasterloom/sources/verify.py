@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-from rasterloom.recipe import Fetch
+from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import ErrorClass
 from rasterloom.sources.failure import Failure
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from rasterloom.recipe import Fetch
+from rasterloom.recipe.fetch import Fetch
 from rasterloom.sources.client import Client
 from rasterloom.sources.optout import OptOuts, load_opt_outs
 from rasterloom.utils.malloc import keep_freed_memory

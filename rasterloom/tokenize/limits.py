@@ -5,7 +5,7 @@ Each rule is a field of the recipe's `tokenize`; docs/tokens.md says which of th
 
 import hashlib
 
-from rasterloom.recipe import Tokenize
+from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.tokenize.buckets import Size
 from rasterloom.tokenize.crop import CropPlan, seed_of
 

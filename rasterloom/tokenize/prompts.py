@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rasterloom.recipe import Prompt
+from rasterloom.recipe.tokenize import Prompt
 
 IMAGE = "<|image|>"
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rasterloom.recipe import Tokenize
+from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import T2I, in_order
 from rasterloom.tokenize.buckets import Size, bucket_sizes
 from rasterloom.tokenize.crop import CropPlan, follow_crop, plan_crop

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import tokenizers
 
-from rasterloom.recipe import Tokenize
+from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import Profile
 from rasterloom.tokenize.profiles import profile_of
 from rasterloom.tokenize.prompts import t2i_prompt

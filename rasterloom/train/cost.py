@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rasterloom.recipe import Train
+from rasterloom.recipe.train import Train
 from rasterloom.train.data import StageData
 from rasterloom.train.flops import peak_flops, train_flops
 from rasterloom.train.plan import LINEAR_COST, deal

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rasterloom.recipe import Train
+from rasterloom.recipe.train import Train
 
 BETAS = (0.9, 0.95)
 BUCKET_ELEMENTS = 200_000_000  # gradients reduced at once, at most

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from rasterloom.errors import StageImpossible
-from rasterloom.recipe import Guard
+from rasterloom.recipe.train import Guard
 from rasterloom.storage.store import Store
 from rasterloom.storage.transfer import upload
 from rasterloom.train import resume

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from rasterloom.recipe import Train
 from rasterloom.recipe.model import Lora
+from rasterloom.recipe.train import Train
 from rasterloom.train.ds_config import BUCKET_ELEMENTS, deepspeed_config
 from rasterloom.train.freeze import frozen
 from rasterloom.train.sizes import Shape, parameter_shapes

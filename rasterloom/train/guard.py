@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from rasterloom.errors import TrainingDiverged
-from rasterloom.recipe import Guard
+from rasterloom.recipe.train import Guard
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pyarrow.fs import FileSystem
 
-from rasterloom.recipe import SPEED_ONLY, Stage, Train
+from rasterloom.recipe.train import SPEED_ONLY, Stage, Train
 from rasterloom.schema import Profile
 from rasterloom.storage.store import Store
 from rasterloom.train.ds_config import deepspeed_config

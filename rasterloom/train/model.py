@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 from transformers import ChameleonForConditionalGeneration
 
-from rasterloom.recipe import Train
 from rasterloom.recipe.model import Lora
+from rasterloom.recipe.train import Train
 from rasterloom.schema import Profile
 from rasterloom.train import attention
 from rasterloom.train.attention import Segments

@@ -6,7 +6,7 @@ import torch.distributed as dist
 from transformers import ChameleonForConditionalGeneration
 from transformers.initialization import no_init_weights
 
-from rasterloom.recipe import Train
+from rasterloom.recipe.train import Train
 from rasterloom.schema import Profile
 from rasterloom.train.ds_config import deepspeed_config
 from rasterloom.train.start import ZeroHead, model_config, starting_weights

@@ -2,7 +2,7 @@
 
 import math
 
-from rasterloom.recipe import Stage
+from rasterloom.recipe.train import Stage
 
 
 def warmup_steps(steps: int, stage: Stage) -> int:

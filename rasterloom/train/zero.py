@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rasterloom.recipe import Train
+from rasterloom.recipe.train import Train
 from rasterloom.train.ds_config import BETAS, BUCKET_ELEMENTS, deepspeed_config
 from rasterloom.train.model import PackedLM
 from rasterloom.train.muon import Muon

@@ -14,11 +14,11 @@ from pyiceberg.table.snapshots import Snapshot
 
 from rasterloom.storage.local_disk import is_full
 from rasterloom.storage.store import StorageError
-from rasterloom.versions.create import open_or_create
-from rasterloom.versions.heads import last_versions, properties_of
-from rasterloom.versions.patience import TRANSIENT, let_in, patiently
+from rasterloom.versions.corpus import MAIN, Corpus
+from rasterloom.versions.create_table import open_or_create
+from rasterloom.versions.last_versions import last_versions, properties_of
 from rasterloom.versions.record import Record
-from rasterloom.versions.tables import MAIN, Corpus
+from rasterloom.versions.retrying import TRANSIENT, let_in, patiently
 
 COMMIT_TRIES = 20
 NAME_MAPPING = "schema.name-mapping.default"

@@ -10,7 +10,7 @@ import pyarrow.dataset as pads
 
 from rasterloom.storage.store import StorageError
 from rasterloom.utils.private_folders import temporary_folder
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 KEYS = {"tokens": ("target", "key")}  # what tells rows apart where the key alone does not
 UNREAD = ("image", "thumbnail")  # pictures: that they differ shows in sha256, size and format

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 from pyiceberg.table.snapshots import Snapshot
 
-from rasterloom.versions.heads import last_versions
+from rasterloom.versions.corpus import TABLES, Corpus
+from rasterloom.versions.last_versions import last_versions
 from rasterloom.versions.record import Record
-from rasterloom.versions.tables import TABLES, Corpus
 
 
 @dataclass(frozen=True)

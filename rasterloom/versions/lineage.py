@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasterloom.errors import VersionError
+from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.history import log, made
 from rasterloom.versions.record import Record
 from rasterloom.versions.refs import refs
-from rasterloom.versions.tables import Corpus
 
 TRAINED = "train/"
 

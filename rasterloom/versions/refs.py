@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pyiceberg.table import Table
 
 from rasterloom.errors import VersionError
-from rasterloom.versions.tables import MAIN, TABLES, Corpus
+from rasterloom.versions.corpus import MAIN, TABLES, Corpus
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")  # a number would be a snapshot's
 

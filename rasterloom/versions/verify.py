@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.manifest import DataFile as IcebergFile
 
-from rasterloom.versions.tables import TABLES, Corpus
+from rasterloom.versions.corpus import TABLES, Corpus
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from rasterloom.recipe import Fetch, Source
+from rasterloom.recipe.fetch import Fetch
+from rasterloom.recipe.sources import Source
 from rasterloom.schema import ErrorClass
 from rasterloom.sources.fetch import fetch_shard
 from rasterloom.sources.pairs import read_sources

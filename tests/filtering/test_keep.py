@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rasterloom import recipe, schema
+from rasterloom import schema
 from rasterloom.filtering.keep import check_keep, columns_needed, select, select_batches
 from rasterloom.filtering.verdict import verdicts
+from rasterloom.recipe.filtering import Dedup, Keep
 
 GREY = bytes([128] * 192)
 QUALITY = pa.schema([("quality", pa.float64()), ("language", pa.string())])
-NO_DEDUP = recipe.Dedup(exact=False, phash_radius=None)
+NO_DEDUP = Dedup(exact=False, phash_radius=None)
 
 
 def images(*rows: dict[str, object]) -> pa.Table:
@@ -42,10 +43,8 @@ def scores(table: pa.Table, **columns: list[float | None]) -> pa.Table:
     return result
 
 
-def reasons(
-    table: pa.Table, rule: str, dedup: recipe.Dedup = NO_DEDUP, **columns: list[float | None]
-) -> list[str]:
-    result = select(table, scores(table, **columns), recipe.Keep(rule=rule, dedup=dedup))
+def reasons(table: pa.Table, rule: str, dedup: Dedup = NO_DEDUP, **columns: list[float | None]) -> list[str]:
+    result = select(table, scores(table, **columns), Keep(rule=rule, dedup=dedup))
     assert result.schema == schema.SELECTION
     assert result["key"].equals(table["key"])
     assert result["shard"].equals(table["shard"])
@@ -90,13 +89,13 @@ def test_derived_columns() -> None:
 def test_scores_may_come_in_any_order_and_some_be_missing() -> None:
     table = images({}, {}, {})
     turned = scores(table, quality=[0.1, 0.2, 0.3]).take([2, 0])
-    found = select(table, turned, recipe.Keep(rule="quality = 0.3", dedup=NO_DEDUP))
+    found = select(table, turned, Keep(rule="quality = 0.3", dedup=NO_DEDUP))
     assert found["kept"].to_pylist() == [False, False, True]
 
 
 def test_no_rows() -> None:
     assert reasons(images(), "quality > 1", quality=[]) == []
-    assert reasons(images(), "true", recipe.Dedup()) == []
+    assert reasons(images(), "true", Dedup()) == []
 
 
 def test_duplicates_are_sought_among_what_the_rule_kept() -> None:
@@ -108,7 +107,7 @@ def test_duplicates_are_sought_among_what_the_rule_kept() -> None:
         {"phash": "0" * 15 + "f", "original_width": 400},
         {"status": "failed", "error": "timeout"},
     )
-    result = select(table, scores(table), recipe.Keep(rule="caption <> 'no'"))
+    result = select(table, scores(table), Keep(rule="caption <> 'no'"))
     assert result["reason"].to_pylist() == [
         "rule: caption <> 'no'",
         "kept",
@@ -122,7 +121,7 @@ def test_duplicates_are_sought_among_what_the_rule_kept() -> None:
 
 def test_the_preferred_score_ranks_before_the_area() -> None:
     table = images({"sha256": "a", "original_width": 900}, {"sha256": "a"}, {"sha256": "a"})
-    dedup = recipe.Dedup(prefer="quality")
+    dedup = Dedup(prefer="quality")
     found = reasons(table, "true", dedup, quality=[0.2, 0.9, None])
     assert found == ["exact duplicate", "kept", "exact duplicate"]
 
@@ -130,24 +129,24 @@ def test_the_preferred_score_ranks_before_the_area() -> None:
 def test_a_dedup_of_neither_kind_keeps_duplicates() -> None:
     table = images({"sha256": "a", "phash": "0" * 16}, {"sha256": "a", "phash": "0" * 16})
     assert reasons(table, "true") == ["kept", "kept"]
-    exact_only = recipe.Dedup(exact=True, phash_radius=None)
+    exact_only = Dedup(exact=True, phash_radius=None)
     assert reasons(table, "true", exact_only) == ["kept", "exact duplicate"]
-    near_only = recipe.Dedup(exact=False)
+    near_only = Dedup(exact=False)
     assert reasons(table, "true", near_only) == ["kept", "exact duplicate"]  # the same bytes all the same
 
 
 def test_unusable_rules_and_preferences_are_refused() -> None:
     with pytest.raises(ValueError, match="names 'nsfw', which is no column"):
-        check_keep(recipe.Keep(rule="nsfw < 1"), QUALITY)
+        check_keep(Keep(rule="nsfw < 1"), QUALITY)
     with pytest.raises(ValueError, match=r"dedup\.prefer names 'beauty', which is no score; known: quality"):
-        check_keep(recipe.Keep(dedup=recipe.Dedup(prefer="beauty")), QUALITY)
+        check_keep(Keep(dedup=Dedup(prefer="beauty")), QUALITY)
     with pytest.raises(ValueError, match=r"prefer names 'language', which is no score; known: quality$"):
-        check_keep(recipe.Keep(dedup=recipe.Dedup(prefer="language")), QUALITY)
+        check_keep(Keep(dedup=Dedup(prefer="language")), QUALITY)
     with pytest.raises(ValueError, match=r"dedup\.semantic compares embeddings, and no score keeps them"):
-        check_keep(recipe.Keep(dedup=recipe.Dedup(semantic=0.9)), QUALITY)
+        check_keep(Keep(dedup=Dedup(semantic=0.9)), QUALITY)
     with pytest.raises(ValueError, match="names 'nsfw'"):
         reasons(images({}), "nsfw < 1")
-    check_keep(recipe.Keep(rule="quality > 1", dedup=recipe.Dedup(prefer="quality")), QUALITY)
+    check_keep(Keep(rule="quality > 1", dedup=Dedup(prefer="quality")), QUALITY)
 
 
 def test_a_rule_that_fails_on_a_row_says_so() -> None:
@@ -190,9 +189,7 @@ def test_many_rows_keep_their_order() -> None:
     keys = pa.array([f"{i * 7919 % n:032x}" for i in range(n)])
     table = table.set_column(0, "key", keys)
     numbers = np.arange(n, dtype=np.float64)
-    result = select(
-        table, scores(table, niqe=list(numbers)), recipe.Keep(rule="niqe % 3 = 0", dedup=NO_DEDUP)
-    )
+    result = select(table, scores(table, niqe=list(numbers)), Keep(rule="niqe % 3 = 0", dedup=NO_DEDUP))
     assert result["key"].equals(table["key"])
     np.testing.assert_array_equal(result["kept"].to_numpy(), numbers % 3 == 0)
 
@@ -202,7 +199,7 @@ def test_a_rule_may_speak_of_text_and_truth() -> None:
     given = table.select(["key", "shard"])
     given = given.append_column("language", pa.array(["en", "de", None]))
     given = given.append_column("caption_url", pa.array([False, True, None]))
-    found = select(table, given, recipe.Keep(rule="language = 'en' and not caption_url", dedup=NO_DEDUP))
+    found = select(table, given, Keep(rule="language = 'en' and not caption_url", dedup=NO_DEDUP))
     no = "rule: language = 'en'"
     assert found["reason"].to_pylist() == ["kept", no, no]
 
@@ -213,7 +210,7 @@ def test_what_was_kept_before_is_kept_though_a_larger_one_comes() -> None:
         {}, {}, {"sha256": "a", "original_width": 900}, {"phash": "f" * 16, "original_width": 900}
     )
     table = pa.concat_tables([first, larger.slice(2)])
-    keep = recipe.Keep()
+    keep = Keep()
     before = select(first, scores(first), keep)
     earlier = before["key"].filter(before["kept"]).combine_chunks()
     assert earlier.to_pylist() == ["k0", "k1"]
@@ -234,7 +231,7 @@ def with_embeddings(table: pa.Table, *angles: float | None) -> pa.Table:
 def test_semantic_duplicates() -> None:
     table = images({"original_width": 50}, {}, {}, {}, {"caption": "no"})
     given = with_embeddings(scores(table), None, 0.0, 0.05, 1.0, 0.0)
-    keep = recipe.Keep(rule="caption <> 'no'", dedup=recipe.Dedup(semantic=0.99))
+    keep = Keep(rule="caption <> 'no'", dedup=Dedup(semantic=0.99))
     found = select(table, given, keep)
     assert found["reason"].to_pylist() == [
         "kept",
@@ -262,9 +259,7 @@ def test_batches_give_what_the_whole_gives(cuts: list[int]) -> None:
     given = with_embeddings(
         scores(table, quality=[None, 1, 2, 3, 4, 5, None]), None, None, 0.0, 0.5, 1.0, 2.0, None
     )
-    keep = recipe.Keep(
-        rule="min_side > 20 and caption_length < 9", dedup=recipe.Dedup(semantic=0.99, prefer="quality")
-    )
+    keep = Keep(rule="min_side > 20 and caption_length < 9", dedup=Dedup(semantic=0.99, prefer="quality"))
     columns = pa.schema(list(given.schema)[2:])
     of_images, of_scores = columns_needed(keep, columns)
     assert "url" not in of_images and "caption" in of_images
@@ -287,9 +282,7 @@ def test_batches_give_what_the_whole_gives(cuts: list[int]) -> None:
 
 def test_a_selection_reads_no_more_than_it_needs() -> None:
     fields = pa.schema([("quality", pa.float64()), ("niqe", pa.float64()), ("language", pa.string())])
-    of_images, of_scores = columns_needed(
-        recipe.Keep(rule="quality > 1 and URL is not null and aspect < 3"), fields
-    )
+    of_images, of_scores = columns_needed(Keep(rule="quality > 1 and URL is not null and aspect < 3"), fields)
     assert of_scores == ["key", "quality"]
     assert "url" in of_images and not {"caption", "image", "detail", "final_url"} & set(of_images)
 
@@ -307,7 +300,7 @@ def test_text_alone_is_not_asked_about_pictures() -> None:
         nothing | {"status": "failed"},
     )
     rule = "min_side >= 64 and quality > 0.5 and caption_length < 10"
-    assert reasons(table, rule, recipe.Dedup(exact=True, phash_radius=4), quality=[1.0, *[None] * 4]) == [
+    assert reasons(table, rule, Dedup(exact=True, phash_radius=4), quality=[1.0, *[None] * 4]) == [
         "rule: min_side >= 64",
         "kept",
         "rule: caption_length < 10",
@@ -332,8 +325,6 @@ def test_doubles_are_sought_among_plain_pairs_only() -> None:
         same | {"task": "vqa"},
         same | {"task": "t2i", "main": 0},
     )
-    found = select(
-        table, scores(table), recipe.Keep(rule="true", dedup=recipe.Dedup(exact=True, phash_radius=4))
-    )
+    found = select(table, scores(table), Keep(rule="true", dedup=Dedup(exact=True, phash_radius=4)))
     assert found["kept"].to_pylist() == [True, False, True, True, True, True, True]
     assert found["duplicate_of"].to_pylist() == [None, "k0", None, None, None, None, None]

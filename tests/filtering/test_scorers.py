@@ -14,7 +14,7 @@ from rasterloom.filtering import scorers
 from rasterloom.filtering.quality import load_photographs, niqe
 from rasterloom.filtering.scorer import Batch, floats
 from rasterloom.filtering.scorers import decode, identity, make_scorers, score_columns, score_shard
-from rasterloom.recipe import Score
+from rasterloom.recipe.filtering import Score
 
 
 def encode(pixels: np.ndarray, kind: str = "PNG", **options: object) -> bytes:

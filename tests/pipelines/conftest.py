@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from rasterloom.recipe import load_recipe
+from rasterloom.recipe.loader import load_recipe
+from rasterloom.versions.corpus import TABLES, Corpus
 from rasterloom.versions.refs import tag
-from rasterloom.versions.tables import TABLES, Corpus
 
 SCENES = 24
 RECIPE = """

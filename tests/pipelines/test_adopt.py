@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from rasterloom.pipelines.run import plan
-from rasterloom.recipe import load_recipe
+from rasterloom.recipe.loader import load_recipe
 from rasterloom.schema import SCORES, SELECTION, pair_key
+from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.history import made
-from rasterloom.versions.tables import Corpus
 
 
 @pytest.fixture

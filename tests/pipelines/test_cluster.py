@@ -18,10 +18,10 @@ import rasterloom
 from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.stages import stage_job
 from rasterloom.pipelines.state import work_folder
-from rasterloom.recipe import load_recipe
+from rasterloom.recipe.loader import load_recipe
 from rasterloom.train.metrics import read_metrics
 from rasterloom.utils.local_ray import LOOPBACK
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 CLUSTER = Path(__file__).parents[1] / "support" / "ray_cluster.py"
 STEPS = 120

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines.corpus import corpus_steps
 from rasterloom.pipelines.doctor import examine
-from rasterloom.recipe import RecipeError
 from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.codecs import load_codec
 from rasterloom.tokenize.crop import apply_crop, plan_crop, seed_of

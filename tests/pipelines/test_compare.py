@@ -32,7 +32,7 @@ def test_rows_of_one_version_only(two_versions, rasterloom, tmp_path):
     from rasterloom.cli.options import out
     from rasterloom.pipelines.progress import Progress
     from rasterloom.pipelines.run import run
-    from rasterloom.recipe import load_recipe
+    from rasterloom.recipe.loader import load_recipe
 
     run(load_recipe(more), "images", Progress(out))
     for a, b, title in (("v1", "fewer", "only in A"), ("fewer", "v1", "only in B")):

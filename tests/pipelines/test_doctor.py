@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from rasterloom.pipelines import doctor, remote
 from rasterloom.pipelines.nodes import slots
-from rasterloom.recipe import DriverTakes, load_recipe
+from rasterloom.recipe.loader import load_recipe
+from rasterloom.recipe.resources import DriverTakes
 from rasterloom.storage.store import Store
 from rasterloom.train.gpus import Gpu
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 BUCKET = Corpus("demo", Store("s3://bucket/prefix"), (("type", "rest"), ("uri", "http://catalog.invalid/x")))
 

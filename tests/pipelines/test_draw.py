@@ -9,8 +9,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from rasterloom.cli.app import app
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines.trained import language_of, trained_of
-from rasterloom.recipe import RecipeError
 from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.codecs import load_codec
 from rasterloom.tokenize.conversation import encode_prompt

@@ -7,7 +7,8 @@ from eventfiles import pictures
 from PIL import Image
 
 from rasterloom.pipelines.drawings import Pictures, drawing_of
-from rasterloom.recipe import Sample, Stage, Train
+from rasterloom.recipe.sampling import Sample
+from rasterloom.recipe.train import Stage, Train
 from rasterloom.tokenize.codecs import load_codec
 from rasterloom.tokenize.profiles import profile_of
 from rasterloom.tokenize.prompts import t2i_prompt

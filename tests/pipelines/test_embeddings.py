@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines.embeddings import export
-from rasterloom.recipe import RecipeError
 
 
 @pytest.fixture(scope="module")

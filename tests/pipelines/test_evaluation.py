@@ -9,7 +9,7 @@ from PIL import Image
 
 from rasterloom.pipelines.state import local_folder
 from rasterloom.pipelines.trained import stage_steps
-from rasterloom.recipe import load_recipe
+from rasterloom.recipe.loader import load_recipe
 
 TRAIN = """
 train:

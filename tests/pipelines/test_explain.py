@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines.explain import explain
 from rasterloom.pipelines.failures import failures
-from rasterloom.recipe import RecipeError
 
 
 def story(shop, key):

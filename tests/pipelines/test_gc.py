@@ -20,8 +20,8 @@ from rasterloom.pipelines.staging import Published
 from rasterloom.pipelines.unreached import Grace
 from rasterloom.storage.store import Store
 from rasterloom.versions import lineage
+from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.refs import delete, refs, tag
-from rasterloom.versions.tables import Corpus
 from rasterloom.versions.verify import verify
 
 NOTHING = timedelta(0)
@@ -165,7 +165,7 @@ from pathlib import Path
 from rasterloom.pipelines import gc
 from rasterloom.recipe import load_recipe
 from rasterloom.storage.store import Store
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 calls, delete = itertools.count(), Store.delete
 def kill(self, name):
     if next(calls) == int(sys.argv[2]):

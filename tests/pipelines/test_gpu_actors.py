@@ -18,10 +18,10 @@ from rasterloom.pipelines.pool import needs_of
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.runner import run_step
 from rasterloom.pipelines.step import Shard, ShardStep
-from rasterloom.recipe import Run
+from rasterloom.recipe.run import Run
 from rasterloom.storage.store import Store
 from rasterloom.utils.local_ray import start_local_ray, stop_local_ray
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 SHARDS = 8
 SCHEMA = pa.schema(

@@ -14,7 +14,7 @@ from rasterloom.storage.parquet_options import TOKEN_PARQUET
 from rasterloom.storage.store import Store
 from rasterloom.train.data import split_heldout
 from rasterloom.train.rows import open_rows
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 
 def rows_of(bucket, first, number):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rasterloom.pipelines.run import plan
-from rasterloom.recipe import load_recipe
+from rasterloom.recipe.loader import load_recipe
 from rasterloom.versions.history import log
 
 TRAIN = """
@@ -68,7 +68,7 @@ def test_export_diff_and_lineage_take_the_version(pinned, two_versions, kept, ra
 
 
 def load_corpus(recipe):
-    from rasterloom.versions.tables import Corpus
+    from rasterloom.versions.corpus import Corpus
 
     return Corpus.of(load_recipe(recipe))
 

@@ -18,7 +18,8 @@ from rasterloom.pipelines.staging import Published
 from rasterloom.pipelines.step import Shard
 from rasterloom.pipelines.watched import State, Watched
 from rasterloom.pipelines.words import size
-from rasterloom.recipe import Price, Run
+from rasterloom.recipe.price import Price
+from rasterloom.recipe.run import Run
 from rasterloom.utils.formatting import clock, usd
 from rasterloom.versions.record import Record
 

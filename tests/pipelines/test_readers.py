@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rasterloom.pipelines.runner import start_ray
-from rasterloom.recipe import Run
+from rasterloom.recipe.run import Run
 
 DOCS = Path(__file__).parents[2] / "docs" / "versions.md"
 BLOCKS = {

@@ -12,14 +12,15 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines import run as run_module
 from rasterloom.pipelines.failures import failures, summary
 from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.retry import ask_for_retry, parse_classes
 from rasterloom.pipelines.runner import StepFailed
-from rasterloom.recipe import RecipeError, load_recipe
+from rasterloom.recipe.loader import load_recipe
+from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.history import log
-from rasterloom.versions.tables import Corpus
 
 ROWS, SHARD = 24, 6
 RECIPE = """

@@ -14,10 +14,10 @@ from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.runner import StepFailed, run_step, start_ray
 from rasterloom.pipelines.state import local_folder, status
 from rasterloom.pipelines.step import FileStep
-from rasterloom.recipe import Run
+from rasterloom.recipe.run import Run
 from rasterloom.storage.store import StorageError, Store
 from rasterloom.utils import private_folders
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 
 class Nothing(BaseModel):

@@ -11,9 +11,9 @@ from faultproxy import FaultProxy
 
 from rasterloom.pipelines.preflight import job_of
 from rasterloom.pipelines.trained import stage_steps
-from rasterloom.recipe import load_recipe
+from rasterloom.recipe.loader import load_recipe
+from rasterloom.versions.corpus import TABLES, Corpus
 from rasterloom.versions.history import log, made
-from rasterloom.versions.tables import TABLES, Corpus
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 

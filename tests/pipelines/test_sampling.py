@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from rasterloom.pipelines import sampling
-from rasterloom.recipe import ColourCheck, Sample
+from rasterloom.recipe.sampling import ColourCheck, Sample
 
 PALETTE = {"red": (215, 38, 45), "blue": (40, 85, 215)}
 

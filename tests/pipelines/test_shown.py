@@ -2,7 +2,7 @@
 
 from rasterloom.pipelines.shown import shown_folder
 from rasterloom.storage.store import Store
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 
 def test_from_s3_only_what_is_small_comes_and_it_is_fresh(s3, tmp_path, monkeypatch):

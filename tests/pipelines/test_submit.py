@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines import package as package_
 from rasterloom.pipelines import variables
 from rasterloom.pipelines.submit import check_job, prepare
-from rasterloom.recipe import RecipeError, load_recipe
+from rasterloom.recipe.loader import load_recipe
 
 RECIPE = "corpus: demo\nworkspace: {workspace}\nsources: [{{path: pairs.csv}}]\n"
 

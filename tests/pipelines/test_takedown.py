@@ -19,10 +19,10 @@ from rasterloom.pipelines.progress import Progress
 from rasterloom.pipelines.tombstones import takedowns, tombstones
 from rasterloom.schema import IMAGES
 from rasterloom.versions import lineage
+from rasterloom.versions.corpus import TABLES
 from rasterloom.versions.history import made
 from rasterloom.versions.record import Record
 from rasterloom.versions.refs import tag
-from rasterloom.versions.tables import TABLES
 from rasterloom.versions.verify import verify
 
 
@@ -260,7 +260,7 @@ import itertools, os, signal, sys
 from pathlib import Path
 from rasterloom.pipelines import settle, staging, takedown
 from rasterloom.recipe import load_recipe
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 calls = itertools.count()
 def killing(work):
     def run(*arguments):

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from rasterloom.pipelines.explain import explain
-from rasterloom.recipe import load_recipe
+from rasterloom.recipe.loader import load_recipe
 from rasterloom.tokenize.profiles import profile_of
 from rasterloom.tokenize.text import JsonText
 from rasterloom.tokenize.unirep import unframe
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 TASKS = Path(__file__).parents[2] / "examples" / "tasks"
 ROOMS = 2

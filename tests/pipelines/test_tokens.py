@@ -20,7 +20,8 @@ from rasterloom.pipelines.retokenize import steps_on_tables
 from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.runner import start_ray
 from rasterloom.pipelines.state import inputs_of, output_files
-from rasterloom.recipe import Run, load_recipe
+from rasterloom.recipe.loader import load_recipe
+from rasterloom.recipe.run import Run
 from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.codecs import load_codec
 from rasterloom.tokenize.crop import apply_crop, plan_crop, seed_of

@@ -10,9 +10,9 @@ import time
 import pytest
 
 from rasterloom.pipelines.run import plan
-from rasterloom.recipe import load_recipe
+from rasterloom.recipe.loader import load_recipe
+from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.refs import tag
-from rasterloom.versions.tables import Corpus
 
 TRAIN = """
 train:

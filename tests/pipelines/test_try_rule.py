@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines.run import plan
 from rasterloom.pipelines.try_rule import try_rule
-from rasterloom.recipe import RecipeError
 from rasterloom.versions.history import log
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from rasterloom import schema
 from rasterloom.pipelines import work
-from rasterloom.recipe import Keep
+from rasterloom.recipe.filtering import Keep
 from rasterloom.storage.store import Store
 
 N = 40

@@ -3,7 +3,10 @@
 import pytest
 from pydantic import ValidationError
 
-from rasterloom.recipe import RecipeError, Run, StepTakes, load_recipe
+from rasterloom.errors import RecipeError
+from rasterloom.recipe.loader import load_recipe
+from rasterloom.recipe.resources import StepTakes
+from rasterloom.recipe.run import Run
 
 STEPS = {
     "images": {"cpus": 1, "memory": "2GB", "resources": {"fetch": 1}},

@@ -13,17 +13,18 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw, ImageOps
 
-from rasterloom.recipe import Recipe, Source
-from rasterloom.report.comparison import Side, write_comparison
-from rasterloom.report.data import Tables
-from rasterloom.report.difference import compare_rows
-from rasterloom.report.page import ReportInputs, build_report
+from rasterloom.recipe.recipe import Recipe
+from rasterloom.recipe.sources import Source
+from rasterloom.report.comparison_page import Side, write_comparison
+from rasterloom.report.diff_page import compare_rows
+from rasterloom.report.queries import Tables
+from rasterloom.report.report_page import ReportInputs, build_report
 from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION, TOKENS, bucket_name, pair_key
 from rasterloom.versions.commit import commit
+from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.diff import diff
 from rasterloom.versions.record import Record
 from rasterloom.versions.refs import tag
-from rasterloom.versions.tables import Corpus
 
 BLOCK = 8  # pixels a code
 SCORE_SCHEMA = pa.schema([*SCORES, ("quality", pa.float64()), ("flatness", pa.float64())])

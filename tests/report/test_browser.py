@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from rasterloom.report.difference import write_difference
-from rasterloom.report.trial import Group, Trial, write_trial
+from rasterloom.report.diff_page import write_difference
+from rasterloom.report.rule_trial_page import Group, Trial, write_trial
 from rasterloom.versions.diff import diff
 
 pytestmark = pytest.mark.browser

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rasterloom.report import charts
-from rasterloom.report.data import Histogram
-from rasterloom.report.runs import Stage
+from rasterloom.report.queries import Histogram
+from rasterloom.report.training_runs import Stage
 
 
 def test_a_histogram_stacks_kept_and_not_kept() -> None:

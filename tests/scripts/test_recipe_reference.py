@@ -14,7 +14,7 @@ import yaml
 from docblocks import blocks, recipe_of
 
 from rasterloom.pipelines.run import workflow
-from rasterloom.recipe import Recipe
+from rasterloom.recipe.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 NEW = {  # another value, where the schema does not suggest one, and what else it takes

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
-from rasterloom.recipe import Fetch
+from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import PAIRS, ErrorClass, pair_key
 from rasterloom.sources import backoff, worker
 from rasterloom.sources.fetch import fetch_shard

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageChops, JpegImagePlugin
 
-from rasterloom.recipe import Fetch
+from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import ErrorClass
 from rasterloom.sources.decode import FORMATS, Picture, decode_image
 from rasterloom.sources.failure import Failure

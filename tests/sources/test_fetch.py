@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from aiohttp import web
 
-from rasterloom.recipe import Fetch
+from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import IMAGES, PAIRS, pair_key
 from rasterloom.sources import address
 from rasterloom.sources.fetch import fetch_shard

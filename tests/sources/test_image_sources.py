@@ -15,7 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rasterloom.recipe import Fetch, Source
+from rasterloom.recipe.fetch import Fetch
+from rasterloom.recipe.sources import Source
 from rasterloom.schema import pair_key
 from rasterloom.sources.fetch import fetch_shard
 from rasterloom.sources.pairs import check_sources, read_sources

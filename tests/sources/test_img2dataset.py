@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
-from rasterloom.recipe import Fetch
+from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import IMAGES, PAIRS, ErrorClass
 from rasterloom.sources import img2dataset as engine
 from rasterloom.sources.img2dataset import class_of, fetch_shard_by_img2dataset, img2dataset_version

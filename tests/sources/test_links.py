@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rasterloom.recipe import Fetch, Source
+from rasterloom.recipe.fetch import Fetch
+from rasterloom.recipe.sources import Source
 from rasterloom.sources.fetch import fetch_shard
 from rasterloom.sources.files import digest_of, find_files
 from rasterloom.sources.pairs import check_sources, read_sources

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rasterloom.recipe import Source
+from rasterloom.recipe.sources import Source
 from rasterloom.schema import PAIRS, pair_key
 from rasterloom.sources import pairs as pairs_module
 from rasterloom.sources.pairs import read_sources, stream_pairs

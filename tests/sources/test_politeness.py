@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from rasterloom.recipe import Fetch
+from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import ErrorClass
 from rasterloom.sources import hosts as hosts_module
 from rasterloom.sources.backoff import wait_before_retry

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rasterloom.recipe import Source
+from rasterloom.recipe.sources import Source
 from rasterloom.sources.readers import UNREADABLE, SourceError, read_rows, source_name
 
 Write = Callable[[str, bytes], Path]

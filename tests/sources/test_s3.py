@@ -13,7 +13,8 @@ import pytest
 from yarl import URL
 
 from rasterloom.errors import OptOutError
-from rasterloom.recipe import Fetch, Source
+from rasterloom.recipe.fetch import Fetch
+from rasterloom.recipe.sources import Source
 from rasterloom.sources.fetch import fetch_shard
 from rasterloom.sources.files import digest_of, find_files
 from rasterloom.sources.optout import load_opt_outs, opt_outs_digest

@@ -10,7 +10,7 @@ from faultproxy import FaultProxy
 
 from rasterloom.storage import s3 as s3_module
 from rasterloom.storage.store import StorageError, Store
-from rasterloom.versions.preflight import check_store
+from rasterloom.versions.workspace_check import check_store
 
 
 @pytest.fixture

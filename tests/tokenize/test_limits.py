@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rasterloom.recipe import Tokenize
+from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.crop import plan_crop, seed_of
 from rasterloom.tokenize.limits import crop_seed, cut_share, length_fault, names_size, picture_fault

@@ -1,6 +1,6 @@
 import pytest
 
-from rasterloom.recipe import CODECS
+from rasterloom.recipe.tokenize import CODECS
 from rasterloom.tokenize.profiles import CHAMELEON, MINI, MOVQ, PROFILES, max_grid, profile_of
 
 

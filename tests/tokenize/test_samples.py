@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from rasterloom.recipe import Prompt, Tokenize
+from rasterloom.recipe.tokenize import Prompt, Tokenize
 from rasterloom.schema import IMAGES
 from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.crop import apply_crop, plan_crop

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageOps
 
-from rasterloom.recipe import Tokenize
+from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import IMAGES, TOKENS, pair_key
 from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.codecs import load_codec

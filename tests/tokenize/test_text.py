@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rasterloom.recipe import Tokenize
+from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.tokenize.profiles import CHAMELEON, MINI
 from rasterloom.tokenize.prompts import t2i_prompt
 from rasterloom.tokenize.text import JsonText, text_of, train_text

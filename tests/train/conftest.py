@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch.distributed as dist
 
-from rasterloom.recipe import Stage, Train
+from rasterloom.recipe.train import Stage, Train
 from rasterloom.schema import TOKENS, Profile, bucket_name, pair_key
 from rasterloom.train.job import StageJob
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from rasterloom.recipe import Guard, Stage, Train
+from rasterloom.recipe.train import Guard, Stage, Train
 from rasterloom.storage import transfer
 from rasterloom.storage.store import StorageError
 from rasterloom.train.checkpoint import latest

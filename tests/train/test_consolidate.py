@@ -9,8 +9,8 @@ import ranks
 import torch
 from safetensors.torch import load_file
 
-from rasterloom.recipe import DeepSpeed, Stage, Train
 from rasterloom.recipe.model import Lora, Model
+from rasterloom.recipe.train import DeepSpeed, Stage, Train
 from rasterloom.train.checkpoint import complete, latest
 from rasterloom.train.consolidate import CONFIG, export_checkpoint
 from rasterloom.train.sample import open_sampler

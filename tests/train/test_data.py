@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rasterloom.recipe import Part, Stage, Train
+from rasterloom.recipe.train import Part, Stage, Train
 from rasterloom.train.data import open_stage
 from rasterloom.train.job import PartFiles, StageJob
 

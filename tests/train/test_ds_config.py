@@ -2,7 +2,9 @@ import json
 
 import pytest
 
-from rasterloom.recipe import DeepSpeed, RecipeError, Stage, Train, load_recipe
+from rasterloom.errors import RecipeError
+from rasterloom.recipe.loader import load_recipe
+from rasterloom.recipe.train import DeepSpeed, Stage, Train
 from rasterloom.train.ds_config import deepspeed_config
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rasterloom.errors import TrainingDiverged
-from rasterloom.recipe import DeepSpeed, Stage, Train
+from rasterloom.recipe.train import DeepSpeed, Stage, Train
 from rasterloom.schema import TOKENS
 from rasterloom.train import engine as engine_module
 from rasterloom.train.engine import run_worker

@@ -7,8 +7,8 @@ import torch
 from peft import PeftModel
 from transformers import ChameleonForConditionalGeneration
 
-from rasterloom.recipe import DeepSpeed, Stage, Train
 from rasterloom.recipe.model import Lora, Model
+from rasterloom.recipe.train import DeepSpeed, Stage, Train
 from rasterloom.train.engine import run_worker
 from rasterloom.train.job import StageJob
 from rasterloom.train.metrics import read_metrics

@@ -7,8 +7,8 @@ import pytest
 import torch
 from operators import Watch
 
-from rasterloom.recipe import DeepSpeed, Stage, Train
 from rasterloom.recipe.model import Lora, Model
+from rasterloom.recipe.train import DeepSpeed, Stage, Train
 from rasterloom.train.footprint import activations, memory, trained_parameters
 from rasterloom.train.freeze import freeze
 from rasterloom.train.model import training_model

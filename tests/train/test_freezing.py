@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rasterloom.recipe import DeepSpeed, Stage, Train
+from rasterloom.recipe.train import DeepSpeed, Stage, Train
 from rasterloom.train.engine import run_worker
 from rasterloom.train.metrics import MetricsLog, read_metrics
 from rasterloom.train.model import build_model

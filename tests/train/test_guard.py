@@ -7,7 +7,7 @@ import torch
 from plain_loop import plain_loop
 
 from rasterloom.errors import TrainingDiverged
-from rasterloom.recipe import DeepSpeed, Guard, Stage, Train
+from rasterloom.recipe.train import DeepSpeed, Guard, Stage, Train
 from rasterloom.train.guard import Seen, after_objection, after_step, objection
 from rasterloom.train.metrics import read_metrics
 from rasterloom.train.model import build_model

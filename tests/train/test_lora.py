@@ -5,8 +5,8 @@ import torch
 from peft import PeftModel
 from transformers import ChameleonForConditionalGeneration
 
-from rasterloom.recipe import Stage, Train
 from rasterloom.recipe.model import Lora, Model
+from rasterloom.recipe.train import Stage, Train
 from rasterloom.train.lora import merged, save_adapter
 from rasterloom.train.model import save_model, training_model
 

@@ -7,7 +7,7 @@ import ranks
 import torch
 from plain_loop import plain_loop
 
-from rasterloom.recipe import DeepSpeed, Stage, Train
+from rasterloom.recipe.train import DeepSpeed, Stage, Train
 from rasterloom.train.metrics import read_metrics
 from rasterloom.train.model import build_model
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rasterloom.recipe import DeepSpeed, Stage, Train
+from rasterloom.recipe.train import DeepSpeed, Stage, Train
 from rasterloom.train.partitioned import build_partitioned
 from rasterloom.train.start import build_model, image_ids
 from rasterloom.train.zero import set_up_deepspeed

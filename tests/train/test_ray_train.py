@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
 from rasterloom.errors import TrainingError
-from rasterloom.recipe import Stage, Train
+from rasterloom.recipe.train import Stage, Train
 from rasterloom.train.engine import run_worker
 from rasterloom.train.job import StageJob, WorkerTakes
 from rasterloom.train.metrics import read_metrics

@@ -4,8 +4,8 @@ import pytest
 import torch
 from operators import Watch
 
-from rasterloom.recipe import DeepSpeed, Stage, Train
 from rasterloom.recipe.model import Model
+from rasterloom.recipe.train import DeepSpeed, Stage, Train
 from rasterloom.train.model import training_model
 
 LENGTHS = ([40, 37, 20, 5], [33, 33, 9], [50])

@@ -10,8 +10,8 @@ import torch
 from plain_loop import plain_loop
 from safetensors.torch import load_file
 
-from rasterloom.recipe import DeepSpeed, Stage, Train
 from rasterloom.recipe.model import Lora, Model
+from rasterloom.recipe.train import DeepSpeed, Stage, Train
 from rasterloom.storage.store import Store
 from rasterloom.train.checkpoint import Position, complete, latest, prune
 from rasterloom.train.job import finished

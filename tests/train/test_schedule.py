@@ -1,6 +1,6 @@
 import pytest
 
-from rasterloom.recipe import Stage
+from rasterloom.recipe.train import Stage
 from rasterloom.train.schedule import learning_rate, warmup_steps
 
 

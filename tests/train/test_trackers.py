@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from eventfiles import events, pictures, scalars
 
-from rasterloom.recipe import Stage, Train
+from rasterloom.recipe.train import Stage, Train
 from rasterloom.train.trackers import TensorBoard, check_trackers, open_trackers
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from eventfiles import scalars
 
-from rasterloom.recipe import DeepSpeed, Stage, Train
+from rasterloom.recipe.train import DeepSpeed, Stage, Train
 from rasterloom.train.engine import run_worker
 from rasterloom.train.flops import train_flops
 from rasterloom.train.job import Drawing

@@ -13,7 +13,7 @@ import pytest
 import rasterloom
 from rasterloom.pipelines.state import local_folder, scratch_folder
 from rasterloom.pipelines.step import FileStep
-from rasterloom.recipe import Run
+from rasterloom.recipe.run import Run
 from rasterloom.storage.store import StorageError, Store
 from rasterloom.storage.transfer import upload
 from rasterloom.utils import private_folders
@@ -24,7 +24,7 @@ from rasterloom.utils.private_folders import (
     private_path,
     remove_old,
 )
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 
 ROOT = Path(rasterloom.__file__).parents[2]
 SOMEBODY_ELSE = 65534

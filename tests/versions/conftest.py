@@ -6,8 +6,8 @@ import pytest
 from rasterloom.schema import SELECTION, TOKENS
 from rasterloom.storage.store import Store
 from rasterloom.versions.commit import commit
+from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.record import Record
-from rasterloom.versions.tables import Corpus
 
 
 @pytest.fixture

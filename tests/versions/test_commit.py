@@ -11,9 +11,9 @@ import pytest
 from rasterloom.schema import SCORES, TOKENS
 from rasterloom.storage.store import Store
 from rasterloom.versions.commit import commit, head_snapshot
+from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.history import log
 from rasterloom.versions.record import Record
-from rasterloom.versions.tables import Corpus
 
 PARTITION = ("target", "bucket")
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from rasterloom.schema import SELECTION
 from rasterloom.storage.store import Store
+from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.diff import diff
 from rasterloom.versions.refs import tag
-from rasterloom.versions.tables import Corpus
 
 
 def between(corpus, a, b, table, **options):
@@ -90,7 +90,7 @@ import resource, sys
 from dataclasses import replace
 from rasterloom.storage.store import StorageError, Store
 from rasterloom.versions.diff import diff
-from rasterloom.versions.tables import Corpus
+from rasterloom.versions.corpus import Corpus
 corpus = Corpus("demo", Store(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:

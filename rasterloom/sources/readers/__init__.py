@@ -9,7 +9,7 @@ from itertools import islice
 import pyarrow as pa
 
 from rasterloom.errors import one_line
-from rasterloom.recipe import Source
+from rasterloom.recipe.sources import Source
 from rasterloom.sources.files import IMAGE_SUFFIXES, Files, SourceError, digest_of, find_files
 from rasterloom.sources.readers import (
     conversations,

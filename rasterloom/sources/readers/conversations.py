@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
-from rasterloom.recipe import Source
+from rasterloom.recipe.sources import Source
 from rasterloom.schema import T2I
 from rasterloom.sources.files import Files, SourceError
 from rasterloom.sources.readers.row import UNREADABLE, UNUSABLE, Row, Sample

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from itertools import groupby
 
-from rasterloom.recipe import Source
+from rasterloom.recipe.sources import Source
 from rasterloom.sources import locator
 from rasterloom.sources.files import SIDECARS, Files
 from rasterloom.sources.local_paths import BlockedPath

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from rasterloom.errors import one_line
-from rasterloom.recipe import Source
+from rasterloom.recipe.sources import Source
 from rasterloom.sources import locator
 from rasterloom.sources.files import SourceError
 from rasterloom.sources.local_paths import BlockedPath, real_folders, real_path

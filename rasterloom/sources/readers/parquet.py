@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rasterloom.recipe import Source
+from rasterloom.recipe.sources import Source
 from rasterloom.sources import locator
 from rasterloom.sources.files import Files, SourceError
 from rasterloom.sources.readers.row import BATCH_ROWS, Row, check_columns

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from rasterloom.recipe import Column, Source
+from rasterloom.recipe.sources import Column, Source
 from rasterloom.sources.files import IMAGE_SUFFIXES, SourceError
 
 UNREADABLE = "unreadable_row"  # where `meta` holds a line that is no row

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from rasterloom.recipe import Source
+from rasterloom.recipe.sources import Source
 from rasterloom.sources.readers.row import UNREADABLE, UNUSABLE, Row
 
 MAX_SIDECAR_BYTES = 1_000_000

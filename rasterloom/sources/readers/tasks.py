@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from rasterloom.recipe import Column, Source
+from rasterloom.recipe.sources import Column, Source
 from rasterloom.schema import T2I
 from rasterloom.sources import locator
 from rasterloom.sources.readers.row import NO_PAIR, UNUSABLE, Row, Sample, wanted_columns

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from rasterloom.recipe import Source
+from rasterloom.recipe.sources import Source
 from rasterloom.sources.files import Files, SourceError
 from rasterloom.sources.readers.row import UNREADABLE, Row, check_columns
 

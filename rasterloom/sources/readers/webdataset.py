@@ -6,7 +6,7 @@ from itertools import count
 from typing import Any, BinaryIO
 
 from rasterloom.errors import one_line
-from rasterloom.recipe import Source
+from rasterloom.recipe.sources import Source
 from rasterloom.sources import locator
 from rasterloom.sources.files import SIDECARS, Files
 from rasterloom.sources.readers.row import Row, is_image

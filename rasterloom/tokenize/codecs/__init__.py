@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rasterloom.recipe import CODECS, Tokenize
+from rasterloom.recipe.tokenize import CODECS, Tokenize
 from rasterloom.tokenize.profiles import PROFILES
 
 ON_GPU = {"chameleon", "movq"}  # codecs that a GPU is worth taking for

@@ -1,0 +1,63 @@
+"""What pydantic finds wrong with a recipe, in one line a problem."""
+
+import difflib
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from rasterloom.recipe.base import Section
+from rasterloom.recipe.recipe import Recipe
+
+
+def explain(error: ValidationError) -> list[str]:
+    """Turn pydantic's findings into one line each: field, what is wrong, what it got."""
+    items = error.errors(include_url=False)
+    # An item that is wrong makes the list around it "too short": only the item is news.
+    inner = {item["loc"][:n] for item in items for n in range(1, len(item["loc"]))}
+    lines = []
+    for item in items:
+        if item["loc"] in inner:
+            continue
+        parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]]
+        field = "".join(parts).lstrip(".")
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{field}: no such field{_did_you_mean(item['loc'])}")
+        elif item["type"] == "missing":
+            lines.append(f"{field}: required, but missing")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            message = message[0].lower() + message[1:]
+            hidden = item["type"] == "value_error" or item["loc"][0] == "catalog"  # secrets
+            got = "" if hidden else f" (got {_short(item['input'])})"
+            lines.append(f"{field}: {message}{got}" if field else message + got)
+    return lines
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _did_you_mean(loc: tuple[int | str, ...]) -> str:
+    model: Any = Recipe
+    for part in loc[:-1]:
+        model = _section_of(model, part)
+        if model is None:
+            return ""
+    close = difflib.get_close_matches(str(loc[-1]), model.model_fields, n=1)
+    known = ", ".join(model.model_fields)
+    return f"; did you mean {close[0]}?" if close else f"; known here: {known}"
+
+
+def _section_of(model: Any, part: int | str) -> Any:
+    """Follow one step of an error's location into the section that it names, else None."""
+    if isinstance(part, int):
+        return model
+    field = model.model_fields.get(part)
+    stack = [field.annotation] if field else []
+    while stack:
+        kind = stack.pop()
+        if isinstance(kind, type) and issubclass(kind, Section):
+            return kind
+        stack.extend(get_args(kind))
+    return None

@@ -1,0 +1,101 @@
+"""Reading a recipe from its file."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from rasterloom.errors import RecipeError
+from rasterloom.recipe.error_messages import explain
+from rasterloom.recipe.recipe import Recipe
+from rasterloom.recipe.sources import Source
+from rasterloom.recipe.tokenize import HUB_ID
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read and check a recipe.
+
+    Relative paths in it are taken from the recipe's folder, so that it can be run from anywhere.
+
+    Raises:
+        RecipeError: the file is missing, is not YAML, or a field is wrong. One line a problem, each with
+            the field's name, what it got and what it takes.
+    """
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"no recipe at {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path} holds no recipe: expected fields such as corpus and sources")
+    _place_deepspeed_config(data, path.parent)
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        raise RecipeError("\n".join(f"{path}: {line}" for line in explain(error))) from None
+    return _from_folder(recipe, path.parent.resolve())
+
+
+def _place_deepspeed_config(data: dict[str, Any], folder: Path) -> None:
+    """Resolve the path of DeepSpeed's JSON already here: the check of the recipe reads it."""
+    train = data.get("train")
+    deepspeed = train.get("deepspeed") if isinstance(train, dict) else None
+    if isinstance(deepspeed, dict) and isinstance(deepspeed.get("config"), str):
+        deepspeed["config"] = str(folder / Path(deepspeed["config"]).expanduser())
+
+
+def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
+    """Resolve the recipe's relative paths against its folder."""
+
+    def resolve(path: str) -> str:
+        return path if "://" in path else str((folder / Path(path).expanduser()).resolve())
+
+    def place(source: Source) -> Source:
+        path = resolve(source.path) if isinstance(source.path, str) else tuple(map(resolve, source.path))
+        return source.model_copy(update={"path": path, "root": source.root and resolve(source.root)})
+
+    sources = tuple(map(place, recipe.sources))
+
+    def here(path: str) -> str:  # not resolved further: a link to Python makes an environment
+        return str(folder / Path(path).expanduser()) if "/" in path else path
+
+    python = recipe.run.img2dataset_python
+    run = recipe.run.model_copy(update={"img2dataset_python": here(python)} if python else {})
+    fetch = recipe.fetch.model_copy(
+        update={"opt_out": resolve(recipe.fetch.opt_out)} if recipe.fetch.opt_out else {}
+    )
+
+    def resolve_if_there(value: Any) -> Any:  # an option may as well be the name of a model on a hub
+        return resolve(value) if isinstance(value, str) and (folder / value).exists() else value
+
+    def place_of_weights(value: str) -> str:
+        return str(resolve_if_there(value)) if HUB_ID.fullmatch(value) else resolve(value)
+
+    weights, text = recipe.tokenize.weights, recipe.tokenize.text
+    tokenize = recipe.tokenize.model_copy(
+        update={"weights": weights and place_of_weights(weights), "text": text and resolve(text)}
+    )
+    score = tuple(
+        s.model_copy(update={"options": {k: resolve_if_there(v) for k, v in s.options.items()}})
+        for s in recipe.score
+    )
+    train = recipe.train and recipe.train.model_copy(update={"init": resolve_if_there(recipe.train.init)})
+    workspace = resolve(recipe.workspace)
+    placed = recipe.model_copy(
+        update={
+            "sources": sources,
+            "fetch": fetch,
+            "score": score,
+            "tokenize": tokenize,
+            "train": train,
+            "run": run,
+            "workspace": workspace,
+        }
+    )
+    placed._folder = str(folder)
+    return placed

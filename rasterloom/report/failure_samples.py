@@ -1,0 +1,62 @@
+"""Pairs that have no image: a fixed sample of each class of error, for a person to look into."""
+
+from dataclasses import dataclass
+
+from rasterloom.report.gallery import SEED
+from rasterloom.report.queries import Tables
+from rasterloom.sources import failure
+from rasterloom.utils import formatting
+from rasterloom.utils.redact import HOST_SQL
+
+SHOWN = 8  # of each class
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A pair that has no image. All of it is text of unknown origin, cleaned, to be escaped."""
+
+    url: str
+    host: str
+    detail: str
+    caption: str
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Failures:
+    """The pairs that failed with one class of error, and a sample of them."""
+
+    error: str
+    meaning: str
+    rows: int
+    hosts: int
+    sample: tuple[Failure, ...]
+
+
+def failures(tables: Tables) -> list[Failures]:
+    """What was asked for and did not come, by class of error, the most frequent first."""
+    if not tables.has("images"):
+        return []
+    groups = tables.sql(
+        f"""
+        WITH f AS (SELECT key, coalesce(error, 'unknown') AS error, url, detail, caption, attempts,
+                     {HOST_SQL} AS host
+                   FROM images WHERE status <> 'ok')
+        SELECT error, count(*) AS rows, count(DISTINCT nullif(host, '')) AS hosts,
+               min_by({{'url': url, 'host': host, 'detail': detail,
+                       'caption': caption, 'attempts': attempts}}, md5(key || '{SEED}'), {SHOWN}) AS sample
+        FROM f GROUP BY error ORDER BY rows DESC, error
+        """
+    )
+    return [
+        Failures(
+            g["error"], failure.error(g["error"]), g["rows"], g["hosts"], tuple(map(_failure, g["sample"]))
+        )
+        for g in groups
+    ]
+
+
+def _failure(row: dict[str, str | int | None]) -> Failure:
+    names = ("url", "host", "detail", "caption")
+    text = {name: formatting.plain(str(row[name] or "")) for name in names}
+    return Failure(**text, attempts=int(row["attempts"] or 0))

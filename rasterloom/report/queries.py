@@ -1,0 +1,292 @@
+"""What a page says of a corpus's tables: counted by DuckDB where the rows lie, no picture among them."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+
+from rasterloom.sources import failure
+from rasterloom.versions.corpus import TABLES, Corpus
+from rasterloom.versions.record import Record
+
+BINS = 40
+MEMORY = "2GB"  # for joins and counts; what does not fit goes to the disk
+ORIGINS = 40  # licences and sources that are named
+UNNAMED = "not known"  # a licence or a source that none is told of
+FAILED = "failed: "  # begins the reason of a pair without an image, and of an image without tokens
+
+
+class Tables:
+    """The tables of a corpus at the snapshots that a page speaks of, open for SQL under their names.
+
+    To be used in a ``with`` statement, which closes them.
+    """
+
+    def __init__(self, corpus: Corpus, snapshots: dict[str, int]) -> None:
+        self.corpus = corpus
+        self.snapshots = snapshots
+        self.data: dict[str, pads.Dataset] = {}
+        for name in TABLES:
+            files = [f.name for f in corpus.files(name, snapshots[name])] if name in snapshots else []
+            if files:
+                self.data[name] = corpus.dataset(files)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+        self._spill.cleanup()
+
+    @cached_property
+    def _spill(self) -> "tempfile.TemporaryDirectory[str]":
+        """A folder of our own: the names of DuckDB's files in it are predictable."""
+        return tempfile.TemporaryDirectory(prefix="rasterloom-report-", ignore_cleanup_errors=True)
+
+    @cached_property
+    def _db(self) -> Any:
+        import duckdb  # here, so that importing the report stays light
+
+        db = duckdb.connect(config={"temp_directory": self._spill.name, "memory_limit": MEMORY})
+        db.execute("SET preserve_insertion_order = false")  # every query that needs an order names it
+        for name, data in self.data.items():
+            if self.corpus.store.is_s3:
+                db.register(name, data)
+            else:  # DuckDB's own reader takes a fifth of the time for small row groups
+                files = ", ".join(f"'{_escaped(path)}'" for path in data.files)
+                options = "union_by_name = true, hive_partitioning = false"
+                db.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet([{files}], {options})")
+        return db
+
+    @cached_property
+    def measured(self) -> list[str]:
+        """What is measured of every fetched image: column ``x<i>`` of a table ``measured``, beside ``kept``.
+
+        The tables are joined once, into this narrow one that every distribution is then counted from.
+        """
+        if not self.has("images"):
+            return []
+        values = {"short side (px)": "least(original_width, original_height)"}
+        if self.has("scores"):
+            columns = (f for f in self.data["scores"].schema if f.name not in ("key", "shard"))
+            values |= {f.name: _quoted(f.name) for f in columns if str(f.type) in ("double", "float")}
+        numbers = ", ".join(f"({value})::DOUBLE AS x{i}" for i, value in enumerate(values.values()))
+        self._db.execute(
+            f"""
+            CREATE TEMP TABLE measured AS
+            SELECT {"kept" if self.has("selection") else "true AS kept"}, {numbers} FROM images
+            {"JOIN selection USING (key)" if self.has("selection") else ""}
+            {"LEFT JOIN scores USING (key)" if self.has("scores") else ""} WHERE status = 'ok'
+            """
+        )
+        return list(values)
+
+    def has(self, *names: str) -> bool:
+        """Whether all of these tables have rows to speak of."""
+        return all(name in self.data for name in names)
+
+    def sql(self, query: str, *parameters: Any) -> list[dict[str, Any]]:
+        """The rows of a query over the tables."""
+        answer = self._db.execute(query, list(parameters))
+        names = [column[0] for column in answer.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+
+    def files_with(self, table: str, keys: list[str]) -> list[str]:
+        """The paths of the files that hold rows of some keys, sorted; only the key column is read."""
+        if self.corpus.store.is_s3:
+            hits = self.data[table].to_table(columns=["key", "__filename"], filter=pc.field("key").isin(keys))
+            return sorted(pc.unique(hits["__filename"]).to_pylist())
+        files = ", ".join(f"'{_escaped(path)}'" for path in self.data[table].files)
+        query = f"SELECT DISTINCT filename FROM read_parquet([{files}], filename = true) WHERE key IN ?"
+        return sorted(row["filename"] for row in self.sql(query, keys))
+
+    def number(self, query: str, *parameters: Any) -> int:
+        (row,) = self.sql(query, *parameters)
+        return int(next(iter(row.values())) or 0)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Rows that a stage of the funnel lost for one reason."""
+
+    reason: str
+    rows: int
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level of the funnel. ``given`` is ``rows`` and the losses added up."""
+
+    name: str
+    rows: int
+    given: int
+    losses: tuple[Loss, ...] = ()
+
+
+def _level(name: str, rows: int, given: int, losses: list[Loss], gap: str) -> Level:
+    """A level that adds up: rows that no reason explains are a loss of their own, called ``gap``."""
+    missing = given - rows - sum(loss.rows for loss in losses)
+    if missing:
+        losses = [*losses, Loss(gap, missing, "tables of different versions" if missing < 0 else "")]
+    return Level(name, rows, given, tuple(sorted(losses, key=lambda loss: (-loss.rows, loss.reason))))
+
+
+def funnel(tables: Tables, records: Sequence[Record]) -> list[Level]:
+    """From pairs to sequences, as far as the tables go."""
+    if not tables.has("images"):
+        return []
+    outcomes = tables.sql("SELECT status = 'ok' AS ok, error, count(*) AS rows FROM images GROUP BY ALL")
+    ok = sum(r["rows"] for r in outcomes if r["ok"])
+    total = sum(r["rows"] for r in outcomes)
+    pairs = tables.number("SELECT count(*) FROM pairs") if tables.has("pairs") else total
+    failures = ((r["error"] or "unknown", r["rows"]) for r in outcomes if not r["ok"])
+    failed = [Loss(error, rows, failure.error(error)) for error, rows in failures]
+    levels = [Level("pairs", pairs, pairs), _level("fetched", ok, pairs, failed, "not accounted for")]
+    if not tables.has("selection"):
+        return levels
+    reasons = tables.sql("SELECT kept, reason, count(*) AS rows FROM selection GROUP BY ALL")
+    kept = sum(r["rows"] for r in reasons if r["kept"])
+    dropped = [
+        Loss(r["reason"] or "unknown", r["rows"])
+        for r in reasons
+        if not r["kept"] and not (r["reason"] or "").startswith(FAILED)
+    ]
+    levels.append(_level("kept", kept, ok, dropped, "not accounted for"))
+    for row in token_counts(tables):
+        counts = next((r.counts for r in records if r.step == f"codes/{row['target']}"), {})
+        lost = [Loss(k.removeprefix(FAILED), n) for k, n in counts.items() if k.startswith(FAILED)]
+        levels.append(_level(f"tokens at {row['target']}", row["sequences"], kept, lost, "not tokenised"))
+    return levels
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Rows by value in equal bins from ``low`` to ``high``; the outermost bins hold what lies beyond."""
+
+    name: str
+    low: float
+    high: float
+    kept: tuple[int, ...]
+    dropped: tuple[int, ...]
+    unscored: int = 0
+
+
+def histograms(tables: Tables) -> list[Histogram]:
+    """How every score is distributed, and the short side, among kept images and the others."""
+    made = [_histogram(tables, name, f"x{i}") for i, name in enumerate(tables.measured)]
+    return [histogram for histogram in made if histogram]
+
+
+def quantiles(tables: Tables) -> dict[str, tuple[float, float, float]]:
+    """Of every score, and the short side, the tenth, the half and nine tenths of what is kept."""
+    if not tables.measured:
+        return {}
+    columns = ", ".join(
+        f"quantile_cont(CASE WHEN isfinite(x{i}) THEN x{i} END, [0.1, 0.5, 0.9]) AS x{i}"
+        for i in range(len(tables.measured))
+    )
+    (row,) = tables.sql(f"SELECT {columns} FROM measured WHERE kept")
+    return {name: tuple(row[f"x{i}"]) for i, name in enumerate(tables.measured) if row[f"x{i}"]}
+
+
+def origins(tables: Tables) -> dict[str, dict[str, int]]:
+    """How many kept pairs are of which ``licence`` and ``source``, of each the most frequent."""
+    found: dict[str, dict[str, int]] = {"licence": {}, "source": {}}
+    if not tables.has("pairs"):
+        return found
+    kept = "JOIN selection USING (key) WHERE kept" if tables.has("selection") else ""
+    rows = tables.sql(
+        f"""
+        SELECT if(grouping(licence) = 0, 'licence', 'source') AS what,
+               coalesce(if(grouping(licence) = 0, licence, source), '{UNNAMED}') AS name, count(*) AS rows
+        FROM pairs {kept} GROUP BY GROUPING SETS ((licence), (source))
+        QUALIFY row_number() OVER (PARTITION BY what ORDER BY rows DESC, name) <= {ORIGINS}
+        ORDER BY rows DESC, name
+        """
+    )
+    for row in rows:
+        found[row["what"]][row["name"]] = row["rows"]
+    return found
+
+
+def _histogram(tables: Tables, name: str, column: str) -> Histogram | None:
+    rows = tables.sql(
+        f"""
+        WITH placed AS (SELECT kept, CASE WHEN isfinite({column}) THEN {column} END AS x FROM measured),
+        ends AS (SELECT quantile_cont(x, 0.002) AS low, quantile_cont(x, 0.998) AS high FROM placed)
+        SELECT low, high, kept, count(*) AS rows,
+          CASE WHEN high > low THEN greatest(0, least({BINS - 1}, floor((x - low) / (high - low) * {BINS})))
+               WHEN x IS NOT NULL THEN 0 END AS bin
+        FROM placed, ends GROUP BY ALL
+        """
+    )
+    if not rows or rows[0]["low"] is None:
+        return None
+    bins = {True: [0] * BINS, False: [0] * BINS}
+    for row in rows:
+        if row["bin"] is not None:
+            bins[bool(row["kept"])][int(row["bin"])] += row["rows"]
+    unscored = sum(row["rows"] for row in rows if row["bin"] is None)
+    return Histogram(name, rows[0]["low"], rows[0]["high"], tuple(bins[True]), tuple(bins[False]), unscored)
+
+
+def _escaped(path: str) -> str:
+    return path.replace("'", "''")
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def buckets(tables: Tables) -> dict[int, list[dict[str, Any]]]:
+    """For each target its buckets, the widest first: ``bucket``, ``w``, ``h``, ``sequences``.
+
+    Text alone comes last, with sides of 0.
+    """
+    if not tables.has("tokens"):
+        return {}
+    rows = tables.sql(
+        """
+        SELECT target, bucket, any_value(width) AS w, any_value(height) AS h, count(*) AS sequences
+        FROM tokens GROUP BY target, bucket
+        ORDER BY target, CASE WHEN h > 0 THEN w / h END DESC NULLS LAST, w DESC
+        """
+    )
+    found: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["target"], []).append(row)
+    return found
+
+
+def tasks(tables: Tables) -> dict[int, list[dict[str, Any]]]:
+    """For each target its tasks, the most frequent first: ``task``, ``sequences``."""
+    if not tables.has("tokens"):
+        return {}
+    rows = tables.sql(
+        """
+        SELECT target, task, count(*) AS sequences FROM tokens GROUP BY ALL
+        ORDER BY target, sequences DESC, task
+        """
+    )
+    found: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["target"], []).append(row)
+    return found
+
+
+def token_counts(tables: Tables) -> list[dict[str, Any]]:
+    """Sequences and tokens for each target."""
+    if not tables.has("tokens"):
+        return []
+    return tables.sql(
+        """
+        SELECT target, count(*) AS sequences, sum(n_tokens)::BIGINT AS tokens, min(n_tokens) AS shortest,
+               median(n_tokens) AS middle, max(n_tokens) AS longest, count(DISTINCT bucket) AS buckets
+        FROM tokens GROUP BY target ORDER BY target
+        """
+    )

@@ -1,0 +1,176 @@
+"""Building the page: everything it says is gathered first, then one template puts it into one file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from rasterloom import __version__
+from rasterloom.report import charts, queries
+from rasterloom.report.dataset_card import data_card
+from rasterloom.report.evaluation_table import read_evaluation
+from rasterloom.report.failure_samples import failures
+from rasterloom.report.gallery import galleries
+from rasterloom.report.lineage_graph import lineage
+from rasterloom.report.reconstructions import Crop, Decode, reconstructions
+from rasterloom.report.training_runs import Samples, Stage, read_samples, read_stage
+from rasterloom.utils import formatting
+from rasterloom.utils.redact import PAGE, safe
+from rasterloom.versions.corpus import Corpus
+from rasterloom.versions.record import Record
+
+INDEX, CARD = "index.html", "README.md"
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """What a page speaks of. Parts that are missing are left out of the page."""
+
+    corpus: Corpus
+    snapshots: dict[str, int]
+    """Table -> the snapshot that the page speaks of; a table that is not named is left out."""
+    records: tuple[Record, ...]
+    """Of every step, in the order of the workflow."""
+    stages: tuple[tuple[str, Path], ...]
+    """Name and folder (``metrics.jsonl``, ``heldout.json``) of every training stage, in order."""
+    samples: Path | None
+    """Folder of ``samples.json`` and the pictures that it names."""
+    decode: Decode | None
+    """A token row's ``input_ids`` -> its picture, by the codec; no reconstructions when None."""
+    recipe_text: str
+    crop: Crop | None = None
+    """(stored picture, key, target) -> the crop that was coded, for exact reconstruction pairs."""
+    codec_note: str = ""
+    """What the page says where pictures should be that the codec cannot decode."""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A figure at the top of the page."""
+
+    value: str
+    name: str
+    note: str = ""
+
+
+def build_report(inputs: ReportInputs, out: Path) -> Path:
+    """Write ``out/index.html``, one file that needs no other and no network, and return its path.
+
+    Beside it lies ``README.md``, a data card of the same figures.
+    """
+    with queries.Tables(inputs.corpus, inputs.snapshots) as tables:
+        shown = _gather(inputs, tables)
+        stages = [stage for stage, _ in shown["stages"]]
+        card = data_card(tables, inputs.records, shown["levels"], stages, inputs.recipe_text)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / CARD).write_text(safe(card, PAGE), encoding="utf-8")
+    path = out / INDEX
+    path.write_text(environment().get_template("page.html").render(shown), encoding="utf-8")
+    return path
+
+
+def environment() -> Environment:
+    loader = PackageLoader("rasterloom.report", "templates")
+    # Captions, URLs and error texts come from strangers: everything is escaped.
+    found = Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_safe,
+    )
+    for function in (
+        formatting.count,
+        formatting.short,
+        formatting.percent,
+        formatting.size,
+        formatting.duration,
+        formatting.figure,
+    ):
+        found.filters[function.__name__] = function
+    found.filters["plain"] = formatting.plain
+    return found
+
+
+def _safe(value: Any) -> Any:
+    """A value as a page shows it: markup of ours as it is, texts without control characters and logins."""
+    return safe(value, PAGE) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def styles() -> Markup:
+    return Markup((Path(__file__).with_name("templates") / "page.css").read_text(encoding="utf-8"))
+
+
+def identity(corpus: Corpus, records: Sequence[Record]) -> list[str]:
+    """Which version of a corpus this is, by which recipe, and how old."""
+    last = max(records, key=lambda record: record.finished, default=None)
+    if last is None or not last.finished:
+        return [f"{corpus.name}@{corpus.ref}"]
+    when = datetime.fromisoformat(last.finished)
+    made = f"last step {when:%d %B %Y, %H:%M} UTC"
+    return [f"{corpus.name}@{corpus.ref}", f"recipe {last.recipe}", made]
+
+
+def _gather(inputs: ReportInputs, tables: queries.Tables) -> dict[str, Any]:
+    levels = queries.funnel(tables, inputs.records)
+    steps = lineage(tables, inputs.records)
+    stages = [s for s in (read_stage(name, folder) for name, folder in inputs.stages) if s]
+    samples = read_samples(inputs.samples) if inputs.samples else None
+    tokens = queries.token_counts(tables)
+    return {
+        "corpus": inputs.corpus.name,
+        "identity": identity(inputs.corpus, inputs.records),
+        "version": __version__,
+        "made": datetime.now(UTC),
+        "styles": styles(),
+        "headlines": _headlines(levels, tokens, stages, samples, inputs.records),
+        "levels": levels,
+        "galleries": galleries(tables),
+        "failures": failures(tables),
+        "histograms": [(h, charts.histogram(h)) for h in queries.histograms(tables)],
+        "buckets": queries.buckets(tables),
+        "tokens": tokens,
+        "tasks": queries.tasks(tables),
+        "pairs": reconstructions(tables, inputs.decode, inputs.crop) if inputs.decode else [],
+        "codec_note": inputs.codec_note,
+        "stages": [(s, charts.loss_curve(s)) for s in stages],
+        "samples": samples,
+        "evaluation": read_evaluation(stages),
+        "steps": steps,
+        "slowest": max((s.record.seconds for s in steps), default=0.0) or 1.0,
+        "graph": charts.lineage_graph(steps) if steps else Markup(),
+        "recipe": inputs.recipe_text,
+    }
+
+
+def _headlines(
+    levels: list[queries.Level],
+    tokens: list[dict[str, Any]],
+    stages: list[Stage],
+    samples: Samples | None,
+    records: tuple[Record, ...],
+) -> list[Headline]:
+    found = []
+    for level in levels[:3]:
+        share = f"{formatting.percent(level.rows, levels[0].rows)} of pairs" if level is not levels[0] else ""
+        found.append(Headline(formatting.short(level.rows), level.name, share))
+    if tokens:
+        sequences = f"in {formatting.short(sum(t['sequences'] for t in tokens))} sequences"
+        found.append(Headline(formatting.short(sum(t["tokens"] for t in tokens)), "tokens", sequences))
+    if stages:
+        last = stages[-1]
+        loss = last.heldout_loss if last.heldout_loss is not None else last.last("loss")
+        kind = "held-out loss" if last.heldout_loss is not None else "loss"
+        if loss is not None:
+            found.append(Headline(formatting.figure(loss), kind, f"after stage {last.name}"))
+    for name, share in samples.checks if samples else ():
+        found.append(Headline(share, name, "in drawn samples"))
+    if records:
+        seconds = sum(record.seconds for record in records)
+        found.append(Headline(formatting.duration(seconds), "in all", f"{len(records)} steps"))
+    return found

@@ -1,0 +1,172 @@
+"""The Iceberg tables of a corpus: opening them, and the data files of one snapshot."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+from pyiceberg.catalog import Catalog, load_catalog
+from pyiceberg.exceptions import NoSuchTableError
+from pyiceberg.expressions import AlwaysTrue
+from pyiceberg.table import Table
+from pyiceberg.table.snapshots import Snapshot
+from pyiceberg.utils.config import Config, merge_config
+
+from rasterloom.recipe.recipe import Recipe
+from rasterloom.storage import s3
+from rasterloom.storage.parquet_io import DataFile
+from rasterloom.storage.store import Store
+from rasterloom.versions.retrying import patiently
+
+T = TypeVar("T")
+MAIN = "main"
+CATALOG = "rasterloom"  # its name for pyiceberg, and in the names of its variables
+LOCKED_S = 60  # that a writer of the SQLite catalog waits for the others
+TABLES = ("pairs", "images", "scores", "selection", "tokens")
+
+
+def s3_properties() -> dict[str, str]:
+    """What pyiceberg has to be told of S3 that others read from the environment by themselves."""
+    properties = {"s3.region": s3.region()}
+    if endpoint := s3.endpoint():
+        properties["s3.endpoint"] = endpoint
+    return properties
+
+
+def _sqlite_catalog(file: Path, warehouse: str) -> Catalog:
+    from sqlalchemy.exc import OperationalError
+
+    def load() -> Catalog:
+        uri = f"sqlite:///{file}?timeout={LOCKED_S}"
+        return load_catalog(CATALOG, type="sql", uri=uri, warehouse=warehouse)
+
+    try:
+        return load()
+    except OperationalError:  # another driver made its tables between our look and our attempt
+        return load()
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A namespace of tables in a workspace, seen at ``ref``: a branch, a tag, or the id of a snapshot.
+
+    A branch can be committed to; ``main`` is the one that there always is.
+    """
+
+    name: str
+    store: Store
+    catalog_properties: tuple[tuple[str, str], ...] = ()
+    ref: str = MAIN
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Corpus":
+        name, _, ref = recipe.corpus.partition("@")
+        return cls(name, Store(recipe.workspace), tuple(sorted(recipe.catalog.items())), ref or MAIN)
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The catalog: what the recipe names, else an SQLite file in the workspace.
+
+        Its name is ``rasterloom``, so that pyiceberg takes what must not stand in a recipe from variables
+        such as ``PYICEBERG_CATALOG__RASTERLOOM__CREDENTIAL``.
+        """
+        if not self.catalog_properties:
+            folder = Path(self.store.path())
+            folder.mkdir(parents=True, exist_ok=True)
+            return _sqlite_catalog(folder / "catalog.db", self.store.uri(""))
+        given: dict[str, Any] = {**s3_properties(), **dict(self.catalog_properties)}
+        properties: dict[str, Any] = dict(merge_config(Config().get_catalog_config(CATALOG) or {}, given))
+        is_http = properties.get("uri", "").startswith("http")  # which is REST where no type is named
+        if properties.get("type", "rest" if is_http else "") == "rest":
+            from rasterloom.versions.rest_catalog import TimedRestCatalog
+
+            return TimedRestCatalog(CATALOG, **properties)
+        return load_catalog(CATALOG, **given)
+
+    @property
+    def has_catalog(self) -> bool:
+        """Whether there is anything to look up: false before the first commit to a local workspace."""
+        return bool(self.catalog_properties) or (Path(self.store.path()) / "catalog.db").exists()
+
+    def location(self, table: str) -> str | None:
+        """Where the metadata of a new table go: the workspace; None where a catalog has its own place."""
+        return None if self.catalog_properties else self.store.uri(f"{self.name}/tables/{table}")
+
+    def identifier(self, table: str) -> tuple[str, str]:
+        return (self.name, table)
+
+    def table(self, name: str) -> Table | None:
+        """Open a table; None if nothing was ever committed to it."""
+        if not self.has_catalog:
+            return None
+        try:
+            return self.surely(lambda: self.catalog.load_table(self.identifier(name)))
+        except NoSuchTableError:
+            return None
+
+    def surely(self, work: Callable[[], T]) -> T:
+        """Do what asks a catalog or S3, again where the network spoils it; a disk is not waited for."""
+        return patiently(work) if self.catalog_properties else work()
+
+    def head(self, table: Table | None) -> Snapshot | None:
+        """The snapshot that a table has at the corpus's ``ref``, None if it has none there."""
+        if table is None:
+            return None
+        if self.ref == MAIN:
+            return table.current_snapshot()
+        if self.ref in table.refs():
+            return table.snapshot_by_name(self.ref)
+        return table.snapshot_by_id(int(self.ref)) if self.ref.isdecimal() else None
+
+    def snapshot_id(self, table: str) -> int | None:
+        """The snapshot of a table at the corpus's ``ref``, None if it has none."""
+        snapshot = self.head(self.table(table))
+        return snapshot.snapshot_id if snapshot else None
+
+    def files(self, table: str, snapshot_id: int | None = None, where: str = "") -> list[DataFile]:
+        """The data files of a table's snapshot (that of ``ref`` when None), in the order of their shards.
+
+        ``where`` is an Iceberg row filter, such as ``target == 512``, that prunes partitions.
+        """
+        opened = self.table(table)
+        snapshot_id = snapshot_id or self.snapshot_id(table)
+        if opened is None or snapshot_id is None:
+            return []
+        scan = opened.scan(row_filter=where or AlwaysTrue(), snapshot_id=snapshot_id)
+        found = []
+        for task in self.surely(lambda: list(scan.plan_files())):
+            values = tuple(str(task.file.partition[i]) for i in range(len(task.file.partition)))
+            found.append(DataFile(self.store.name_of(task.file.file_path), task.file.record_count, values))
+        return sorted(found, key=lambda f: (f.name.rpartition("/")[2], f.name))
+
+    def read(
+        self,
+        table: str,
+        columns: list[str] | None = None,
+        *,
+        snapshot_id: int | None = None,
+        where: str = "",
+        limit: int | None = None,
+    ) -> pa.Table:
+        """Read columns of a table's snapshot into memory; an empty table if there is none."""
+        opened = self.table(table)
+        snapshot_id = snapshot_id or self.snapshot_id(table)
+        if opened is None or snapshot_id is None:
+            return pa.table({})
+        scan = opened.scan(
+            row_filter=where or AlwaysTrue(),
+            selected_fields=tuple(columns) if columns else ("*",),
+            snapshot_id=snapshot_id,
+            limit=limit,
+        )
+        found: pa.Table = self.surely(scan.to_arrow)
+        return found.select(columns) if columns else found
+
+    def dataset(self, files: list[str]) -> pads.Dataset:
+        """A pyarrow dataset of Parquet files named in the store."""
+        return pads.dataset(
+            [self.store.path(f) for f in files], filesystem=self.store.filesystem, format="parquet"
+        )

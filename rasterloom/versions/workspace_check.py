@@ -1,0 +1,50 @@
+"""Whether a workspace can be worked in, found out before any work is done."""
+
+import uuid
+
+from rasterloom.storage.store import StorageError, Store
+from rasterloom.utils.redact import masked
+from rasterloom.versions.corpus import Corpus
+
+
+def check_store(store: Store) -> None:
+    """Write, read and delete a small file.
+
+    Raises:
+        StorageError: something of it fails, or the store lets a second writer take a name that has a file,
+            so that nothing could be published exactly once.
+    """
+    name = f"preflight-{uuid.uuid4().hex}"
+    store.check_bucket()
+    try:
+        first, second = store.put_if_absent(name, b"1"), store.put_if_absent(name, b"2")
+        kept = store.read(name)
+        store.delete(name)
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())
+        raise StorageError(f"the workspace {store.root} cannot be written: {reason}") from None
+    if not (first and not second and kept == b"1"):
+        raise StorageError(
+            f"the workspace {store.root} lies on a server that ignores If-None-Match, so that two writers of "
+            f"one name would both win: take another server"
+        )
+
+
+def check_catalog(corpus: Corpus) -> None:
+    """Ask the catalog for its namespaces.
+
+    Raises:
+        StorageError: it cannot be reached or refuses.
+    """
+    try:
+        corpus.surely(lambda: corpus.catalog.list_namespaces())
+    except Exception as error:  # each kind of catalog has errors of its own
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        where = dict(corpus.catalog_properties).get("uri", f"in {corpus.store.root}")
+        raise StorageError(masked(f"the catalog {where} cannot be used: {reason}")) from None
+
+
+def check_workspace(corpus: Corpus) -> None:
+    """Check store and catalog. StorageError if either cannot be used."""
+    check_store(corpus.store)
+    check_catalog(corpus)

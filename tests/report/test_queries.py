@@ -1,0 +1,98 @@
+import pyarrow as pa
+
+from rasterloom.report import queries
+from rasterloom.report.queries import Level, Loss, Tables
+
+
+def test_the_funnel_adds_up_and_names_every_reason(tables, workspace) -> None:
+    levels = queries.funnel(tables, workspace.records)
+    assert [(level.name, level.rows) for level in levels] == [
+        ("pairs", 60), ("fetched", 54), ("kept", 47), ("tokens at 64", 47), ("tokens at 128", 47)
+    ]  # fmt: skip
+    for level in levels:
+        assert level.given == level.rows + sum(loss.rows for loss in level.losses)
+    fetched, kept = ({loss.reason: loss.rows for loss in level.losses} for level in levels[1:3])
+    assert fetched == {"http_4xx": 3, "dns": 1, "timeout": 1, "blocked_scheme": 1}
+    assert kept == {"rule: quality < 9": 5, "duplicate": 2}
+    assert levels[1].losses[0] == Loss("http_4xx", 3, "refused or gone")
+
+
+def test_rows_that_nothing_explains_are_shown_as_such(workspace, make_workspace, some_items) -> None:
+    other = make_workspace()
+    other.fill(some_items[:50], targets=[64])
+    kept = [item for item in some_items[:50] if item.reason == "kept"]
+    inputs = other.inputs()
+    other.fill(some_items[:45], targets=[64])  # now tokens are of fewer images
+    mixed = inputs.snapshots | {"tokens": other.inputs().snapshots["tokens"]}
+    with Tables(other.corpus, mixed) as tables:
+        level = queries.funnel(tables, other.records)[-1]
+    assert level == Level("tokens at 64", 45, len(kept), (Loss("not tokenised", len(kept) - 45),))
+
+
+def test_images_without_tokens_are_lost_for_the_reason_in_the_record(make_workspace, some_items) -> None:
+    other = make_workspace()
+    other.fill(some_items, targets=[])
+    other._tokens(some_items[:45], 64)
+    other.records[:] = [r for r in other.records if not r.step.startswith("codes")]
+    other.record("codes/64", counts={"64x64": 45, "failed: too_thin": 2})
+    with other.tables() as tables:
+        assert queries.funnel(tables, other.records)[-1] == Level(
+            "tokens at 64", 45, 47, (Loss("too_thin", 2),)
+        )
+
+
+def test_the_page_speaks_of_the_given_snapshots_not_of_the_current_ones(make_workspace, some_items) -> None:
+    other = make_workspace()
+    other.fill(some_items, targets=[])
+    before = other.inputs().snapshots
+    other.fill(some_items[:30], targets=[])
+    now = other.inputs().snapshots
+    for snapshots, rows in ((before, [60, 54, 47]), (now, [30, 30, 30])):
+        with Tables(other.corpus, snapshots) as tables:
+            assert [level.rows for level in queries.funnel(tables, ())] == rows
+
+
+def test_histograms_hold_every_fetched_image_once(tables) -> None:
+    found = {h.name: h for h in queries.histograms(tables)}
+    assert set(found) == {"short side (px)", "quality", "flatness"}
+    for histogram in found.values():
+        assert sum(histogram.kept) == 47
+        assert sum(histogram.dropped) == 7
+        assert histogram.unscored == 0
+    quality = found["quality"]
+    assert (quality.low, quality.high) == (3, 9.5)
+    assert quality.dropped[-1] == 5  # the poor ones, all at 9.5
+    assert quality.kept[0] == 7  # 3, of 46 items that go from 3 to 9
+
+
+def test_values_that_are_no_numbers_are_counted_apart(make_workspace, some_items) -> None:
+    other = make_workspace()
+    other.fill(some_items, targets=[])
+    keys = [item.key for item in some_items if item.image]
+    schema = pa.schema([("key", pa.string()), ("shard", pa.int32()), ("clip", pa.float64())])
+    values = [None, float("nan"), float("inf"), *([0.3] * (len(keys) - 3))]
+    rows = pa.table([keys, [0] * len(keys), values], schema=schema)
+    other.publish("scores2", "scores", schema, [rows])
+    with other.tables() as tables:
+        clip = next(h for h in queries.histograms(tables) if h.name == "clip")
+    assert clip.unscored == 3
+    assert sum(clip.kept) + sum(clip.dropped) == len(keys) - 3
+
+
+def test_buckets_and_tokens_count_the_same_rows(tables) -> None:
+    buckets, tokens = queries.buckets(tables), queries.token_counts(tables)
+    assert list(buckets) == [64, 128]
+    for row in tokens:
+        found = buckets[row["target"]]
+        assert sum(b["sequences"] for b in found) == row["sequences"] == 47
+        assert sorted(found, key=lambda b: -b["w"] / b["h"]) == found
+        assert row["shortest"] <= row["middle"] <= row["longest"]
+        assert row["buckets"] == len(found)
+
+
+def test_an_empty_workspace_has_nothing_to_say(make_workspace) -> None:
+    with make_workspace().tables() as empty:
+        assert queries.funnel(empty, ()) == []
+        assert queries.histograms(empty) == []
+        assert queries.buckets(empty) == {}
+        assert queries.token_counts(empty) == []
