@@ -27,14 +27,14 @@ from PIL import Image
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import pair_key
 from rasterloom.tokenize.buckets import bucket_sizes
-from rasterloom.tokenize.codecs import load_codec
+from rasterloom.tokenize.codecs.codec_weights import codec_weights, read_tensors
+from rasterloom.tokenize.codecs.load import load_codec
 from rasterloom.tokenize.codecs.mini import MiniCodec
-from rasterloom.tokenize.codecs.weights import codec_weights, read_tensors
 from rasterloom.tokenize.crop import apply_crop, plan_crop
 from rasterloom.tokenize.profiles import CHAMELEON
-from rasterloom.tokenize.prompts import t2i_prompt
-from rasterloom.tokenize.shard import tokenize_shard
-from rasterloom.tokenize.text import JsonText, train_text
+from rasterloom.tokenize.prompt_templates import t2i_prompt
+from rasterloom.tokenize.text_tokenizer import JsonText, train_text
+from rasterloom.tokenize.tokenize_shard import tokenize_shard
 from rasterloom.tokenize.unirep import frame
 
 PHOTOGRAPHS = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "motorcycle_left.png", "ihc.png")

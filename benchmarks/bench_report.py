@@ -27,7 +27,7 @@ from rasterloom.pipelines.sampling import picture_of
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.report.report_page import ReportInputs, build_report
 from rasterloom.storage.store import Store
-from rasterloom.tokenize.codecs import codec_of
+from rasterloom.tokenize.codecs.load import codec_of
 from rasterloom.tokenize.profiles import MINI
 from rasterloom.tokenize.unirep import frame
 from rasterloom.versions.commit import commit

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from rates import rate
 
-from rasterloom.filtering.quality import niqe
+from rasterloom.filtering.scorers.quality import niqe
 from rasterloom.recipe.fetch import Fetch
-from rasterloom.sources.decode import decode_image
+from rasterloom.sources.images.decode import decode_image
 from rasterloom.tokenize.buckets import bucket_sizes
-from rasterloom.tokenize.codecs import load_codec
+from rasterloom.tokenize.codecs.load import load_codec
 from rasterloom.tokenize.crop import apply_crop, plan_crop
 from rasterloom.tokenize.profiles import MINI
 from rasterloom.tokenize.unirep import frame_batch

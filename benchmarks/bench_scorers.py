@@ -15,9 +15,9 @@ from PIL import Image
 from rates import rate
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
-from rasterloom.filtering.clip import Clip
-from rasterloom.filtering.scorer import Batch
-from rasterloom.filtering.scorers import make_scorers
+from rasterloom.filtering.scorers.base import Batch
+from rasterloom.filtering.scorers.clip import Clip
+from rasterloom.filtering.scorers.registry import make_scorers
 from rasterloom.recipe.filtering import Score
 
 NAMES = ("quality", "flatness", "nsfw", "text_area", "caption", "language")

@@ -30,8 +30,8 @@ from rasterloom.storage.parquet_options import CODES_PARQUET, TOKEN_PARQUET
 from rasterloom.storage.store import Store
 from rasterloom.tokenize.conversation import encode
 from rasterloom.tokenize.profiles import CHAMELEON, profile_of
-from rasterloom.tokenize.prompts import turns
-from rasterloom.tokenize.text import JsonText, train_text
+from rasterloom.tokenize.prompt_templates import turns
+from rasterloom.tokenize.text_tokenizer import JsonText, train_text
 from rasterloom.tokenize.unirep import image_length
 from rasterloom.train.engine import split_heldout
 from rasterloom.train.rows import open_rows

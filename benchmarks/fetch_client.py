@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import PAIRS, pair_key
-from rasterloom.sources.fetch import fetch_shard
+from rasterloom.sources.fetch.shard import fetch_shard
 from rasterloom.storage.parquet_options import IMAGE_PARQUET
 
 

@@ -1,4 +1,4 @@
-"""Fits the Gaussian of good photographs that rasterloom/filtering/quality.py compares pictures with.
+"""Fits the Gaussian of good photographs that rasterloom/filtering/scorers/quality.py compares pictures with.
 
 docs/quality.md says where the photographs come from, under which licences, and how to get them:
 
@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rasterloom.filtering.quality import PARAMETERS, Photographs, distance, patch_features, patches, sharpness
+from rasterloom.filtering.scorers.quality import (
+    PARAMETERS,
+    Photographs,
+    distance,
+    patch_features,
+    patches,
+    sharpness,
+)
 
 LONG_SIDES = (640, 400, 256)  # pixels; the photographs have 1,280 to 6,000 and grow sharp when reduced
 SHARP = 0.75  # patches at least so sharp as this share of the sharpest are taken, as in the paper

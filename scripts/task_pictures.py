@@ -19,13 +19,13 @@ from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.sources import Column, Source
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import Profile
-from rasterloom.sources.fetch import fetch_shard
+from rasterloom.sources.fetch.shard import fetch_shard
 from rasterloom.sources.pairs import read_sources
-from rasterloom.tokenize.codecs import load_codec
+from rasterloom.tokenize.codecs.load import load_codec
 from rasterloom.tokenize.profiles import profile_of
-from rasterloom.tokenize.samples import text_of
-from rasterloom.tokenize.shard import tokenize_shard
-from rasterloom.tokenize.text import JsonText, train_text
+from rasterloom.tokenize.sample_rows import text_of
+from rasterloom.tokenize.text_tokenizer import JsonText, train_text
+from rasterloom.tokenize.tokenize_shard import tokenize_shard
 from rasterloom.tokenize.unirep import unframe
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from rasterloom.filtering.semantic import first_alike
+from rasterloom.filtering.semantic_duplicates import first_alike
 
 Rows = NDArray[np.int64]
 

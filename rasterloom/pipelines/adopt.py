@@ -266,8 +266,8 @@ def _row_table(
 
 def _pictures(rows: pa.Table, fetch: Fetch, file: str) -> pa.Table:
     """Pictures as a fetch stores them: limits, hashes and sizes are those of the recipe's ``fetch``."""
-    from rasterloom.sources.decode import decode_image
     from rasterloom.sources.failure import Failure
+    from rasterloom.sources.images.decode import decode_image
 
     if "image" not in rows.column_names:
         raise RecipeError(

@@ -38,8 +38,8 @@ def steps_of_recipe(recipe: Recipe) -> list[Step]:
 
 
 def _corpus_steps(recipe: Recipe) -> list[Step]:
-    from rasterloom.filtering.keep import check_keep
-    from rasterloom.filtering.scorers import ON_GPU, identity, score_columns
+    from rasterloom.filtering.scorers.registry import ON_GPU, identity, score_columns
+    from rasterloom.filtering.selection import check_keep
     from rasterloom.sources.pairs import check_sources
 
     columns = score_columns(recipe.score)
@@ -106,8 +106,8 @@ def _corpus_steps(recipe: Recipe) -> list[Step]:
 
 def _fetch_identity(recipe: Recipe) -> dict[str, str]:
     """What decides on the images and lies outside the recipe: the opt-out list, another engine's version."""
-    from rasterloom.sources.img2dataset import img2dataset_version
-    from rasterloom.sources.optout import opt_outs_digest
+    from rasterloom.sources.fetch.img2dataset import img2dataset_version
+    from rasterloom.sources.fetch.opt_out import opt_outs_digest
 
     found = {}
     if recipe.fetch.opt_out:

@@ -91,7 +91,7 @@ def gpu_findings(gpus: "list[Gpu]", needed: bool, flash_attn: bool) -> Iterator[
 
 def _codec(config: Tokenize) -> Finding:
     """Load the codec: weights that are missing or another network's show here and not on every worker."""
-    from rasterloom.tokenize.codecs import codec_of
+    from rasterloom.tokenize.codecs.load import codec_of
 
     try:
         codec = codec_of(config, "cpu")

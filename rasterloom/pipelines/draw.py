@@ -135,7 +135,7 @@ def _questions(
     recipe: Recipe, trained: Trained, language: Language, codec: Any, request: Request
 ) -> list[Question]:
     from rasterloom.tokenize.conversation import encode_prompt
-    from rasterloom.tokenize.prompts import IMAGE, fields_of, templates_of
+    from rasterloom.tokenize.prompt_templates import IMAGE, fields_of, templates_of
 
     task, templates = task_of(request), templates_of(recipe.tokenize.prompts)
     if task not in templates:

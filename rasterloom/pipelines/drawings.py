@@ -24,7 +24,7 @@ MOST_PROMPTS = 4  # of the recipe's: every picture costs the stage time
 def drawing_of(config: Sample, size: tuple[int, int], text: Any, profile: Profile) -> Drawing | None:
     """The first prompts of a recipe's ``sample``, drawn at one size; None if it has none."""
     from rasterloom.tokenize.conversation import encode_prompt
-    from rasterloom.tokenize.prompts import t2i_prompt
+    from rasterloom.tokenize.prompt_templates import t2i_prompt
 
     prompts = config.prompts[:MOST_PROMPTS]
     if not prompts:

@@ -232,7 +232,7 @@ def _of_model(
 ) -> tuple[dict[str, Any], list[Pixels]]:
     """Held-out losses of a checkpoint, and what it draws of the held-out captions if there is a codec."""
     from rasterloom.tokenize.conversation import encode_prompt
-    from rasterloom.tokenize.prompts import t2i_prompt
+    from rasterloom.tokenize.prompt_templates import t2i_prompt
     from rasterloom.train.evaluate import evaluate as losses_of
     from rasterloom.train.model import PackedLM
     from rasterloom.train.sample import open_sampler
@@ -270,7 +270,7 @@ def clip_of(recipe: Recipe, checkpoint: str | None) -> Any:
     Raises:
         RecipeError: there is nothing at the place that is named.
     """
-    from rasterloom.filtering.clip import DEFAULT_CLIP, open_clip
+    from rasterloom.filtering.scorers.clip import DEFAULT_CLIP, open_clip
 
     if checkpoint is None:
         options = next((score.options for score in recipe.score if score.name == "clip"), None)

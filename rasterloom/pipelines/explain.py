@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasterloom.errors import RecipeError
-from rasterloom.filtering.verdict import verdicts
+from rasterloom.filtering.rule_verdicts import verdicts
 from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.state import Status, output_files, status
 from rasterloom.recipe.recipe import Recipe

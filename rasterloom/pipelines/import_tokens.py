@@ -25,8 +25,8 @@ from rasterloom.recipe.run import Run
 from rasterloom.storage.parquet_io import count_of, read_files
 from rasterloom.storage.parquet_options import CODES_PARQUET
 from rasterloom.storage.store import Store
+from rasterloom.tokenize.lumina_import import TWICE, import_samples, name_of, read_record
 from rasterloom.tokenize.profiles import PROFILES
-from rasterloom.tokenize.reference import TWICE, import_samples, name_of, read_record
 from rasterloom.versions.commit import head_snapshot
 from rasterloom.versions.corpus import Corpus
 

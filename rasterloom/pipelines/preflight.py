@@ -88,7 +88,7 @@ def _limits(train: Train) -> list[tuple[str, int | None]]:
 def _profile(config: Tokenize) -> Profile:
     """The ids that a recipe's tokens are written in, as far as it tells before they are made."""
     from rasterloom.tokenize.profiles import profile_of
-    from rasterloom.tokenize.text import text_of
+    from rasterloom.tokenize.text_tokenizer import text_of
 
     if config.text is None:
         return profile_of(config.codec, config.text_vocab)

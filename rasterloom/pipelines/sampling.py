@@ -55,7 +55,7 @@ def draw(
 ) -> list[Image.Image]:
     """Draw pictures with the model in a folder, and decode them."""
     from rasterloom.tokenize.conversation import encode_prompt
-    from rasterloom.tokenize.prompts import t2i_prompt
+    from rasterloom.tokenize.prompt_templates import t2i_prompt
     from rasterloom.train.sample import open_sampler
 
     prompts = [

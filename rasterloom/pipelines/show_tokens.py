@@ -63,7 +63,7 @@ def find(recipe: Recipe, which: str, target: int | None) -> Found:
 
 def draw(found: Found, width: int) -> list[str]:
     """Draw a row: what it is, then its tokens, ``┃`` beside those that are learnt."""
-    from rasterloom.tokenize import pieces
+    from rasterloom.tokenize import sequence_parser as pieces
 
     row = found.row
     spans = row["loss_spans"]
@@ -79,8 +79,8 @@ def picture(found: Found, path: Path) -> None:
     Raises:
         RecipeError: there is no picture in the row, or the codec is not to be had.
     """
-    from rasterloom.tokenize.codecs import load_codec
-    from rasterloom.tokenize.pieces import pieces
+    from rasterloom.tokenize.codecs.load import load_codec
+    from rasterloom.tokenize.sequence_parser import pieces
 
     frames = [p for p in pieces(found.row["input_ids"], found.profile) if p.codes is not None]
     if not frames:

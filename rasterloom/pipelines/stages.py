@@ -212,7 +212,7 @@ def stage_before(step: Step) -> Step | None:
 
 def _text(corpus: Corpus, step: Step) -> tuple[Any, Profile]:
     """The text encoder of a stage and the ids that go with it: all its tokens must have the same."""
-    from rasterloom.tokenize.text import text_of
+    from rasterloom.tokenize.text_tokenizer import text_of
 
     config = step.config
     assert isinstance(config, TrainAt)
@@ -260,7 +260,7 @@ def train_stage(
 
 def _pictures(config: TrainAt, folder: Path) -> drawings.Pictures | None:
     """What decodes the pictures that are drawn on the way; None if there are to be none."""
-    from rasterloom.tokenize.codecs import codec_of
+    from rasterloom.tokenize.codecs.load import codec_of
 
     if not config.train.sample_every or not config.sample.prompts:
         return None

@@ -25,7 +25,7 @@ from rasterloom.pipelines.tombstones import (
     tombstones,
     write_takedown,
 )
-from rasterloom.sources.optout import kind_of
+from rasterloom.sources.fetch.opt_out import kind_of
 from rasterloom.storage.parquet_io import DataFile, read_files
 from rasterloom.utils.parallel import Advance, silent, spread
 from rasterloom.versions import lineage

@@ -45,7 +45,7 @@ def text_step(config: Tokenize, images: Step, selection: Step) -> Step:
 
 def token_steps(recipe: Recipe, target: int, *given: Step) -> tuple[Step, Step]:
     """Codes shard by shard, then the same rows packed by bucket into the table."""
-    from rasterloom.tokenize.codecs import ON_GPU
+    from rasterloom.tokenize.codecs.load import ON_GPU
 
     config = token_work.TokenizeAt(
         target=target, tokenize=recipe.tokenize.model_copy(update={"targets": (target,)})
@@ -93,8 +93,8 @@ def group_rows(codec: str, target: int) -> int:
 
 def make_text(corpus: Corpus, inputs: Inputs, step: Step, folder: Path, *_: Any) -> dict[str, int]:
     """Take the user's tokenizer, or train a byte-level BPE on the captions and turns of what is kept."""
-    from rasterloom.tokenize.samples import text_of
-    from rasterloom.tokenize.text import train_text
+    from rasterloom.tokenize.sample_rows import text_of
+    from rasterloom.tokenize.text_tokenizer import train_text
 
     config = step.config
     assert isinstance(config, TextVocabulary)
@@ -114,7 +114,7 @@ def _text_digest(config: Tokenize) -> str | None:
     """A digest of the recipe's own tokenizer, which is read and checked for it; None if it has none."""
     import hashlib
 
-    from rasterloom.tokenize.text import text_of
+    from rasterloom.tokenize.text_tokenizer import text_of
 
     if config.text is None:
         return None
@@ -129,6 +129,6 @@ def _text_digest(config: Tokenize) -> str | None:
 
 
 def _codec_digest(recipe: Recipe) -> str:
-    from rasterloom.tokenize.codecs import codec_digest
+    from rasterloom.tokenize.codecs.load import codec_digest
 
     return codec_digest(recipe.tokenize.codec, recipe.tokenize.weights)[:20]

@@ -55,7 +55,7 @@ class Packing(Protocol):
 
 
 def tokenize_images(store: Store, spec: dict[str, Any], config: TokenizeAt) -> ShardResult:
-    from rasterloom.tokenize.shard import tokenize_shard
+    from rasterloom.tokenize.tokenize_shard import tokenize_shard
 
     images = read_file(store, spec["images"])
     shards = pc.unique(images["shard"])
@@ -82,7 +82,7 @@ def tokenize_images(store: Store, spec: dict[str, Any], config: TokenizeAt) -> S
 
 def staged(rows: pa.Table, failures: pa.Table, target: int, seed: int) -> pa.Table:
     """Token rows as ``CODES``, by bucket and order, then a row of nulls and an error for each failure."""
-    from rasterloom.tokenize.pack import order_of
+    from rasterloom.tokenize.file_layout import order_of
 
     order = order_of(rows["key"].to_pylist(), seed)
     rows = rows.append_column("error", pa.nulls(rows.num_rows, pa.string()))
@@ -100,7 +100,7 @@ def staged(rows: pa.Table, failures: pa.Table, target: int, seed: int) -> pa.Tab
 @lru_cache(maxsize=1)
 def _codec(name: str, weights: str | None, precision: str) -> Any:
     """The codec, on a GPU in the actors that have one (`ShardStep.uses_gpu`)."""
-    from rasterloom.tokenize.codecs import load_codec
+    from rasterloom.tokenize.codecs.load import load_codec
 
     return load_codec(name, weights, precision=precision)
 
@@ -108,7 +108,7 @@ def _codec(name: str, weights: str | None, precision: str) -> Any:
 @lru_cache(maxsize=2)
 def load_text(store: Store, name: str, config: Tokenize) -> tuple[Any, Profile]:
     """The text encoder of a tokenizer.json in the store, and the ids that sequences are written in."""
-    from rasterloom.tokenize.text import text_of
+    from rasterloom.tokenize.text_tokenizer import text_of
 
     return text_of(config, store.read(name).decode())
 
@@ -118,7 +118,7 @@ def plan_pack(store: Store, inputs: Inputs, config: Packing) -> list[Shard]:
 
     What is held of a row here is 8 bytes: where it stands in the order.
     """
-    from rasterloom.tokenize.pack import file_starts
+    from rasterloom.tokenize.file_layout import file_starts
 
     (given,) = inputs.values()
     order: dict[str, list[Any]] = {}

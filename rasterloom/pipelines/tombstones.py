@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from yarl import URL
 
 from rasterloom.schema import ErrorClass
-from rasterloom.sources.optout import NOTHING, OptOuts, opt_outs_of
+from rasterloom.sources.fetch.opt_out import NOTHING, OptOuts, opt_outs_of
 from rasterloom.storage.parquet_io import count_of
 from rasterloom.storage.store import Store
 

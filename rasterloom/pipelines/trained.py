@@ -162,7 +162,7 @@ def language_of(recipe: Recipe) -> Language:
 
 def codec_or_none(recipe: Recipe) -> Any:
     """The recipe's codec; None where its weights hold no decoder. RecipeError if they cannot be used."""
-    from rasterloom.tokenize.codecs import codec_of
+    from rasterloom.tokenize.codecs.load import codec_of
 
     try:
         codec = codec_of(recipe.tokenize, None if recipe.run.use_gpu else "cpu")

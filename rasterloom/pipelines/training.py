@@ -75,8 +75,8 @@ def make_samples(
     corpus: Corpus, inputs: Inputs, step: FileStep, folder: Path, run: Run, progress: Progress
 ) -> dict[str, int]:
     """Draw what the recipe asks for with the last checkpoint; nothing where the codec has no decoder."""
-    from rasterloom.tokenize.codecs import codec_of
-    from rasterloom.tokenize.text import text_of
+    from rasterloom.tokenize.codecs.load import codec_of
+    from rasterloom.tokenize.text_tokenizer import text_of
 
     config = step.config
     assert isinstance(config, SampleAt)
@@ -154,7 +154,7 @@ def _device(run: Run) -> str | None:
 
 def _decoder(corpus: Corpus, step: Step, inputs: Inputs, run: Run) -> tuple[Any, str]:
     """A function from a token sequence to its picture, for the report; or None, and why there is none."""
-    from rasterloom.tokenize.codecs import codec_of
+    from rasterloom.tokenize.codecs.load import codec_of
 
     config = next(s.config for s in step.inputs if isinstance(s.config, token_work.TokenizeAt)).tokenize
     codec = codec_of(config, _device(run))

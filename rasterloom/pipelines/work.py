@@ -32,7 +32,7 @@ class Sources(Section):
 
     @field_serializer("sources")
     def _by_name(self, sources: tuple[Source, ...]) -> list[dict[str, Any]]:
-        from rasterloom.sources.readers import source_name
+        from rasterloom.sources.readers.registry import source_name
 
         return [
             {
@@ -123,11 +123,11 @@ def fetch_again(
 
 
 def _fetch(pairs: pa.Table, config: Fetch, shard: int, origin: Origin) -> pa.Table:
-    from rasterloom.sources.fetch import fetch_shard
+    from rasterloom.sources.fetch.shard import fetch_shard
 
     if config.engine != "img2dataset":
         return fetch_shard(pairs, config, shard=shard, sources=origin.sources)
-    from rasterloom.sources.img2dataset import fetch_shard_by_img2dataset
+    from rasterloom.sources.fetch.img2dataset import fetch_shard_by_img2dataset
 
     # img2dataset fetches pairs with a URL, and nothing else.
     has_url = pc.and_(pc.is_null(pairs["path"]), pc.is_null(pairs["turns"]))
@@ -150,7 +150,7 @@ def plan_by_images_file(store: Store, inputs: Inputs, config: Any) -> list[Shard
 
 
 def score_images(store: Store, spec: dict[str, Any], config: Scores) -> ShardResult:
-    from rasterloom.filtering.scorers import score_shard
+    from rasterloom.filtering.scorers.registry import score_shard
 
     images = read_files(store, [spec["images"]], without=("more",))
     scores = score_shard(images, _scorers(config.model_dump_json()))
@@ -159,7 +159,7 @@ def score_images(store: Store, spec: dict[str, Any], config: Scores) -> ShardRes
 
 @lru_cache(maxsize=1)  # Ray uses a worker process again: weights are loaded once in each
 def _scorers(config: str) -> Any:
-    from rasterloom.filtering.scorers import make_scorers
+    from rasterloom.filtering.scorers.registry import make_scorers
 
     return make_scorers(Scores.model_validate_json(config).scorers)
 
@@ -173,7 +173,7 @@ def plan_selection(store: Store, inputs: Inputs, config: Keep) -> list[Shard]:
 
 def select_images(store: Store, spec: dict[str, Any], config: Keep) -> ShardResult:
     """Judge some files at a time: what is kept of a row in memory is a small part of it."""
-    from rasterloom.filtering.keep import select_batches
+    from rasterloom.filtering.selection import select_batches
 
     earlier = None
     if spec.get("earlier"):
@@ -199,7 +199,7 @@ def images_with_scores(
     The files of the two tables go together, one by one, unless something went wrong. Should the keys say
     that it did, or the numbers of files, the scores are looked up in their whole table.
     """
-    from rasterloom.filtering.keep import columns_needed
+    from rasterloom.filtering.selection import columns_needed
 
     of_images, of_scores = columns_needed(config, columns)
     whole = None

@@ -14,7 +14,13 @@ from rasterloom.recipe.sources import Column, Source
 from rasterloom.schema import PAIRS, T2I, ErrorClass, pair_key
 from rasterloom.sources.failure import Failure
 from rasterloom.sources.files import SourceError
-from rasterloom.sources.readers import brings_images, check_source, read_rows, source_digest, source_name
+from rasterloom.sources.readers.registry import (
+    brings_images,
+    check_source,
+    read_rows,
+    source_digest,
+    source_name,
+)
 from rasterloom.sources.readers.row import (
     BATCH_ROWS,
     BLOCKED,
@@ -26,7 +32,7 @@ from rasterloom.sources.readers.row import (
     wanted_columns,
 )
 from rasterloom.sources.readers.tasks import is_url, text_of
-from rasterloom.sources.repeats import Repeats
+from rasterloom.sources.repeated_keys import Repeats
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
 ROLES = ("url", "caption", "weight", "licence")  # of columns whose values stand in the table as they are

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rasterloom.schema import Profile
 from rasterloom.tokenize.profiles import MOST_GRID_UNITS
-from rasterloom.tokenize.prompts import IMAGE
+from rasterloom.tokenize.prompt_templates import IMAGE
 from rasterloom.tokenize.unirep import code_ids, frame, unframe
 
 HUMAN = "human"

@@ -14,9 +14,9 @@ from PIL import Image
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.sources import Source
 from rasterloom.schema import ErrorClass
-from rasterloom.sources.fetch import fetch_shard
+from rasterloom.sources.fetch.shard import fetch_shard
+from rasterloom.sources.images.perceptual_hash import distance
 from rasterloom.sources.pairs import read_sources
-from rasterloom.sources.phash import distance
 
 SCENES = 12
 

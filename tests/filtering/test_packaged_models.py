@@ -7,9 +7,9 @@ import pytest
 import skimage
 from PIL import Image, ImageDraw, ImageFont
 
-from rasterloom.filtering.nsfw import NsfwScorer
-from rasterloom.filtering.scorer import Batch
-from rasterloom.filtering.text_area import TextAreaScorer
+from rasterloom.filtering.scorers.base import Batch
+from rasterloom.filtering.scorers.nsfw import NsfwScorer
+from rasterloom.filtering.scorers.text_area import TextAreaScorer
 
 
 def photograph(name: str, side: int = 256) -> Image.Image:

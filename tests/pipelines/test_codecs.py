@@ -12,7 +12,7 @@ from rasterloom.errors import RecipeError
 from rasterloom.pipelines.corpus import corpus_steps
 from rasterloom.pipelines.doctor import examine
 from rasterloom.tokenize.buckets import bucket_sizes
-from rasterloom.tokenize.codecs import load_codec
+from rasterloom.tokenize.codecs.load import load_codec
 from rasterloom.tokenize.crop import apply_crop, plan_crop, seed_of
 from rasterloom.tokenize.profiles import CHAMELEON
 from rasterloom.tokenize.unirep import unframe
@@ -126,7 +126,7 @@ def test_what_is_not_there_is_told_before_anything_runs(workshop, options, words
 
 
 def test_a_tokenizer_without_the_codecs_tokens_is_told_before_anything_runs(workshop, chameleon, tmp_path):
-    from rasterloom.tokenize.text import train_text
+    from rasterloom.tokenize.text_tokenizer import train_text
 
     (tmp_path / "t.json").write_text(train_text(["a red dot"], 300))
     shop = with_codec(workshop, f"codec: chameleon, weights: {chameleon}, text: t.json")

@@ -12,10 +12,10 @@ from rasterloom.cli.app import app
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.trained import language_of, trained_of
 from rasterloom.tokenize.buckets import bucket_sizes
-from rasterloom.tokenize.codecs import load_codec
+from rasterloom.tokenize.codecs.load import load_codec
 from rasterloom.tokenize.conversation import encode_prompt
 from rasterloom.tokenize.crop import apply_crop, plan_crop
-from rasterloom.tokenize.prompts import t2i_prompt
+from rasterloom.tokenize.prompt_templates import t2i_prompt
 from rasterloom.train.model import build_model, save_model
 from rasterloom.train.sample import open_sampler
 

@@ -9,9 +9,9 @@ from PIL import Image
 from rasterloom.pipelines.drawings import Pictures, drawing_of
 from rasterloom.recipe.sampling import Sample
 from rasterloom.recipe.train import Stage, Train
-from rasterloom.tokenize.codecs import load_codec
+from rasterloom.tokenize.codecs.load import load_codec
 from rasterloom.tokenize.profiles import profile_of
-from rasterloom.tokenize.prompts import t2i_prompt
+from rasterloom.tokenize.prompt_templates import t2i_prompt
 
 STAGE = Stage(target=64, steps=1)
 

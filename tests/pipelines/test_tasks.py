@@ -13,7 +13,7 @@ import pytest
 from rasterloom.pipelines.explain import explain
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.tokenize.profiles import profile_of
-from rasterloom.tokenize.text import JsonText
+from rasterloom.tokenize.text_tokenizer import JsonText
 from rasterloom.tokenize.unirep import unframe
 from rasterloom.versions.corpus import Corpus
 

@@ -23,9 +23,9 @@ from rasterloom.pipelines.state import inputs_of, output_files
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.recipe.run import Run
 from rasterloom.tokenize.buckets import bucket_sizes
-from rasterloom.tokenize.codecs import load_codec
+from rasterloom.tokenize.codecs.load import load_codec
 from rasterloom.tokenize.crop import apply_crop, plan_crop, seed_of
-from rasterloom.tokenize.pack import order_of
+from rasterloom.tokenize.file_layout import order_of
 from rasterloom.tokenize.profiles import CHAMELEON, MINI
 from rasterloom.tokenize.unirep import frame, unframe
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rasterloom.filtering.quality import distance, patch_features
+from rasterloom.filtering.scorers.quality import distance, patch_features
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from PIL import Image
 
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import PAIRS, ErrorClass, pair_key
-from rasterloom.sources import backoff, worker
-from rasterloom.sources.fetch import fetch_shard
+from rasterloom.sources.fetch import backoff, client_pool
+from rasterloom.sources.fetch.shard import fetch_shard
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -124,7 +124,7 @@ def canary() -> Iterator[int]:
 def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(backoff, "FIRST_WAIT_S", dict.fromkeys(ErrorClass, 0.01))
     yield
-    worker.close_workers()
+    client_pool.close_workers()
 
 
 def pairs_table(urls: list[str | None], captions: list[str | None] | None = None) -> pa.Table:

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.sources import Source
 from rasterloom.schema import in_order, pair_key
-from rasterloom.sources.fetch import fetch_shard
+from rasterloom.sources.fetch.shard import fetch_shard
+from rasterloom.sources.files import SourceError
 from rasterloom.sources.pairs import check_sources, read_sources
-from rasterloom.sources.readers import SourceError, conversations, kind_of, read_rows
+from rasterloom.sources.readers import conversations
+from rasterloom.sources.readers.registry import kind_of, read_rows
 
 
 def record(question: str, answer: str, *images: str, **rest: Any) -> dict[str, Any]:

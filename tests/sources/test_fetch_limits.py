@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from rasterloom.sources import address
+from rasterloom.sources.fetch import addresses
 
 Rows = list[dict[str, Any]]
 Fetcher = Callable[..., Rows]
@@ -112,9 +112,9 @@ def test_refused_connection(fetch: Fetcher) -> None:
 
 def test_name_that_does_not_resolve(fetch: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
     def nowhere(*_: object) -> None:
-        raise address.socket.gaierror(address.socket.EAI_NONAME, "Name or service not known")
+        raise addresses.socket.gaierror(addresses.socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(address, "_look_up", nowhere)
+    monkeypatch.setattr(addresses, "_look_up", nowhere)
     rows = fetch("http://nowhere.test/a.jpg", "http://nowhere.test/b.jpg")
     assert [row["error"] for row in rows] == ["dns", "dns"]
     assert [row["attempts"] for row in rows] == [1, 1]

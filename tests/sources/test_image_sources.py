@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.sources import Source
 from rasterloom.schema import pair_key
-from rasterloom.sources.fetch import fetch_shard
+from rasterloom.sources.fetch.shard import fetch_shard
+from rasterloom.sources.files import SourceError
 from rasterloom.sources.pairs import check_sources, read_sources
-from rasterloom.sources.readers import SourceError, kind_of
+from rasterloom.sources.readers.registry import kind_of
 
 IMG2DATASET = Path(__file__).parent / "img2dataset"  # written by img2dataset 1.47.0: five URLs, one a 404
 

@@ -14,10 +14,9 @@ import pytest
 
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.sources import Source
-from rasterloom.sources.fetch import fetch_shard
-from rasterloom.sources.files import digest_of, find_files
+from rasterloom.sources.fetch.shard import fetch_shard
+from rasterloom.sources.files import SourceError, digest_of, find_files
 from rasterloom.sources.pairs import check_sources, read_sources
-from rasterloom.sources.readers import SourceError
 
 CANARY = "canary-5e1f"
 LEADS_OUT = "leads out of the source's folder"

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from rasterloom.recipe.sources import Source
 from rasterloom.schema import PAIRS, pair_key
 from rasterloom.sources import pairs as pairs_module
+from rasterloom.sources.files import SourceError
 from rasterloom.sources.pairs import read_sources, stream_pairs
-from rasterloom.sources.readers import SourceError, source_digest
+from rasterloom.sources.readers.registry import source_digest
 
 
 def parquet(path: Path, **columns: object) -> Source:

@@ -14,10 +14,10 @@ from yarl import URL
 
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import ErrorClass
-from rasterloom.sources import hosts as hosts_module
-from rasterloom.sources.backoff import wait_before_retry
 from rasterloom.sources.failure import Failure
-from rasterloom.sources.hosts import Host, Hosts
+from rasterloom.sources.fetch import hosts as hosts_module
+from rasterloom.sources.fetch.backoff import wait_before_retry
+from rasterloom.sources.fetch.hosts import Host, Hosts
 
 Rows = list[dict[str, Any]]
 Fetcher = Callable[..., Rows]

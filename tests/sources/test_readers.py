@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rasterloom.recipe.sources import Source
-from rasterloom.sources.readers import UNREADABLE, SourceError, read_rows, source_name
+from rasterloom.sources.files import SourceError
+from rasterloom.sources.readers.registry import read_rows, source_name
+from rasterloom.sources.readers.row import UNREADABLE
 
 Write = Callable[[str, bytes], Path]
 

@@ -11,9 +11,9 @@ import pytest
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.sources import Column, Source
 from rasterloom.schema import in_order
-from rasterloom.sources.fetch import fetch_shard
+from rasterloom.sources.fetch.shard import fetch_shard
+from rasterloom.sources.files import SourceError
 from rasterloom.sources.pairs import check_sources, read_sources
-from rasterloom.sources.readers import SourceError
 
 
 @pytest.fixture

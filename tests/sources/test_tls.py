@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from rasterloom.sources import client, worker
+from rasterloom.sources.fetch import client, client_pool
 
 
 class Authority:
@@ -84,7 +84,7 @@ def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Autho
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
     client._ssl_context.cache_clear()
     yield authority
-    worker.close_workers()
+    client_pool.close_workers()
     client._ssl_context.cache_clear()
 
 

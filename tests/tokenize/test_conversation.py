@@ -6,7 +6,7 @@ import pytest
 
 from rasterloom.tokenize.conversation import Encoded, drop_context, encode, encode_prompt
 from rasterloom.tokenize.profiles import CHAMELEON, MINI
-from rasterloom.tokenize.prompts import turns as prompt_turns
+from rasterloom.tokenize.prompt_templates import turns as prompt_turns
 from rasterloom.tokenize.unirep import frame
 
 GOLDEN = json.loads((Path(__file__).parent / "golden/conversations.json").read_text())

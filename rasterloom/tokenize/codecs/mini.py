@@ -99,7 +99,7 @@ class MiniNetwork(nn.Module):
 
 
 class MiniCodec:
-    """The `mini` codec on the CPU, in fp32. See `rasterloom.tokenize.codecs.Codec` for the methods."""
+    """The `mini` codec on the CPU, in fp32. See `rasterloom.tokenize.codecs.base.Codec` for the methods."""
 
     name = "mini"
     downsample = DOWNSAMPLE

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from rasterloom.pipelines.checks import dominant_colour
-from rasterloom.tokenize.codecs import Codec, load_codec
+from rasterloom.tokenize.codecs.base import Codec
+from rasterloom.tokenize.codecs.load import load_codec
 from rasterloom.tokenize.codecs.mini import WEIGHTS
 
 ROOT = Path(__file__).parents[3]

@@ -1,0 +1,184 @@
+"""CLIP: pictures and captions as points on one sphere, and how near the two of a pair are."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from rasterloom.filtering.scorers.base import Batch, Scores, floats
+from rasterloom.utils.oom_batches import in_halves
+
+Embeddings = NDArray[np.float32]
+
+DEFAULT_CLIP = "openai/clip-vit-large-patch14"  # what LAION's heads were trained on
+BATCH = 32
+EMBEDDING = pa.list_(pa.field("element", pa.float32()))
+
+
+class ClipScorer:
+    """The cosine between the embeddings of picture and caption; about 0.15 to 0.4 for OpenAI's CLIPs.
+
+    Args:
+        clip: folder of a checkpoint of transformers' CLIP, or its id on the Hugging Face hub
+        revision: branch, tag or commit on the hub
+        keep_embeddings: keep both embeddings, L2-normalised, as columns
+
+    Raises:
+        ValueError: a folder given as `clip` is missing
+    """
+
+    name = "clip"
+    version = "1"
+    sees = True
+
+    def __init__(
+        self, clip: str = DEFAULT_CLIP, revision: str | None = None, keep_embeddings: bool = False
+    ) -> None:
+        digest = hashlib.sha256()
+        add_checkpoint(digest, clip, revision)
+        self.digest = digest.hexdigest()
+        self.clip = open_clip(clip, revision)
+        self.columns = floats("clip")
+        if keep_embeddings:
+            self.columns |= {"clip_embedding": EMBEDDING, "clip_text_embedding": EMBEDDING}
+
+    def __call__(self, batch: Batch) -> Scores:
+        pictures, captions = self.clip.of_pictures(batch), self.clip.of_captions(batch)
+        return {
+            "clip": (pictures.astype(np.float64) * captions).sum(axis=1),
+            "clip_embedding": pictures,
+            "clip_text_embedding": captions,
+        }
+
+
+class Clip:
+    """A CLIP of transformers, loaded when it is first used. Scorers of the same checkpoint share it."""
+
+    def __init__(self, checkpoint: str, revision: str | None) -> None:
+        self.checkpoint, self.revision = checkpoint, revision or "main"
+
+    def of_pictures(self, batch: Batch) -> Embeddings:
+        """Return the embeddings [n, d] of a batch's pictures, of length 1; the tower runs once a batch."""
+        return batch.once((id(self), "pictures"), lambda: self.embed_pictures(batch.images))
+
+    def of_captions(self, batch: Batch) -> Embeddings:
+        """Return the embeddings [n, d] of a batch's captions, of length 1; NaN where there is none."""
+        return batch.once((id(self), "captions"), lambda: self.embed_captions(batch.captions))
+
+    def embed_pictures(self, pictures: Sequence[NDArray[np.uint8]]) -> Embeddings:
+        model, processor = self._model
+
+        def embed(some: Sequence[NDArray[np.uint8]]) -> Embeddings:
+            inputs = processor(list(some), return_tensors="pt", input_data_format="channels_last")
+            pooled = model.vision_model(inputs["pixel_values"].to(model.device)).pooler_output
+            return _of_length_1(model.visual_projection(pooled))
+
+        return self._in_batches(embed, pictures)
+
+    def embed_captions(self, captions: Sequence[str | None]) -> Embeddings:
+        """Captions longer than the text tower's context are cut."""
+        model, _ = self._model
+        limit = model.config.text_config.max_position_embeddings
+
+        def embed(some: Sequence[str]) -> Embeddings:
+            tokens = self._tokenizer(
+                list(some), return_tensors="pt", padding=True, truncation=True, max_length=limit
+            ).to(model.device)
+            pooled = model.text_model(tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
+            return _of_length_1(model.text_projection(pooled))
+
+        there = np.array([bool(caption) for caption in captions], bool)
+        result = np.full((len(captions), model.config.projection_dim), np.nan, np.float32)
+        result[there] = self._in_batches(embed, [caption for caption in captions if caption])
+        return result
+
+    def _in_batches(self, embed: Any, items: Sequence[Any]) -> Embeddings:
+        import torch
+
+        model, _ = self._model
+        with torch.inference_mode():
+            parts = in_halves(embed, items, BATCH)
+        return np.concatenate([np.empty((0, model.config.projection_dim), np.float32), *parts])
+
+    @cached_property
+    def _model(self) -> tuple[Any, Any]:
+        import torch
+        from transformers import CLIPImageProcessorPil, CLIPModel
+
+        try:
+            model, info = CLIPModel.from_pretrained(
+                self.checkpoint, revision=self.revision, output_loading_info=True
+            )
+            processor = CLIPImageProcessorPil.from_pretrained(self.checkpoint, revision=self.revision)
+        except OSError as error:
+            raise self._cannot_load(error) from error
+        if absent := [*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])]:
+            raise ValueError(f"{self.checkpoint!r} is no checkpoint of a CLIP: it lacks {sorted(absent)[0]}")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return model.to(device).eval(), processor
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.checkpoint, revision=self.revision)
+        except (OSError, ValueError) as error:
+            raise self._cannot_load(error) from error
+        # Where its files are missing, transformers makes one that knows no words.
+        words = self._model[0].config.text_config.vocab_size
+        if not words / 2 <= len(tokenizer) <= words:
+            raise self._cannot_load(
+                ValueError(f"its tokenizer has {len(tokenizer)} words, its text tower {words}")
+            )
+        return tokenizer
+
+    def _cannot_load(self, error: Exception) -> ValueError:
+        return ValueError(
+            f"cannot load the CLIP {self.checkpoint!r}; where the Hugging Face hub cannot be reached, give "
+            f"`clip:` a folder with the checkpoint ({one_line(error)})"
+        )
+
+
+@lru_cache(maxsize=8)
+def open_clip(checkpoint: str, revision: str | None) -> Clip:
+    return Clip(checkpoint, revision)
+
+
+def _of_length_1(embeddings: Any) -> Embeddings:
+    normal: Embeddings = (embeddings / embeddings.norm(dim=1, keepdim=True)).float().cpu().numpy()
+    return normal
+
+
+def add_checkpoint(result: Any, clip: str, revision: str | None) -> None:
+    """Add a checkpoint to a digest of hashlib, without loading it.
+
+    Of a folder's files, which may be many gigabytes, it takes the names, the sizes and 64 KiB at 16 places
+    each; of a checkpoint on the hub its name and revision.
+
+    Raises:
+        ValueError: `clip` is neither a folder nor the form of an id on the hub
+    """
+    folder = Path(clip).expanduser()
+    if folder.is_dir():
+        for file in sorted(p for p in folder.iterdir() if p.is_file()):
+            size = file.stat().st_size
+            result.update(f"{file.name} {size}\n".encode())
+            with file.open("rb") as data:
+                for place in range(16):
+                    data.seek(max(0, (size - 65536) * place // 15))
+                    result.update(data.read(65536))
+    elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?", clip) and not clip.startswith("."):
+        result.update(f"{clip}@{revision or 'main'}".encode())
+    else:
+        raise ValueError(f"no CLIP checkpoint at {clip}: give `clip:` its folder, or its id on the hub")
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

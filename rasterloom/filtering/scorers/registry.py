@@ -1,0 +1,208 @@
+"""Scorers: what turns pictures into numbers that the keep rule can ask for."""
+
+import hashlib
+import inspect
+import io
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, get_args
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from rasterloom import schema
+from rasterloom.filtering.scorers.aesthetic import AestheticScorer
+from rasterloom.filtering.scorers.base import Batch, Captions, Images, Scorer, Scores, floats
+from rasterloom.filtering.scorers.captions import CaptionScorer, LanguageScorer
+from rasterloom.filtering.scorers.clip import ClipScorer
+from rasterloom.filtering.scorers.flatness import flatness
+from rasterloom.filtering.scorers.nsfw import NsfwScorer
+from rasterloom.filtering.scorers.quality import PARAMETERS, load_photographs, niqe
+from rasterloom.filtering.scorers.text_area import TextAreaScorer
+from rasterloom.recipe.filtering import Score
+from rasterloom.utils.redact import cut, safe
+
+BATCH_ROWS = 64
+BATCH_PIXELS = 32_000_000  # of decoded pictures held at once, 3 bytes each; a single one may have more
+
+log = logging.getLogger(__name__)
+
+
+class QualityScorer:
+    """NIQE, and `quality`: 1 for a perfect picture, 0.5 for a middling photograph, 0 for a ruined one.
+
+    `quality` halves with each `Photographs.median` of NIQE, so that a higher score is better, as with the
+    others. Both are null for pictures that are too small or too flat to tell.
+    """
+
+    name = "quality"
+    version = "1"
+    columns = floats("quality", "niqe")
+    sees = True
+
+    @cached_property
+    def digest(self) -> str:
+        return hashlib.sha256(PARAMETERS.read_bytes()).hexdigest()
+
+    def __call__(self, batch: Batch) -> Scores:
+        distance = np.array([niqe(image) for image in batch.images], np.float64)
+        return {"quality": np.exp2(-distance / load_photographs().median), "niqe": distance}
+
+
+class FlatnessScorer:
+    """The share of a picture in which nothing changes, see `flatness`."""
+
+    name = "flatness"
+    version = "1"
+    digest = ""
+    columns = floats("flatness")
+    sees = True
+
+    def __call__(self, batch: Batch) -> Scores:
+        return {"flatness": np.array([flatness(image) for image in batch.images], np.float64)}
+
+
+SCORERS: dict[str, Callable[..., Scorer]] = {
+    scorer.name: scorer
+    for scorer in (
+        QualityScorer,
+        FlatnessScorer,
+        AestheticScorer,
+        ClipScorer,
+        NsfwScorer,
+        TextAreaScorer,
+        LanguageScorer,
+        CaptionScorer,
+    )
+}
+
+ON_GPU = {"aesthetic", "clip"}  # scores that a GPU is worth taking for
+
+_WORDS = {str: "text", bool: "true or false", int: "a whole number"}
+
+
+def make_scorers(configs: Sequence[Score]) -> list[Scorer]:
+    """Make the scorers that a recipe names. Large weights are loaded when the first picture is scored.
+
+    Raises:
+        ValueError: a scorer or an option is unknown, named twice or lacking, or a file of weights is missing
+    """
+    scorers: list[Scorer] = []
+    for config in configs:
+        if config.name not in SCORERS:
+            raise ValueError(f"unknown score {config.name!r}; known: {', '.join(SCORERS)}")
+        if any(scorer.name == config.name for scorer in scorers):
+            raise ValueError(f"the score {config.name} is named twice")
+        make = SCORERS[config.name]
+        _check_options(config, inspect.signature(make).parameters)
+        scorers.append(make(**config.options))
+    return scorers
+
+
+def _check_options(config: Score, options: Mapping[str, inspect.Parameter]) -> None:
+    for option, value in config.options.items():
+        if option not in options:
+            known = ", ".join(options) or "none"
+            raise ValueError(f"the score {config.name} has no option {option!r}; known: {known}")
+        kinds = get_args(options[option].annotation) or (options[option].annotation,)
+        if type(value) not in kinds:
+            words = " or ".join(_WORDS[kind] for kind in kinds if kind in _WORDS)
+            raise ValueError(
+                f"the option {option!r} of the score {config.name} takes {words} (got {value!r})"
+            )
+    for option, parameter in options.items():
+        if parameter.default is parameter.empty and option not in config.options:
+            raise ValueError(f"the score {config.name} needs the option {option!r}")
+
+
+def identity(configs: Sequence[Score]) -> dict[str, str]:
+    """Return what each score is computed by: name -> version and digest. Loads no model."""
+    return {s.name: f"{s.version}:{s.digest}" if s.digest else s.version for s in make_scorers(configs)}
+
+
+def score_columns(configs: Sequence[Score]) -> pa.Schema:
+    """Return the columns that the scorers of a recipe give."""
+    return _columns(make_scorers(configs))
+
+
+def _columns(scorers: Sequence[Scorer]) -> pa.Schema:
+    return pa.schema([field for scorer in scorers for field in scorer.columns.items()])
+
+
+def score_shard(images: pa.Table, scorers: Sequence[Scorer]) -> pa.Table:
+    """Score a shard: `schema.SCORES` and the columns of the scorers, a row for each row of `images`.
+
+    Args:
+        images: `schema.IMAGES` with the bytes of the pictures
+
+    A row without a picture has null scores, and so has one where a scorer cannot say.
+    """
+    columns = _columns(scorers)
+    sees = any(scorer.sees for scorer in scorers)
+    parts: dict[str, list[pa.Array]] = {name: [] for name in columns.names}
+    rows: list[int] = []
+    for numbers, batch in _batches(images, sees) if scorers else ():
+        rows += numbers
+        for scorer in scorers:
+            scores = scorer(batch)
+            for name, kind in scorer.columns.items():
+                parts[name].append(_array(scores[name], kind))
+    # The rows that were scored, in order, are put where they belong; what lies between them is null.
+    place = np.full(len(images), -1)
+    place[rows] = np.arange(len(rows))
+    indices = pa.array(place, mask=place < 0)
+    spread = [pa.chunked_array(parts[name], columns.field(name).type).take(indices) for name in columns.names]
+    fields = pa.schema([*schema.SCORES, *columns])
+    return pa.table([images["key"], images["shard"], *spread], schema=fields)
+
+
+def _array(values: Any, kind: pa.DataType) -> pa.Array:
+    """Turn values [n] into an array, NaN into null; a row [d] of a list column with a NaN in it is null."""
+    if not pa.types.is_list(kind):
+        return pa.array(values, kind, from_pandas=True)
+    values = np.asarray(values, np.float32)
+    known = ~np.isnan(values).any(axis=1)
+    offsets = np.append(0, np.cumsum(np.where(known, values.shape[1], 0)))
+    flat = pa.array(values[known].ravel())
+    return pa.ListArray.from_arrays(offsets.astype(np.int32), flat, kind, mask=pa.array(~known))
+
+
+def _batches(images: pa.Table, sees: bool) -> Iterator[tuple[list[int], Batch]]:
+    """Decode the pictures there are, some at a time: row numbers, and pictures with captions."""
+    rows: list[int] = []
+    pictures: Images = []
+    captions: Captions = []
+    row = -1
+    for batch in images.select(["key", "image", "caption"]).to_batches(max_chunksize=BATCH_ROWS):
+        for key, data, caption in zip(*batch.columns, strict=True):
+            row += 1
+            if not data.is_valid:
+                continue
+            if sees:
+                picture = decode(data.as_py(), key.as_py())
+                if picture is None:
+                    continue
+                pictures.append(picture)
+            rows.append(row)
+            captions.append(caption.as_py())
+            if len(rows) == BATCH_ROWS or sum(p.size for p in pictures) > 3 * BATCH_PIXELS:
+                yield rows, Batch(pictures, captions)
+                rows, pictures, captions = [], [], []
+    if rows:
+        yield rows, Batch(pictures, captions)
+
+
+def decode(data: bytes, key: str) -> NDArray[np.uint8] | None:
+    """Decode a stored picture to RGB [h, w, 3], on white where it is transparent; None if it is broken."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            if not picture.has_transparency_data:
+                return np.asarray(picture.convert("RGB"))
+            white = Image.new("RGBA", picture.size, "white")
+            return np.asarray(Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        log.warning("the stored picture of %s cannot be decoded and has no scores: %s", safe(key), cut(error))
+        return None

@@ -1,0 +1,1 @@
+"""Images over HTTP: clients, hosts, robots.txt, opt-out."""

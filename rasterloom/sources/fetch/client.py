@@ -1,0 +1,277 @@
+"""A polite and careful HTTP client: what a page, a site or a network does, it ends in one class of error."""
+
+import asyncio
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from types import TracebackType
+from typing import Self, TypeVar
+
+import aiohttp
+from protego import Protego
+from yarl import URL
+
+from rasterloom.recipe.fetch import Fetch
+from rasterloom.schema import ErrorClass
+from rasterloom.sources.failure import Failure
+from rasterloom.sources.fetch.addresses import SCHEMES, BlockedAddress, Gate
+from rasterloom.sources.fetch.backoff import wait_before_retry
+from rasterloom.sources.fetch.hosts import DOWN, RULES_S, Host, Hosts
+from rasterloom.sources.fetch.http_errors import check_status, network_failure, read_body
+from rasterloom.sources.fetch.opt_out import OptOuts
+from rasterloom.sources.fetch.robots import (
+    MAX_ROBOTS_BYTES,
+    crawl_delay,
+    opt_out,
+    parse_robots,
+    product_token,
+)
+
+DNS_CACHE_S = 300
+DNS_CACHE_NAMES = 10_000
+READ_BUFFER_BYTES = 2**20  # aiohttp's own would stop and start a picture's transfer many times
+REDIRECTS = (301, 302, 303, 307, 308)
+
+NOT_ASKED = (ErrorClass.HOST_DOWN, ErrorClass.HOST_BUSY)
+# A robots.txt that was not reached says nothing about what is allowed: these stay the classes they are.
+UNREACHED = DOWN - {ErrorClass.HTTP_5XX} | {
+    ErrorClass.BAD_URL,
+    ErrorClass.BLOCKED_ADDRESS,
+    ErrorClass.OPT_OUT,
+    *NOT_ASKED,
+}
+
+T = TypeVar("T")
+
+
+@dataclass
+class Trace:
+    """What is known of a fetch, however it ends."""
+
+    attempts: int = 0
+    status: int | None = None
+    final_url: str | None = None
+    seconds: float = 0.0  # spent on requests, of the deadline
+
+
+@dataclass
+class Client:
+    """Fetches URLs under the limits of a recipe's ``fetch`` section. Use it as a context manager."""
+
+    config: Fetch
+    opt_outs: OptOuts = field(default_factory=OptOuts)
+
+    async def __aenter__(self) -> Self:
+        self._gate = Gate(self.config.allow_hosts)
+        self._slots = asyncio.Semaphore(self.config.concurrency)
+        self._hosts = Hosts(self.config)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0,  # our own semaphores count
+                resolver=self._gate,
+                socket_factory=self._gate.open_socket,
+                ssl=_ssl_context(),
+                ttl_dns_cache=DNS_CACHE_S,
+                dns_cache_max_size=DNS_CACHE_NAMES,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={
+                "User-Agent": self.config.user_agent,
+                "Accept": "image/*,*/*;q=0.8",
+                "Accept-Encoding": "identity",
+            },
+            read_bufsize=READ_BUFFER_BYTES,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # `_request` has the clock
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        tasks = self._hosts.tasks()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._session.close()
+        await self._gate.close()
+
+    async def get(self, address: str, use: Callable[[bytes], Awaitable[T]], trace: Trace) -> T:
+        """Fetch a URL and return what ``use`` makes of the body, trying again what may pass.
+
+        ``use`` runs while the fetch still counts as under way, so no more than ``config.concurrency``
+        bodies are in memory. ``trace`` is filled in as things happen.
+
+        Raises:
+            Failure: of the last attempt.
+        """
+        return await self._try_again(_parse(address), use, trace)
+
+    async def _try_again(
+        self, url: URL, use: Callable[[bytes], Awaitable[T]], trace: Trace, *, is_robots: bool = False
+    ) -> T:
+        earlier: Failure | None = None
+        while True:
+            trace.attempts += 1
+            try:
+                return await self._attempt(url, use, trace, is_robots=is_robots)
+            except Failure as failure:
+                if failure.error in NOT_ASKED:
+                    trace.attempts -= 1
+                    raise earlier or failure from None
+                wait = wait_before_retry(trace.attempts, failure)
+                over = trace.attempts > self.config.retries or trace.seconds >= self.config.deadline_s
+                if over or not failure.may_pass or wait > self.config.patience_s:
+                    raise
+                earlier = failure
+            await asyncio.sleep(wait)
+
+    async def _attempt(
+        self, url: URL, use: Callable[[bytes], Awaitable[T]], trace: Trace, *, is_robots: bool = False
+    ) -> T:
+        trace.status = None
+        for _ in range(self.config.max_redirects + 1):
+            trace.final_url = str(url)
+            self._check(url)
+            with self._hosts.using(url) as host:
+                if self.config.robots and not is_robots:
+                    await self._obey_robots(url, host)
+                await self._enter(host)
+                try:
+                    try:
+                        answer = await self._ask(url, host, trace, is_robots=is_robots)
+                    finally:
+                        host.slots.release()
+                    if isinstance(answer, bytes):
+                        return await use(answer)
+                finally:
+                    self._slots.release()
+            url = answer
+        raise Failure(
+            ErrorClass.TOO_MANY_REDIRECTS,
+            f"redirected more than max_redirects = {self.config.max_redirects} times, last to {url}",
+        )
+
+    async def _enter(self, host: Host) -> None:
+        """Wait for a slot of the host, for its turn, and for a slot of ours; all of them are held then.
+
+        Raises:
+            Failure: HOST_DOWN or HOST_BUSY, and nothing is held.
+        """
+        host.check(self.config, ahead=host.waiting)
+        host.waiting += 1
+        try:
+            await host.slots.acquire()
+            try:
+                while True:
+                    host.check(self.config)  # the queue may have been long
+                    await asyncio.sleep(host.seconds_to_turn())
+                    await self._slots.acquire()
+                    if not host.seconds_to_turn():
+                        host.take_turn(self.config)
+                        return
+                    self._slots.release()
+            except BaseException:
+                host.slots.release()
+                raise
+        finally:
+            host.waiting -= 1
+
+    async def _ask(self, url: URL, host: Host, trace: Trace, *, is_robots: bool) -> bytes | URL:
+        """Make one request within what is left of the deadline, and note how the host took it."""
+        started = time.monotonic()
+        try:
+            answer = await self._request(url, trace, is_robots=is_robots)
+        except Failure as failure:
+            host.learn(failure, self.config)
+            raise
+        finally:
+            trace.seconds += time.monotonic() - started
+        host.learn(None, self.config)
+        return answer
+
+    def _check(self, url: URL) -> None:
+        if url.scheme not in SCHEMES:
+            raise Failure(ErrorClass.BLOCKED_SCHEME, f"{url.scheme}: is not fetched, only http and https are")
+        if not url.host:
+            raise Failure(ErrorClass.BAD_URL, f"{url} names no host")
+        if entry := self.opt_outs.of_url(url):
+            raise Failure(ErrorClass.OPT_OUT, f"the opt-out list has {entry}")
+        try:
+            self._gate.check_url(url)
+        except BlockedAddress as error:
+            raise Failure(ErrorClass.BLOCKED_ADDRESS, str(error)) from None
+
+    async def _obey_robots(self, url: URL, host: Host) -> None:
+        """Fetch the robots.txt of a URL's host, once for all of its URLs, and do as it says."""
+        if host.rules is None or (host.rules.done() and time.monotonic() > host.rules_until):
+            host.rules = asyncio.create_task(self._read_robots(url.origin() / "robots.txt", host))
+        try:
+            rules = await asyncio.shield(host.rules)
+        except Failure as failure:  # has been tried again already
+            raise Failure(failure.error, f"robots.txt: {failure.detail}") from None
+        if not rules.can_fetch(str(url), product_token(self.config.user_agent)):
+            raise Failure(ErrorClass.ROBOTS, f"{host.name}/robots.txt disallows {url.raw_path}")
+
+    async def _read_robots(self, url: URL, host: Host) -> Protego:
+        """Read a robots.txt; RFC 9309: where there is none all is allowed, where it is ill nothing is."""
+
+        async def parse(body: bytes) -> Protego:
+            return parse_robots(body)
+
+        host.rules_until = time.monotonic() + self.config.host_down_s
+        try:
+            rules = await self._try_again(url, parse, Trace(), is_robots=True)
+        except Failure as failure:
+            if failure.error in UNREACHED:
+                raise
+            if failure.error is not ErrorClass.HTTP_4XX:
+                detail = f"cannot be read, so nothing may be: {failure.detail}"
+                raise Failure(ErrorClass.ROBOTS, detail) from None
+            rules = parse_robots(b"")
+        host.crawl_delay = crawl_delay(rules, self.config.user_agent)
+        host.rules_until = time.monotonic() + RULES_S
+        return rules
+
+    async def _request(self, url: URL, trace: Trace, *, is_robots: bool) -> bytes | URL:
+        """Make one request and return its body, or where it redirects to."""
+        left = self.config.deadline_s - trace.seconds
+        try:
+            async with asyncio.timeout(left), self._session.get(url, allow_redirects=False) as response:
+                trace.status = response.status
+                if response.status in REDIRECTS and "Location" in response.headers:
+                    return _join(url, response.headers["Location"])
+                check_status(response)
+                if is_robots:
+                    return await read_body(response, MAX_ROBOTS_BYTES, cut=True)
+                tags = response.headers.getall("X-Robots-Tag", [])
+                if asked := opt_out(tags, self.config.user_agent, self.config.opt_out_tags):
+                    raise Failure(ErrorClass.ROBOTS, f"X-Robots-Tag says {asked}")
+                return await read_body(response, self.config.max_bytes)
+        except TimeoutError:
+            detail = f"no complete answer within deadline_s = {self.config.deadline_s:g}"
+            raise Failure(ErrorClass.TIMEOUT, detail) from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise network_failure(error) from error
+
+
+@lru_cache(maxsize=1)
+def _ssl_context() -> ssl.SSLContext:
+    return ssl.create_default_context()  # reading the root certificates takes 20 ms: once a process
+
+
+def _parse(address: str) -> URL:
+    try:
+        url = URL(address.strip())
+        return url.with_user(None) if url.user is not None else url  # a data set's passwords are not used
+    except ValueError as error:
+        raise Failure(ErrorClass.BAD_URL, f"not a URL: {error}") from None
+
+
+def _join(url: URL, location: str) -> URL:
+    try:
+        target = url.join(URL(location))
+        return target.with_user(None) if target.user is not None else target
+    except ValueError as error:
+        raise Failure(ErrorClass.BAD_URL, f"redirects to what is not a URL: {error}") from None

@@ -1,0 +1,130 @@
+"""What a worker remembers of each host: its robots.txt, how soon it may be asked again, and whether it is up.
+
+The times are those of ``time.monotonic()``. All of it is used by one event loop and needs no lock.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from protego import Protego
+from yarl import URL
+
+from rasterloom.recipe.fetch import Fetch
+from rasterloom.schema import ErrorClass
+from rasterloom.sources.failure import Failure
+from rasterloom.sources.fetch.backoff import wait_before_retry
+
+MOST_HOSTS = 10_000  # remembered at once; the one that was longest not asked goes first
+RULES_S = 24 * 3600.0  # RFC 9309, 2.4: a robots.txt is not relied on for longer
+
+# After these a host may be down; whatever else it does, it answers.
+DOWN = frozenset(
+    {ErrorClass.DNS, ErrorClass.CONNECT, ErrorClass.TLS, ErrorClass.TIMEOUT, ErrorClass.HTTP_5XX}
+)
+
+
+@dataclass
+class Host:
+    """One scheme, host and port."""
+
+    name: str
+    slots: asyncio.Semaphore
+    interval: float = 0.0  # least seconds between two requests, by the recipe
+    crawl_delay: float = 0.0  # the same, by robots.txt
+    next_turn: float = 0.0
+    not_before: float = 0.0  # asked for by Retry-After
+    waiting: int = 0  # rows, for their turn
+    failed_in_a_row: int = 0
+    last_failure: str = ""
+    down_until: float = 0.0
+    rules: asyncio.Task[Protego] | None = None
+    rules_until: float = 0.0
+    users: int = 0
+
+    def check(self, config: Fetch, ahead: int = 0) -> None:
+        """Return if a row may wait for its turn, after so many others.
+
+        Raises:
+            Failure: HOST_DOWN, or HOST_BUSY if what the host asks for takes longer than ``patience_s``; the
+                recipe's own ``host_rate`` may take as long as it takes.
+        """
+        now = time.monotonic()
+        if self._seems_down(config) and now < self.down_until:
+            detail = f"not asked: the last {self.failed_in_a_row} requests to {self.name} failed"
+            raise Failure(ErrorClass.HOST_DOWN, f"{detail}, the last one so: {self.last_failure}")
+        wait, asked = self.not_before - now, "Retry-After"
+        if self.crawl_delay > self.interval:
+            in_line = self.next_turn - now + ahead * self.crawl_delay
+            wait, asked = max((wait, asked), (in_line, f"Crawl-delay: {self.crawl_delay:g}"))
+        if wait > config.patience_s:
+            detail = f"{self.name} asks for patience ({asked}), the turn would come in {wait:.0f} s"
+            raise Failure(ErrorClass.HOST_BUSY, f"not asked: {detail}, patience_s is {config.patience_s:g}")
+
+    def _seems_down(self, config: Fetch) -> bool:
+        return 0 < config.host_down_after <= self.failed_in_a_row
+
+    def seconds_to_turn(self) -> float:
+        """Return how long the host is to be left alone yet: 0 when it may be asked now."""
+        return max(0.0, max(self.not_before, self.next_turn) - time.monotonic())
+
+    def take_turn(self, config: Fetch) -> None:
+        """Say that a request is made now."""
+        now = time.monotonic()
+        self.next_turn = now + max(self.interval, self.crawl_delay)
+        if self._seems_down(config):
+            self.down_until = now + config.host_down_s  # this request finds out, for all
+
+    def learn(self, failure: Failure | None, config: Fetch) -> None:
+        """Take note of how a request ended; None is well."""
+        now = time.monotonic()
+        if failure is None or failure.error not in DOWN:
+            self.failed_in_a_row = 0
+        else:
+            self.failed_in_a_row += 1
+            self.last_failure = f"{failure.error}, {failure.detail}"
+            self.down_until = now + config.host_down_s
+        if failure is not None:
+            pause = failure.retry_after
+            if pause is None and failure.error is ErrorClass.HTTP_429:
+                pause = wait_before_retry(1, failure)
+            self.not_before = max(self.not_before, now + (pause or 0.0))
+
+
+class Hosts:
+    """The hosts that a worker has to do with, by origin."""
+
+    def __init__(self, config: Fetch) -> None:
+        self._config = config
+        self._known: OrderedDict[URL, Host] = OrderedDict()
+
+    @contextmanager
+    def using(self, url: URL) -> Iterator[Host]:
+        """Give the host of a URL, which is not forgotten while it is in use."""
+        origin = url.origin()
+        host = self._known.get(origin)
+        if host is None:
+            rate = self._config.host_rate
+            slots = asyncio.Semaphore(self._config.per_host)
+            host = self._known[origin] = Host(str(origin), slots, interval=1 / rate if rate else 0.0)
+            self._forget()
+        self._known.move_to_end(origin)
+        host.users += 1
+        try:
+            yield host
+        finally:
+            host.users -= 1
+
+    def tasks(self) -> list[asyncio.Task[Protego]]:
+        """The robots.txt files that are being read, or have been."""
+        return [host.rules for host in self._known.values() if host.rules is not None]
+
+    def _forget(self) -> None:
+        while len(self._known) > MOST_HOSTS:
+            idle = next((origin for origin, host in self._known.items() if not host.users), None)
+            if idle is None:
+                return
+            del self._known[idle]

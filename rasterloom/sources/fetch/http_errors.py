@@ -1,0 +1,99 @@
+"""What a server's answer, or the want of one, means."""
+
+import socket
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import aiohttp
+
+from rasterloom.schema import ErrorClass
+from rasterloom.sources.failure import Failure
+from rasterloom.sources.fetch.addresses import BlockedAddress
+from rasterloom.utils.redact import cut
+
+REASON = 100  # characters of a status line's words that are kept
+PASSING_STATUS = (408, 425)  # 4xx that may pass, beside 429
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Read a Retry-After header: seconds or a date."""
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, TypeError):
+        return None
+    return max(0.0, (moment.astimezone(UTC) - datetime.now(UTC)).total_seconds())
+
+
+def check_status(response: aiohttp.ClientResponse) -> None:
+    """Return if the answer is a success.
+
+    Raises:
+        Failure: HTTP_429, HTTP_5XX, or HTTP_4XX for every other status without a body of its own.
+    """
+    status = response.status
+    if 200 <= status < 300:
+        return
+    detail = f"answered {status} {cut(response.reason or '', REASON)}".rstrip()
+    wait = _retry_after(response.headers.get("Retry-After"))
+    if wait is not None:
+        detail += f", asked to wait {wait:.0f} s"
+    if status == 429:
+        raise Failure(ErrorClass.HTTP_429, detail, may_pass=True, retry_after=wait)
+    if status >= 500:
+        raise Failure(ErrorClass.HTTP_5XX, detail, may_pass=True, retry_after=wait)
+    raise Failure(ErrorClass.HTTP_4XX, detail, may_pass=status in PASSING_STATUS)
+
+
+async def read_body(response: aiohttp.ClientResponse, limit: int, *, cut: bool = False) -> bytes:
+    """Read a body of at most ``limit`` bytes; of a longer one only so many if ``cut``.
+
+    Raises:
+        Failure: TOO_MANY_BYTES or INCOMPLETE.
+    """
+    announced = response.content_length or 0
+    if announced > limit and not cut:
+        raise Failure(ErrorClass.TOO_MANY_BYTES, f"announces {announced} bytes, more than {limit}")
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async for chunk in response.content.iter_any():
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > limit:
+                if cut:
+                    return b"".join(chunks)[:limit]
+                raise Failure(ErrorClass.TOO_MANY_BYTES, f"sent more than {limit} bytes")
+    except (aiohttp.ClientError, ConnectionError):
+        of = f" of {announced}" if announced else ""
+        detail = f"the connection broke off after {size}{of} bytes"
+        raise Failure(ErrorClass.INCOMPLETE, detail, may_pass=True) from None
+    return b"".join(chunks)
+
+
+def network_failure(error: aiohttp.ClientError | OSError) -> Failure:
+    """Return the class of what went wrong before a server answered."""
+    cause = getattr(error, "os_error", error)
+    if isinstance(cause, BlockedAddress):
+        return Failure(ErrorClass.BLOCKED_ADDRESS, str(cause))
+    if isinstance(error, aiohttp.InvalidURL):
+        return Failure(ErrorClass.BAD_URL, str(error))
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        passing = getattr(cause, "errno", None) == socket.EAI_AGAIN
+        return Failure(ErrorClass.DNS, f"the name does not resolve: {cause}", may_pass=passing)
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
+        return Failure(ErrorClass.TLS, _tls_detail(error, cause))
+    passing = not isinstance(error, aiohttp.ClientResponseError)  # which is: does not speak HTTP
+    return Failure(ErrorClass.CONNECT, str(error) or type(error).__name__, may_pass=passing)
+
+
+def _tls_detail(error: Exception, cause: object) -> str:
+    """Say what is wrong with a certificate in OpenSSL's words, without its codes."""
+    certificate = getattr(error, "certificate_error", cause)
+    said = getattr(certificate, "verify_message", None) or getattr(certificate, "reason", None)
+    return f"no trustworthy TLS: {said or error}"

@@ -1,0 +1,147 @@
+"""One shard of pairs to one shard of images: a row for every row, whatever happens to it."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from rasterloom.recipe.fetch import Fetch
+from rasterloom.recipe.sources import Source
+from rasterloom.schema import IMAGES, PICTURE, ErrorClass, in_order
+from rasterloom.sources.failure import Failure
+from rasterloom.sources.fetch.checksums import check_hashes
+from rasterloom.sources.fetch.client import Client, Trace
+from rasterloom.sources.fetch.client_pool import with_client
+from rasterloom.sources.fetch.local_images import LocalImages
+from rasterloom.sources.images.decode import Picture, decode_image
+from rasterloom.sources.pairs import check_pair
+from rasterloom.sources.readers.tasks import is_url
+
+DECODE_THREADS = 1  # of one worker; a machine runs a worker a core
+
+
+def fetch_shard(pairs: pa.Table, config: Fetch, *, shard: int, sources: Sequence[Source] = ()) -> pa.Table:
+    """Fetch the images of a range of pairs.
+
+    Args:
+        pairs: rows of ``schema.PAIRS``.
+        config: the recipe's ``fetch`` section.
+        shard: number of the range, for the column of that name.
+        sources: the recipe's sources, for pairs whose image lies there (``path``).
+
+    Returns:
+        Rows of ``schema.IMAGES``, one for every row of ``pairs`` and in their order. A pair that gave no
+        image has its class of error and a sentence on it; a sample of several pictures fails with the first
+        of them that did. Call it where no event loop is running.
+
+    Raises:
+        OptOutError: ``config.opt_out`` cannot be read.
+    """
+
+    async def fetch_rows(client: Client) -> list[dict[str, Any]]:
+        with (
+            ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode") as threads,
+            LocalImages(sources, config) as local,
+        ):
+            rows = (_row(client, local, threads, pair, shard) for pair in pairs.to_pylist())
+            return await asyncio.gather(*rows)
+
+    return images_table(with_client(config, fetch_rows))
+
+
+def images_table(rows: list[dict[str, Any]]) -> pa.Table:
+    """Return rows as a table of ``schema.IMAGES``; the pictures are copied once, not with every doubling."""
+    columns = [
+        _binary([row.get(field.name) for row in rows])
+        if field.name == "image"
+        else pa.array([row.get(field.name) for row in rows], field.type)
+        for field in IMAGES
+    ]
+    return pa.Table.from_arrays(columns, schema=IMAGES)
+
+
+def _binary(values: list[bytes | None]) -> pa.Array:
+    sizes = [len(value) if value is not None else 0 for value in values]
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    present = pa.array([value is not None for value in values], pa.bool_())
+    data = b"".join(value for value in values if value is not None)
+    buffers = [present.buffers()[1], pa.py_buffer(offsets), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.large_binary(), len(values), buffers)
+
+
+async def _row(
+    client: Client, local: LocalImages, threads: ThreadPoolExecutor, pair: dict[str, Any], shard: int
+) -> dict[str, Any]:
+    row: dict[str, Any] = {name: pair[name] for name in ("key", "url", "caption", "task", "turns", "main")}
+    row |= {"shard": shard, "status": "failed"}
+    more = pair["more"] or []
+    traces = [Trace() for _ in range(1 + len(more))]  # of the main picture, then of the others
+
+    async def get(place: str, by_url: bool, trace: Trace, meta: str | None) -> dict[str, Any]:
+        async def decode(body: bytes) -> dict[str, Any]:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(threads, _columns, body, client, meta)
+
+        if by_url:
+            return await client.get(place, decode, trace)
+        trace.attempts = 1
+        return await local.get(pair["source"], place, decode)
+
+    shown = traces[0]
+    try:
+        check_pair(pair)
+        main = pair["url"] if pair["path"] is None else pair["path"]
+        if main is None:
+            return row | {"status": "ok", "attempts": 0}  # a sample of text alone
+        places = [main, *more]
+        by_url = [pair["path"] is None, *map(is_url, more)]
+        metas = [pair["meta"], *[None] * len(more)]  # it speaks of the row's own picture
+        got = await asyncio.gather(*map(get, places, by_url, traces, metas), return_exceptions=True)
+        ordered = in_order(0, pair["main"], range(1, len(places)))
+        for number, at in enumerate(ordered, 1):
+            found = got[at]
+            if isinstance(found, BaseException):
+                shown = traces[at]
+                raise _of_several(found, number, places[at], len(places)) if more else found
+        row |= got[0]  # type: ignore[arg-type]  # no exception among them
+        if more:
+            row["more"] = [{field.name: found[field.name] for field in PICTURE} for found in got[1:]]  # type: ignore[index]
+    except Failure as failure:
+        row |= {"error": str(failure.error), "detail": failure.detail}
+    except Exception as error:  # a fault of ours; the other rows of the shard shall not pay for it
+        row |= {"error": str(ErrorClass.INTERNAL), "detail": f"{type(error).__name__}: {error}"}
+    attempts = sum(trace.attempts for trace in traces)
+    return row | {"attempts": attempts, "http_status": shown.status, "final_url": shown.final_url}
+
+
+def _of_several(error: BaseException, number: int, place: str, count: int) -> BaseException:
+    """Say of a sample's failure which of its pictures it was."""
+    if not isinstance(error, Failure):
+        return error
+    return Failure(error.error, f"image {number} of {count} ({place}): {error.detail}")
+
+
+def _columns(body: bytes, client: Client, meta: str | None) -> dict[str, Any]:
+    sha256 = hashlib.sha256(body).hexdigest()
+    if sha256 in client.opt_outs.hashes:
+        raise Failure(ErrorClass.OPT_OUT, f"the opt-out list has a file of SHA-256 {sha256}")
+    check_hashes(body, sha256, meta, client.config)
+    picture: Picture = decode_image(body, client.config)
+    return {
+        "status": "ok",
+        "sha256": sha256,
+        "phash": picture.phash,
+        "thumbnail": picture.thumbnail,
+        "original_format": picture.original_format,
+        "original_width": picture.original_width,
+        "original_height": picture.original_height,
+        "original_bytes": len(body),
+        "format": picture.format,
+        "width": picture.width,
+        "height": picture.height,
+        "image": picture.data,
+    }

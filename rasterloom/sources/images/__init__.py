@@ -1,0 +1,1 @@
+"""Decoding, colour, resizing, perceptual hashes."""

@@ -1,0 +1,149 @@
+"""Text to token ids: a byte-level BPE trained on the captions, or a tokenizer.json of the user's own."""
+
+import hashlib
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import tokenizers
+
+from rasterloom.recipe.tokenize import Tokenize
+from rasterloom.schema import Profile
+from rasterloom.tokenize.profiles import profile_of
+from rasterloom.tokenize.prompt_templates import t2i_prompt
+from rasterloom.tokenize.token_names import names_of, profile_from_names
+
+BYTES = 256  # the vocabulary of a byte-level BPE before its first merge
+MOST_CAPTIONS = 1_000_000  # more than this teach a BPE nothing new
+
+
+class TextEncoder(Protocol):
+    """Turns text into token ids of a profile, and back."""
+
+    @property
+    def digest(self) -> str:
+        """Hex digest of all that decides which ids a text gets."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, without special tokens."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids."""
+        ...
+
+
+class JsonText:
+    """The tokenizer of a tokenizer.json, its ids moved up by ``first_id``.
+
+    Special tokens in a text are not recognised: a caption that says ``<eoss>`` is text like any other.
+
+    Args:
+        tokenizer_json: contents of the file.
+        first_id: ``profile.text0`` for a BPE trained here, 0 for a tokenizer with ids of its own.
+
+    Raises:
+        ValueError: the contents are no tokenizer.
+    """
+
+    def __init__(self, tokenizer_json: str, first_id: int = 0) -> None:
+        try:
+            self._tokenizer: Any = tokenizers.Tokenizer.from_str(tokenizer_json)
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"not a tokenizer.json: {error}") from None
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True
+        self.tokenizer_json = tokenizer_json
+        self.first_id = first_id
+
+    @property
+    def digest(self) -> str:
+        data = f"{self.first_id}:{self.tokenizer_json}".encode()
+        return hashlib.blake2b(data, digest_size=16, person=b"rasterloom.text").hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Number of ids, were they to start at 0."""
+        return 1 + max(self._tokenizer.get_vocab().values(), default=-1)
+
+    def encode(self, text: str) -> list[int]:
+        try:
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        except (UnicodeEncodeError, TypeError):
+            raise ValueError(f"{text!r} is not text that can be written in UTF-8") from None
+        return [self.first_id + i for i in encoding.ids]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        own = [int(i) - self.first_id for i in ids]
+        return str(self._tokenizer.decode(own, skip_special_tokens=False))
+
+    def __reduce__(self) -> tuple[type["JsonText"], tuple[str, int]]:
+        return JsonText, (self.tokenizer_json, self.first_id)
+
+
+def train_text(captions: Iterable[str], size: int) -> str:
+    """Train a byte-level BPE on captions, and return its tokenizer.json.
+
+    The text-to-image prompt is trained on along with every caption, so that it is short. The result
+    depends on the captions alone, not on their order; of very many, those of the lowest digest are used.
+
+    Args:
+        captions: texts; repeated ones weigh more.
+        size: number of ids; the first 256 are the bytes, so any text can be encoded.
+
+    Raises:
+        ValueError: ``size`` is below 256.
+    """
+    if size < BYTES:
+        raise ValueError(f"a byte-level BPE has at least {BYTES} ids, not {size}")
+    sample = heapq.nsmallest(MOST_CAPTIONS, captions, key=_caption_order)
+    tokenizer: Any = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=size,
+        initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_prompts(sample), trainer)
+    return str(tokenizer.to_str())
+
+
+def text_of(config: Tokenize, tokenizer_json: str) -> tuple[JsonText, Profile]:
+    """Return the text encoder that a recipe asks for, and the token ids that go with it.
+
+    Args:
+        config: of which ``codec``, ``text`` and ``text_vocab`` are read.
+        tokenizer_json: contents of the file ``config.text``, or, where that is None, of a BPE of
+            ``config.text_vocab`` ids by ``train_text``. For chameleon and movq, the user's file says what
+            ids the special tokens have too; for mini, its ids are moved behind those of the images.
+
+    Raises:
+        ValueError: no tokenizer.json, one that lacks tokens of the codec, or text that does not fit.
+    """
+    if config.text is None:
+        profile = profile_of(config.codec, config.text_vocab)
+        return JsonText(tokenizer_json, profile.text0), profile
+    try:
+        if config.codec == "mini":
+            text = JsonText(tokenizer_json, profile_of("mini").text0)
+            return text, profile_of("mini", text.size)
+        text = JsonText(tokenizer_json)
+        return text, profile_from_names(names_of(tokenizer_json), profile_of(config.codec), where="it")
+    except ValueError as error:
+        raise ValueError(f"cannot use the tokenizer {config.text}: {error}") from None
+
+
+def _caption_order(caption: str) -> tuple[bytes, str]:
+    digest = hashlib.blake2b(caption.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return digest, caption
+
+
+def _prompts(captions: Iterable[str]) -> Iterator[str]:
+    """Yield each caption as the model will read it, but for the size, whose digits stay single tokens."""
+    before, after = t2i_prompt(0, 0, "\0").split("0x0")
+    for caption in captions:
+        yield before
+        yield after.replace("\0", caption)

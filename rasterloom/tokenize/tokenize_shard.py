@@ -1,0 +1,286 @@
+"""One shard of kept images, with their captions, to rows of the ``tokens`` table.
+
+Pictures are decoded and cropped in threads, one batch ahead of the codec. A batch holds one bucket, so
+all its pictures have one shape. A row that cannot be tokenised is told apart, with its reason.
+"""
+
+import io
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from rasterloom.recipe.tokenize import Tokenize
+from rasterloom.schema import T2I, TEXT_BUCKET, TOKENS, Profile, bucket_name
+from rasterloom.tokenize.buckets import Size, bucket_sizes
+from rasterloom.tokenize.codecs.base import Codec
+from rasterloom.tokenize.conversation import Encoded, encode
+from rasterloom.tokenize.crop import CropPlan, apply_crop
+from rasterloom.tokenize.limits import crop_seed, length_fault, names_size, picture_fault
+from rasterloom.tokenize.profiles import profile_of
+from rasterloom.tokenize.prompt_templates import Template, Turn, templates_of
+from rasterloom.tokenize.sample_rows import COLUMNS, Sample, asks, plan_pictures, sample_of, turns_of
+from rasterloom.tokenize.text_tokenizer import TextEncoder
+from rasterloom.tokenize.unirep import frame_batch
+
+ANY_SIZE = "t2i_any_size"  # the text-to-image prompt that names no size
+THREADS = 2  # that decode and crop; more only compete with the codec
+SCORES = ("quality", "aesthetic", "clip")
+
+FAILURES = pa.schema([("key", pa.string()), ("reason", pa.string())])
+
+_EXIF_ORIENTATION = 0x0112
+
+
+class Tokenized(NamedTuple):
+    tokens: pa.Table  # schema.TOKENS, by bucket, then key
+    failures: pa.Table  # FAILURES, by key
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One picture of a sample."""
+
+    key: str
+    number: int
+    data: bytes
+    plan: CropPlan
+    exif: bool  # turn the picture as it says
+
+
+@dataclass(frozen=True)
+class _Planned:
+    sample: Sample
+    plans: list[CropPlan]  # of each picture
+    said: list[Turn]
+
+    @property
+    def size(self) -> Size:
+        """Width and height that the row is filed under, in pixels: the main picture's, 0 for text alone."""
+        return self.plans[self.sample.main].bucket if self.plans else (0, 0)
+
+    @property
+    def bucket(self) -> str:
+        return bucket_name(*self.size) if self.plans else TEXT_BUCKET
+
+
+def tokenize_shard(
+    images: pa.Table,
+    scores: pa.Table | None,
+    *,
+    target: int,
+    codec: Codec,
+    text: TextEncoder,
+    config: Tokenize,
+    profile: Profile | None = None,
+) -> Tokenized:
+    """Tokenise the images of a shard at one target resolution.
+
+    Every row of ``images`` comes back once: in ``tokens``, or in ``failures`` with the reason.
+
+    Args:
+        images: the kept rows of ``schema.IMAGES``; ``samples.COLUMNS`` are read, as far as they are there.
+        scores: rows of ``schema.SCORES`` with any of quality, aesthetic and clip; None if not scored.
+        target: resolution; see ``buckets.bucket_sizes``.
+        codec: turns pictures into codes of ``profile``.
+        text: turns prompts into ids of ``profile``.
+        config: which codec, how to crop, what prompts say, in what batches, and what is refused.
+        profile: ids of the tokens; by default those of ``config.codec``, with ``config.text_vocab`` ids
+            for text. Give it where a tokenizer of the user's has ids of its own.
+
+    Raises:
+        ValueError: ``target`` is no multiple of 32, or the codec gives codes that the profile lacks.
+    """
+    if profile is None:
+        profile = profile_of(config.codec, None if config.text else config.text_vocab)
+    bucket_sizes(target)  # refuses a target that is none
+    planned, reasons = _plan(images, target, config)
+    framed: dict[tuple[str, int], NDArray[np.int32]] = {}
+    broken: dict[str, tuple[int, str]] = {}  # the first picture of a sample that is, and why
+    for bucket, batch, pixels in _ahead(_jobs(planned, config), config.batch):
+        good = []
+        for job, pixel in zip(batch, pixels, strict=True):
+            if isinstance(pixel, str):
+                broken[job.key] = min((job.number, pixel), broken.get(job.key, (job.number, pixel)))
+            else:
+                good.append((job, pixel))
+        if not good:
+            continue
+        codes = codec.encode(np.stack([pixel for _, pixel in good]))
+        for (job, _), ids in zip(good, _frames(codes, bucket, profile), strict=True):
+            framed[job.key, job.number] = ids
+    rows: list[dict[str, Any]] = []
+    sequences: list[NDArray[np.int32]] = []
+    for one in sorted(planned, key=lambda one: (one.bucket, one.sample.key)):
+        sample = one.sample
+        if sample.key in broken:
+            number, reason = broken[sample.key]
+            reasons.append((sample.key, f"{_name(sample, number)}: {reason}"))
+            continue
+        try:
+            frames = [framed.pop((sample.key, number)) for number in range(len(one.plans))]
+            encoded = encode(one.said, frames, text.encode, profile)
+        except ValueError as error:
+            reasons.append((sample.key, f"{_words(sample)}: {error}"))
+            continue
+        if fault := length_fault(len(encoded.input_ids), config):
+            reasons.append((sample.key, fault))
+            continue
+        sequences.append(encoded.input_ids)
+        rows.append(_row(one, encoded, target))
+    return Tokenized(_table(rows, sequences, scores), _failure_table(reasons))
+
+
+def _plan(images: pa.Table, target: int, config: Tokenize) -> tuple[list[_Planned], list[tuple[str, str]]]:
+    """Plan the crops of all pictures by what their headers say, and note the rows that have none."""
+    templates = templates_of(config.prompts)
+    planned, failures = [], []
+    for row in images.select([name for name in COLUMNS if name in images.column_names]).to_pylist():
+        try:
+            sample = sample_of(row)
+            planned.append(_plan_sample(sample, target, config, templates))
+        except ValueError as error:
+            failures.append((row["key"], str(error)))
+    return planned, failures
+
+
+def _plan_sample(
+    sample: Sample, target: int, config: Tokenize, templates: Mapping[str, Template]
+) -> _Planned:
+    """Plan one sample; ValueError with the whole reason where that cannot be."""
+    sizes = []
+    for number, data in enumerate(sample.pictures):
+        try:
+            sizes.append(_size(data, config.exif))
+        except Exception as error:  # Pillow raises many kinds on broken files
+            raise ValueError(f"{_name(sample, number)}: {_told(error)}") from None
+    template = "" if _words(sample) == "turns" or names_size(sample.key, config) else ANY_SIZE
+    try:
+        asked = asks(turns_of(sample, sizes, templates), len(sizes))
+        plans = plan_pictures(
+            sample, sizes, asked, target, config, lambda n: crop_seed(sample.key, config, n)
+        )
+        said = turns_of(sample, [plan.bucket for plan in plans], templates, template)
+    except ValueError as error:
+        raise ValueError(f"{_words(sample)}: {error}") from None
+    for number, (size, plan) in enumerate(zip(sizes, plans, strict=True)):
+        if fault := picture_fault(size, plan, config):
+            raise ValueError(f"{_name(sample, number)}: {fault}")
+    return _Planned(sample, plans, said)
+
+
+def _jobs(planned: Sequence[_Planned], config: Tokenize) -> dict[Size, list[_Job]]:
+    """Return the pictures of all samples by bucket, each bucket's in the order of their keys."""
+    jobs: dict[Size, list[_Job]] = defaultdict(list)
+    for one in planned:
+        for number, (data, plan) in enumerate(zip(one.sample.pictures, one.plans, strict=True)):
+            jobs[plan.bucket].append(_Job(one.sample.key, number, data, plan, config.exif))
+    for batch in jobs.values():
+        batch.sort(key=lambda job: (job.key, job.number))
+    return dict(sorted(jobs.items(), key=lambda item: bucket_name(*item[0])))
+
+
+def _name(sample: Sample, number: int) -> str:
+    return "image" if len(sample.pictures) == 1 else f"image {number + 1} of {len(sample.pictures)}"
+
+
+def _words(sample: Sample) -> str:
+    return "turns" if sample.said or sample.task != T2I else "caption"
+
+
+def _ahead(
+    jobs: dict[Size, list[_Job]], size: int
+) -> Iterator[tuple[Size, list[_Job], list[NDArray[np.uint8] | str]]]:
+    """Yield batches of up to ``size`` jobs with their pixels, while threads prepare the next one."""
+    batches = [
+        (bucket, todo[start : start + size])
+        for bucket, todo in jobs.items()
+        for start in range(0, len(todo), size)
+    ]
+    with ThreadPoolExecutor(THREADS) as pool:
+        pending: list[list[Future[NDArray[np.uint8] | str]]] = []
+        for number, (bucket, batch) in enumerate(batches):
+            for _, following in batches[number + len(pending) : number + 2]:
+                pending.append([pool.submit(_pixels, job) for job in following])
+            yield bucket, batch, [future.result() for future in pending.pop(0)]
+
+
+def _pixels(job: _Job) -> NDArray[np.uint8] | str:
+    """Return the cropped picture, uint8 [h, w, 3], or why there is none."""
+    try:
+        with Image.open(io.BytesIO(job.data)) as image:
+            picture = ImageOps.exif_transpose(image) if job.exif else image
+            return np.asarray(apply_crop(picture, job.plan))
+    except Exception as error:  # Pillow raises many kinds on broken files
+        return _told(error)
+
+
+def _size(data: bytes, exif: bool) -> Size:
+    """Return (width, height) in pixels from the picture's header alone; ``exif``: as it is to be seen."""
+    with Image.open(io.BytesIO(data)) as image:
+        width, height = image.size
+        turned = exif and image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+    return (height, width) if turned else (width, height)
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture in a format that Pillow reads"  # its own message holds a memory address
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _frames(codes: NDArray[np.int32], bucket: Size, profile: Profile) -> NDArray[np.int32]:
+    width, height = bucket
+    shape = (height // profile.downsample, width // profile.downsample)
+    if codes.shape[1:] != shape:
+        raise ValueError(
+            f"the codec gives codes of the shape {list(codes.shape[1:])} for {width} x {height} pixels, "
+            f"where {profile.name} has {list(shape)}"
+        )
+    return frame_batch(codes, profile)
+
+
+def _row(one: _Planned, encoded: Encoded, target: int) -> dict[str, Any]:
+    width, height = one.size
+    return {
+        "target": target,
+        "bucket": one.bucket,
+        "key": one.sample.key,
+        "width": width,
+        "height": height,
+        "task": one.sample.task,
+        "loss_spans": encoded.loss_spans.ravel().tolist(),
+        "n_tokens": len(encoded.input_ids),
+        "caption": one.sample.caption,
+    }
+
+
+def _table(
+    rows: list[dict[str, Any]], sequences: list[NDArray[np.int32]], scores: pa.Table | None
+) -> pa.Table:
+    by_key: dict[str, dict[str, float | None]] = {}
+    if scores is not None:
+        names = [name for name in SCORES if name in scores.column_names]
+        by_key = {row["key"]: row for row in scores.select(["key", *names]).to_pylist()}
+    for row in rows:
+        found = by_key.get(row["key"], {})
+        row.update({name: found.get(name) for name in SCORES})
+
+    ids = TOKENS.field("input_ids").type
+    offsets = np.cumsum([0, *map(len, sequences)], dtype=np.int64)
+    values = np.concatenate(sequences) if sequences else np.empty(0, np.int32)
+    column = pa.LargeListArray.from_arrays(offsets, pa.array(values)).cast(ids)
+    others = [field for field in TOKENS if field.name != "input_ids"]
+    table = pa.Table.from_pylist(rows, pa.schema(others))
+    return table.add_column(TOKENS.get_field_index("input_ids"), TOKENS.field("input_ids"), column)
+
+
+def _failure_table(failures: list[tuple[str, str]]) -> pa.Table:
+    rows = [{"key": key, "reason": reason} for key, reason in sorted(failures)]
+    return pa.Table.from_pylist(rows, FAILURES)
