@@ -30,10 +30,10 @@ from rasterloom.pipelines.token_steps import group_rows
 from rasterloom.schema import TOKENS, pair_key
 from rasterloom.storage.parquet_options import TOKEN_PARQUET
 from rasterloom.storage.store import Store
-from rasterloom.train.plan import deal
-from rasterloom.train.rows import open_rows, prefetched
-from rasterloom.train.samples import pack
-from rasterloom.train.stage_plan import stage_plan
+from rasterloom.train.data.batching import deal
+from rasterloom.train.data.collate import pack
+from rasterloom.train.data.stage_plan import stage_plan
+from rasterloom.train.data.token_dataset import open_rows, prefetched
 
 GPU_EATS = 8_000  # tokens/s of a 7B model on one H100, about (docs/scale.md)
 ROWS_A_RANK = 8

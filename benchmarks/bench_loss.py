@@ -21,7 +21,7 @@ from torch.nn import LinearCrossEntropyOptions
 from torch.nn.functional import cross_entropy, linear, linear_cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from rasterloom.train.loss import CHUNK_ELEMENTS, token_losses
+from rasterloom.train.model.loss import CHUNK_ELEMENTS, token_losses
 
 Z_LOSS = 1e-5
 MEMORY_LEFT = 3 * 2**30  # for others: a way that needs more than the rest fails, and says so

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.profiles import CHAMELEON
 from rasterloom.tokenize.unirep import image_length
-from rasterloom.train.plan import LINEAR_COST, balance, plan_batches
-from rasterloom.train.stage_plan import stage_plan
+from rasterloom.train.data.batching import LINEAR_COST, balance, plan_batches
+from rasterloom.train.data.stage_plan import stage_plan
 
 TARGETS = (512, 768, 1024)
 ROWS_A_RANK = 8  # of a global batch: the paper's 256 over 32

@@ -20,7 +20,7 @@ from rasterloom.tokenize.codecs.load import load_codec
 from rasterloom.tokenize.crop import apply_crop, plan_crop
 from rasterloom.tokenize.profiles import MINI
 from rasterloom.tokenize.unirep import frame_batch
-from rasterloom.train.plan import balance, plan_batches
+from rasterloom.train.data.batching import balance, plan_batches
 
 
 def photograph(side: int) -> Image.Image:

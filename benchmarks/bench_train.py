@@ -36,13 +36,13 @@ from rasterloom.recipe.train import Stage, Train
 from rasterloom.schema import Profile
 from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.profiles import CHAMELEON, MINI
-from rasterloom.train.flops import mfu, train_flops
-from rasterloom.train.model import training_model
-from rasterloom.train.plan import plan_batches
-from rasterloom.train.rows import Sample
-from rasterloom.train.samples import IGNORE, pack
-from rasterloom.train.sizes import SIZES, Shape, shape_of
-from rasterloom.train.start import build_model
+from rasterloom.train.data.batching import plan_batches
+from rasterloom.train.data.collate import IGNORE, pack
+from rasterloom.train.data.token_dataset import Sample
+from rasterloom.train.estimate.flops import mfu, train_flops
+from rasterloom.train.model.initialization import build_model
+from rasterloom.train.model.packed_lm import training_model
+from rasterloom.train.model.shapes import SIZES, Shape, shape_of
 
 WARM_UP = 2  # steps that do not count
 LR = 1e-4

@@ -37,7 +37,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rasterloom.tokenize.codecs.mini import Block, MiniCodec, MiniNetwork
-from rasterloom.train.muon import Muon
+from rasterloom.train.optim.muon import Muon
 
 SCENES = 2500
 SCENE_SEED = 900_000_000

@@ -19,7 +19,7 @@ from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.workspace_check import check_catalog, check_store
 
 if TYPE_CHECKING:
-    from rasterloom.train.gpus import Gpu
+    from rasterloom.train.devices import Gpu
 
 __all__ = ["Finding", "examine"]
 
@@ -70,7 +70,7 @@ def _machine() -> Iterator[Finding]:
 
 
 def _gpus(needed: bool) -> Iterator[Finding]:
-    from rasterloom.train.gpus import gpus
+    from rasterloom.train.devices import gpus
 
     yield from gpu_findings(gpus(), needed, find_spec("flash_attn") is not None)
 

@@ -67,7 +67,7 @@ def draw(
         RecipeError: the task does not fit what is given, an image cannot be read, a size is no bucket's.
     """
     from rasterloom.tokenize.conversation import structure
-    from rasterloom.train.sample import open_sampler
+    from rasterloom.train.model.sampler import open_sampler
 
     questions = _questions(recipe, trained, language, codec, request)
     gpu, profile = recipe.run.use_gpu, language.profile

@@ -15,7 +15,7 @@ from rasterloom.recipe.sampling import Sample
 from rasterloom.recipe.train import Train
 from rasterloom.schema import Profile
 from rasterloom.train.job import Drawing
-from rasterloom.train.trackers import EVENTS, TensorBoard
+from rasterloom.train.monitoring.trackers import EVENTS, TensorBoard
 from rasterloom.utils.json_files import read_json
 
 MOST_PROMPTS = 4  # of the recipe's: every picture costs the stage time

@@ -85,7 +85,7 @@ def held_out(recipe: Recipe, target: int, language: Language, codec: Any, most: 
     Raises:
         RecipeError: there are no tokens of this target, or nothing is held out.
     """
-    from rasterloom.train.rows import open_rows
+    from rasterloom.train.data.token_dataset import open_rows
 
     corpus, steps = Corpus.of(recipe), {step.name: step for step in workflow(recipe)}
     tokens, lengths = steps.get(f"tokens/{target}"), steps.get(f"lengths/{target}")
@@ -233,9 +233,9 @@ def _of_model(
     """Held-out losses of a checkpoint, and what it draws of the held-out captions if there is a codec."""
     from rasterloom.tokenize.conversation import encode_prompt
     from rasterloom.tokenize.prompt_templates import t2i_prompt
-    from rasterloom.train.evaluate import evaluate as losses_of
-    from rasterloom.train.model import PackedLM
-    from rasterloom.train.sample import open_sampler
+    from rasterloom.train.model.packed_lm import PackedLM
+    from rasterloom.train.model.sampler import open_sampler
+    from rasterloom.train.monitoring.heldout import evaluate as losses_of
 
     gpu, profile = recipe.run.use_gpu, language.profile
     try:

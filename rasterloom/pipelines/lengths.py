@@ -18,7 +18,7 @@ from rasterloom.pipelines.step import FileStep, Inputs, Step
 from rasterloom.recipe.base import Section
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
-from rasterloom.train.samples import heldout_draw
+from rasterloom.train.data.collate import heldout_draw
 from rasterloom.versions.corpus import Corpus
 
 NAME = "lengths.parquet"

@@ -21,10 +21,11 @@ from rasterloom.recipe.run import Run
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.recipe.train import Train
 from rasterloom.schema import Profile
-from rasterloom.train.data import open_stage
-from rasterloom.train.freeze import frozen
-from rasterloom.train.job import StageJob, check
-from rasterloom.train.sizes import parameter_shapes, shape_of
+from rasterloom.train.data.stage_data import open_stage
+from rasterloom.train.job import StageJob
+from rasterloom.train.model.freeze import frozen
+from rasterloom.train.model.shapes import parameter_shapes, shape_of
+from rasterloom.train.validate import check
 from rasterloom.versions.corpus import Corpus
 
 

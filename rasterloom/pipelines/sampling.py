@@ -56,7 +56,7 @@ def draw(
     """Draw pictures with the model in a folder, and decode them."""
     from rasterloom.tokenize.conversation import encode_prompt
     from rasterloom.tokenize.prompt_templates import t2i_prompt
-    from rasterloom.train.sample import open_sampler
+    from rasterloom.train.model.sampler import open_sampler
 
     prompts = [
         encode_prompt([("human", t2i_prompt(a.width, a.height, a.prompt))], [], text.encode, profile).tolist()

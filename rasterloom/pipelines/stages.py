@@ -233,7 +233,7 @@ def train_stage(
     corpus: Corpus, inputs: Any, step: FileStep, folder: Path, run: Run, progress: Progress
 ) -> dict[str, int]:
     """Train one stage; its folder holds the model, the metrics and the checkpoints to go on from."""
-    from rasterloom.train import ray_train
+    from rasterloom.train import ray_trainer
 
     config = step.config
     assert isinstance(config, TrainAt)
@@ -252,7 +252,7 @@ def train_stage(
 
     progress.holds(job.workers, job.takes.cpus, job.takes.gpus)
     progress.update(0, "workers start", total=None, unit="steps")
-    result = ray_train.train_stage(job, show, lambda text: progress.say(f"{step.name} {text}"))
+    result = ray_trainer.train_stage(job, show, lambda text: progress.say(f"{step.name} {text}"))
     if pictures:
         pictures.update()
     return {"steps": result.steps, "tokens": result.tokens}

@@ -10,11 +10,11 @@ from rasterloom.pipelines.state import Status, status
 from rasterloom.pipelines.step import Step
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.run import Run
-from rasterloom.train.cost import DEVICES, Estimate, device_hours, estimate
-from rasterloom.train.data import open_stage
-from rasterloom.train.footprint import Memory, memory
+from rasterloom.train.data.stage_data import open_stage
+from rasterloom.train.estimate.cost import DEVICES, Estimate, device_hours, estimate
+from rasterloom.train.estimate.memory import Memory, memory
 from rasterloom.train.job import WorkerTakes
-from rasterloom.train.sizes import shape_of
+from rasterloom.train.model.shapes import shape_of
 from rasterloom.versions.corpus import Corpus
 
 ALL = "all"

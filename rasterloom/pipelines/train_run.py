@@ -40,7 +40,7 @@ def unfinished(recipe: Recipe, which: str) -> dict[str, str]:
     Raises:
         RecipeError: the first stage that is not done has no checkpoint.
     """
-    from rasterloom.train.checkpoint import latest
+    from rasterloom.train.checkpoint.saver import latest
 
     corpus = Corpus.of(recipe)
     left = [step for step in stages_of(recipe, which) if not status(corpus, step).done]

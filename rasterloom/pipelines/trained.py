@@ -80,8 +80,8 @@ def trained_at(recipe: Recipe, number: int | None, asked: str, language: Languag
     Raises:
         RecipeError: there is no such stage or checkpoint, or it cannot be read.
     """
-    from rasterloom.train.checkpoint import complete
-    from rasterloom.train.consolidate import export_checkpoint
+    from rasterloom.train.checkpoint.export import export_checkpoint
+    from rasterloom.train.checkpoint.saver import complete
 
     corpus, stages = Corpus.of(recipe), _asked(recipe, number)
     for step in reversed(stages):

@@ -1,6 +1,27 @@
 """What a device is called."""
 
+from dataclasses import dataclass
+
 import torch
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What torch says of a GPU."""
+
+    name: str
+    memory: int
+    """Bytes."""
+    bf16: bool
+    """Whether it computes in bfloat16 by itself: compute capability 8.0 and up."""
+
+
+def gpus() -> list[Gpu]:
+    """The GPUs that torch can use; none where there is no CUDA."""
+    if not torch.cuda.is_available():
+        return []
+    found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return [Gpu(gpu.name, gpu.total_memory, gpu.major >= 8) for gpu in found]
 
 
 def device_name(device: torch.device) -> str:

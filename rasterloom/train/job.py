@@ -12,9 +12,6 @@ from pyarrow.fs import FileSystem
 from rasterloom.recipe.train import SPEED_ONLY, Stage, Train
 from rasterloom.schema import Profile
 from rasterloom.storage.store import Store
-from rasterloom.train.ds_config import deepspeed_config
-from rasterloom.train.sizes import SIZES
-from rasterloom.train.trackers import check_trackers
 from rasterloom.utils import private_folders
 
 
@@ -199,20 +196,3 @@ def finished(job: StageJob) -> StageResult | None:
     if record.pop("job") != job.digest():
         return None
     return StageResult(model_dir=str(job.model_dir), **record)
-
-
-def check(job: StageJob) -> None:
-    """Look for what would fail later, before any worker is started.
-
-    Raises:
-        ValueError: there are no token files, the weights to start from are missing or do not fit, the
-            package of a tracker is missing, or ``train.deepspeed`` contradicts the rest of the recipe.
-    """
-    deepspeed_config(job.train)
-    check_trackers(job.train.trackers)
-    if not job.token_files:
-        raise ValueError(f"there are no tokens of target {job.stage.label} to train on")
-    if job.init not in SIZES or job.train.model.lora is not None:
-        from rasterloom.train.model import check_start  # it brings torch
-
-        check_start(job.init, job.profile, job.train)

@@ -123,7 +123,7 @@ STARTS = {
     "rasterloom/utils/local_ray.py": 1,
     "rasterloom/pipelines/runner.py": 1,  # to a cluster, by its address
     "infra/clip-retrieval/on_ray.py": 1,  # likewise
-    "tests/train/test_ray_train.py": 3,  # likewise, within `private_ray`
+    "tests/train/test_ray_trainer.py": 3,  # likewise, within `private_ray`
     "tests/pipelines/test_closed_door.py": 1,  # who breaks in
     "tests/support/ray_cluster.py": 1,
 }

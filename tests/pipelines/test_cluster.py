@@ -19,7 +19,7 @@ from rasterloom.pipelines.run import workflow
 from rasterloom.pipelines.stages import stage_job
 from rasterloom.pipelines.state import work_folder
 from rasterloom.recipe.loader import load_recipe
-from rasterloom.train.metrics import read_metrics
+from rasterloom.train.monitoring.metrics_log import read_metrics
 from rasterloom.utils.local_ray import LOOPBACK
 from rasterloom.versions.corpus import Corpus
 

@@ -14,7 +14,7 @@ from rasterloom.pipelines.nodes import slots
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.recipe.resources import DriverTakes
 from rasterloom.storage.store import Store
-from rasterloom.train.gpus import Gpu
+from rasterloom.train.devices import Gpu
 from rasterloom.versions.corpus import Corpus
 
 BUCKET = Corpus("demo", Store("s3://bucket/prefix"), (("type", "rest"), ("uri", "http://catalog.invalid/x")))

@@ -16,8 +16,8 @@ from rasterloom.tokenize.codecs.load import load_codec
 from rasterloom.tokenize.conversation import encode_prompt
 from rasterloom.tokenize.crop import apply_crop, plan_crop
 from rasterloom.tokenize.prompt_templates import t2i_prompt
-from rasterloom.train.model import build_model, save_model
-from rasterloom.train.sample import open_sampler
+from rasterloom.train.model.packed_lm import build_model, save_model
+from rasterloom.train.model.sampler import open_sampler
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from rasterloom.schema import TOKENS
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.parquet_options import TOKEN_PARQUET
 from rasterloom.storage.store import Store
-from rasterloom.train.data import split_heldout
-from rasterloom.train.rows import open_rows
+from rasterloom.train.data.stage_data import split_heldout
+from rasterloom.train.data.token_dataset import open_rows
 from rasterloom.versions.corpus import Corpus
 
 

@@ -263,7 +263,7 @@ def test_what_is_wrong_is_one_line_before_anything_starts(shop, rasterloom, name
 
 def test_a_vocabulary_too_small_for_the_tokens_is_told(shop, rasterloom, tmp_path):
     from rasterloom.tokenize.profiles import profile_of
-    from rasterloom.train.model import build_model, save_model
+    from rasterloom.train.model.packed_lm import build_model, save_model
 
     small = profile_of("mini", 256)
     save_model(build_model("tiny", small), small, tmp_path / "small")

@@ -5,9 +5,9 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import ChameleonForConditionalGeneration
 
-from rasterloom.train.ds_config import BETAS
-from rasterloom.train.feed import open_feed
-from rasterloom.train.samples import IGNORE, pack
+from rasterloom.train.data.collate import IGNORE, pack
+from rasterloom.train.data.dataloader import open_feed
+from rasterloom.train.deepspeed_config import BETAS
 
 
 def plain_loop(job, without=()):

@@ -66,8 +66,8 @@ def _rank(job, rank, world, folder, environment, options):
 
 
 def _run(job, rank, world, stop_at=None, die_at=None, poison=(), spoilt="loss"):
-    from rasterloom.train import engine
-    from rasterloom.train.step import Asked
+    from rasterloom.train import trainer as engine
+    from rasterloom.train.optim.train_step import Asked
 
     steps = 0
     original = engine.train_step

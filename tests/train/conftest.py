@@ -107,7 +107,7 @@ def small_checkpoint(tmp_path: Path) -> str:
     import torch
     from transformers import ChameleonForConditionalGeneration
 
-    from rasterloom.train.model import tiny_config
+    from rasterloom.train.model.packed_lm import tiny_config
 
     config = tiny_config(PROFILE)
     config.hidden_size, config.intermediate_size, config.num_hidden_layers = 32, 48, 1

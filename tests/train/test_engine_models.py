@@ -9,9 +9,9 @@ from transformers import ChameleonForConditionalGeneration
 
 from rasterloom.recipe.model import Lora, Model
 from rasterloom.recipe.train import DeepSpeed, Stage, Train
-from rasterloom.train.engine import run_worker
 from rasterloom.train.job import StageJob
-from rasterloom.train.metrics import read_metrics
+from rasterloom.train.monitoring.metrics_log import read_metrics
+from rasterloom.train.trainer import run_worker
 
 pytestmark = pytest.mark.usefixtures("one_rank")
 

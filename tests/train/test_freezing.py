@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from rasterloom.recipe.train import DeepSpeed, Stage, Train
-from rasterloom.train.engine import run_worker
-from rasterloom.train.metrics import MetricsLog, read_metrics
-from rasterloom.train.model import build_model
+from rasterloom.train.model.packed_lm import build_model
+from rasterloom.train.monitoring.metrics_log import MetricsLog, read_metrics
+from rasterloom.train.trainer import run_worker
 
 pytestmark = pytest.mark.usefixtures("one_rank")
 

@@ -8,8 +8,8 @@ import torch
 from plain_loop import plain_loop
 
 from rasterloom.recipe.train import DeepSpeed, Stage, Train
-from rasterloom.train.metrics import read_metrics
-from rasterloom.train.model import build_model
+from rasterloom.train.model.packed_lm import build_model
+from rasterloom.train.monitoring.metrics_log import read_metrics
 
 STEPS = 6
 

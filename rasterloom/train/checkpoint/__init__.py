@@ -1,0 +1,1 @@
+"""Writing, resuming and exporting checkpoints."""

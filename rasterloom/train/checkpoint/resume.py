@@ -1,0 +1,103 @@
+"""Loading a checkpoint into an engine, also one that another number of workers has written."""
+
+import contextlib
+import io
+import shutil
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from rasterloom.storage.store import Store
+from rasterloom.storage.transfer import download
+from rasterloom.train.checkpoint.saver import NOTES, STATE, Checkpoint
+from rasterloom.train.distributed import once_a_machine
+
+_UNIVERSAL = "universal"
+
+
+def load(engine: Any, checkpoint: Checkpoint, folder: Path, scratch: Path) -> None:
+    """Restore weights and optimizer; every rank calls this.
+
+    Args:
+        folder: the checkpoint's files, from `fetched`.
+        scratch: a folder of this machine, for conversion.
+    """
+    world, zero = dist.get_world_size(), engine.zero_optimization_stage()
+    if zero and checkpoint.position.world_size != world:
+        _load_converted(engine, folder, scratch / _UNIVERSAL)
+    else:
+        _load(engine, folder, STATE)
+
+
+@contextmanager
+def fetched(store: Store, checkpoint: Checkpoint, scratch: Path) -> Iterator[Path]:
+    """Give a folder of this machine with the checkpoint's files; every rank calls this.
+
+    Args:
+        scratch: a folder of this machine, for a copy of what is on S3, for the time being.
+
+    Raises:
+        StorageError: the checkpoint cannot be read.
+    """
+    if not store.is_s3:
+        yield Path(store.path(checkpoint.name))
+        return
+    copy = scratch / checkpoint.name
+    once_a_machine(lambda: download(store, checkpoint.name, copy))
+    yield copy
+    dist.barrier()
+    once_a_machine(lambda: shutil.rmtree(copy))
+
+
+def restore_notes(folder: Path, home: Path) -> None:
+    """Bring the stage's notes back to where they are written on from."""
+    for note in sorted((folder / NOTES).glob("*")):
+        shutil.copy(note, home / note.name)
+
+
+def _load(engine: Any, folder: Path, tag: str) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        path, _ = engine.load_checkpoint(str(folder), tag=tag)
+    if path is None:
+        raise RuntimeError(f"DeepSpeed found nothing to load in {folder}")
+
+
+def _load_converted(engine: Any, folder: Path, target: Path) -> None:
+    """Load through DeepSpeed's universal form, in which every parameter is whole."""
+    once_a_machine(lambda: _convert(folder / STATE, target / STATE))
+    decay = [group["weight_decay"] for group in engine.optimizer.param_groups]
+    config = engine._config
+    config.load_universal_checkpoint = True
+    try:
+        _load(engine, target, STATE)
+    finally:
+        # Left on, ZeRO 3 would write checkpoints that lack the model's files.
+        config.load_universal_checkpoint = False
+    # ZeRO 3 gives all groups the settings of the first, and all parameters one and the same counter.
+    for group, value in zip(engine.optimizer.param_groups, decay, strict=True):
+        group["weight_decay"] = value
+    for parameter, state in engine.basic_optimizer.state.items():
+        state["step"] = state["step"].clone().to(parameter.device)
+    dist.barrier()
+    once_a_machine(lambda: shutil.rmtree(target))
+
+
+def _convert(source: Path, target: Path) -> None:
+    from deepspeed.checkpoint import ds_to_universal
+
+    shutil.rmtree(target, ignore_errors=True)
+    arguments = Namespace(
+        input_folder=str(source),
+        output_folder=str(target),
+        num_extract_workers=1,  # in this process: one that has joined a process group must not fork
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,
+    )
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        ds_to_universal.main(arguments)

@@ -1,0 +1,210 @@
+"""Checkpoints within a stage: in a store, complete or not at all.
+
+A checkpoint is a folder ``step-<n>-<attempt>`` that holds DeepSpeed's files (weights, and each rank's share
+of the optimizer), the model's config, each rank's random state and the stage's notes so far, and beside it a
+record
+``step-<n>.json``, which is written last and names all files with their sizes. What has no record, or lacks
+a file of it, is not used.
+
+In a folder that all machines share, ranks write their files in place. On S3 they write to their own machine
+and upload from there in the background, one checkpoint at a time, while training goes on.
+"""
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from rasterloom.storage.store import StorageError, Store
+from rasterloom.storage.transfer import Upload
+from rasterloom.train.distributed import all_succeed, gathered, on_rank_0
+from rasterloom.train.optim.loss_guard import Seen
+
+STATE = "state"  # DeepSpeed's tag: its files are in a folder of this name
+NOTES = "notes"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a stage stands."""
+
+    job: str  # digest of the job: another job's checkpoint is of no use
+    tokens_snapshot: str
+    world_size: int
+    step: int  # global batches done or passed over; with the job this is the whole position in the plan
+    tokens: int
+    seconds: float
+    seen: Seen = field(default_factory=Seen)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    name: str  # of its folder in the store
+    position: Position
+    files: dict[str, int]  # names in the folder, and their sizes in bytes
+
+
+def complete(store: Store, job: str | None) -> Iterator[Checkpoint]:
+    """Yield the complete checkpoints, the newest first.
+
+    Args:
+        job: digest of the job that must have written them; None: any.
+
+    Raises:
+        ValueError: one was written by another job.
+    """
+    sizes = _listing(store)
+    for name in sorted((name for name in sizes if _is_record(name)), reverse=True):
+        try:
+            record = json.loads(store.read(name))
+        except FileNotFoundError:  # pruned since by a stage that is under way
+            continue
+        seen = record["position"].pop("seen")
+        position = Position(**record["position"], seen=Seen(tuple(seen["losses"]), seen["objections"]))
+        if job is not None and position.job != job:
+            raise ValueError(
+                f"the checkpoints in {store.root} are of a stage with other settings or other data; "
+                "use another folder, or delete them to start this stage again"
+            )
+        folder, files = record["folder"], record["files"]
+        if all(sizes.get(f"{folder}/{file}") == size for file, size in files.items()):
+            yield Checkpoint(folder, position, files)
+
+
+def latest(store: Store, job: str | None) -> Checkpoint | None:
+    """Find the newest complete checkpoint, or None where there is none. Raises ValueError, as `complete`."""
+    return next(complete(store, job), None)
+
+
+class Saver:
+    """Writes the checkpoints of one attempt. Every rank has one, and calls its methods at the same steps."""
+
+    def __init__(self, store: Store, scratch: Path, *, keep: int, notes: Sequence[Path]) -> None:
+        """Make one; nothing is written yet.
+
+        Args:
+            scratch: a folder of this machine, for what is on its way to S3.
+            keep: how many checkpoints stay.
+            notes: files of rank 0 that belong to a checkpoint; those that are there are copied.
+        """
+        self._store, self._scratch, self._keep, self._notes = store, scratch, keep, notes
+        # So that an attempt that is being lost, and does not know it yet, writes nowhere that this one does.
+        self._attempt = on_rank_0(lambda: uuid.uuid4().hex[:12])
+        self._under_way: tuple[Checkpoint, Upload] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether an upload that is under way has done this rank's part; False if none is."""
+        return self._under_way is not None and self._under_way[1].done
+
+    def save(self, engine: Any, position: Position) -> None:
+        """Write a checkpoint, or begin to; one that is under way is finished first.
+
+        Raises:
+            StorageError: what was under way could not be uploaded.
+            OSError: a file cannot be written.
+        """
+        self.finish()
+        rank = dist.get_rank()
+        name = f"step-{position.step:08d}-{self._attempt}"
+        at_home = self._store.is_s3
+        folder = self._scratch / f"rank-{rank}" / name if at_home else Path(self._store.path(name))
+        folder.mkdir(parents=True, exist_ok=True)
+        engine.save_checkpoint(str(folder), tag=STATE, save_latest=False)
+        torch.save(_random_state(), folder / f"random-{rank}.pt")
+        if rank == 0:
+            engine.module.lm.config.save_pretrained(folder)
+            (folder / NOTES).mkdir(exist_ok=True)
+            for note in self._notes:
+                if note.exists():
+                    shutil.copy(note, folder / NOTES)
+        dist.barrier()
+        mine = {str(p.relative_to(folder)): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
+        files = {file: size for part in gathered(mine) for file, size in part.items()}
+        checkpoint = Checkpoint(name, position, files)
+        if at_home:
+            self._under_way = checkpoint, Upload(self._store, folder, name)
+        else:
+            self._complete(checkpoint)
+
+    def finish(self) -> None:
+        """Wait for an upload that is under way, and complete its checkpoint.
+
+        Raises:
+            StorageError: a rank could not upload its part.
+        """
+        if self._under_way is None:
+            return
+        checkpoint, upload = self._under_way
+        self._under_way = None
+        all_succeed(upload.wait())
+        shutil.rmtree(self._scratch / f"rank-{dist.get_rank()}", ignore_errors=True)
+        self._complete(checkpoint)
+
+    def _complete(self, checkpoint: Checkpoint) -> None:
+        position = checkpoint.position
+        record = {
+            "position": asdict(position),
+            "folder": checkpoint.name,
+            "files": checkpoint.files,
+        }
+
+        def work() -> None:
+            self._store.put_if_absent(f"step-{position.step:08d}.json", json.dumps(record).encode())
+            prune(self._store, self._keep)
+
+        on_rank_0(work)
+
+
+def prune(store: Store, keep: int) -> None:
+    """Delete all but the newest checkpoints, and what attempts that were lost have left half-written."""
+    names = list(_listing(store))
+    records = sorted(filter(_is_record, names))
+    kept = {json.loads(store.read(record))["folder"] for record in records[-keep:]}
+    for name in records[:-keep]:  # first: from now on nobody looks for its files
+        store.delete(name)
+    for name in names:
+        if name.startswith("step-") and not _is_record(name) and name.split("/")[0] not in kept:
+            store.delete(name)
+    if not store.is_s3:
+        for folder in Path(store.path()).glob("step-*-*"):
+            if folder.name not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def restore_random_state(folder: Path, seed: int) -> None:
+    """Take up this rank's random state, or a seeded one if the checkpoint has none of this rank."""
+    file = folder / f"random-{dist.get_rank()}.pt"
+    if not file.exists():
+        torch.manual_seed(seed)
+        return
+    states = torch.load(file, weights_only=True)
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"])
+
+
+def _random_state() -> dict[str, torch.Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _listing(store: Store) -> dict[str, int]:
+    try:
+        return {entry.name: entry.size for entry in store.entries()}
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise StorageError(f"checkpoints: {error}") from None
+
+
+def _is_record(name: str) -> bool:
+    return name.startswith("step-") and name.endswith(".json") and "/" not in name

@@ -1,0 +1,1 @@
+"""Rows, batches and the data loader."""

@@ -1,0 +1,54 @@
+"""What a rank trains on: its part of each global batch of a stage, in micro-batches."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from rasterloom.train.data.batching import deal
+from rasterloom.train.data.collate import Packed, drop_context, is_dropped, pack
+from rasterloom.train.data.groups import Groups
+from rasterloom.train.data.stage_data import open_stage
+from rasterloom.train.data.stage_plan import StagePlan
+from rasterloom.train.data.token_dataset import TokenRows
+from rasterloom.train.job import StageJob
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The rows of a stage, which of them are trained on, and in which order."""
+
+    job: StageJob
+    rows: TokenRows
+    trained: NDArray[np.int64]  # row numbers
+    held: NDArray[np.int64]
+    plan: StagePlan  # of ``trained``
+
+    def batches(self, start: int) -> Iterator[list[Packed]]:
+        """Yield this rank's micro-batches of each global batch, from step ``start`` on."""
+        rank, world = dist.get_rank(), dist.get_world_size()
+        for batch in self.plan.batches(start):
+            parts = deal(batch.rows, self.plan.lengths, world, self.job.train.micro_batch_tokens)[rank]
+            yield [self._packed(self.trained[rows], batch.epoch) for rows in parts]
+
+    def _packed(self, rows: NDArray[np.int64], epoch: int) -> Packed:
+        train = self.job.train
+        samples = self.rows.fetch(rows)
+        for i, row in enumerate(rows.tolist()):
+            key = self.rows.keys[row].as_py()
+            if is_dropped(key, seed=train.seed, epoch=epoch, share=train.cfg_drop):
+                samples[i] = drop_context(samples[i], self.job.profile)
+        return pack(samples, Groups.of(self.rows).of_rows(self.rows, rows))
+
+
+def open_feed(job: StageJob) -> Feed:
+    """Open a job's rows and plan its batches.
+
+    Raises:
+        ValueError: there is nothing to train on, or a sequence is longer than a batch.
+        FileNotFoundError: a file is missing.
+    """
+    data = open_stage(job)
+    return Feed(job, data.rows, data.train, data.held, data.plan)

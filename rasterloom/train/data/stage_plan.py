@@ -1,0 +1,183 @@
+"""The global batches of a stage, in order: epochs of its rows, or of a mixture, until it is long enough.
+
+A mixture's epoch has as many tokens as all of its parts have together, dealt out by the parts' weights. Each
+part is an endless row of passes over its rows, every pass shuffled anew, of which an epoch takes the next
+stretch. So a part that is asked for more than it has comes again, one that is asked for less goes on in the
+next epoch where it stopped, and at any time no row of a part has come more than once oftener than another.
+The parts are spread evenly over the epoch, so that batches are mixed alike.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rasterloom.train.data.batching import WINDOW_GROUPS, Rows, cut, plan_batches, shuffled
+
+
+class Batch(NamedTuple):
+    """A global batch: the optimizer step that it makes, counted from 0, its epoch and its rows."""
+
+    step: int
+    epoch: int
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """The global batches of a stage, in order; made by `stage_plan`."""
+
+    lengths: NDArray[np.int64]
+    seed: int
+    batch_tokens: int
+    epochs: float | None
+    max_steps: int | None
+    max_tokens: int | None
+    parts: tuple[Rows, ...]
+    passes: tuple[float, ...]
+    """How often an epoch goes through each part."""
+    groups: NDArray[np.int64] | None
+    """Of each row, the number of the row group that it is read with (`plan.shuffled`)."""
+    rows_multiple: int = 1
+
+    @cached_property
+    def steps(self) -> int:
+        """Optimizer steps in the stage. A part of an epoch is that part of its batches, rounded up."""
+        if self.max_steps is not None:
+            return self.max_steps
+        if self.max_tokens is not None:
+            return self._steps_of(self.max_tokens)
+        assert self.epochs is not None
+        whole = int(self.epochs)
+        steps = sum(len(self.epoch(epoch)) for epoch in range(whole))
+        part = self.epochs - whole
+        return steps + (math.ceil(part * len(self.epoch(whole)) - 1e-9) if part else 0)
+
+    def _steps_of(self, tokens: int) -> int:
+        """The steps until so many tokens have been trained on, and the batch that reaches them."""
+        steps, epoch = 0, 0
+        while True:
+            batches = self.epoch(epoch)
+            reached = np.cumsum([self.lengths[rows].sum() for rows in batches])
+            if reached[-1] >= tokens:
+                return steps + int(np.searchsorted(reached, tokens)) + 1
+            tokens -= int(reached[-1])
+            steps += len(batches)
+            epoch += 1
+
+    def batches(self, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches from step ``start`` to the end of the stage."""
+        step, epoch = 0, 0
+        while step < self.steps:
+            batches = self.epoch(epoch)
+            for rows in batches[: self.steps - step][max(0, start - step) :]:
+                yield Batch(max(step, start), epoch, rows)
+                start = max(step, start) + 1
+            step += len(batches)
+            epoch += 1
+
+    def epoch(self, number: int) -> list[Rows]:
+        """Return the batches of an epoch."""
+        if len(self.parts) > 1:
+            return cut(self._mixed(number), self.lengths, self.batch_tokens, self.rows_multiple)
+        (rows,) = self.parts
+        batches = plan_batches(
+            self.lengths[rows],
+            seed=self.seed,
+            epoch=number,
+            batch_tokens=self.batch_tokens,
+            rows_multiple=self.rows_multiple,
+            groups=None if self.groups is None else self.groups[rows],
+        )
+        return [rows[batch] for batch in batches]
+
+    def _mixed(self, epoch: int) -> Rows:
+        """The rows of an epoch in their order: of each part its next stretch, spread evenly."""
+        drawn, places = [], []
+        for number in range(len(self.parts)):
+            rows = self._stretch(number, epoch)
+            rng = np.random.default_rng([self.seed, 1, number, epoch])
+            drawn.append(rows)
+            places.append((np.arange(len(rows)) + rng.random(len(rows))) / max(1, len(rows)))
+        return np.concatenate(drawn)[np.argsort(np.concatenate(places), kind="stable")]
+
+    def _stretch(self, number: int, epoch: int) -> Rows:
+        """What an epoch has of a part's endless row of passes."""
+        rows = self.parts[number]
+        groups = None if self.groups is None else self.groups[rows]
+        start, end = (round(self.passes[number] * e * len(rows)) for e in (epoch, epoch + 1))
+        taken = [rows[:0]]
+        for a_pass in range(start // len(rows), -(-end // len(rows))):
+            rng = np.random.default_rng([self.seed, 0, number, a_pass])
+            order = shuffled(len(rows), rng, groups, WINDOW_GROUPS // len(self.parts))
+            first = a_pass * len(rows)
+            taken.append(rows[order[max(0, start - first) : end - first]])
+        return np.concatenate(taken)
+
+
+def stage_plan(
+    lengths: ArrayLike,
+    *,
+    seed: int,
+    batch_tokens: int,
+    rows_multiple: int = 1,
+    epochs: float | None = None,
+    steps: int | None = None,
+    tokens: int | None = None,
+    parts: Sequence[ArrayLike] | None = None,
+    weights: Sequence[float] | None = None,
+    groups: ArrayLike | None = None,
+) -> StagePlan:
+    """Plan a stage of so many epochs, steps or tokens.
+
+    Args:
+        lengths: tokens of each row, [n].
+        rows_multiple: see `plan.plan_batches`; of an epoch the fewer than so many rows left over rest.
+        parts: row numbers of each part of a mixture; all rows are one part when None.
+        weights: the parts' shares of the tokens; when None every row comes once an epoch.
+        groups: for each row, the number of the row group that it is read with, [n].
+
+    Raises:
+        ValueError: there are no rows, fewer than ``rows_multiple``, or one is longer than ``batch_tokens``;
+            or not exactly one of ``epochs``, ``steps`` and ``tokens`` is given.
+    """
+    if sum(length is not None for length in (epochs, steps, tokens)) != 1:
+        raise ValueError("give one of epochs, steps and tokens")
+    lengths = np.asarray(lengths, dtype=np.int64)
+    rows = tuple(
+        np.asarray(part, np.int64) for part in ([np.arange(len(lengths))] if parts is None else parts)
+    )
+    if not all(len(part) for part in rows):
+        raise ValueError("the stage has no rows to train on" + _which(rows))
+    if (longest := max(int(lengths[part].max()) for part in rows)) > batch_tokens:
+        raise ValueError(
+            f"batch_tokens {batch_tokens} is smaller than the longest sequence ({longest} tokens)"
+        )
+    passes = epoch_passes([int(lengths[part].sum()) for part in rows], weights)
+    if weights is None:
+        rows, passes = (np.concatenate(rows),), (1.0,)
+    # Rounded as stretches are: a part of one row that an epoch goes through once has that row.
+    fewest = sum(int(share * len(part) + 1e-6) for share, part in zip(passes, rows, strict=True))
+    if rows_multiple > 1 and fewest < rows_multiple:
+        raise ValueError(
+            f"rows_multiple {rows_multiple} is more than the rows of an epoch ({fewest}): lower it"
+        )
+    numbers = None if groups is None else np.asarray(groups)
+    return StagePlan(lengths, seed, batch_tokens, epochs, steps, tokens, rows, passes, numbers, rows_multiple)
+
+
+def _which(parts: Sequence[Rows]) -> str:
+    empty = [str(number) for number, part in enumerate(parts) if not len(part)]
+    return f" in mixture[{', '.join(empty)}]" if len(parts) > 1 else ""
+
+
+def epoch_passes(tokens: Sequence[int], weights: Sequence[float] | None) -> tuple[float, ...]:
+    """Return how often an epoch goes through each part, from the parts' tokens and weights."""
+    if weights is None:
+        return (1.0,) * len(tokens)
+    whole = sum(tokens) / sum(weights)
+    return tuple(weight * whole / of_part for weight, of_part in zip(weights, tokens, strict=True))

@@ -1,0 +1,1 @@
+"""The model, its attention, loss and sampler."""

@@ -1,0 +1,218 @@
+"""What training starts from: a Chameleon of a size by name, or of a checkpoint, and its first weights."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import ChameleonConfig, ChameleonForConditionalGeneration
+from transformers.utils import logging as transformers_logging
+
+from rasterloom.schema import Profile
+from rasterloom.train.model.shapes import SIZES, TINY, config_fields
+from rasterloom.train.model.tensor_reader import open_weights
+
+MAX_POSITIONS = 10_240  # of models from scratch: longer than any sample's sequence, 16 views of 384 pixels
+SPREAD = 0.02  # of the weights of models from scratch
+
+ZeroHead = Literal["auto", "true", "false"]
+
+
+def tiny_config(profile: Profile) -> ChameleonConfig:
+    """The quickstart's model: Chameleon's form in a million parameters, for minutes on two cores."""
+    return _config(TINY, profile, max_position_embeddings=4096, initializer_range=0.05)
+
+
+def model_config(init: str, profile: Profile) -> ChameleonConfig:
+    """The config of a size by name, or of a checkpoint.
+
+    Raises:
+        ValueError: there is no checkpoint at ``init``, it is no Chameleon, or its vocabulary is smaller than
+            the profile's.
+    """
+    if init == TINY:
+        return tiny_config(profile)
+    if init in SIZES:
+        return _config(init, profile)
+    fields = config_fields(init)
+    kind = fields.get("model_type")
+    if not str(kind).startswith("chameleon"):
+        raise ValueError(f"train.init: {init} holds a model of type {kind!r}, not a Chameleon")
+    size = fields.get("vocab_size", 0)
+    if size < profile.vocab_size:
+        raise ValueError(
+            f"the checkpoint {init} has a vocabulary of {size}, but the tokens are of profile "
+            f"{profile.name!r} with {profile.vocab_size}: take another train.init, or the codec and text "
+            "vocabulary that the checkpoint was trained on (tokenize)"
+        )
+    with quiet():
+        config = ChameleonConfig.from_pretrained(init)
+    config.vocabulary_map = {}  # an empty map keeps transformers' forward from masking the image tokens
+    return config
+
+
+def build_model(
+    init: str,
+    profile: Profile,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    zero_image_head: ZeroHead = "auto",
+) -> ChameleonForConditionalGeneration:
+    """Build the model in float32, without the image encoder.
+
+    Args:
+        init: a size (`sizes.SIZES`) for random weights from ``seed``, or the folder of a checkpoint: of
+            Chameleon in transformers' form, or of Lumina-mGPT.
+        device: ``cpu``, or ``meta`` for a model without weights.
+        zero_image_head: see `starting_weights`.
+
+    Raises:
+        ValueError: there is no checkpoint at ``init``, or it does not fit its config or the profile.
+    """
+    config = model_config(init, profile)
+    with torch.device("meta"):
+        model = ChameleonForConditionalGeneration(config)
+    model.model.vqmodel = None
+    if device == "meta":
+        return model
+    weights = starting_weights(init, profile, _shapes(model), seed=seed, zero_image_head=zero_image_head)
+    model.load_state_dict(dict(weights), assign=True)
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its constants are in no checkpoint
+    return model.requires_grad_()
+
+
+def check_checkpoint(folder: str, profile: Profile) -> None:
+    """Find out whether a model can start from a checkpoint, from its config and its files' headers.
+
+    Raises:
+        ValueError: as `build_model`.
+    """
+    model = build_model(folder, profile, device="meta")
+    open_weights(Path(folder)).check(_shapes(model))
+
+
+def starting_weights(
+    init: str,
+    profile: Profile,
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    seed: int = 0,
+    zero_image_head: ZeroHead = "auto",
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield name and float32 tensor of each parameter that training starts from, one at a time.
+
+    Args:
+        shapes: of the model's parameters, by name.
+        zero_image_head: put zeros into the head's rows of image tokens, so that at first all of them are
+            equally likely, as Lumina-mGPT starts from Chameleon. ``auto``: where the checkpoint's config
+            masks image tokens, as Meta's does and neither a trained Lumina-mGPT's nor our own do.
+
+    Raises:
+        ValueError: the checkpoint lacks tensors, or has others than its config says.
+    """
+    if init == TINY:
+        weights = _tiny_weights(profile, shapes, seed)
+    elif init in SIZES:
+        weights = _random_weights(shapes, seed)
+    else:
+        stored = open_weights(Path(init))
+        stored.check(shapes)
+        weights = stored.read(shapes, torch.float32)
+    zero = starts_with_zeros(init, zero_image_head)
+    for name, tensor in weights:
+        if zero and name == "lm_head.weight":
+            tensor = tensor.index_fill(0, image_ids(profile), 0.0)
+        yield name, tensor
+
+
+def starts_with_zeros(init: str, zero_image_head: ZeroHead) -> bool:
+    """Whether the head's rows of image tokens are zeros at first."""
+    if zero_image_head == "auto":
+        return init not in SIZES and masks_images(config_fields(init))
+    return zero_image_head == "true"
+
+
+def masks_images(fields: Mapping[str, Any]) -> bool:
+    """Whether a config.json keeps its model from drawing, so that the head's image rows mean nothing.
+
+    transformers masks the tokens that ``vocabulary_map`` names IMGIMG..., and Lumina-mGPT's code too, unless
+    ``mask_image_logits`` is false.
+    """
+    names = fields.get("vocabulary_map") or {}
+    return fields.get("mask_image_logits", True) and any(name.startswith("IMGIMG") for name in names)
+
+
+def image_ids(profile: Profile) -> Tensor:
+    """Token ids of the image codes, [codes] int64."""
+    ids = profile.image_ids or range(profile.image0, profile.image0 + profile.codebook_size)
+    return torch.tensor(ids)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from warning of the image encoder, which is missing on purpose."""
+    level, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bar:
+            transformers_logging.enable_progress_bar()
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def _config(size: str, profile: Profile, **options: Any) -> ChameleonConfig:
+    shape = SIZES[size]
+    return ChameleonConfig(
+        vocab_size=profile.vocab_size,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        swin_norm=shape.swin_norm,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        pad_token_id=profile.pad,
+        bos_token_id=profile.bos,
+        eos_token_id=profile.sep,
+        # An empty map keeps transformers' forward from masking the image tokens in the logits.
+        vocabulary_map={},
+        # The image encoder is never used, only built by transformers and dropped: as small as it can be.
+        vq_config={
+            "embed_dim": 4, "latent_channels": 4, "num_embeddings": 4, "base_channels": 32,
+            "channel_multiplier": [1], "num_res_blocks": 1, "attn_type": "none", "resolution": 32,
+        },
+        **{"max_position_embeddings": MAX_POSITIONS, "initializer_range": SPREAD, **options},
+    )  # fmt: skip
+
+
+def _tiny_weights(
+    profile: Profile, shapes: Mapping[str, tuple[int, ...]], seed: int
+) -> Iterator[tuple[str, Tensor]]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = ChameleonForConditionalGeneration(tiny_config(profile))
+        for layer in model.model.layers:
+            # With biases before the rotation a head starts with distances that it prefers, in place of none.
+            for norm in (layer.self_attn.q_norm, layer.self_attn.k_norm):
+                nn.init.normal_(norm.bias, std=0.5)
+    return ((name, tensor) for name, tensor in model.state_dict().items() if name in shapes)
+
+
+def _random_weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> Iterator[tuple[str, Tensor]]:
+    """Matrices are drawn, the gains of norms are 1 and their biases 0, as transformers starts them."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, shape in shapes.items():
+        if "norm" in name:
+            yield name, torch.full(shape, 0.0 if name.endswith("bias") else 1.0)
+        else:
+            yield name, torch.empty(shape).normal_(std=SPREAD, generator=generator)

@@ -1,0 +1,168 @@
+"""The model: Chameleon as transformers has it, without its image encoder, on concatenated sequences."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import save_torch_state_dict
+from torch import Tensor, nn
+from torch.nn.functional import dropout
+from transformers import ChameleonForConditionalGeneration
+
+from rasterloom.recipe.model import Lora
+from rasterloom.recipe.train import Train
+from rasterloom.schema import Profile
+from rasterloom.train.data.collate import IGNORE
+from rasterloom.train.model import attention
+from rasterloom.train.model.activation_checkpointing import prepare_layers
+from rasterloom.train.model.attention import Segments
+from rasterloom.train.model.initialization import (
+    ZeroHead,
+    build_model,
+    check_checkpoint,
+    quiet,
+    starts_with_zeros,
+    tiny_config,
+)
+from rasterloom.train.model.lora import add_lora, check_lora_installed, merged
+from rasterloom.train.model.loss import Losses, LossHead
+from rasterloom.train.model.shapes import SIZES
+from rasterloom.train.model.zero3_init import build_partitioned
+
+__all__ = ["PackedLM", "build_model", "save_model", "tiny_config", "training_model"]
+
+
+def training_model(init: str, profile: Profile, train: Train) -> "PackedLM":
+    """Build the model that a stage trains, as the recipe's ``train`` says: on the CPU, or with ZeRO 3, for
+    which DeepSpeed must be set up, dealt out to the ranks.
+
+    Args:
+        init: what the stage starts from; the image rows of the head are zeroed by order
+            (``zero_image_head: true``) only where it is the recipe's own, not an earlier stage's model.
+
+    Raises:
+        ValueError: as `build_model`; or LoRA would freeze a head whose image rows are zero.
+    """
+    options = train.model
+    _check_lora(init, train)
+    zero = _zero_image_head(init, train)
+    if train.deepspeed.zero == 3:
+        lm = build_partitioned(init, profile, train, zero_image_head=zero)
+    else:
+        lm = build_model(init, profile, seed=train.seed, zero_image_head=zero)
+    if options.lora is not None:
+        add_lora(lm, options.lora, seed=train.seed)
+    prepare_layers(lm.model.layers, remat=options.remat, compiled=options.compile)
+    return PackedLM(lm, train.dropout, z_loss=train.z_loss)
+
+
+def check_start(init: str, profile: Profile, train: Train) -> None:
+    """Find out whether `training_model` can do what it is asked for, without reading weights.
+
+    Raises:
+        ValueError: as `training_model`.
+    """
+    if init not in SIZES:
+        check_checkpoint(init, profile)
+    _check_lora(init, train)
+
+
+def _zero_image_head(init: str, train: Train) -> ZeroHead:
+    return train.model.zero_image_head if init == train.init else "false"
+
+
+def _check_lora(init: str, train: Train) -> None:
+    lora = train.model.lora
+    if lora is None:
+        return
+    check_lora_installed()
+    if not lora.vocabulary and starts_with_zeros(init, _zero_image_head(init, train)):
+        raise ValueError(
+            "train.model.lora: image rows of the head start as zeros and would stay so; "
+            "set train.model.lora.vocabulary: true, or train.model.zero_image_head: 'false'"
+        )
+
+
+def save_model(
+    model: ChameleonForConditionalGeneration,
+    profile: Profile,
+    folder: Path,
+    *,
+    state_dict: Mapping[str, Tensor] | None = None,
+    lora: Lora | None = None,
+) -> None:
+    """Write a checkpoint that plain transformers loads, and the profile beside it.
+
+    Args:
+        state_dict: the weights, where they are not the model's own.
+        lora: the adapters that the model has; they are merged into its matrices.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.architectures = [ChameleonForConditionalGeneration.__name__]
+    model.config.save_pretrained(folder)
+    save_torch_state_dict(merged(model.state_dict() if state_dict is None else state_dict, lora), folder)
+    (folder / "profile.json").write_text(json.dumps(asdict(profile), indent=1))
+
+
+@contextmanager
+def own_attention(lm: ChameleonForConditionalGeneration) -> Iterator[None]:
+    """Let a model attend as transformers does, which takes masks and a cache, as long as the block lasts."""
+    before = lm.config._attn_implementation
+    with quiet():
+        lm.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        with quiet():
+            lm.set_attn_implementation(before)
+
+
+class PackedLM(nn.Module):
+    """A language model on concatenated sequences that returns the loss of each token."""
+
+    def __init__(
+        self, lm: ChameleonForConditionalGeneration, residual_dropout: float = 0.0, *, z_loss: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.lm = lm
+        self.z_loss = z_loss
+        lm.lm_head = LossHead.of(lm.lm_head)
+        with quiet():
+            lm.set_attn_implementation(attention.NAME)
+        if residual_dropout:  # after attention and after the MLP, as in the reference
+            for layer in lm.model.layers:
+                for part in (layer.self_attn, layer.mlp):
+                    part.register_forward_hook(_Dropout(residual_dropout))
+
+    def forward(self, input_ids: Tensor, targets: Tensor, lengths: Sequence[int]) -> Losses:
+        """Compute the losses (see `loss.Losses`) of the tokens that have a target.
+
+        Args:
+            input_ids: [tokens] int64, the sequences one after the other, longest first.
+            targets: [tokens] int64, the next token, or `IGNORE`.
+            lengths: tokens of each sequence.
+        """
+        # First, because it waits for the device, which by the end of the forward pass would be behind.
+        counted = (targets != IGNORE).nonzero().squeeze(1)
+        segments = Segments(lengths, input_ids.device)
+        hidden = self.lm.model(
+            input_ids=input_ids[None],
+            position_ids=segments.positions()[None],
+            use_cache=False,
+            segments=segments,
+        ).last_hidden_state[0]
+        losses: Losses = self.lm.lm_head(hidden[counted], targets[counted], self.z_loss)
+        return losses
+
+
+class _Dropout:
+    def __init__(self, p: float) -> None:
+        self.p = p
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if isinstance(output, tuple):  # attention returns (output, weights)
+            return (dropout(output[0], self.p, module.training), *output[1:])
+        return dropout(output, self.p, module.training)

@@ -1,0 +1,280 @@
+"""Draws images, as codes, and answers in text from a trained model, in batches.
+
+Guidance, top-k and temperature are those of Lumina-mGPT, in its order: logits = s * (l - l0) + l0, where l0
+sees only boi and the size; then the image codes alone; then their top k; then temperature. Unlike there the
+tokens of the size are given, not sampled, and rows end where they must, so every sequence is a whole image
+of the size asked for.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rasterloom.schema import Profile
+from rasterloom.train.model.packed_lm import build_model
+
+Codes = NDArray[np.int32]
+
+
+class Sampler:
+    """A model ready to draw and to answer from."""
+
+    def __init__(self, model: Any, profile: Profile) -> None:
+        """Take a Chameleon of transformers, in evaluation mode; its attention must be transformers' own."""
+        self.model, self.profile = model, profile
+        self.device: torch.device = model.lm_head.weight.device
+        ids = profile.image_ids or range(profile.image0, profile.image0 + profile.codebook_size)
+        self.image_ids = torch.tensor(ids, device=self.device)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        sizes: Sequence[tuple[int, int]],
+        *,
+        cfg: float = 4.0,
+        temperature: float = 1.0,
+        top_k: int = 2000,
+        seed: int = 0,
+        batch: int = 32,
+        on_tokens: Callable[[int], None] = lambda tokens: None,
+    ) -> list[Codes]:
+        """Draw one image for each prompt.
+
+        Args:
+            prompt_ids: tokens of each prompt, from bos to the separator before boi; there may be images
+                among them.
+            sizes: (width, height) of each image in pixels, multiples of ``profile.grid_unit``.
+            cfg: guidance scale; 1 is no guidance.
+            seed: image i depends on ``seed`` and i, and not on the other images.
+            batch: images drawn at once; they may be of any sizes, and are sorted by length first.
+            on_tokens: told how many codes more are drawn, now and then.
+
+        Returns:
+            Codes [h, w] of each image.
+
+        Raises:
+            ValueError: a size is not a multiple of the grid unit, or the numbers of prompts and sizes differ.
+        """
+        if len(prompt_ids) != len(sizes):
+            raise ValueError(f"{len(prompt_ids)} prompts, but {len(sizes)} sizes")
+        heads = [_head(size, self.profile) for size in sizes]
+        order = sorted(range(len(sizes)), key=lambda i: (sizes[i][0] * sizes[i][1], sizes[i], i))
+        images: dict[int, Codes] = {}
+        for start in range(0, len(order), batch):
+            part = order[start : start + batch]
+            contexts = [[*prompt_ids[i], *heads[i]] for i in part]
+            if cfg != 1:
+                contexts += [heads[i] for i in part]
+            forms = [
+                (sizes[i][1] // self.profile.downsample, sizes[i][0] // self.profile.downsample) for i in part
+            ]
+            luck = [
+                np.random.default_rng([seed, i]).random(h * w) for i, (h, w) in zip(part, forms, strict=True)
+            ]
+            drawn = self._draw(contexts, forms, luck, cfg, temperature, top_k, on_tokens)
+            images.update(zip(part, drawn, strict=True))
+        return [images[i] for i in range(len(sizes))]
+
+    def _draw(
+        self,
+        contexts: list[list[int]],
+        forms: list[tuple[int, int]],
+        luck: list[NDArray[np.float64]],
+        cfg: float,
+        temperature: float,
+        top_k: int,
+        on_tokens: Callable[[int], None],
+    ) -> list[Codes]:
+        """Draw a batch: ``contexts`` with the prompts, then those without, if there is guidance."""
+        profile, device = self.profile, self.device
+        script = _script(forms, profile)
+        free = script < 0
+        chances = np.zeros(script.shape)
+        for row, (mine, chance) in enumerate(zip(free, luck, strict=True)):
+            chances[row, mine] = chance
+        steps = script.shape[1]
+        decoder = _Decoder(self.model, contexts, room=steps, pad=profile.pad, device=device)
+        hidden, codes, at = decoder.start(), torch.zeros(script.shape, dtype=torch.int64, device=device), 0
+        forced, chances_at = torch.from_numpy(script).to(device), torch.from_numpy(chances).to(device)
+        while True:
+            logits = self._logits(hidden, self.image_ids)
+            if cfg != 1:
+                with_prompt, without = logits.chunk(2)
+                logits = cfg * (with_prompt - without) + without
+            codes[:, at] = _choose(logits, chances_at[:, at], temperature, top_k)
+            on_tokens(int(free[:, at].sum()))
+            # What is known of all rows, as the end of a line where they are of one width, goes in along.
+            end = at + 1
+            while end < steps and not free[:, end].any():
+                end += 1
+            if end == steps:
+                break
+            tokens = forced[:, at:end].clone()
+            tokens[:, 0] = torch.where(tokens[:, 0] < 0, self.image_ids[codes[:, at]], tokens[:, 0])
+            hidden = decoder.feed(tokens.repeat(1 if cfg == 1 else 2, 1))
+            at = end
+        drawn = codes.cpu().numpy().astype(np.int32)
+        return [
+            drawn[row, mine].reshape(form) for row, (mine, form) in enumerate(zip(free, forms, strict=True))
+        ]
+
+    @torch.no_grad()
+    def answer(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        text_ids: Sequence[int],
+        *,
+        temperature: float = 1.0,
+        top_k: int = 10,
+        seed: int = 0,
+        batch: int = 32,
+        max_tokens: int = 512,
+        on_tokens: Callable[[int], None] = lambda tokens: None,
+    ) -> list[list[int]]:
+        """Answer each prompt in text, until the model ends its turn.
+
+        Args:
+            prompt_ids: tokens of each prompt, from bos to the separator before the answer.
+            text_ids: ids that text is made of; no other is drawn, but for the separator that ends it.
+            seed: answer i depends on ``seed`` and i, and not on the others.
+            max_tokens: where an answer is cut off.
+
+        Returns:
+            Ids of each answer, without the separator.
+        """
+        allowed = torch.tensor([*text_ids, self.profile.sep], device=self.device)
+        answers: list[list[int]] = []
+        for start in range(0, len(prompt_ids), batch):
+            part = [list(prompt) for prompt in prompt_ids[start : start + batch]]
+            luck = np.stack(
+                [np.random.default_rng([seed, start + i]).random(max_tokens) for i in range(len(part))]
+            )
+            chances = torch.from_numpy(luck).to(self.device)
+            decoder = _Decoder(self.model, part, room=max_tokens, pad=self.profile.pad, device=self.device)
+            hidden = decoder.start()
+            ended = torch.zeros(len(part), dtype=torch.bool, device=self.device)
+            tokens: list[Tensor] = []
+            for at in range(max_tokens):
+                logits = self._logits(hidden, allowed)
+                chosen = allowed[_choose(logits, chances[:, at], temperature, top_k)]
+                tokens.append(torch.where(ended, self.profile.sep, chosen))
+                ended = ended | (chosen == self.profile.sep)
+                on_tokens(len(part))
+                if at + 1 == max_tokens or bool(ended.all()):
+                    break
+                hidden = decoder.feed(tokens[-1][:, None])
+            for row in torch.stack(tokens, dim=1).tolist():
+                answers.append(row[: row.index(self.profile.sep)] if self.profile.sep in row else row)
+        return answers
+
+    def _logits(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        """Logits of some ids, [rows, ids] float32."""
+        logits: Tensor = self.model.lm_head(hidden)[:, ids]
+        return logits.float()
+
+
+def open_sampler(folder: str | Path, profile: Profile, device: str = "cpu", *, bf16: bool = False) -> Sampler:
+    """Load a checkpoint to draw from.
+
+    Raises:
+        ValueError: there is no checkpoint in the folder, or it does not fit the profile.
+    """
+    model = build_model(str(folder), profile).to(device, torch.bfloat16 if bf16 else torch.float32)
+    return Sampler(model.eval(), profile)
+
+
+class _Decoder:
+    """Feeds a batch of contexts of different length, then a token or two at a time."""
+
+    def __init__(
+        self,
+        model: Any,
+        contexts: Sequence[Sequence[int]],
+        *,
+        room: int,
+        pad: int,
+        device: torch.device,
+    ) -> None:
+        longest = max(map(len, contexts))
+        missing = torch.tensor([longest - len(context) for context in contexts], device=device)
+        self.model = model
+        self.ids = torch.tensor([[pad] * (longest - len(c)) + list(c) for c in contexts], device=device)
+        self.missing = missing[:, None]  # padding on the left of each row
+        self.cache = _Cache(longest + room)
+
+    def start(self) -> Tensor:
+        """Feed the contexts; return the last hidden states, [rows, d]."""
+        return self.feed(self.ids)
+
+    def feed(self, tokens: Tensor) -> Tensor:
+        """Feed tokens, [rows, n]; return the last hidden states, [rows, d]."""
+        begin, end = self.cache.length, self.cache.length + tokens.shape[1]
+        at = torch.arange(begin, end, device=tokens.device)
+        keys = torch.arange(end, device=tokens.device)
+        seen = (keys <= at[:, None]) & ((keys >= self.missing[:, :, None]) | (keys == at[:, None]))
+        hidden: Tensor = self.model.model(
+            input_ids=tokens,
+            position_ids=(at - self.missing).clamp_min(0),
+            attention_mask=seen[:, None],  # [rows, 1, n, keys]; a row of padding sees itself
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state[:, -1]
+        self.cache.length = end
+        return hidden
+
+
+class _Cache:
+    """Keys and values of all layers, allocated once. transformers' own either copies them at every token
+    or lets attention run over the room that is still empty."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.length = 0
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(self, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Add keys and values, [rows, heads, n, width]; return all so far."""
+        if layer not in self.layers:
+            rows, heads, _, width = key.shape
+            empty = key.new_empty(2, rows, heads, self.room, width)
+            self.layers[layer] = (empty[0], empty[1])
+        end = self.length + key.shape[2]
+        keys, values = self.layers[layer]
+        keys[:, :, self.length : end] = key
+        values[:, :, self.length : end] = value
+        return keys[:, :, :end], values[:, :, :end]
+
+    def get_seq_length(self, layer: int = 0) -> int:
+        return self.length
+
+
+def _head(size: tuple[int, int], profile: Profile) -> list[int]:
+    """How an image of so many pixels begins: boi, height, width. It is all that guidance samples without."""
+    width, height = size
+    if width % profile.grid_unit or height % profile.grid_unit or width < 1 or height < 1:
+        raise ValueError(f"size {width}x{height} is not a multiple of {profile.grid_unit} pixels")
+    return [profile.boi, *(profile.grid0 + side // profile.grid_unit for side in (height, width))]
+
+
+def _script(forms: Sequence[tuple[int, int]], profile: Profile) -> NDArray[np.int64]:
+    """What follows the heads of images of (height, width) codes: -1 for a code that is to be drawn, eol
+    after each row but the last, and padding after shorter images; int64 [images, tokens]."""
+    rows = [([-1] * width + [profile.eol]) * height for height, width in forms]
+    longest = max(map(len, rows)) - 1
+    return np.array([(row[:-1] + [profile.pad] * longest)[:longest] for row in rows], np.int64)
+
+
+def _choose(logits: Tensor, luck: Tensor, temperature: float, top_k: int) -> Tensor:
+    """Pick one code a row, [rows] int64, by the inverse of the cumulative distribution at ``luck``."""
+    if top_k < logits.shape[-1]:
+        least = logits.topk(top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    mass = (logits / temperature).double().softmax(dim=-1).cumsum(dim=-1)
+    wanted = luck[:, None] * mass[:, -1:]
+    return torch.searchsorted(mass, wanted, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)

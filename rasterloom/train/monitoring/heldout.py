@@ -1,0 +1,42 @@
+"""Loss on the held-out rows: in all, by task, and by bucket."""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from rasterloom.train.data.batching import balance, plan_batches
+from rasterloom.train.data.collate import pack
+from rasterloom.train.data.groups import Groups
+from rasterloom.train.data.token_dataset import TokenRows
+from rasterloom.train.monitoring.tally import Tally
+
+
+@torch.no_grad()
+def evaluate(
+    model: Any, rows: TokenRows, held: NDArray[np.int64], batch_tokens: int, device: torch.device
+) -> dict[str, Any]:
+    """Measure the mean -log p(token) of rows, prompts included; every rank calls this, if there are ranks.
+
+    Args:
+        model: a `PackedLM`, or DeepSpeed's engine around one.
+        held: row numbers, [n].
+
+    Returns:
+        As `Groups.losses`; without rows no task and no bucket, and a loss of None.
+    """
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    tally = Tally(Groups.of(rows), device)
+    lengths = rows.lengths[held]
+    batches = plan_batches(lengths, seed=0, epoch=0, batch_tokens=max([batch_tokens, *lengths.tolist()]))
+    model.eval()
+    for batch in batches:
+        mine = held[balance(batch, lengths, world)[rank]]
+        packed = pack(rows.fetch(mine), tally.groups.of_rows(rows, mine))
+        ids, targets = (torch.from_numpy(x).to(device) for x in (packed.input_ids, packed.targets))
+        *_, nll, _ = model(ids, targets, packed.lengths)
+        tally.add(nll, packed)
+    model.train()
+    return tally.groups.losses(tally.read().by_cell)

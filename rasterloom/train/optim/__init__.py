@@ -1,0 +1,1 @@
+"""The optimizer step, its schedule and DeepSpeed's engine."""

@@ -1,0 +1,144 @@
+"""DeepSpeed: its configuration from the recipe, and full weights out of its shards."""
+
+import contextlib
+import io
+import logging
+import math
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rasterloom.recipe.train import Train
+from rasterloom.train.deepspeed_config import BETAS, BUCKET_ELEMENTS, deepspeed_config
+from rasterloom.train.model.packed_lm import PackedLM
+from rasterloom.train.optim.muon import Muon
+
+
+def set_up_deepspeed(*, use_gpu: bool) -> None:
+    """Make DeepSpeed ready: once torch.distributed is, and before a model is built; every rank calls this."""
+    if not use_gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    # DeepSpeed insists on it, and launchers other than its own need not set it.
+    os.environ.setdefault("LOCAL_RANK", str(torch.cuda.current_device() if use_gpu else 0))
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    import deepspeed
+
+    # An optional speed-up that DeepSpeed would compile on the spot, which takes a C++ compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="nccl" if use_gpu else "gloo", verbose=False)
+
+
+def start_deepspeed(model: PackedLM, train: Train, *, use_gpu: bool) -> Any:
+    """Wrap a model into a DeepSpeed engine; every rank calls this.
+
+    The engine averages gradients over ranks and clips them; the learning rate is set from outside, and so
+    is the end of a step (see `backward`).
+    """
+    set_up_deepspeed(use_gpu=use_gpu)
+    import deepspeed
+
+    elements = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())  # ZeRO 3 deals them out
+    config = deepspeed_config(train, bucket_elements=min(BUCKET_ELEMENTS, elements))
+    groups = parameter_groups(model, train.weight_decay)
+    given: dict[str, Any] = {"model_parameters": groups}
+    if train.optimizer == "muon":
+        given["optimizer"] = Muon(split_matrices(model, groups), lr=1.0, betas=BETAS)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        engine, *_ = deepspeed.initialize(model=model, config=config, **given)
+    return engine
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split parameters: matrices and embeddings decay, the gains and biases of norms do not."""
+    decayed = {
+        id(module.weight) for module in model.modules() if isinstance(module, nn.Linear | nn.Embedding)
+    }
+    params = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in params if id(p) in decayed], "weight_decay": weight_decay},
+        {"params": [p for p in params if id(p) not in decayed], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]  # all of a group may be frozen
+
+
+def split_matrices(model: PackedLM, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Take the matrices of the layers, which Muon steps, out of the groups; embeddings and head stay."""
+    layers = model.lm.model.layers.modules()
+    matrices = {id(module.weight) for module in layers if isinstance(module, nn.Linear)}
+    split = []
+    for group in groups:
+        for muon in (True, False):
+            params = [p for p in group["params"] if (id(p) in matrices) == muon]
+            if params:
+                split.append({**group, "params": params, "muon": muon})
+    return split
+
+
+def backward(engine: Any, loss: Tensor, *, last: bool) -> None:
+    """Add the gradients of one micro-batch to those of the step; every rank calls this equally often.
+
+    Args:
+        last: it is the step's last micro-batch, `optimizer_step` comes next.
+    """
+    engine.set_gradient_accumulation_boundary(last)
+    engine.backward(loss)
+
+
+def optimizer_step(engine: Any, lr: float, accept: Callable[[float], bool]) -> float:
+    """Clip, and take the step at this learning rate if it is accepted; its gradients are gone either way.
+
+    DeepSpeed computes the norm of the gradients within its step, just before the optimizer's own. So that
+    is where it is asked for: a step that is not accepted leaves weights and optimizer as they were.
+
+    Args:
+        accept: is given the norm of the gradients before clipping, and answers the same on every rank.
+
+    Returns:
+        The norm of the gradients before clipping; infinite where it is not finite.
+    """
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr
+    plain = None
+    if engine.zero_optimization_stage() == 0:  # DeepSpeed keeps no norm
+        gradients = [p.grad for p in engine.parameters() if p.grad is not None]
+        plain = float(torch.nn.utils.get_total_norm(gradients))
+
+    def norm(of: Any) -> float:
+        found = float(of) if plain is None else plain
+        return found if 0 <= found < math.inf else math.inf  # DeepSpeed has -1 for what is not finite
+
+    optimizer = engine.basic_optimizer
+    take = optimizer.step
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        if accept(norm(getattr(engine.optimizer, "_global_grad_norm", None))):
+            return take(*args, **kwargs)
+        return None
+
+    optimizer.step = step
+    try:
+        engine.step()
+    finally:
+        optimizer.step = take
+    return norm(engine.get_global_grad_norm())
+
+
+def full_weights(engine: Any, *, keep: bool) -> dict[str, Tensor]:
+    """Gather the float32 weights of the language model; every rank calls this.
+
+    Args:
+        keep: return them; the other ranks take part and return nothing.
+    """
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    weights = {}
+    for name, parameter in engine.module.lm.named_parameters():
+        full = safe_get_full_fp32_param(parameter)  # None where the parameter is whole on every rank
+        if keep:
+            weights[name] = (parameter if full is None else full).detach().to("cpu", torch.float32).clone()
+    return weights

@@ -1,0 +1,199 @@
+"""The training loop of one worker: one stage, from its plan to its weights.
+
+Nothing here knows of Ray: it runs wherever torch.distributed has been set up.
+"""
+
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+
+from rasterloom.errors import StageImpossible
+from rasterloom.recipe.train import Guard
+from rasterloom.storage.store import Store
+from rasterloom.storage.transfer import upload
+from rasterloom.train.checkpoint import resume
+from rasterloom.train.checkpoint.saver import Checkpoint, Position, Saver, latest, restore_random_state
+from rasterloom.train.data.dataloader import open_feed
+from rasterloom.train.data.token_dataset import prefetched
+from rasterloom.train.distributed import on_rank_0
+from rasterloom.train.job import StageJob
+from rasterloom.train.model.freeze import freeze
+from rasterloom.train.model.lora import save_adapter
+from rasterloom.train.model.packed_lm import save_model, training_model
+from rasterloom.train.monitoring.metrics_log import StepSums
+from rasterloom.train.monitoring.monitor import Watch
+from rasterloom.train.monitoring.trackers import EVENTS
+from rasterloom.train.optim.deepspeed_engine import full_weights, set_up_deepspeed, start_deepspeed
+from rasterloom.train.optim.loss_guard import after_objection, after_step, objection
+from rasterloom.train.optim.lr_schedule import learning_rate
+from rasterloom.train.optim.train_step import Asked, train_step
+from rasterloom.utils.json_files import read_json, write_json
+
+OUTPUT = "output"  # beside the checkpoints on S3: what a stage leaves behind
+
+
+def run_worker(
+    job: StageJob,
+    *,
+    asked: Callable[[], Asked] = lambda: Asked.NOTHING,
+    on_step: Callable[[dict[str, Any]], None] = lambda record: None,
+) -> Literal["done", "stopped"]:
+    """Train a stage as one rank of the default process group, which must exist.
+
+    Goes on from the last complete checkpoint of the job, whatever number of ranks has written it. Leaves in
+    the job's folder ``model/``, ``metrics.jsonl``, ``heldout.json`` and, when all else is written,
+    ``result.json``.
+
+    Args:
+        asked: called after each step; what any rank is asked for, all of them do. If it is to stop, a
+            checkpoint is written and the stage is "stopped".
+        on_step: on rank 0, is given what is noted of each step.
+
+    Raises:
+        StageImpossible: there is nothing to train on, or what is found in the job's folder does not fit.
+        TrainingDiverged: the guard has stopped the stage.
+        StorageError: a checkpoint cannot be written or read.
+    """
+    rank = dist.get_rank()
+    device = torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu")
+    train, store = job.train, job.checkpoint_store
+    job.make_folder()
+    scratch = job.folder / f"scratch-{socket.gethostname()}"
+    try:
+        feed = open_feed(job)
+        last = on_rank_0(lambda: latest(store, job.digest()))
+    except ValueError as error:
+        raise StageImpossible(str(error)) from error
+
+    torch.manual_seed(train.seed + rank)  # for dropout
+    set_up_deepspeed(use_gpu=job.use_gpu)
+    model = training_model(job.init, job.profile, train).to(device)
+    freeze(model.lm, job.stage.freeze)
+    model.train()  # a checkpoint comes in evaluation mode
+    engine = start_deepspeed(model, train, use_gpu=job.use_gpu)
+    position = _start(engine, job, last, scratch)
+    saver = Saver(store, scratch, keep=train.keep_checkpoints, notes=(job.metrics_file, job.heldout_file))
+    total = feed.plan.steps
+    with Watch(engine, job, feed.rows, feed.held, start=position.step, total=total) as watch:
+        watch.begin()
+        if last is None and train.guard.on == "rollback":
+            saver.save(engine, position)  # there is always one to go back to
+        waiting_since = time.monotonic()
+        for parts in prefetched(feed.batches(position.step)):
+            began = time.monotonic()
+            lr = learning_rate(position.step, total, job.stage)
+            judge = partial(objection, train.guard, position.seen)
+            sums = train_step(engine, parts, device, watch.tally, lr=lr, refuse=judge)
+            refused = judge(sums.loss, sums.grad_norm)
+            position = _after(position, sums, refused, train.guard)
+            if refused and train.guard.on == "rollback":
+                refused += f"; back to step {_roll_back(engine, saver, job, scratch)}"
+            seconds = time.monotonic() - began
+            position = replace(position, seconds=position.seconds + seconds)
+            record = watch.note(
+                sums, step=position.step, lr=lr, seconds=seconds, wait=began - waiting_since, refused=refused
+            )
+            if rank == 0:
+                on_step(record)
+            watch.look(position.step)
+            wish, uploaded = _agree(asked(), saver.ready, device)
+            if position.step % train.checkpoint_every == 0 or position.step == total or wish:
+                saver.save(engine, position)
+            elif uploaded:
+                saver.finish()
+            if wish == Asked.STOP and position.step < total:
+                saver.finish()
+                engine.destroy()
+                return "stopped"
+            waiting_since = time.monotonic()
+        saver.finish()
+        loss = watch.log.recent_loss()
+    _export(engine, job, rank)
+    on_rank_0(lambda: _conclude(job, position, loss))
+    engine.destroy()
+    return "done"
+
+
+def _after(position: Position, sums: StepSums, refused: str | None, guard: Guard) -> Position:
+    """The position after a step that was taken, or refused."""
+    step = position.step + 1
+    if refused:
+        return replace(position, step=step, seen=after_objection(guard, position.seen, refused, step))
+    seen = after_step(guard, position.seen, sums.loss)
+    return replace(position, step=step, tokens=position.tokens + sums.tokens, seen=seen)
+
+
+def _start(engine: Any, job: StageJob, last: Checkpoint | None, scratch: Path) -> Position:
+    """Bring the engine to where the stage stands."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    if last is not None:
+        with resume.fetched(job.checkpoint_store, last, scratch) as folder:
+            resume.load(engine, last, folder, scratch)
+            restore_random_state(folder, seed=hash((job.train.seed, last.position.step, rank)))
+            on_rank_0(lambda: resume.restore_notes(folder, job.folder))
+        return replace(last.position, world_size=world)
+    if job.keep_optimizer_from is not None:
+        before = Store(f"{job.keep_optimizer_from}/checkpoints")
+        kept = on_rank_0(lambda: latest(before, None))
+        if kept is None:
+            raise StageImpossible(f"optimizer_state: keep: there is no checkpoint in {before.root}")
+        with resume.fetched(before, kept, scratch) as folder:
+            resume.load(engine, kept, folder, scratch)
+    return Position(job.digest(), job.tokens_snapshot, world, step=0, tokens=0, seconds=0.0)
+
+
+def _roll_back(engine: Any, saver: Saver, job: StageJob, scratch: Path) -> int:
+    """Take up weights and optimizer of the last checkpoint, and say of which step it is."""
+    saver.finish()
+    last = on_rank_0(lambda: latest(job.checkpoint_store, job.digest()))
+    assert last is not None
+    with resume.fetched(job.checkpoint_store, last, scratch) as folder:
+        resume.load(engine, last, folder, scratch)
+    return last.position.step
+
+
+def _agree(asked: Asked, uploaded: bool, device: torch.device) -> tuple[Asked, bool]:
+    """The most that any rank is asked for, and whether all have uploaded their part of a checkpoint."""
+    values = torch.tensor([int(asked), int(not uploaded)], device=device)
+    dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    most, missing = values.tolist()
+    return Asked(most), not missing
+
+
+def _export(engine: Any, job: StageJob, rank: int) -> None:
+    """Write the weights as a folder that plain transformers loads; every rank calls this."""
+    weights = full_weights(engine, keep=rank == 0)
+    if rank == 0:
+        folder, lora = job.model_dir, job.train.model.lora
+        draft = folder.with_name("writing-model")
+        shutil.rmtree(draft, ignore_errors=True)
+        save_model(engine.module.lm, job.profile, draft, state_dict=weights, lora=lora)
+        if lora is not None:
+            save_adapter(weights, lora, draft / "adapter", base=job.init)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(draft, folder)
+
+
+def _conclude(job: StageJob, position: Position, loss: float) -> None:
+    """Write the result, and bring it where the driver finds it if that may be on another machine."""
+    record = {"job": job.digest(), "steps": position.step, "tokens": position.tokens, "loss": loss}
+    record |= {"seconds": position.seconds, "heldout": read_json(job.heldout_file)}
+    store = job.checkpoint_store
+    if store.is_s3:
+        for folder in (job.model_dir, job.samples_dir, job.folder / EVENTS):
+            if folder.exists():
+                upload(store, folder, f"{OUTPUT}/{folder.name}")
+        for note in (job.metrics_file, job.heldout_file):
+            store.put(f"{OUTPUT}/{note.name}", note.read_bytes())
+        store.put(f"{OUTPUT}/{job.result_file.name}", json.dumps(record).encode())
+    write_json(job.result_file, record)

@@ -1,0 +1,23 @@
+"""Checks of a stage's job before anything is started."""
+
+from rasterloom.train.deepspeed_config import deepspeed_config
+from rasterloom.train.job import StageJob
+from rasterloom.train.model.shapes import SIZES
+from rasterloom.train.monitoring.trackers import check_trackers
+
+
+def check(job: StageJob) -> None:
+    """Look for what would fail later, before any worker is started.
+
+    Raises:
+        ValueError: there are no token files, the weights to start from are missing or do not fit, the
+            package of a tracker is missing, or ``train.deepspeed`` contradicts the rest of the recipe.
+    """
+    deepspeed_config(job.train)
+    check_trackers(job.train.trackers)
+    if not job.token_files:
+        raise ValueError(f"there are no tokens of target {job.stage.label} to train on")
+    if job.init not in SIZES or job.train.model.lora is not None:
+        from rasterloom.train.model.packed_lm import check_start
+
+        check_start(job.init, job.profile, job.train)

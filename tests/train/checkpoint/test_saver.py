@@ -1,0 +1,105 @@
+"""Checkpoints on their way to S3, and what a cut-off guard remembers, by one rank in this process."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+
+from rasterloom.recipe.train import Guard, Stage, Train
+from rasterloom.storage import transfer
+from rasterloom.storage.store import StorageError
+from rasterloom.train.checkpoint.saver import latest
+from rasterloom.train.monitoring.metrics_log import read_metrics
+from rasterloom.train.optim.train_step import Asked
+from rasterloom.train.trainer import run_worker
+
+pytestmark = pytest.mark.usefixtures("one_rank")
+
+
+@pytest.fixture
+def job(new_job):
+    stage = Stage(target=64, steps=8, lr=1e-2, warmup_steps=0, batch_tokens=300)
+    train = Train(stages=(stage,), heldout=0.2, dropout=0.0, checkpoint_every=3, keep_checkpoints=1)
+    return new_job(stage, train, rows=50, workers=1)
+
+
+@pytest.fixture
+def on_s3(job, s3, tmp_path):
+    return replace(job, checkpoints=f"{s3}/{tmp_path.name}/checkpoints")
+
+
+def test_training_goes_on_while_a_checkpoint_is_uploaded(on_s3, monkeypatch):
+    """The first upload does not end before step 5 is taken: who waited for it would wait in vain."""
+    copy, taken, seen = transfer.copy_files, threading.Event(), []
+
+    def late(*args):
+        assert taken.wait(120)
+        copy(*args)
+
+    def on_step(record):
+        if record["step"] == 5:
+            seen.append(latest(on_s3.checkpoint_store, on_s3.digest()))  # not complete yet
+            taken.set()
+
+    monkeypatch.setattr(transfer, "copy_files", late)
+    assert run_worker(on_s3, on_step=on_step) == "done"
+    assert seen == [None]
+    assert latest(on_s3.checkpoint_store, on_s3.digest()).position.step == 8
+    assert len([n for n in on_s3.checkpoint_store.list("") if n.endswith(".json") and "/" not in n]) == 1
+
+
+def test_an_upload_that_fails_is_tried_again(on_s3, monkeypatch):
+    copy, failed = transfer.copy_files, []
+
+    def shaky(*args):
+        if len(failed) < transfer.TRIES - 1:
+            failed.append(args)
+            raise OSError("connection reset")
+        copy(*args)
+
+    monkeypatch.setattr(transfer, "copy_files", shaky)
+    monkeypatch.setattr(transfer.s3, "wait", lambda attempt: None)
+    assert run_worker(on_s3) == "done"
+    assert len(failed) == transfer.TRIES - 1
+
+
+def test_an_upload_that_fails_for_good_ends_the_stage_in_one_line(on_s3, monkeypatch):
+    def broken(*args):
+        raise OSError("connection\nreset")
+
+    monkeypatch.setattr(transfer, "copy_files", broken)
+    monkeypatch.setattr(transfer.s3, "wait", lambda attempt: None)
+    with pytest.raises(
+        StorageError, match=r"^s3://lake/.*/step-00000003-\w+: cannot be uploaded: connection reset$"
+    ):
+        run_worker(on_s3)
+    assert latest(on_s3.checkpoint_store, on_s3.digest()) is None
+
+
+def test_a_checkpoint_on_demand(job):
+    """Asked for once, as on notice that a machine will go, training goes on after it."""
+    asked = iter([Asked.NOTHING, Asked.SAVE])
+    kept = []
+
+    def on_step(record):
+        kept.append(latest(job.checkpoint_store, job.digest()))
+
+    assert run_worker(job, asked=lambda: next(asked, Asked.NOTHING), on_step=on_step) == "done"
+    assert [k and k.position.step for k in kept] == [None, None, 2, 3, 3, 3, 6, 6]
+
+
+def test_a_guard_that_was_cut_off_decides_as_one_that_was_not(job, tmp_path):
+    """Every step whose loss is over a hair above the usual is passed over, so some are."""
+    guard = Guard(on="skip", factor=1.0001, window=2, limit=100)
+    stage = job.stage.model_copy(update={"steps": 12, "lr": 0.1})
+    picky = replace(job, stage=stage, train=job.train.model_copy(update={"guard": guard}))
+    whole = replace(picky, out_dir=str(tmp_path / "whole"))
+    run_worker(whole)
+    expected = read_metrics(whole.metrics_file)
+    assert 0 < sum("note" in record for record in expected) < 10
+    stops = iter([Asked.NOTHING] * 4 + [Asked.STOP])
+    assert run_worker(picky, asked=lambda: next(stops)) == "stopped"
+    assert run_worker(picky) == "done"
+    found = read_metrics(picky.metrics_file)
+    assert [r.get("note") for r in found] == [r.get("note") for r in expected]
+    assert [r["loss"] for r in found] == pytest.approx([r["loss"] for r in expected], abs=1e-5)

@@ -1,0 +1,112 @@
+"""The memory that a dry run tells of, beside what torch and DeepSpeed hold on a CPU."""
+
+import gc
+from dataclasses import replace
+
+import pytest
+import torch
+from operators import Watch
+
+from rasterloom.recipe.model import Lora, Model
+from rasterloom.recipe.train import DeepSpeed, Stage, Train
+from rasterloom.train.estimate.memory import activations, memory, trained_parameters
+from rasterloom.train.model.freeze import freeze
+from rasterloom.train.model.packed_lm import training_model
+from rasterloom.train.model.shapes import SIZES, parameter_shapes, shape_of
+from rasterloom.train.optim.deepspeed_engine import backward, optimizer_step, start_deepspeed
+
+LORA = Lora(rank=4, targets=("q_proj", "down_proj"), vocabulary=True)
+
+
+def train_with(**options):
+    return Train(stages=(Stage(target=64, steps=1),), init="tiny", dropout=0.0, **options)
+
+
+@pytest.mark.parametrize(
+    ("lora", "patterns"), [(None, ()), (None, ("embeddings", "layers.1")), (LORA, ()), (LORA, ("head",))]
+)
+def test_parameters_are_those_of_the_model(lora, patterns, profile):
+    train = train_with(model=Model(lora=lora))
+    lm = training_model("tiny", profile, train).lm
+    freeze(lm, patterns)
+    shape = shape_of("tiny", profile.vocab_size)
+    assert parameter_shapes(shape, lora) == {name: tuple(p.shape) for name, p in lm.named_parameters()}
+    learning = {name for name, p in lm.named_parameters() if p.requires_grad}
+    assert trained_parameters(shape, lora, patterns) == learning
+    told = memory(shape, train, patterns, 1, 0)
+    assert told.params == sum(p.numel() for p in lm.parameters())
+    assert told.trained == sum(p.numel() for p in lm.parameters() if p.requires_grad)
+
+
+def storages():
+    """The bytes of all tensors that there are, by where they lie."""
+    gc.collect()
+    tensors = (thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
+    return {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+
+
+@pytest.mark.parametrize(
+    ("options", "lora", "tolerance"),
+    [
+        ({"zero": 0}, None, 0.01),
+        ({"zero": 1, "bf16": True}, None, 0.01),
+        ({"zero": 2, "bf16": True}, LORA, 0.01),
+        ({"zero": 3, "bf16": True}, None, 0.01),
+        # DeepSpeed's buffers for the largest parameter are more than they would be of a large model.
+        ({"zero": 2, "bf16": True, "offload": "cpu"}, Lora(rank=4), 0.1),
+        ({"zero": 3, "bf16": True, "offload": "cpu"}, None, 0.1),
+    ],
+)
+def test_states_are_the_bytes_that_deepspeed_holds(options, lora, tolerance, profile, one_rank):
+    """Before the second optimizer step, with the gradients of two micro-batches."""
+    train = train_with(deepspeed=DeepSpeed(**options), model=Model(lora=lora))
+    before = storages()
+    engine = start_deepspeed(training_model("tiny", profile, train).train(), train, use_gpu=False)
+    ids = torch.arange(40)
+    for last in (True, False, True):
+        backward(engine, engine(ids, ids.roll(-1), [20, 20]).total, last=last)
+        if last and not engine.global_steps:
+            optimizer_step(engine, 1e-4, lambda norm: True)
+    held = sum(size for at, size in storages().items() if at not in before)
+    told = memory(shape_of("tiny", profile.vocab_size), train, (), 1, 0)
+    buckets = told.buckets if options["zero"] == 3 else 0  # ZeRO 2 has let go of them
+    assert told.states + told.host + buckets == pytest.approx(held, rel=tolerance)
+    assert bool(told.host) == ("offload" in options)
+    engine.destroy()
+
+
+def test_each_of_many_workers_holds_its_share():
+    def states(zero, workers, **options):
+        deepspeed = DeepSpeed(zero=zero, bf16=zero > 0, **options)
+        told = memory(SIZES["7b"], train_with(deepspeed=deepspeed), (), workers, 0)
+        return told.states, told.host
+
+    n = SIZES["7b"].params
+    assert states(0, 8) == (16 * n, 0)
+    assert states(1, 8) == (2 * n + 6 * n + 12 * n / 8, 0)
+    assert states(2, 8) == (2 * n + 4 * n / 8 + 12 * n / 8, 0)
+    assert states(3, 8) == (18 * n / 8, 0)
+    assert states(2, 8, offload="cpu") == (2 * n + 4 * n / 8, 18 * n / 8)
+    param = {"zero_optimization": {"offload_param": {"device": "cpu"}}}
+    assert states(3, 8, offload="cpu", extra=param) == (0, 22 * n / 8)
+
+
+@pytest.mark.parametrize("remat", ["none", "selective", "full"])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_activations_are_the_bytes_that_layers_keep(remat, bf16, profile):
+    """What two further layers add, so that the ends of the model do not count."""
+    train = train_with(model=Model(remat=remat), deepspeed=DeepSpeed(zero=1, bf16=bf16))
+    lengths = [150, 150]
+    model = training_model("tiny", profile, train).to(torch.bfloat16 if bf16 else torch.float32).train()
+    weights = {p.untyped_storage()._cdata for p in model.parameters()}
+    ids, kept = torch.arange(sum(lengths)) % 40, []
+    for layers in (3, 1):
+        del model.lm.model.layers[layers:]
+        model.lm.model.config.num_hidden_layers = layers
+        with Watch() as watch:
+            loss = model(ids, ids.roll(-1), lengths).total
+            kept.append(watch.alive(besides=weights))
+        del loss
+    shape = shape_of("tiny", profile.vocab_size)
+    told = [activations(replace(shape, layers=layers), train, sum(lengths)) for layers in (3, 1)]
+    assert told[0] - told[1] == pytest.approx(kept[0] - kept[1], rel=0.02)

@@ -1,0 +1,108 @@
+from functools import partial
+
+import pytest
+import torch
+from operators import Watch
+
+from rasterloom.recipe.model import Model
+from rasterloom.recipe.train import DeepSpeed, Stage, Train
+from rasterloom.train.model.packed_lm import training_model
+
+LENGTHS = ([40, 37, 20, 5], [33, 33, 9], [50])
+
+
+def model_with(profile, init="tiny", dtype=torch.float32, **options):
+    stages, options = (Stage(target=64, steps=1),), Model(**options)
+    train = Train(stages=stages, model=options, z_loss=0.01, dropout=0.0, init=init)
+    return training_model(init, profile, train).to(dtype).train()
+
+
+def step(model, lengths):
+    """(loss, gradients, bytes that wait for the backward pass, how often each operator ran)"""
+    ids = torch.arange(sum(lengths)) % 40
+    model.zero_grad()
+    with Watch() as watch:
+        loss = model(ids, ids.roll(-1), lengths).total
+        kept = watch.alive()
+        loss.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    return loss.detach(), gradients, kept, watch.counts
+
+
+@pytest.mark.parametrize("remat", ["selective", "full"])
+def test_gradients_are_the_same_whatever_is_kept(remat, profile):
+    plain, other = model_with(profile), model_with(profile, remat=remat)
+    for lengths in LENGTHS:
+        loss, gradients, *_ = step(plain, lengths)
+        same_loss, same_gradients, *_ = step(other, lengths)
+        assert same_loss == loss
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(same_gradients[name], gradient, rtol=1e-6, atol=1e-7, msg=name)
+
+
+def test_dropout_is_drawn_alike_when_computed_again(profile):
+    train = Train(stages=(Stage(target=64, steps=1),), dropout=0.3)
+    losses, gradients = [], []
+    for remat in ("none", "selective", "full"):
+        model = training_model(
+            "tiny", profile, train.model_copy(update={"model": Model(remat=remat)})
+        ).train()
+        torch.manual_seed(1)
+        loss, grads, *_ = step(model, LENGTHS[0])
+        losses.append(loss)
+        gradients.append(grads["lm.model.embed_tokens.weight"])
+    assert losses[0] == losses[1] == losses[2]
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradients[2], gradients[0], rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_kept_falls(profile):
+    lengths = [200, 190, 180]
+    none, selective, full = (
+        step(model_with(profile, remat=remat), lengths)[2] for remat in ("none", "selective", "full")
+    )
+    assert full < 0.5 * selective
+    assert selective < 0.4 * none
+
+
+def test_selective_runs_attention_once_and_the_wide_products_of_the_mlp_twice(profile):
+    attention, product = "aten::_scaled_dot_product_flash_attention_for_cpu", "aten::mm"
+    none, selective, full = (
+        step(model_with(profile, remat=remat), [40, 20])[3] for remat in ("none", "selective", "full")
+    )
+    layers = 3
+    assert selective[attention] == none[attention] == 2 * layers  # a group of sequences each
+    assert full[attention] == 2 * none[attention]
+    assert selective[product] == none[product] + 2 * layers  # gate and up
+    # The last product of a layer is not needed again, but for DeepSpeed's own, where an engine ran before.
+    assert none[product] + 6 * layers <= full[product] <= none[product] + 7 * layers
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_compiled_layers_give_the_same_and_are_compiled_once_for_all_lengths(remat, profile, monkeypatch):
+    """Without the code that inductor would write, which takes a C++ compiler and a minute."""
+    torch.compiler.reset()
+    counters = torch._dynamo.utils.counters
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    plain, compiled = model_with(profile), model_with(profile, compile=True, remat=remat)
+    graphs = []
+    for lengths in [[40, 37, 20, 5], [33, 33, 9], [50], [60, 50, 40, 30, 20, 10], [71, 70], [8, 7, 6]]:
+        ids = torch.arange(sum(lengths)) % 40
+        results = []
+        for model in (plain, compiled):
+            model.zero_grad()
+            loss = model(ids, ids.roll(-1), lengths).total
+            loss.backward()
+            results.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
+        graphs.append(counters["stats"]["unique_graphs"])
+        for one, other in zip(*results, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
+    assert graphs[0] > 0
+    assert graphs[-1] == graphs[2]  # no new ones for new lengths, or another number of sequences
+
+
+def test_what_cannot_go_together_is_refused():
+    with pytest.raises(ValueError, match="takes remat: none or full"):
+        Model(compile=True, remat="selective")
+    with pytest.raises(ValueError, match=r"takes deepspeed: \{zero: 0\}, 1 or 2, not 3"):
+        Train(stages=(Stage(target=64, steps=1),), model=Model(compile=True), deepspeed=DeepSpeed(zero=3))

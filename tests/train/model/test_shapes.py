@@ -1,0 +1,29 @@
+import json
+
+import pytest
+
+from rasterloom.train.model.shapes import SIZES, Shape, shape_of
+
+
+def test_the_sizes_are_what_their_names_say():
+    assert SIZES["7b"].params == pytest.approx(7.0e9, rel=0.01)
+    assert SIZES["34b"].params == pytest.approx(34.3e9, rel=0.01)
+    assert SIZES["1b"].params == pytest.approx(1.4e9, rel=0.05)
+    assert SIZES["small"].params == pytest.approx(0.34e9, rel=0.05)
+
+
+def test_a_name_takes_the_vocabulary_of_the_tokens():
+    assert shape_of("small", 1000).vocab == 1000
+    assert shape_of("small", 1000).params < SIZES["small"].params
+
+
+def test_a_checkpoint_says_its_own_shape(tmp_path):
+    fields = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({**fields, "vocab_size": 100, "swin_norm": True, "num_key_value_heads": 2}))
+    assert shape_of(str(tmp_path), 7) == Shape(64, 96, 2, 4, 2, vocab=100, swin_norm=True)
+    config.write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=r"config\.json has no field 'vocab_size'"):
+        shape_of(str(tmp_path), 7)
+    with pytest.raises(ValueError, match=r"no checkpoint at .*gone .*or one of tiny, small, 1b, 7b, 34b"):
+        shape_of(str(tmp_path / "gone"), 7)

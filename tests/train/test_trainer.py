@@ -1,0 +1,241 @@
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from rasterloom.errors import TrainingDiverged
+from rasterloom.recipe.train import DeepSpeed, Stage, Train
+from rasterloom.schema import TOKENS
+from rasterloom.train import trainer as engine_module
+from rasterloom.train.job import StageJob, finished
+from rasterloom.train.model.packed_lm import build_model
+from rasterloom.train.monitoring.metrics_log import MetricsLog, read_metrics
+from rasterloom.train.trainer import run_worker
+from rasterloom.train.validate import check
+
+pytestmark = pytest.mark.usefixtures("one_rank")
+
+
+@pytest.fixture
+def job(new_job, write_tokens):
+    stage = Stage(target=64, steps=8, lr=1e-2, warmup_steps=2, batch_tokens=300)
+    train = Train(stages=(stage,), heldout=0.2, checkpoint_every=3, cfg_drop=0.3, dropout=0.1)
+    return new_job(stage, train, token_files=(write_tokens(30), write_tokens(20, first=30)), workers=1)
+
+
+def losses(job: StageJob) -> list[float]:
+    return [record["loss"] for record in read_metrics(job.metrics_file)]
+
+
+def elsewhere(job: StageJob, name: str, **changes) -> StageJob:
+    return replace(job, out_dir=str(job.folder.with_name(name)), **changes)
+
+
+def with_train(job: StageJob, name: str, **changes) -> StageJob:
+    return elsewhere(job, name, train=job.train.model_copy(update=changes))
+
+
+class Crash(Exception):
+    pass
+
+
+@pytest.fixture
+def crash_at(monkeypatch):
+    """Make the loop die when it is about to note a step, as if killed."""
+
+    def arm(step: int) -> None:
+        original = MetricsLog.write
+
+        def write(self, *args, **kwargs):
+            if kwargs["step"] == step:
+                monkeypatch.undo()
+                raise Crash
+            original(self, *args, **kwargs)
+
+        monkeypatch.setattr(MetricsLog, "write", write)
+
+    return arm
+
+
+def test_a_stage_learns_and_leaves_what_it_says(job):
+    run_worker(job)
+    result = finished(job)
+    assert result is not None
+    records = read_metrics(job.metrics_file)
+    assert [record["step"] for record in records] == list(range(1, 9))
+    assert records[0]["lr"] == pytest.approx(0.005)
+    assert result.steps == 8
+    assert result.tokens == sum(record["tokens"] for record in records)
+    heldout = json.loads(job.heldout_file.read_text())
+    assert heldout["end"]["all"]["loss"] < heldout["start"]["all"]["loss"] - 0.5
+    buckets = heldout["end"]["buckets"]
+    assert set(buckets) <= {"64x64", "96x32", "32x96", "32x32"}
+    assert sum(b["rows"] for b in buckets.values()) == heldout["end"]["all"]["rows"] > 0
+    mean = sum(b["loss"] * b["tokens"] for b in buckets.values()) / heldout["end"]["all"]["tokens"]
+    assert mean == pytest.approx(heldout["end"]["all"]["loss"])
+    assert result.heldout == heldout
+    trained = build_model(result.model_dir, job.profile)
+    start = build_model(job.init, job.profile)
+    assert not torch.allclose(trained.lm_head.weight, start.lm_head.weight)
+
+
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_zero_stages_train_alike(job, zero):
+    plain = with_train(job, "zero0", deepspeed=DeepSpeed(zero=0), dropout=0.0)
+    sharded = with_train(job, f"zero{zero}", deepspeed=DeepSpeed(zero=zero), dropout=0.0)
+    run_worker(plain)
+    run_worker(sharded)
+    assert losses(sharded) == pytest.approx(losses(plain), abs=1e-4)
+    one, other = (build_model(str(j.model_dir), job.profile).state_dict() for j in (plain, sharded))
+    for name in one:
+        torch.testing.assert_close(other[name], one[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_bf16_follows_fp32(job):
+    half = with_train(job, "bf16", deepspeed=DeepSpeed(bf16=True), dropout=0.0)
+    full = with_train(job, "fp32", dropout=0.0)
+    run_worker(half)
+    run_worker(full)
+    assert losses(half) == pytest.approx(losses(full), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "zero", "step"), [("adamw", 2, 2), ("adamw", 2, 5), ("adamw", 3, 7), ("muon", 0, 4)]
+)
+def test_a_stage_that_is_cut_off_goes_on_as_if_nothing_had_happened(job, optimizer, zero, step, crash_at):
+    whole = with_train(job, "whole", deepspeed=DeepSpeed(zero=zero), optimizer=optimizer)
+    run_worker(whole)
+    cut = elsewhere(whole, "cut")
+    crash_at(step)
+    with pytest.raises(Crash):
+        run_worker(cut)
+    assert finished(cut) is None
+    run_worker(cut)
+    assert losses(cut) == pytest.approx(losses(whole), abs=1e-5)
+    assert [r["tokens"] for r in read_metrics(cut.metrics_file)] == [
+        r["tokens"] for r in read_metrics(whole.metrics_file)
+    ]
+
+
+def test_a_half_written_checkpoint_is_not_used(job, crash_at, monkeypatch):
+    def die(*_):
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rasterloom.train.checkpoint.saver.asdict", die)  # all but the record has been written
+        with pytest.raises(Crash):
+            run_worker(job)
+    folder = job.folder / "checkpoints"
+    assert [path.name[:14] for path in folder.iterdir()] == ["step-00000003-"]
+    run_worker(job)
+    assert finished(job) is not None
+    # The record of each, and its folder: what was half-written is gone.
+    assert [path.name[:13] for path in sorted(folder.iterdir())] == ["step-00000006"] * 2 + [
+        "step-00000008"
+    ] * 2
+
+
+def test_the_last_checkpoint_is_enough_to_finish(job, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_module, "_export", lambda *_: (_ for _ in ()).throw(Crash))
+        with pytest.raises(Crash):
+            run_worker(job)
+    run_worker(job)
+    assert len(losses(job)) == 8
+    assert finished(job).loss == pytest.approx(losses(job)[-1])
+
+
+def test_checkpoints_of_another_job_are_refused(job):
+    run_worker(job)
+    for other, reason in (
+        (replace(job, tokens_snapshot="2"), "other settings or other data"),
+        (replace(job, train=job.train.model_copy(update={"z_loss": 0.1})), "other settings or other data"),
+    ):
+        assert finished(other) is None
+        with pytest.raises(ValueError, match=reason):
+            run_worker(other)
+    assert finished(replace(job, workers=5)) is not None  # how many do it is not what is done
+
+
+def test_nothing_to_train_on_and_nothing_held_out(job, write_tokens):
+    with pytest.raises(ValueError, match="no rows to train on"):
+        run_worker(with_train(job, "all", heldout=0.999999))
+    none = with_train(job, "none", heldout=0.0)
+    run_worker(none)
+    assert json.loads(none.heldout_file.read_text())["end"] == {
+        "all": {"loss": None, "tokens": 0, "rows": 0},
+        "tasks": {},
+        "buckets": {},
+    }
+
+
+def test_a_loss_that_is_not_finite_stops_the_stage(job):
+    wild = elsewhere(job, "wild", stage=job.stage.model_copy(update={"lr": 1e30, "warmup_steps": 0}))
+    with pytest.raises(TrainingDiverged, match=r"not finite at step .*lower the stage's lr"):
+        run_worker(wild)
+
+
+def test_what_cannot_work_is_told_before_anything_starts(job, tmp_path):
+    check(job)
+    with pytest.raises(ValueError, match="no tokens of target 64"):
+        check(replace(job, token_files=()))
+    with pytest.raises(ValueError, match=r"no checkpoint at .*nowhere"):
+        check(replace(job, init=str(tmp_path / "nowhere")))
+    with pytest.raises(ValueError, match="vocabulary of 48, but the tokens are of profile 'test' with 99"):
+        check(replace(job, profile=replace(job.profile, vocab_size=99)))
+
+
+def test_a_metrics_file_with_a_torn_line_is_read(job):
+    run_worker(job)
+    text = job.metrics_file.read_text()
+    torn = Path(shutil.copy(job.metrics_file, job.metrics_file.with_name("torn.jsonl")))
+    torn.write_text(text[:-20])
+    assert [r["step"] for r in read_metrics(torn)] == list(range(1, 8))
+    MetricsLog(torn, keep=3).close()
+    assert [r["step"] for r in read_metrics(torn)] == [1, 2, 3]
+
+
+def test_a_stage_of_all_kinds_of_samples(job, tmp_path, profile):
+    """Text alone, pictures in questions, several answers: a mixed batch trains, and each bucket is judged."""
+    p = profile
+    draw = [p.boi, p.grid0 + 1, p.grid0 + 1, *[4, 5, p.eol] * 2, p.eoi]
+    n = len(draw)
+    kinds = {
+        "text": ([p.bos, 30, p.sep, 31, p.sep, 32, p.sep, 33, 34, p.sep], [3, 5, 7, 10], (0, 0)),
+        "vqa": ([p.bos, 30, *draw, p.sep, 31, p.sep], [3 + n, 5 + n], (32, 32)),
+        "edit": ([p.bos, 30, *draw, p.sep, *draw, p.sep], [3 + n, 4 + 2 * n], (32, 32)),
+        "turns": (
+            [p.bos, 30, p.sep, *draw, p.sep, 31, p.sep, *draw, p.sep],
+            [3, 4 + n, 6 + n, 7 + 2 * n],
+            (32, 32),
+        ),
+    }
+    rows = [
+        {
+            "target": 64,
+            "bucket": "text" if not width else f"{width}x{height}",
+            "key": f"{task} {number}",
+            "width": width,
+            "height": height,
+            "task": task,
+            "input_ids": ids,
+            "loss_spans": spans,
+            "n_tokens": len(ids),
+        }
+        for number in range(10)
+        for task, (ids, spans, (width, height)) in kinds.items()
+    ]
+    file = tmp_path / "mixed.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, TOKENS), file)
+    mixed = elsewhere(job, "mixed", token_files=(str(file), *job.token_files))
+    run_worker(mixed)
+    found = losses(mixed)
+    assert len(found) == 8 and all(math.isfinite(loss) for loss in found)
+    heldout = json.loads(mixed.heldout_file.read_text())["end"]["buckets"]
+    assert {"text", "32x32"} <= heldout.keys() and math.isfinite(heldout["text"]["loss"])
