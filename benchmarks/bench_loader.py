@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 import torch
 from bench_plan import bucket_lengths
 
-from rasterloom.pipelines.token_steps import group_rows
+from rasterloom.pipelines.corpus.token_steps import group_rows
 from rasterloom.schema import TOKENS, pair_key
 from rasterloom.storage.parquet_options import TOKEN_PARQUET
 from rasterloom.storage.store import Store

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import skimage.data
 from PIL import Image
 
-from rasterloom.pipelines.sampling import picture_of
+from rasterloom.pipelines.training.sample_grid import picture_of
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.report.report_page import ReportInputs, build_report
 from rasterloom.storage.store import Store

@@ -20,8 +20,9 @@ from local_s3 import Counting, local_s3
 from pydantic import BaseModel
 from rich.console import Console
 
-from rasterloom.pipelines.progress import Progress
-from rasterloom.pipelines.runner import run_step, start_ray
+from rasterloom.pipelines.execution.ray_cluster import start_ray
+from rasterloom.pipelines.execution.runner import run_step
+from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.step import Shard, ShardStep
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.run import Run

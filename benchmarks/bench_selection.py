@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from rasterloom import schema
-from rasterloom.pipelines import work
+from rasterloom.pipelines.corpus import shard_work
 from rasterloom.recipe.filtering import Keep
 from rasterloom.storage.store import Store
 
@@ -64,7 +64,7 @@ def write(store: Store, n: int) -> dict[str, list[str]]:
 def measure(folder: str, spec: dict[str, list[str]], answer: "multiprocessing.connection.Connection") -> None:
     before = peak_gib()
     wall, cpu = time.monotonic(), time.process_time()
-    _, counts = work.select_images(Store(folder), spec, Keep(rule=RULE))
+    _, counts = shard_work.select_images(Store(folder), spec, Keep(rule=RULE))
     answer.send((time.monotonic() - wall, time.process_time() - cpu, before, peak_gib(), counts["kept"]))
 
 

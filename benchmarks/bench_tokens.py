@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from rasterloom.pipelines import token_work
-from rasterloom.pipelines.lengths import NAME, LengthsAt, make_lengths
-from rasterloom.pipelines.progress import Progress
-from rasterloom.pipelines.token_steps import group_rows
+from rasterloom.pipelines.corpus import token_work
+from rasterloom.pipelines.corpus.length_index import NAME, LengthsAt, make_lengths
+from rasterloom.pipelines.corpus.token_steps import group_rows
+from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import TOKENS
 from rasterloom.storage.parquet_io import DataFile

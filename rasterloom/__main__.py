@@ -1,6 +1,6 @@
 """``python -m rasterloom``, which is also how a job of a cluster begins."""
 
-from rasterloom.pipelines.variables import take
+from rasterloom.pipelines.cluster.environment import take
 
 if __name__ == "__main__":
     take()  # before the import below: pyiceberg looks at the variables when it is imported

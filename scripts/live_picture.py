@@ -15,8 +15,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rasterloom.pipelines.live import frame
-from rasterloom.pipelines.progress import Progress
+from rasterloom.pipelines.progress.live_view import frame
+from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.run import run
 from rasterloom.recipe.loader import load_recipe
 

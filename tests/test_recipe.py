@@ -159,7 +159,7 @@ def test_a_missing_file(tmp_path):
 
 
 def test_the_opt_out_list_is_part_of_what_images_are(tmp_path):
-    from rasterloom.pipelines.corpus import corpus_steps
+    from rasterloom.pipelines.corpus.steps import corpus_steps
 
     (tmp_path / "pairs.csv").write_text("url,caption\nhttp://a.test/1.jpg,one\n")
     recipe = tmp_path / "recipe.yaml"

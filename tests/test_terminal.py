@@ -23,7 +23,7 @@ import typer
 from PIL import Image
 
 from rasterloom.cli import app
-from rasterloom.pipelines.failures import failures
+from rasterloom.pipelines.inspection.failures import failures
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.versions.corpus import Corpus
 

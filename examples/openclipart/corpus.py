@@ -14,8 +14,9 @@ from clipart import fetch_packages, write_pairs
 from rich.console import Console
 
 from rasterloom.cli.options import where
-from rasterloom.pipelines.progress import Progress
-from rasterloom.pipelines.run import plan, run
+from rasterloom.pipelines.progress.reporter import Progress
+from rasterloom.pipelines.run import run
+from rasterloom.pipelines.workflow import plan
 from rasterloom.recipe.loader import load_recipe
 
 HERE = Path(__file__).resolve().parent

@@ -11,8 +11,9 @@ from server import serve
 from website import build_site
 
 from rasterloom.cli.options import where
-from rasterloom.pipelines.progress import Progress
-from rasterloom.pipelines.run import plan, run
+from rasterloom.pipelines.progress.reporter import Progress
+from rasterloom.pipelines.run import run
+from rasterloom.pipelines.workflow import plan
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.recipe.recipe import Recipe
 

@@ -69,7 +69,7 @@ def main() -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:
-        from rasterloom.pipelines.runner import StepFailed
+        from rasterloom.pipelines.execution.runner import StepFailed
 
         usage = getattr(error, "exit_code", None)
         if usage == WRONG_USE:  # click's own words on wrong options

@@ -54,15 +54,15 @@ def evaluate_command(
     lie from the held-out ones (CLIP-FD: FID's distance, of CLIP's image
     embeddings). Figures of stages are kept, and stand in the report.
     """
-    from rasterloom.pipelines import evaluation
-    from rasterloom.pipelines.progress import Progress
-    from rasterloom.pipelines.trained import codec_or_none, language_of, model_at, trained_at, trained_of
+    from rasterloom.pipelines.models import evaluate
+    from rasterloom.pipelines.models.load import codec_or_none, language_of, model_at, trained_at, trained_of
+    from rasterloom.pipelines.progress.reporter import Progress
 
     loaded = load_recipe(recipe)
     stages = stage or []
     if step and len(stages) > 1:
         raise RecipeError("--step takes the checkpoints of one stage: give one --stage")
-    clip_model = evaluation.clip_of(loaded, clip)
+    clip_model = evaluate.clip_of(loaded, clip)
     language = language_of(loaded)
     if step:
         number = stages[0] if stages else None
@@ -74,11 +74,11 @@ def evaluate_command(
     codec = codec_or_none(loaded)
     progress = Progress(err)
     with progress.showing():
-        held = evaluation.held_out(loaded, target or checkpoints[-1].target, language, codec, pictures)
-        found = evaluation.evaluate(loaded, checkpoints, language, codec, held, clip_model, progress)
+        held = evaluate.held_out(loaded, target or checkpoints[-1].target, language, codec, pictures)
+        found = evaluate.evaluate(loaded, checkpoints, language, codec, held, clip_model, progress)
     if save:
         save.write_text(as_json(asdict(found), indent=None if output is OutputFormat.JSON else 1))
-    report = evaluation.keep(loaded, checkpoints, found)
+    report = evaluate.keep(loaded, checkpoints, found)
     if output is OutputFormat.JSON:
         print_json(asdict(found))
         return

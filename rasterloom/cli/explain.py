@@ -32,7 +32,7 @@ def failures_command(
     output: AsFormat = OutputFormat.TABLE,
 ) -> None:
     """Show what did not make it into the corpus: by class, by host, and pair by pair."""
-    from rasterloom.pipelines.failures import failures, summary
+    from rasterloom.pipelines.inspection.failures import failures, summary
 
     loaded = load_recipe(recipe)
     if output is OutputFormat.JSON:
@@ -65,7 +65,7 @@ def explain_command(
     output: AsFormat = OutputFormat.TABLE,
 ) -> None:
     """Tell one image's story: where it came from, its scores, what the rule says, what it doubles."""
-    from rasterloom.pipelines.explain import explain
+    from rasterloom.pipelines.inspection.explain import explain
 
     chapters = explain(load_recipe(recipe), key)
     if output is OutputFormat.JSON:
@@ -86,7 +86,7 @@ def keep_command(
     output: AsFormat = OutputFormat.TABLE,
 ) -> None:
     """Show what another keep rule would change. Nothing is run, and no version is made."""
-    from rasterloom.pipelines.try_rule import try_rule
+    from rasterloom.pipelines.inspection.rule_trial import try_rule
 
     tried = try_rule(load_recipe(recipe), rule, page)
     if output is OutputFormat.JSON:

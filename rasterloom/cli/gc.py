@@ -10,8 +10,8 @@ from rich.table import Table
 
 from rasterloom.cli.options import AsFormat, OutputFormat, RecipePath, out, print_json
 from rasterloom.errors import RecipeError
-from rasterloom.pipelines.gc import Garbage, collect, find
-from rasterloom.pipelines.unreached import Grace
+from rasterloom.pipelines.maintenance.gc import Garbage, collect, find
+from rasterloom.pipelines.maintenance.reachability import Grace
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.versions.corpus import Corpus
 

@@ -22,7 +22,7 @@ from rasterloom.cli.options import (
 from rasterloom.utils.redact import safe
 
 if TYPE_CHECKING:
-    from rasterloom.pipelines.jobs import Jobs
+    from rasterloom.pipelines.cluster.job_client import Jobs
 
 Address = Annotated[
     str,
@@ -53,8 +53,8 @@ def submit_command(
 
     What is finished stays in the workspace: submit again after a stop, and the job goes on from there.
     """
-    from rasterloom.pipelines.jobs import Jobs
-    from rasterloom.pipelines.submit import prepare, submit
+    from rasterloom.pipelines.cluster.job_client import Jobs
+    from rasterloom.pipelines.cluster.submit import prepare, submit
 
     told = [*(["--quiet"] if quiet else []), *(["--log", log.value] if log is not LogFormat.TEXT else [])]
     job = prepare(recipe, until, retry, env or [], code, tuple(told))
@@ -83,7 +83,7 @@ def list_command(
     output: AsFormat = OutputFormat.TABLE,
 ) -> None:
     """List the cluster's jobs, the latest first, and what those that run are at."""
-    from rasterloom.pipelines.jobs import Jobs
+    from rasterloom.pipelines.cluster.job_client import Jobs
     from rasterloom.utils.formatting import clock
 
     jobs = Jobs(address)
@@ -110,7 +110,7 @@ def list_command(
 @app.command("follow")
 def follow_command(job: JobId, address: Address = LOCAL) -> None:
     """Show a job's log as it grows, until the job ends. Ctrl-C stops the showing, not the job."""
-    from rasterloom.pipelines.jobs import Jobs
+    from rasterloom.pipelines.cluster.job_client import Jobs
 
     jobs = Jobs(address)
     _follow(jobs, jobs.find(job))
@@ -119,7 +119,7 @@ def follow_command(job: JobId, address: Address = LOCAL) -> None:
 @app.command("logs")
 def logs_command(job: JobId, address: Address = LOCAL) -> None:
     """Print a job's log as it is now."""
-    from rasterloom.pipelines.jobs import Jobs
+    from rasterloom.pipelines.cluster.job_client import Jobs
 
     jobs = Jobs(address)
     out.print(jobs.logs(jobs.find(job)), end="", highlight=False)
@@ -128,7 +128,7 @@ def logs_command(job: JobId, address: Address = LOCAL) -> None:
 @app.command("stop")
 def stop_command(job: JobId, address: Address = LOCAL) -> None:
     """Stop a job. What it finished stays; submit the recipe again and it goes on from there."""
-    from rasterloom.pipelines.jobs import Jobs
+    from rasterloom.pipelines.cluster.job_client import Jobs
 
     jobs = Jobs(address)
     found = jobs.find(job)

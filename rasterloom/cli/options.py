@@ -16,12 +16,12 @@ from rasterloom.utils.redact import LINES, as_json, safe
 from rasterloom.versions.corpus import Corpus
 
 if TYPE_CHECKING:
-    from rasterloom.pipelines.progress import Progress
+    from rasterloom.pipelines.progress.reporter import Progress
 
 
 def tell_settled(corpus: Corpus) -> None:
     """Take out what a step back in time brought back, and say so."""
-    from rasterloom.pipelines.settle import settle
+    from rasterloom.pipelines.maintenance.apply_takedowns import settle
 
     gone = settle(corpus)
     if gone:
@@ -126,7 +126,7 @@ def print_json(value: Any) -> None:
 
 def progress_on(console: Console, quiet: bool, log: LogFormat) -> "Progress":
     """What a long command tells while it works."""
-    from rasterloom.pipelines.progress import Progress
+    from rasterloom.pipelines.progress.reporter import Progress
 
     return Progress(
         SafeConsole(quiet=True) if quiet else console, as_json=log is LogFormat.JSON and not quiet

@@ -21,7 +21,7 @@ def embeddings_command(
     everything: Annotated[bool, typer.Option("--all", help="Not only what is kept.")] = False,
 ) -> None:
     """Write kept CLIP embeddings in clip-retrieval's layout: img_emb, text_emb and metadata."""
-    from rasterloom.pipelines.embeddings import export
+    from rasterloom.pipelines.import_export.export_embeddings import export
 
     rows = export(load_recipe(recipe), folder, everything)
     out.print(f"{rows:,} embeddings: {folder}", highlight=False)
@@ -44,7 +44,7 @@ def report_command(
     """
     loaded = load_recipe(recipe)
     if compare is not None:
-        from rasterloom.pipelines.sides import compare_with
+        from rasterloom.pipelines.inspection.comparison import compare_with
 
         with out.status("comparing") as status:
             compare_with(loaded, compare, page, status.update)

@@ -39,8 +39,8 @@ def run_command(
 
     Stop it whenever you like: what is finished stays, and the next run goes on from there.
     """
+    from rasterloom.pipelines.cluster.submit import check_job
     from rasterloom.pipelines.run import result_files, run
-    from rasterloom.pipelines.submit import check_job
 
     loaded = load_recipe(recipe)
     check_job(loaded)
@@ -53,8 +53,8 @@ def run_command(
 
 def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = OutputFormat.TABLE) -> None:
     """Say which steps would run, and why; of training, what it would take. Nothing is changed."""
-    from rasterloom.pipelines.run import plan
-    from rasterloom.pipelines.train_plan import MFU, in_short
+    from rasterloom.pipelines.models.forecast import MFU, in_short
+    from rasterloom.pipelines.workflow import plan
 
     loaded = load_recipe(recipe)
     planned = plan(loaded, until)
@@ -85,7 +85,7 @@ def doctor_command(
     ] = None,
 ) -> None:
     """Check that this machine, a recipe's workspace and a cluster have what Rasterloom needs."""
-    from rasterloom.pipelines.doctor import examine
+    from rasterloom.pipelines.cluster.doctor import examine
 
     findings = examine(load_recipe(recipe) if recipe else None, address)
     for finding in findings:

@@ -76,15 +76,15 @@ def sample_command(
     Pictures always have the size asked for. Answer number i depends on
     --seed and i alone, not on --batch.
     """
-    from rasterloom.pipelines import draw
-    from rasterloom.pipelines.progress import Progress
-    from rasterloom.pipelines.trained import decoder_of, language_of, model_at, trained_at, trained_of
+    from rasterloom.pipelines.models import generate
+    from rasterloom.pipelines.models.load import decoder_of, language_of, model_at, trained_at, trained_of
+    from rasterloom.pipelines.progress.reporter import Progress
 
     loaded = load_recipe(recipe)
     if model and (stage or step):
         raise RecipeError("give either --stage or --model")
-    request = draw.Request(
-        prompts=(*(prompt or ()), *(draw.prompts_in(prompts) if prompts else ())),
+    request = generate.Request(
+        prompts=(*(prompt or ()), *(generate.prompts_in(prompts) if prompts else ())),
         images=tuple(image or ()),
         task=task,
         sizes=tuple(size or ()),
@@ -99,7 +99,7 @@ def sample_command(
     )
     if not request.prompts and not request.images:
         raise RecipeError("nothing is asked for: give --prompt, --prompts or --image")
-    folder = draw.free_folder(folder)
+    folder = generate.free_folder(folder)
     language = language_of(loaded)
     if model:
         trained = model_at(loaded, model, language)
@@ -107,11 +107,11 @@ def sample_command(
         trained = trained_at(loaded, stage, step, language) if step else trained_of(loaded, stage)
     progress = Progress(out)
     with progress.showing():
-        drawn = draw.draw(loaded, trained, language, decoder_of(loaded), request, progress)
-    draw.write(drawn, trained, request, folder)
+        drawn = generate.draw(loaded, trained, language, decoder_of(loaded), request, progress)
+    generate.write(drawn, trained, request, folder)
     for text in drawn.texts:
         out.print(text, highlight=False)
-    out.print(draw.pace(drawn), highlight=False)
+    out.print(generate.pace(drawn), highlight=False)
     out.print(
         f"samples: {folder / ('grid.png' if drawn.pictures else 'samples.json')}",
         highlight=False,

@@ -8,8 +8,8 @@ import typer
 
 from rasterloom.cli.options import AsFormat, OutputFormat, RecipePath, out, print_json
 from rasterloom.errors import RecipeError
-from rasterloom.pipelines.takedown import Outcome, take_down
-from rasterloom.pipelines.tombstones import takedowns
+from rasterloom.pipelines.maintenance.takedown import Outcome, take_down
+from rasterloom.pipelines.workspace.tombstones import takedowns
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.utils.redact import safe
 from rasterloom.versions.corpus import Corpus

@@ -41,7 +41,7 @@ def tokenize_command(
     is a new version of the table tokens, with this target beside the
     others. Stop it whenever you like; the same command goes on.
     """
-    from rasterloom.pipelines.retokenize import retokenize
+    from rasterloom.pipelines.import_export.retokenize import retokenize
 
     loaded = load_recipe(recipe)
     planned = retokenize(loaded, tuple(target or ()), progress_on(out, quiet, log), dry_run)
@@ -78,8 +78,8 @@ def show_command(
     With --out, the picture is decoded from its codes and saved beside the
     crop that they were made from.
     """
-    from rasterloom.pipelines.show_tokens import draw, find
-    from rasterloom.pipelines.show_tokens import picture as save_picture
+    from rasterloom.pipelines.inspection.token_view import draw, find
+    from rasterloom.pipelines.inspection.token_view import picture as save_picture
 
     with out.status("looking for the row"):
         found = find(load_recipe(recipe), which, target)
@@ -111,7 +111,7 @@ def import_command(
     Samples that are broken are told apart, with the reason. Pickles are
     read without running any code of theirs.
     """
-    from rasterloom.pipelines.import_tokens import corpus_of, import_tokens, target_of
+    from rasterloom.pipelines.import_export.import_tokens import corpus_of, import_tokens, target_of
     from rasterloom.recipe.run import Run
 
     run = load_recipe(into).run if into.endswith((".yaml", ".yml")) else Run()

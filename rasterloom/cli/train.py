@@ -58,8 +58,8 @@ def train_command(
     Stop it whenever you like: the same command goes on from the last good
     checkpoint. --resume insists that there is one, --fresh starts over.
     """
-    from rasterloom.pipelines.train_plan import forecast
-    from rasterloom.pipelines.train_run import start_over, train, unfinished
+    from rasterloom.pipelines.models.forecast import forecast
+    from rasterloom.pipelines.models.train import start_over, train, unfinished
 
     loaded = load_recipe(recipe)
     if resume and fresh:
@@ -86,7 +86,7 @@ def train_command(
 
 
 def _where(recipe: Any, step: Any) -> str:
-    from rasterloom.pipelines.state import file_folder
+    from rasterloom.pipelines.workspace.status import file_folder
     from rasterloom.versions.corpus import Corpus
 
     corpus = Corpus.of(recipe)
@@ -136,7 +136,7 @@ def _tell(one: Any, mfu: float, usd: float | None, output: OutputFormat) -> None
         more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         _line(name, ", ".join(shown) + more)
     _line("FLOPs", f"{estimate.flops:.3g}")
-    from rasterloom.pipelines.train_plan import hours_text
+    from rasterloom.pipelines.models.forecast import hours_text
 
     each = (f"{hours_text(h)} of {device}{_price(h, usd)}" for device, h in hours.items())
     _line("GPUs", f"{', '.join(each)}, at {mfu:.0%} MFU")
@@ -144,7 +144,7 @@ def _tell(one: Any, mfu: float, usd: float | None, output: OutputFormat) -> None
 
 def _workers(one: Any) -> str:
     """How many, and what each takes of its node."""
-    from rasterloom.pipelines.nodes import in_words, of_kind
+    from rasterloom.pipelines.execution.nodes import in_words, of_kind
 
     fewest, most = one.workers
     many = f"{most}" if fewest == most else f"{fewest} to {most}"

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rasterloom.cli.options import AsFormat, OutputFormat, RecipePath, out, print_json, tell_settled
-from rasterloom.pipelines.forms import Form
+from rasterloom.pipelines.import_export.export_formats import Form
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.utils.redact import as_json, safe
 from rasterloom.versions.corpus import MAIN, TABLES, Corpus
@@ -210,7 +210,7 @@ def diff_command(
     output: AsFormat = OutputFormat.TABLE,
 ) -> None:
     """Count the rows that were added, removed and changed from version A to version B, by column."""
-    from rasterloom.pipelines.compare import compare
+    from rasterloom.pipelines.inspection.version_diff import compare
 
     of_a, of_b = corpus_of(recipe, a), corpus_of(recipe, b)
     with out.status("comparing") as status:
@@ -334,7 +334,7 @@ def export_command(
     `datasets.load_dataset(FOLDER)` reads the Hugging Face form. The README
     has licences, sources, the keep rule, and what became of every pair.
     """
-    from rasterloom.pipelines.export import export
+    from rasterloom.pipelines.import_export.export_dataset import export
 
     corpus = corpus_of(recipe, at)
     total = sum(file.rows for file in corpus.files("images"))
@@ -369,7 +369,7 @@ def adopt_command(
     url and caption, sizes and hashes of pictures, "kept" of a selection.
     """
     from rasterloom.errors import RecipeError
-    from rasterloom.pipelines.adopt import adopt
+    from rasterloom.pipelines.import_export.import_tables import adopt
 
     pairs = [tuple(item.split("=", 1)) for item in column or ()]
     if wrong := [pair for pair in pairs if len(pair) != 2]:

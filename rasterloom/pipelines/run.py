@@ -1,63 +1,22 @@
 """A recipe from its first step to its last: what would run, and running it."""
 
-from dataclasses import dataclass
-
-from rasterloom.errors import RecipeError
-from rasterloom.pipelines.at_work import at_work
-from rasterloom.pipelines.corpus import corpus_steps
-from rasterloom.pipelines.existing import is_fixed, refuse_change
-from rasterloom.pipelines.preflight import check_training
-from rasterloom.pipelines.progress import Progress
-from rasterloom.pipelines.retry import ask_for_retry, parse_classes, worked_on
-from rasterloom.pipelines.runner import StepFailed, run_step, start_ray
-from rasterloom.pipelines.settle import settle
-from rasterloom.pipelines.state import Status, file_folder, local_folder, status
+from rasterloom.pipelines.corpus.existing_steps import is_fixed, refuse_change
+from rasterloom.pipelines.execution.ray_cluster import start_ray
+from rasterloom.pipelines.execution.runner import StepFailed, run_step
+from rasterloom.pipelines.maintenance.apply_takedowns import settle
+from rasterloom.pipelines.maintenance.takedown import refuse_held
+from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.step import ShardStep, Step
-from rasterloom.pipelines.takedown import refuse_held
-from rasterloom.pipelines.training import training_steps
+from rasterloom.pipelines.training.preflight import check_training
+from rasterloom.pipelines.workflow import Planned, workflow
+from rasterloom.pipelines.workspace.leases import at_work
+from rasterloom.pipelines.workspace.retries import ask_for_retry, parse_classes, worked_on
+from rasterloom.pipelines.workspace.status import Status, file_folder, local_folder, status
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.storage.local_disk import advice, is_full
 from rasterloom.storage.store import StorageError
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.workspace_check import check_workspace
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A step and what is to be done about it."""
-
-    step: Step
-    status: Status
-    runs: bool
-
-
-def workflow(recipe: Recipe, until: str | None = None) -> list[Step]:
-    """All steps of a recipe in order, or those up to and including ``until``.
-
-    Raises:
-        RecipeError: there is no step of that name.
-    """
-    steps = corpus_steps(recipe)
-    if until is None or not _named(steps, until):  # a version that a stage trains on may not be there yet
-        steps += training_steps(recipe, steps)
-    if until is None:
-        return steps
-    named = _named(steps, until)
-    if not named:
-        raise RecipeError(f"no step is called {until}; the steps: {', '.join(step.name for step in steps)}")
-    return steps[: named[-1] + 1]
-
-
-def _named(steps: list[Step], name: str) -> list[int]:
-    """Which of the steps bear a name, such as ``tokens/512``, or ``tokens`` for all targets."""
-    return [i for i, step in enumerate(steps) if step.name == name or step.name.split("/")[0] == name]
-
-
-def plan(recipe: Recipe, until: str | None = None) -> list[Planned]:
-    """Say of each step whether it would run, and why. Nothing is changed."""
-    corpus = Corpus.of(recipe)
-    found = [status(corpus, step) for step in workflow(recipe, until)]
-    return [Planned(s.step, s, not s.done) for s in found]
 
 
 def run(recipe: Recipe, until: str | None, progress: Progress, retry: str = "") -> list[Planned]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from rasterloom.pipelines.checks import dominant_colour
+from rasterloom.pipelines.training.sample_checks import dominant_colour
 
 
 def load_scenes() -> ModuleType:

@@ -121,7 +121,7 @@ def test_a_token_goes_with_its_ray(monkeypatch):
 # Who starts Ray or connects to one, and how; all others go through `local_ray` or `runner`.
 STARTS = {
     "rasterloom/utils/local_ray.py": 1,
-    "rasterloom/pipelines/runner.py": 1,  # to a cluster, by its address
+    "rasterloom/pipelines/execution/ray_cluster.py": 1,  # to a cluster, by its address
     "infra/clip-retrieval/on_ray.py": 1,  # likewise
     "tests/train/test_ray_trainer.py": 3,  # likewise, within `private_ray`
     "tests/pipelines/test_closed_door.py": 1,  # who breaks in

@@ -15,9 +15,9 @@ import ranks
 from listening import assert_only_loopback
 
 import rasterloom
-from rasterloom.pipelines.run import workflow
-from rasterloom.pipelines.stages import stage_job
-from rasterloom.pipelines.state import work_folder
+from rasterloom.pipelines.training.stage_step import stage_job
+from rasterloom.pipelines.workflow import workflow
+from rasterloom.pipelines.workspace.status import work_folder
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.train.monitoring.metrics_log import read_metrics
 from rasterloom.utils.local_ray import LOOPBACK

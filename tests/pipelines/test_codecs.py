@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from rasterloom.errors import RecipeError
-from rasterloom.pipelines.corpus import corpus_steps
-from rasterloom.pipelines.doctor import examine
+from rasterloom.pipelines.cluster.doctor import examine
+from rasterloom.pipelines.corpus.steps import corpus_steps
 from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.codecs.load import load_codec
 from rasterloom.tokenize.crop import apply_crop, plan_crop, seed_of

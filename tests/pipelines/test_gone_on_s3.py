@@ -2,9 +2,9 @@
 
 from datetime import timedelta
 
-from rasterloom.pipelines import gc, takedown, unreached
-from rasterloom.pipelines.at_work import at_work
-from rasterloom.pipelines.unreached import Grace
+from rasterloom.pipelines.maintenance import gc, reachability, takedown
+from rasterloom.pipelines.maintenance.reachability import Grace
+from rasterloom.pipelines.workspace.leases import at_work
 from rasterloom.storage.store import Store
 from rasterloom.versions.history import log, made
 from rasterloom.versions.verify import verify
@@ -15,7 +15,7 @@ AT_ONCE = Grace(versions=timedelta(0), files=timedelta(0))
 def test_what_is_taken_down_goes_and_gc_takes_its_files(
     workshop, seaweedfs, undisturbed, monkeypatch, rasterloom
 ):
-    monkeypatch.setattr(unreached, "IN_FLIGHT", timedelta(0))  # nothing is
+    monkeypatch.setattr(reachability, "IN_FLIGHT", timedelta(0))  # nothing is
     shop = workshop.on_s3(seaweedfs)
     shop.run("--until", "lengths")
     assert shop.tables() == undisturbed.tables()

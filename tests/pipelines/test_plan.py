@@ -1,6 +1,6 @@
 """What would run after a change, and that nothing else does."""
 
-from rasterloom.pipelines.run import plan
+from rasterloom.pipelines.workflow import plan
 
 
 def runs(workshop, until="tokens"):

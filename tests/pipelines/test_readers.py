@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rasterloom.pipelines.runner import start_ray
+from rasterloom.pipelines.execution.ray_cluster import start_ray
 from rasterloom.recipe.run import Run
 
 DOCS = Path(__file__).parents[2] / "docs" / "versions.md"

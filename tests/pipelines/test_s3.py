@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from faultproxy import FaultProxy
 
-from rasterloom.pipelines.preflight import job_of
-from rasterloom.pipelines.trained import stage_steps
+from rasterloom.pipelines.models.load import stage_steps
+from rasterloom.pipelines.training.preflight import job_of
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.versions.corpus import TABLES, Corpus
 from rasterloom.versions.history import log, made

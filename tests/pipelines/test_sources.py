@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rasterloom.pipelines.failures import failures
-from rasterloom.pipelines.run import plan
+from rasterloom.pipelines.inspection.failures import failures
+from rasterloom.pipelines.workflow import plan
 from rasterloom.schema import pair_key
 
 RECIPE = """

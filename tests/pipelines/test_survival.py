@@ -177,7 +177,7 @@ class Watched:
 
 def test_no_row_vanishes(undisturbed):
     """Every pair has a row in images, scores and selection, and is a token row or a failure."""
-    from rasterloom.pipelines.failures import failures
+    from rasterloom.pipelines.inspection.failures import failures
 
     tables = undisturbed.tables()
     pairs = sorted(row["key"] for row in tables["pairs"])
@@ -188,7 +188,7 @@ def test_no_row_vanishes(undisturbed):
 
 
 def test_the_troubles_end_as_they_should(undisturbed, quickstart):
-    from rasterloom.pipelines.failures import failures
+    from rasterloom.pipelines.inspection.failures import failures
 
     _, port = undisturbed.site
     dropped = {f.url: f for f in failures(undisturbed.recipe)}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rasterloom.pipelines.explain import explain
+from rasterloom.pipelines.inspection.explain import explain
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.tokenize.profiles import profile_of
 from rasterloom.tokenize.text_tokenizer import JsonText

@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from rasterloom.pipelines import token_work
-from rasterloom.pipelines.metrics import Metrics
-from rasterloom.pipelines.pool import run_on_ray
-from rasterloom.pipelines.progress import Progress
-from rasterloom.pipelines.retokenize import steps_on_tables
-from rasterloom.pipelines.run import workflow
-from rasterloom.pipelines.runner import start_ray
-from rasterloom.pipelines.state import inputs_of, output_files
+from rasterloom.pipelines.corpus import token_work
+from rasterloom.pipelines.execution.ray_cluster import start_ray
+from rasterloom.pipelines.execution.scheduler import run_on_ray
+from rasterloom.pipelines.import_export.retokenize import steps_on_tables
+from rasterloom.pipelines.progress.prometheus import Metrics
+from rasterloom.pipelines.progress.reporter import Progress
+from rasterloom.pipelines.workflow import workflow
+from rasterloom.pipelines.workspace.status import inputs_of, output_files
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.recipe.run import Run
 from rasterloom.tokenize.buckets import bucket_sizes
@@ -155,7 +155,7 @@ def test_a_record_of_the_reference_is_imported(rasterloom, tmp_path):
     assert "files/3.pkl: the frame at position 15: " in out
     assert "entry 7: files/0.pkl comes a second time" in out
 
-    from rasterloom.pipelines.import_tokens import corpus_of
+    from rasterloom.pipelines.import_export.import_tokens import corpus_of
 
     corpus = corpus_of(into)
     rows = imported_rows(corpus, 512)

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from rasterloom.pipelines.run import plan
+from rasterloom.pipelines.workflow import plan
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.refs import tag

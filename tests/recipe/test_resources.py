@@ -66,7 +66,7 @@ def test_what_cannot_be_is_refused(steps, words):
 
 
 def test_no_fingerprint_knows_of_resources(tmp_path):
-    from rasterloom.pipelines.run import workflow
+    from rasterloom.pipelines.workflow import workflow
 
     (tmp_path / "pairs.csv").write_text("url,caption\nhttp://a/1.jpg,one\n")
     found = []

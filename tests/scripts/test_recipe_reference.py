@@ -13,7 +13,7 @@ import pytest
 import yaml
 from docblocks import blocks, recipe_of
 
-from rasterloom.pipelines.run import workflow
+from rasterloom.pipelines.workflow import workflow
 from rasterloom.recipe.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]

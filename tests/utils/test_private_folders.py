@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import rasterloom
-from rasterloom.pipelines.state import local_folder, scratch_folder
 from rasterloom.pipelines.step import FileStep
+from rasterloom.pipelines.workspace.status import local_folder, scratch_folder
 from rasterloom.recipe.run import Run
 from rasterloom.storage.store import StorageError, Store
 from rasterloom.storage.transfer import upload
@@ -166,7 +166,7 @@ def test_only_what_nobody_has_used_for_long_is_removed(root: Path) -> None:
 
 
 def test_a_copy_of_a_finished_step_gives_way_to_the_next(s3: str, root: Path) -> None:
-    from rasterloom.pipelines.state import write_record
+    from rasterloom.pipelines.workspace.status import write_record
     from rasterloom.versions.record import Record
 
     corpus, one = Corpus("little", Store(f"{s3}/copies")), step()

@@ -68,7 +68,7 @@ def shuffled(
     A row is read with its row group, so an order without any order would read each group for nearly every
     one of its rows. Where there are more groups than ``window``, they are shuffled, and then the rows within
     each ``window`` of them: a reader that keeps so many groups reads each one once. A group's rows are a
-    random part of their bucket already (pipelines/token_work.py).
+    random part of their bucket already (pipelines/corpus/token_work.py).
     """
     order = rng.permutation(rows)
     if groups is None or not rows:

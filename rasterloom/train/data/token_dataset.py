@@ -75,8 +75,8 @@ def open_rows(
     """Read what is needed to plan: lengths, buckets and tasks, but no tokens.
 
     Args:
-        index: the length index of just these files (pipelines/lengths.py), where there is one: then no
-            token file is opened before a row of it is fetched.
+        index: the length index of just these files (pipelines/corpus/length_index.py), where there is one:
+            then no token file is opened before a row of it is fetched.
 
     Raises:
         FileNotFoundError: a file is missing.

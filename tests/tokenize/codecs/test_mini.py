@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from rasterloom.pipelines.checks import dominant_colour
+from rasterloom.pipelines.training.sample_checks import dominant_colour
 from rasterloom.tokenize.codecs.base import Codec
 from rasterloom.tokenize.codecs.load import load_codec
 from rasterloom.tokenize.codecs.mini import WEIGHTS

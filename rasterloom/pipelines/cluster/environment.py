@@ -1,0 +1,41 @@
+"""Variables of whoever submits a job, on their way to the job's processes.
+
+What a job is given as variables of its runtime environment, Ray shows to everyone who may see the dashboard:
+in the list of jobs, in the state API, in logs. So the values travel in a file of the job's package, which is
+shown nowhere; only the file's name is a variable of the runtime environment.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from rasterloom.errors import RecipeError
+
+FILE = ".rasterloom-variables.json"  # in the job's package
+NAMES_FILE = "RASTERLOOM_VARIABLES_FILE"
+HOOK = "rasterloom.pipelines.cluster.environment.take"  # what Ray calls in each new worker process
+
+
+def collect(names: Iterable[str]) -> dict[str, str]:
+    """The values that the variables have here. RecipeError if one is not set, or is Ray's own."""
+    found = {}
+    for name in names:
+        if "=" in name:
+            raise RecipeError(f"--env takes a name, not a value: export {name.split('=')[0]} and name it")
+        if name.startswith("RAY_"):
+            raise RecipeError(f"--env: {name} is the cluster's own: its nodes are started with it")
+        if name not in os.environ:
+            raise RecipeError(f"--env: {name} is not set here")
+        found[name] = os.environ[name]
+    return found
+
+
+def take() -> None:
+    """Set the variables that the job's package brought, if it brought any. Runs before all else."""
+    name = os.environ.get(NAMES_FILE)
+    if not name:
+        return
+    file = Path(name)
+    file.chmod(0o600)  # Ray unpacks it for every user of the node
+    os.environ.update(json.loads(file.read_text(encoding="utf-8")))

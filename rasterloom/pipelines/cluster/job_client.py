@@ -1,0 +1,197 @@
+"""The jobs of a Ray cluster, through Ray's Jobs API."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from rich.console import Console
+
+from rasterloom.errors import StepFailed
+from rasterloom.pipelines.progress.log_lines import where_at
+
+T = TypeVar("T")
+OURS = "rasterloom"  # key in a job's metadata: the recipe's corpus
+TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+PENDING_S = 5.0  # that a job may take to start before it is told what it waits for
+STARTS_S = 60.0  # that a head which has just come up may take until it takes jobs
+ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
+TOKEN = (
+    "the cluster asks for its token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file that holds it "
+    "(docs/cluster.md)"
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as the list shows it."""
+
+    id: str
+    status: str
+    corpus: str
+    """Empty where it was not submitted by Rasterloom."""
+    began: datetime | None
+    seconds: float | None
+    entrypoint: str
+    message: str
+
+    @property
+    def last_words(self) -> str:
+        """Why it failed: the last line of its log that says something, which Ray puts into its message."""
+        lines = [line.strip() for line in self.message.splitlines() if line.strip()]
+        return lines[-1] if lines else ""
+
+    @property
+    def ours(self) -> bool:
+        """Whether it runs Rasterloom, whoever submitted it."""
+        return bool(self.corpus) or "rasterloom" in self.entrypoint
+
+
+class Jobs:
+    """A client of one cluster's jobs; what goes wrong is a StepFailed of one line."""
+
+    def __init__(self, address: str) -> None:
+        """Connect. StepFailed: nobody answers there, or the cluster does not let us in."""
+        from ray.job_submission import JobSubmissionClient
+
+        for name in TALKATIVE:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        self.address = address
+        with _as_given(address):
+            self._client: Any = self._ask(lambda: JobSubmissionClient(address))
+
+    @property
+    def version(self) -> str:
+        """Of Ray, at the cluster."""
+        return str(self._client._server_ray_version)  # asked when connecting; get_version is the API's own
+
+    def submit(self, **given: Any) -> str:
+        """Submit a job, and return its id; a head that has just come up is waited for."""
+        until = time.monotonic() + STARTS_S
+        while True:
+            try:
+                return str(self._ask(lambda: self._client.submit_job(**given)))
+            except StepFailed as error:
+                if "No available agent" not in str(error):
+                    raise
+                if time.monotonic() > until:
+                    raise StepFailed(
+                        f"{error} Its nodes' agents do not run: dashboard_agent.log on them says why; where "
+                        "a machine has two Rays, `ray start --dashboard-agent-listen-port` gives each its own"
+                    ) from None
+                time.sleep(1.0)
+
+    def all(self) -> list[Job]:
+        """All jobs that the cluster remembers, the latest first."""
+        found = [_job(info) for info in self._ask(self._client.list_jobs) if info.submission_id]
+        return sorted(found, key=lambda job: job.began or datetime.now(UTC), reverse=True)
+
+    def find(self, end: str) -> str:
+        """The job whose id ends so. StepFailed: there is none, or more than one."""
+        found = [job.id for job in self.all() if job.id.endswith(end)]
+        if len(found) != 1:
+            what = "no job" if not found else f"{len(found)} jobs, {', '.join(found)},"
+            raise StepFailed(f"{self.address}: {what} of an id that ends in {end}; `rasterloom jobs list`")
+        return found[0]
+
+    def status(self, job: str) -> str:
+        return str(self._ask(lambda: self._client.get_job_status(job)).value)
+
+    def job(self, job: str) -> Job:
+        return _job(self._ask(lambda: self._client.get_job_info(job)))
+
+    def nodes(self) -> list[dict[str, float]]:
+        """What each node that is there has, in Ray's words."""
+        from ray.util.state import list_nodes
+
+        # Ray takes the nodes that are gone, which it leaves out as asked, for data that is missing.
+        asked: dict[str, Any] = {"limit": 10_000, "raise_on_missing_output": False}
+        with _as_given(self.address):
+            found = self._ask(lambda: list_nodes(self.address, filters=[("state", "=", "ALIVE")], **asked))
+        return [dict(node.resources_total) for node in found]
+
+    def logs(self, job: str) -> str:
+        return str(self._ask(lambda: self._client.get_job_logs(job)))
+
+    def stop(self, job: str) -> bool:
+        """Ask a job to stop, and wait until it has; whether it was running."""
+        was_running: bool = self._ask(lambda: self._client.stop_job(job))
+        while was_running and self.running(job):
+            time.sleep(0.5)
+        return was_running
+
+    def running(self, job: str) -> bool:
+        return self.status(job) in ("PENDING", "RUNNING")
+
+    def follow(self, job: str, console: Console) -> str:
+        """Print a job's log as it grows until the job ends, and return its status then."""
+
+        async def tail() -> None:
+            async for lines in self._client.tail_job_logs(job):
+                console.print(lines, end="", markup=False, highlight=False)
+
+        began = time.monotonic()
+        told = False
+        while self.status(job) == "PENDING":  # and one line where there is no such job
+            if not told and time.monotonic() - began > PENDING_S:
+                console.print(f"{job} waits: {self.job(job).message}", markup=False, highlight=False)
+                told = True
+            time.sleep(0.5)
+        self._ask(lambda: asyncio.run(tail()))
+        while self.running(job):
+            time.sleep(0.5)
+        return self.status(job)
+
+    def step_of(self, job: Job) -> str:
+        """What a job that runs is at, as its log tells."""
+        return where_at(self.logs(job.id)) if job.status == "RUNNING" else ""
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        from ray.exceptions import AuthenticationError
+
+        try:
+            return question()
+        except AuthenticationError as error:
+            raise StepFailed(f"{self.address}: {str(error).splitlines()[0]}: {TOKEN}") from None
+        except ConnectionError:
+            raise StepFailed(
+                f"nobody answers at {self.address}: it takes the address of the cluster's dashboard, such as "
+                "http://head:8265; is the port open from here?"
+            ) from None
+        except Exception as error:  # whatever answers there may say anything
+            lines = [line for line in str(error).strip().splitlines() if line.strip()]
+            raise StepFailed(f"{self.address}: {lines[-1].strip() if lines else error!r}") from None
+
+
+@contextmanager
+def _as_given(address: str) -> Iterator[None]:
+    """Keep Ray from putting a variable before the address that it is given."""
+    names = (ADDRESS_VARIABLE, "RAY_ADDRESS")
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
+
+
+def _job(info: Any) -> Job:
+    began = datetime.fromtimestamp(info.start_time / 1000, UTC) if info.start_time else None
+    ended = info.end_time / 1000 if info.end_time else time.time()
+    return Job(
+        id=info.submission_id,
+        status=info.status.value,
+        corpus=(info.metadata or {}).get(OURS, ""),
+        began=began,
+        seconds=ended - began.timestamp() if began else None,
+        entrypoint=info.entrypoint,
+        message=info.message or "",
+    )

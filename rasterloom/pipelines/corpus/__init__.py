@@ -1,0 +1,1 @@
+"""Steps that make a corpus, and their work on one shard."""

@@ -1,0 +1,146 @@
+"""Steps whose results are there, taken as they stand: read off the records, not worked out from a recipe.
+
+A recipe of ``corpus: name@tag`` reads that version, whatever else it says of sources, scores or rules: the
+steps of its corpus are those that made the version.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from pyiceberg.table.refs import SnapshotRefType
+
+from rasterloom.errors import RecipeError
+from rasterloom.pipelines.corpus import token_work
+from rasterloom.pipelines.corpus.length_index import lengths_step
+from rasterloom.pipelines.step import FileStep, ShardStep, Step
+from rasterloom.recipe.base import Section
+from rasterloom.recipe.recipe import Recipe
+from rasterloom.storage.store import StorageError
+from rasterloom.versions.corpus import MAIN, TABLES, Corpus
+from rasterloom.versions.history import made
+from rasterloom.versions.record import Record
+from rasterloom.versions.refs import check_ref
+
+
+class AsItStands(Section):
+    """A result that is there has no settings: its record has."""
+
+
+@dataclass(frozen=True)
+class Existing(ShardStep):
+    """A table's version, whatever step made it."""
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.identity["fingerprint"])
+
+
+@dataclass(frozen=True)
+class ExistingFiles(FileStep):
+    """A folder of files, whatever step made it."""
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.identity["fingerprint"])
+
+
+def existing(record: Record, table: str | None, **given: Any) -> Step:
+    """The step that a record is of, done already."""
+    given = {"config": AsItStands(), "replaces": "", **given}
+    return Existing(
+        record.step,
+        code_version=record.code_version,
+        identity={"fingerprint": record.fingerprint},
+        plan=_never,
+        work=_never,
+        schema=pa.schema([]),
+        table=table,
+        **given,
+    )
+
+
+def is_fixed(corpus: Corpus) -> bool:
+    """Whether a corpus is seen at a tag or a snapshot, which never change.
+
+    Raises:
+        VersionError: it is seen at a snapshot that there is not.
+    """
+    if corpus.ref == MAIN:
+        return False
+    if corpus.ref.isdecimal():
+        check_ref(corpus)
+        return True
+    tables = (corpus.table(name) for name in TABLES)
+    found = (table.refs().get(corpus.ref) for table in tables if table is not None)
+    return any(ref is not None and ref.snapshot_ref_type is SnapshotRefType.TAG for ref in found)
+
+
+def refuse_change(corpus: Corpus, what: str) -> None:
+    """Raise StorageError: a version is to be changed."""
+    raise StorageError(
+        f"{what} would change {corpus.name}@{corpus.ref}, and versions do not change; to go on from it: "
+        f"rasterloom versions branch RECIPE NAME --at {corpus.ref}, and corpus: {corpus.name}@NAME"
+    )
+
+
+def steps_of_version(recipe: Recipe) -> list[Step]:
+    """The steps that made the version that a recipe's corpus is seen at, as far as their results are there.
+
+    Raises:
+        RecipeError: the version lacks tokens of a target that a stage is to be trained on.
+    """
+    corpus = Corpus.of(recipe)
+    versions = {v.record.step: v for v in made(corpus)}
+    steps: list[Step] = [
+        existing(versions[name].record, name) for name in TABLES if name in versions and name != "tokens"
+    ]
+    texts: dict[str, Step] = {}
+    tokens: list[Step] = []
+    for name, version in versions.items():
+        if version.table != "tokens" or "profile" in version.record.config:  # the latter were imported
+            continue
+        target = int(name.removeprefix("tokens/"))
+        config = _tokenized(recipe, target, version.record)
+        ((codes, fingerprint),) = version.record.inputs.items()
+        of_codes = _record(corpus, codes, fingerprint)
+        packed = existing(version.record, "tokens", config=config, replaces=f"target == {target}")
+        if of_codes is not None:
+            text = _record(corpus, "text", of_codes.inputs["text"])
+            if text is not None and text.fingerprint not in texts:
+                texts[text.fingerprint] = ExistingFiles(
+                    "text",
+                    AsItStands(),
+                    text.code_version,
+                    identity={"fingerprint": text.fingerprint},
+                    make=_never,
+                )
+            tokens.append(existing(of_codes, None, config=config))
+        tokens += [packed, lengths_step(target, packed)]
+    if len(texts) > 1:
+        raise RecipeError(f"the tokens of {recipe.corpus} were made with {len(texts)} text vocabularies")
+    for stage in recipe.train.stages if recipe.train else ():
+        if f"tokens/{stage.target}" not in versions:
+            there = ", ".join(name for name in versions if name.startswith("tokens/")) or "no tokens"
+            raise RecipeError(
+                f"{recipe.corpus} has no tokens of {stage.target}, which train.stages names; it has {there}"
+            )
+    return [*steps, *texts.values(), *tokens]
+
+
+def _tokenized(recipe: Recipe, target: int, record: Record) -> token_work.TokenizeAt:
+    """How tokens were made. Where weights and tokenizer lie is not on record: that says the recipe."""
+    told = {n: v for n, v in record.config["tokenize"].items() if n not in ("prompts", "targets")}
+    config = recipe.tokenize.model_copy(update={**told, "targets": (target,)})
+    return token_work.TokenizeAt(target=target, tokenize=config)
+
+
+def _record(corpus: Corpus, step: str, fingerprint: str) -> Record | None:
+    try:
+        return Record.from_json(corpus.store.read(f"{corpus.name}/records/{step}/{fingerprint}.json"))
+    except FileNotFoundError:
+        return None
+
+
+def _never(*_: Any) -> Any:
+    raise AssertionError("what is there is not made")

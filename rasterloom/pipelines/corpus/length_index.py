@@ -1,0 +1,75 @@
+"""The length index of a target: what a trainer needs to plan an epoch, in one small file.
+
+One row for each row of the target's token files, in their order: ``file``, ``key``, ``bucket``, ``task``,
+``n_tokens``, and ``heldout``, the share from which on a row is kept from training. The file's metadata hold,
+under ``rasterloom.files``, each token file's name in the store and the numbers of rows of its row groups, so
+that the token files need not be opened before a row is read.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rasterloom.pipelines.progress.reporter import Progress
+from rasterloom.pipelines.step import FileStep, Inputs, Step
+from rasterloom.recipe.base import Section
+from rasterloom.storage.parquet_io import DataFile
+from rasterloom.storage.store import Store
+from rasterloom.train.data.collate import heldout_draw
+from rasterloom.versions.corpus import Corpus
+
+NAME = "lengths.parquet"
+FILES = b"rasterloom.files"
+COLUMNS = ["key", "bucket", "task", "n_tokens"]
+
+
+class LengthsAt(Section):
+    target: int
+
+
+def lengths_step(target: int, tokens: Step) -> Step:
+    return FileStep(
+        f"lengths/{target}", LengthsAt(target=target), "1", (tokens,), make=make_lengths, shows_rows=True
+    )
+
+
+def make_lengths(
+    corpus: Corpus, inputs: Inputs, step: Any, folder: Path, run: Any, progress: Progress
+) -> dict[str, int]:
+    """Write the index of a step's token files."""
+    (given,) = inputs.values()
+    return write_index(corpus.store, given, folder / NAME, progress)
+
+
+def write_index(store: Store, given: list[DataFile], path: Path, progress: Progress) -> dict[str, int]:
+    """Write the index, one token file after the other, a row group each; count its rows and tokens."""
+    schema = pa.schema(
+        [
+            ("file", pa.dictionary(pa.int32(), pa.string())),
+            ("key", pa.string()),
+            ("bucket", pa.dictionary(pa.int32(), pa.string())),
+            ("task", pa.dictionary(pa.int32(), pa.string())),
+            ("n_tokens", pa.int32()),
+            ("heldout", pa.float64()),
+        ]
+    )
+    files, counts = [], {"rows": 0, "tokens": 0}
+    encodings: dict[str, Any] = {"use_dictionary": ["file", "bucket", "task"], "compression": "zstd"}
+    with pq.ParquetWriter(path, schema, **encodings) as writer:
+        for number, file in enumerate(given):
+            with store.filesystem.open_input_file(store.path(file.name)) as source:
+                reader = pq.ParquetFile(source)
+                rows = reader.read(columns=COLUMNS)
+                groups = [reader.metadata.row_group(g).num_rows for g in range(reader.num_row_groups)]
+            files.append({"name": file.name, "groups": groups})
+            name = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), len(rows)), [file.name])
+            draws = pa.array([heldout_draw(key) for key in rows["key"].to_pylist()], pa.float64())
+            writer.write_table(rows.add_column(0, "file", name).append_column("heldout", draws).cast(schema))
+            counts["rows"] += len(rows)
+            counts["tokens"] += rows["n_tokens"].to_numpy().sum(dtype="int64").item()
+            progress.update(number + 1, total=len(given), unit="files")
+        writer.add_key_value_metadata({FILES: json.dumps(files)})
+    return counts

@@ -1,0 +1,117 @@
+"""The workflow of a corpus, from the list of pairs to the table of tokens, as a list of steps."""
+
+from functools import partial
+from itertools import chain
+
+import pyarrow as pa
+
+from rasterloom.errors import RecipeError
+from rasterloom.pipelines.corpus import shard_work
+from rasterloom.pipelines.corpus.existing_steps import is_fixed, steps_of_version
+from rasterloom.pipelines.corpus.length_index import lengths_step
+from rasterloom.pipelines.corpus.token_steps import text_step, token_steps
+from rasterloom.pipelines.step import ShardStep, Step
+from rasterloom.pipelines.workspace.retries import with_retries
+from rasterloom.recipe.recipe import Recipe
+from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION
+from rasterloom.storage.parquet_options import IMAGE_PARQUET, TEXT_PARQUET
+from rasterloom.versions.corpus import Corpus
+
+
+def corpus_steps(recipe: Recipe) -> list[Step]:
+    """The steps that build a corpus, in order; of ``corpus: name@tag``, those that made that version.
+
+    Raises:
+        RecipeError: what the recipe names is not there, or its keep rule cannot be used.
+    """
+    if is_fixed(Corpus.of(recipe)):
+        return steps_of_version(recipe)
+    return steps_of_recipe(recipe)
+
+
+def steps_of_recipe(recipe: Recipe) -> list[Step]:
+    """The steps that the recipe itself asks for. RecipeError as for ``corpus_steps``."""
+    try:
+        return _corpus_steps(recipe)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+
+
+def _corpus_steps(recipe: Recipe) -> list[Step]:
+    from rasterloom.filtering.scorers.registry import ON_GPU, identity, score_columns
+    from rasterloom.filtering.selection import check_keep
+    from rasterloom.sources.pairs import check_sources
+
+    columns = score_columns(recipe.score)
+    check_keep(recipe.keep, columns)
+    pairs = ShardStep(
+        "pairs",
+        shard_work.Sources(sources=recipe.sources),
+        code_version="3",  # 3: samples of any task
+        identity={"content": check_sources(recipe.sources)},
+        plan=shard_work.plan_pairs,
+        work=shard_work.read_pairs,
+        schema=PAIRS,
+        table="pairs",
+        parquet=TEXT_PARQUET,
+    )
+    origin = shard_work.Origin(recipe.sources, recipe.run.img2dataset_python)
+    images = ShardStep(
+        "images",
+        recipe.fetch,
+        code_version="3",  # 3: several pictures a row, hashes of averages
+        identity=_fetch_identity(recipe),
+        inputs=(pairs,),
+        plan=shard_work.plan_images,
+        work=partial(shard_work.fetch_images, origin=origin),
+        schema=IMAGES,
+        table="images",
+        parquet=IMAGE_PARQUET,
+        guarded=True,
+    )
+    images = with_retries(Corpus.of(recipe), images, partial(shard_work.fetch_again, origin=origin))
+    scores = ShardStep(
+        "scores",
+        shard_work.Scores(scorers=recipe.score),
+        code_version="1",
+        identity={"scorers": identity(recipe.score)},
+        inputs=(images,),
+        plan=shard_work.plan_by_images_file,
+        work=shard_work.score_images,
+        schema=pa.schema([*SCORES, *columns]),
+        table="scores",
+        parquet=TEXT_PARQUET,
+        uses_gpu=any(score.name in ON_GPU for score in recipe.score),
+    )
+    selection = ShardStep(
+        "selection",
+        recipe.keep,
+        code_version="3",  # 2: what was kept before stays kept; 3: text alone, doubles of plain pairs only
+        inputs=(images, scores),
+        plan=shard_work.plan_selection,
+        work=shard_work.select_images,
+        schema=SELECTION,
+        table="selection",
+        parquet=TEXT_PARQUET,
+        remembers=("dedup",) if recipe.keep.dedup.memory else None,
+    )
+    text = text_step(recipe.tokenize, images, selection)
+    tokens = {
+        target: token_steps(recipe, target, images, scores, selection, text)
+        for target in recipe.tokenize.targets
+    }
+    lengths = [lengths_step(target, packed) for target, (_, packed) in tokens.items()]
+    return [pairs, images, scores, selection, text, *chain(*tokens.values()), *lengths]
+
+
+def _fetch_identity(recipe: Recipe) -> dict[str, str]:
+    """What decides on the images and lies outside the recipe: the opt-out list, another engine's version."""
+    from rasterloom.sources.fetch.img2dataset import img2dataset_version
+    from rasterloom.sources.fetch.opt_out import opt_outs_digest
+
+    found = {}
+    if recipe.fetch.opt_out:
+        found["opt_out_list"] = opt_outs_digest(recipe.fetch.opt_out)
+    if recipe.fetch.engine == "img2dataset":
+        found["img2dataset"] = img2dataset_version(recipe.run.img2dataset_python)
+    return found

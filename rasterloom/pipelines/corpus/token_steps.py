@@ -1,0 +1,134 @@
+"""The steps from kept pairs to the table of tokens: text vocabulary, codes, sequences packed by bucket."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+from pydantic import Field
+
+from rasterloom.pipelines.corpus import token_work
+from rasterloom.pipelines.corpus.shard_work import plan_by_images_file
+from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step
+from rasterloom.recipe.base import Section
+from rasterloom.recipe.recipe import Recipe
+from rasterloom.recipe.tokenize import Tokenize
+from rasterloom.schema import TOKENS
+from rasterloom.storage.parquet_io import read_files
+from rasterloom.storage.parquet_options import CODES_PARQUET, TOKEN_PARQUET
+from rasterloom.versions.corpus import Corpus
+
+GROUP_TOKENS = 1 << 20  # of a row group: 1.7 MB on disk, 4 MB read; a loader keeps hundreds of them
+
+
+class TextVocabulary(Section):
+    """What the text vocabulary is made of."""
+
+    text: str | None = Field(exclude=True)  # its digest counts, not where it lies
+    text_vocab: int
+
+
+def text_step(config: Tokenize, images: Step, selection: Step) -> Step:
+    """The text encoder: a tokenizer.json in the step's folder.
+
+    Raises:
+        ValueError: the recipe's own cannot be read, or lacks a token that the codec needs
+    """
+    return FileStep(
+        "text",
+        TextVocabulary(text=config.text, text_vocab=config.text_vocab),
+        code_version="2",
+        identity={"digest": _text_digest(config)},
+        inputs=(images, selection),
+        make=make_text,
+    )
+
+
+def token_steps(recipe: Recipe, target: int, *given: Step) -> tuple[Step, Step]:
+    """Codes shard by shard, then the same rows packed by bucket into the table."""
+    from rasterloom.tokenize.codecs.load import ON_GPU
+
+    config = token_work.TokenizeAt(
+        target=target, tokenize=recipe.tokenize.model_copy(update={"targets": (target,)})
+    )
+    codes = ShardStep(
+        f"codes/{target}",
+        config,
+        code_version="2",  # 2: samples of any task, limits, in the order of packing
+        identity={"weights": _codec_digest(recipe)},
+        inputs=given,
+        plan=plan_by_images_file,
+        work=token_work.tokenize_images,
+        schema=token_work.CODES,
+        parquet=CODES_PARQUET,
+        uses_gpu=recipe.tokenize.codec in ON_GPU,
+    )
+    return codes, pack_step(config, codes, recipe.tokenize.codec)
+
+
+def pack_step(config: token_work.Packing, codes: Step, codec: str) -> Step:
+    """The rows of ``codes`` that are none of its failures, as the table's rows of a target."""
+    target = config.target
+    return ShardStep(
+        f"tokens/{target}",
+        config,  # type: ignore[arg-type]
+        code_version="2",  # 2: packed denser
+        inputs=(codes,),
+        plan=token_work.plan_pack,
+        work=token_work.pack_tokens,
+        schema=TOKENS,
+        table="tokens",
+        replaces=f"target == {target}",
+        partition_by=("target", "bucket"),
+        parquet={**TOKEN_PARQUET, "row_group_size": group_rows(codec, target)},
+    )
+
+
+def group_rows(codec: str, target: int) -> int:
+    """Rows that have about ``GROUP_TOKENS`` together."""
+    from rasterloom.tokenize.profiles import profile_of
+    from rasterloom.tokenize.unirep import image_length
+
+    return max(1, GROUP_TOKENS // image_length(target, target, profile_of(codec)))
+
+
+def make_text(corpus: Corpus, inputs: Inputs, step: Step, folder: Path, *_: Any) -> dict[str, int]:
+    """Take the user's tokenizer, or train a byte-level BPE on the captions and turns of what is kept."""
+    from rasterloom.tokenize.sample_rows import text_of
+    from rasterloom.tokenize.text_tokenizer import train_text
+
+    config = step.config
+    assert isinstance(config, TextVocabulary)
+    if config.text:
+        (folder / "tokenizer.json").write_bytes(Path(config.text).read_bytes())
+        return {}
+    kept = read_files(corpus.store, [f.name for f in inputs["selection"]], pc.field("kept"), ["key"])
+    columns = ["key", "caption", "turns"]
+    rows = read_files(corpus.store, [f.name for f in inputs["images"]], None, columns)
+    rows = rows.filter(pc.is_in(rows["key"], kept["key"].combine_chunks()))
+    text = train_text([text_of(row) for row in rows.to_pylist()], config.text_vocab)
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    return {"captions": rows.num_rows}
+
+
+def _text_digest(config: Tokenize) -> str | None:
+    """A digest of the recipe's own tokenizer, which is read and checked for it; None if it has none."""
+    import hashlib
+
+    from rasterloom.tokenize.text_tokenizer import text_of
+
+    if config.text is None:
+        return None
+    try:
+        content = Path(config.text).read_bytes()
+        text_of(config, content.decode())
+    except OSError as error:
+        raise ValueError(f"tokenize.text: cannot read {config.text}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"tokenize.text: {config.text} is no tokenizer.json: it is not UTF-8") from None
+    return hashlib.sha256(content).hexdigest()[:20]
+
+
+def _codec_digest(recipe: Recipe) -> str:
+    from rasterloom.tokenize.codecs.load import codec_digest
+
+    return codec_digest(recipe.tokenize.codec, recipe.tokenize.weights)[:20]

@@ -1,0 +1,167 @@
+"""What the steps of `tokens` do to one shard: pictures and captions to sequences, sequences to even files."""
+
+from collections import Counter
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import pairwise
+from typing import Annotated, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import PlainSerializer
+
+from rasterloom.pipelines.corpus.shard_work import score_fields
+from rasterloom.pipelines.step import Inputs, Shard, ShardResult
+from rasterloom.recipe.base import Section
+from rasterloom.recipe.tokenize import Tokenize
+from rasterloom.schema import TOKENS, Profile
+from rasterloom.storage.parquet_io import count_of, read_file, read_files
+from rasterloom.storage.store import Store
+
+TOKENS_AT_ONCE = 1 << 26  # that packing holds in memory: 256 MiB of ids
+
+# Token rows as they are staged: with the reason of those that failed, and where the others stand in the
+# order that they are packed in.
+CODES = pa.schema([*TOKENS, ("error", pa.string()), ("order", pa.uint64())])
+
+
+def _without_places(config: Tokenize) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude={"weights", "text"})
+
+
+# What weights and tokenizer hold is part of a step's identity (digests), not where they lie.
+AnyPlace = Annotated[Tokenize, PlainSerializer(_without_places)]
+
+
+class TokenizeAt(Section):
+    """Tokenising for one target: every target is a step of its own."""
+
+    target: int
+    tokenize: AnyPlace
+
+    @property
+    def rows_per_file(self) -> int:
+        return self.tokenize.rows_per_file
+
+
+class Packing(Protocol):
+    """What packing needs to know."""
+
+    @property
+    def target(self) -> int: ...
+    @property
+    def rows_per_file(self) -> int: ...
+
+
+def tokenize_images(store: Store, spec: dict[str, Any], config: TokenizeAt) -> ShardResult:
+    from rasterloom.tokenize.tokenize_shard import tokenize_shard
+
+    images = read_file(store, spec["images"])
+    shards = pc.unique(images["shard"])
+    kept = read_files(store, spec["selection"], pc.field("shard").isin(shards) & pc.field("kept"))
+    known = score_fields(store, spec["scores"]).names  # the embeddings among them need not be read
+    columns = ["key", "shard", *(name for name in TOKENS.names if name in known)]
+    scores = read_files(store, spec["scores"], pc.field("shard").isin(shards), columns)
+    images = images.filter(pc.is_in(images["key"], kept["key"].combine_chunks()))
+    codec = _codec(config.tokenize.codec, config.tokenize.weights, config.tokenize.precision)
+    text, profile = load_text(store, spec["text"][0], config.tokenize)
+    rows, failures = tokenize_shard(
+        images,
+        scores,
+        target=config.target,
+        codec=codec,
+        text=text,
+        config=config.tokenize,
+        profile=profile,
+    )
+    counts = count_of(rows["bucket"])
+    counts |= count_of(failures["reason"], "failed: ")
+    return staged(rows, failures, config.target, config.tokenize.seed), counts
+
+
+def staged(rows: pa.Table, failures: pa.Table, target: int, seed: int) -> pa.Table:
+    """Token rows as ``CODES``, by bucket and order, then a row of nulls and an error for each failure."""
+    from rasterloom.tokenize.file_layout import order_of
+
+    order = order_of(rows["key"].to_pylist(), seed)
+    rows = rows.append_column("error", pa.nulls(rows.num_rows, pa.string()))
+    rows = rows.append_column("order", pa.array(order, pa.uint64()))
+    rows = rows.take(
+        pc.sort_indices(
+            rows, sort_keys=[("bucket", "ascending"), ("order", "ascending"), ("key", "ascending")]
+        )
+    )
+    failed = pa.table({"key": failures["key"], "error": failures["reason"]})
+    failed = failed.append_column("target", pa.repeat(pa.scalar(target, pa.int32()), failed.num_rows))
+    return pa.concat_tables([rows, failed], promote_options="default")
+
+
+@lru_cache(maxsize=1)
+def _codec(name: str, weights: str | None, precision: str) -> Any:
+    """The codec, on a GPU in the actors that have one (`ShardStep.uses_gpu`)."""
+    from rasterloom.tokenize.codecs.load import load_codec
+
+    return load_codec(name, weights, precision=precision)
+
+
+@lru_cache(maxsize=2)
+def load_text(store: Store, name: str, config: Tokenize) -> tuple[Any, Profile]:
+    """The text encoder of a tokenizer.json in the store, and the ids that sequences are written in."""
+    from rasterloom.tokenize.text_tokenizer import text_of
+
+    return text_of(config, store.read(name).decode())
+
+
+def plan_pack(store: Store, inputs: Inputs, config: Packing) -> list[Shard]:
+    """Each bucket's rows in as few files as may be, even to one row; a shard writes several of them.
+
+    What is held of a row here is 8 bytes: where it stands in the order.
+    """
+    from rasterloom.tokenize.file_layout import file_starts
+
+    (given,) = inputs.values()
+    order: dict[str, list[Any]] = {}
+    files: dict[str, list[str]] = {}
+    tokens: Counter[str] = Counter()
+    for file in given:
+        rows = read_files(store, [file.name], pc.field("error").is_null(), ["bucket", "order", "n_tokens"])
+        for bucket in pc.unique(rows["bucket"]).to_pylist():
+            mine = rows.filter(pc.equal(rows["bucket"], bucket))
+            order.setdefault(bucket, []).append(mine["order"].to_numpy())
+            files.setdefault(bucket, []).append(file.name)
+            tokens[bucket] += pc.sum(mine["n_tokens"]).as_py()
+    shards = []
+    for bucket in sorted(order):
+        of_bucket = np.concatenate(order.pop(bucket))
+        starts: list[int | None] = [*file_starts(of_bucket, config.rows_per_file)]
+        together = max(1, int(TOKENS_AT_ONCE * len(starts) / tokens[bucket]))
+        for number in range(0, len(starts), together):
+            edges = [*starts, None][number : number + together + 1]  # None: no end
+            spec = {"files": files[bucket], "bucket": bucket, "edges": edges}
+            rows = len(of_bucket) * (len(edges) - 1) // len(starts)
+            shards.append(Shard(f"{bucket}-{number:04d}", spec, rows=max(1, rows)))
+    return shards
+
+
+def pack_tokens(store: Store, spec: dict[str, Any], config: Packing) -> ShardResult:
+    """The rows of some files of a bucket, in an order that depends on seed and keys alone."""
+    counts: dict[str, int] = {}
+    return _packed(store, spec, counts), counts
+
+
+def _packed(store: Store, spec: dict[str, Any], counts: dict[str, int]) -> Iterator[pa.Table]:
+    first, *ends = spec["edges"]
+    where = (pc.field("bucket") == spec["bucket"]) & (pc.field("order") >= pa.scalar(first, pa.uint64()))
+    if ends[-1] is not None:
+        where &= pc.field("order") < pa.scalar(ends[-1], pa.uint64())
+    rows = read_files(store, spec["files"], where)
+    by_order = rows.select(["order", "key"]).sort_by([("order", "ascending"), ("key", "ascending")])
+    rows = rows.take(pc.index_in(by_order["key"].combine_chunks(), rows["key"].combine_chunks()))
+    order = rows["order"].to_numpy()
+    rows = rows.drop_columns(["error", "order"])
+    counts["sequences"], counts["tokens"] = rows.num_rows, pc.sum(rows["n_tokens"]).as_py()
+    cuts = [0, *(np.searchsorted(order, end) for end in ends if end is not None)]
+    cuts += [rows.num_rows] if ends[-1] is None else []
+    for start, end in pairwise(map(int, cuts)):
+        yield rows.slice(start, end - start)

@@ -1,0 +1,82 @@
+"""The nodes of the Ray that a run uses: which are there, and how much room they have."""
+
+import time
+from collections.abc import Iterable, Mapping
+
+from rasterloom.pipelines.progress.status_text import size
+
+LOOK_EVERY_S = 1.0
+LATE_S = 20.0  # until the head has surely noticed that a node is gone: five checks, three seconds apart
+
+
+def of_kind(accelerator: str | None) -> dict[str, float]:
+    """What a worker needs to be on a node with a kind of GPU, as Ray does it."""
+    return {f"accelerator_type:{accelerator}": 0.001} if accelerator else {}
+
+
+def in_words(needs: Mapping[str, float]) -> str:
+    """What a worker takes, as in ``CPU 4, GPU 1, memory 2.0 GB, A100``."""
+    found = []
+    for name, amount in sorted(needs.items()):
+        kind = name.removeprefix("accelerator_type:")
+        found.append(
+            kind if kind != name else f"memory {size(amount)}" if name == "memory" else f"{name} {amount:g}"
+        )
+    return ", ".join(found)
+
+
+def slots(nodes: Iterable[Mapping[str, float]], needs: Mapping[str, float], placement: str = "PACK") -> int:
+    """How many workers that take ``needs`` each fit on nodes that have so much, placed as Ray does it."""
+    each = [int(_fit(has, needs)) for has in nodes]
+    if placement == "STRICT_PACK":
+        return max(each, default=0)
+    return sum(min(1, fit) for fit in each) if placement == "STRICT_SPREAD" else sum(each)
+
+
+def _fit(has: Mapping[str, float], needs: Mapping[str, float]) -> float:
+    return min((has.get(name, 0.0) / amount for name, amount in needs.items()), default=1.0)
+
+
+class Nodes:
+    """What the cluster has for workers that take ``needs`` each, by name of the resource."""
+
+    def __init__(self, needs: dict[str, float]) -> None:
+        self.needs = needs
+        self._looked = -LOOK_EVERY_S
+        self._there: dict[str, dict[str, float]] = {}
+
+    def alive(self) -> frozenset[str]:
+        """The nodes that are there, by id."""
+        return frozenset(self._look())
+
+    def slots(self, placement: str = "PACK") -> int:
+        """How many workers fit on the nodes that are there."""
+        return slots(self._look().values(), self.needs, placement)
+
+    def no_room(self) -> str | None:
+        """Why no worker fits on any node, None if one does."""
+        there = self._look()
+        if slots(there.values(), self.needs):
+            return None
+        names = sorted({*self.needs, "CPU"})
+        have = "; ".join(in_words({n: has.get(n, 0) for n in names}) for has in there.values())
+        return f"it takes {in_words(self.needs)} (run.steps), and the nodes have {have or 'nothing'}"
+
+    def lost(self, before: frozenset[str], error: Exception, wait: float = 0.0) -> bool:
+        """Whether the error came of a node that was there ``before`` and is gone, as seen within ``wait``."""
+        from ray.exceptions import ActorDiedError, NodeDiedError
+
+        if isinstance(error, NodeDiedError) or (isinstance(error, ActorDiedError) and error.preempted):
+            return True
+        until = time.monotonic() + wait
+        while not (gone := before - frozenset(self._look(now=True))) and time.monotonic() < until:
+            time.sleep(0.5)
+        return bool(gone)
+
+    def _look(self, now: bool = False) -> dict[str, dict[str, float]]:
+        import ray
+
+        if now or time.monotonic() - self._looked >= LOOK_EVERY_S:
+            self._there = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+            self._looked = time.monotonic()
+        return self._there

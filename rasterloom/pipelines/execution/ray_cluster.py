@@ -1,0 +1,74 @@
+"""Connect to a Ray cluster, or start one on this machine."""
+
+import os
+import signal
+import threading
+from typing import Any
+
+from rasterloom.errors import StepFailed as StepFailed
+from rasterloom.recipe.run import Run
+from rasterloom.utils.local_ray import forget_token, start_local_ray
+
+# For every worker. torch's threads wait for each other by spinning, which is 30 times slower where cores are
+# shared; and tasks without a GPU look after themselves (`pool._run_without_gpu`).
+VARIABLES = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of shards that were under way when another one ended the step
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+
+
+def start_ray(run: Run) -> None:
+    """Connect to the recipe's cluster, or that of the job that this is, or start Ray on this machine.
+
+    Raises:
+        StepFailed: there is no such cluster, it does not let us in, or Ray does not start here.
+    """
+    ours = {name: value for name, value in VARIABLES.items() if name not in os.environ}
+    os.environ.update(ours)
+    import ray
+
+    if not ray.is_initialized():
+        _stop_on_sigterm()
+        _init(run, ours)
+        _stop_on_sigterm()  # Ray sets a handler of its own, which ends the process where it stands
+
+
+def _init(run: Run, variables: dict[str, str]) -> None:
+    import logging
+
+    import ray
+
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address := run.ray_address or os.environ.get("RAY_ADDRESS"):
+        forget_token()  # of a Ray that this process started before
+        try:
+            ray.init(address=address, runtime_env={"env_vars": variables}, **quiet)
+        except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+            said = str(error).splitlines()[0]
+            raise StepFailed(f"cannot connect to the Ray cluster {address}: {said}") from None
+        return
+    try:
+        start_local_ray(
+            num_cpus=run.cpus or os.cpu_count() or 1,
+            include_dashboard=False,
+            object_store_memory=256 * 2**20,  # paths travel between tasks, not pixels
+            **quiet,
+        )
+    except Exception as error:  # Ray's own class for a machine that is too busy to start it in time
+        said = str(error).splitlines()[0].rstrip(".")
+        raise StepFailed(
+            f"Ray did not start on this machine: {said}: run it again when it has less to do"
+        ) from None
+
+
+def _stop_on_sigterm() -> None:
+    """Let what stops a job stop us as Ctrl-C does: all that was started is ended, and it is said."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)

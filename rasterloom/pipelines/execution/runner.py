@@ -1,0 +1,190 @@
+"""Running one step to its end: shards as Ray tasks, a bounded number in flight, one commit."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from rasterloom import __version__
+from rasterloom.errors import RecipeError
+from rasterloom.errors import StepFailed as StepFailed
+from rasterloom.pipelines.execution.gpu_actors import one_line
+from rasterloom.pipelines.execution.scheduler import holds, run_on_ray
+from rasterloom.pipelines.execution.success_guard import SuccessGuard
+from rasterloom.pipelines.maintenance import rewrite
+from rasterloom.pipelines.maintenance.apply_takedowns import settle
+from rasterloom.pipelines.progress.prometheus import Metrics
+from rasterloom.pipelines.progress.reporter import Progress
+from rasterloom.pipelines.step import FileStep, Shard, ShardStep, Step
+from rasterloom.pipelines.workspace import staging
+from rasterloom.pipelines.workspace.staging import Published
+from rasterloom.pipelines.workspace.status import (
+    Status,
+    earlier,
+    file_folder,
+    inputs_of,
+    status,
+    work_folder,
+    write_record,
+)
+from rasterloom.pipelines.workspace.tombstones import latest_takedown, tombstones
+from rasterloom.recipe.run import Run
+from rasterloom.storage.transfer import upload
+from rasterloom.utils import private_folders
+from rasterloom.versions.commit import commit
+from rasterloom.versions.corpus import Corpus
+from rasterloom.versions.record import Record
+
+
+def run_step(corpus: Corpus, step: Step, run: Run, recipe_digest: str, progress: Progress) -> Status:
+    """Bring a step to its end, from wherever an earlier run left it.
+
+    Raises:
+        StepFailed: a shard or the step's work raised an error; the message says which and what.
+    """
+    progress.start(step.name, None)
+    if isinstance(step, FileStep):
+        _run_files(corpus, step, run, recipe_digest, progress)
+    else:
+        assert isinstance(step, ShardStep)
+        _run_shards(corpus, step, run, recipe_digest, progress)
+    return status(corpus, step)
+
+
+def _record(corpus: Corpus, step: Step, recipe_digest: str, started: float, **found: Any) -> Record:
+    parents = {given.name: status(corpus, given).snapshot_id for given in step.inputs}
+    parents["earlier"] = earlier(corpus, step)
+    return Record(
+        step=step.name,
+        fingerprint=step.fingerprint,
+        code_version=step.code_version,
+        config=step.settings,
+        inputs={given.name: given.fingerprint for given in step.inputs},
+        parents={name: str(snapshot) for name, snapshot in parents.items() if snapshot is not None},
+        seconds=time.monotonic() - started,
+        **found,
+    ).signed(recipe_digest, __version__)
+
+
+def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, progress: Progress) -> None:
+    started = time.monotonic()
+    place = staging.folder(corpus.name, step.name, step.fingerprint)
+    inputs = inputs_of(corpus, step)
+    shards = corpus.surely(lambda: step.plan(corpus.store, inputs, step.config))
+    taken_down = tombstones(corpus.store, corpus.name)
+    done = staging.published(corpus.store, place)
+    done |= _taken_over(corpus, step, place, [shard for shard in shards if shard.id not in done])
+    left = [shard for shard in shards if shard.id not in done]
+    progress.shards(left, list(done.values()), *holds(step, run))
+    guard = SuccessGuard(corpus.store, run) if step.guarded else None
+    metrics = Metrics(corpus.name, step.name)
+    results = run_on_ray(corpus.store, place, step, left, run, progress, metrics, taken_down)
+    with closing(results):  # what is in flight ends here, not when somebody lets go of an error
+        for number, result in enumerate(results, start=1):
+            done[result.id] = result
+            metrics.finished(result, len(left) - number)
+            progress.finished(result)
+            if guard and (why := guard.verdict(result)):
+                raise StepFailed(f"{step.name}: {why}")
+    taken_down = tombstones(corpus.store, corpus.name)  # those that came meanwhile, too
+    found = [done[shard.id] for shard in shards]
+    whole = corpus.surely(lambda: rewrite.without(corpus.store, place, found, step.name, taken_down))
+    record = _record(
+        corpus,
+        step,
+        recipe_digest,
+        started,
+        counts=staging.add_up([r.counts for r in whole]),
+        rows=sum(r.rows for r in whole),
+        n_bytes=sum(r.bytes for r in whole),
+        shards=len(whole),
+        worker_seconds=sum(r.seconds for r in whole),
+        takedowns=taken_down.number,
+        taken_down=max((r.taken_down for r in whole), default=0),
+    )
+    if step.table is None:
+        staging.finish(corpus.store, place, whole)
+        write_record(corpus, record)
+        return
+    commit(
+        corpus,
+        step.table,
+        step.schema,
+        sorted(file.name for r in whole for file in r.data_files if file.rows),
+        record,
+        replaces=step.replaces,
+        partition_by=step.partition_by,
+    )
+    if latest_takedown(corpus.store, corpus.name) > taken_down.number:
+        settle(corpus)
+
+
+def _taken_over(corpus: Corpus, step: ShardStep, place: str, shards: list[Shard]) -> dict[str, Published]:
+    """Publish those shards that the step's last version made from the very same files in the same way."""
+    last = status(corpus, step).record
+    earlier: dict[str, Published] = {}
+    if last and (last.config, last.code_version) == (step.settings, step.code_version):
+        there = staging.published(corpus.store, staging.folder(corpus.name, step.name, last.fingerprint))
+        earlier = {result.spec: result for result in there.values() if result.spec}
+    found = {}
+    for shard in shards:
+        made = Published(**shard.made) if shard.made else earlier.get(shard.digest)
+        if made:
+            found[shard.id] = staging.take_over(corpus.store, place, shard, made)
+    return found
+
+
+def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, progress: Progress) -> None:
+    """Let a FileStep fill a local folder, then put the folder where its result belongs."""
+    started = time.monotonic()
+    progress.holds(1, run.driver.cpus or 0.0, 0.0)
+    final = file_folder(corpus, step)
+    folder = work_folder(corpus, step)
+    with _alone(folder, progress):
+        if status(corpus, step).done:  # by the run that was waited for
+            return
+        takedowns = latest_takedown(corpus.store, corpus.name)
+        if not step.resumes:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        inputs = inputs_of(corpus, step)
+        make = partial(step.make, corpus, inputs, step, folder, run, progress)
+        try:
+            counts = make() if step.resumes else corpus.surely(make)
+        except RecipeError:
+            raise
+        except (OSError, ValueError, RuntimeError) as error:
+            raise StepFailed(f"{step.name}: {one_line(error)}") from error
+        files = private_folders.plain_files(folder)
+        if corpus.store.is_s3:
+            upload(corpus.store, folder, final)
+        size = sum(path.stat().st_size for path in files)
+        record = _record(
+            corpus, step, recipe_digest, started, counts=counts, n_bytes=size, takedowns=takedowns
+        )
+        write_record(corpus, record)
+        if corpus.store.is_s3:
+            shutil.rmtree(folder, ignore_errors=True)
+            private_folders.remove_old(folder.parent)
+
+
+@contextmanager
+def _alone(folder: Path, progress: Progress) -> Iterator[None]:
+    """Be the only run on this machine that works in a folder; the lock ends with the process."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{folder}.lock")
+    while True:
+        try:
+            lock.acquire(timeout=1.0)
+            break
+        except Timeout:
+            progress.update(0, "waiting for another run that makes it")
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,1 @@
+"""Tables and tokens in; data sets, cards and embeddings out."""

@@ -1,0 +1,173 @@
+"""A version of a corpus as files that others read: a Hugging Face data set, webdataset shards, Parquet."""
+
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rasterloom.errors import RecipeError
+from rasterloom.pipelines.import_export.export_formats import Form
+from rasterloom.pipelines.import_export.export_readme import Card, write_card
+from rasterloom.pipelines.maintenance.takedown import refuse_held
+from rasterloom.schema import SCORES, in_order
+from rasterloom.storage.parquet_io import read_file, read_files, read_rows
+from rasterloom.versions.corpus import Corpus
+
+FILE_BYTES = 500_000_000  # of pictures in a file, about
+FROM_IMAGES = ("key", "url", "caption", "task", "turns", "main", "width", "height", "format", "sha256")
+FROM_PAIRS = ("source", "weight", "licence")
+
+
+def export(
+    corpus: Corpus,
+    folder: Path,
+    form: Form = Form.HF,
+    *,
+    file_bytes: int = FILE_BYTES,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> Card:
+    """Write what a version of a corpus keeps, with a README that says what it is.
+
+    Args:
+        corpus: seen at the version that is wanted.
+        folder: new or empty.
+        form: ``hf`` has its pictures as ``datasets`` wants them (``load_dataset(folder)``), ``parquet`` as
+            plain bytes; ``webdataset`` has tars of ``key.jpg``, ``key.txt`` and ``key.json``.
+        file_bytes: of pictures in one file, about.
+        advance: called with the number of rows after each of the corpus's files.
+
+    Raises:
+        RecipeError: the folder holds something, or the version has no selection.
+        VersionError: the version holds what was taken down since.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise RecipeError(f"{folder} holds something already: name a new folder")
+    if not corpus.files("selection"):
+        raise RecipeError(
+            f"{corpus.name}@{corpus.ref} has no selection: rasterloom run RECIPE --until selection"
+        )
+    refuse_held(corpus)
+    (folder / "data").mkdir(parents=True)
+    card = Card(corpus)
+    write = {Form.HF: _write_hf, Form.PARQUET: _write_parquet, Form.WEBDATASET: _write_tar}[form]
+    for number, rows in enumerate(_in_files(kept_rows(corpus, advance), file_bytes)):
+        write(rows, folder / "data" / f"train-{number:05d}")
+        card.add(rows)
+    write_card(card, folder, form.value)
+    return card
+
+
+def kept_rows(corpus: Corpus, advance: Callable[[int], None] = lambda rows: None) -> Iterator[pa.Table]:
+    """Yield the kept rows of each file of images, with their scores and where they came from."""
+    store = corpus.store
+    names = {table: [f.name for f in corpus.files(table)] for table in ("scores", "selection")}
+    pairs = _Pairs(corpus)
+    for file in corpus.files("images"):
+        images = read_file(store, file.name)
+        origin = pairs.of(images["key"])
+        here = pc.field("shard").isin(pc.unique(images["shard"]))
+        kept = read_files(store, names["selection"], here & pc.field("kept"), ["key"])["key"].combine_chunks()
+        scores = read_files(store, names["scores"], here) if names["scores"] else SCORES.empty_table()
+        columns = {
+            name: images[name] for name in (*FROM_IMAGES, "image", "more") if name in images.column_names
+        }
+        columns |= {name: origin[name] for name in FROM_PAIRS}
+        at = pc.index_in(images["key"], scores["key"].combine_chunks())
+        columns |= {name: scores[name].take(at) for name in scores.column_names if name not in SCORES.names}
+        rows = pa.table(columns)
+        yield rows.filter(pc.is_in(rows["key"], kept))
+        advance(images.num_rows)
+
+
+class _Pairs:
+    """Rows of pairs for those of images: these follow each other in the same order, file by file."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.store = corpus.store
+        self.files = corpus.files("pairs")
+        self.file = self.row = 0
+
+    def of(self, keys: pa.ChunkedArray) -> pa.Table:
+        """Return the pairs of some keys, in their order."""
+        columns = ["key", *FROM_PAIRS]
+        if self.file < len(self.files):
+            file = self.files[self.file]
+            found = read_rows(self.store, file.name, self.row, len(keys), columns)
+            self.row += len(keys)
+            if self.row >= file.rows:
+                self.file, self.row = self.file + 1, 0
+            if found["key"].equals(keys):
+                return found
+        found = read_files(
+            self.store, [f.name for f in self.files], pc.field("key").isin(keys.combine_chunks()), columns
+        )
+        return found.take(pc.index_in(keys, found["key"].combine_chunks()))
+
+
+def _in_files(tables: Iterator[pa.Table], size: int) -> Iterator[pa.Table]:
+    """Put tables together until they hold so many bytes."""
+    waiting: list[pa.Table] = []
+    held = 0
+    for table in tables:
+        if table.num_rows:
+            waiting.append(table)
+            held += table.nbytes
+        if held >= size:
+            yield pa.concat_tables(waiting, promote_options="default")
+            waiting, held = [], 0
+    if waiting:
+        yield pa.concat_tables(waiting, promote_options="default")
+
+
+def _write_parquet(rows: pa.Table, path: Path) -> None:
+    pq.write_table(rows, path.with_suffix(".parquet"), row_group_size=100, compression="zstd")
+
+
+def _write_hf(rows: pa.Table, path: Path) -> None:
+    """As Parquet whose pictures are structs of bytes and path, which `datasets` reads as images."""
+    _write_parquet(_hf_pictures(rows), path)
+
+
+def _hf_pictures(rows: pa.Table) -> pa.Table:
+    picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+    def one(data: bytes | None, name: str) -> dict[str, Any] | None:
+        return {"bytes": data, "path": name} if data else None
+
+    of = rows.to_pylist()
+    images = [one(row["image"], f"{row['key']}.{row['format']}") for row in of]
+    rows = rows.set_column(rows.column_names.index("image"), "image", pa.array(images, picture))
+    if "more" in rows.column_names:
+        more = [
+            [one(m["image"], f"{row['key']}-{n}.{m['format']}") for n, m in enumerate(row["more"] or (), 1)]
+            for row in of
+        ]
+        rows = rows.set_column(rows.column_names.index("more"), "more", pa.array(more, pa.list_(picture)))
+    return rows
+
+
+def _write_tar(rows: pa.Table, path: Path) -> None:
+    """A tar of ``key.jpg`` (of several pictures ``key.0.jpg`` ...), ``key.txt`` and ``key.json``."""
+    with tarfile.open(path.with_suffix(".tar"), "w") as tar:
+        for row in rows.to_pylist():
+            first = {"image": row.pop("image"), "format": row["format"]}
+            more = row.pop("more", None) or []
+            pictures = in_order(first if first["image"] else None, row.get("main") or 0, more)
+            for number, picture in enumerate(pictures):
+                part = f".{number}" if len(pictures) > 1 else ""
+                suffix = {"jpeg": "jpg"}.get(picture["format"], picture["format"])
+                _add(tar, f"{row['key']}{part}.{suffix}", picture["image"])
+            _add(tar, f"{row['key']}.txt", (row["caption"] or "").encode())
+            _add(tar, f"{row['key']}.json", json.dumps(row, ensure_ascii=False, default=str).encode())
+
+
+def _add(tar: tarfile.TarFile, name: str, data: Any) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))

@@ -1,0 +1,1 @@
+"""Views of a corpus that change nothing."""

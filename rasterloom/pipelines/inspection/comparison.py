@@ -1,0 +1,140 @@
+"""The two sides of a comparison: a recipe as it stands, a version of its corpus, or a run of training."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from rasterloom.errors import RecipeError, VersionError
+from rasterloom.pipelines.inspection.version_diff import rows_differing
+from rasterloom.pipelines.maintenance.takedown import refuse_held
+from rasterloom.pipelines.training.result_folder import shown_folder
+from rasterloom.pipelines.workflow import workflow
+from rasterloom.pipelines.workspace.status import status
+from rasterloom.recipe.loader import load_recipe
+from rasterloom.recipe.recipe import Recipe
+from rasterloom.report.comparison_page import Side, write_comparison
+from rasterloom.versions import lineage
+from rasterloom.versions.corpus import TABLES, Corpus
+from rasterloom.versions.history import made
+from rasterloom.versions.lineage import TRAINED, Graph, Node
+from rasterloom.versions.record import Record
+from rasterloom.versions.refs import check_ref, refs
+
+Begin = Callable[[str], None]
+
+
+def compare_with(recipe: Recipe, other: str, page: Path, begin: Begin = lambda part: None) -> None:
+    """Write a page that shows a recipe's results beside others. Nothing is run.
+
+    Args:
+        other: the file of another recipe; a tag, a branch or a snapshot; or the fingerprint of a stage that
+            was trained, or its first digits.
+        begin: called with what is done next.
+
+    Raises:
+        RecipeError: the other recipe is wrong, or neither has made anything yet.
+        VersionError: ``other`` is none of these, or a version holds what was taken down since.
+    """
+    begin("reading the records")
+    b = side_of_recipe(recipe)
+    a = _side_of(recipe, other)
+    for side in (a, b):
+        if not side.records:
+            raise RecipeError(f"nothing has been made of {side.name} yet: rasterloom run RECIPE")
+    found = rows_differing(a.corpus, b.corpus, begin) if a.snapshots and b.snapshots else []
+    begin("the page")
+    write_comparison(a, b, found, page)
+
+
+def side_of_recipe(recipe: Recipe, name: str = "") -> Side:
+    """What a recipe has made so far, of the steps that it asks for as it stands."""
+    corpus = Corpus.of(recipe)
+    check_ref(corpus)
+    refuse_held(corpus)
+    done = [s for s in (status(corpus, step) for step in workflow(recipe)) if s.done and s.record]
+    records = tuple(s.record for s in done if s.record and s.step.name != "report")
+    return Side(
+        name or f"{corpus.name}@{corpus.ref}", corpus, _snapshots(corpus), records, *_folders(corpus, records)
+    )
+
+
+def _side_of(recipe: Recipe, other: str) -> Side:
+    if other.endswith((".yaml", ".yml")):
+        loaded = load_recipe(Path(other))
+        return side_of_recipe(loaded, f"{loaded.corpus} of {Path(other).name}")
+    corpus = Corpus.of(recipe)
+    nodes = lineage.graph(corpus)
+    is_snapshot = other.isdecimal() and any(node.snapshot_id == int(other) for node in nodes.values())
+    if is_snapshot or any(ref.name == other for ref in refs(corpus)):
+        return side_of_version(replace(corpus, ref=other), nodes)
+    try:
+        run = lineage.find(nodes, other)
+    except VersionError:
+        names = ", ".join(ref.name for ref in refs(corpus)) or "none yet"
+        runs = ", ".join(node.name for node in nodes.values() if _trains(node)) or "none yet"
+        raise VersionError(
+            f"--compare {other}: no recipe (a .yaml file), no branch or tag (there are: {names}), no digits "
+            f"of a stage that was trained (after the @ of: {runs})"
+        ) from None
+    if not _trains(run):
+        raise VersionError(f"--compare {other}: {run.name} is no stage that was trained")
+    return side_of_run(corpus, nodes, run)
+
+
+def side_of_version(corpus: Corpus, nodes: Graph) -> Side:
+    """A version of a corpus, with the last run of training on its tokens, if there was one."""
+    check_ref(corpus)
+    refuse_held(corpus)
+    there = [version.record for version in made(corpus)]
+    tokens = {record.fingerprint for record in there if record.step.startswith("tokens/")}
+    trained = [
+        node
+        for node in nodes.values()
+        if _trains(node) and any(n.record.fingerprint in tokens for n in lineage.ancestors(nodes, node))
+    ]
+    run = _run_of(nodes, trained[-1]) if trained else ()
+    made_of = {record.fingerprint: record for record in there}
+    for record in (*there, *run):
+        if record.fingerprint in nodes:  # not where its snapshot is gone
+            before = lineage.ancestors(nodes, nodes[record.fingerprint])
+            made_of |= {n.record.fingerprint: n.record for n in before}
+    of_data = (r for r in made_of.values() if not r.step.startswith((TRAINED, "sample", "report")))
+    return Side(
+        f"{corpus.name}@{corpus.ref}", corpus, _snapshots(corpus), (*of_data, *run), *_folders(corpus, run)
+    )
+
+
+def side_of_run(corpus: Corpus, nodes: Graph, last: Node) -> Side:
+    """A run of training up to a stage, and the steps that it came of; not the rows that it was made of."""
+    run = _run_of(nodes, last)
+    before = [n.record for n in lineage.ancestors(nodes, last) if not _trains(n)]
+    name = f"{last.record.step} {last.record.fingerprint[:10]}"
+    return Side(name, corpus, {}, (*before, *run), *_folders(corpus, run))
+
+
+def _trains(node: Node) -> bool:
+    return node.record.step.startswith(TRAINED)
+
+
+def _run_of(nodes: Graph, last: Node) -> tuple[Record, ...]:
+    """The stages up to the last one, in order, and what was drawn by it."""
+    stages = [n.record for n in lineage.ancestors(nodes, last) if _trains(n)]
+    drawn = [n.record for n in nodes.values() if n.record.step == "sample"]
+    mine = [record for record in drawn if last.record.fingerprint in record.inputs.values()]
+    return (*stages, *mine[-1:])
+
+
+def _folders(corpus: Corpus, records: tuple[Record, ...]) -> tuple[tuple[tuple[str, Path], ...], Path | None]:
+    """Folders of the stages, by name, and of the samples."""
+    folders = {
+        r.step: shown_folder(corpus, r.step, r.fingerprint)
+        for r in records
+        if r.step.startswith(TRAINED) or r.step == "sample"
+    }
+    stages = tuple((n.removeprefix(TRAINED), f) for n, f in folders.items() if n.startswith(TRAINED))
+    return stages, folders.get("sample")
+
+
+def _snapshots(corpus: Corpus) -> dict[str, int]:
+    found = {table: corpus.snapshot_id(table) for table in TABLES}
+    return {table: snapshot for table, snapshot in found.items() if snapshot is not None}

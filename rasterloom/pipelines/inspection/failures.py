@@ -1,0 +1,116 @@
+"""What did not make it into the corpus: every pair that is not kept, with its reason."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+
+from rasterloom.pipelines.workflow import workflow
+from rasterloom.pipelines.workspace.status import output_files, status
+from rasterloom.recipe.recipe import Recipe
+from rasterloom.utils.redact import HOST_SQL
+from rasterloom.versions.corpus import Corpus
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A pair that was dropped: by fetching, by the keep rule or as a duplicate, or by tokenising."""
+
+    key: str
+    url: str | None
+    caption: str | None
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """The dropped pairs of one reason, or of one host, and one of them."""
+
+    name: str
+    pairs: int
+    mostly: str  # the most frequent of the other kind, with its number
+    url: str | None
+    detail: str
+
+
+def failures(
+    recipe: Recipe, reason: str | None = None, host: str | None = None, limit: int | None = None
+) -> list[Failure]:
+    """List the pairs that are not kept, as far as the steps have come, sorted by reason and URL.
+
+    Args:
+        reason: only those of this reason; a bare class of error stands for its failures.
+        host: only those of this host, ``example.org`` or ``example.org:8080``.
+    """
+    rows = _query(
+        recipe,
+        f"""SELECT key, url, caption, reason, detail FROM dropped
+        WHERE ($reason IS NULL OR reason IN ($reason, 'failed: ' || $reason))
+          AND ($host IS NULL OR lower({HOST_SQL}) = lower($host))
+        ORDER BY reason, url, key LIMIT {limit if limit is not None else "ALL"}""",
+        {"reason": reason, "host": host},
+    )
+    return [Failure(**row) for row in rows]
+
+
+def summary(recipe: Recipe, by: str) -> list[Group]:
+    """Count the pairs that are not kept by ``reason`` or by ``host``, the most frequent first."""
+    name, other = ("reason", "host") if by == "reason" else ("host", "reason")
+    rows = _query(
+        recipe,
+        f"""WITH d AS (SELECT reason, coalesce({HOST_SQL}, '') AS host, url, detail FROM dropped),
+        each AS (SELECT {name} AS name, {other} AS other, count(*) AS n, min({{'u': url, 'd': detail}}) AS one
+                 FROM d GROUP BY ALL)
+        SELECT name, sum(n)::BIGINT AS pairs, max_by(other, n) AS other, max(n) AS most,
+               max_by(one, n) AS one
+        FROM each GROUP BY name ORDER BY pairs DESC, name""",
+    )
+    return [
+        Group(
+            row["name"],
+            row["pairs"],
+            f"{row['other']} ({row['most']:,})" if row["other"] else "",
+            row["one"]["u"],
+            row["one"]["d"],
+        )
+        for row in rows
+    ]
+
+
+def _query(recipe: Recipe, sql: str, values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Run a query on ``dropped``: key, url, caption, reason, detail. No picture is read."""
+    corpus = Corpus.of(recipe)
+    done = {s.name: output_files(corpus, s) for s in workflow(recipe) if status(corpus, s).done}
+    if "images" not in done:
+        return []
+    with duckdb.connect() as connection:
+        used = [
+            n for n, files in done.items() if files and n.split("/")[0] in ("images", "selection", "codes")
+        ]
+        for name in used:
+            connection.register(name, corpus.dataset([f.name for f in done[name]]))
+        connection.execute("CREATE TEMP VIEW dropped AS " + " UNION ALL ".join(_dropped(used)))
+        cursor = connection.execute(sql, values or {})
+        names = [column[0] for column in cursor.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def _dropped(done: list[str]) -> list[str]:
+    if "selection" not in done:
+        return [
+            """SELECT key, url, caption, 'failed: ' || error AS reason, coalesce(detail, '') AS detail
+            FROM images WHERE status = 'failed'"""
+        ]
+    parts = [
+        """SELECT i.key, i.url, i.caption, s.reason, coalesce('of ' || t.url, i.detail, '') AS detail
+        FROM selection s JOIN images i USING (key) LEFT JOIN images t ON t.key = s.duplicate_of
+        WHERE NOT s.kept"""
+    ]
+    for name in done:
+        if name.startswith("codes/"):
+            parts.append(
+                f"""SELECT i.key, i.url, i.caption, 'failed: {name}' AS reason, c.error AS detail
+                FROM "{name}" c JOIN images i USING (key) WHERE c.error IS NOT NULL"""
+            )
+    return parts

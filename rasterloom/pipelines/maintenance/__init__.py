@@ -1,0 +1,1 @@
+"""Takedown, garbage collection and rewriting of files."""

@@ -1,0 +1,171 @@
+"""Taking out of a corpus what was taken down, wherever it still is, or is again.
+
+First the staged shards, so that a run that goes on does not bring rows back, then the tables, on every
+branch. What was found clean is noted down, so that a run sees at a glance whether there is anything to do:
+a takedown that was killed is finished by the next run or takedown, as is one that a commit slipped past.
+"""
+
+import json
+from collections import defaultdict
+from dataclasses import replace
+from typing import Any
+
+from rasterloom import __version__
+from rasterloom.pipelines.maintenance.rewrite import Cleaned, Cleaner
+from rasterloom.pipelines.workspace import staging
+from rasterloom.pipelines.workspace.leases import at_work
+from rasterloom.pipelines.workspace.status import change_record, read_record
+from rasterloom.pipelines.workspace.tombstones import Tombstones, tombstones
+from rasterloom.storage.parquet_io import DataFile
+from rasterloom.utils.parallel import Advance, silent, spread
+from rasterloom.versions.commit import head_snapshot
+from rasterloom.versions.corpus import MAIN, TABLES, Corpus
+from rasterloom.versions.history import made
+from rasterloom.versions.record import BEFORE_TAKEDOWN, Record
+from rasterloom.versions.refs import refs
+from rasterloom.versions.replace_files import entries, replace_files
+
+PICTURED = ("report", "sample")  # steps whose folders have pictures of single rows
+
+
+def settle(corpus: Corpus, advance: Advance = silent) -> dict[str, int]:
+    """Take out what was taken down and is there, if there is any; return how many rows went, by table."""
+    known = tombstones(corpus.store, corpus.name)
+    if is_settled(corpus, known):
+        return {}
+    with at_work(corpus, "takedown"):
+        gone = apply(corpus, known, advance=advance)
+        _note(corpus, known)
+    return gone
+
+
+def apply(
+    corpus: Corpus, known: Tombstones, *, dry_run: bool = False, advance: Advance = silent
+) -> dict[str, int]:
+    """Take rows out of staged shards and of all tables, on every branch.
+
+    Returns:
+        How many rows went (or would go), by table; of branches other than main ``table@branch``.
+    """
+    cleaner = Cleaner(corpus.store, known, dry_run)
+    taken_down: dict[str, int] = {} if dry_run else _clean_staging(corpus, cleaner, advance)
+    gone: dict[str, int] = {}
+    for branch in _branches(corpus):
+        for name in TABLES:
+            if lost := _clean_table(branch, name, cleaner, advance):
+                gone[name if branch.ref == MAIN else f"{name}@{branch.ref}"] = lost
+    if not dry_run:
+        for branch in _branches(corpus):
+            taken_down |= {v.record.fingerprint: v.record.taken_down for v in made(branch)}
+        _forget_pictures(corpus, taken_down)
+    return gone
+
+
+def _branches(corpus: Corpus) -> list[Corpus]:
+    return [replace(corpus, ref=ref.name) for ref in refs(corpus) if ref.kind == "branch"]
+
+
+def is_settled(corpus: Corpus, known: Tombstones) -> bool:
+    """Whether every version that a branch is at was made or looked at with all takedowns known."""
+    if not known.number:
+        return True
+    clean = _noted(corpus, known)
+    return all(
+        version.snapshot_id in clean or version.record.takedowns >= known.number
+        for branch in _branches(corpus)
+        for version in made(branch)
+    )
+
+
+def _noted(corpus: Corpus, known: Tombstones) -> set[int]:
+    try:
+        noted = json.loads(corpus.store.read(_note_name(corpus)))
+    except FileNotFoundError:
+        return set()
+    return set(noted["snapshots"]) if noted["takedowns"] == known.number else set()
+
+
+def _note(corpus: Corpus, known: Tombstones) -> None:
+    clean = {v.snapshot_id for branch in _branches(corpus) for v in made(branch)}
+    noted = {"takedowns": known.number, "snapshots": sorted(clean | _noted(corpus, known))}
+    corpus.store.put(_note_name(corpus), json.dumps(noted).encode())
+
+
+def _note_name(corpus: Corpus) -> str:
+    return f"{corpus.name}/settled.json"
+
+
+def _clean_staging(corpus: Corpus, cleaner: Cleaner, advance: Advance) -> dict[str, int]:
+    """Clean every shard that is published; return by fingerprint the last takedown that took rows out."""
+    store, top = corpus.store, f"{corpus.name}/staging/"
+    names = [name for name in store.list(top.rstrip("/")) if staging.is_published(name)]
+    taken_down: dict[str, int] = defaultdict(int)
+
+    def clean(name: str) -> tuple[str, int]:
+        place = name.rsplit("/", 2)[0]
+        step = place.removeprefix(top).rpartition("/")[0]
+        return place, cleaner.published(place, staging.read_published(store, name), step).taken_down
+
+    for place, last in spread(clean, names, "looking at staged shards", advance):
+        taken_down[place] = max(taken_down[place], last)
+    for place, last in taken_down.items():
+        step, _, fingerprint = place.removeprefix(top).rpartition("/")
+        record = read_record(corpus, step, fingerprint) if last else None
+        if record and record.taken_down < last:
+            results = staging.result_of(store, place)
+            counts, rows = staging.add_up([r.counts for r in results]), sum(r.rows for r in results)
+            known = cleaner.known.number
+            change_record(corpus, replace(record, counts=counts, rows=rows, takedowns=known, taken_down=last))
+    return {place.rpartition("/")[2]: last for place, last in taken_down.items()}
+
+
+def _clean_table(corpus: Corpus, name: str, cleaner: Cleaner, advance: Advance) -> int:
+    """Commit a table without the rows, step by step, as each has a record of its own; return how many."""
+    total = 0
+    while True:
+        table = corpus.table(name)
+        files = entries(corpus, table) if table is not None else {}
+
+        def look(file: str, files: Any = files) -> Cleaned:
+            entry = files[file]
+            return cleaner.file(DataFile(file, entry.record_count), _step_of(name, entry))
+
+        cleaned = dict(zip(files, spread(look, list(files), f"looking at {name}", advance), strict=True))
+        hit = {file: c for file, c in cleaned.items() if c.change}
+        if cleaner.dry_run or not hit:
+            return total + sum(c.gone for c in hit.values())
+        step = min(_step_of(name, files[file]) for file in hit)
+        mine = {file: c for file, c in hit.items() if _step_of(name, files[file]) == step}
+        new = {file: c.name for file, c in mine.items()}
+        if replace_files(corpus, name, new, _record(corpus, table, step, mine, cleaner)):
+            total += sum(c.gone for c in mine.values())
+
+
+def _step_of(table: str, entry: Any) -> str:
+    return f"tokens/{entry.partition[0]}" if table == "tokens" else table
+
+
+def _record(corpus: Corpus, table: Any, step: str, hit: dict[str, Cleaned], cleaner: Cleaner) -> Record:
+    """The step's record as it was, with the counts as they are now."""
+    last = head_snapshot(corpus, table, step)
+    assert last is not None
+    snapshot, record = last
+    return replace(
+        record,
+        parents={**record.parents, BEFORE_TAKEDOWN: str(snapshot.snapshot_id)},
+        counts=staging.add_up([record.counts, *(c.change for c in hit.values())]),
+        rows=record.rows - sum(c.gone for c in hit.values()),
+        takedowns=cleaner.known.number,
+        taken_down=cleaner.known.number,
+    ).signed(record.recipe, __version__)
+
+
+def _forget_pictures(corpus: Corpus, taken_down: dict[str, int]) -> None:
+    """Delete the folders with pictures of what was taken down; their steps make them again."""
+    store = corpus.store
+    for step in PICTURED:
+        for name in store.list(f"{corpus.name}/records/{step}"):
+            record = Record.from_json(store.read(name))
+            if max((taken_down.get(f, 0) for f in record.inputs.values()), default=0) > record.takedowns:
+                for file in store.list(f"{corpus.name}/files/{step}/{record.fingerprint}"):
+                    store.delete(file)

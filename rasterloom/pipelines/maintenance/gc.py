@@ -1,0 +1,81 @@
+"""Removing what nothing reaches any more: old versions, and what runs left that no version needs.
+
+The order of the deletions is such that what is left, wherever this is stopped, is either whole or no longer
+on record; the next time finishes it.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from rasterloom.errors import VersionError
+from rasterloom.pipelines.maintenance.reachability import Grace, Item, Search
+from rasterloom.pipelines.workspace.leases import GC, at_work, others
+from rasterloom.utils.parallel import Advance, silent, spread
+from rasterloom.versions import expire_snapshots
+from rasterloom.versions.corpus import TABLES, Corpus
+
+
+@dataclass
+class Garbage:
+    """What goes: snapshots by table, and files in the order in which they are deleted."""
+
+    snapshots: dict[str, int] = field(default_factory=dict)
+    items: list[Item] = field(default_factory=list)
+
+    def by_kind(self) -> dict[str, tuple[int, int]]:
+        """Number and bytes of the files of each kind."""
+        number: Counter[str] = Counter(item.kind for item in self.items)
+        size: Counter[str] = Counter()
+        for item in self.items:
+            size[item.kind] += item.size
+        return {kind: (number[kind], size[kind]) for kind in number}
+
+
+def find(corpus: Corpus, grace: Grace = Grace(), *, models: bool = False) -> Garbage:
+    """Say what would go. Nothing is changed.
+
+    Args:
+        models: also trained models that were made of versions that are gone.
+    """
+    beside = others(corpus)
+    working = frozenset(f for worker in beside for f in worker.fingerprints)
+    since = _since(grace)
+    kept, gone = {}, {}
+    for name in TABLES:
+        if (table := corpus.table(name)) is not None:
+            kept[name] = expire_snapshots.staying(table, since, working)
+            gone[name] = len(table.snapshots()) - len(kept[name])
+    items = Search(corpus, grace, kept, working, models, bool(beside)).items()
+    return Garbage({name: number for name, number in gone.items() if number}, items)
+
+
+def collect(
+    corpus: Corpus, grace: Grace = Grace(), *, models: bool = False, advance: Advance = silent
+) -> Garbage:
+    """Remove what nothing reaches, and return what that was.
+
+    Raises:
+        VersionError: a takedown is under way.
+    """
+    with at_work(corpus, GC) as beside:
+        if any(worker.what == "takedown" for worker in beside):
+            raise VersionError(f"a takedown is under way in {corpus.name}: run gc when it is done")
+        working = frozenset(f for worker in beside for f in worker.fingerprints)
+        versions = {name: expire_snapshots.expire(corpus, name, _since(grace), working) for name in TABLES}
+        there = {name: table for name in TABLES if (table := corpus.table(name)) is not None}
+        kept = {name: {s.snapshot_id for s in table.snapshots()} for name, table in there.items()}
+        items = Search(corpus, grace, kept, working, models, bool(beside)).items()
+        _delete(items, advance)
+    return Garbage({name: number for name, number in versions.items() if number}, items)
+
+
+def _since(grace: Grace) -> float:
+    return (datetime.now(UTC) - grace.versions).timestamp() * 1000
+
+
+def _delete(items: list[Item], advance: Advance) -> None:
+    """Delete files, one kind after the other: what makes a result count before what it consists of."""
+    for kind in dict.fromkeys(item.kind for item in items):
+        mine = [item for item in items if item.kind == kind]
+        spread(Item.remove, mine, f"removing {kind}", advance)

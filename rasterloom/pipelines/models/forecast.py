@@ -1,0 +1,116 @@
+"""The training stages of a recipe, with what they need; what each would take; and what is wrong with them."""
+
+from dataclasses import dataclass, field
+
+from rasterloom.errors import RecipeError
+from rasterloom.pipelines.step import Step
+from rasterloom.pipelines.training.preflight import job_of
+from rasterloom.pipelines.training.stage_step import missing_inputs, worker_takes
+from rasterloom.pipelines.workflow import workflow
+from rasterloom.pipelines.workspace.status import Status, status
+from rasterloom.recipe.recipe import Recipe
+from rasterloom.recipe.run import Run
+from rasterloom.train.data.stage_data import open_stage
+from rasterloom.train.estimate.cost import DEVICES, Estimate, device_hours, estimate
+from rasterloom.train.estimate.memory import Memory, memory
+from rasterloom.train.job import WorkerTakes
+from rasterloom.train.model.shapes import shape_of
+from rasterloom.versions.corpus import Corpus
+
+ALL = "all"
+MFU = 0.4  # of a GPU's peak, assumed: what well-tuned training of such models reaches
+
+
+def stages_of(recipe: Recipe, which: str = ALL) -> list[Step]:
+    """The steps of a recipe's training stages, or of one, by its number from 1.
+
+    Raises:
+        RecipeError: the recipe has no such stage, or none at all.
+    """
+    stages = [step for step in workflow(recipe) if step.name.startswith("train/")]
+    if not stages:
+        raise RecipeError("the recipe trains nothing: it has no train section")
+    if which == ALL:
+        return stages
+    if not (which.isdecimal() and 1 <= int(which) <= len(stages)):
+        names = ", ".join(step.name.removeprefix("train/") for step in stages)
+        raise RecipeError(f"--stage takes all, or a number from 1 to {len(stages)} ({names}), not {which}")
+    return [stages[int(which) - 1]]
+
+
+def with_needed(recipe: Recipe, wanted: list[Step]) -> list[Step]:
+    """Some steps, and all that they are made from, in the order of the workflow."""
+    needed: set[str] = set()
+    waiting = list(wanted)
+    while waiting:
+        step = waiting.pop()
+        if step.name not in needed:
+            needed.add(step.name)
+            waiting += step.inputs
+    return [step for step in workflow(recipe) if step.name in needed]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a stage would do."""
+
+    step: Step
+    status: Status
+    workers: tuple[int, int]
+    """How many, at least and at most."""
+    takes: WorkerTakes
+    """What each takes of its node."""
+    missing: tuple[str, ...]
+    """Steps that have to run before anything can be said."""
+    estimate: Estimate | None = None
+    memory: Memory | None = None
+    gpu_hours: dict[str, float] = field(default_factory=dict)
+    """By the name of a GPU."""
+
+
+def forecast(recipe: Recipe, which: str, mfu: float) -> list[Forecast]:
+    """Plan stages and add up what they would take. Nothing is changed.
+
+    Args:
+        mfu: share of a GPU's peak that is assumed.
+
+    Raises:
+        RecipeError: a stage cannot work as the recipe has it.
+    """
+    corpus = Corpus.of(recipe)
+    return [forecast_of(corpus, step, recipe.run, mfu) for step in stages_of(recipe, which)]
+
+
+def forecast_of(corpus: Corpus, step: Step, run: Run, mfu: float) -> Forecast:
+    """Plan one stage, as `forecast` does all."""
+    missing = missing_inputs(corpus, step)
+    asked = status(corpus, step), (run.train_workers.min, run.train_workers.max), worker_takes(step, run)
+    if missing:
+        return Forecast(step, *asked, tuple(missing))
+    job = job_of(corpus, step, run)
+    try:
+        shape = shape_of(job.train.init, job.profile.vocab_size)
+        figures = estimate(open_stage(job), shape, job.train, job.workers)
+        held = memory(shape, job.train, job.stage.freeze, job.workers, figures.rank_tokens)
+    except (ValueError, OSError) as error:
+        raise RecipeError(f"{step.name}: {error}") from None
+    hours = {device: device_hours(figures.flops, device, mfu) for device in DEVICES}
+    return Forecast(step, *asked, (), figures, held, hours)
+
+
+def in_short(recipe: Recipe, step: Step, mfu: float) -> str | None:
+    """One line on what a stage would take, or on what is wrong with it; None before its tokens are there."""
+    try:
+        one = forecast_of(Corpus.of(recipe), step, recipe.run, mfu)
+    except RecipeError as error:
+        return str(error)
+    if one.estimate is None:
+        return None
+    total = f"{one.estimate.steps:,} steps, {one.estimate.tokens:,} tokens"
+    each = ", ".join(f"{hours_text(hours)} of {device}" for device, hours in one.gpu_hours.items())
+    return f"{step.name}: {total}; {each}, at {mfu:.0%} MFU"
+
+
+def hours_text(hours: float) -> str:
+    """A duration to read, in hours or seconds."""
+    return f"{hours:,.1f} h" if hours >= 1 else f"{hours * 3600:,.3g} s"

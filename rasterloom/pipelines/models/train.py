@@ -1,0 +1,102 @@
+"""Training the stages of a recipe by themselves: running them, going on, starting over."""
+
+import shutil
+from collections.abc import Callable
+
+from filelock import FileLock, Timeout
+
+from rasterloom.errors import RecipeError
+from rasterloom.pipelines.models.forecast import stages_of, with_needed
+from rasterloom.pipelines.progress.reporter import Progress
+from rasterloom.pipelines.run import run_steps
+from rasterloom.pipelines.step import Step
+from rasterloom.pipelines.training.preflight import check_training, job_of
+from rasterloom.pipelines.training.stage_step import missing_inputs, training_store
+from rasterloom.pipelines.workflow import Planned
+from rasterloom.pipelines.workspace.status import delete_record, file_folder, status, work_folder
+from rasterloom.recipe.recipe import Recipe
+from rasterloom.versions.corpus import Corpus
+from rasterloom.versions.workspace_check import check_workspace
+
+
+def train(recipe: Recipe, which: str, progress: Progress) -> list[Planned]:
+    """Train stages, what they need first; return what was planned.
+
+    Args:
+        which: ``all``, or the number of a stage, from 1.
+
+    Raises:
+        RecipeError: there is no such stage, or one cannot work; nothing was started.
+        StepFailed: a step could not be finished; the next run goes on from there.
+    """
+    steps = with_needed(recipe, stages_of(recipe, which))
+    check_workspace(Corpus.of(recipe))
+    check_training(recipe, steps)
+    return run_steps(recipe, steps, progress)
+
+
+def unfinished(recipe: Recipe, which: str) -> dict[str, str]:
+    """The last good checkpoint of the stage that would go on, by the stage's name; none if all are done.
+
+    Raises:
+        RecipeError: the first stage that is not done has no checkpoint.
+    """
+    from rasterloom.train.checkpoint.saver import latest
+
+    corpus = Corpus.of(recipe)
+    left = [step for step in stages_of(recipe, which) if not status(corpus, step).done]
+    if not left:
+        return {}
+    step = left[0]
+    found = None
+    if not missing_inputs(corpus, step):
+        job = job_of(corpus, step, recipe.run)
+        try:
+            found = latest(job.checkpoint_store, job.digest())
+        except (ValueError, OSError) as error:
+            raise RecipeError(f"{step.name}: {error}") from None
+    if found is None:
+        raise RecipeError(
+            f"{step.name} has no checkpoint to resume from: without --resume it starts from the beginning"
+        )
+    return {step.name: f"step {found.position.step:,}, {job.checkpoint_store.root}/{found.name}"}
+
+
+def start_over(recipe: Recipe, which: str, agreed: Callable[[str], bool], say: Callable[[str], None]) -> None:
+    """Delete what stages have made, so that they start over; those after them follow from them.
+
+    Args:
+        agreed: is asked before anything is deleted.
+
+    Raises:
+        RecipeError: it was not agreed, or a stage is being trained at this moment.
+    """
+    corpus = Corpus.of(recipe)
+    begun = [step for step in stages_of(recipe, which) if _has_begun(corpus, step)]
+    if not begun:
+        return
+    names = ", ".join(step.name for step in begun)
+    if not agreed(f"Delete the checkpoints, models and metrics of {names}?"):
+        raise RecipeError("nothing was deleted")
+    for step in begun:
+        folder = work_folder(corpus, step)
+        lock = FileLock(f"{folder}.lock")
+        try:
+            with lock.acquire(timeout=0):
+                delete_record(corpus, step)
+                shutil.rmtree(folder, ignore_errors=True)
+                _delete_all(corpus, file_folder(corpus, step))
+                _delete_all(corpus, training_store(corpus, step))
+        except Timeout:
+            raise RecipeError(f"{step.name} is being trained at this moment: stop it first") from None
+        say(f"{step.name}: deleted, it starts over")
+
+
+def _has_begun(corpus: Corpus, step: Step) -> bool:
+    places = (file_folder(corpus, step), training_store(corpus, step))
+    return status(corpus, step).done or any(corpus.store.list(place) for place in places)
+
+
+def _delete_all(corpus: Corpus, place: str) -> None:
+    for name in corpus.store.list(place):
+        corpus.store.delete(name)

@@ -1,0 +1,168 @@
+"""A run on a terminal: all its steps, and what is known of the one that runs, drawn anew as it goes."""
+
+import math
+import threading
+import time
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.control import Control
+from rich.live import Live
+from rich.live_render import LiveRender
+from rich.progress_bar import ProgressBar
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from rasterloom.pipelines.progress.run_state import State, Watched, WatchedRun
+from rasterloom.pipelines.progress.status_text import details, ending, progress_of
+from rasterloom.pipelines.progress.summary import print_summary
+from rasterloom.utils.formatting import clock, usd
+from rasterloom.utils.redact import LINES, safe
+
+FRAMES_PER_S = 4
+BAR, NARROW = 24, 12  # columns of the bar; on terminals of less than ``WIDE``
+WIDE = 90
+SIGNS = {
+    State.WAITING: ("·", ".", "dim"),
+    State.RUNNING: ("▶", ">", "bold"),
+    State.DONE: ("✓", "+", "green"),
+    State.BEFORE: ("=", "=", "dim"),
+    State.STOPPED: ("✗", "x", "red"),
+}
+
+
+class LiveView:
+    """The display of a terminal."""
+
+    def __init__(self, console: Console, run: WatchedRun, lock: threading.RLock) -> None:
+        self.console, self.run, self._lock = console, run, lock
+        self._live: Live | None = None
+
+    def open(self) -> None:
+        self._live = _Live(
+            console=self.console,
+            get_renderable=self._frame,
+            refresh_per_second=FRAMES_PER_S,
+            transient=True,  # what stays is the summary
+        )
+        self._live.start()
+
+    def close(self) -> None:
+        if self._live:
+            self._live.stop()
+        self._live = None
+
+    def say(self, text: str) -> None:
+        self.console.print(safe(text, LINES), highlight=False, markup=False)
+
+    def changed(self, step: Watched, event: str) -> None:
+        pass  # the next frame shows it
+
+    def ended(self, planned: list[str]) -> None:
+        print_summary(self.console, self.run, planned)
+
+    def _frame(self) -> Group:
+        with self._lock:
+            return frame(self.run, self.console, time.monotonic())
+
+
+class _Frames(LiveRender):
+    """rich goes back by as many lines as it drew; a terminal that was made narrower has broken them up."""
+
+    _drawn: tuple[list[int], Console] | None = None  # columns of each line, and where
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        segments = [
+            segment for segment in super().__rich_console__(console, options) if isinstance(segment, Segment)
+        ]
+        self._drawn = [Segment.get_line_length(line) for line in Segment.split_lines(segments)], console
+        yield from segments
+
+    def position_cursor(self) -> Control:
+        self._break_up()
+        return super().position_cursor()
+
+    def restore_cursor(self) -> Control:
+        self._break_up()
+        return super().restore_cursor()
+
+    def _break_up(self) -> None:
+        if self._drawn and self._shape:
+            lengths, console = self._drawn
+            rows = sum(max(1, math.ceil(length / console.width)) for length in lengths)
+            self._shape = (self._shape[0], rows)
+
+
+class _Live(Live):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._live_render = _Frames(self.get_renderable(), vertical_overflow=self.vertical_overflow)
+
+
+def frame(run: WatchedRun, console: Console, now: float) -> Group:
+    """Draw a run at a moment, as wide and high as the console is."""
+    width, height = console.size
+    lines: list[Text | Table] = [_line(_head(run, now), width, "bold")]
+    names = max((len(name) for name in run.steps), default=0)
+    running = run.running if run.running and run.running.state is State.RUNNING else None
+    below = _details(running, run, width - 4, now) if running else []
+    for step in _shown(list(run.steps.values()), height - len(below) - 3):
+        if isinstance(step, str):
+            lines.append(_line(f"  {step}", width, "dim"))
+            continue
+        lines.append(_step(step, names, width, console, now))
+        if step is running:
+            lines += [_line(f"    {text}", width) for text in below]
+    return Group(*lines)
+
+
+def _head(run: WatchedRun, now: float) -> str:
+    over = sum(step.state in (State.DONE, State.BEFORE) for step in run.steps.values())
+    cost = f"  {usd(run.usd(now))}" if run.is_priced else ""
+    return f"{run.corpus}  {over} of {len(run.steps)} steps  {clock(now - run.began)}{cost}".lstrip()
+
+
+def _step(step: Watched, names: int, width: int, console: Console, now: float) -> Table:
+    sign, plain, style = SIGNS[step.state]
+    line = Table.grid(padding=(0, 1))
+    start = _line(f"{plain if console.options.ascii_only else sign} {step.name:<{names}}", width, style)
+    if step.state is not State.RUNNING:
+        told = {State.WAITING: "", State.BEFORE: "done before"}.get(step.state, step.note or step.state.value)
+        line.add_row(start, _line(told, width - names - 3, "dim"))
+        return line
+    bar = BAR if width >= WIDE else NARROW
+    told = ", ".join(filter(None, (progress_of(step), ending(step, now), clock(step.seconds(now)))))
+    begun = ProgressBar(total=step.total, completed=step.done, width=bar, pulse=not step.total)
+    line.add_row(start, begun, _line(told, width - names - bar - 4))
+    return line
+
+
+def _details(step: Watched, run: WatchedRun, width: int, now: float) -> list[str]:
+    """What is known of a running step, in as few lines as the width allows."""
+    lines = [""]
+    for fact in details(step, run.price, now):
+        joined = f"{lines[-1]}, {fact}" if lines[-1] else fact
+        if len(joined) <= width or not lines[-1]:
+            lines[-1] = joined
+        else:
+            lines.append(fact)
+    return [line for line in lines if line]
+
+
+def _shown(steps: list[Watched], room: int) -> list[Watched | str]:
+    """The steps, with those that are over, and those that wait longest, folded where they are too many."""
+    if len(steps) <= room:
+        return list(steps)
+    over = [step for step in steps if step.state not in (State.RUNNING, State.WAITING)]
+    others = [step for step in steps if step not in over]
+    keep = max(1, room - 2)
+    more = len(others) - keep
+    found: list[Watched | str] = [f"{len(over)} steps are done"] if over else []
+    return [*found, *others[:keep], *([f"{more} more steps wait"] if more > 0 else [])]
+
+
+def _line(text: str, width: int, style: str = "") -> Text:
+    line = Text(safe(text), style=style, no_wrap=True, overflow="ellipsis")
+    line.truncate(max(1, width), overflow="ellipsis")
+    return line

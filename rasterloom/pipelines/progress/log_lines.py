@@ -1,0 +1,115 @@
+"""A run as lines: text for people, where there is no terminal, or JSON for programs."""
+
+import json
+import re
+import time
+from abc import ABC, abstractmethod
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+
+from rasterloom.pipelines.progress.run_state import State, Watched, WatchedRun
+from rasterloom.pipelines.progress.status_text import details, ending, progress_of
+from rasterloom.pipelines.progress.summary import print_summary
+from rasterloom.utils.formatting import clock
+from rasterloom.utils.redact import LINES, as_json, safe
+
+EVERY_S, SELDOM_S = 5.0, 60.0  # between two lines of a step: first the one, the other when it takes long
+SHARE = 0.05  # of the time that a step has taken
+
+
+# Of a line of text: a step and how far it is, one that waits, or one that has begun.
+TOLD = re.compile(r"  (\S+): ([^,]+)(, [\d:]+ left)?|  (\S+ waits for a node)|(\S+)  +\S")
+
+
+def where_at(log: str) -> str:
+    """What a run was at when it wrote the last line of a log that tells, in either form."""
+    for line in reversed(log.splitlines()):
+        if line.startswith('{"time": '):
+            told = json.loads(line)
+            if told["event"] in ("step", "progress"):
+                return f"{told['step']}{_units(told)}"
+        elif said := TOLD.match(line):
+            step, done, left, waits, began = said.groups()
+            return f"{step} {done}{left or ''}" if step else waits or began
+    return ""
+
+
+def _units(told: dict[str, Any]) -> str:
+    done = told.get("shards_done", told.get("units_done"))
+    total = told.get("shards_total", told.get("units_total"))
+    left = f", {clock(told['eta_s'])} left" if "eta_s" in told else ""
+    return f" {done:,} of {total:,}{left}" if total else ""
+
+
+class _Lines(ABC):
+    """A line when a step begins or ends, and one now and then while it runs."""
+
+    def __init__(self, console: Console, run: WatchedRun) -> None:
+        self.console, self.run = console, run
+        self._said = 0.0
+
+    def open(self) -> None:
+        self._said = 0.0
+
+    def close(self) -> None:
+        self.console.file.flush()
+
+    def changed(self, step: Watched, event: str) -> None:
+        now = time.monotonic()
+        pause = min(SELDOM_S, max(EVERY_S, SHARE * step.seconds(now)))
+        if event == "progress" and now - max(self._said, step.began) < pause:
+            return
+        self._said = now
+        self.line(step, event, now)
+        self.console.file.flush()
+
+    @abstractmethod
+    def line(self, step: Watched, event: str, now: float) -> None:
+        """Write what there is to say of a step."""
+
+
+class TextLines(_Lines):
+    def say(self, text: str) -> None:
+        self.console.print(safe(text, LINES), highlight=False, markup=False)
+
+    def line(self, step: Watched, event: str, now: float) -> None:
+        width = max(map(len, self.run.steps))
+        if event == State.BEFORE:
+            self.console.print(
+                f"{safe(step.name):<{width}}  done before, nothing to do", style="dim", markup=False
+            )
+        elif event == "step":
+            self.say(f"{step.name:<{width}}  {step.why}")
+        elif event == "progress":
+            parts = [progress_of(step), ending(step, now), *details(step, self.run.price, now)]
+            self.say(f"  {step.name}: {', '.join(part for part in parts if part)}")
+        elif event == State.DONE and step.note:
+            self.say(f"{'':<{width}}  {step.note}")
+
+    def ended(self, planned: list[str]) -> None:
+        print_summary(self.console, self.run, planned)
+
+
+class JsonLines(_Lines):
+    """One object a line; docs/cluster.md has the names."""
+
+    def say(self, text: str) -> None:
+        self._write("note", {"text": text})
+
+    def line(self, step: Watched, event: str, now: float) -> None:
+        self._write(event if event in ("step", "progress") else "end", self.run.facts(step, now))
+
+    def ended(self, planned: list[str]) -> None:
+        now = time.monotonic()
+        facts: dict[str, Any] = {"ran": planned, "seconds": round(now - self.run.began, 1)}
+        if self.run.is_priced:
+            facts["cost_usd"] = round(self.run.usd(now), 4)
+        self._write("over", facts)
+
+    def _write(self, event: str, facts: dict[str, Any]) -> None:
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        told = {"time": at, "event": event, "corpus": self.run.corpus, **facts}
+        self.console.file.write(as_json(told) + "\n")
+        self.console.file.flush()

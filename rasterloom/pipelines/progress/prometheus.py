@@ -1,0 +1,55 @@
+"""What a run does, as Prometheus metrics: Ray's own endpoint on each node shows them, prefixed with ``ray_``.
+
+``infra/grafana/rasterloom.json`` is a dashboard of them.
+"""
+
+from functools import cache
+from typing import Any
+
+from rasterloom.pipelines.workspace.staging import Published
+
+COUNTERS = {
+    "rasterloom_rows": "Rows of finished shards, by outcome: ok or a class of error, kept, a bucket.",
+    "rasterloom_shards": "Finished shards.",
+    "rasterloom_bytes": "Bytes of finished shards' data files.",
+    "rasterloom_worker_seconds": "Seconds that workers were at work on finished shards.",
+    "rasterloom_shards_lost": "Shards whose worker or node died, and that are done again.",
+}
+GAUGES = {"rasterloom_shards_left": "Shards of the running step that are not finished."}
+
+
+class Metrics:
+    """Counts one step of one corpus."""
+
+    def __init__(self, corpus: str, step: str) -> None:
+        self._tags = {"corpus": corpus, "step": step}
+
+    def finished(self, result: Published, left: int) -> None:
+        """Count a finished shard."""
+        for outcome, rows in result.counts.items():
+            if rows:
+                _metric("rasterloom_rows").inc(rows, {**self._tags, "outcome": outcome})
+        _metric("rasterloom_shards").inc(1, self._tags)
+        if result.bytes:
+            _metric("rasterloom_bytes").inc(result.bytes, self._tags)
+        if result.seconds:
+            _metric("rasterloom_worker_seconds").inc(result.seconds, self._tags)
+        self.left(left)
+
+    def lost(self) -> None:
+        """Count a shard whose worker or node died."""
+        _metric("rasterloom_shards_lost").inc(1, self._tags)
+
+    def left(self, shards: int) -> None:
+        """Say how many shards are left."""
+        _metric("rasterloom_shards_left").set(shards, self._tags)
+
+
+@cache
+def _metric(name: str) -> Any:
+    """The metric of a name, made once a process."""
+    from ray.util.metrics import Counter, Gauge
+
+    tags = ("corpus", "step", "outcome") if name == "rasterloom_rows" else ("corpus", "step")
+    kind, words = (Counter, COUNTERS[name]) if name in COUNTERS else (Gauge, GAUGES[name])
+    return kind(name, description=words, tag_keys=tags)

@@ -1,0 +1,61 @@
+"""What a run did, as a small table at its end that can be pasted."""
+
+import time
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rasterloom.pipelines.progress.run_state import State, Watched, WatchedRun
+from rasterloom.pipelines.progress.status_text import progress_of, size
+from rasterloom.utils.formatting import clock, usd
+from rasterloom.utils.redact import safe
+
+COLUMNS = ("step", "rows in", "rows out", "rows/s", "written", "time", "cost", "failed or not kept")
+LESS = ("failed or not kept", "written", "rows/s", "rows in")  # is left out first where there is little room
+CLASSES = 3
+
+
+def print_summary(console: Console, run: WatchedRun, planned: list[str]) -> None:
+    """Print a line a step that ran, and one for the whole; nothing if none did."""
+    now = time.monotonic()
+    ran = [run.steps[name] for name in planned if run.steps[name].began]
+    if not ran:
+        return
+    whole = {"step": "all", "time": clock(now - run.began), "cost": usd(run.usd(now))}
+    rows = [*(_row(step, run, now) for step in ran), whole]
+    columns = [name for name in COLUMNS if any(row.get(name) for row in rows)]
+    columns = [name for name in columns if name != "cost" or run.is_priced]
+    anyhow = console.options.update(max_width=10_000)
+    for name in (None, *LESS):
+        table = _table([column for column in columns if column != name], rows)
+        columns = [column for column in columns if column != name]
+        if console.measure(table, options=anyhow).maximum <= console.width:
+            break
+    console.print(table, highlight=False)
+
+
+def _table(columns: list[str], rows: list[dict[str, str]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("step", "failed or not kept") else "right")
+    for row in rows:
+        table.add_row(*(Text(safe(row.get(name, ""))) for name in columns))
+    return table
+
+
+def _row(step: Watched, run: WatchedRun, now: float) -> dict[str, str]:
+    failures, rows = step.failures(), step.all_rows
+    given = step.counts.get("read", rows)  # of pairs, some are there twice
+    pace = step.rows_per_s(now)
+    at = f"stopped at {progress_of(step)}".removesuffix(" at ")
+    return {
+        "step": f"{step.name} ({at})" if step.state is State.STOPPED else step.name,
+        "rows in": f"{given:,}" if rows else "",
+        "rows out": f"{rows - sum(failures.values()):,}" if rows else "",
+        "rows/s": f"{pace:,.0f}" if pace else "",
+        "written": size(step.written) if step.written else "",
+        "time": clock(step.seconds(now)),
+        "cost": usd(step.usd(run.price, now)),
+        "failed or not kept": ", ".join(f"{name} {n:,}" for name, n in list(failures.items())[:CLASSES]),
+    }

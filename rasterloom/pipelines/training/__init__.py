@@ -1,0 +1,1 @@
+"""Steps that train, and what they check and draw."""

@@ -1,0 +1,144 @@
+"""What is wrong with the training of a recipe, found out before anything starts."""
+
+import os
+from pathlib import Path
+
+from rasterloom.errors import RecipeError
+from rasterloom.pipelines.execution.nodes import Nodes, in_words
+from rasterloom.pipelines.execution.ray_cluster import start_ray
+from rasterloom.pipelines.step import Step
+from rasterloom.pipelines.training.stage_step import (
+    TrainAt,
+    missing_inputs,
+    stage_before,
+    stage_job,
+    worker_needs,
+    worker_takes,
+)
+from rasterloom.pipelines.workspace.status import status, work_folder
+from rasterloom.recipe.recipe import Recipe
+from rasterloom.recipe.run import Run
+from rasterloom.recipe.tokenize import Tokenize
+from rasterloom.recipe.train import Train
+from rasterloom.schema import Profile
+from rasterloom.train.data.stage_data import open_stage
+from rasterloom.train.job import StageJob
+from rasterloom.train.model.freeze import frozen
+from rasterloom.train.model.shapes import parameter_shapes, shape_of
+from rasterloom.train.validate import check
+from rasterloom.versions.corpus import Corpus
+
+
+def check_training(recipe: Recipe, steps: list[Step]) -> None:
+    """Look at those training stages among some steps that are not done yet.
+
+    What only the tokens tell is checked where they are there already; the stage looks again when its turn
+    comes.
+
+    Raises:
+        RecipeError: a stage cannot work; the message names the field and the way out.
+    """
+    corpus = Corpus.of(recipe)
+    stages = [step for step in steps if isinstance(step.config, TrainAt) and not status(corpus, step).done]
+    for step in stages:
+        _check_settings(step)
+        if not missing_inputs(corpus, step):
+            _check_tokens(corpus, step, recipe.run)
+    if stages:
+        _check_cluster(recipe.run, stages)
+
+
+def _check_settings(step: Step) -> None:
+    """What the recipe alone tells: weights to start from, names of parameters, sizes of batches."""
+    from rasterloom.tokenize.buckets import bucket_sizes
+    from rasterloom.tokenize.unirep import image_length
+
+    config = step.config
+    assert isinstance(config, TrainAt)
+    try:
+        profile = _profile(config.tokenize)
+        shape = shape_of(config.train.init, profile.vocab_size)
+        if shape.vocab < profile.vocab_size:
+            raise ValueError(
+                f"the checkpoint {config.train.init} has a vocabulary of {shape.vocab}, but the tokens are "
+                f"of profile {profile.name!r} with {profile.vocab_size}: take another train.init, or the "
+                "codec and text vocabulary that the checkpoint was trained on (tokenize)"
+            )
+        frozen(parameter_shapes(shape, config.train.model.lora), config.stage.freeze)
+    except ValueError as error:
+        raise RecipeError(f"{step.name}: {error}") from None
+    for part in config.stage.parts:
+        if part.tasks and "t2i" not in part.tasks:
+            continue  # rows of other tasks may have smaller pictures, or none
+        smallest = min(image_length(*size, profile) for size in bucket_sizes(part.target))
+        for field, most in _limits(config.train):
+            if most is not None and most < smallest:
+                raise RecipeError(
+                    f"{step.name}: {field} is {most}, but a picture of target {part.target} alone has at "
+                    f"least {smallest} tokens"
+                )
+
+
+def _limits(train: Train) -> list[tuple[str, int | None]]:
+    return [
+        ("batch_tokens", train.stages[0].batch_tokens),
+        ("train.micro_batch_tokens", train.micro_batch_tokens),
+    ]
+
+
+def _profile(config: Tokenize) -> Profile:
+    """The ids that a recipe's tokens are written in, as far as it tells before they are made."""
+    from rasterloom.tokenize.profiles import profile_of
+    from rasterloom.tokenize.text_tokenizer import text_of
+
+    if config.text is None:
+        return profile_of(config.codec, config.text_vocab)
+    return text_of(config, Path(config.text).read_text(encoding="utf-8"))[1]
+
+
+def _check_tokens(corpus: Corpus, step: Step, run: Run) -> None:
+    """What the tokens tell: their text vocabulary, the longest sample, whether there are any."""
+    job = job_of(corpus, step, run)
+    before = stage_before(step)
+    try:
+        if before is None or status(corpus, before).done:
+            check(job)
+        open_stage(job)
+    except (ValueError, OSError) as error:
+        raise RecipeError(f"{step.name}: {error}") from None
+
+
+def job_of(corpus: Corpus, step: Step, run: Run) -> StageJob:
+    """The job of a stage whose tokens are there, in the folder that it works in."""
+    return stage_job(corpus, step, work_folder(corpus, step), run)
+
+
+def _check_cluster(run: Run, stages: list[Step]) -> None:
+    """Whether Ray has what the workers of each stage ask for."""
+    import ray
+
+    on_cluster = run.ray_address or os.environ.get("RAY_ADDRESS")
+    if not on_cluster and not run.use_gpu:  # known before a Ray is started
+        there = run.cpus or os.cpu_count() or 1
+        for step in stages:
+            _check_room(step, run, int(there / worker_needs(step, run)["CPU"]))
+    start_ray(run)
+    if run.use_gpu and not ray.cluster_resources().get("GPU"):
+        raise RecipeError(
+            "run.use_gpu is set, but Ray finds no GPU: train with run.use_gpu: false, or name a cluster that "
+            "has some as run.ray_address"
+        )
+    for step in stages:
+        _check_room(step, run, Nodes(worker_needs(step, run)).slots(worker_takes(step, run).placement))
+
+
+def _check_room(step: Step, run: Run, room: int) -> None:
+    """Raise RecipeError if there is room for fewer workers than a stage begins with."""
+    fewest = run.train_workers.min
+    if fewest > room:
+        raise RecipeError(
+            f"{step.name}: run.train_workers asks for {fewest} workers of "
+            f"{in_words(worker_needs(step, run))} each, but Ray has room for {room}: "
+            "lower it, or what a worker takes (run.steps), name a larger cluster as run.ray_address"
+            + ("" if run.use_gpu else ", or raise run.cpus")
+        )

@@ -1,0 +1,185 @@
+"""Drawing samples from a checkpoint: pictures, a grid of them, and what the checks say."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from rasterloom.pipelines.training import sample_checks
+from rasterloom.recipe.sampling import ColourCheck, Sample
+from rasterloom.schema import Profile, bucket_name
+
+REAL_PICTURES = 100  # of each bucket, to tell how much real pictures break between rows
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A picture to draw, and the colour it should have if it is part of the colour check."""
+
+    prompt: str
+    width: int
+    height: int
+    colour: str | None = None
+
+
+def default_sizes(target: int) -> tuple[tuple[int, int], ...]:
+    """A square, a wide and a tall bucket of a target, (width, height) in pixels."""
+    from rasterloom.tokenize.buckets import bucket_sizes
+
+    sizes = bucket_sizes(target)
+    wide = min(sizes, key=lambda wh: abs(wh[0] / wh[1] - 5 / 3))
+    return (target, target), wide, (wide[1], wide[0])
+
+
+def asked_of(config: Sample, sizes: Sequence[tuple[int, int]]) -> list[Asked]:
+    """All pictures that a config asks for: every prompt at every size, then the colour check's."""
+    shown = [Asked(prompt, w, h) for prompt in config.prompts for w, h in sizes]
+    return shown + (_colours(config.colour_check) if config.colour_check else [])
+
+
+def _colours(check: ColourCheck) -> list[Asked]:
+    return [
+        Asked(prompt.format(colour=colour), *check.size, colour)
+        for prompt in check.prompts
+        for colour in check.palette
+        for _ in range(check.draws)
+    ]
+
+
+def draw(
+    model: Path, profile: Profile, text: Any, codec: Any, asked: Sequence[Asked], config: Sample
+) -> list[Image.Image]:
+    """Draw pictures with the model in a folder, and decode them."""
+    from rasterloom.tokenize.conversation import encode_prompt
+    from rasterloom.tokenize.prompt_templates import t2i_prompt
+    from rasterloom.train.model.sampler import open_sampler
+
+    prompts = [
+        encode_prompt([("human", t2i_prompt(a.width, a.height, a.prompt))], [], text.encode, profile).tolist()
+        for a in asked
+    ]
+    codes = open_sampler(model, profile).sample(
+        prompts,
+        [(a.width, a.height) for a in asked],
+        cfg=config.cfg,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        seed=config.seed,
+    )
+    return [Image.fromarray(codec.decode(one[None])[0]) for one in codes]
+
+
+def write_samples(
+    folder: Path,
+    asked: Sequence[Asked],
+    images: Sequence[Image.Image],
+    real: dict[str, list[Image.Image]],
+    config: Sample,
+    downsample: int,
+) -> dict[str, int]:
+    """Write pictures, grid and ``samples.json``; return the checks' counts.
+
+    Args:
+        real: pictures of the corpus through the codec, by bucket, to compare with.
+    """
+    shown = [(a, image) for a, image in zip(asked, images, strict=True) if a.colour is None]
+    entries = []
+    for number, (a, image) in enumerate(shown):
+        image.save(folder / f"sample-{number:03d}.png")
+        entries.append({**asdict(a), "file": f"sample-{number:03d}.png", "seed": config.seed})
+    grid([image for _, image in shown], [a.prompt for a, _ in shown]).save(folder / "grid.png")
+    colour = _check_colours(asked, images, config.colour_check)
+    lines = _check_rows(shown, real, downsample)
+    page = {
+        "grid": "grid.png",
+        "images": entries,
+        "colour": colour,
+        "rows_line_up": lines,
+        "cfg": config.cfg,
+        "temperature": config.temperature,
+        "top_k": config.top_k,
+    }
+    (folder / "samples.json").write_text(json.dumps(page, indent=1, ensure_ascii=False), encoding="utf-8")
+    counts = {"pictures": len(images)}
+    if colour:
+        counts |= {"colour asked": colour["asked"], "colour right": colour["right"]}
+    if lines:
+        counts |= {"rows checked": lines["asked"], "rows line up": lines["right"]}
+    return counts
+
+
+def _check_colours(
+    asked: Sequence[Asked], images: Sequence[Image.Image], check: ColourCheck | None
+) -> dict[str, Any] | None:
+    if check is None:
+        return None
+    drawn = [
+        (a, sample_checks.dominant_colour(i, check.palette))
+        for a, i in zip(asked, images, strict=True)
+        if a.colour
+    ]
+    wrong = [{"prompt": a.prompt, "drawn": colour} for a, colour in drawn if colour != a.colour]
+    return {"asked": len(drawn), "right": len(drawn) - len(wrong), "wrong": wrong}
+
+
+def _check_rows(
+    shown: Sequence[tuple[Asked, Image.Image]], real: dict[str, list[Image.Image]], downsample: int
+) -> dict[str, Any] | None:
+    limits = {
+        bucket: sample_checks.lines_up_limit(images, downsample) for bucket, images in real.items() if images
+    }
+    judged = [
+        (sample_checks.row_breaks(image, downsample) <= limits[name], name)
+        for a, image in shown
+        if (name := bucket_name(a.width, a.height)) in limits
+    ]
+    if not judged:
+        return None
+    buckets = {
+        name: {"asked": sum(n == name for _, n in judged), "right": sum(ok for ok, n in judged if n == name)}
+        for name in sorted(limits)
+    }
+    return {"asked": len(judged), "right": sum(ok for ok, _ in judged), "limits": limits, "buckets": buckets}
+
+
+def grid(images: Sequence[Image.Image], captions: Sequence[str], scale: int = 2) -> Image.Image:
+    """Lay pictures out in rows, one row a prompt, the prompt above it."""
+    rows: dict[str, list[Image.Image]] = {}
+    for image, caption in zip(images, captions, strict=True):
+        rows.setdefault(caption, []).append(image.resize((image.width * scale, image.height * scale)))
+    gap, label = 12, 26
+    width = max((sum(i.width + gap for i in row) for row in rows.values()), default=200) + gap
+    height = sum(max(i.height for i in row) + label + gap for row in rows.values()) + gap
+    sheet = Image.new("RGB", (width, height), (250, 250, 248))
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
+    y = gap
+    for caption, row in rows.items():
+        pen.text((gap, y), caption, fill=(40, 40, 40), font=font)
+        y, x = y + label, gap
+        for image in row:
+            sheet.paste(image, (x, y))
+            x += image.width + gap
+        y += max(i.height for i in row) + gap
+    return sheet
+
+
+def pictures_of(codec: Any, profile: Profile, sequences: Sequence[Sequence[int]]) -> list[Image.Image]:
+    """Decode the image of each token sequence, if it has just one."""
+    ends = (np.flatnonzero(np.asarray(ids) == profile.eoi) for ids in sequences)
+    whole = [ids for ids, end in zip(sequences, ends, strict=True) if len(end) == 1]
+    return [picture_of(codec, profile, ids) for ids in whole]
+
+
+def picture_of(codec: Any, profile: Profile, ids: Sequence[int]) -> Image.Image:
+    """Decode the first image in a token sequence, or in a part of one. ValueError if there is none."""
+    from rasterloom.tokenize.unirep import unframe
+
+    array = np.asarray(ids)
+    start, end = np.flatnonzero(array == profile.boi), np.flatnonzero(array == profile.eoi)
+    if not len(start) or not len(end):
+        raise ValueError("the sequence holds no picture")
+    return Image.fromarray(codec.decode(unframe(array[start[0] : end[0] + 1], profile)[None])[0])

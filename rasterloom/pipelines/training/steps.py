@@ -1,0 +1,190 @@
+"""The workflow after the corpus: train stage by stage, draw samples, write the report."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image
+
+from rasterloom.pipelines.corpus import token_work
+from rasterloom.pipelines.progress.reporter import Progress
+from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step
+from rasterloom.pipelines.training import sample_grid
+from rasterloom.pipelines.training.pinned_tokens import Pinned
+from rasterloom.pipelines.training.result_folder import shown_folder
+from rasterloom.pipelines.training.stage_step import (
+    TrainAt,
+    stage_step,
+    text_content,
+    text_of_stage,
+    token_files,
+)
+from rasterloom.pipelines.workspace.status import local_folder, status
+from rasterloom.recipe.base import Section
+from rasterloom.recipe.recipe import Recipe
+from rasterloom.recipe.run import Run
+from rasterloom.recipe.sampling import Sample
+from rasterloom.schema import bucket_name
+from rasterloom.storage.parquet_io import DataFile
+from rasterloom.versions.corpus import Corpus
+
+
+class SampleAt(Section):
+    """What to draw, for a model of one target."""
+
+    target: int
+    sample: Sample
+    tokenize: token_work.AnyPlace
+
+
+class Report(Section):
+    """What the report shows beside the other steps."""
+
+    recipe: dict[str, Any]
+
+
+def training_steps(recipe: Recipe, corpus: list[Step]) -> list[Step]:
+    """The steps from tokens to report; the report alone if the recipe does not train."""
+    by_name = {step.name: step for step in corpus}
+    stages: list[Step] = []
+    pinned: dict[str, Step] = {}
+    for number in range(len(recipe.train.stages) if recipe.train else 0):
+        stage = stage_step(recipe, number, by_name, stages[-1] if stages else None)
+        stages.append(stage)
+        pinned |= {given.name: given for given in stage.inputs if isinstance(given, Pinned)}
+    samples = [_sample_step(recipe, stages[-1])] if stages else []
+    shown = (*corpus, *pinned.values(), *stages, *samples)
+    told = Report(
+        recipe=json.loads(recipe.json_from_folder(exclude={"run", "catalog"}, exclude_defaults=True))
+    )
+    return [
+        *pinned.values(),
+        *stages,
+        *samples,
+        FileStep("report", told, "2", shown, make=write_report, shows_rows=True),
+    ]
+
+
+def _sample_step(recipe: Recipe, last: Step) -> FileStep:
+    """Pictures by the last stage's model, of its largest target."""
+    config = last.config
+    assert isinstance(config, TrainAt)
+    part, tokens = max(zip(config.stage.parts, config.sources, strict=True), key=lambda pair: pair[0].target)
+    drawn = SampleAt(target=part.target, sample=recipe.sample, tokenize=config.tokenize)
+    source = next(given for given in last.inputs if given.name == tokens)
+    text = text_of_stage(last)
+    inputs = (last, text) if text is source else (last, text, source)
+    return FileStep("sample", drawn, "1", inputs, make=make_samples, shows_rows=True)
+
+
+def make_samples(
+    corpus: Corpus, inputs: Inputs, step: FileStep, folder: Path, run: Run, progress: Progress
+) -> dict[str, int]:
+    """Draw what the recipe asks for with the last checkpoint; nothing where the codec has no decoder."""
+    from rasterloom.tokenize.codecs.load import codec_of
+    from rasterloom.tokenize.text_tokenizer import text_of
+
+    config = step.config
+    assert isinstance(config, SampleAt)
+    trained, text, *others = step.inputs
+    (tokens,) = others or (text,)  # a pinned version has both
+    model = local_folder(corpus, trained) / "model"
+    codec = codec_of(config.tokenize, _device(run))
+    if not codec.can_decode:
+        return {"pictures": 0}
+    encoder, profile = text_of(config.tokenize, text_content(corpus, text))
+    files = token_files(corpus, tokens)
+    sizes = config.sample.sizes or sample_grid.default_sizes(config.target)
+    asked = sample_grid.asked_of(config.sample, sizes)
+    images = sample_grid.draw(model, profile, encoder, codec, asked, config.sample)
+    real = {
+        bucket_name(*size): sample_grid.pictures_of(codec, profile, _sequences(corpus, files, size))
+        for size in sizes
+    }
+    return sample_grid.write_samples(folder, asked, images, real, config.sample, profile.downsample)
+
+
+def _sequences(corpus: Corpus, files: list[DataFile], size: tuple[int, int]) -> list[list[int]]:
+    """Some token sequences of one bucket."""
+    names = [f.name for f in files if bucket_name(*size) in f.partition]
+    if not names:
+        return []
+    rows = corpus.dataset(names).head(sample_grid.REAL_PICTURES, columns=["input_ids"])
+    found: list[list[int]] = rows["input_ids"].to_pylist()
+    return found
+
+
+def write_report(
+    corpus: Corpus, inputs: Inputs, step: FileStep, folder: Path, run: Run, progress: Progress
+) -> dict[str, int]:
+    """Write the page that shows all the steps."""
+    from rasterloom.report.report_page import ReportInputs, build_report
+
+    assert isinstance(step.config, Report)
+    states = [status(corpus, given) for given in step.inputs]
+    folders = {
+        s.step.name: shown_folder(corpus, s.step.name, s.step.fingerprint)
+        for s in states
+        if s.step.name.startswith("train/") or s.step.name == "sample"
+    }
+    tables = {s.step.table for s in states if isinstance(s.step, ShardStep) and s.step.table}
+    snapshots = {table: corpus.snapshot_id(table) for table in sorted(tables)}
+    decode, note = _decoder(corpus, step, inputs, run)
+    build_report(
+        ReportInputs(
+            corpus=corpus,
+            snapshots={table: snapshot for table, snapshot in snapshots.items() if snapshot is not None},
+            records=tuple(s.record for s in states if s.record),
+            stages=tuple((n.removeprefix("train/"), f) for n, f in folders.items() if n.startswith("train/")),
+            samples=folders.get("sample"),
+            decode=decode,
+            codec_note=note,
+            crop=_cropper(step),
+            recipe_text=yaml.safe_dump(step.config.recipe, sort_keys=False, allow_unicode=True),
+        ),
+        folder,
+    )
+    return {}
+
+
+NO_DECODER = (
+    "The weights of the codec {codec} hold its encoder alone, so that neither what it keeps of pictures nor "
+    "samples of a model can be shown. Meta's vqgan.ckpt and diffusers' folders hold the decoder too."
+)
+
+
+def _device(run: Run) -> str | None:
+    """Where a codec runs in the driver: on a GPU, if there is one and the recipe has them used."""
+    return None if run.use_gpu else "cpu"
+
+
+def _decoder(corpus: Corpus, step: Step, inputs: Inputs, run: Run) -> tuple[Any, str]:
+    """A function from a token sequence to its picture, for the report; or None, and why there is none."""
+    from rasterloom.tokenize.codecs.load import codec_of
+
+    config = next(s.config for s in step.inputs if isinstance(s.config, token_work.TokenizeAt)).tokenize
+    codec = codec_of(config, _device(run))
+    if not codec.can_decode:
+        return None, NO_DECODER.format(codec=config.codec)
+    _, profile = token_work.load_text(corpus.store, inputs["text"][0].name, config)
+
+    def decode(ids: list[int]) -> Image.Image:
+        return sample_grid.picture_of(codec, profile, ids)
+
+    return decode, ""
+
+
+def _cropper(step: Step) -> Any:
+    """A function from a stored picture, its key and a target to the crop that was coded."""
+    from rasterloom.tokenize.buckets import bucket_sizes
+    from rasterloom.tokenize.crop import apply_crop, plan_crop
+    from rasterloom.tokenize.limits import crop_seed
+
+    config = next(s.config for s in step.inputs if isinstance(s.config, token_work.TokenizeAt)).tokenize
+
+    def crop(picture: Image.Image, key: str, target: int) -> Image.Image:
+        plan = plan_crop(picture.size, bucket_sizes(target), seed=crop_seed(key, config))
+        return apply_crop(picture, plan)
+
+    return crop

@@ -1,0 +1,1 @@
+"""What a workspace holds: staging, status, leases, retries, tombstones."""

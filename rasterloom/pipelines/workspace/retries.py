@@ -1,0 +1,114 @@
+"""Fetching rows of some classes of error again, into a new version of ``images``.
+
+A retry is put on record in the workspace, beside the fingerprint of the step that it began with. From then
+on the workflow's step ``images`` is that step *and* its retries: its fingerprint counts them in, so what
+follows runs again, a run that was killed goes on, and a further plain run finds everything done.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+from rasterloom.errors import RecipeError
+from rasterloom.pipelines.step import Inputs, Shard, ShardResult, ShardStep, Step
+from rasterloom.pipelines.workspace import staging
+from rasterloom.pipelines.workspace.status import status
+from rasterloom.schema import ErrorClass
+from rasterloom.storage.store import Store
+from rasterloom.versions.corpus import Corpus
+
+RETRY = "retry"  # name in a step's identity
+Plan = Callable[[Store, Inputs, Any], list[Shard]]
+
+
+def parse_classes(text: str) -> list[str]:
+    """Return the classes of error in ``timeout,http_5xx``, sorted; RecipeError if one is unknown."""
+    names = sorted({name.strip() for name in text.split(",") if name.strip()})
+    unknown = [name for name in names if name not in list(ErrorClass)]
+    if unknown or not names:
+        what = ", ".join(unknown) or "nothing"
+        raise RecipeError(
+            f"--retry: no class of error is called {what}; the classes: {', '.join(ErrorClass)}"
+        )
+    return names
+
+
+def with_retries(
+    corpus: Corpus, step: ShardStep, again: Callable[[Store, dict[str, Any], Any], ShardResult]
+) -> ShardStep:
+    """Return the step as it is after all retries on record; ``again`` does a shard that has rows to retry."""
+    found = step
+    for errors in _on_record(corpus, step):
+        place = staging.folder(corpus.name, step.name, found.fingerprint)
+        found = replace(
+            step,
+            identity={**step.identity, RETRY: f"{','.join(errors)} of {found.fingerprint}"},
+            plan=partial(plan_retry, plan=step.plan, place=place, errors=errors),
+            work=again,
+        )
+    return found
+
+
+def retried(settings: Mapping[str, Any]) -> str:
+    """The fingerprint whose failures a step with these settings fetched again; empty if it did not."""
+    return str(settings.get(RETRY, "")).rpartition(" of ")[2]
+
+
+def worked_on(steps: Iterable[Step]) -> set[str]:
+    """The fingerprints whose shards a run of some steps makes or looks at."""
+    return {f for step in steps for f in (step.fingerprint, retried(step.settings)) if f}
+
+
+def plan_retry(
+    store: Store, inputs: Inputs, config: Any, *, plan: Plan, place: str, errors: Sequence[str]
+) -> list[Shard]:
+    """Of the shards published in ``place``, those with rows to retry are made again, the others stay."""
+    before = {p.shard: p for p in staging.published(store, place).values()}
+    shards = []
+    for shard in plan(store, inputs, config):
+        earlier = before.get(shard.name)
+        if earlier is None:  # removed by `versions gc`
+            shards.append(shard)
+        elif rows := sum(earlier.counts.get(error, 0) for error in errors):
+            (file,) = earlier.files  # a shard of images is one
+            spec = {**shard.spec, "images": file, "errors": list(errors)}
+            shards.append(Shard(shard.name, spec, now=shard.now, rows=rows))
+        else:
+            shards.append(Shard(shard.name, shard.spec, made=asdict(earlier)))
+    return shards
+
+
+def ask_for_retry(corpus: Corpus, images: ShardStep, errors: list[str], say: Callable[[str], None]) -> None:
+    """Put a retry of the step on record, unless there is nothing to retry or this very retry is under way.
+
+    Raises:
+        RecipeError: the step is not finished, so that its failures are not known yet.
+    """
+    name = ", ".join(errors)
+    state = status(corpus, images)
+    first = replace(images, identity={k: v for k, v in images.identity.items() if k != RETRY})
+    retries = _on_record(corpus, first)
+    if not state.done or state.record is None:
+        if retries and retries[-1] == errors:
+            say(f"The retry of {name} goes on.")
+            return
+        raise RecipeError(f"{images.name} is not finished ({state.reason}): run without --retry first")
+    rows = sum(state.record.counts.get(error, 0) for error in errors)
+    if not rows:
+        say(f"No row of {images.name} failed with {name}: nothing to retry.")
+        return
+    record = f"{_folder(corpus, first)}/{len(retries) + 1:06d}.json"
+    if not corpus.store.put_if_absent(record, json.dumps(errors).encode()):
+        raise RecipeError("another run has just begun a retry: run again without --retry to join it")
+    say(f"Fetching {rows:,} rows again: {name}.")
+
+
+def _folder(corpus: Corpus, step: ShardStep) -> str:
+    return f"{corpus.name}/retries/{step.name}/{step.fingerprint}"
+
+
+def _on_record(corpus: Corpus, step: ShardStep) -> list[list[str]]:
+    store = corpus.store
+    return [json.loads(store.read(name)) for name in store.list(_folder(corpus, step))]

@@ -1,0 +1,154 @@
+"""Shards between the worker that made them and the version that takes them in.
+
+A worker writes a data file under a name of its own and then publishes the shard by one conditional
+write of a small JSON file that names it. Whoever comes second has written garbage, and knows it.
+"""
+
+import json
+import time
+import uuid
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from rasterloom.pipelines.step import Shard, ShardStep
+from rasterloom.pipelines.workspace.tombstones import NONE, Tombstones
+from rasterloom.storage import s3
+from rasterloom.storage.parquet_io import DataFile
+from rasterloom.storage.store import Store
+
+TRIES = 4  # of a shard whose reading or writing on S3 breaks off
+
+
+@dataclass(frozen=True)
+class Published:
+    """A finished shard: its data files and what came of its rows."""
+
+    shard: str
+    files: dict[str, int]  # rows by name in the store
+    rows: int
+    bytes: int
+    counts: dict[str, int]
+    seconds: float
+    spec: str = ""  # digest of what it was made from
+    takedowns: int = 0  # how many there were when it was last looked at
+    taken_down: int = 0  # the last of them that took rows out of it
+
+    @property
+    def id(self) -> str:
+        return f"{self.shard}-{self.spec}"
+
+    @property
+    def data_files(self) -> list[DataFile]:
+        return [DataFile(name, rows) for name, rows in self.files.items()]
+
+
+def folder(corpus: str, step: str, fingerprint: str) -> str:
+    return f"{corpus}/staging/{step}/{fingerprint}"
+
+
+def run_shard(
+    store: Store, place: str, step: ShardStep, shard: Shard, taken_down: Tombstones = NONE
+) -> Published:
+    """Do the work of one shard and publish it; if another attempt was first, return that one's result.
+
+    Rows that were taken down are left out.
+    Where a connection to S3 breaks in the middle of a data file, the work is done again.
+    """
+    for attempt in range(TRIES):
+        try:
+            return _run_shard(store, place, step, shard, taken_down)
+        except OSError:
+            if not store.is_s3 or attempt == TRIES - 1:
+                raise
+            s3.wait(attempt)
+    raise AssertionError("unreachable")
+
+
+def _run_shard(store: Store, place: str, step: ShardStep, shard: Shard, taken_down: Tombstones) -> Published:
+    start = time.monotonic()
+    found, counts = step.work(store, {**shard.spec, **shard.now}, step.config)
+    changes: list[dict[str, int]] = []
+    attempt = f"{place}/data/{shard.name}-{uuid.uuid4().hex[:12]}"
+    files: dict[str, int] = {}
+    size = 0
+    for table in [found] if isinstance(found, pa.Table) else found:
+        if table.schema != step.schema:
+            table = table.select(step.schema.names).cast(step.schema)
+        table, change = taken_down.without(table, step.name)
+        changes.append(change)
+        file = f"{attempt}-{len(files):05d}.parquet"
+        size += store.write_parquet(file, table, **step.parquet)
+        files[file] = table.num_rows
+    seconds = time.monotonic() - start
+    counts = add_up([counts, *changes])
+    rows = sum(files.values())
+    known = taken_down.number
+    last = known if any(changes) else 0
+    mine = Published(shard.name, files, rows, size, counts, seconds, shard.digest, known, last)
+    if _publish(store, place, mine):
+        return mine
+    for file in files:
+        store.delete(file)
+    return read_published(store, _name(place, shard.id))
+
+
+def take_over(store: Store, place: str, shard: Shard, earlier: Published) -> Published:
+    """Publish an earlier version's result as that of a shard: its files become part of both versions."""
+    mine = replace(earlier, shard=shard.name, spec=shard.digest)
+    return mine if _publish(store, place, mine) else read_published(store, _name(place, shard.id))
+
+
+def _publish(store: Store, place: str, result: Published) -> bool:
+    return store.put_if_absent(_name(place, result.id), _json(result))
+
+
+def _json(result: Published) -> bytes:
+    return json.dumps(asdict(result)).encode()
+
+
+def _name(place: str, id_: str) -> str:
+    return f"{place}/shards/{id_}.json"
+
+
+def publish_anew(store: Store, place: str, result: Published) -> None:
+    """Say of a shard that is published that it has other files now."""
+    store.put(_name(place, result.id), _json(result))
+
+
+def is_published(name: str) -> bool:
+    """Whether a file of the store is the JSON file of a shard."""
+    return name.endswith(".json") and name.rsplit("/", 2)[-2] == "shards"
+
+
+def read_published(store: Store, name: str) -> Published:
+    values: dict[str, Any] = json.loads(store.read(name))
+    return Published(**values)
+
+
+def published(store: Store, place: str) -> dict[str, Published]:
+    """The shards published so far, by id; those that a takedown made out of date among them."""
+    names = [n for n in store.list(f"{place}/shards") if n.endswith(".json")]
+    found = (read_published(store, name) for name in names)
+    return {p.id: p for p in found}
+
+
+def finish(store: Store, place: str, results: list[Published]) -> None:
+    """Say which of the published shards are a step's result, where no table says it."""
+    store.put_if_absent(f"{place}/result.json", json.dumps([r.id for r in results]).encode())
+
+
+def result_of(store: Store, place: str) -> list[Published]:
+    """The shards that are a finished step's result, in their order."""
+    ids: list[str] = json.loads(store.read(f"{place}/result.json"))
+    return [read_published(store, _name(place, id_)) for id_ in ids]
+
+
+def add_up(counts: list[dict[str, int]]) -> dict[str, int]:
+    """Add counts by name."""
+    total: dict[str, int] = {}
+    for one in counts:
+        for name, number in one.items():
+            total[name] = total.get(name, 0) + number
+    return dict(sorted(total.items()))

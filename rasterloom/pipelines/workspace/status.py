@@ -1,0 +1,182 @@
+"""What a workspace already holds of a workflow: which steps are done, and why the others are not."""
+
+import contextlib
+import os
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step, changes
+from rasterloom.pipelines.workspace import staging
+from rasterloom.pipelines.workspace.tombstones import latest_takedown
+from rasterloom.storage.parquet_io import DataFile
+from rasterloom.storage.transfer import download
+from rasterloom.utils import private_folders
+from rasterloom.versions.commit import head_snapshot
+from rasterloom.versions.corpus import Corpus
+from rasterloom.versions.record import Record
+
+
+@dataclass(frozen=True)
+class Status:
+    """A step's state in the workspace: done, or what makes it run."""
+
+    step: Step
+    done: bool
+    reason: str  # "done", "never run", "config changed: ...", "input changed: ..."
+    record: Record | None = None  # of this fingerprint if done, else of the last run
+    snapshot_id: int | None = None
+
+
+def file_folder(corpus: Corpus, step: Step) -> str:
+    """Where a FileStep's result lies, a name in the store."""
+    return f"{corpus.name}/files/{step.name}/{step.fingerprint}"
+
+
+def local_folder(corpus: Corpus, step: Step) -> Path:
+    """A local folder with a finished FileStep's files: where they lie, or a copy of what lies on S3."""
+    place = file_folder(corpus, step)
+    if not corpus.store.is_s3:
+        return Path(corpus.store.path(place))
+    record = read_record(corpus, step.name, step.fingerprint)
+    made = record.finished if record else ""  # a takedown makes some results anew
+    copy = scratch_folder(step, f"-copy-{made.replace(':', '')}")
+    if not copy.exists():
+        draft = copy.with_name(f"copying-{uuid.uuid4().hex}")
+        try:
+            download(corpus.store, place, draft)
+            with contextlib.suppress(OSError):  # somebody else was first
+                draft.rename(copy)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        for earlier_copy in copy.parent.glob(f"{step.fingerprint}-copy-*"):
+            if earlier_copy != copy:
+                private_folders.remove(earlier_copy)
+        private_folders.remove_old(copy.parent)
+    os.utime(copy)  # it is in use
+    return copy
+
+
+def scratch_folder(step: Step, suffix: str = "") -> Path:
+    """A private folder of this machine for a step whose result belongs on S3.
+
+    Raises:
+        StorageError: what lies there is not this user's own.
+    """
+    return private_folders.private_path(step.name.replace("/", "-"), f"{step.fingerprint}{suffix}")
+
+
+def _record_name(corpus: Corpus, step: str, fingerprint: str) -> str:
+    return f"{corpus.name}/records/{step}/{fingerprint}.json"
+
+
+def work_folder(corpus: Corpus, step: Step) -> Path:
+    """The local folder that a FileStep works in: where its result lies, or a scratch folder for one on S3."""
+    return scratch_folder(step) if corpus.store.is_s3 else Path(corpus.store.path(file_folder(corpus, step)))
+
+
+def write_record(corpus: Corpus, record: Record) -> None:
+    """Mark a step that has no table as done, and as its last run."""
+    for name in (record.fingerprint, "last"):
+        corpus.store.put(_record_name(corpus, record.step, name), record.to_json())
+
+
+def delete_record(corpus: Corpus, step: Step) -> None:
+    """Make a step that has no table count as never run under its fingerprint."""
+    corpus.store.delete(_record_name(corpus, step.name, step.fingerprint))
+    last = read_record(corpus, step.name, "last")
+    if last and last.fingerprint == step.fingerprint:
+        corpus.store.delete(_record_name(corpus, step.name, "last"))
+
+
+def change_record(corpus: Corpus, record: Record) -> None:
+    """Put a record in the place of that of the same result."""
+    corpus.store.put(_record_name(corpus, record.step, record.fingerprint), record.to_json())
+    last = read_record(corpus, record.step, "last")
+    if last and last.fingerprint == record.fingerprint:
+        corpus.store.put(_record_name(corpus, record.step, "last"), record.to_json())
+
+
+def read_record(corpus: Corpus, step: str, fingerprint: str) -> Record | None:
+    """The record of a step that has no table, of its last run if the fingerprint is ``last``."""
+    try:
+        return Record.from_json(corpus.store.read(_record_name(corpus, step, fingerprint)))
+    except FileNotFoundError:
+        return None
+
+
+def status(corpus: Corpus, step: Step) -> Status:
+    """Look up whether a step's result is there, under exactly this fingerprint."""
+    snapshot_id = None
+    if isinstance(step, ShardStep) and step.table:
+        head = head_snapshot(corpus, corpus.table(step.table), step.name)
+        last = head[1] if head else None
+        if head and head[1].fingerprint == step.fingerprint:
+            snapshot_id = head[0].snapshot_id
+    else:
+        last = read_record(corpus, step.name, step.fingerprint) or read_record(corpus, step.name, "last")
+    if last is None:
+        return Status(step, False, "never run")
+    if last.fingerprint == step.fingerprint:
+        if why := _taken_down_since(corpus, step, last):
+            return Status(step, False, why, last)
+        return Status(step, True, "done", last, snapshot_id)
+    return Status(step, False, _why(step, last), last)
+
+
+def _taken_down_since(corpus: Corpus, step: Step, last: Record) -> str:
+    """Say which takedown took rows out of an input of a step that shows them, after it was made."""
+    if not isinstance(step, FileStep) or not step.shows_rows:
+        return ""
+    if last.takedowns >= latest_takedown(corpus.store, corpus.name):
+        return ""
+    for given in step.inputs:
+        record = status(corpus, given).record
+        if record and record.taken_down > last.takedowns:
+            return f"takedown {record.taken_down} took rows out of {given.name}"
+    return ""
+
+
+def _why(step: Step, last: Record) -> str:
+    section = step.name.split("/")[0]
+    found = changes(last.config, step.settings, f"{section}.")
+    if found:
+        return "config changed: " + ", ".join(found)
+    if last.code_version != step.code_version:
+        return f"code changed: version {last.code_version} -> {step.code_version}"
+    names = [s.name for s in step.inputs if last.inputs.get(s.name) != s.fingerprint]
+    gone = sorted(set(last.inputs) - {s.name for s in step.inputs})
+    return "input changed: " + ", ".join(names + gone)
+
+
+def inputs_of(corpus: Corpus, step: Step) -> Inputs:
+    """The files that a step reads: its inputs' data files at the version of exactly their fingerprint."""
+    found = {given.name: output_files(corpus, given) for given in step.inputs}
+    before = earlier(corpus, step)
+    if before is not None:
+        assert isinstance(step, ShardStep) and step.table
+        found["earlier"] = corpus.files(step.table, before, step.replaces)
+    return found
+
+
+def earlier(corpus: Corpus, step: Step) -> int | None:
+    """The snapshot of a step's own table that it remembers, if it does and there is one."""
+    if not isinstance(step, ShardStep) or step.remembers is None or step.table is None:
+        return None
+    head = head_snapshot(corpus, corpus.table(step.table), step.name)
+    if head is None or head[1].fingerprint == step.fingerprint:
+        return None
+    same = all(head[1].config.get(name) == step.settings.get(name) for name in step.remembers)
+    return head[0].snapshot_id if same else None
+
+
+def output_files(corpus: Corpus, step: Step) -> list[DataFile]:
+    """The Parquet files of a finished ShardStep, or the files of a finished FileStep."""
+    if isinstance(step, FileStep):
+        return [DataFile(name, 0) for name in corpus.store.list(file_folder(corpus, step))]
+    assert isinstance(step, ShardStep)
+    if step.table:
+        return corpus.files(step.table, status(corpus, step).snapshot_id, step.replaces)
+    place = staging.folder(corpus.name, step.name, step.fingerprint)
+    return [file for shard in staging.result_of(corpus.store, place) for file in shard.data_files]

@@ -1,0 +1,169 @@
+"""A corpus that is trained on for a few steps through Ray, looked at, sampled from and evaluated."""
+
+import json
+import re
+
+import pytest
+from eventfiles import pictures, scalars
+from PIL import Image
+
+from rasterloom.pipelines.models.load import stage_steps
+from rasterloom.pipelines.workspace.status import local_folder
+from rasterloom.recipe.loader import load_recipe
+
+TRAIN = """
+train:
+  heldout: 0.3
+  checkpoint_every: 2
+  log_every: 2
+  evaluate_every: 2
+  sample_every: 2
+  stages:
+    - {target: 64, steps: 4, lr: 1.0e-3, batch_tokens: 1024}
+    - {target: 64, steps: 2, lr: 1.0e-2, batch_tokens: 1024}
+sample: {prompts: [a red circle, a blue star], cfg: 2.0, top_k: 50}
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(workshop_at, tmp_path_factory):
+    shop = workshop_at(tmp_path_factory.mktemp("trained") / "recipe.yaml")
+    shop.write(**{"in_flight: 2": "in_flight: 2, train_workers: 1"})
+    with shop.recipe_file.open("a") as file:
+        file.write(TRAIN)
+    shop.run()
+    return shop
+
+
+def folders(shop):
+    return [local_folder(shop.corpus, step) for step in stage_steps(shop.recipe)]
+
+
+def page(shop):
+    (report,) = (shop.corpus.store.list("little/files/report"),)
+    (name,) = (name for name in report if name.endswith("index.html"))
+    return shop.corpus.store.read(name).decode()
+
+
+def test_what_is_seen_of_training_is_in_its_folder_and_on_the_page(trained):
+    first, second = folders(trained)
+    for folder, steps in ((first, (2, 4)), (second, (2,))):
+        names = [f"step-{step:08d}-{number}.png" for step in steps for number in (0, 1)]
+        assert sorted(path.name for path in (folder / "samples").glob("*.png")) == names
+        assert Image.open(folder / "samples" / names[0]).size == (64, 64)
+        found = scalars(folder / "events")
+        assert ("train/loss", steps[-1]) in found and ("heldout/all/loss", 0) in found
+        assert {step for _, step in pictures(folder / "events")} == set(steps)
+    html = page(trained)
+    assert "Stage 1-64 learns to draw" in html and "Stage 2-64 learns to draw" in html
+    assert html.count('alt="a red circle, at step ') == 3
+
+
+def test_a_stage_beside_the_whole_run(trained, rasterloom, tmp_path):
+    first = stage_steps(trained.recipe)[0]
+    out = tmp_path / "compare.html"
+    code, _, error = rasterloom(
+        "report", trained.recipe_file, "--compare", first.fingerprint[:8], "--out", out
+    )
+    assert code == 0, error
+    html = out.read_text()
+    rows = dict(re.findall(r"<bdi>(steps)</bdi></th><td>(.*?)</tr>", html))
+    assert rows == {"steps": "–</td><td>2</td><td></td>"}, "the last stage's: A has none"
+    assert "Stage 1-64" in html and "Stage – of A, 2-64 of B" in html
+    assert html.count('alt="A draws: a red circle"') == html.count('alt="B draws: a red circle"') == 1
+    assert "<td>the step</td>" in html, "B has a stage that A has not"
+
+
+def test_changing_how_it_is_watched_trains_nothing_again(trained, tmp_path):
+    text = trained.recipe_file.read_text().replace("evaluate_every: 2", "evaluate_every: 3")
+    other = trained.recipe_file.with_name("watched.yaml")
+    other.write_text(text.replace("log_every: 2", "trackers: []").replace("sample_every: 2", "log_every: 7"))
+    before = [step.fingerprint for step in stage_steps(trained.recipe)]
+    assert [step.fingerprint for step in stage_steps(load_recipe(other))] == before
+
+
+def test_checkpoints_side_by_side(trained, rasterloom, clip, tmp_path):
+    arguments = ["evaluate", trained.recipe_file, "--stage", "1", "--stage", "2", "--pictures", "6"]
+    code, printed, _ = rasterloom(*arguments, "--clip", clip, "--out", tmp_path / "figures.json")
+    assert code == 0
+    found = json.loads((tmp_path / "figures.json").read_text())
+    # The held-out loss of a stage is the one that training measured as it ended.
+    for folder, checkpoint in zip(folders(trained), found["checkpoints"], strict=True):
+        ended = json.loads((folder / "heldout.json").read_text())["end"]
+        assert checkpoint["heldout"]["all"]["rows"] == ended["all"]["rows"]
+        for kind in ("tasks", "buckets"):
+            assert checkpoint["heldout"][kind].keys() == ended[kind].keys()
+            for name, losses in ended[kind].items():
+                assert checkpoint["heldout"][kind][name]["loss"] == pytest.approx(losses["loss"], abs=1e-4)
+        assert -1 <= checkpoint["clip"] <= 1 and checkpoint["clip_fd"] > 0
+        kept = json.loads((folder / "evaluation.json").read_text())
+        assert kept["checkpoints"] == [checkpoint]
+    assert found["codec"]["pictures"] == found["drawn"] == 6 and found["clip_dimensions"] == 24
+    assert 15 < found["codec"]["psnr"] < 60 and 0.3 < found["codec"]["ssim"] <= 1
+    assert "CLIP-FD is of 6 pictures in 24 dimensions" in found["notes"][0]
+    for words in ("1-64", "2-64", "CLIP score", "dB PSNR", "report: "):
+        assert words in printed
+    html = page(trained)
+    assert 'id="evaluation"' in html and "CLIP-FD" in html
+
+
+def test_without_clip_what_is_missing_is_told_and_a_folder_is_a_checkpoint_too(trained, rasterloom):
+    model = folders(trained)[0] / "model"
+    code, printed, _ = rasterloom("evaluate", trained.recipe_file, "--model", model, "--format", "json")
+    found = json.loads(printed)
+    assert code == 0 and found["checkpoints"][0]["clip"] is None and found["drawn"] == 0
+    assert found["notes"] == [
+        "No CLIP weights: give --clip, or the recipe's score clip, for CLIP score and CLIP-FD."
+    ]
+    ended = json.loads((folders(trained)[0] / "heldout.json").read_text())["end"]["all"]
+    assert found["checkpoints"][0]["heldout"]["all"]["loss"] == pytest.approx(ended["loss"], abs=1e-4)
+
+
+def test_a_stage_is_sampled_from(trained, rasterloom, tmp_path):
+    code, _, _ = rasterloom(
+        "sample", trained.recipe_file, "--prompt", "a red circle", "--stage", 1, "--out", tmp_path / "s"
+    )
+    told = json.loads((tmp_path / "s" / "samples.json").read_text())
+    assert code == 0 and told["stage"] == "1-64" and told["model"] == str(folders(trained)[0] / "model")
+
+
+def test_checkpoints_in_the_middle_of_a_stage(trained, rasterloom, tmp_path):
+    """Held-out losses are those that were measured on the way; figures of the stage itself stay."""
+    kept = folders(trained)[0] / "evaluation.json"
+    before = kept.read_text() if kept.exists() else None
+    arguments = ["--stage", "1", "--step", "2", "--step", "latest", "--format", "json"]
+    code, printed, _ = rasterloom("evaluate", trained.recipe_file, *arguments)
+    assert code == 0
+    middle, last = json.loads(printed)["checkpoints"]
+    notes = json.loads((folders(trained)[0] / "heldout.json").read_text())
+    for found, at, noted in ((middle, 2, notes["steps"]["2"]), (last, 4, notes["end"])):
+        assert found["name"] == f"1-64 step {at}"
+        assert found["heldout"]["all"]["loss"] == pytest.approx(noted["all"]["loss"], abs=1e-4)
+    assert (kept.read_text() if kept.exists() else None) == before
+    out = tmp_path / "s"
+    code, _, _ = rasterloom("sample", trained.recipe_file, "--prompt", "x", "--step", "latest", "--out", out)
+    told = json.loads((out / "samples.json").read_text())
+    assert code == 0 and (told["stage"], told["step"]) == ("2-64", 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (
+            ["--stage", "1", "--step", "3"],
+            "--step 3: train/1-64 has no such checkpoint; there are 2, 4, and latest (train.keep_checkpoints "
+            "says how many stay)",
+        ),
+        (
+            ["--stage", "1", "--stage", "2", "--step", "2"],
+            "--step takes the checkpoints of one stage: give one --stage",
+        ),
+        (["--stage", "3"], "--stage 3: the recipe has stages 1 to 2"),
+        (["--clip", "nowhere"], "--clip: no folder nowhere; it takes a checkpoint of transformers' CLIP"),
+        (["--model", "nowhere"], "--model: no checkpoint at nowhere (expected a config.json there)"),
+        (["--target", "96"], "there are no tokens of target 96 yet: rasterloom run RECIPE --until lengths"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(trained, rasterloom, arguments, reason):
+    code, printed, told = rasterloom("evaluate", trained.recipe_file, *arguments)
+    assert (code, printed, told.strip()) == (2, "", reason)

@@ -1,0 +1,182 @@
+"""`rasterloom sample`, on a corpus of a few scenes and a model that has learnt nothing."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from rasterloom.cli.app import app
+from rasterloom.errors import RecipeError
+from rasterloom.pipelines.models.load import language_of, trained_of
+from rasterloom.tokenize.buckets import bucket_sizes
+from rasterloom.tokenize.codecs.load import load_codec
+from rasterloom.tokenize.conversation import encode_prompt
+from rasterloom.tokenize.crop import apply_crop, plan_crop
+from rasterloom.tokenize.prompt_templates import t2i_prompt
+from rasterloom.train.model.packed_lm import build_model, save_model
+from rasterloom.train.model.sampler import open_sampler
+
+
+@pytest.fixture(scope="module")
+def model(undisturbed, tmp_path_factory):
+    """A checkpoint of the corpus's vocabulary, far from uniform."""
+    profile = language_of(undisturbed.recipe).profile
+    lm = build_model("tiny", profile)
+    with torch.no_grad():
+        lm.lm_head.weight.mul_(8)
+    folder = tmp_path_factory.mktemp("model")
+    save_model(lm, profile, folder)
+    return folder
+
+
+@pytest.fixture
+def sample(undisturbed, model, tmp_path):
+    """Run the command; gives samples.json and the folder."""
+
+    def run(*arguments, out="out"):
+        folder = tmp_path / out
+        command = [
+            "sample",
+            str(undisturbed.recipe_file),
+            "--model",
+            str(model),
+            "--out",
+            str(folder),
+            *arguments,
+        ]
+        result = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return json.loads((folder / "samples.json").read_text()), folder, result.output
+
+    return run
+
+
+def picture(tmp_path):
+    path = tmp_path / "photo.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 100, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_pictures_are_what_the_sampler_draws(sample, undisturbed, model):
+    page, folder, printed = sample(
+        "--prompt", "a red dot", "--size", "64x64", "--size", "64x32", "--n", "2", "--seed", "5"
+    )
+    assert [(e["width"], e["height"]) for e in page["images"]] == [(64, 64)] * 2 + [(64, 32)] * 2
+    assert page["cfg"] == 3.0 and page["seed"] == 5 and page["task"] == "t2i" and page["model"] == str(model)
+    language = language_of(undisturbed.recipe)
+    sizes = [(64, 64)] * 2 + [(64, 32)] * 2
+    ids = [
+        encode_prompt(
+            [("human", t2i_prompt(w, h, "a red dot"))], [], language.text.encode, language.profile
+        ).tolist()
+        for w, h in sizes
+    ]
+    codes = open_sampler(model, language.profile).sample(ids, sizes, cfg=3.0, top_k=2000, seed=5)
+    for entry, one in zip(page["images"], codes, strict=True):
+        drawn = np.asarray(Image.open(folder / entry["file"]))
+        assert (drawn == load_codec("mini", threads=1).decode(one[None])[0]).all()
+    assert Image.open(folder / page["grid"]).width > 64 * 4
+    assert "4 pictures in" in printed and str(folder / "grid.png") in printed
+
+
+def test_prompts_of_a_file_each_depend_on_their_number_alone(sample, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a dot\n\n  two dots \n")
+    first, at, _ = sample("--prompts", str(tmp_path / "prompts.txt"), "--batch", "1", out="a")
+    _, other, _ = sample("--prompts", str(tmp_path / "prompts.txt"), out="b")
+    assert [e["prompt"] for e in first["images"]] == ["a dot", "two dots"]
+    for entry in first["images"]:
+        assert (at / entry["file"]).read_bytes() == (other / entry["file"]).read_bytes()
+
+
+def test_an_image_is_told_of(sample, tmp_path, undisturbed, model):
+    page, folder, printed = sample("--image", str(picture(tmp_path)), "--max-tokens", "12")
+    (entry,) = page["images"]
+    assert page["task"] == "caption" and "file" not in entry and not (folder / "grid.png").exists()
+    assert entry["answer"].splitlines()[0] in printed
+    # The same, by hand: the picture cropped and coded as a corpus's pictures are.
+    language, image = language_of(undisturbed.recipe), Image.open(picture(tmp_path))
+    pixels = np.array(apply_crop(image, plan_crop(image.size, bucket_sizes(64))))
+    codes = load_codec("mini", threads=1).encode(pixels[None])[0]
+    ids = encode_prompt(
+        [("human", "Describe the image in detail. <|image|>")],
+        [codes],
+        language.text.encode,
+        language.profile,
+    )
+    profile = language.profile
+    text_ids = list(range(profile.text0, profile.vocab_size))
+    (answer,) = open_sampler(model, profile).answer([ids.tolist()], text_ids, max_tokens=12)
+    assert language.text.decode(answer) == entry["answer"]
+
+
+def test_an_image_is_edited_into_its_own_bucket(sample, tmp_path):
+    page, folder, _ = sample("--image", str(picture(tmp_path)), "--prompt", "make it red")
+    (entry,) = page["images"]
+    assert page["task"] == "edit" and page["cfg"] == 1.0
+    assert (entry["width"], entry["height"]) == (64, 32)  # 100 x 70 lies nearest to it
+    assert Image.open(folder / entry["file"]).size == (64, 32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "nothing is asked for: give --prompt, --prompts or --image"),
+        (["--prompt", "x", "--size", "96x64"], "96x64 is no bucket of target 64; the nearest is 64x32"),
+        (["--prompt", "x", "--size", "big"], "--size takes WIDTHxHEIGHT in pixels, as 64x64 (got big)"),
+        (["--prompt", "x", "--task", "paint"], "--task paint: no such task; known: t2i, "),
+        (["--prompt", "x", "--task", "multiview"], "--task multiview answers with several pictures"),
+        (["--prompt", "x", "--task", "edit"], "--task edit takes an --image"),
+        (["--image", "x.png", "--task", "t2i"], "--task t2i takes no --image"),
+        (["--image", "x.png", "--task", "edit"], "--task edit needs a --prompt for its instruction"),
+        (["--image", "x.png", "--prompt", "y", "--task", "depth"], "--task depth takes no --prompt"),
+        (["--image", "nowhere.png"], "--image nowhere.png: "),
+        (["--prompts", "nowhere.txt"], "--prompts nowhere.txt: "),
+        (["--prompt", "x", "--out", "."], "--out . is there already"),
+        (["--prompt", "x", "--stage", "1"], "give either --stage or --model"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_asked_is_one_line(undisturbed, model, tmp_path, monkeypatch, arguments, reason):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here" / "x").touch()
+    command = ["sample", str(undisturbed.recipe_file), "--model", str(model), *arguments]
+    with pytest.raises(RecipeError) as told:
+        CliRunner().invoke(app, command, catch_exceptions=False)
+    assert reason in str(told.value) and "\n" not in str(told.value)
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["x"]
+
+
+def test_checkpoints_that_are_not_there_or_are_others(undisturbed, model, tmp_path):
+    recipe = undisturbed.recipe
+    with pytest.raises(RecipeError, match="it has no train section"):
+        trained_of(recipe)
+    trains = recipe.model_validate({**recipe.model_dump(), "train": {"stages": [{"target": 64, "steps": 1}]}})
+    with pytest.raises(
+        RecipeError, match="no stage is trained yet: rasterloom run RECIPE --until train/1-64"
+    ):
+        trained_of(trains)
+    with pytest.raises(RecipeError, match="--stage 2: the recipe has stages 1 to 1"):
+        trained_of(trains, 2)
+    for name in ("config.json", "profile.json"):
+        (tmp_path / name).write_bytes((model / name).read_bytes())
+    other = json.loads((model / "profile.json").read_text()) | {"boi": 3}
+    (tmp_path / "profile.json").write_text(json.dumps(other))
+    result = CliRunner().invoke(
+        app, ["sample", str(undisturbed.recipe_file), "--prompt", "x", "--model", str(tmp_path)]
+    )
+    assert "was trained on ids that are not those of the corpus little" in str(result.exception)
+
+
+def test_without_a_folder_each_time_has_its_own(tmp_path, monkeypatch):
+    from rasterloom.pipelines.models.generate import free_folder
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("samples", "samples-2", "samples-3"):
+        folder = free_folder(None)
+        assert str(folder) == name
+        folder.mkdir()
+        (folder / "grid.png").touch()
