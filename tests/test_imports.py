@@ -10,68 +10,121 @@ import pytest
 import rasterloom
 
 PACKAGE = Path(rasterloom.__file__).parent
-ROOMS = {"sources", "filtering", "tokenize", "train", "report"}
-GROUND = {
-    *("versions", "storage", "s3", "schema", "recipe", "halving", "memory", "masking", "disk"),
-    "private_folders",
+# Rooms from top to bottom: a room imports lower ones, and no sibling. "*" is every room not named.
+HOUSE = [
+    {"__main__"},
+    {"cli"},
+    {"pipelines"},
+    {"report"},
+    {"sources", "filtering", "tokenize", "train", "versions"},
+    {"storage", "recipe"},
+    {"schema"},
+    {"utils"},
+    {"errors"},
+    {"__init__"},
+]
+INSIDE = {
+    "cli": [{"app"}, {"*"}, {"options"}],
+    "pipelines": [
+        {"models", "import_export"},
+        {"inspection", "cluster", "run"},
+        {"workflow"},
+        {"training"},
+        {"execution"},
+        {"maintenance"},
+        {"corpus"},
+        {"progress"},
+        {"workspace"},
+        {"step"},
+    ],
+    "train": [
+        {"ray_trainer"},
+        {"trainer"},
+        {"checkpoint"},
+        {"optim", "validate"},
+        {"monitoring"},
+        {"estimate"},
+        {"model"},
+        {"data"},
+        {"job"},
+        {"deepspeed_config", "distributed", "devices", "loopback_group"},
+    ],
+    "sources": [
+        {"fetch"},
+        {"pairs"},
+        {"readers", "images"},
+        {"files", "locator", "repeated_keys"},
+        {"local_paths"},
+        {"failure"},
+    ],
+    "filtering": [
+        {"selection"},
+        {"rule_verdicts", "duplicates"},
+        {"rule", "semantic_duplicates"},
+        {"scorers"},
+    ],
+    "tokenize": [
+        {"lumina_import"},
+        {"tokenize_shard", "sequence_parser"},
+        {"*"},
+        {"codecs"},
+        {"profiles", "buckets", "prompt_templates"},
+    ],
 }
-GROUND |= {"local_ray"}
-MAY_IMPORT = {
-    **dict.fromkeys(ROOMS, GROUND),
-    "versions": {"storage", "s3", "disk", "private_folders", "schema", "recipe", "masking"},
-    "storage": {"s3", "disk", "recipe", "schema", "masking"},
-    "s3": set(),
-    "disk": {"s3"},
-    "private_folders": {"s3"},
-    "recipe": {"schema"},
-    "schema": set(),
-    "halving": set(),
-    "memory": set(),
-    "local_ray": {"private_folders"},
-    "masking": set(),
-    "pipelines": ROOMS | GROUND,
-    "cli": {"cli_common", "cli_jobs", "cli_sample", "cli_tokens", "cli_train", "cli_versions", "pipelines"}
-    | GROUND,
-    "cli_common": {"masking", "pipelines"},
-    "cli_jobs": {"cli_common", "pipelines"} | GROUND,
-    "cli_sample": {"cli_common", "pipelines"} | GROUND,
-    "cli_train": {"cli_common", "pipelines"} | GROUND,
-    "cli_tokens": {"cli_common", "pipelines"} | GROUND,
-    "cli_gc": {"cli_common", "pipelines"} | GROUND,
-    "cli_takedown": {"cli_common", "pipelines"} | GROUND,
-    "cli_versions": {"cli_common", "cli_gc", "cli_takedown", "pipelines"} | GROUND,
-    "__main__": {"cli", "pipelines"},
-    "__init__": set(),
-}
+FREE = {"tokenize": {"*"}}  # rooms of a layer that may import each other
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
 
 def imported(path):
-    """Every dotted name that a module imports, wherever in it."""
-    for node in ast.walk(ast.parse((PACKAGE / path).read_text())):
+    """Every module that a module imports, wherever in it."""
+    for node in ast.walk(ast.parse((PACKAGE / path).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
-            yield node.module
-            if node.module == "rasterloom":
-                yield from (f"rasterloom.{alias.name}" for alias in node.names)
+            for alias in node.names:
+                place = PACKAGE.parent / node.module.replace(".", "/") / alias.name
+                is_module = place.is_dir() or place.with_suffix(".py").exists()
+                yield f"{node.module}.{alias.name}" if is_module else node.module
+
+
+def layer(layers, room):
+    """The layer of a room and whether it is one of those not named."""
+    for number, rooms in enumerate(layers):
+        if room in rooms:
+            return number
+    return next(number for number, rooms in enumerate(layers) if "*" in rooms)
+
+
+def may_import(layers, room, other, free=frozenset()):
+    here, there = layer(layers, room), layer(layers, other)
+    return room == other or here < there or (here == there and bool(layers[here] & free))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=str)
 def test_a_module_imports_only_what_its_place_allows(path):
-    place = path.parts[0].removesuffix(".py")
+    place = [part.removesuffix(".py") for part in path.parts]
     for name in imported(path):
         top, *rest = name.split(".")
         if top == "rasterloom" and rest and rest[0] != "__version__":
-            assert rest[0] in MAY_IMPORT[place] | {place}, f"{path} imports {name}"
+            assert may_import(HOUSE, place[0], rest[0]), f"{path} imports {name}"
+            if rest[0] == place[0] in INSIDE and len(rest) > 1 and place[1:] != ["__init__"]:
+                inside = may_import(INSIDE[place[0]], place[1], rest[1], FREE.get(place[0], frozenset()))
+                assert inside, f"{path} imports {name}"
         if top == "ray":
-            allowed = place in ("pipelines", "local_ray") or path == Path("train/ray_trainer.py")
-            assert allowed, f"{path} imports ray"
+            allowed = {Path("train/ray_trainer.py"), Path("utils/local_ray.py")}
+            assert place[0] == "pipelines" or path in allowed, f"{path} imports ray"
         if top == "torch":
-            allowed = path.parts[:2] == ("tokenize", "codecs") or place in ("train", "filtering")
+            allowed = place[:2] == ["tokenize", "codecs"] or place[0] in ("train", "filtering")
             assert allowed and path != Path("train/data/batching.py"), f"{path} imports torch"
         assert top != "tests"
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.name == "__init__.py"], ids=str)
+def test_a_package_is_introduced_and_holds_no_code(path):
+    body = ast.parse((PACKAGE / path).read_text(encoding="utf-8")).body
+    code = body[1:] if path != Path("__init__.py") else body[2:]
+    assert isinstance(body[0], ast.Expr) and not code, f"{path} holds more than a docstring"
 
 
 def test_help_and_plan_do_not_wait_for_torch_or_ray():
