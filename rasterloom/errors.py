@@ -30,6 +30,10 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+class PluginError(ValueError):
+    """A plug-in is missing or broken; the message names its distribution and entry point."""
+
+
 class SourceError(ValueError):
     """A source cannot be used; the message names the file and what is wrong with it."""
 

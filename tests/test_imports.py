@@ -69,6 +69,7 @@ INSIDE = {
         {"*"},
         {"codecs"},
         {"profiles", "buckets", "prompt_templates"},
+        {"codec_plugins"},
     ],
 }
 FREE = {"tokenize": {"*"}}  # rooms of a layer that may import each other
