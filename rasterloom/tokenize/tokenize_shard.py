@@ -14,14 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import T2I, TEXT_BUCKET, TOKENS, Profile, bucket_name
 from rasterloom.tokenize.buckets import Size, bucket_sizes
 from rasterloom.tokenize.codecs.base import Codec
 from rasterloom.tokenize.conversation import Encoded, encode
-from rasterloom.tokenize.crop import CropPlan, apply_crop
+from rasterloom.tokenize.crop import CropPlan
+from rasterloom.tokenize.cropping import crop_as_planned
 from rasterloom.tokenize.limits import crop_seed, length_fault, names_size, picture_fault
 from rasterloom.tokenize.profiles import profile_of
 from rasterloom.tokenize.prompt_templates import Template, Turn, templates_of
@@ -51,7 +52,7 @@ class _Job:
     number: int
     data: bytes
     plan: CropPlan
-    exif: bool  # turn the picture as it says
+    config: Tokenize
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def _jobs(planned: Sequence[_Planned], config: Tokenize) -> dict[Size, list[_Job
     jobs: dict[Size, list[_Job]] = defaultdict(list)
     for one in planned:
         for number, (data, plan) in enumerate(zip(one.sample.pictures, one.plans, strict=True)):
-            jobs[plan.bucket].append(_Job(one.sample.key, number, data, plan, config.exif))
+            jobs[plan.bucket].append(_Job(one.sample.key, number, data, plan, config))
     for batch in jobs.values():
         batch.sort(key=lambda job: (job.key, job.number))
     return dict(sorted(jobs.items(), key=lambda item: bucket_name(*item[0])))
@@ -215,8 +216,7 @@ def _pixels(job: _Job) -> NDArray[np.uint8] | str:
     """Return the cropped picture, uint8 [h, w, 3], or why there is none."""
     try:
         with Image.open(io.BytesIO(job.data)) as image:
-            picture = ImageOps.exif_transpose(image) if job.exif else image
-            return np.asarray(apply_crop(picture, job.plan))
+            return np.asarray(crop_as_planned(image, job.plan, job.config))
     except Exception as error:  # Pillow raises many kinds on broken files
         return _told(error)
 

@@ -130,7 +130,7 @@ class Room:
         contents = {
             f"{module}.py": MODULE,
             f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n",
-            f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
             f"{info}/entry_points.txt": ENTRY_POINTS.format(module=module),
         }
         record = "".join(f"{name},,\n" for name in [*contents, f"{info}/RECORD"])

@@ -183,16 +183,10 @@ def _originals(found: Found) -> list[Image.Image]:
 
 def _cropped(image: Image.Image, size: tuple[int, int], number: int, found: Found) -> Image.Image | None:
     """A stored picture as it was cut for the codec, None if it cannot have been cut so."""
-    from PIL import ImageOps
+    from rasterloom.tokenize.cropping import crop_as_coded
 
-    from rasterloom.tokenize.buckets import bucket_sizes
-    from rasterloom.tokenize.crop import apply_crop, plan_crop
-    from rasterloom.tokenize.limits import crop_seed
-
-    upright = ImageOps.exif_transpose(image) if found.config.exif else image
-    seed = crop_seed(found.row["key"], found.config, number)
-    plan = plan_crop(upright.size, bucket_sizes(found.row["target"]), seed=seed)
-    return apply_crop(upright, plan) if plan.bucket == size else None
+    crop, plan = crop_as_coded(image, found.row["key"], number, found.config, found.row["target"])
+    return crop if plan.bucket == size else None
 
 
 def _beside(

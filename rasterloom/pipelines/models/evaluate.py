@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-from PIL import Image, ImageOps
+from PIL import Image
 
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.models.image_metrics import Pixels, frechet, psnr, ssim
@@ -19,6 +19,7 @@ from rasterloom.pipelines.step import FileStep, Step
 from rasterloom.pipelines.workflow import workflow
 from rasterloom.pipelines.workspace.status import file_folder, inputs_of, local_folder, output_files, status
 from rasterloom.recipe.recipe import Recipe
+from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import T2I
 from rasterloom.storage.parquet_io import read_files
 from rasterloom.versions.corpus import Corpus
@@ -125,9 +126,6 @@ def _pictures(
     from rasterloom.pipelines.training.sample_grid import picture_of
     from rasterloom.report.gallery import read_rows
     from rasterloom.report.queries import Tables
-    from rasterloom.tokenize.buckets import bucket_sizes
-    from rasterloom.tokenize.crop import apply_crop, plan_crop
-    from rasterloom.tokenize.limits import crop_seed
 
     columns = ["key", "width", "height", "caption", "input_ids"]
     found = read_files(corpus.store, token_files, pc.field("key").isin(keys), columns).to_pylist()
@@ -137,15 +135,20 @@ def _pictures(
     with Tables(corpus, {"images": snapshot} if snapshot is not None else {}) as tables:
         for stored in read_rows(tables, "images", keys, ["image"]) if tables.has("images") else ():
             row, size = coded[stored["key"]], (coded[stored["key"]]["width"], coded[stored["key"]]["height"])
-            with Image.open(io.BytesIO(stored["image"])) as image:
-                upright = ImageOps.exif_transpose(image) if recipe.tokenize.exif else image
-                seed = crop_seed(stored["key"], recipe.tokenize)
-                plan = plan_crop(upright.size, bucket_sizes(target), seed=seed)
-                original = np.asarray(apply_crop(upright, plan))
+            original, bucket = _as_coded(stored["image"], stored["key"], recipe.tokenize, target)
             decoded = np.asarray(picture_of(codec, language.profile, row["input_ids"]))
-            if plan.bucket == size:  # else the image was fetched again since
+            if bucket == size:  # else the image was fetched again since
                 pictures.append(Picture(row["caption"] or "", size, original, decoded))
     return pictures
+
+
+def _as_coded(data: bytes, key: str, config: Tokenize, target: int) -> tuple[Pixels, tuple[int, int]]:
+    """A stored image as it was cropped for the codec, and the bucket that it falls into."""
+    from rasterloom.tokenize.cropping import crop_as_coded
+
+    with Image.open(io.BytesIO(data)) as image:
+        crop, plan = crop_as_coded(image, key, 0, config, target)
+    return np.asarray(crop), plan.bucket
 
 
 def evaluate(

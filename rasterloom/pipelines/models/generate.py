@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.models.load import Language, Trained, sizes_of
@@ -174,17 +174,16 @@ def _questions(
 def _coded(path: Path, recipe: Recipe, target: int, codec: Any) -> tuple[Any, tuple[int, int]]:
     """The codes [h, w] of a picture as tokenising makes them, and the bucket that an answer to it has."""
     from rasterloom.tokenize.buckets import bucket_sizes, choose_bucket
-    from rasterloom.tokenize.crop import apply_crop, plan_crop
+    from rasterloom.tokenize.cropping import crop_as_coded, upright
 
     asked = min(target, recipe.tokenize.prompt_target or target)
     try:
         with Image.open(path) as image:
-            picture = ImageOps.exif_transpose(image) if recipe.tokenize.exif else image
-            plan = plan_crop(picture.size, bucket_sizes(asked))
-            pixels = np.array(apply_crop(picture, plan))
+            crop, _ = crop_as_coded(image, None, 0, recipe.tokenize, asked)
+            size = upright(image, recipe.tokenize).size
     except OSError as error:
         raise RecipeError(f"--image {path}: {' '.join(str(error).split())}") from None
-    return codec.encode(pixels[None])[0], choose_bucket(picture.size, bucket_sizes(target))
+    return codec.encode(np.array(crop)[None])[0], choose_bucket(size, bucket_sizes(target))
 
 
 def prompts_in(path: Path) -> tuple[str, ...]:
