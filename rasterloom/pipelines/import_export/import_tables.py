@@ -268,6 +268,7 @@ def _pictures(rows: pa.Table, fetch: Fetch, file: str) -> pa.Table:
     """Pictures as a fetch stores them: limits, hashes and sizes are those of the recipe's ``fetch``."""
     from rasterloom.sources.failure import Failure
     from rasterloom.sources.images.decode import decode_image
+    from rasterloom.sources.images.row import image_columns, received
 
     if "image" not in rows.column_names:
         raise RecipeError(
@@ -283,18 +284,8 @@ def _pictures(rows: pa.Table, fetch: Fetch, file: str) -> pa.Table:
         try:
             if not isinstance(data, bytes) or not data:
                 raise Failure("missing_file", "the row has no picture")  # type: ignore[arg-type]
-            picture = decode_image(data, fetch)
-            row |= {
-                **{
-                    name: getattr(picture, name)
-                    for name in ("format", "width", "height", "phash", "thumbnail")
-                },
-                **{f"original_{n}": getattr(picture, f"original_{n}") for n in ("format", "width", "height")},
-                "original_bytes": len(data),
-                "sha256": hashlib.sha256(data).hexdigest(),
-                "image": picture.data,
-                "status": "ok",
-            }
+            decoded = decode_image(data, fetch)
+            row |= image_columns(decoded, received(data, decoded))
         except Failure as failure:
             row |= {"error": str(failure.error), "detail": failure.detail}
         found.append(row)

@@ -29,6 +29,7 @@ from rasterloom.sources.fetch.checksums import check_hashes
 from rasterloom.sources.fetch.opt_out import OptOuts, load_opt_outs
 from rasterloom.sources.fetch.robots import product_token
 from rasterloom.sources.images.decode import decode_image
+from rasterloom.sources.images.row import Received, image_columns
 
 HOW = (
     "pip install img2dataset==1.47.0 in an environment of its own, "
@@ -227,17 +228,6 @@ def _columns(row: dict[str, Any], meta: str | None, config: Fetch, opt_outs: Opt
     if row["sha256"] in opt_outs.hashes:
         raise Failure(ErrorClass.OPT_OUT, f"the opt-out list has a file of SHA-256 {row['sha256']}")
     check_hashes(b"", row["sha256"], meta, config)
-    picture = decode_image(row["jpg"], config)
-    return {
-        "status": "ok",
-        "http_status": 200,
-        "sha256": row["sha256"],
-        "phash": picture.phash,
-        "thumbnail": picture.thumbnail,
-        "original_width": row["original_width"],
-        "original_height": row["original_height"],
-        "format": picture.format,
-        "width": picture.width,
-        "height": picture.height,
-        "image": picture.data,
-    }
+    # It stores a JPEG of its own: of the original only these are known.
+    original = Received(row["sha256"], None, None, row["original_width"], row["original_height"])
+    return {"http_status": 200} | image_columns(decode_image(row["jpg"], config), original)

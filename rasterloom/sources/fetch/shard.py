@@ -17,7 +17,8 @@ from rasterloom.sources.fetch.checksums import check_hashes
 from rasterloom.sources.fetch.client import Client, Trace
 from rasterloom.sources.fetch.client_pool import with_client
 from rasterloom.sources.fetch.local_images import LocalImages
-from rasterloom.sources.images.decode import Picture, decode_image
+from rasterloom.sources.images.decode import decode_image
+from rasterloom.sources.images.row import image_columns, received
 from rasterloom.sources.pairs import check_pair
 from rasterloom.sources.readers.tasks import is_url
 
@@ -130,18 +131,5 @@ def _columns(body: bytes, client: Client, meta: str | None) -> dict[str, Any]:
     if sha256 in client.opt_outs.hashes:
         raise Failure(ErrorClass.OPT_OUT, f"the opt-out list has a file of SHA-256 {sha256}")
     check_hashes(body, sha256, meta, client.config)
-    picture: Picture = decode_image(body, client.config)
-    return {
-        "status": "ok",
-        "sha256": sha256,
-        "phash": picture.phash,
-        "thumbnail": picture.thumbnail,
-        "original_format": picture.original_format,
-        "original_width": picture.original_width,
-        "original_height": picture.original_height,
-        "original_bytes": len(body),
-        "format": picture.format,
-        "width": picture.width,
-        "height": picture.height,
-        "image": picture.data,
-    }
+    decoded = decode_image(body, client.config)
+    return image_columns(decoded, received(body, decoded, sha256))

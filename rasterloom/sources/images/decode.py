@@ -39,7 +39,7 @@ Image.MAX_IMAGE_PIXELS = None
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedImage:
     """An image as it is kept. Sizes are in pixels, of the image held upright."""
 
     data: bytes
@@ -53,7 +53,7 @@ class Picture:
     original_height: int
 
 
-def decode_image(data: bytes, config: Fetch) -> Picture:
+def decode_image(data: bytes, config: Fetch) -> DecodedImage:
     """Decode, check and normalise an image file.
 
     The result is upright, in sRGB, at most ``config.max_side`` a side, and keeps its alpha where a pixel
@@ -96,7 +96,7 @@ def decode_image(data: bytes, config: Fetch) -> Picture:
         width, height = height, width
     received = data if not changed and _may_stay(source, data) else None
     stored, stored_format = _store(image, received, kind, _is_lossless(source, data), config)
-    return Picture(stored, stored_format, *image.size, *summary(on_white(image)), kind, width, height)
+    return DecodedImage(stored, stored_format, *image.size, *summary(on_white(image)), kind, width, height)
 
 
 def _open(data: bytes) -> Image.Image:

@@ -13,7 +13,7 @@ from PIL import Image, ImageChops, JpegImagePlugin
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import ErrorClass
 from rasterloom.sources.failure import Failure
-from rasterloom.sources.images.decode import FORMATS, Picture, decode_image
+from rasterloom.sources.images.decode import FORMATS, DecodedImage, decode_image
 
 CONFIG = Fetch()
 
@@ -51,7 +51,7 @@ def png(width: int, height: int, body: bytes = b"") -> bytes:
     )
 
 
-def stored(picture: Picture) -> Image.Image:
+def stored(picture: DecodedImage) -> Image.Image:
     image = Image.open(BytesIO(picture.data))
     assert (image.format or "").lower() == picture.format
     assert image.size == (picture.width, picture.height)
