@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 
 import numpy as np
@@ -12,7 +13,7 @@ from rasterloom.schema import ErrorClass
 from rasterloom.sources.failure import Failure
 from rasterloom.sources.images.colour import needs_conversion, to_eight_bits, to_srgb
 from rasterloom.sources.images.perceptual_hash import on_white, summary
-from rasterloom.sources.images.resize import decode_jpeg, fit, scale
+from rasterloom.sources.images.resize import decode_jpeg, fit, scale, use_one_thread
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF") + (("AVIF",) if features.check("avif") else ())
 KEPT_FORMATS = ("JPEG", "PNG", "WEBP")  # those that may be stored as received
@@ -31,11 +32,19 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Of broken metadata Pillow warns with every file; what matters of it ends in a class of error.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-Image.init()  # the plug-ins, before threads race for them
-# Pillow's own limit knows nothing of the recipe's; `decode_image` holds every image to that one.
-Image.MAX_IMAGE_PIXELS = None
+
+@cache
+def configure_pillow() -> None:
+    """Prepare this process to decode: Pillow's formats, warnings and limit, and OpenCV's threads.
+
+    A worker calls it before its threads start; else the first image does.
+    """
+    # Of broken metadata Pillow warns with every file; what matters of it ends in a class of error.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    Image.init()  # the formats, before threads race for them
+    # Pillow's own limit knows nothing of the recipe's; `decode_image` holds every image to that one.
+    Image.MAX_IMAGE_PIXELS = None
+    use_one_thread()
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,7 @@ def decode_image(data: bytes, config: Fetch) -> DecodedImage:
     Raises:
         Failure: NOT_AN_IMAGE, BROKEN_IMAGE or TOO_MANY_PIXELS.
     """
+    configure_pillow()
     source = _open(data)
     kind = "jpeg" if source.format == "MPO" else (source.format or "").lower()
     width, height = source.size

@@ -146,12 +146,22 @@ def kind_of(source: Source) -> str:
 def _plugin_kind(listing: Listing) -> str:
     """Return the first plug-in that takes such files; one that is broken is left out."""
     for plugin in plugins.installed(plugins.READERS):
+        reader = _loaded(plugin)
         try:
-            if reader_of_kind(plugin.name).matches(listing):
+            if reader is not None and reader.matches(listing):
                 return plugin.name
         except Exception as error:
-            log.warning("%s is left out: %s", plugin, one_line(error))
+            raise SourceError(f"{listing.names[0]}: {plugin} failed: {one_line(error)}") from error
     return ""
+
+
+@lru_cache(maxsize=64)  # so that one that is broken is told of once
+def _loaded(plugin: Plugin) -> Reader | None:
+    try:
+        return reader_of_kind(plugin.name)
+    except PluginError as error:
+        log.warning("%s; it is left out", error)
+        return None
 
 
 def _known() -> str:
