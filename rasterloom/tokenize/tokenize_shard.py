@@ -26,7 +26,7 @@ from rasterloom.tokenize.cropping import crop_as_planned
 from rasterloom.tokenize.limits import crop_seed, length_fault, names_size, picture_fault
 from rasterloom.tokenize.profiles import profile_of
 from rasterloom.tokenize.prompt_templates import Template, Turn, templates_of
-from rasterloom.tokenize.sample_rows import COLUMNS, Sample, asks, plan_pictures, sample_of, turns_of
+from rasterloom.tokenize.sample_rows import COLUMNS, TokenizeSample, asks, plan_pictures, sample_of, turns_of
 from rasterloom.tokenize.text_tokenizer import TextEncoder
 from rasterloom.tokenize.unirep import frame_batch
 
@@ -57,7 +57,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Planned:
-    sample: Sample
+    sample: TokenizeSample
     plans: list[CropPlan]  # of each picture
     said: list[Turn]
 
@@ -152,7 +152,7 @@ def _plan(images: pa.Table, target: int, config: Tokenize) -> tuple[list[_Planne
 
 
 def _plan_sample(
-    sample: Sample, target: int, config: Tokenize, templates: Mapping[str, Template]
+    sample: TokenizeSample, target: int, config: Tokenize, templates: Mapping[str, Template]
 ) -> _Planned:
     """Plan one sample; ValueError with the whole reason where that cannot be."""
     sizes = []
@@ -187,11 +187,11 @@ def _jobs(planned: Sequence[_Planned], config: Tokenize) -> dict[Size, list[_Job
     return dict(sorted(jobs.items(), key=lambda item: bucket_name(*item[0])))
 
 
-def _name(sample: Sample, number: int) -> str:
+def _name(sample: TokenizeSample, number: int) -> str:
     return "image" if len(sample.pictures) == 1 else f"image {number + 1} of {len(sample.pictures)}"
 
 
-def _words(sample: Sample) -> str:
+def _words(sample: TokenizeSample) -> str:
     return "turns" if sample.said or sample.task != T2I else "caption"
 
 

@@ -266,7 +266,7 @@ def _row_table(
 
 def _pictures(rows: pa.Table, fetch: Fetch, file: str) -> pa.Table:
     """Pictures as a fetch stores them: limits, hashes and sizes are those of the recipe's ``fetch``."""
-    from rasterloom.sources.failure import Failure
+    from rasterloom.sources.failure import FetchFailure
     from rasterloom.sources.images.decode import decode_image
     from rasterloom.sources.images.row import image_columns, received
 
@@ -283,10 +283,10 @@ def _pictures(rows: pa.Table, fetch: Fetch, file: str) -> pa.Table:
         row |= {"attempts": 0, "status": "failed"}
         try:
             if not isinstance(data, bytes) or not data:
-                raise Failure("missing_file", "the row has no picture")  # type: ignore[arg-type]
+                raise FetchFailure("missing_file", "the row has no picture")  # type: ignore[arg-type]
             decoded = decode_image(data, fetch)
             row |= image_columns(decoded, received(data, decoded))
-        except Failure as failure:
+        except FetchFailure as failure:
             row |= {"error": str(failure.error), "detail": failure.detail}
         found.append(row)
     return pa.Table.from_pylist(found, schema=pa.schema([f for f in IMAGES if f.name != "shard"]))

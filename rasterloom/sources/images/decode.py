@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError, features
 
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import ErrorClass
-from rasterloom.sources.failure import Failure
+from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.images.colour import needs_conversion, to_eight_bits, to_srgb
 from rasterloom.sources.images.perceptual_hash import on_white, summary
 from rasterloom.sources.images.resize import decode_jpeg, fit, scale, use_one_thread
@@ -71,19 +71,19 @@ def decode_image(data: bytes, config: Fetch) -> DecodedImage:
     lossless and PNG is no larger, or if they have alpha.
 
     Raises:
-        Failure: NOT_AN_IMAGE, BROKEN_IMAGE or TOO_MANY_PIXELS.
+        FetchFailure: NOT_AN_IMAGE, BROKEN_IMAGE or TOO_MANY_PIXELS.
     """
     configure_pillow()
     source = _open(data)
     kind = "jpeg" if source.format == "MPO" else (source.format or "").lower()
     width, height = source.size
     if width * height > config.max_pixels:
-        raise Failure(
+        raise FetchFailure(
             ErrorClass.TOO_MANY_PIXELS,
             f"declares {width} x {height} pixels, more than max_pixels = {config.max_pixels}",
         )
     if kind == "jpeg" and _scans(data) > _MAX_SCANS:
-        raise Failure(ErrorClass.BROKEN_IMAGE, f"a JPEG of more than {_MAX_SCANS} scans")
+        raise FetchFailure(ErrorClass.BROKEN_IMAGE, f"a JPEG of more than {_MAX_SCANS} scans")
     try:
         size = fit((width, height), config.max_side)
         decoded = decode_jpeg(data, source, size)
@@ -99,9 +99,9 @@ def decode_image(data: bytes, config: Fetch) -> DecodedImage:
         image = to_srgb(image)
         changed = changed or image.mode != source.mode
     except MemoryError as error:
-        raise Failure(ErrorClass.INTERNAL, f"no memory for {width} x {height} pixels") from error
+        raise FetchFailure(ErrorClass.INTERNAL, f"no memory for {width} x {height} pixels") from error
     except Exception as error:  # whatever a decoder says of bytes that it cannot read
-        raise Failure(ErrorClass.BROKEN_IMAGE, f"{kind} of {width} x {height}: {error}") from error
+        raise FetchFailure(ErrorClass.BROKEN_IMAGE, f"{kind} of {width} x {height}: {error}") from error
     if orientation in (5, 6, 7, 8):
         width, height = height, width
     received = data if not changed and _may_stay(source, data) else None
@@ -114,12 +114,14 @@ def _open(data: bytes) -> Image.Image:
         source = Image.open(BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         if data.startswith(_MAGIC) or data[8:12] in (b"WEBP", b"avif", b"avis"):
-            raise Failure(ErrorClass.BROKEN_IMAGE, "begins like an image, but its header is broken") from None
-        raise Failure(ErrorClass.NOT_AN_IMAGE, _what_it_is(data)) from None
+            raise FetchFailure(
+                ErrorClass.BROKEN_IMAGE, "begins like an image, but its header is broken"
+            ) from None
+        raise FetchFailure(ErrorClass.NOT_AN_IMAGE, _what_it_is(data)) from None
     except Exception as error:
-        raise Failure(ErrorClass.BROKEN_IMAGE, f"its header is broken: {error}") from error
+        raise FetchFailure(ErrorClass.BROKEN_IMAGE, f"its header is broken: {error}") from error
     if 0 in source.size:
-        raise Failure(ErrorClass.BROKEN_IMAGE, "declares no pixels")
+        raise FetchFailure(ErrorClass.BROKEN_IMAGE, "declares no pixels")
     return source
 
 
