@@ -1,7 +1,7 @@
 """Writes the folder to submit for docs/cluster-quickstart.md, and serves its images.
 
-The folder has recipe.yaml, the small quickstart's with its workspace on S3, and the lists of pairs. The images
-are served until the script is interrupted.
+The folder has recipe.yaml, the small quickstart's with its workspace on S3, and the lists of pairs. It then
+serves the images until it is interrupted.
 """
 
 import argparse
