@@ -1,8 +1,8 @@
-"""`make corpus-openclipart`: 8,118 real pairs through fetch, filter and tokens, every row accounted for.
+"""`make corpus-openclipart`: fetches, filters and tokenises 8,118 real pairs.
 
-Downloads two Debian packages, serves their pictures on loopback, and runs the recipe up to the index of its
-tokens at 256 and 512. ``--until selection`` leaves the tokens out, which take most of the time. On S3:
-docs/versions.md.
+Downloads two Debian packages, serves their images from a local server, and runs the recipe up to the index of
+its tokens at 256 and 512. ``--until selection`` leaves out the tokens, which take most of the time. See
+docs/versions.md for a run on S3.
 """
 
 import argparse

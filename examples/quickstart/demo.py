@@ -1,4 +1,4 @@
-"""`make demo`: draws the quickstart's pictures, serves them on loopback, and runs the recipe on them."""
+"""`make demo`: renders the quickstart's images, serves them locally, and runs the recipe."""
 
 import argparse
 import errno
@@ -29,13 +29,13 @@ def main() -> int:
     recipe = load_recipe(options.recipe)
     folder, port = site_of(recipe)
     if not Path(recipe.sources[-1].path).exists():
-        console.print(f"Drawing {options.scenes:,} scenes into {folder} ...")
+        console.print(f"Rendering {options.scenes:,} scenes into {folder} ...")
         build_site(folder, options.scenes, port)
     fetches = any(p.runs and p.step.name == "images" for p in plan(recipe))
     with serve(folder, port) if fetches else nullcontext():
         planned = run(recipe, None, Progress(console))
     if not any(p.runs for p in planned):
-        console.print("Everything was done before: nothing ran.")
+        console.print("Nothing to do: all steps were done before.")
     console.print(where(recipe, "report"), highlight=False)
     return 0
 
