@@ -8,6 +8,7 @@ import typer
 from rasterloom.cli.options import AT_STEP, RecipePath, out
 from rasterloom.errors import RecipeError
 from rasterloom.recipe.loader import load_recipe
+from rasterloom.storage.layout import GRID, SAMPLES_JSON
 
 StageNumber = Annotated[
     int | None, typer.Option(min=1, help="Stage of the recipe, from 1. Default: the last that is done.")
@@ -113,6 +114,6 @@ def sample_command(
         out.print(text, highlight=False)
     out.print(generate.pace(drawn), highlight=False)
     out.print(
-        f"samples: {folder / ('grid.png' if drawn.pictures else 'samples.json')}",
+        f"samples: {folder / (GRID if drawn.pictures else SAMPLES_JSON)}",
         highlight=False,
     )

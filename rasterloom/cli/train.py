@@ -21,6 +21,7 @@ from rasterloom.cli.options import (
 )
 from rasterloom.errors import RecipeError
 from rasterloom.recipe.loader import load_recipe
+from rasterloom.storage.layout import MODEL
 from rasterloom.utils.redact import safe
 
 SHOWN = 8  # buckets
@@ -90,7 +91,7 @@ def _where(recipe: Any, step: Any) -> str:
     from rasterloom.versions.corpus import Corpus
 
     corpus = Corpus.of(recipe)
-    return corpus.store.path(f"{file_folder(corpus, step)}/model")
+    return corpus.store.path(f"{file_folder(corpus, step)}/{MODEL}")
 
 
 def _tell(one: Any, mfu: float, usd: float | None, output: OutputFormat) -> None:

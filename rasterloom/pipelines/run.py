@@ -13,6 +13,7 @@ from rasterloom.pipelines.workspace.leases import at_work
 from rasterloom.pipelines.workspace.retries import ask_for_retry, parse_classes, worked_on
 from rasterloom.pipelines.workspace.status import Status, file_folder, local_folder, status
 from rasterloom.recipe.recipe import Recipe
+from rasterloom.storage.layout import GRID, INDEX_HTML
 from rasterloom.storage.local_disk import advice, is_full
 from rasterloom.storage.store import StorageError
 from rasterloom.versions.corpus import Corpus
@@ -113,7 +114,7 @@ def result_files(recipe: Recipe, last: str, here: bool = False) -> dict[str, str
     found = {}
     place = corpus.store.uri if corpus.store.is_s3 else corpus.store.path
     for step in workflow(recipe, last):
-        for kind, name in (("sample", "grid.png"), ("report", "index.html")):
+        for kind, name in (("sample", GRID), ("report", INDEX_HTML)):
             if step.name == kind and status(corpus, step).done:
                 found[kind] = place(f"{file_folder(corpus, step)}/{name}")
                 if here and corpus.store.is_s3:

@@ -35,9 +35,8 @@ def graph(corpus: Corpus) -> Graph:
     """Everything that was ever made in a corpus and is still on record, in the order in which it was made."""
     known = [v for ref in refs(corpus) for v in made(replace(corpus, ref=ref.name))]
     nodes = [Node(v.record, v.table, v.snapshot_id) for v in (*known, *reversed(log(corpus)))]
-    place = f"{corpus.name}/records"
-    for name in corpus.store.list(place):
-        if not name.endswith("/last.json"):
+    for name in corpus.store.list(corpus.layout.records):
+        if not corpus.layout.is_last(name):
             nodes.append(Node(Record.from_json(corpus.store.read(name))))
     nodes.sort(key=lambda node: node.record.finished)
     return {node.record.fingerprint: node for node in nodes}
@@ -140,7 +139,7 @@ def _indexed(corpus: Corpus, nodes: Graph, keys: Sequence[str]) -> dict[str, lis
     """Return what an index of lengths names of some keys, by its fingerprint, where its tokens are gone."""
     found = {}
     for fingerprint, node in nodes.items():
-        name = f"{corpus.name}/files/{node.record.step}/{fingerprint}/lengths.parquet"
+        name = corpus.layout.lengths(node.record.step, fingerprint)
         gone = nodes.keys().isdisjoint(node.record.inputs.values())
         if node.record.step.startswith("lengths/") and gone and corpus.store.exists(name):
             among = pc.field("key").isin(pa.array(keys, pa.string()))

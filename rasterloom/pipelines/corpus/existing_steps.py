@@ -14,6 +14,7 @@ from rasterloom.errors import RecipeError
 from rasterloom.pipelines.corpus import token_work
 from rasterloom.pipelines.corpus.length_index import lengths_step
 from rasterloom.pipelines.step import FileStep, ShardStep, Step
+from rasterloom.pipelines.workspace.status import read_record
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.storage.store import StorageError
@@ -103,10 +104,10 @@ def steps_of_version(recipe: Recipe) -> list[Step]:
         target = int(name.removeprefix("tokens/"))
         config = _tokenized(recipe, target, version.record)
         ((codes, fingerprint),) = version.record.inputs.items()
-        of_codes = _record(corpus, codes, fingerprint)
+        of_codes = read_record(corpus, codes, fingerprint)
         packed = existing(version.record, "tokens", config=config, replaces=f"target == {target}")
         if of_codes is not None:
-            text = _record(corpus, "text", of_codes.inputs["text"])
+            text = read_record(corpus, "text", of_codes.inputs["text"])
             if text is not None and text.fingerprint not in texts:
                 texts[text.fingerprint] = ExistingFiles(
                     "text",
@@ -133,13 +134,6 @@ def _tokenized(recipe: Recipe, target: int, record: Record) -> token_work.Tokeni
     told = {n: v for n, v in record.config["tokenize"].items() if n not in ("prompts", "targets")}
     config = recipe.tokenize.model_copy(update={**told, "targets": (target,)})
     return token_work.TokenizeAt(target=target, tokenize=config)
-
-
-def _record(corpus: Corpus, step: str, fingerprint: str) -> Record | None:
-    try:
-        return Record.from_json(corpus.store.read(f"{corpus.name}/records/{step}/{fingerprint}.json"))
-    except FileNotFoundError:
-        return None
 
 
 def _never(*_: Any) -> Any:

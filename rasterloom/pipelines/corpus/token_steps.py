@@ -13,6 +13,7 @@ from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import TOKENS
+from rasterloom.storage.layout import TOKENIZER
 from rasterloom.storage.parquet_io import read_files
 from rasterloom.storage.parquet_options import CODES_PARQUET, TOKEN_PARQUET
 from rasterloom.versions.corpus import Corpus
@@ -99,14 +100,14 @@ def make_text(corpus: Corpus, inputs: Inputs, step: Step, folder: Path, *_: Any)
     config = step.config
     assert isinstance(config, TextVocabulary)
     if config.text:
-        (folder / "tokenizer.json").write_bytes(Path(config.text).read_bytes())
+        (folder / TOKENIZER).write_bytes(Path(config.text).read_bytes())
         return {}
     kept = read_files(corpus.store, [f.name for f in inputs["selection"]], pc.field("kept"), ["key"])
     columns = ["key", "caption", "turns"]
     rows = read_files(corpus.store, [f.name for f in inputs["images"]], None, columns)
     rows = rows.filter(pc.is_in(rows["key"], kept["key"].combine_chunks()))
     text = train_text([text_of(row) for row in rows.to_pylist()], config.text_vocab)
-    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    (folder / TOKENIZER).write_text(text, encoding="utf-8")
     return {"captions": rows.num_rows}
 
 

@@ -155,8 +155,8 @@ def _text(corpus: Corpus, record: Record, config: Tokenize) -> tuple[Any, Profil
 
     ((codes, fingerprint),) = record.inputs.items()
     try:
-        of_codes = Record.from_json(corpus.store.read(f"{corpus.name}/records/{codes}/{fingerprint}.json"))
-        name = f"{corpus.name}/files/text/{of_codes.inputs['text']}/tokenizer.json"
+        of_codes = Record.from_json(corpus.store.read(corpus.layout.record(codes, fingerprint)))
+        name = corpus.layout.text(of_codes.inputs["text"])
         text, profile = load_text(corpus.store, name, config)
     except (FileNotFoundError, KeyError):
         return None, profile_of(config.codec, None if config.text else config.text_vocab)

@@ -20,10 +20,10 @@ from rasterloom.pipelines.workflow import workflow
 from rasterloom.pipelines.workspace.status import file_folder, inputs_of, local_folder, output_files, status
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import T2I
+from rasterloom.storage.layout import EVALUATION, INDEX_HTML
 from rasterloom.storage.parquet_io import read_files
 from rasterloom.versions.corpus import Corpus
 
-FILE = "evaluation.json"  # in the folder of a stage
 BATCH_TOKENS = 16_384  # through a model at once
 
 
@@ -289,8 +289,8 @@ def keep(recipe: Recipe, checkpoints: Sequence[Trained], evaluation: Evaluation)
         if trained.step is None or trained.at is not None:
             continue
         text = json.dumps(asdict(evaluation) | {"checkpoints": [asdict(figures)]}, indent=1)
-        corpus.store.put(f"{file_folder(corpus, trained.step)}/{FILE}", text.encode())
-        (local_folder(corpus, trained.step) / FILE).write_text(text)
+        corpus.store.put(f"{file_folder(corpus, trained.step)}/{EVALUATION}", text.encode())
+        (local_folder(corpus, trained.step) / EVALUATION).write_text(text)
     (report,) = (step for step in workflow(recipe) if step.name == "report")
     return _write_again(recipe, corpus, report) if status(corpus, report).done else None
 
@@ -304,4 +304,4 @@ def _write_again(recipe: Recipe, corpus: Corpus, report: Step) -> str:
     place = file_folder(corpus, report)
     for path in folder.iterdir() if corpus.store.is_s3 else ():
         corpus.store.put(f"{place}/{path.name}", path.read_bytes())
-    return corpus.store.path(f"{place}/index.html")
+    return corpus.store.path(f"{place}/{INDEX_HTML}")

@@ -12,9 +12,10 @@ from rasterloom.pipelines.corpus import token_work
 from rasterloom.pipelines.step import Step
 from rasterloom.pipelines.training.stage_step import TrainAt, checkpoint_store
 from rasterloom.pipelines.workflow import workflow
-from rasterloom.pipelines.workspace.status import file_folder, local_folder, scratch_folder, status
+from rasterloom.pipelines.workspace.status import local_folder, scratch_folder, status
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import Profile
+from rasterloom.storage.layout import MODEL, PROFILE
 from rasterloom.utils.private_folders import remove_old
 from rasterloom.versions.corpus import Corpus
 
@@ -66,7 +67,7 @@ def trained_of(recipe: Recipe, number: int | None = None) -> Trained:
         raise RecipeError(f"{which} trained yet: rasterloom run RECIPE --until {asked[0].name}")
     step = done[-1]
     return Trained(
-        step.name.removeprefix("train/"), local_folder(corpus, step) / "model", target_of(step), step
+        step.name.removeprefix("train/"), local_folder(corpus, step) / MODEL, target_of(step), step
     )
 
 
@@ -133,7 +134,7 @@ def model_at(recipe: Recipe, folder: Path, language: Language) -> Trained:
     """
     if not (folder / "config.json").is_file():
         raise RecipeError(f"--model: no checkpoint at {folder} (expected a config.json there)")
-    known = folder / "profile.json"  # plain checkpoints have none
+    known = folder / PROFILE  # plain checkpoints have none
     if known.is_file() and json.loads(known.read_text()) != json.loads(json.dumps(asdict(language.profile))):
         raise RecipeError(
             f"--model: {folder} was trained on ids that are not those of the corpus {recipe.corpus}"
@@ -156,7 +157,7 @@ def language_of(recipe: Recipe) -> Language:
     (text,) = (step for step in workflow(recipe) if step.name == "text")
     if not status(corpus, text).done:
         raise RecipeError("the text vocabulary is not made yet: rasterloom run RECIPE --until text")
-    name = f"{file_folder(corpus, text)}/tokenizer.json"
+    name = corpus.layout.text(text.fingerprint)
     return Language(*token_work.load_text(corpus.store, name, recipe.tokenize))
 
 

@@ -12,7 +12,7 @@ from rasterloom.pipelines.execution.nodes import of_kind
 from rasterloom.pipelines.progress.reporter import Progress, figures
 from rasterloom.pipelines.step import FileStep, Step
 from rasterloom.pipelines.training import preview_images
-from rasterloom.pipelines.training.pinned_tokens import INDEX, Pinned, pinned_files, pinned_step, pinned_text
+from rasterloom.pipelines.training.pinned_tokens import Pinned, pinned_files, pinned_step, pinned_text
 from rasterloom.pipelines.workspace.status import file_folder, local_folder, output_files, status
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
@@ -20,6 +20,7 @@ from rasterloom.recipe.run import Run
 from rasterloom.recipe.sampling import Sample
 from rasterloom.recipe.train import SPEED_ONLY, Part, Stage, Train
 from rasterloom.schema import Profile
+from rasterloom.storage.layout import CHECKPOINTS, MODEL
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
 from rasterloom.train.job import PartFiles, StageJob, WorkerTakes
@@ -123,7 +124,7 @@ def _part_tokens(corpus: Corpus, step: Step, tokens: str) -> _PartTokens:
     else:
         snapshot, indexer = status(corpus, source).snapshot_id, given[tokens.replace("tokens/", "lengths/")]
     there = status(corpus, indexer).done
-    index = corpus.store.path(f"{file_folder(corpus, indexer)}/{INDEX}") if there else None
+    index = corpus.store.path(corpus.layout.lengths(indexer.name, indexer.fingerprint)) if there else None
     return _PartTokens(token_files(corpus, source), index, snapshot)
 
 
@@ -154,7 +155,7 @@ def stage_job(corpus: Corpus, step: Step, folder: Path, run: Run) -> StageJob:
         mixture=mixture if config.stage.mixture else (),
         init=_init(corpus, before) if before else config.train.init,
         keep_optimizer_from=_place(corpus, before) if before and keep else None,
-        checkpoints=f"{_place(corpus, step)}/checkpoints" if corpus.store.is_s3 else None,
+        checkpoints=f"{_place(corpus, step)}/{CHECKPOINTS}" if corpus.store.is_s3 else None,
         out_dir=str(folder),
         workers=run.train_workers.max,
         min_workers=run.train_workers.min,
@@ -166,8 +167,8 @@ def stage_job(corpus: Corpus, step: Step, folder: Path, run: Run) -> StageJob:
 def _init(corpus: Corpus, before: Step) -> str:
     """The weights that a stage left; the place where they will be, as a stage can be planned before."""
     if not status(corpus, before).done:
-        return corpus.store.path(f"{file_folder(corpus, before)}/model")
-    return str(local_folder(corpus, before) / "model")
+        return corpus.store.path(f"{file_folder(corpus, before)}/{MODEL}")
+    return str(local_folder(corpus, before) / MODEL)
 
 
 def worker_takes(step: Step, run: Run) -> WorkerTakes:
@@ -192,12 +193,12 @@ def worker_needs(step: Step, run: Run) -> dict[str, float]:
 def training_store(corpus: Corpus, step: Step) -> str:
     """Where the checkpoints of a stage lie in a workspace on S3, a name in the store: apart from its result,
     which the next stage copies."""
-    return f"{corpus.name}/training/{step.name}/{step.fingerprint}"
+    return corpus.layout.training(step.name, step.fingerprint)
 
 
 def checkpoint_store(corpus: Corpus, step: Step) -> Store:
     """Where the checkpoints of a stage are."""
-    return Store(f"{_place(corpus, step)}/checkpoints")
+    return Store(f"{_place(corpus, step)}/{CHECKPOINTS}")
 
 
 def _place(corpus: Corpus, step: Step) -> str:

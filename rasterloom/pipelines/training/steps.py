@@ -26,6 +26,7 @@ from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.run import Run
 from rasterloom.recipe.sampling import Sample
 from rasterloom.schema import bucket_name
+from rasterloom.storage.layout import MODEL
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.versions.corpus import Corpus
 
@@ -89,7 +90,7 @@ def make_samples(
     assert isinstance(config, SampleAt)
     trained, text, *others = step.inputs
     (tokens,) = others or (text,)  # a pinned version has both
-    model = local_folder(corpus, trained) / "model"
+    model = local_folder(corpus, trained) / MODEL
     codec = codec_of(config.tokenize, _device(run))
     if not codec.can_decode:
         return {"pictures": 0}

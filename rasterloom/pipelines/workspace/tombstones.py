@@ -16,6 +16,7 @@ from yarl import URL
 
 from rasterloom.schema import ErrorClass
 from rasterloom.sources.fetch.opt_out import NOTHING, OptOuts, opt_outs_of
+from rasterloom.storage.layout import Layout
 from rasterloom.storage.parquet_io import count_of
 from rasterloom.storage.store import Store
 
@@ -169,12 +170,12 @@ def counts_of(rows: pa.Table, kind: str) -> dict[str, int]:
 
 def takedowns(store: Store, corpus: str) -> list[Takedown]:
     """All takedowns of a corpus, the oldest first."""
-    return [_read(store, name) for name in store.list(_folder(corpus))]
+    return [_read(store, name) for name in store.list(Layout(corpus).takedowns)]
 
 
 def latest_takedown(store: Store, corpus: str) -> int:
     """The number of a corpus's last takedown, 0 if there was none."""
-    names = store.list(_folder(corpus))
+    names = store.list(Layout(corpus).takedowns)
     return _number(names[-1]) if names else 0
 
 
@@ -201,12 +202,8 @@ def write_takedown(store: Store, corpus: str, made: Takedown) -> Takedown:
         number += 1
         numbered = replace(made, number=number)
         data = json.dumps(asdict(numbered), ensure_ascii=False, indent=1).encode()
-        if store.put_if_absent(f"{_folder(corpus)}/{number:06d}.json", data):
+        if store.put_if_absent(Layout(corpus).takedown(number), data):
             return numbered
-
-
-def _folder(corpus: str) -> str:
-    return f"{corpus}/takedowns"
 
 
 def _number(name: str) -> int:
