@@ -25,6 +25,7 @@ from rasterloom.cli.options import (
 )
 from rasterloom.errors import FAILED
 from rasterloom.recipe.loader import load_recipe
+from rasterloom.schema import StepKind
 from rasterloom.utils.redact import PAGE, safe
 
 
@@ -74,7 +75,7 @@ def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = Out
     out.print(table)
     out.print(f"{sum(p.runs for p in planned)} of {len(planned)} steps would run.")
     for p in planned:
-        if p.runs and p.step.name.startswith("train/") and (line := in_short(loaded, p.step, MFU)):
+        if p.runs and p.step.kind is StepKind.TRAIN and (line := in_short(loaded, p.step, MFU)):
             out.print(line, highlight=False)
 
 

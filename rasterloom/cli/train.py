@@ -21,6 +21,7 @@ from rasterloom.cli.options import (
 )
 from rasterloom.errors import RecipeError
 from rasterloom.recipe.loader import load_recipe
+from rasterloom.schema import StepKind
 from rasterloom.storage.layout import MODEL
 from rasterloom.utils.redact import safe
 
@@ -80,7 +81,7 @@ def train_command(
         start_over(loaded, stage, lambda text: yes or typer.confirm(safe(text)), progress.say)
     planned = train(loaded, stage, progress)
     ran = sum(p.runs for p in planned)
-    models = {p.step.name: _where(loaded, p.step) for p in planned if p.step.name.startswith("train/")}
+    models = {p.step.name: _where(loaded, p.step) for p in planned if p.step.kind is StepKind.TRAIN}
     lines = [] if quiet else [f"{len(planned)} steps, {ran} ran now."]
     lines += [f"{name}: {place}" for name, place in models.items()]
     result(log, lines, steps=len(planned), ran=ran, files=models)

@@ -13,6 +13,7 @@ from rasterloom.pipelines.workspace.leases import at_work
 from rasterloom.pipelines.workspace.retries import ask_for_retry, parse_classes, worked_on
 from rasterloom.pipelines.workspace.status import Status, file_folder, local_folder, status
 from rasterloom.recipe.recipe import Recipe
+from rasterloom.schema import StepKind
 from rasterloom.storage.layout import GRID, INDEX_HTML
 from rasterloom.storage.local_disk import advice, is_full
 from rasterloom.storage.store import StorageError
@@ -36,7 +37,7 @@ def run(recipe: Recipe, until: str | None, progress: Progress, retry: str = "") 
     if retry:
         if is_fixed(corpus):
             refuse_change(corpus, "--retry")
-        (images,) = (step for step in workflow(recipe) if step.name == "images")
+        (images,) = (step for step in workflow(recipe) if step.kind is StepKind.IMAGES)
         assert isinstance(images, ShardStep)
         ask_for_retry(corpus, images, parse_classes(retry), progress.say)
     steps = workflow(recipe, until)
@@ -111,11 +112,11 @@ def result_files(recipe: Recipe, last: str, here: bool = False) -> dict[str, str
         here: bring what lies on S3 to this machine.
     """
     corpus = Corpus.of(recipe)
-    found = {}
+    found: dict[str, str] = {}
     place = corpus.store.uri if corpus.store.is_s3 else corpus.store.path
     for step in workflow(recipe, last):
-        for kind, name in (("sample", GRID), ("report", INDEX_HTML)):
-            if step.name == kind and status(corpus, step).done:
+        for kind, name in ((StepKind.SAMPLE, GRID), (StepKind.REPORT, INDEX_HTML)):
+            if step.kind is kind and status(corpus, step).done:
                 found[kind] = place(f"{file_folder(corpus, step)}/{name}")
                 if here and corpus.store.is_s3:
                     found[f"{kind}, a copy"] = str(local_folder(corpus, step) / name)

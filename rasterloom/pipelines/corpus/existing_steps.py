@@ -17,6 +17,7 @@ from rasterloom.pipelines.step import FileStep, ShardStep, Step
 from rasterloom.pipelines.workspace.status import read_record
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
+from rasterloom.schema import StepKind
 from rasterloom.storage.store import StorageError
 from rasterloom.versions.corpus import MAIN, TABLES, Corpus
 from rasterloom.versions.history import made
@@ -94,14 +95,16 @@ def steps_of_version(recipe: Recipe) -> list[Step]:
     corpus = Corpus.of(recipe)
     versions = {v.record.step: v for v in made(corpus)}
     steps: list[Step] = [
-        existing(versions[name].record, name) for name in TABLES if name in versions and name != "tokens"
+        existing(versions[name].record, name)
+        for name in TABLES
+        if name in versions and name != StepKind.TOKENS
     ]
     texts: dict[str, Step] = {}
     tokens: list[Step] = []
-    for name, version in versions.items():
-        if version.table != "tokens" or "profile" in version.record.config:  # the latter were imported
+    for version in versions.values():
+        if version.table != StepKind.TOKENS or "profile" in version.record.config:  # the latter were imported
             continue
-        target = int(name.removeprefix("tokens/"))
+        target = int(version.record.part)
         config = _tokenized(recipe, target, version.record)
         ((codes, fingerprint),) = version.record.inputs.items()
         of_codes = read_record(corpus, codes, fingerprint)
@@ -121,8 +124,8 @@ def steps_of_version(recipe: Recipe) -> list[Step]:
     if len(texts) > 1:
         raise RecipeError(f"the tokens of {recipe.corpus} were made with {len(texts)} text vocabularies")
     for stage in recipe.train.stages if recipe.train else ():
-        if f"tokens/{stage.target}" not in versions:
-            there = ", ".join(name for name in versions if name.startswith("tokens/")) or "no tokens"
+        if StepKind.TOKENS.step(stage.target) not in versions:
+            there = ", ".join(name for name in versions if StepKind.part(name)) or "no tokens"
             raise RecipeError(
                 f"{recipe.corpus} has no tokens of {stage.target}, which train.stages names; it has {there}"
             )

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.step import FileStep, Inputs, Step
 from rasterloom.recipe.base import Section
+from rasterloom.schema import StepKind
 from rasterloom.storage.layout import LENGTHS, LENGTHS_FILES
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
@@ -31,7 +32,12 @@ class LengthsAt(Section):
 
 def lengths_step(target: int, tokens: Step) -> Step:
     return FileStep(
-        f"lengths/{target}", LengthsAt(target=target), "1", (tokens,), make=make_lengths, shows_rows=True
+        StepKind.LENGTHS.step(target),
+        LengthsAt(target=target),
+        "1",
+        (tokens,),
+        make=make_lengths,
+        shows_rows=True,
     )
 
 

@@ -12,7 +12,7 @@ from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.tokenize import Tokenize
-from rasterloom.schema import TOKENS
+from rasterloom.schema import TOKENS, StepKind
 from rasterloom.storage.layout import TOKENIZER
 from rasterloom.storage.parquet_io import read_files
 from rasterloom.storage.parquet_options import CODES_PARQUET, TOKEN_PARQUET
@@ -35,7 +35,7 @@ def text_step(config: Tokenize, images: Step, selection: Step) -> Step:
         ValueError: the recipe's own cannot be read, or lacks a token that the codec needs
     """
     return FileStep(
-        "text",
+        StepKind.TEXT.value,
         TextVocabulary(text=config.text, text_vocab=config.text_vocab),
         code_version="2",
         identity={"digest": _text_digest(config)},
@@ -52,7 +52,7 @@ def token_steps(recipe: Recipe, target: int, *given: Step) -> tuple[Step, Step]:
         target=target, tokenize=recipe.tokenize.model_copy(update={"targets": (target,)})
     )
     codes = ShardStep(
-        f"codes/{target}",
+        StepKind.CODES.step(target),
         config,
         code_version="2",  # 2: samples of any task, limits, in the order of packing
         identity={"weights": _codec_digest(recipe)},
@@ -70,7 +70,7 @@ def pack_step(config: token_work.Packing, codes: Step, codec: str) -> Step:
     """The rows of ``codes`` that are none of its failures, as the table's rows of a target."""
     target = config.target
     return ShardStep(
-        f"tokens/{target}",
+        StepKind.TOKENS.step(target),
         config,  # type: ignore[arg-type]
         code_version="2",  # 2: packed denser
         inputs=(codes,),

@@ -12,7 +12,7 @@ from rasterloom.filtering.rule_verdicts import verdicts
 from rasterloom.pipelines.workflow import workflow
 from rasterloom.pipelines.workspace.status import Status, output_files, status
 from rasterloom.recipe.recipe import Recipe
-from rasterloom.schema import SCORES, in_order
+from rasterloom.schema import SCORES, StepKind, in_order
 from rasterloom.storage import parquet_io
 from rasterloom.versions.corpus import Corpus
 
@@ -69,7 +69,7 @@ class _Story:
         ):
             told.append(Chapter(name, tell() if name in self.files else self._not_done(name)))
         for name in self.states:
-            if name.startswith("tokens/"):
+            if StepKind.of(name) is StepKind.TOKENS:
                 told.append(Chapter(name, self._tokens(name)))
         return told
 
@@ -171,8 +171,7 @@ class _Story:
         return keys
 
     def _tokens(self, name: str) -> Lines:
-        target = name.split("/")[1]
-        codes = f"codes/{target}"
+        codes = StepKind.CODES.step(StepKind.part(name))
         if codes not in self.files:
             return self._not_done(codes)
         columns = ["bucket", "width", "height", "task", "n_tokens", "error"]

@@ -16,6 +16,7 @@ from rasterloom.pipelines.step import ShardStep
 from rasterloom.pipelines.workspace.status import inputs_of, status
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.report.rule_trial_page import Group, Trial, write_trial
+from rasterloom.schema import StepKind
 from rasterloom.storage import parquet_io
 from rasterloom.versions.corpus import Corpus
 
@@ -83,7 +84,11 @@ def try_rule(recipe: Recipe, rule: str, page: Path | None = None) -> Tried:
     if page is not None:
         groups = [Group(c.reason, c.rows, c.kept, _sample(rows, c)) for c in changes[:GROUPS]]
         groups.sort(key=lambda g: not g.kept)
-        steps = {s.name: status(corpus, s) for s in steps_of_recipe(recipe) if s.name in ("images", "scores")}
+        steps = {
+            s.name: status(corpus, s)
+            for s in steps_of_recipe(recipe)
+            if s.kind in (StepKind.IMAGES, StepKind.SCORES)
+        }
         snapshots = {name: s.snapshot_id for name, s in steps.items() if s.snapshot_id is not None}
         write_trial(corpus, snapshots, trial, groups, page)
     counts = [parquet_io.count_of(table["reason"]) for table in (before, after)]
@@ -93,7 +98,7 @@ def try_rule(recipe: Recipe, rule: str, page: Path | None = None) -> Tried:
 
 def _selection(corpus: Corpus, recipe: Recipe) -> pa.Table:
     """The selection of a recipe, in the order of its images: as it was committed, or made in memory."""
-    step: Any = next(step for step in steps_of_recipe(recipe) if step.name == "selection")
+    step: Any = next(step for step in steps_of_recipe(recipe) if step.kind is StepKind.SELECTION)
     assert isinstance(step, ShardStep)
     for given in step.inputs:
         state = status(corpus, given)

@@ -16,6 +16,7 @@ from rasterloom.pipelines.workspace import staging
 from rasterloom.pipelines.workspace.leases import at_work
 from rasterloom.pipelines.workspace.status import change_record, read_record
 from rasterloom.pipelines.workspace.tombstones import Tombstones, tombstones
+from rasterloom.schema import StepKind
 from rasterloom.storage.layout import staging_of
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.utils.parallel import Advance, silent, spread
@@ -26,7 +27,7 @@ from rasterloom.versions.record import BEFORE_TAKEDOWN, Record
 from rasterloom.versions.refs import refs
 from rasterloom.versions.replace_files import entries, replace_files
 
-PICTURED = ("report", "sample")  # steps whose folders have pictures of single rows
+PICTURED = (StepKind.REPORT, StepKind.SAMPLE)  # steps whose folders have pictures of single rows
 
 
 def settle(corpus: Corpus, advance: Advance = silent) -> dict[str, int]:
@@ -139,7 +140,7 @@ def _clean_table(corpus: Corpus, name: str, cleaner: Cleaner, advance: Advance) 
 
 
 def _step_of(table: str, entry: Any) -> str:
-    return f"tokens/{entry.partition[0]}" if table == "tokens" else table
+    return StepKind.TOKENS.step(entry.partition[0]) if table == StepKind.TOKENS else table
 
 
 def _record(corpus: Corpus, table: Any, step: str, hit: dict[str, Cleaned], cleaner: Cleaner) -> Record:

@@ -15,12 +15,12 @@ from functools import partial
 from rasterloom.pipelines.workspace import staging
 from rasterloom.pipelines.workspace.leases import dead
 from rasterloom.pipelines.workspace.retries import retried
+from rasterloom.schema import StepKind
 from rasterloom.storage.layout import DATA, FILES, LAST, RECORDS, RESULT, SHARDS, STAGING
 from rasterloom.storage.store import StorageError, Store, Upload
 from rasterloom.utils.parallel import spread
 from rasterloom.versions import expire_snapshots
 from rasterloom.versions.corpus import Corpus
-from rasterloom.versions.lineage import TRAINED
 from rasterloom.versions.record import Record
 
 IN_FLIGHT = timedelta(minutes=10)  # that a commit may take from the first file it writes to its end
@@ -134,7 +134,7 @@ class Search:
             r.fingerprint for name, r in zip(names, read, strict=True) if self.corpus.layout.is_last(name)
         }
         noted = {record.fingerprint: record for record in read}
-        models = [r for r in read if r.step.startswith(TRAINED) and not self.models]
+        models = [r for r in read if r.kind is StepKind.TRAIN and not self.models]
         live = {*self.working, *last, *_made_of([*of_tables, *models], noted)}
         while True:
             whole = {f for f, r in noted.items() if r.inputs and live.issuperset(r.inputs.values())}
@@ -156,7 +156,7 @@ class Search:
             folders[found["step"], found["fingerprint"]].append(name)
         dead: list[tuple[str, str]] = []
         for (step, fingerprint), names in folders.items():
-            kind = "models" if step.startswith(TRAINED) else "folders"
+            kind = "models" if StepKind.of(step) is StepKind.TRAIN else "folders"
             if fingerprint not in self.live and self._are_old(names) and (kind == "folders" or self.models):
                 dead += [(kind, name) for name in names]
         return sorted(dead)

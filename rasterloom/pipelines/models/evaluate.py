@@ -19,7 +19,7 @@ from rasterloom.pipelines.step import FileStep, Step
 from rasterloom.pipelines.workflow import workflow
 from rasterloom.pipelines.workspace.status import file_folder, inputs_of, local_folder, output_files, status
 from rasterloom.recipe.recipe import Recipe
-from rasterloom.schema import T2I
+from rasterloom.schema import T2I, StepKind
 from rasterloom.storage.layout import EVALUATION, INDEX_HTML
 from rasterloom.storage.parquet_io import read_files
 from rasterloom.versions.corpus import Corpus
@@ -88,7 +88,7 @@ def held_out(recipe: Recipe, target: int, language: Language, codec: Any, most: 
     from rasterloom.train.data.token_dataset import open_rows
 
     corpus, steps = Corpus.of(recipe), {step.name: step for step in workflow(recipe)}
-    tokens, lengths = steps.get(f"tokens/{target}"), steps.get(f"lengths/{target}")
+    tokens, lengths = steps.get(StepKind.TOKENS.step(target)), steps.get(StepKind.LENGTHS.step(target))
     if tokens is None or lengths is None or not status(corpus, lengths).done:
         raise RecipeError(
             f"there are no tokens of target {target} yet: rasterloom run RECIPE --until lengths"
@@ -291,7 +291,7 @@ def keep(recipe: Recipe, checkpoints: Sequence[Trained], evaluation: Evaluation)
         text = json.dumps(asdict(evaluation) | {"checkpoints": [asdict(figures)]}, indent=1)
         corpus.store.put(f"{file_folder(corpus, trained.step)}/{EVALUATION}", text.encode())
         (local_folder(corpus, trained.step) / EVALUATION).write_text(text)
-    (report,) = (step for step in workflow(recipe) if step.name == "report")
+    (report,) = (step for step in workflow(recipe) if step.kind is StepKind.REPORT)
     return _write_again(recipe, corpus, report) if status(corpus, report).done else None
 
 

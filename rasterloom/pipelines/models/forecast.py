@@ -10,6 +10,7 @@ from rasterloom.pipelines.workflow import workflow
 from rasterloom.pipelines.workspace.status import Status, status
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.run import Run
+from rasterloom.schema import StepKind
 from rasterloom.train.data.stage_data import open_stage
 from rasterloom.train.estimate.cost import DEVICES, Estimate, device_hours, estimate
 from rasterloom.train.estimate.memory import Memory, memory
@@ -27,13 +28,13 @@ def stages_of(recipe: Recipe, which: str = ALL) -> list[Step]:
     Raises:
         RecipeError: the recipe has no such stage, or none at all.
     """
-    stages = [step for step in workflow(recipe) if step.name.startswith("train/")]
+    stages = [step for step in workflow(recipe) if step.kind is StepKind.TRAIN]
     if not stages:
         raise RecipeError("the recipe trains nothing: it has no train section")
     if which == ALL:
         return stages
     if not (which.isdecimal() and 1 <= int(which) <= len(stages)):
-        names = ", ".join(step.name.removeprefix("train/") for step in stages)
+        names = ", ".join(step.part for step in stages)
         raise RecipeError(f"--stage takes all, or a number from 1 to {len(stages)} ({names}), not {which}")
     return [stages[int(which) - 1]]
 

@@ -14,7 +14,7 @@ from rasterloom.pipelines.training.stage_step import TrainAt, checkpoint_store
 from rasterloom.pipelines.workflow import workflow
 from rasterloom.pipelines.workspace.status import local_folder, scratch_folder, status
 from rasterloom.recipe.recipe import Recipe
-from rasterloom.schema import Profile
+from rasterloom.schema import Profile, StepKind
 from rasterloom.storage.layout import MODEL, PROFILE
 from rasterloom.utils.private_folders import remove_old
 from rasterloom.versions.corpus import Corpus
@@ -48,7 +48,7 @@ class Language:
 
 def stage_steps(recipe: Recipe) -> list[Step]:
     """The training steps of a recipe, in order."""
-    return [step for step in workflow(recipe) if step.name.startswith("train/")]
+    return [step for step in workflow(recipe) if step.kind is StepKind.TRAIN]
 
 
 def trained_of(recipe: Recipe, number: int | None = None) -> Trained:
@@ -66,9 +66,7 @@ def trained_of(recipe: Recipe, number: int | None = None) -> Trained:
         which = "no stage is" if number is None else f"stage {number} is not"
         raise RecipeError(f"{which} trained yet: rasterloom run RECIPE --until {asked[0].name}")
     step = done[-1]
-    return Trained(
-        step.name.removeprefix("train/"), local_folder(corpus, step) / MODEL, target_of(step), step
-    )
+    return Trained(step.part, local_folder(corpus, step) / MODEL, target_of(step), step)
 
 
 def trained_at(recipe: Recipe, number: int | None, asked: str, language: Language) -> Trained:
@@ -113,7 +111,7 @@ def trained_at(recipe: Recipe, number: int | None, asked: str, language: Languag
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise RecipeError(f"--step {at}: {step.name}: the checkpoint cannot be read: {reason}") from None
-    return Trained(step.name.removeprefix("train/"), folder, target_of(step), step, at)
+    return Trained(step.part, folder, target_of(step), step, at)
 
 
 def _asked(recipe: Recipe, number: int | None) -> list[Step]:
@@ -154,7 +152,7 @@ def target_of(stage: Step) -> int:
 def language_of(recipe: Recipe) -> Language:
     """Text encoder and ids of a recipe. Raises RecipeError if its text vocabulary is not made yet."""
     corpus = Corpus.of(recipe)
-    (text,) = (step for step in workflow(recipe) if step.name == "text")
+    (text,) = (step for step in workflow(recipe) if step.kind is StepKind.TEXT)
     if not status(corpus, text).done:
         raise RecipeError("the text vocabulary is not made yet: rasterloom run RECIPE --until text")
     name = corpus.layout.text(text.fingerprint)

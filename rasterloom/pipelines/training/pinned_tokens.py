@@ -17,6 +17,7 @@ from rasterloom.pipelines.step import FileStep
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.train import Part
+from rasterloom.schema import StepKind
 from rasterloom.storage.layout import LENGTHS, TOKENIZER
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.versions.commit import head_snapshot
@@ -60,7 +61,7 @@ def pinned_step(recipe: Recipe, part: Part, field: str) -> Pinned:
             refuse_held(corpus)
     except VersionError as error:
         raise RecipeError(f"{field}.corpus: {error}") from None
-    head = head_snapshot(corpus, corpus.table("tokens"), f"tokens/{part.target}")
+    head = head_snapshot(corpus, corpus.table("tokens"), StepKind.TOKENS.step(part.target))
     if head is None and part.corpus:
         raise RecipeError(f"{field}.corpus: {part.corpus} has no tokens of target {part.target}")
     if head is None:
@@ -77,7 +78,7 @@ def pinned_step(recipe: Recipe, part: Part, field: str) -> Pinned:
     except OSError:
         raise RecipeError(f"{field}: the text vocabulary of {name}@{version} is gone: {text}") from None
     return Pinned(
-        f"pinned/{name}-{version}-{part.target}",
+        StepKind.PINNED.step(f"{name}-{version}-{part.target}"),
         config,
         code_version="1",
         identity={"text": digest},
@@ -94,7 +95,7 @@ def _text_file(corpus: Corpus, record: Record, recipe: Recipe, what: str, field:
             f"{field}: the tokens of {what} are of codec {codec}, but tokenize.codec is "
             f"{recipe.tokenize.codec}"
         )
-    codes = f"codes/{record.config['target']}"
+    codes = StepKind.CODES.step(record.config["target"])
     try:
         made = corpus.store.read(corpus.layout.record(codes, record.inputs[codes]))
         text = Record.from_json(made).inputs["text"]

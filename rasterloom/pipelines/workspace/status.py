@@ -136,8 +136,7 @@ def _taken_down_since(corpus: Corpus, step: Step, last: Record) -> str:
 
 
 def _why(step: Step, last: Record) -> str:
-    section = step.name.split("/")[0]
-    found = changes(last.config, step.settings, f"{section}.")
+    found = changes(last.config, step.settings, f"{step.name.partition('/')[0]}.")
     if found:
         return "config changed: " + ", ".join(found)
     if last.code_version != step.code_version:
