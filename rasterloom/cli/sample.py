@@ -80,6 +80,7 @@ def sample_command(
     from rasterloom.pipelines.models import generate
     from rasterloom.pipelines.models.load import decoder_of, language_of, model_at, trained_at, trained_of
     from rasterloom.pipelines.progress.reporter import Progress
+    from rasterloom.pipelines.workflow import Workflow
 
     loaded = load_recipe(recipe)
     if model and (stage or step):
@@ -101,11 +102,12 @@ def sample_command(
     if not request.prompts and not request.images:
         raise RecipeError("nothing is asked for: give --prompt, --prompts or --image")
     folder = generate.free_folder(folder)
-    language = language_of(loaded)
+    workflow = Workflow(loaded)
+    language = language_of(workflow)
     if model:
-        trained = model_at(loaded, model, language)
+        trained = model_at(workflow, model, language)
     else:
-        trained = trained_at(loaded, stage, step, language) if step else trained_of(loaded, stage)
+        trained = trained_at(workflow, stage, step, language) if step else trained_of(workflow, stage)
     progress = Progress(out)
     with progress.showing():
         drawn = generate.draw(loaded, trained, language, decoder_of(loaded), request, progress)

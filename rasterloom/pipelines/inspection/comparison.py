@@ -8,8 +8,7 @@ from rasterloom.errors import RecipeError, VersionError
 from rasterloom.pipelines.inspection.version_diff import rows_differing
 from rasterloom.pipelines.maintenance.takedown import refuse_held
 from rasterloom.pipelines.training.result_folder import shown_folder
-from rasterloom.pipelines.workflow import workflow
-from rasterloom.pipelines.workspace.status import status
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.report.comparison_page import Side, write_comparison
@@ -51,10 +50,11 @@ def compare_with(recipe: Recipe, other: str, page: Path, begin: Begin = lambda p
 
 def side_of_recipe(recipe: Recipe, name: str = "") -> Side:
     """What a recipe has made so far, of the steps that it asks for as it stands."""
-    corpus = Corpus.of(recipe)
+    workflow = Workflow(recipe)
+    corpus = workflow.corpus
     check_ref(corpus)
     refuse_held(corpus)
-    done = [s for s in (status(corpus, step) for step in workflow(recipe)) if s.done and s.record]
+    done = [s for s in map(workflow.status, workflow.steps) if s.done and s.record]
     records = tuple(s.record for s in done if s.record and s.step.kind is not StepKind.REPORT)
     return Side(
         name or f"{corpus.name}@{corpus.ref}", corpus, _snapshots(corpus), records, *_folders(corpus, records)

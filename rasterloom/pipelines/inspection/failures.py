@@ -5,12 +5,11 @@ from typing import Any
 
 import duckdb
 
-from rasterloom.pipelines.workflow import workflow
-from rasterloom.pipelines.workspace.status import output_files, status
+from rasterloom.pipelines.workflow import Workflow
+from rasterloom.pipelines.workspace.status import output_files
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import StepKind
 from rasterloom.utils.redact import HOST_SQL
-from rasterloom.versions.corpus import Corpus
 
 
 @dataclass(frozen=True)
@@ -81,8 +80,9 @@ def summary(recipe: Recipe, by: str) -> list[Group]:
 
 def _query(recipe: Recipe, sql: str, values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
     """Run a query on ``dropped``: key, url, caption, reason, detail. No picture is read."""
-    corpus = Corpus.of(recipe)
-    done = {s.name: output_files(corpus, s) for s in workflow(recipe) if status(corpus, s).done}
+    workflow = Workflow(recipe)
+    corpus = workflow.corpus
+    done = {s.name: output_files(corpus, s) for s in workflow.corpus_steps if workflow.status(s).done}
     if "images" not in done:
         return []
     with duckdb.connect() as connection:
