@@ -57,28 +57,30 @@ def evaluate_command(
     from rasterloom.pipelines.models import evaluate
     from rasterloom.pipelines.models.load import codec_or_none, language_of, model_at, trained_at, trained_of
     from rasterloom.pipelines.progress.reporter import Progress
+    from rasterloom.pipelines.workflow import Workflow
 
     loaded = load_recipe(recipe)
     stages = stage or []
     if step and len(stages) > 1:
         raise RecipeError("--step takes the checkpoints of one stage: give one --stage")
     clip_model = evaluate.clip_of(loaded, clip)
-    language = language_of(loaded)
+    workflow = Workflow(loaded)
+    language = language_of(workflow)
     if step:
         number = stages[0] if stages else None
-        checkpoints = [trained_at(loaded, number, one, language) for one in step]
+        checkpoints = [trained_at(workflow, number, one, language) for one in step]
     else:
-        checkpoints = [trained_of(loaded, number) for number in stages]
-        checkpoints += [] if stages or model else [trained_of(loaded)]
-    checkpoints += [model_at(loaded, folder, language) for folder in model or ()]
+        checkpoints = [trained_of(workflow, number) for number in stages]
+        checkpoints += [] if stages or model else [trained_of(workflow)]
+    checkpoints += [model_at(workflow, folder, language) for folder in model or ()]
     codec = codec_or_none(loaded)
     progress = Progress(err)
     with progress.showing():
-        held = evaluate.held_out(loaded, target or checkpoints[-1].target, language, codec, pictures)
+        held = evaluate.held_out(workflow, target or checkpoints[-1].target, language, codec, pictures)
         found = evaluate.evaluate(loaded, checkpoints, language, codec, held, clip_model, progress)
     if save:
         save.write_text(as_json(asdict(found), indent=None if output is OutputFormat.JSON else 1))
-    report = evaluate.keep(loaded, checkpoints, found)
+    report = evaluate.keep(workflow, checkpoints, found)
     if output is OutputFormat.JSON:
         print_json(asdict(found))
         return

@@ -11,12 +11,12 @@ from rich.segment import Segment
 from rich.status import Status
 from rich.text import Text
 
-from rasterloom.recipe.recipe import Recipe
 from rasterloom.utils.redact import LINES, as_json, safe
 from rasterloom.versions.corpus import Corpus
 
 if TYPE_CHECKING:
     from rasterloom.pipelines.progress.reporter import Progress
+    from rasterloom.pipelines.workflow import Workflow
 
 
 def tell_settled(corpus: Corpus) -> None:
@@ -29,11 +29,11 @@ def tell_settled(corpus: Corpus) -> None:
         out.print(f"What was taken down since stays out: {rows}", highlight=False)
 
 
-def where(recipe: Recipe, last: str, here: bool = False) -> str:
+def where(workflow: "Workflow", last: str, here: bool = False) -> str:
     """The lines that say where the results of a run lie; what is on S3 is brought ``here`` if asked."""
     from rasterloom.pipelines.run import result_files
 
-    return "\n".join(_places(result_files(recipe, last, here)))
+    return "\n".join(_places(result_files(workflow, last, here)))
 
 
 def _places(files: dict[str, str]) -> list[str]:

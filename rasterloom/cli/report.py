@@ -51,6 +51,8 @@ def report_command(
         out.print(f"comparison: {page}", highlight=False)
         return
     from rasterloom.pipelines.run import run
+    from rasterloom.pipelines.workflow import Workflow
 
-    run(loaded, "report", progress_on(out, quiet=False, log=LogFormat.TEXT))
-    out.print(where(loaded, "report", here=True), highlight=False)
+    workflow = Workflow(loaded)
+    run(workflow, "report", progress_on(out, quiet=False, log=LogFormat.TEXT))
+    out.print(where(workflow, "report", here=True), highlight=False)

@@ -8,6 +8,7 @@ import typer
 from rasterloom.cli.options import AT_STEP, RecipePath, out
 from rasterloom.errors import RecipeError
 from rasterloom.recipe.loader import load_recipe
+from rasterloom.storage.layout import GRID, SAMPLES_JSON
 
 StageNumber = Annotated[
     int | None, typer.Option(min=1, help="Stage of the recipe, from 1. Default: the last that is done.")
@@ -79,6 +80,7 @@ def sample_command(
     from rasterloom.pipelines.models import generate
     from rasterloom.pipelines.models.load import decoder_of, language_of, model_at, trained_at, trained_of
     from rasterloom.pipelines.progress.reporter import Progress
+    from rasterloom.pipelines.workflow import Workflow
 
     loaded = load_recipe(recipe)
     if model and (stage or step):
@@ -100,11 +102,12 @@ def sample_command(
     if not request.prompts and not request.images:
         raise RecipeError("nothing is asked for: give --prompt, --prompts or --image")
     folder = generate.free_folder(folder)
-    language = language_of(loaded)
+    workflow = Workflow(loaded)
+    language = language_of(workflow)
     if model:
-        trained = model_at(loaded, model, language)
+        trained = model_at(workflow, model, language)
     else:
-        trained = trained_at(loaded, stage, step, language) if step else trained_of(loaded, stage)
+        trained = trained_at(workflow, stage, step, language) if step else trained_of(workflow, stage)
     progress = Progress(out)
     with progress.showing():
         drawn = generate.draw(loaded, trained, language, decoder_of(loaded), request, progress)
@@ -113,6 +116,6 @@ def sample_command(
         out.print(text, highlight=False)
     out.print(generate.pace(drawn), highlight=False)
     out.print(
-        f"samples: {folder / ('grid.png' if drawn.pictures else 'samples.json')}",
+        f"samples: {folder / (GRID if drawn.pictures else SAMPLES_JSON)}",
         highlight=False,
     )

@@ -21,6 +21,8 @@ from rasterloom.cli.options import (
 )
 from rasterloom.errors import RecipeError
 from rasterloom.recipe.loader import load_recipe
+from rasterloom.schema import StepKind
+from rasterloom.storage.layout import MODEL
 from rasterloom.utils.redact import safe
 
 SHOWN = 8  # buckets
@@ -60,37 +62,37 @@ def train_command(
     """
     from rasterloom.pipelines.models.forecast import forecast
     from rasterloom.pipelines.models.train import start_over, train, unfinished
+    from rasterloom.pipelines.workflow import Workflow
 
     loaded = load_recipe(recipe)
     if resume and fresh:
         raise RecipeError("--resume goes on and --fresh starts over: give one of them")
+    workflow = Workflow(loaded)
     if dry_run:
-        for one in forecast(loaded, stage, mfu):
+        for one in forecast(workflow, stage, mfu):
             price = loaded.run.price.gpu or None if usd_per_gpu_hour is None else usd_per_gpu_hour
             _tell(one, mfu, price, output)
         return
     progress = progress_on(out, quiet, log)
     if resume:
-        for name, checkpoint in unfinished(loaded, stage).items():
+        for name, checkpoint in unfinished(workflow, stage).items():
             progress.say(f"{name} goes on from {checkpoint}")
     if fresh:
         if not yes and not sys.stdin.isatty():
             raise RecipeError("--fresh deletes: add --yes where nobody can be asked")
-        start_over(loaded, stage, lambda text: yes or typer.confirm(safe(text)), progress.say)
-    planned = train(loaded, stage, progress)
+        start_over(workflow, stage, lambda text: yes or typer.confirm(safe(text)), progress.say)
+    planned = train(workflow, stage, progress)
     ran = sum(p.runs for p in planned)
-    models = {p.step.name: _where(loaded, p.step) for p in planned if p.step.name.startswith("train/")}
+    models = {p.step.name: _where(workflow.corpus, p.step) for p in planned if p.step.kind is StepKind.TRAIN}
     lines = [] if quiet else [f"{len(planned)} steps, {ran} ran now."]
     lines += [f"{name}: {place}" for name, place in models.items()]
     result(log, lines, steps=len(planned), ran=ran, files=models)
 
 
-def _where(recipe: Any, step: Any) -> str:
+def _where(corpus: Any, step: Any) -> str:
     from rasterloom.pipelines.workspace.status import file_folder
-    from rasterloom.versions.corpus import Corpus
 
-    corpus = Corpus.of(recipe)
-    return corpus.store.path(f"{file_folder(corpus, step)}/model")
+    return str(corpus.store.path(f"{file_folder(corpus, step)}/{MODEL}"))
 
 
 def _tell(one: Any, mfu: float, usd: float | None, output: OutputFormat) -> None:

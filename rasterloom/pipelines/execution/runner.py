@@ -73,7 +73,7 @@ def _record(corpus: Corpus, step: Step, recipe_digest: str, started: float, **fo
 
 def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, progress: Progress) -> None:
     started = time.monotonic()
-    place = staging.folder(corpus.name, step.name, step.fingerprint)
+    place = corpus.layout.staging(step.name, step.fingerprint)
     inputs = inputs_of(corpus, step)
     shards = corpus.surely(lambda: step.plan(corpus.store, inputs, step.config))
     taken_down = tombstones(corpus.store, corpus.name)
@@ -129,7 +129,7 @@ def _taken_over(corpus: Corpus, step: ShardStep, place: str, shards: list[Shard]
     last = status(corpus, step).record
     earlier: dict[str, Published] = {}
     if last and (last.config, last.code_version) == (step.settings, step.code_version):
-        there = staging.published(corpus.store, staging.folder(corpus.name, step.name, last.fingerprint))
+        there = staging.published(corpus.store, corpus.layout.staging(step.name, last.fingerprint))
         earlier = {result.spec: result for result in there.values() if result.spec}
     found = {}
     for shard in shards:

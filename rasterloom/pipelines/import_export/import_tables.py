@@ -88,7 +88,7 @@ def adopt(
         else:
             for part in _tables(source, file.name, recipe.fetch.shard_rows):
                 found = _row_table(part, table, schema, columns, recipe.fetch, shards, file.name)
-                name = f"{corpus.name}/adopted/{table}/{fingerprint}/{len(names):06d}.parquet"
+                name = corpus.layout.adopted(table, fingerprint, len(names))
                 size += corpus.store.write_parquet(
                     name, found, **(IMAGE_PARQUET if table == "images" else TEXT_PARQUET)
                 )

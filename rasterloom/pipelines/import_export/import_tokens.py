@@ -23,6 +23,7 @@ from rasterloom.pipelines.workspace.status import output_files, status
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.recipe.run import Run
+from rasterloom.schema import StepKind
 from rasterloom.storage.parquet_io import count_of, read_files
 from rasterloom.storage.parquet_options import CODES_PARQUET
 from rasterloom.storage.store import Store
@@ -79,7 +80,7 @@ def import_tokens(
         entries = read_record(record)
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    head = head_snapshot(corpus, corpus.table("tokens"), f"tokens/{target}")
+    head = head_snapshot(corpus, corpus.table("tokens"), StepKind.TOKENS.step(target))
     if head and "profile" not in head[1].config and not replace:
         raise RecipeError(
             f"the corpus {corpus.name} has tokens of its own at target {target}; --replace puts these in "
@@ -120,7 +121,7 @@ def import_steps(record: Path, entries: list[tuple[str, Any]], config: ImportAt)
     """Read, pack, index: the pickles take the place of images."""
     content = hashlib.blake2b(json.dumps(entries, sort_keys=True).encode(), digest_size=10).hexdigest()
     codes = ShardStep(
-        f"codes/{config.target}",
+        StepKind.CODES.step(config.target),
         config,
         code_version="1",
         identity={"record": content},

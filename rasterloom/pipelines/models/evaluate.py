@@ -16,14 +16,14 @@ from rasterloom.pipelines.models.image_metrics import Pixels, frechet, psnr, ssi
 from rasterloom.pipelines.models.load import Language, Trained
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.step import FileStep, Step
-from rasterloom.pipelines.workflow import workflow
-from rasterloom.pipelines.workspace.status import file_folder, inputs_of, local_folder, output_files, status
+from rasterloom.pipelines.workflow import Workflow
+from rasterloom.pipelines.workspace.status import file_folder, inputs_of, local_folder, output_files
 from rasterloom.recipe.recipe import Recipe
-from rasterloom.schema import T2I
+from rasterloom.schema import T2I, StepKind
+from rasterloom.storage.layout import EVALUATION, INDEX_HTML
 from rasterloom.storage.parquet_io import read_files
 from rasterloom.versions.corpus import Corpus
 
-FILE = "evaluation.json"  # in the folder of a stage
 BATCH_TOKENS = 16_384  # through a model at once
 
 
@@ -79,7 +79,7 @@ class Evaluation:
     notes: tuple[str, ...]  # what is missing, and why
 
 
-def held_out(recipe: Recipe, target: int, language: Language, codec: Any, most: int) -> HeldOut:
+def held_out(workflow: Workflow, target: int, language: Language, codec: Any, most: int) -> HeldOut:
     """Find the rows held out of a target, and up to so many of their pictures.
 
     Raises:
@@ -87,9 +87,10 @@ def held_out(recipe: Recipe, target: int, language: Language, codec: Any, most: 
     """
     from rasterloom.train.data.token_dataset import open_rows
 
-    corpus, steps = Corpus.of(recipe), {step.name: step for step in workflow(recipe)}
-    tokens, lengths = steps.get(f"tokens/{target}"), steps.get(f"lengths/{target}")
-    if tokens is None or lengths is None or not status(corpus, lengths).done:
+    recipe, corpus = workflow.recipe, workflow.corpus
+    steps = {step.name: step for step in workflow.corpus_steps}
+    tokens, lengths = steps.get(StepKind.TOKENS.step(target)), steps.get(StepKind.LENGTHS.step(target))
+    if tokens is None or lengths is None or not workflow.status(lengths).done:
         raise RecipeError(
             f"there are no tokens of target {target} yet: rasterloom run RECIPE --until lengths"
         )
@@ -282,17 +283,17 @@ def clip_of(recipe: Recipe, checkpoint: str | None) -> Any:
     return open_clip(checkpoint, None)
 
 
-def keep(recipe: Recipe, checkpoints: Sequence[Trained], evaluation: Evaluation) -> str | None:
+def keep(workflow: Workflow, checkpoints: Sequence[Trained], evaluation: Evaluation) -> str | None:
     """Put the figures of stages' ends into their folders, and into the report if there is one: its place."""
-    corpus = Corpus.of(recipe)
+    corpus = workflow.corpus
     for trained, figures in zip(checkpoints, evaluation.checkpoints, strict=True):
         if trained.step is None or trained.at is not None:
             continue
         text = json.dumps(asdict(evaluation) | {"checkpoints": [asdict(figures)]}, indent=1)
-        corpus.store.put(f"{file_folder(corpus, trained.step)}/{FILE}", text.encode())
-        (local_folder(corpus, trained.step) / FILE).write_text(text)
-    (report,) = (step for step in workflow(recipe) if step.name == "report")
-    return _write_again(recipe, corpus, report) if status(corpus, report).done else None
+        corpus.store.put(f"{file_folder(corpus, trained.step)}/{EVALUATION}", text.encode())
+        (local_folder(corpus, trained.step) / EVALUATION).write_text(text)
+    report = workflow.step(StepKind.REPORT)
+    return _write_again(workflow.recipe, corpus, report) if workflow.status(report).done else None
 
 
 def _write_again(recipe: Recipe, corpus: Corpus, report: Step) -> str:
@@ -304,4 +305,4 @@ def _write_again(recipe: Recipe, corpus: Corpus, report: Step) -> str:
     place = file_folder(corpus, report)
     for path in folder.iterdir() if corpus.store.is_s3 else ():
         corpus.store.put(f"{place}/{path.name}", path.read_bytes())
-    return corpus.store.path(f"{place}/index.html")
+    return corpus.store.path(f"{place}/{INDEX_HTML}")

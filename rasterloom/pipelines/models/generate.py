@@ -17,6 +17,7 @@ from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.training import sample_grid
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import T2I
+from rasterloom.storage.layout import GRID, SAMPLES_JSON
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,9 @@ def write(drawn: Drawn, trained: Trained, request: Request, folder: Path) -> Non
     page |= {"task": task_of(request), "seconds": round(drawn.seconds, 2), "images": entries}
     if drawn.pictures:
         captions = [f"{q.prompt} {q.image.name if q.image else ''}".strip() for q in drawn.questions]
-        sample_grid.grid(drawn.pictures, captions, scale=1).save(folder / "grid.png")
-        page["grid"] = "grid.png"
-    (folder / "samples.json").write_text(json.dumps(page, indent=1, ensure_ascii=False), encoding="utf-8")
+        sample_grid.grid(drawn.pictures, captions, scale=1).save(folder / GRID)
+        page["grid"] = GRID
+    (folder / SAMPLES_JSON).write_text(json.dumps(page, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def task_of(request: Request) -> str:

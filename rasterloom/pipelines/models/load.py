@@ -11,12 +11,12 @@ from rasterloom.errors import RecipeError
 from rasterloom.pipelines.corpus import token_work
 from rasterloom.pipelines.step import Step
 from rasterloom.pipelines.training.stage_step import TrainAt, checkpoint_store
-from rasterloom.pipelines.workflow import workflow
-from rasterloom.pipelines.workspace.status import file_folder, local_folder, scratch_folder, status
+from rasterloom.pipelines.workflow import Workflow
+from rasterloom.pipelines.workspace.status import local_folder, scratch_folder
 from rasterloom.recipe.recipe import Recipe
-from rasterloom.schema import Profile
+from rasterloom.schema import Profile, StepKind
+from rasterloom.storage.layout import MODEL, PROFILE
 from rasterloom.utils.private_folders import remove_old
-from rasterloom.versions.corpus import Corpus
 
 LATEST = "latest"  # in place of an optimizer step: the newest checkpoint
 
@@ -45,12 +45,7 @@ class Language:
     profile: Profile
 
 
-def stage_steps(recipe: Recipe) -> list[Step]:
-    """The training steps of a recipe, in order."""
-    return [step for step in workflow(recipe) if step.name.startswith("train/")]
-
-
-def trained_of(recipe: Recipe, number: int | None = None) -> Trained:
+def trained_of(workflow: Workflow, number: int | None = None) -> Trained:
     """The checkpoint that a stage ended with; of the last stage that is done, if none is named.
 
     Args:
@@ -59,18 +54,16 @@ def trained_of(recipe: Recipe, number: int | None = None) -> Trained:
     Raises:
         RecipeError: there is no such stage, or it is not done.
     """
-    corpus, asked = Corpus.of(recipe), _asked(recipe, number)
-    done = [step for step in asked if status(corpus, step).done]
+    corpus, asked = workflow.corpus, _asked(workflow, number)
+    done = [step for step in asked if workflow.status(step).done]
     if not done:
         which = "no stage is" if number is None else f"stage {number} is not"
         raise RecipeError(f"{which} trained yet: rasterloom run RECIPE --until {asked[0].name}")
     step = done[-1]
-    return Trained(
-        step.name.removeprefix("train/"), local_folder(corpus, step) / "model", target_of(step), step
-    )
+    return Trained(step.part, local_folder(corpus, step) / MODEL, target_of(step), step)
 
 
-def trained_at(recipe: Recipe, number: int | None, asked: str, language: Language) -> Trained:
+def trained_at(workflow: Workflow, number: int | None, asked: str, language: Language) -> Trained:
     """The model of a checkpoint within a stage, written to a folder of this machine if it is not there yet.
 
     Args:
@@ -83,7 +76,7 @@ def trained_at(recipe: Recipe, number: int | None, asked: str, language: Languag
     from rasterloom.train.checkpoint.export import export_checkpoint
     from rasterloom.train.checkpoint.saver import complete
 
-    corpus, stages = Corpus.of(recipe), _asked(recipe, number)
+    corpus, stages = workflow.corpus, _asked(workflow, number)
     for step in reversed(stages):
         store = checkpoint_store(corpus, step)
         there = {one.position.step: one for one in complete(store, None)}
@@ -112,12 +105,12 @@ def trained_at(recipe: Recipe, number: int | None, asked: str, language: Languag
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise RecipeError(f"--step {at}: {step.name}: the checkpoint cannot be read: {reason}") from None
-    return Trained(step.name.removeprefix("train/"), folder, target_of(step), step, at)
+    return Trained(step.part, folder, target_of(step), step, at)
 
 
-def _asked(recipe: Recipe, number: int | None) -> list[Step]:
+def _asked(workflow: Workflow, number: int | None) -> list[Step]:
     """The stage of a number, or all of them."""
-    stages = stage_steps(recipe)
+    stages = workflow.stages
     if not stages:
         raise RecipeError("the recipe trains nothing: it has no train section; --model takes any checkpoint")
     if number is not None and not 1 <= number <= len(stages):
@@ -125,7 +118,7 @@ def _asked(recipe: Recipe, number: int | None) -> list[Step]:
     return stages if number is None else [stages[number - 1]]
 
 
-def model_at(recipe: Recipe, folder: Path, language: Language) -> Trained:
+def model_at(workflow: Workflow, folder: Path, language: Language) -> Trained:
     """A checkpoint in a folder, to be used with a recipe's codec, text and last target.
 
     Raises:
@@ -133,13 +126,13 @@ def model_at(recipe: Recipe, folder: Path, language: Language) -> Trained:
     """
     if not (folder / "config.json").is_file():
         raise RecipeError(f"--model: no checkpoint at {folder} (expected a config.json there)")
-    known = folder / "profile.json"  # plain checkpoints have none
+    known = folder / PROFILE  # plain checkpoints have none
     if known.is_file() and json.loads(known.read_text()) != json.loads(json.dumps(asdict(language.profile))):
         raise RecipeError(
-            f"--model: {folder} was trained on ids that are not those of the corpus {recipe.corpus}"
+            f"--model: {folder} was trained on ids that are not those of the corpus {workflow.recipe.corpus}"
         )
-    stages = recipe.train.stages if recipe.train else ()
-    target = target_of(stage_steps(recipe)[-1]) if stages else recipe.tokenize.targets[-1]
+    recipe = workflow.recipe
+    target = target_of(workflow.stages[-1]) if recipe.train else recipe.tokenize.targets[-1]
     return Trained(str(folder), folder, target)
 
 
@@ -150,14 +143,13 @@ def target_of(stage: Step) -> int:
     return max(part.target for part in config.stage.parts)
 
 
-def language_of(recipe: Recipe) -> Language:
+def language_of(workflow: Workflow) -> Language:
     """Text encoder and ids of a recipe. Raises RecipeError if its text vocabulary is not made yet."""
-    corpus = Corpus.of(recipe)
-    (text,) = (step for step in workflow(recipe) if step.name == "text")
-    if not status(corpus, text).done:
+    corpus, text = workflow.corpus, workflow.step(StepKind.TEXT)
+    if not workflow.status(text).done:
         raise RecipeError("the text vocabulary is not made yet: rasterloom run RECIPE --until text")
-    name = f"{file_folder(corpus, text)}/tokenizer.json"
-    return Language(*token_work.load_text(corpus.store, name, recipe.tokenize))
+    name = corpus.layout.text(text.fingerprint)
+    return Language(*token_work.load_text(corpus.store, name, workflow.recipe.tokenize))
 
 
 def codec_or_none(recipe: Recipe) -> Any:

@@ -15,6 +15,7 @@ from transformers import ChameleonForConditionalGeneration
 from rasterloom.recipe.model import Lora
 from rasterloom.recipe.train import Train
 from rasterloom.schema import Profile
+from rasterloom.storage.layout import PROFILE
 from rasterloom.train.data.collate import IGNORE
 from rasterloom.train.model import attention
 from rasterloom.train.model.activation_checkpointing import prepare_layers
@@ -104,7 +105,7 @@ def save_model(
     model.config.architectures = [ChameleonForConditionalGeneration.__name__]
     model.config.save_pretrained(folder)
     save_torch_state_dict(merged(model.state_dict() if state_dict is None else state_dict, lora), folder)
-    (folder / "profile.json").write_text(json.dumps(asdict(profile), indent=1))
+    (folder / PROFILE).write_text(json.dumps(asdict(profile), indent=1))
 
 
 @contextmanager
