@@ -1,6 +1,7 @@
 import contextlib
 import importlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -8,16 +9,43 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import endings
+import numpy as np
 import pytest
 from hypothesis import settings
 
 from rasterloom.utils.local_ray import stop_local_ray
 
-# A deadline would time the machine, not the code.
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
+# A gate draws the same examples every time; nights draw new ones, by the seed that they print. A deadline
+# would time the machine, not the code.
+settings.register_profile("gate", deadline=None, derandomize=True)
+settings.register_profile("night", deadline=None, print_blob=True)
+settings.load_profile("gate")
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    endings.arm()
+
+
+def pytest_runtest_makereport(item, call):
+    endings.stop_after_rays_handler(item, call)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config):
+    endings.kill_what_is_left()
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers():
+    """What a test draws from the global generators, whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="module", autouse=True)

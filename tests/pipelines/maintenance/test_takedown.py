@@ -258,8 +258,9 @@ def test_between_publish_and_commit_nothing_slips_through(workshop, undisturbed,
 KILLED = """
 import itertools, os, signal, sys
 from pathlib import Path
-from rasterloom.pipelines import settle, staging, takedown
-from rasterloom.recipe import load_recipe
+from rasterloom.pipelines.maintenance import apply_takedowns, takedown
+from rasterloom.pipelines.workspace import staging
+from rasterloom.recipe.loader import load_recipe
 from rasterloom.versions.corpus import Corpus
 calls = itertools.count()
 def killing(work):
@@ -268,7 +269,7 @@ def killing(work):
             os.kill(os.getpid(), signal.SIGKILL)
         return work(*arguments)
     return run
-settle.replace_files = killing(settle.replace_files)
+apply_takedowns.replace_files = killing(apply_takedowns.replace_files)
 staging.publish_anew = killing(staging.publish_anew)
 takedown.take_down(Corpus.of(load_recipe(Path(sys.argv[1]))), sys.argv[3:])
 """
