@@ -48,9 +48,29 @@ def _same_random_numbers():
         sys.modules["torch"].manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def warm_ray():
+    """A Ray that modules one after another share, once a run of theirs started it; see `_ray_ends`."""
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _ray_ends():
-    """A Ray that a module's tests started in this process ends with them."""
+def _ray_ends(request):
+    """A Ray that a module's tests started in this process ends with them, unless it is shared.
+
+    It is shared by the modules whose tests take `warm_ray`. Those with OWN_RAY have one of their own.
+    """
+    items = [item for item in request.session.items if item.getparent(pytest.Module).obj is request.module]
+    shared = any("warm_ray" in item.fixturenames for item in items)
+    shared = shared and not getattr(request.module, "OWN_RAY", False)
+    if "ray" in sys.modules and not shared:
+        stop_local_ray()
+    yield
+    if "ray" in sys.modules and not shared:
+        stop_local_ray()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _last_ray_ends():
     yield
     if "ray" in sys.modules:
         stop_local_ray()
