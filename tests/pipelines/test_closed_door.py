@@ -17,6 +17,8 @@ from ray._raylet import validate_authentication_token
 
 from rasterloom.utils.local_ray import LOOPBACK, start_local_ray, stop_local_ray
 
+OWN_RAY = True
+
 TRAIN = """
 train:
   heldout: 0.1
