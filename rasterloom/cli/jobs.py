@@ -67,7 +67,7 @@ def submit_command(
         for name, size in job.package.files.items():
             out.print(f"  {size:>12,}  {safe(name)}", highlight=False)
         return
-    jobs = Jobs(address)
+    jobs = Jobs.open(address)
     found = submit(job, jobs)
     words = [f"submitted as {found}"]
     words += [] if follow else [f"rasterloom jobs follow {found} --address {address}"]
@@ -86,7 +86,7 @@ def list_command(
     from rasterloom.pipelines.cluster.job_client import Jobs
     from rasterloom.utils.formatting import clock
 
-    jobs = Jobs(address)
+    jobs = Jobs.open(address)
     found = [job for job in jobs.all() if everything or job.ours]
     if output is OutputFormat.JSON:
         for job in found:
@@ -112,7 +112,7 @@ def follow_command(job: JobId, address: Address = LOCAL) -> None:
     """Show a job's log as it grows, until the job ends. Ctrl-C stops the showing, not the job."""
     from rasterloom.pipelines.cluster.job_client import Jobs
 
-    jobs = Jobs(address)
+    jobs = Jobs.open(address)
     _follow(jobs, jobs.find(job))
 
 
@@ -121,7 +121,7 @@ def logs_command(job: JobId, address: Address = LOCAL) -> None:
     """Print a job's log as it is now."""
     from rasterloom.pipelines.cluster.job_client import Jobs
 
-    jobs = Jobs(address)
+    jobs = Jobs.open(address)
     out.print(jobs.logs(jobs.find(job)), end="", highlight=False)
 
 
@@ -130,7 +130,7 @@ def stop_command(job: JobId, address: Address = LOCAL) -> None:
     """Stop a job. What it finished stays; submit the recipe again and it goes on from there."""
     from rasterloom.pipelines.cluster.job_client import Jobs
 
-    jobs = Jobs(address)
+    jobs = Jobs.open(address)
     found = jobs.find(job)
     if jobs.stop(found):
         out.print(f"{found}: {jobs.status(found)}; submit its recipe again to go on", highlight=False)

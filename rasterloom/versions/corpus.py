@@ -20,7 +20,8 @@ from rasterloom.storage import layout, s3
 from rasterloom.storage.layout import Layout
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
-from rasterloom.versions.retrying import patiently
+from rasterloom.versions.pyiceberg_compat import TimedRestCatalog
+from rasterloom.versions.retrying import with_retries
 
 T = TypeVar("T")
 MAIN = "main"
@@ -87,8 +88,6 @@ class Corpus:
         properties: dict[str, Any] = dict(merge_config(Config().get_catalog_config(CATALOG) or {}, given))
         is_http = properties.get("uri", "").startswith("http")  # which is REST where no type is named
         if properties.get("type", "rest" if is_http else "") == "rest":
-            from rasterloom.versions.rest_catalog import TimedRestCatalog
-
             return TimedRestCatalog(CATALOG, **properties)
         return load_catalog(CATALOG, **given)
 
@@ -109,13 +108,18 @@ class Corpus:
         if not self.has_catalog:
             return None
         try:
-            return self.surely(lambda: self.catalog.load_table(self.identifier(name)))
+            return self.with_retries(f"table {name}", lambda: self.catalog.load_table(self.identifier(name)))
         except NoSuchTableError:
             return None
 
-    def surely(self, work: Callable[[], T]) -> T:
-        """Do what asks a catalog or S3, again where the network spoils it; a disk is not waited for."""
-        return patiently(work) if self.catalog_properties else work()
+    @property
+    def is_remote(self) -> bool:
+        """Whether files or catalog lie behind a network, where what fails may pass; a disk's errors stay."""
+        return self.store.is_s3 or bool(self.catalog_properties)
+
+    def with_retries(self, what: str, work: Callable[[], T]) -> T:
+        """Return what ``work`` returns; where the corpus is remote, it is tried as ``NETWORK`` says."""
+        return with_retries(what, work) if self.is_remote else work()
 
     def head(self, table: Table | None) -> Snapshot | None:
         """The snapshot that a table has at the corpus's ``ref``, None if it has none there."""
@@ -143,7 +147,7 @@ class Corpus:
             return []
         scan = opened.scan(row_filter=where or AlwaysTrue(), snapshot_id=snapshot_id)
         found = []
-        for task in self.surely(lambda: list(scan.plan_files())):
+        for task in self.with_retries(f"files of {table}", lambda: list(scan.plan_files())):
             values = tuple(str(task.file.partition[i]) for i in range(len(task.file.partition)))
             found.append(DataFile(self.store.name_of(task.file.file_path), task.file.record_count, values))
         return sorted(found, key=lambda f: (f.name.rpartition("/")[2], f.name))
@@ -168,7 +172,7 @@ class Corpus:
             snapshot_id=snapshot_id,
             limit=limit,
         )
-        found: pa.Table = self.surely(scan.to_arrow)
+        found: pa.Table = self.with_retries(f"rows of {table}", scan.to_arrow)
         return found.select(columns) if columns else found
 
     def dataset(self, files: list[str]) -> pads.Dataset:

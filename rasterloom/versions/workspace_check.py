@@ -37,7 +37,7 @@ def check_catalog(corpus: Corpus) -> None:
         StorageError: it cannot be reached or refuses.
     """
     try:
-        corpus.surely(lambda: corpus.catalog.list_namespaces())
+        corpus.with_retries("catalog", lambda: corpus.catalog.list_namespaces())
     except Exception as error:  # each kind of catalog has errors of its own
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         where = dict(corpus.catalog_properties).get("uri", f"in {corpus.store.root}")

@@ -20,7 +20,7 @@ from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import work_folder
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.train.monitoring.metrics_log import read_metrics
-from rasterloom.utils.local_ray import LOOPBACK
+from rasterloom.utils.ray_compat import LOOPBACK
 from rasterloom.versions.corpus import Corpus
 
 CLUSTER = Path(__file__).parents[1] / "support" / "ray_cluster.py"

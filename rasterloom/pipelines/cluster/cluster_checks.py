@@ -89,7 +89,7 @@ def cluster(address: str, recipe: Recipe | None) -> Iterator[Finding]:
 
     mode = os.environ.get("RAY_AUTH_MODE", "token, as RAY_AUTH_MODE is not set")
     try:
-        jobs = Jobs(address)
+        jobs = Jobs.open(address)
         known = len(jobs.all())
     except StepFailed as error:
         yield Finding(False, f"Ray: {error}")

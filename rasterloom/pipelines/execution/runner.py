@@ -75,7 +75,7 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
     started = time.monotonic()
     place = corpus.layout.staging(step.name, step.fingerprint)
     inputs = inputs_of(corpus, step)
-    shards = corpus.surely(lambda: step.plan(corpus.store, inputs, step.config))
+    shards = corpus.with_retries(f"plan of {step.name}", lambda: step.plan(corpus.store, inputs, step.config))
     taken_down = tombstones(corpus.store, corpus.name)
     done = staging.published(corpus.store, place)
     done |= _taken_over(corpus, step, place, [shard for shard in shards if shard.id not in done])
@@ -93,7 +93,10 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
                 raise StepFailed(f"{step.name}: {why}")
     taken_down = tombstones(corpus.store, corpus.name)  # those that came meanwhile, too
     found = [done[shard.id] for shard in shards]
-    whole = corpus.surely(lambda: rewrite.without(corpus.store, place, found, step.name, taken_down))
+    whole = corpus.with_retries(
+        f"takedowns from {step.name}",
+        lambda: rewrite.without(corpus.store, place, found, step.name, taken_down),
+    )
     record = _record(
         corpus,
         step,
@@ -155,7 +158,7 @@ def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, pro
         inputs = inputs_of(corpus, step)
         make = partial(step.make, corpus, inputs, step, folder, run, progress)
         try:
-            counts = make() if step.resumes else corpus.surely(make)
+            counts = make() if step.resumes else corpus.with_retries(step.name, make)
         except RecipeError:
             raise
         except (OSError, ValueError, RuntimeError) as error:

@@ -8,17 +8,20 @@ import json
 import time
 import uuid
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from rasterloom.pipelines.step import Shard, ShardStep
 from rasterloom.pipelines.workspace.tombstones import NONE, Tombstones
-from rasterloom.storage import layout, s3
+from rasterloom.storage import layout
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
+from rasterloom.utils.retry import RetryPolicy
 
-TRIES = 4  # of a shard whose reading or writing on S3 breaks off
+# Of a shard whose reading or writing breaks off.
+ON_S3 = RetryPolicy(lambda error: isinstance(error, OSError), tries=4)
 
 
 @dataclass(frozen=True)
@@ -52,14 +55,8 @@ def run_shard(
     Rows that were taken down are left out.
     Where a connection to S3 breaks in the middle of a data file, the work is done again.
     """
-    for attempt in range(TRIES):
-        try:
-            return _run_shard(store, place, step, shard, taken_down)
-        except OSError:
-            if not store.is_s3 or attempt == TRIES - 1:
-                raise
-            s3.wait(attempt)
-    raise AssertionError("unreachable")
+    work = partial(_run_shard, store, place, step, shard, taken_down)
+    return ON_S3.call(f"{step.name}, shard {shard.name}", work) if store.is_s3 else work()
 
 
 def _run_shard(store: Store, place: str, step: ShardStep, shard: Shard, taken_down: Tombstones) -> Published:
