@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rasterloom.recipe.train import Train
 from rasterloom.train.deepspeed_config import BETAS, BUCKET_ELEMENTS, deepspeed_config
 from rasterloom.train.model.packed_lm import PackedLM
-from rasterloom.train.optim.muon import Muon
+from rasterloom.train.optim.muon import MuonAdamW
 
 
 def set_up_deepspeed(*, use_gpu: bool) -> None:
@@ -46,7 +46,7 @@ def start_deepspeed(model: PackedLM, train: Train, *, use_gpu: bool) -> Any:
     groups = parameter_groups(model, train.weight_decay)
     given: dict[str, Any] = {"model_parameters": groups}
     if train.optimizer == "muon":
-        given["optimizer"] = Muon(split_matrices(model, groups), lr=1.0, betas=BETAS)
+        given["optimizer"] = MuonAdamW(split_matrices(model, groups), lr=1.0, betas=BETAS)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         engine, *_ = deepspeed.initialize(model=model, config=config, **given)
