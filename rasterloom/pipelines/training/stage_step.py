@@ -72,14 +72,13 @@ def stage_step(recipe: Recipe, number: int, corpus: dict[str, Step], before: Ste
         sources=tuple(sources),
     )
     inputs = (*given.values(), *([before] if before else []))
-    return FileStep(
-        StepKind.TRAIN.step(f"{number + 1}-{stage.label}"),
-        config,
-        code_version="2",  # 2: mixtures
-        inputs=inputs,
-        make=train_stage,
-        resumes=True,
-    )
+    name = StepKind.TRAIN.step(f"{number + 1}-{stage.label}")
+    return FileStep(name, config, _code_version(config.train), inputs, make=train_stage, resumes=True)
+
+
+def _code_version(train: Train) -> str:
+    """The code version of a stage. 2: mixtures; 3, with Muon: torch's, which rounds to bfloat16 inside."""
+    return "3" if train.optimizer == "muon" else "2"
 
 
 def _steps_of(recipe: Recipe, part: Part, corpus: dict[str, Step], field: str) -> list[Step]:

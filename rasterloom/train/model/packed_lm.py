@@ -32,6 +32,7 @@ from rasterloom.train.model.lora import add_lora, check_lora_installed, merged
 from rasterloom.train.model.loss import Losses, LossHead
 from rasterloom.train.model.shapes import SIZES
 from rasterloom.train.model.zero3_init import build_partitioned
+from rasterloom.train.transformers_compat import attention_name
 
 __all__ = ["PackedLM", "build_model", "save_model", "tiny_config", "training_model"]
 
@@ -111,7 +112,7 @@ def save_model(
 @contextmanager
 def own_attention(lm: ChameleonForConditionalGeneration) -> Iterator[None]:
     """Let a model attend as transformers does, which takes masks and a cache, as long as the block lasts."""
-    before = lm.config._attn_implementation
+    before = attention_name(lm.config)
     with quiet():
         lm.set_attn_implementation("sdpa")
     try:
