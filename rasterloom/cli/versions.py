@@ -1,24 +1,33 @@
-"""The commands on the versions of a corpus."""
+"""The commands ``versions ...``."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from rasterloom.cli.options import AsFormat, OutputFormat, RecipePath, out, print_json, tell_settled
+from rasterloom.cli.options import (
+    AsFormat,
+    OutputFormat,
+    RecipePath,
+    apply_pending_takedowns,
+    load_recipe,
+    out,
+    print_json,
+)
+from rasterloom.errors import FAILED, RecipeError, VersionError
 from rasterloom.pipelines.import_export.export_formats import Form
-from rasterloom.recipe.loader import load_recipe
 from rasterloom.utils.redact import as_json, safe
-from rasterloom.versions.corpus import MAIN, TABLES, Corpus
-from rasterloom.versions.history import Version, log, made
 
-app = typer.Typer(help="Look at the versions of a corpus, name them, compare them.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from rasterloom.versions.corpus import Corpus
+    from rasterloom.versions.history import Version
 
-FAILED = 1
+app = typer.Typer(help="Show, name and compare the versions of a corpus.", no_args_is_help=True)
+
 LOG_WIDTH = 180
 At = Annotated[
     str | None, typer.Option(metavar="VERSION", help="A branch, a tag or a snapshot; else the recipe's own.")
@@ -26,9 +35,10 @@ At = Annotated[
 Name = Annotated[str, typer.Argument(metavar="NAME")]
 
 
-def corpus_of(recipe: Path, at: str | None = None) -> Corpus:
+def corpus_of(recipe: Path, at: str | None = None) -> "Corpus":
     """Open a recipe's corpus at a version, which must be there."""
-    from rasterloom.versions.refs import check_ref
+    from rasterloom.versions.corpus import Corpus  # heavy
+    from rasterloom.versions.refs import check_ref  # heavy
 
     corpus = Corpus.of(load_recipe(recipe))
     corpus = replace(corpus, ref=at) if at else corpus
@@ -36,7 +46,7 @@ def corpus_of(recipe: Path, at: str | None = None) -> Corpus:
     return corpus
 
 
-def _facts(version: Version) -> dict[str, Any]:
+def _facts(version: "Version") -> dict[str, Any]:
     committed = version.committed.isoformat()
     return {**version.__dict__, "committed": committed, "record": version.record.__dict__}
 
@@ -52,7 +62,9 @@ def log_command(
     output: AsFormat = OutputFormat.TABLE,
 ) -> None:
     """List the versions of a corpus's tables, newest first."""
-    from rasterloom.versions.refs import refs
+    from rasterloom.versions.corpus import MAIN  # heavy
+    from rasterloom.versions.history import log  # heavy
+    from rasterloom.versions.refs import refs  # heavy
 
     corpus = corpus_of(recipe)
     found = log(corpus, table)
@@ -64,6 +76,10 @@ def log_command(
     for ref in refs(corpus):
         for snapshot in ref.snapshots.values() if ref.name != MAIN else ():
             names.setdefault(snapshot, []).append(ref.name)
+    _print_wide(_log_table(found, names))
+
+
+def _log_table(found: "list[Version]", names: dict[int, list[str]]) -> Table:
     shown = Table(
         "committed", "by", "recipe", "code", "step", "snapshot", "rows", "seconds", "MB", "outcome", "names"
     )
@@ -85,19 +101,20 @@ def log_command(
             safe(why + counts),
             ", ".join(names.get(v.snapshot_id, [])),
         )
-    _print_wide(shown)
+    return shown
 
 
 def _print_wide(shown: Table) -> None:
-    """As wide as it must be, whatever the terminal: a snapshot cut short is of no use."""
+    """Print a table in full width, whatever the terminal's: snapshot ids must not be cut."""
     shown.width = Measurement.get(out, out.options.update(max_width=LOG_WIDTH), shown).maximum
     out.print(shown, crop=False, highlight=False)
 
 
 @app.command("list")
 def list_command(recipe: RecipePath, output: AsFormat = OutputFormat.TABLE) -> None:
-    """List branches and tags, and the snapshot that each names in every table."""
-    from rasterloom.versions.refs import refs
+    """List branches and tags with their snapshot of every table."""
+    from rasterloom.versions.corpus import TABLES  # heavy
+    from rasterloom.versions.refs import refs  # heavy
 
     found = refs(corpus_of(recipe))
     if output is OutputFormat.JSON:
@@ -116,7 +133,9 @@ def show_command(
     version: Annotated[str | None, typer.Argument(metavar="[VERSION]")] = None,
     output: AsFormat = OutputFormat.TABLE,
 ) -> None:
-    """Show what each table holds at a version, and the step that made it: settings, inputs, counts."""
+    """Show each table at a version, with the step that made it: settings, inputs, counts."""
+    from rasterloom.versions.history import made  # heavy
+
     found = made(corpus_of(recipe, version))
     if output is OutputFormat.JSON:
         for v in found:
@@ -146,8 +165,8 @@ def show_command(
 
 @app.command("tag")
 def tag_command(recipe: RecipePath, name: Name, at: At = None) -> None:
-    """Give the present version of all tables a name that stays with it: NAME is read as corpus@NAME."""
-    from rasterloom.versions.refs import tag
+    """Tag the present version of all tables; corpus@NAME reads it."""
+    from rasterloom.versions.refs import tag  # heavy
 
     corpus = corpus_of(recipe, at)
     out.print(f"{corpus.name}@{name}: {_snapshots(tag(corpus, name).snapshots)}", highlight=False)
@@ -155,18 +174,18 @@ def tag_command(recipe: RecipePath, name: Name, at: At = None) -> None:
 
 @app.command("branch")
 def branch_command(recipe: RecipePath, name: Name, at: At = None) -> None:
-    """Begin a branch. A recipe of `corpus: NAME@BRANCH` reads and commits there, and leaves main alone."""
-    from rasterloom.versions.refs import branch
+    """Create a branch. A recipe with `corpus: NAME@BRANCH` reads and commits there, not on main."""
+    from rasterloom.versions.refs import branch  # heavy
 
     corpus = corpus_of(recipe, at)
     out.print(f"{corpus.name}@{name}: {_snapshots(branch(corpus, name).snapshots)}", highlight=False)
-    tell_settled(corpus)
+    apply_pending_takedowns(corpus)
 
 
 @app.command("delete")
 def delete_command(recipe: RecipePath, name: Name) -> None:
-    """Take a tag or a branch away. No file is removed."""
-    from rasterloom.versions.refs import delete
+    """Delete a tag or a branch. No file is removed."""
+    from rasterloom.versions.refs import delete  # heavy
 
     corpus = corpus_of(recipe)
     gone = delete(corpus, name)
@@ -182,12 +201,13 @@ def rollback_command(
     version: Annotated[str, typer.Argument(metavar="VERSION", help="A tag, a branch or a snapshot.")],
     table: Annotated[list[str] | None, typer.Option(help="Only this table; may be given again.")] = None,
 ) -> None:
-    """Make main what it was at a version. Nothing is removed: rolling forward works the same way.
+    """Set main to a version. Nothing is removed: rolling forward works the same way.
 
-    A run of a recipe that asks for what was rolled back makes it current
-    again, without computing it anew.
+    A later run of a recipe whose results were rolled back makes them
+    current again, without computing them anew.
     """
-    from rasterloom.versions.refs import rollback
+    from rasterloom.versions.corpus import TABLES  # heavy
+    from rasterloom.versions.refs import rollback  # heavy
 
     corpus = corpus_of(recipe)
     moved = rollback(corpus, version, tuple(table) if table else TABLES)
@@ -195,7 +215,7 @@ def rollback_command(
         out.print(f"{name}: {before} -> {after}", highlight=False)
     if not moved:
         out.print(f"main is at {version} already.", highlight=False)
-    tell_settled(corpus)
+    apply_pending_takedowns(corpus)
 
 
 @app.command("diff")
@@ -205,12 +225,12 @@ def diff_command(
     b: Annotated[str | None, typer.Argument(metavar="[B]", help="Another; else the recipe's own.")] = None,
     table: Annotated[list[str] | None, typer.Option(help="Only this table; may be given again.")] = None,
     page: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write a page with some rows' pictures.")
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page with images of some rows.")
     ] = None,
     output: AsFormat = OutputFormat.TABLE,
 ) -> None:
-    """Count the rows that were added, removed and changed from version A to version B, by column."""
-    from rasterloom.pipelines.inspection.version_diff import compare
+    """Count the rows added, removed and changed from version A to B, by column."""
+    from rasterloom.pipelines.inspection.version_diff import compare  # heavy
 
     of_a, of_b = corpus_of(recipe, a), corpus_of(recipe, b)
     with out.status("comparing") as status:
@@ -244,19 +264,16 @@ def lineage_command(
     recipe: RecipePath,
     what: Annotated[
         str,
-        typer.Argument(metavar="X", help="A step, a snapshot, a fingerprint; or a key, a URL or a SHA-256."),
+        typer.Argument(metavar="X", help="Step, snapshot or fingerprint; or key, URL or SHA-256."),
     ],
-    onward: Annotated[
-        bool, typer.Option("--onward", help="What was made of it, not what it was made of.")
-    ] = False,
+    onward: Annotated[bool, typer.Option("--onward", help="Show descendants instead of ancestors.")] = False,
 ) -> None:
-    """Trace a result back to its sources (train/512, a snapshot, ...), or a picture on to the checkpoints.
+    """Trace a result back to its sources, or an image forward to checkpoints.
 
-    Of a key, a URL or the SHA-256 of a picture it shows which versions of
-    tokens hold it, and which checkpoints were trained on those.
+    A key, a URL or the SHA-256 of an image lists the versions of tokens
+    that hold it, and the checkpoints that were trained on those.
     """
-    from rasterloom.errors import VersionError
-    from rasterloom.versions import lineage
+    from rasterloom.versions import lineage  # heavy
 
     corpus = corpus_of(recipe)
     nodes = lineage.graph(corpus)
@@ -293,15 +310,16 @@ def lineage_command(
 def verify_command(
     recipe: RecipePath,
     at: At = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Sizes and footers only, not every page.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Check sizes and footers only.")] = False,
 ) -> None:
-    """Check that every file of a version is there, as it was committed, and readable to its last page."""
-    from rasterloom.versions.verify import verify
+    """Verify that every file of a version exists, is unchanged and can be read."""
+    from rasterloom.versions.corpus import TABLES  # heavy
+    from rasterloom.versions.verify import verify  # heavy
 
     corpus = corpus_of(recipe, at)
     total = sum(len(corpus.files(name)) for name in TABLES)
     done = 0
-    with out.status("looking at the files") as status:
+    with out.status("reading the files") as status:
 
         def advance(files: int) -> None:
             nonlocal done
@@ -325,16 +343,16 @@ def export_command(
     recipe: RecipePath,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new or empty folder.")],
     form: Annotated[
-        Form, typer.Option("--as", help="A Hugging Face data set, webdataset tars, or plain Parquet.")
+        Form, typer.Option("--as", help="Hugging Face dataset, webdataset tars, or plain Parquet.")
     ] = Form.HF,
     at: At = None,
 ) -> None:
-    """Write what a version keeps as files for others, with a README that says what it is.
+    """Export the selected images of a version, with a dataset card.
 
-    `datasets.load_dataset(FOLDER)` reads the Hugging Face form. The README
-    has licences, sources, the keep rule, and what became of every pair.
+    `datasets.load_dataset(FOLDER)` reads the Hugging Face form. The card
+    lists licences, sources, the keep rule, and counts of dropped pairs.
     """
-    from rasterloom.pipelines.import_export.export_dataset import export
+    from rasterloom.pipelines.import_export.export_dataset import export  # heavy
 
     corpus = corpus_of(recipe, at)
     total = sum(file.rows for file in corpus.files("images"))
@@ -362,14 +380,13 @@ def adopt_command(
         typer.Option(metavar="NAME=THEIRS", help="The files' name for a column; may be given again."),
     ] = None,
 ) -> None:
-    """Make Parquet files that others made the next version of a table, with a record of where they are from.
+    """Import Parquet files as the next version of a table, with a record of their origin.
 
-    Files in the workspace that have the table's columns already are taken
-    where they lie; others are written anew, with what they lack: keys from
-    url and caption, sizes and hashes of pictures, "kept" of a selection.
+    Files in the workspace that already have the table's columns are used in
+    place; others are rewritten with the missing columns: keys from url and
+    caption, sizes and hashes of images, "kept" of a selection.
     """
-    from rasterloom.errors import RecipeError
-    from rasterloom.pipelines.import_export.import_tables import adopt
+    from rasterloom.pipelines.import_export.import_tables import adopt  # heavy
 
     pairs = [tuple(item.split("=", 1)) for item in column or ()]
     if wrong := [pair for pair in pairs if len(pair) != 2]:

@@ -13,6 +13,8 @@ from rasterloom.report.gallery import Picture, picture
 from rasterloom.utils import formatting
 
 ALL = "all"  # buckets together
+EVALUATION_FILE = "evaluation.json"  # in the folder of a stage
+SAMPLES_FILE = "samples.json"  # beside sampled images
 SAMPLES = 32  # pictures at most
 SAMPLE_LONGEST = 384  # pixels
 STRIP = 8  # steps of a stage whose drawings are shown
@@ -79,7 +81,7 @@ def read_stage(name: str, folder: Path) -> Stage | None:
         after = _losses(heldout)
     if not rows and not after:
         return None
-    evaluation = _json(_text(folder / "evaluation.json"))
+    evaluation = _json(_text(folder / EVALUATION_FILE))
     return Stage(
         name,
         tuple(rows[step] for step in sorted(rows)),
@@ -156,7 +158,7 @@ class Samples:
 
 def read_samples(folder: Path) -> Samples | None:
     """Read ``samples.json`` and its pictures; None if there is nothing to show."""
-    found = _json(_text(folder / "samples.json"))
+    found = _json(_text(folder / SAMPLES_FILE))
     found = found if isinstance(found, dict) else {}
     listed = [item for item in found.get("images") or () if isinstance(item, dict) and item.get("file")]
     prompts: dict[str, list[Picture]] = {}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pyarrow.fs import LocalFileSystem, copy_files
 
+from rasterloom.errors import one_line
 from rasterloom.storage import s3
 from rasterloom.storage.store import StorageError, Store
 from rasterloom.utils.private_folders import plain_files
@@ -53,7 +54,7 @@ def upload(store: Store, folder: Path, name: str) -> None:
             return
         except OSError as error:
             if attempt == TRIES - 1:
-                reason = " ".join(str(error).split())
+                reason = one_line(error)
                 raise StorageError(f"{store.uri(name)}: cannot be uploaded: {reason}") from None
         s3.wait(attempt)
 
@@ -68,5 +69,5 @@ def download(store: Store, name: str, folder: Path) -> None:
     try:
         copy_files(store.path(name), str(folder), store.filesystem, LocalFileSystem())
     except OSError as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise StorageError(f"{store.uri(name)}: cannot be read: {reason}") from None

@@ -14,6 +14,7 @@ from pyiceberg.exceptions import (
     UnauthorizedError,
 )
 
+from rasterloom.errors import one_line
 from rasterloom.storage import s3
 from rasterloom.storage.local_disk import is_full
 from rasterloom.storage.store import StorageError
@@ -36,7 +37,7 @@ def let_in() -> Iterator[None]:
     try:
         yield
     except (ForbiddenError, OAuthError, UnauthorizedError) as error:
-        said = " ".join(str(error).split()).rstrip(".")
+        said = one_line(error).rstrip(".")
         raise StorageError(
             f"the catalog does not let us in: {said}; renew its token or credential and run again"
         ) from None

@@ -310,6 +310,6 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(shop, rasterloom):
     file = recipe.read_text()
     code, printed, err = rasterloom("train", recipe, "--resume")
     assert code == 0, err
-    assert "train/1-64 goes on from step " in printed and recipe.read_text() == file
+    assert "train/1-64 continues from step " in printed and recipe.read_text() == file
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 121))
