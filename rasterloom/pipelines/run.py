@@ -34,7 +34,7 @@ def run(recipe: Recipe, until: str | None, progress: Progress, retry: str = "") 
     check_workspace(corpus)
     if retry:
         if is_fixed(corpus):
-            refuse_change(corpus, "--retry")
+            refuse_change(corpus, "a retry")
         (images,) = (step for step in workflow(recipe) if step.name == "images")
         assert isinstance(images, ShardStep)
         ask_for_retry(corpus, images, parse_classes(retry), progress.say)
