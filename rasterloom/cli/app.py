@@ -9,8 +9,10 @@ import typer
 
 from rasterloom import __version__
 from rasterloom.cli import evaluate, jobs, sample, tokens, train, versions
+from rasterloom.cli.exchange import adopt_command, export_command
 from rasterloom.cli.explain import explain_command, failures_command, keep_command
 from rasterloom.cli.gc import gc_command
+from rasterloom.cli.lineage import lineage_command
 from rasterloom.cli.options import err, with_options
 from rasterloom.cli.report import embeddings_command, report_command
 from rasterloom.cli.run import doctor_command, plan_command, run_command
@@ -37,6 +39,9 @@ app.command("keep")(keep_command)
 app.command("report")(report_command)
 app.command("embeddings")(embeddings_command)
 app.add_typer(versions.app, name="versions")
+versions.app.command("lineage")(lineage_command)
+versions.app.command("export")(export_command)
+versions.app.command("adopt")(adopt_command)
 versions.app.command("takedown")(takedown_command)
 versions.app.command("gc")(gc_command)
 app.add_typer(tokens.app, name="tokens")

@@ -1,6 +1,7 @@
 """Arguments, consoles and messages that the commands share."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -49,6 +50,17 @@ def apply_pending_takedowns(corpus: "Corpus") -> None:
     if gone:
         rows = ", ".join(f"{table} {n:,}" for table, n in gone.items())
         out.print(f"Rows taken down since stay out: {rows}", highlight=False)
+
+
+def open_corpus(recipe: Path, at: str | None = None) -> "Corpus":
+    """Open a recipe's corpus at an existing version."""
+    from rasterloom.versions.corpus import Corpus  # heavy
+    from rasterloom.versions.refs import check_ref  # heavy
+
+    corpus = Corpus.of(load_recipe(recipe))
+    corpus = replace(corpus, ref=at) if at else corpus
+    check_ref(corpus)
+    return corpus
 
 
 def result_lines(files: dict[str, str]) -> list[str]:
@@ -116,6 +128,13 @@ class OutputFormat(StrEnum):
 
 
 AsFormat = Annotated[OutputFormat, typer.Option("--format", help="Table to read, or JSON lines.")]
+
+AtVersion = Annotated[
+    str | None,
+    typer.Option(
+        "--at", metavar="VERSION", help="Branch, tag or snapshot. Default: the recipe's own version."
+    ),
+]
 
 Until = Annotated[
     str | None,

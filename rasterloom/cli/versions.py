@@ -1,6 +1,6 @@
 """The commands ``versions ...``."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,39 +11,24 @@ from rich.text import Text
 
 from rasterloom.cli.options import (
     AsFormat,
+    AtVersion,
     OutputFormat,
     RecipePath,
     apply_pending_takedowns,
-    load_recipe,
+    open_corpus,
     out,
     print_json,
 )
-from rasterloom.errors import FAILED, RecipeError, VersionError
-from rasterloom.pipelines.import_export.export_formats import Form
+from rasterloom.errors import FAILED
 from rasterloom.utils.redact import as_json, safe
 
 if TYPE_CHECKING:
-    from rasterloom.versions.corpus import Corpus
     from rasterloom.versions.history import Version
 
 app = typer.Typer(help="Show, name and compare the versions of a corpus.", no_args_is_help=True)
 
 LOG_WIDTH = 180
-At = Annotated[
-    str | None, typer.Option(metavar="VERSION", help="A branch, a tag or a snapshot; else the recipe's own.")
-]
 Name = Annotated[str, typer.Argument(metavar="NAME")]
-
-
-def corpus_of(recipe: Path, at: str | None = None) -> "Corpus":
-    """Open a recipe's corpus at a version, which must be there."""
-    from rasterloom.versions.corpus import Corpus  # heavy
-    from rasterloom.versions.refs import check_ref  # heavy
-
-    corpus = Corpus.of(load_recipe(recipe))
-    corpus = replace(corpus, ref=at) if at else corpus
-    check_ref(corpus)
-    return corpus
 
 
 def _facts(version: "Version") -> dict[str, Any]:
@@ -66,7 +51,7 @@ def log_command(
     from rasterloom.versions.history import log  # heavy
     from rasterloom.versions.refs import refs  # heavy
 
-    corpus = corpus_of(recipe)
+    corpus = open_corpus(recipe)
     found = log(corpus, table)
     if output is OutputFormat.JSON:
         for v in found:
@@ -116,7 +101,7 @@ def list_command(recipe: RecipePath, output: AsFormat = OutputFormat.TABLE) -> N
     from rasterloom.versions.corpus import TABLES  # heavy
     from rasterloom.versions.refs import refs  # heavy
 
-    found = refs(corpus_of(recipe))
+    found = refs(open_corpus(recipe))
     if output is OutputFormat.JSON:
         for ref in found:
             print_json(asdict(ref))
@@ -136,7 +121,7 @@ def show_command(
     """Show each table at a version, with the step that made it: settings, inputs, counts."""
     from rasterloom.versions.history import made  # heavy
 
-    found = made(corpus_of(recipe, version))
+    found = made(open_corpus(recipe, version))
     if output is OutputFormat.JSON:
         for v in found:
             print_json(_facts(v))
@@ -164,20 +149,20 @@ def show_command(
 
 
 @app.command("tag")
-def tag_command(recipe: RecipePath, name: Name, at: At = None) -> None:
+def tag_command(recipe: RecipePath, name: Name, at: AtVersion = None) -> None:
     """Tag the present version of all tables; corpus@NAME reads it."""
     from rasterloom.versions.refs import tag  # heavy
 
-    corpus = corpus_of(recipe, at)
+    corpus = open_corpus(recipe, at)
     out.print(f"{corpus.name}@{name}: {_snapshots(tag(corpus, name).snapshots)}", highlight=False)
 
 
 @app.command("branch")
-def branch_command(recipe: RecipePath, name: Name, at: At = None) -> None:
+def branch_command(recipe: RecipePath, name: Name, at: AtVersion = None) -> None:
     """Create a branch. A recipe with `corpus: NAME@BRANCH` reads and commits there, not on main."""
     from rasterloom.versions.refs import branch  # heavy
 
-    corpus = corpus_of(recipe, at)
+    corpus = open_corpus(recipe, at)
     out.print(f"{corpus.name}@{name}: {_snapshots(branch(corpus, name).snapshots)}", highlight=False)
     apply_pending_takedowns(corpus)
 
@@ -187,7 +172,7 @@ def delete_command(recipe: RecipePath, name: Name) -> None:
     """Delete a tag or a branch. No file is removed."""
     from rasterloom.versions.refs import delete  # heavy
 
-    corpus = corpus_of(recipe)
+    corpus = open_corpus(recipe)
     gone = delete(corpus, name)
     out.print(
         f"{gone.kind} {name} of {corpus.name} is gone; it was at {_snapshots(gone.snapshots)}",
@@ -209,7 +194,7 @@ def rollback_command(
     from rasterloom.versions.corpus import TABLES  # heavy
     from rasterloom.versions.refs import rollback  # heavy
 
-    corpus = corpus_of(recipe)
+    corpus = open_corpus(recipe)
     moved = rollback(corpus, version, tuple(table) if table else TABLES)
     for name, (before, after) in moved.items():
         out.print(f"{name}: {before} -> {after}", highlight=False)
@@ -232,7 +217,7 @@ def diff_command(
     """Count the rows added, removed and changed from version A to B, by column."""
     from rasterloom.pipelines.inspection.version_diff import compare  # heavy
 
-    of_a, of_b = corpus_of(recipe, a), corpus_of(recipe, b)
+    of_a, of_b = open_corpus(recipe, a), open_corpus(recipe, b)
     with out.status("comparing") as status:
         found = compare(
             of_a, of_b, tuple(table or ()), page, begin=lambda name: status.update(f"comparing {name}")
@@ -259,64 +244,17 @@ def diff_command(
         out.print(f"gallery: {page}", highlight=False)
 
 
-@app.command("lineage")
-def lineage_command(
-    recipe: RecipePath,
-    what: Annotated[
-        str,
-        typer.Argument(metavar="X", help="Step, snapshot or fingerprint; or key, URL or SHA-256."),
-    ],
-    onward: Annotated[bool, typer.Option("--onward", help="Show descendants instead of ancestors.")] = False,
-) -> None:
-    """Trace a result back to its sources, or an image forward to checkpoints.
-
-    A key, a URL or the SHA-256 of an image lists the versions of tokens
-    that hold it, and the checkpoints that were trained on those.
-    """
-    from rasterloom.versions import lineage  # heavy
-
-    corpus = corpus_of(recipe)
-    nodes = lineage.graph(corpus)
-    keys = lineage.keys_of(corpus, what)
-    if keys:
-        held = lineage.holding(corpus, nodes, keys)
-        trained = lineage.checkpoints_of(corpus, nodes, keys)
-        out.print(f"{len(keys)} pairs: {' '.join(keys[:8])}", highlight=False)
-        for title, fingerprints in (
-            ("tokens that hold them, or did", held),
-            ("checkpoints that saw them", trained),
-        ):
-            out.print(f"{title}: {', '.join(nodes[f].name for f in fingerprints) or 'none'}", highlight=False)
-        return
-    try:
-        start = lineage.find(nodes, what)
-    except VersionError as error:
-        raise VersionError(f"{error}; and no pair has it as key, URL or SHA-256") from None
-    found = (lineage.descendants if onward else lineage.ancestors)(nodes, start)
-    for node in found if onward else reversed(found):
-        record = node.record
-        counts = ", ".join(f"{k} {n:,}" for k, n in sorted(record.counts.items(), key=lambda i: -i[1])[:4])
-        line = Text.assemble((safe(node.name), "bold"), f"  {record.finished}  {safe(counts)}")
-        out.print(line, highlight=False)
-        if record.inputs:
-            given = (
-                nodes[f].name if f in nodes else f"{step}, no longer on record"
-                for step, f in record.inputs.items()
-            )
-            out.print(f"  made of {', '.join(given)}", highlight=False)
-
-
 @app.command("verify")
 def verify_command(
     recipe: RecipePath,
-    at: At = None,
+    at: AtVersion = None,
     quick: Annotated[bool, typer.Option("--quick", help="Check sizes and footers only.")] = False,
 ) -> None:
     """Verify that every file of a version exists, is unchanged and can be read."""
     from rasterloom.versions.corpus import TABLES  # heavy
     from rasterloom.versions.verify import verify  # heavy
 
-    corpus = corpus_of(recipe, at)
+    corpus = open_corpus(recipe, at)
     total = sum(len(corpus.files(name)) for name in TABLES)
     done = 0
     with out.status("reading the files") as status:
@@ -336,71 +274,3 @@ def verify_command(
         out.print(Text.assemble(("bad", "red"), safe(f"  {p.table} {p.file} {p.what}")), highlight=False)
     if problems:
         raise typer.Exit(FAILED)
-
-
-@app.command("export")
-def export_command(
-    recipe: RecipePath,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new or empty folder.")],
-    form: Annotated[
-        Form, typer.Option("--as", help="Hugging Face dataset, webdataset tars, or plain Parquet.")
-    ] = Form.HF,
-    at: At = None,
-) -> None:
-    """Export the selected images of a version, with a dataset card.
-
-    `datasets.load_dataset(FOLDER)` reads the Hugging Face form. The card
-    lists licences, sources, the keep rule, and counts of dropped pairs.
-    """
-    from rasterloom.pipelines.import_export.export_dataset import export  # heavy
-
-    corpus = corpus_of(recipe, at)
-    total = sum(file.rows for file in corpus.files("images"))
-    done = 0
-    with out.status("reading") as status:
-
-        def advance(rows: int) -> None:
-            nonlocal done
-            done += rows
-            status.update(f"{done:,} of {total:,} rows")
-
-        card = export(corpus, folder, form, advance=advance)
-    out.print(f"{card.rows:,} samples: {folder}", highlight=False)
-
-
-@app.command("adopt")
-def adopt_command(
-    recipe: RecipePath,
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="pairs, images, scores or selection.")],
-    path: Annotated[
-        str, typer.Argument(metavar="PATH", help="A Parquet file or a folder of them, or s3://...")
-    ],
-    column: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=THEIRS", help="The files' name for a column; may be given again."),
-    ] = None,
-) -> None:
-    """Import Parquet files as the next version of a table, with a record of their origin.
-
-    Files in the workspace that already have the table's columns are used in
-    place; others are rewritten with the missing columns: keys from url and
-    caption, sizes and hashes of images, "kept" of a selection.
-    """
-    from rasterloom.pipelines.import_export.import_tables import adopt  # heavy
-
-    pairs = [tuple(item.split("=", 1)) for item in column or ()]
-    if wrong := [pair for pair in pairs if len(pair) != 2]:
-        raise RecipeError(f"--column takes NAME=THEIRS, not {wrong[0][0]}")
-    with out.status("reading") as status:
-        found = adopt(
-            load_recipe(recipe),
-            table,
-            path,
-            dict(pairs),  # type: ignore[arg-type]
-            lambda done, total: status.update(f"{done:,} of {total:,} files"),
-        )
-    out.print(
-        f"{table}@{found.snapshot_id}: {found.rows:,} rows; {found.in_place:,} files taken where they lie, "
-        f"{found.written:,} written",
-        highlight=False,
-    )
