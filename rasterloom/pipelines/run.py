@@ -36,7 +36,7 @@ def run(workflow: Workflow, until: str | None, progress: Progress, retry: str = 
     check_workspace(corpus)
     if retry:
         if is_fixed(corpus):
-            refuse_change(corpus, "--retry")
+            refuse_change(corpus, "a retry")
         images = workflow.step(StepKind.IMAGES)
         assert isinstance(images, ShardStep)
         ask_for_retry(corpus, images, parse_classes(retry), progress.say)

@@ -50,7 +50,7 @@ class Tables:
 
     @cached_property
     def _db(self) -> Any:
-        import duckdb  # here, so that importing the report stays light
+        import duckdb  # heavy
 
         db = duckdb.connect(config={"temp_directory": self._spill.name, "memory_limit": MEMORY})
         db.execute("SET preserve_insertion_order = false")  # every query that needs an order names it

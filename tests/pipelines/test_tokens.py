@@ -185,9 +185,9 @@ def test_what_cannot_be_imported_is_said(rasterloom, tmp_path, undisturbed, gone
     for arguments, words in (
         ((tmp_path / "none.json", *options, f"{tmp_path}/w/art"), "cannot read the record"),
         ((record, *options, f"{tmp_path}/w/art"), "give --target"),
-        ((record, *options, "art", "--target", 512), "--into: got art, takes a recipe"),
+        ((record, *options, "art", "--target", 512), "--into art: takes a recipe"),
         ((record, *options, f"{tmp_path}/w/art", "--target", 500), "multiple of 32 pixels; 500 is not"),
-        ((record, *options, gone, "--target", 64), "has tokens of its own at target 64; --replace"),
+        ((record, *options, gone, "--target", 64), "has tokens of its own at target 64: --replace"),
         ((record, "--profile", "mini", "--into", gone), "mini"),
     ):
         code, _, err = rasterloom("tokens", "import", *arguments)

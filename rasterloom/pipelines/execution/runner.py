@@ -11,9 +11,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rasterloom import __version__
-from rasterloom.errors import RecipeError
+from rasterloom.errors import RecipeError, one_line
 from rasterloom.errors import StepFailed as StepFailed
-from rasterloom.pipelines.execution.gpu_actors import one_line
 from rasterloom.pipelines.execution.scheduler import holds, run_on_ray
 from rasterloom.pipelines.execution.success_guard import SuccessGuard
 from rasterloom.pipelines.maintenance import rewrite
@@ -162,7 +161,7 @@ def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, pro
         except RecipeError:
             raise
         except (OSError, ValueError, RuntimeError) as error:
-            raise StepFailed(f"{step.name}: {one_line(error)}") from error
+            raise StepFailed(f"{step.name}: {one_line(error, named=True)}") from error
         files = private_folders.plain_files(folder)
         if corpus.store.is_s3:
             upload(corpus.store, folder, final)

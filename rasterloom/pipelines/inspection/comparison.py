@@ -42,7 +42,7 @@ def compare_with(recipe: Recipe, other: str, page: Path, begin: Begin = lambda p
     a = _side_of(recipe, other)
     for side in (a, b):
         if not side.records:
-            raise RecipeError(f"nothing has been made of {side.name} yet: rasterloom run RECIPE")
+            raise RecipeError(f"{side.name} has no results yet", hint="run its recipe first")
     found = rows_differing(a.corpus, b.corpus, begin) if a.snapshots and b.snapshots else []
     begin("the page")
     write_comparison(a, b, found, page)
@@ -75,12 +75,13 @@ def _side_of(recipe: Recipe, other: str) -> Side:
     except VersionError:
         names = ", ".join(ref.name for ref in refs(corpus)) or "none yet"
         runs = ", ".join(node.name for node in nodes.values() if _trains(node)) or "none yet"
-        raise VersionError(
-            f"--compare {other}: no recipe (a .yaml file), no branch or tag (there are: {names}), no digits "
-            f"of a stage that was trained (after the @ of: {runs})"
-        ) from None
+        message = (
+            f"not a recipe (a .yaml file), a branch or tag (there are: {names}), or the fingerprint of a "
+            f"trained stage (after the @ of: {runs})"
+        )
+        raise VersionError(message, field="compare", value=other) from None
     if not _trains(run):
-        raise VersionError(f"--compare {other}: {run.name} is no stage that was trained")
+        raise VersionError(f"{run.name} is not a trained stage", field="compare", value=other)
     return side_of_run(corpus, nodes, run)
 
 

@@ -52,7 +52,7 @@ class _Story:
             if state.done
         }
         if "pairs" not in self.files:
-            raise RecipeError("there are no pairs yet: rasterloom run RECIPE")
+            raise RecipeError("there are no pairs yet", needs="pairs")
         self.pair = self._pair(key)
         self.key = self.pair["key"]
         self.image = self._row("images", without=("image", "more"))
@@ -78,7 +78,7 @@ class _Story:
         where = pc.starts_with(pc.field("key"), key.lower())
         found = parquet_io.read_files(self.corpus.store, self.files["pairs"], where)
         if len(found) == 0:
-            raise RecipeError(f"no pair has the key {key}; `rasterloom failures --format json` lists keys")
+            raise RecipeError(f"no pair has the key {key}", hint="the command failures lists keys")
         if len(found) > 1:
             some = ", ".join(found["key"].to_pylist()[:5])
             raise RecipeError(f"{len(found)} pairs have keys that begin with {key}: {some}")

@@ -106,10 +106,8 @@ def _selection(corpus: Corpus, step: Step, keep: Keep) -> pa.Table:
     for given in step.inputs:
         state = status(corpus, given)
         if not state.done:
-            raise RecipeError(
-                f"a rule is tried on the scores of the recipe, but the step {given.name} is not done "
-                f"({state.reason}): rasterloom run RECIPE --until scores"
-            )
+            message = f"a rule needs the scores of the recipe, and {given.name} is not done ({state.reason})"
+            raise RecipeError(message, needs="scores")
     (shard,) = step.plan(corpus.store, inputs_of(corpus, step), step.config)
     if not status(corpus, step).done:
         try:

@@ -1,4 +1,4 @@
-"""The training stages of a recipe, with what they need; what each would take; and what is wrong with them."""
+"""Forecast of training: steps, tokens, memory and GPU hours of each stage."""
 
 from dataclasses import dataclass, field
 
@@ -21,7 +21,7 @@ MFU = 0.4  # of a GPU's peak, assumed: what well-tuned training of such models r
 
 
 def stages_of(workflow: Workflow, which: str = ALL) -> list[Step]:
-    """The training steps of a workflow, or the one of a number from 1.
+    """Training steps of a recipe: of all stages, or of one, by its number from 1.
 
     Raises:
         RecipeError: the recipe has no such stage, or none at all.
@@ -33,13 +33,14 @@ def stages_of(workflow: Workflow, which: str = ALL) -> list[Step]:
         return stages
     if not (which.isdecimal() and 1 <= int(which) <= len(stages)):
         names = ", ".join(step.part for step in stages)
-        raise RecipeError(f"--stage takes all, or a number from 1 to {len(stages)} ({names}), not {which}")
+        message = f"takes all, or a number from 1 to {len(stages)} ({names})"
+        raise RecipeError(message, field="stage", value=which)
     return [stages[int(which) - 1]]
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a stage would do."""
+    """Resources that a stage would take."""
 
     step: Step
     status: Status
@@ -86,7 +87,7 @@ def forecast_of(corpus: Corpus, step: Step, run: Run, mfu: float) -> Forecast:
 
 
 def in_short(workflow: Workflow, step: Step, mfu: float) -> str | None:
-    """One line on what a stage would take, or on what is wrong with it; None before its tokens are there."""
+    """One line on a stage's cost, or its error; None before its tokens are there."""
     try:
         one = forecast_of(workflow.corpus, step, workflow.recipe.run, mfu)
     except RecipeError as error:
@@ -99,5 +100,5 @@ def in_short(workflow: Workflow, step: Step, mfu: float) -> str | None:
 
 
 def hours_text(hours: float) -> str:
-    """A duration to read, in hours or seconds."""
+    """Format a duration in hours or seconds."""
     return f"{hours:,.1f} h" if hours >= 1 else f"{hours * 3600:,.3g} s"

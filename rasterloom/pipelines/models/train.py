@@ -1,4 +1,4 @@
-"""Training the stages of a recipe by themselves: running them, going on, starting over."""
+"""Train, resume or restart the stages of a recipe."""
 
 import shutil
 from collections.abc import Callable
@@ -38,12 +38,12 @@ def train(workflow: Workflow, which: str, progress: Progress) -> list[Planned]:
 
 
 def unfinished(workflow: Workflow, which: str) -> dict[str, str]:
-    """The last good checkpoint of the stage that would go on, by the stage's name; none if all are done.
+    """Name of the first unfinished stage and its last good checkpoint; empty if all are done.
 
     Raises:
         RecipeError: the first stage that is not done has no checkpoint.
     """
-    from rasterloom.train.checkpoint.saver import latest
+    from rasterloom.train.checkpoint.saver import latest  # heavy
 
     corpus = workflow.corpus
     left = [step for step in stages_of(workflow, which) if not workflow.status(step).done]
@@ -59,7 +59,8 @@ def unfinished(workflow: Workflow, which: str) -> dict[str, str]:
             raise RecipeError(f"{step.name}: {error}") from None
     if found is None:
         raise RecipeError(
-            f"{step.name} has no checkpoint to resume from: without --resume it starts from the beginning"
+            f"{step.name} has no checkpoint to resume from",
+            hint="without {resume} it starts anew",
         )
     return {step.name: f"step {found.position.step:,}, {job.checkpoint_store.root}/{found.name}"}
 
@@ -67,7 +68,7 @@ def unfinished(workflow: Workflow, which: str) -> dict[str, str]:
 def start_over(
     workflow: Workflow, which: str, agreed: Callable[[str], bool], say: Callable[[str], None]
 ) -> None:
-    """Delete what stages have made, so that they start over; those after them follow from them.
+    """Delete the results of stages, so that they and the stages after them start over.
 
     Args:
         agreed: is asked before anything is deleted.

@@ -67,8 +67,8 @@ def pinned_step(recipe: Recipe, part: Part, field: str) -> Pinned:
     if head is None:
         raise RecipeError(
             f"{field}.target is {part.target}, which tokenize.targets {list(recipe.tokenize.targets)} does "
-            f"not name, and the corpus {name} has no tokens of it: name it there, or make them by "
-            f"rasterloom tokenize --target {part.target}"
+            f"not name, and the corpus {name} has no tokens of it: name it there, or tokenize the "
+            f"corpus at {part.target}"
         )
     snapshot, record = head
     text = _text_file(corpus, record, recipe, f"{name}@{version}", field)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from rasterloom.pipelines.training import sample_checks
 from rasterloom.recipe.sampling import ColourCheck, Sample
+from rasterloom.report.contact_sheet import Row, contact_sheet
 from rasterloom.schema import Profile, bucket_name
 from rasterloom.storage.layout import GRID, SAMPLES_JSON
 
@@ -148,24 +149,11 @@ def _check_rows(
 
 
 def grid(images: Sequence[Image.Image], captions: Sequence[str], scale: int = 2) -> Image.Image:
-    """Lay pictures out in rows, one row a prompt, the prompt above it."""
+    """Lay images out in rows, one row a prompt, the prompt above it."""
     rows: dict[str, list[Image.Image]] = {}
     for image, caption in zip(images, captions, strict=True):
         rows.setdefault(caption, []).append(image.resize((image.width * scale, image.height * scale)))
-    gap, label = 12, 26
-    width = max((sum(i.width + gap for i in row) for row in rows.values()), default=200) + gap
-    height = sum(max(i.height for i in row) + label + gap for row in rows.values()) + gap
-    sheet = Image.new("RGB", (width, height), (250, 250, 248))
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
-    y = gap
-    for caption, row in rows.items():
-        pen.text((gap, y), caption, fill=(40, 40, 40), font=font)
-        y, x = y + label, gap
-        for image in row:
-            sheet.paste(image, (x, y))
-            x += image.width + gap
-        y += max(i.height for i in row) + gap
-    return sheet
+    return contact_sheet([Row((caption,), tuple(row)) for caption, row in rows.items()])
 
 
 def pictures_of(codec: Any, profile: Profile, sequences: Sequence[Sequence[int]]) -> list[Image.Image]:

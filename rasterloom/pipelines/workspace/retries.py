@@ -29,9 +29,8 @@ def parse_classes(text: str) -> list[str]:
     unknown = [name for name in names if name not in list(ErrorClass)]
     if unknown or not names:
         what = ", ".join(unknown) or "nothing"
-        raise RecipeError(
-            f"--retry: no class of error is called {what}; the classes: {', '.join(ErrorClass)}"
-        )
+        message = f"no class of error is called {what}; the classes: {', '.join(ErrorClass)}"
+        raise RecipeError(message, field="retry")
     return names
 
 
@@ -94,14 +93,16 @@ def ask_for_retry(corpus: Corpus, images: ShardStep, errors: list[str], say: Cal
         if retries and retries[-1] == errors:
             say(f"The retry of {name} goes on.")
             return
-        raise RecipeError(f"{images.name} is not finished ({state.reason}): run without --retry first")
+        message = f"{images.name} is not finished ({state.reason})"
+        raise RecipeError(message, hint="run without {retry} first")
     rows = sum(state.record.counts.get(error, 0) for error in errors)
     if not rows:
         say(f"No row of {images.name} failed with {name}: nothing to retry.")
         return
     record = corpus.layout.retry(first.name, first.fingerprint, len(retries) + 1)
     if not corpus.store.put_if_absent(record, json.dumps(errors).encode()):
-        raise RecipeError("another run has just begun a retry: run again without --retry to join it")
+        message = "another run has just begun a retry"
+        raise RecipeError(message, hint="run again without {retry} to join it")
     say(f"Fetching {rows:,} rows again: {name}.")
 
 

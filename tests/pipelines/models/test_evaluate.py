@@ -100,7 +100,7 @@ def test_checkpoints_side_by_side(trained, rasterloom, clip, tmp_path):
         assert kept["checkpoints"] == [checkpoint]
     assert found["codec"]["pictures"] == found["drawn"] == 6 and found["clip_dimensions"] == 24
     assert 15 < found["codec"]["psnr"] < 60 and 0.3 < found["codec"]["ssim"] <= 1
-    assert "CLIP-FD is of 6 pictures in 24 dimensions" in found["notes"][0]
+    assert "CLIP-FD is of 6 images in 24 dimensions" in found["notes"][0]
     for words in ("1-64", "2-64", "CLIP score", "dB PSNR", "report: "):
         assert words in printed
     html = page(trained)
@@ -113,7 +113,7 @@ def test_without_clip_what_is_missing_is_told_and_a_folder_is_a_checkpoint_too(t
     found = json.loads(printed)
     assert code == 0 and found["checkpoints"][0]["clip"] is None and found["drawn"] == 0
     assert found["notes"] == [
-        "No CLIP weights: give --clip, or the recipe's score clip, for CLIP score and CLIP-FD."
+        "No CLIP weights: CLIP score and CLIP-FD take a CLIP, or the recipe's score clip."
     ]
     ended = json.loads((folders(trained)[0] / "heldout.json").read_text())["end"]["all"]
     assert found["checkpoints"][0]["heldout"]["all"]["loss"] == pytest.approx(ended["loss"], abs=1e-4)
@@ -152,15 +152,18 @@ def test_checkpoints_in_the_middle_of_a_stage(trained, rasterloom, tmp_path):
         (
             ["--stage", "1", "--step", "3"],
             "--step 3: train/1-64 has no such checkpoint; there are 2, 4, and latest (train.keep_checkpoints "
-            "says how many stay)",
+            "sets how many are kept)",
         ),
         (
             ["--stage", "1", "--stage", "2", "--step", "2"],
-            "--step takes the checkpoints of one stage: give one --stage",
+            "--step: takes the checkpoints of one stage: give one --stage",
         ),
         (["--stage", "3"], "--stage 3: the recipe has stages 1 to 2"),
-        (["--clip", "nowhere"], "--clip: no folder nowhere; it takes a checkpoint of transformers' CLIP"),
-        (["--model", "nowhere"], "--model: no checkpoint at nowhere (expected a config.json there)"),
+        (
+            ["--clip", "nowhere"],
+            "--clip nowhere: no such folder; it takes a checkpoint of transformers' CLIP",
+        ),
+        (["--model", "nowhere"], "--model nowhere: no checkpoint there (expected a config.json)"),
         (["--target", "96"], "there are no tokens of target 96 yet: rasterloom run RECIPE --until lengths"),
     ],
 )

@@ -156,7 +156,7 @@ def test_only_rows_of_the_class_are_fetched_again(recipe, site):
 def test_a_retry_that_was_stopped_goes_on(recipe, site):
     site.status = {"5": 500}
     given = recipe()
-    with pytest.raises(RecipeError, match="run without --retry first"):
+    with pytest.raises(RecipeError, match="run without retry first"):
         run(given, "http_5xx")
     run(given)
     site.status = {}
