@@ -62,7 +62,7 @@ def by_report(data, config, folder):
 
 
 def by_token_view(data, config, folder):
-    found = token_view.Found(None, {"key": KEY, "target": TARGET}, MINI, None, config)
+    found = token_view.TokenRow(None, {"key": KEY, "target": TARGET}, MINI, None, config)
     return token_view._cropped(Image.open(io.BytesIO(data)), (192, 320), 0, found)
 
 

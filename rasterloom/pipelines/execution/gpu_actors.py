@@ -4,7 +4,7 @@ import math
 import time
 from typing import Any
 
-from rasterloom.errors import StepFailed
+from rasterloom.errors import StepFailed, one_line
 from rasterloom.pipelines.execution.nodes import Nodes
 from rasterloom.pipelines.step import Shard, ShardStep
 from rasterloom.pipelines.workspace import staging
@@ -14,11 +14,6 @@ from rasterloom.storage.store import Store
 
 TRIES = 5  # of a shard whose worker died, or of an actor that does not start
 AHEAD = 2  # shards a slot: one at work and one that waits, so that no CPU or GPU does
-
-
-def one_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
 
 
 def options(step: ShardStep, takes: StepTakes) -> dict[str, Any]:
@@ -101,7 +96,9 @@ class Actors:
         except RayError as error:
             self._failed += not self._nodes.lost(there, error)
             if self._failed == TRIES:
-                raise StepFailed(f"{self._name}: its actors do not start: {one_line(error)}") from error
+                raise StepFailed(
+                    f"{self._name}: its actors do not start: {one_line(error, named=True)}"
+                ) from error
             time.sleep(1.0)
         else:
             self._busy[actor] = 0

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Generator
 from typing import Any
 
-from rasterloom.errors import StepFailed
-from rasterloom.pipelines.execution.gpu_actors import AHEAD, TRIES, Actors, one_line, options
+from rasterloom.errors import StepFailed, one_line
+from rasterloom.pipelines.execution.gpu_actors import AHEAD, TRIES, Actors, options
 from rasterloom.pipelines.execution.nodes import LATE_S, Nodes, of_kind
 from rasterloom.pipelines.progress.prometheus import Metrics
 from rasterloom.pipelines.progress.reporter import Progress
@@ -74,7 +74,9 @@ def run_on_ray(
                     result = ray.get(reference)
                 except RayTaskError as error:
                     cause = error.cause if isinstance(error.cause, Exception) else error
-                    raise StepFailed(f"{step.name}, shard {shard.name}: {one_line(cause)}") from error
+                    raise StepFailed(
+                        f"{step.name}, shard {shard.name}: {one_line(cause, named=True)}"
+                    ) from error
                 except RayError as error:
                     guilty = workers.died(reference)
                     metrics.lost()
@@ -115,7 +117,7 @@ def _why(error: Exception) -> str:
 
     if isinstance(error, OutOfMemoryError):
         return "its node ran out of memory: give the step more in run.steps, or make its shards smaller"
-    return one_line(error)
+    return one_line(error, named=True)
 
 
 class _Tasks:
