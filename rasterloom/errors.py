@@ -54,6 +54,10 @@ class VersionError(UserError, ValueError):
     """There is no such version, or it cannot be changed; the message says which there are."""
 
 
+class PluginError(UserError, ValueError):
+    """A plug-in is missing or broken; the message names its distribution and entry point."""
+
+
 class SourceError(UserError, ValueError):
     """A source cannot be used; the message names the file and what is wrong with it."""
 

@@ -76,6 +76,7 @@ INSIDE = {
         {"*"},
         {"codecs"},
         {"profiles", "buckets", "prompt_templates"},
+        {"codec_plugins"},
     ],
 }
 FREE = {"tokenize": {"*"}}  # rooms of a layer that may import each other

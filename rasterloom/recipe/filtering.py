@@ -11,7 +11,8 @@ class Score(Section):
     """A scorer by name, with its options: ``quality`` or ``{aesthetic: {head: head.pth}}``."""
 
     name: str
-    """quality, flatness, aesthetic, clip, nsfw, text_area, language or caption: see docs/filter.md."""
+    """quality, flatness, aesthetic, clip, nsfw, text_area, language or caption (docs/filter.md), or a
+    plug-in's."""
     options: dict[str, Any] = Field({})
     """Options of that scorer."""
 

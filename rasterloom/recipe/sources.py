@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationInfo, field_validator
 
 from rasterloom.recipe.base import Section
+from rasterloom.utils import plugins
 
 KINDS = ("parquet", "csv", "jsonl", "conversations", "folder", "webdataset", "img2dataset", "hf")
 
@@ -23,7 +24,8 @@ class Source(Section):
     """A file, a folder, a glob, s3://bucket/key, or a list of these; hf://owner/name of a data set on the
     Hugging Face hub. A relative path is taken from the recipe's folder."""
     kind: str = "auto"
-    """parquet, csv, jsonl, conversations, folder, webdataset, img2dataset or hf; by the path when auto."""
+    """parquet, csv, jsonl, conversations, folder, webdataset, img2dataset, hf, or a plug-in's; by the path
+    when auto."""
     name: str = ""
     """Name of the source in the tables; that of its file, without its suffix, or folder when empty."""
     url: str = "url"
@@ -56,8 +58,9 @@ class Source(Section):
     @field_validator("kind")
     @classmethod
     def _known_kind(cls, value: str) -> str:
-        if value not in ("auto", *KINDS):
-            raise ValueError(f"unknown kind {value!r}; known: auto, {', '.join(KINDS)}")
+        if value not in ("auto", *KINDS) and plugins.find(plugins.READERS, value) is None:
+            known = plugins.known_names(plugins.READERS, ("auto", *KINDS))
+            raise ValueError(f"unknown kind {value!r}; known: {known}")
         return value
 
     @field_validator("path", mode="before")

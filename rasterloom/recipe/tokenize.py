@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from rasterloom.recipe.base import Section
+from rasterloom.utils import plugins
 
 # owner/name or owner/name@revision on the Hugging Face hub, but not the relative path of a file
 HUB_ID = re.compile(
@@ -47,7 +48,8 @@ class Tokenize(Section):
     """How a kept pair becomes a Uni-Rep sequence."""
 
     codec: str = "mini"
-    """Network that turns a picture into codes: mini, chameleon (Lumina-mGPT) or movq (Lumina-mGPT 2.0)."""
+    """Network that turns a picture into codes: mini, chameleon (Lumina-mGPT), movq (Lumina-mGPT 2.0), or a
+    plug-in's."""
     weights: str | None = None
     """Weights of the codec: a file, a folder, or an id on the Hugging Face hub; mini brings its own."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -91,8 +93,9 @@ class Tokenize(Section):
     @field_validator("codec")
     @classmethod
     def _known_codec(cls, value: str) -> str:
-        if value not in CODECS:
-            raise ValueError(f"unknown codec {value!r}; known: {', '.join(CODECS)}")
+        if value not in CODECS and plugins.find(plugins.CODECS, value) is None:
+            known = plugins.known_names(plugins.CODECS, CODECS)
+            raise ValueError(f"unknown codec {value!r}; known: {known}")
         return value
 
     @field_validator("prompts")
@@ -113,7 +116,7 @@ class Tokenize(Section):
         if self.codec == "mini":
             if self.precision != "fp32":
                 raise ValueError(f"precision: {self.precision} is for chameleon and movq; mini takes fp32")
-        elif not self.weights:
+        elif self.codec in CODECS and not self.weights:
             raise ValueError(
                 f"weights: required, as {self.codec} brings none. It takes a file with the names of taming "
                 "(Meta's vqgan.ckpt, SBER's movqgan_270M.ckpt), a folder of transformers' Chameleon or of "

@@ -3,18 +3,19 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rasterloom.errors import PluginError
 from rasterloom.pipelines.cluster import cluster_checks
 from rasterloom.pipelines.cluster.cluster_checks import Finding
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.storage.store import StorageError
-from rasterloom.utils import private_folders
+from rasterloom.utils import plugins, private_folders
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.workspace_check import check_catalog, check_store
 
@@ -33,7 +34,7 @@ def examine(recipe: Recipe | None, address: str | None = None) -> list[Finding]:
 
     Nothing is left behind; a recipe's workspace is made if it is a local folder that is not there yet.
     """
-    found = [*_python(), *_packages(), *_machine(), *_gpus(bool(recipe and recipe.run.use_gpu))]
+    found = [*_python(), *_packages(), *_plugins(), *_machine(), *_gpus(bool(recipe and recipe.run.use_gpu))]
     if recipe:
         corpus = Corpus.of(recipe)
         found += [
@@ -58,6 +59,27 @@ def _packages() -> Iterator[Finding]:
             yield Finding(True, f"{name} {version(name)}")
         except PackageNotFoundError:
             yield Finding(False, f"{name} is missing: pip install -c constraints.txt rasterloom")
+
+
+def _plugins() -> Iterator[Finding]:
+    """Findings on the readers, scorers and codecs that other packages bring; each is loaded."""
+    from rasterloom.filtering.scorers import registry as scorers
+    from rasterloom.sources.readers import registry as readers
+    from rasterloom.tokenize.codecs import load as codecs
+
+    rooms: dict[str, Callable[[plugins.Plugin], object]] = {
+        plugins.READERS: readers.load_plugin,
+        plugins.SCORERS: scorers.load_plugin,
+        plugins.CODECS: codecs.load_plugin,
+    }
+    for group, load in rooms.items():
+        for plugin in plugins.installed(group):
+            try:
+                plugins.find(group, plugin.name)
+                load(plugin)
+                yield Finding(True, f"plug-in: {plugin}")
+            except PluginError as error:
+                yield Finding(False, f"plug-in: {error}")
 
 
 def _machine() -> Iterator[Finding]:

@@ -38,17 +38,18 @@ def steps_of_recipe(recipe: Recipe) -> list[Step]:
 
 
 def _corpus_steps(recipe: Recipe) -> list[Step]:
-    from rasterloom.filtering.scorers.registry import ON_GPU, identity, score_columns
+    from rasterloom.filtering.scorers import registry as scorers
     from rasterloom.filtering.selection import check_keep
     from rasterloom.sources.pairs import check_sources
+    from rasterloom.sources.readers import registry as readers
 
-    columns = score_columns(recipe.score)
+    columns = scorers.score_columns(recipe.score)
     check_keep(recipe.keep, columns)
     pairs = ShardStep(
         StepKind.PAIRS.value,
         shard_work.Sources(sources=recipe.sources),
         code_version="3",  # 3: samples of any task
-        identity={"content": check_sources(recipe.sources)},
+        identity={"content": check_sources(recipe.sources), **readers.plugin_identity(recipe.sources)},
         plan=shard_work.plan_pairs,
         work=shard_work.read_pairs,
         schema=PAIRS,
@@ -74,14 +75,14 @@ def _corpus_steps(recipe: Recipe) -> list[Step]:
         StepKind.SCORES.value,
         shard_work.Scores(scorers=recipe.score),
         code_version="1",
-        identity={"scorers": identity(recipe.score)},
+        identity={"scorers": scorers.identity(recipe.score), **scorers.plugin_identity(recipe.score)},
         inputs=(images,),
         plan=shard_work.plan_by_images_file,
         work=shard_work.score_images,
         schema=pa.schema([*SCORES, *columns]),
         table="scores",
         parquet=TEXT_PARQUET,
-        uses_gpu=any(score.name in ON_GPU for score in recipe.score),
+        uses_gpu=scorers.wants_gpu(recipe.score),
     )
     selection = ShardStep(
         StepKind.SELECTION.value,

@@ -46,7 +46,7 @@ def text_step(config: Tokenize, images: Step, selection: Step) -> Step:
 
 def token_steps(recipe: Recipe, target: int, *given: Step) -> tuple[Step, Step]:
     """Codes shard by shard, then the same rows packed by bucket into the table."""
-    from rasterloom.tokenize.codecs.load import ON_GPU
+    from rasterloom.tokenize.codecs.load import plugin_identity, wants_gpu
 
     config = token_work.TokenizeAt(
         target=target, tokenize=recipe.tokenize.model_copy(update={"targets": (target,)})
@@ -55,13 +55,13 @@ def token_steps(recipe: Recipe, target: int, *given: Step) -> tuple[Step, Step]:
         StepKind.CODES.step(target),
         config,
         code_version="2",  # 2: samples of any task, limits, in the order of packing
-        identity={"weights": _codec_digest(recipe)},
+        identity={"weights": _codec_digest(recipe), **plugin_identity(recipe.tokenize.codec)},
         inputs=given,
         plan=plan_by_images_file,
         work=token_work.tokenize_images,
         schema=token_work.CODES,
         parquet=CODES_PARQUET,
-        uses_gpu=recipe.tokenize.codec in ON_GPU,
+        uses_gpu=wants_gpu(recipe.tokenize.codec),
     )
     return codes, pack_step(config, codes, recipe.tokenize.codec)
 

@@ -18,6 +18,7 @@ from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import TOKENS, Profile
 from rasterloom.storage.parquet_io import count_of, read_file, read_files
 from rasterloom.storage.store import Store
+from rasterloom.tokenize.codecs.base import Codec
 
 TOKENS_AT_ONCE = 1 << 26  # that packing holds in memory: 256 MiB of ids
 
@@ -98,7 +99,7 @@ def staged(rows: pa.Table, failures: pa.Table, target: int, seed: int) -> pa.Tab
 
 
 @lru_cache(maxsize=1)
-def _codec(name: str, weights: str | None, precision: str) -> Any:
+def _codec(name: str, weights: str | None, precision: str) -> Codec:
     """The codec, on a GPU in the actors that have one (`ShardStep.uses_gpu`)."""
     from rasterloom.tokenize.codecs.load import load_codec
 

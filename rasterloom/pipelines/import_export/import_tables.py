@@ -23,8 +23,9 @@ from rasterloom.pipelines.corpus.existing_steps import is_fixed, refuse_change
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION, T2I, pair_key
-from rasterloom.sources.failure import Failure
+from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.images.decode import decode_image
+from rasterloom.sources.images.row import image_columns, received
 from rasterloom.storage.parquet_options import IMAGE_PARQUET, TEXT_PARQUET
 from rasterloom.storage.store import Entry, Store
 from rasterloom.versions.commit import commit
@@ -303,20 +304,10 @@ def _pictures(rows: pa.Table, fetch: Fetch, file: str) -> pa.Table:
         row |= {"attempts": 0, "status": "failed"}
         try:
             if not isinstance(data, bytes) or not data:
-                raise Failure("missing_file", "the row has no picture")  # type: ignore[arg-type]
-            picture = decode_image(data, fetch)
-            row |= {
-                **{
-                    name: getattr(picture, name)
-                    for name in ("format", "width", "height", "phash", "thumbnail")
-                },
-                **{f"original_{n}": getattr(picture, f"original_{n}") for n in ("format", "width", "height")},
-                "original_bytes": len(data),
-                "sha256": hashlib.sha256(data).hexdigest(),
-                "image": picture.data,
-                "status": "ok",
-            }
-        except Failure as failure:
+                raise FetchFailure("missing_file", "the row has no picture")  # type: ignore[arg-type]
+            decoded = decode_image(data, fetch)
+            row |= image_columns(decoded, received(data, decoded))
+        except FetchFailure as failure:
             row |= {"error": str(failure.error), "detail": failure.detail}
         found.append(row)
     return pa.Table.from_pylist(found, schema=pa.schema([f for f in IMAGES if f.name != "shard"]))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
+from PIL import Image
 
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.corpus.token_work import load_text
@@ -18,10 +18,8 @@ from rasterloom.report.contact_sheet import Row, contact_sheet
 from rasterloom.schema import TOKENS, Profile, StepKind
 from rasterloom.storage.parquet_io import DataFile, read_files, read_rows
 from rasterloom.tokenize import sequence_parser
-from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.codecs.load import load_codec
-from rasterloom.tokenize.crop import apply_crop, plan_crop
-from rasterloom.tokenize.limits import crop_seed
+from rasterloom.tokenize.cropping import crop_as_coded
 from rasterloom.tokenize.profiles import profile_of
 from rasterloom.tokenize.text_tokenizer import TextEncoder
 from rasterloom.versions.commit import head_snapshot
@@ -186,7 +184,5 @@ def _originals(found: TokenRow) -> list[Image.Image]:
 
 def _cropped(image: Image.Image, size: tuple[int, int], number: int, found: TokenRow) -> Image.Image | None:
     """Crop of a stored image as it was encoded, None if its size does not fit."""
-    upright = ImageOps.exif_transpose(image) if found.config.exif else image
-    seed = crop_seed(found.row["key"], found.config, number)
-    plan = plan_crop(upright.size, bucket_sizes(found.row["target"]), seed=seed)
-    return apply_crop(upright, plan) if plan.bucket == size else None
+    crop, plan = crop_as_coded(image, found.row["key"], number, found.config, found.row["target"])
+    return crop if plan.bucket == size else None

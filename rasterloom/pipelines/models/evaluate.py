@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from rich.console import Console
 
 from rasterloom.errors import RecipeError
@@ -30,17 +30,17 @@ from rasterloom.pipelines.training.sample_grid import picture_of
 from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import file_folder, inputs_of, local_folder, output_files
 from rasterloom.recipe.recipe import Recipe
+from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.report.gallery import read_rows
 from rasterloom.report.queries import Tables
 from rasterloom.report.reconstructions import psnr
 from rasterloom.schema import T2I, StepKind
 from rasterloom.storage.layout import EVALUATION, INDEX_HTML
 from rasterloom.storage.parquet_io import read_files
-from rasterloom.tokenize.buckets import bucket_sizes
+from rasterloom.tokenize.buckets import Size
 from rasterloom.tokenize.codecs.base import Codec
 from rasterloom.tokenize.conversation import encode_prompt
-from rasterloom.tokenize.crop import apply_crop, plan_crop
-from rasterloom.tokenize.limits import crop_seed
+from rasterloom.tokenize.cropping import crop_as_coded
 from rasterloom.tokenize.prompt_templates import t2i_prompt
 from rasterloom.train.data.token_dataset import TokenRows, open_rows
 from rasterloom.versions.corpus import Corpus
@@ -181,14 +181,18 @@ def _images(
         for stored in read_rows(tables, "images", list(coded), ["image"]) if tables.has("images") else ():
             row = coded[stored["key"]]
             size = row["width"], row["height"]
-            with Image.open(io.BytesIO(stored["image"])) as image:
-                upright = ImageOps.exif_transpose(image) if config.exif else image
-                plan = plan_crop(upright.size, bucket_sizes(target), seed=crop_seed(stored["key"], config))
-                original = np.asarray(apply_crop(upright, plan))
+            original, bucket = _as_coded(stored["image"], stored["key"], config, target)
             decoded = np.asarray(picture_of(tools.codec, tools.text_codec.profile, row["input_ids"]))
-            if plan.bucket == size:  # else the image was fetched again since
+            if bucket == size:  # else the image was fetched again since
                 images.append(EvaluatedImage(row["caption"] or "", size, original, decoded))
     return images
+
+
+def _as_coded(data: bytes, key: str, config: Tokenize, target: int) -> tuple[Pixels, Size]:
+    """A stored image as cropped for the codec, and the bucket that it falls into."""
+    with Image.open(io.BytesIO(data)) as image:
+        crop, plan = crop_as_coded(image, key, 0, config, target)
+    return np.asarray(crop), plan.bucket
 
 
 def _evaluate(tools: _Tools, models: Sequence[TrainedModel], held: HeldOut, clip: Clip | None) -> Evaluation:

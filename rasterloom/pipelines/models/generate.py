@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from rasterloom.errors import RecipeError, one_line
 from rasterloom.pipelines.models.load import TextCodec, TrainedModel, sizes_of
@@ -22,7 +22,7 @@ from rasterloom.storage.layout import GRID, SAMPLES_JSON
 from rasterloom.tokenize.buckets import Size, bucket_sizes, choose_bucket
 from rasterloom.tokenize.codecs.base import Codec
 from rasterloom.tokenize.conversation import encode_prompt, structure
-from rasterloom.tokenize.crop import apply_crop, plan_crop
+from rasterloom.tokenize.cropping import crop_as_coded, upright
 from rasterloom.tokenize.prompt_templates import IMAGE, Template, fields_of, templates_of
 
 if TYPE_CHECKING:
@@ -231,12 +231,11 @@ def _coded(path: Path, recipe: Recipe, target: int, codec: Codec) -> tuple[NDArr
     asked = min(target, recipe.tokenize.prompt_target or target)
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image) if recipe.tokenize.exif else image
-            plan = plan_crop(upright.size, bucket_sizes(asked))
-            pixels = np.array(apply_crop(upright, plan))
+            crop, _ = crop_as_coded(image, None, 0, recipe.tokenize, asked)
+            size = upright(image, recipe.tokenize).size
     except OSError as error:
         raise RecipeError(one_line(error), field="image", value=path) from None
-    return codec.encode(pixels[None])[0], choose_bucket(upright.size, bucket_sizes(target))
+    return codec.encode(np.array(crop)[None])[0], choose_bucket(size, bucket_sizes(target))
 
 
 def prompts_in(path: Path) -> tuple[str, ...]:

@@ -178,14 +178,11 @@ def _decoder(corpus: Corpus, step: Step, inputs: Inputs, run: Run) -> tuple[Any,
 
 def _cropper(step: Step) -> Any:
     """A function from a stored picture, its key and a target to the crop that was coded."""
-    from rasterloom.tokenize.buckets import bucket_sizes
-    from rasterloom.tokenize.crop import apply_crop, plan_crop
-    from rasterloom.tokenize.limits import crop_seed
+    from rasterloom.tokenize.cropping import crop_as_coded
 
     config = next(s.config for s in step.inputs if isinstance(s.config, token_work.TokenizeAt)).tokenize
 
-    def crop(picture: Image.Image, key: str, target: int) -> Image.Image:
-        plan = plan_crop(picture.size, bucket_sizes(target), seed=crop_seed(key, config))
-        return apply_crop(picture, plan)
+    def crop(image: Image.Image, key: str, target: int) -> Image.Image:
+        return crop_as_coded(image, key, 0, config, target)[0]
 
     return crop
