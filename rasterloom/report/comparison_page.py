@@ -9,7 +9,7 @@ from rasterloom import __version__
 from rasterloom.report import charts, queries
 from rasterloom.report.diff_page import LONGEST, Compared
 from rasterloom.report.evaluation_table import read_evaluation
-from rasterloom.report.gallery import Picture
+from rasterloom.report.gallery import GalleryImage
 from rasterloom.report.report_page import environment, identity, styles
 from rasterloom.report.training_runs import ALL, Samples, Stage, read_samples, read_stage
 from rasterloom.utils import formatting
@@ -22,7 +22,7 @@ PLACES = 3  # pictures of a prompt on either side
 
 
 @dataclass(frozen=True)
-class Side:
+class Operand:
     """One of the two that are compared. Parts that are missing are left out of the page."""
 
     name: str
@@ -53,10 +53,10 @@ class StagePair:
     title: str
     chart: Any
     figures: list[Line]
-    drawings: list[tuple[str, Picture, Picture]]
+    drawings: list[tuple[str, GalleryImage, GalleryImage]]
 
 
-def write_comparison(a: Side, b: Side, compared: Sequence[Compared], out: Path) -> None:
+def write_comparison(a: Operand, b: Operand, compared: Sequence[Compared], out: Path) -> None:
     """Write one HTML file that needs no other and no network.
 
     Args:
@@ -193,7 +193,7 @@ def _heldout(sides: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[Line]:
     ]
 
 
-def _drawings(a: Stage | None, b: Stage | None) -> list[tuple[str, Picture, Picture]]:
+def _drawings(a: Stage | None, b: Stage | None) -> list[tuple[str, GalleryImage, GalleryImage]]:
     """What the two drew of the prompts that both were given, as the stage ended."""
     of_a, of_b = (
         {prompt: pictures[-1] for prompt, pictures in s.drawings.prompts} if s and s.drawings else {}
@@ -204,7 +204,7 @@ def _drawings(a: Stage | None, b: Stage | None) -> list[tuple[str, Picture, Pict
 
 def _drawn(
     a: Samples | None, b: Samples | None
-) -> list[tuple[str, tuple[Picture, ...], tuple[Picture, ...]]]:
+) -> list[tuple[str, tuple[GalleryImage, ...], tuple[GalleryImage, ...]]]:
     """The samples of the prompts that both were given."""
     of_a, of_b = (dict(samples.prompts) if samples else {} for samples in (a, b))
     shared = [prompt for prompt in of_a if prompt in of_b][:SHOWN]

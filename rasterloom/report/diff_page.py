@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rasterloom import __version__
-from rasterloom.report.gallery import Gallery, Picture, pictures_of, read_rows
+from rasterloom.report.gallery import Gallery, GalleryImage, images_of, read_rows
 from rasterloom.report.queries import Tables
 from rasterloom.report.report_page import environment, styles
 from rasterloom.utils import formatting
@@ -54,18 +54,18 @@ def _tables(corpus: Corpus) -> Tables:
     return Tables(corpus, {name: head for name, head in heads.items() if head is not None})
 
 
-def _pictures(tables: Tables, keys: set[str]) -> dict[str, Picture]:
-    return pictures_of(tables, keys) if tables.has("images") else {}
+def _pictures(tables: Tables, keys: set[str]) -> dict[str, GalleryImage]:
+    return images_of(tables, keys) if tables.has("images") else {}
 
 
 def _galleries(
-    diff: Diff, a: Tables, b: Tables, pictures_a: dict[str, Picture], pictures_b: dict[str, Picture]
+    diff: Diff, a: Tables, b: Tables, pictures_a: dict[str, GalleryImage], pictures_b: dict[str, GalleryImage]
 ) -> tuple[Gallery, ...]:
     changes = _changes(diff, a, b)
     found = []
     for kind, rows in (("added", diff.added), ("removed", diff.removed), ("changed", diff.changed)):
         pictures = pictures_a if kind == "removed" else pictures_b
-        shown = (pictures.get(key, Picture("", key)) for key in diff.examples[kind])
+        shown = (pictures.get(key, GalleryImage("", key)) for key in diff.examples[kind])
         if kind == "changed":
             keys = diff.examples[kind]
             shown = (replace(p, notes=changes.get(key, ())) for key, p in zip(keys, shown, strict=True))

@@ -12,7 +12,7 @@ SHOWN = 8  # of each class
 
 
 @dataclass(frozen=True)
-class Failure:
+class FailureSample:
     """A pair that has no image. All of it is text of unknown origin, cleaned, to be escaped."""
 
     url: str
@@ -23,17 +23,17 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Failures:
+class FailureGroup:
     """The pairs that failed with one class of error, and a sample of them."""
 
     error: str
     meaning: str
     rows: int
     hosts: int
-    sample: tuple[Failure, ...]
+    sample: tuple[FailureSample, ...]
 
 
-def failures(tables: Tables) -> list[Failures]:
+def failures(tables: Tables) -> list[FailureGroup]:
     """What was asked for and did not come, by class of error, the most frequent first."""
     if not tables.has("images"):
         return []
@@ -49,14 +49,14 @@ def failures(tables: Tables) -> list[Failures]:
         """
     )
     return [
-        Failures(
+        FailureGroup(
             g["error"], failure.error(g["error"]), g["rows"], g["hosts"], tuple(map(_failure, g["sample"]))
         )
         for g in groups
     ]
 
 
-def _failure(row: dict[str, str | int | None]) -> Failure:
+def _failure(row: dict[str, str | int | None]) -> FailureSample:
     names = ("url", "host", "detail", "caption")
     text = {name: formatting.plain(str(row[name] or "")) for name in names}
-    return Failure(**text, attempts=int(row["attempts"] or 0))
+    return FailureSample(**text, attempts=int(row["attempts"] or 0))

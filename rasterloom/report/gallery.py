@@ -27,7 +27,7 @@ THUMBNAIL = 200  # pixels, the longer side
 
 
 @dataclass(frozen=True)
-class Picture:
+class GalleryImage:
     """A picture on the page; ``src`` is a data URI, empty if it could not be read or there is none."""
 
     src: str
@@ -44,24 +44,24 @@ class Gallery:
     reason: str
     rows: int
     kept: bool
-    pictures: tuple[Picture, ...] = ()
-    pairs: tuple[tuple[Picture, Picture], ...] = ()
+    pictures: tuple[GalleryImage, ...] = ()
+    pairs: tuple[tuple[GalleryImage, GalleryImage], ...] = ()
 
     @property
     def shown(self) -> int:
         return len(self.pictures) + len(self.pairs)
 
 
-def picture(
+def gallery_image(
     image: Image.Image, caption: str, notes: tuple[str, ...] = (), longest: int = THUMBNAIL, quality: int = 72
-) -> Picture:
+) -> GalleryImage:
     """A picture scaled down until its longer side is ``longest`` pixels at most."""
     small = image.convert("RGB")
     small.thumbnail((longest, longest), Image.Resampling.LANCZOS, reducing_gap=3)
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=quality, method=4)
     src = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return Picture(src, caption, notes, small.width, small.height)
+    return GalleryImage(src, caption, notes, small.width, small.height)
 
 
 def read_rows(
@@ -104,11 +104,11 @@ def galleries(tables: Tables) -> list[Gallery]:
     for group in groups:
         group["sample"] = group["sample"][: KEPT if group["kept"] else each]
     keys = {key for g in groups for chosen in g["sample"] for key in chosen.values() if key}
-    pictures = pictures_of(tables, keys)
+    pictures = images_of(tables, keys)
     return [_gallery(group, pictures) for group in groups]
 
 
-def pictures_of(tables: Tables, keys: set[str]) -> dict[str, Picture]:
+def images_of(tables: Tables, keys: set[str]) -> dict[str, GalleryImage]:
     """The stored pictures of some keys, with captions, sizes and scores; only what is shown is read."""
     scores = _scores(tables, keys)
     columns = ["caption", "original_width", "original_height", "image", *_told(tables)]
@@ -130,7 +130,7 @@ def _scores(tables: Tables, keys: set[str]) -> dict[str, dict[str, Any]]:
     return {row.pop("key"): row for row in read_rows(tables, "scores", keys, names)}
 
 
-def _of_row(row: dict[str, Any], scores: dict[str, Any]) -> Picture:
+def _of_row(row: dict[str, Any], scores: dict[str, Any]) -> GalleryImage:
     caption = formatting.plain(row["caption"])
     values = [
         f"{name} {formatting.figure(value)}" for name, value in scores.items() if isinstance(value, float)
@@ -138,17 +138,17 @@ def _of_row(row: dict[str, Any], scores: dict[str, Any]) -> Picture:
     task = row.get("task") or T2I
     asks = () if task == T2I else (task,)
     if row["image"] is None and task != T2I:
-        return Picture("", caption, (*asks, "text alone"))
+        return GalleryImage("", caption, (*asks, "text alone"))
     several = () if row.get("main") is None else ("one of several pictures",)
     notes = (*asks, *several, f"{row['original_width']}×{row['original_height']}", *values[:3])
     try:
         with Image.open(io.BytesIO(row["image"] or b"")) as image:
-            return picture(image, caption, notes)
+            return gallery_image(image, caption, notes)
     except (OSError, ValueError, Image.DecompressionBombError):
-        return Picture("", caption, notes)
+        return GalleryImage("", caption, notes)
 
 
-def _gallery(group: dict[str, Any], pictures: dict[str, Picture]) -> Gallery:
+def _gallery(group: dict[str, Any], pictures: dict[str, GalleryImage]) -> Gallery:
     shown = [chosen for chosen in group["sample"] if chosen["key"] in pictures]
     pairs = [(pictures[c["key"]], pictures[c["of"]]) for c in shown if c["of"] in pictures]
     alone = [pictures[c["key"]] for c in shown if c["of"] not in pictures]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from rasterloom.report.gallery import SEED, Picture, picture, read_rows
+from rasterloom.report.gallery import SEED, GalleryImage, gallery_image, read_rows
 from rasterloom.report.queries import Tables
 from rasterloom.utils import formatting
 
@@ -30,8 +30,8 @@ class Reconstruction:
 
     bucket: str
     tokens: int
-    original: Picture
-    decoded: Picture
+    original: GalleryImage
+    decoded: GalleryImage
     psnr: float | None
 
 
@@ -75,8 +75,8 @@ def _pair(
     return Reconstruction(
         row["bucket"],
         row["n_tokens"],
-        picture(original, caption, longest=LONGEST, quality=82),
-        picture(decoded, caption, longest=LONGEST, quality=82),
+        gallery_image(original, caption, longest=LONGEST, quality=82),
+        gallery_image(decoded, caption, longest=LONGEST, quality=82),
         psnr(_rgb(original), _rgb(decoded)) if crop and original.size == decoded.size else None,
     )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rasterloom import __version__
-from rasterloom.report.gallery import Gallery, pictures_of
+from rasterloom.report.gallery import Gallery, images_of
 from rasterloom.report.queries import Tables
 from rasterloom.report.report_page import environment, styles
 from rasterloom.versions.corpus import Corpus
@@ -44,7 +44,7 @@ def write_trial(
         snapshots: of the tables images and scores
     """
     with Tables(corpus, snapshots) as tables:
-        pictures = pictures_of(tables, {key for group in groups for key in group.keys})
+        pictures = images_of(tables, {key for group in groups for key in group.keys})
     galleries = [
         Gallery(g.reason, g.rows, g.kept, tuple(pictures[key] for key in g.keys if key in pictures))
         for g in groups

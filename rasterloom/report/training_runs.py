@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from rasterloom.report.gallery import Picture, picture
+from rasterloom.report.gallery import GalleryImage, gallery_image
 from rasterloom.utils import formatting
 
 ALL = "all"  # buckets together
@@ -116,7 +116,7 @@ class Drawings:
     """Pictures of the same prompts, drawn with the same dice while a stage trained."""
 
     steps: tuple[int, ...]
-    prompts: tuple[tuple[str, tuple[Picture, ...]], ...]  # of each prompt its pictures, by step
+    prompts: tuple[tuple[str, tuple[GalleryImage, ...]], ...]  # of each prompt its pictures, by step
 
 
 def read_drawings(folder: Path) -> Drawings | None:
@@ -149,8 +149,8 @@ def read_drawings(folder: Path) -> Drawings | None:
 class Samples:
     """Pictures that the model drew, by prompt, and how often it did what the prompt said."""
 
-    prompts: tuple[tuple[str, tuple[Picture, ...]], ...]
-    grid: Picture | None
+    prompts: tuple[tuple[str, tuple[GalleryImage, ...]], ...]
+    grid: GalleryImage | None
     settings: str
     checks: tuple[tuple[str, str], ...]  # what was checked, the share that was right
     left_out: int = 0
@@ -161,7 +161,7 @@ def read_samples(folder: Path) -> Samples | None:
     found = _json(_text(folder / SAMPLES_FILE))
     found = found if isinstance(found, dict) else {}
     listed = [item for item in found.get("images") or () if isinstance(item, dict) and item.get("file")]
-    prompts: dict[str, list[Picture]] = {}
+    prompts: dict[str, list[GalleryImage]] = {}
     for item in listed[:SAMPLES]:
         prompt = formatting.plain(str(item.get("prompt") or ""))
         made = _file_picture(folder, str(item["file"]), prompt, SAMPLE_LONGEST)
@@ -189,13 +189,13 @@ def _share(value: Any) -> str:
     return f"{right} of {asked}" if _finite(right) and _finite(asked) and asked else ""
 
 
-def _file_picture(folder: Path, name: str, caption: str, longest: int) -> Picture | None:
+def _file_picture(folder: Path, name: str, caption: str, longest: int) -> GalleryImage | None:
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
         return None
     try:
         with Image.open(path) as image:
-            return picture(image, caption, (f"{image.width}×{image.height}",), longest, quality=82)
+            return gallery_image(image, caption, (f"{image.width}×{image.height}",), longest, quality=82)
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
 

@@ -12,7 +12,7 @@ from rasterloom.pipelines.workflow import workflow
 from rasterloom.pipelines.workspace.status import status
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.recipe.recipe import Recipe
-from rasterloom.report.comparison_page import Side, write_comparison
+from rasterloom.report.comparison_page import Operand, write_comparison
 from rasterloom.versions import lineage
 from rasterloom.versions.corpus import TABLES, Corpus
 from rasterloom.versions.history import made
@@ -36,8 +36,8 @@ def compare_with(recipe: Recipe, other: str, page: Path, begin: Begin = lambda p
         VersionError: ``other`` is none of these, or a version holds what was taken down since.
     """
     begin("reading the records")
-    b = side_of_recipe(recipe)
-    a = _side_of(recipe, other)
+    b = operand_of_recipe(recipe)
+    a = _operand_of(recipe, other)
     for side in (a, b):
         if not side.records:
             raise RecipeError(f"{side.name} has no results yet", hint="run its recipe first")
@@ -46,27 +46,27 @@ def compare_with(recipe: Recipe, other: str, page: Path, begin: Begin = lambda p
     write_comparison(a, b, found, page)
 
 
-def side_of_recipe(recipe: Recipe, name: str = "") -> Side:
+def operand_of_recipe(recipe: Recipe, name: str = "") -> Operand:
     """What a recipe has made so far, of the steps that it asks for as it stands."""
     corpus = Corpus.of(recipe)
     check_ref(corpus)
     refuse_held(corpus)
     done = [s for s in (status(corpus, step) for step in workflow(recipe)) if s.done and s.record]
     records = tuple(s.record for s in done if s.record and s.step.name != "report")
-    return Side(
+    return Operand(
         name or f"{corpus.name}@{corpus.ref}", corpus, _snapshots(corpus), records, *_folders(corpus, records)
     )
 
 
-def _side_of(recipe: Recipe, other: str) -> Side:
+def _operand_of(recipe: Recipe, other: str) -> Operand:
     if other.endswith((".yaml", ".yml")):
         loaded = load_recipe(Path(other))
-        return side_of_recipe(loaded, f"{loaded.corpus} of {Path(other).name}")
+        return operand_of_recipe(loaded, f"{loaded.corpus} of {Path(other).name}")
     corpus = Corpus.of(recipe)
     nodes = lineage.graph(corpus)
     is_snapshot = other.isdecimal() and any(node.snapshot_id == int(other) for node in nodes.values())
     if is_snapshot or any(ref.name == other for ref in refs(corpus)):
-        return side_of_version(replace(corpus, ref=other), nodes)
+        return operand_of_version(replace(corpus, ref=other), nodes)
     try:
         run = lineage.find(nodes, other)
     except VersionError:
@@ -79,10 +79,10 @@ def _side_of(recipe: Recipe, other: str) -> Side:
         raise VersionError(message, field="compare", value=other) from None
     if not _trains(run):
         raise VersionError(f"{run.name} is not a trained stage", field="compare", value=other)
-    return side_of_run(corpus, nodes, run)
+    return operand_of_run(corpus, nodes, run)
 
 
-def side_of_version(corpus: Corpus, nodes: Graph) -> Side:
+def operand_of_version(corpus: Corpus, nodes: Graph) -> Operand:
     """A version of a corpus, with the last run of training on its tokens, if there was one."""
     check_ref(corpus)
     refuse_held(corpus)
@@ -100,17 +100,17 @@ def side_of_version(corpus: Corpus, nodes: Graph) -> Side:
             before = lineage.ancestors(nodes, nodes[record.fingerprint])
             made_of |= {n.record.fingerprint: n.record for n in before}
     of_data = (r for r in made_of.values() if not r.step.startswith((TRAINED, "sample", "report")))
-    return Side(
+    return Operand(
         f"{corpus.name}@{corpus.ref}", corpus, _snapshots(corpus), (*of_data, *run), *_folders(corpus, run)
     )
 
 
-def side_of_run(corpus: Corpus, nodes: Graph, last: Node) -> Side:
+def operand_of_run(corpus: Corpus, nodes: Graph, last: Node) -> Operand:
     """A run of training up to a stage, and the steps that it came of; not the rows that it was made of."""
     run = _run_of(nodes, last)
     before = [n.record for n in lineage.ancestors(nodes, last) if not _trains(n)]
     name = f"{last.record.step} {last.record.fingerprint[:10]}"
-    return Side(name, corpus, {}, (*before, *run), *_folders(corpus, run))
+    return Operand(name, corpus, {}, (*before, *run), *_folders(corpus, run))
 
 
 def _trains(node: Node) -> bool:

@@ -13,7 +13,7 @@ from rasterloom.versions.corpus import Corpus
 
 
 @dataclass(frozen=True)
-class Failure:
+class FailedPair:
     """A pair that was dropped: by fetching, by the keep rule or as a duplicate, or by tokenising."""
 
     key: str
@@ -24,7 +24,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Group:
+class FailedGroup:
     """The dropped pairs of one reason, or of one host, and one of them."""
 
     name: str
@@ -36,7 +36,7 @@ class Group:
 
 def failures(
     recipe: Recipe, reason: str | None = None, host: str | None = None, limit: int | None = None
-) -> list[Failure]:
+) -> list[FailedPair]:
     """List the pairs that are not kept, as far as the steps have come, sorted by reason and URL.
 
     Args:
@@ -51,10 +51,10 @@ def failures(
         ORDER BY reason, url, key LIMIT {limit if limit is not None else "ALL"}""",
         {"reason": reason, "host": host},
     )
-    return [Failure(**row) for row in rows]
+    return [FailedPair(**row) for row in rows]
 
 
-def summary(recipe: Recipe, by: str) -> list[Group]:
+def summary(recipe: Recipe, by: str) -> list[FailedGroup]:
     """Count the pairs that are not kept by ``reason`` or by ``host``, the most frequent first."""
     name, other = ("reason", "host") if by == "reason" else ("host", "reason")
     rows = _query(
@@ -67,7 +67,7 @@ def summary(recipe: Recipe, by: str) -> list[Group]:
         FROM each GROUP BY name ORDER BY pairs DESC, name""",
     )
     return [
-        Group(
+        FailedGroup(
             row["name"],
             row["pairs"],
             f"{row['other']} ({row['most']:,})" if row["other"] else "",
