@@ -1,4 +1,4 @@
-"""A page on what differs between two versions of a corpus, with a sample of the pictures on either side."""
+"""Page on the differences of two versions of a corpus, with sample images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,14 +19,14 @@ LONGEST = 60  # characters of a value
 
 @dataclass(frozen=True)
 class Compared:
-    """A table's difference and galleries of rows added, removed and changed."""
+    """Difference of a table, with galleries of added, removed and changed rows."""
 
     diff: Diff
     galleries: tuple[Gallery, ...]
 
 
 def write_difference(a: Corpus, b: Corpus, found: Sequence[Diff], out: Path) -> None:
-    """Write one HTML file that needs no other and no network.
+    """Write a self-contained HTML file.
 
     Args:
         found: the differences of tables from version A to version B, whose examples are shown.
@@ -75,7 +75,7 @@ def _galleries(
 
 
 def _changes(diff: Diff, a: Tables, b: Tables) -> dict[str, tuple[str, ...]]:
-    """What changed in each example, such as ``kept: true → false``, by key."""
+    """Changed values of each example by key, such as ``kept: true → false``."""
     keys = diff.examples["changed"]
     if not keys:
         return {}

@@ -1,4 +1,4 @@
-"""Pairs that have no image: a fixed sample of each class of error, for a person to look into."""
+"""Samples of failed pairs, by error class."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ SHOWN = 8  # of each class
 
 @dataclass(frozen=True)
 class FailureSample:
-    """A pair that has no image. All of it is text of unknown origin, cleaned, to be escaped."""
+    """Pair without an image: cleaned text of unknown origin, to be escaped."""
 
     url: str
     host: str
@@ -24,7 +24,7 @@ class FailureSample:
 
 @dataclass(frozen=True)
 class FailureGroup:
-    """The pairs that failed with one class of error, and a sample of them."""
+    """Failed pairs of one error class, with a sample."""
 
     error: str
     meaning: str
@@ -34,7 +34,7 @@ class FailureGroup:
 
 
 def failures(tables: Tables) -> list[FailureGroup]:
-    """What was asked for and did not come, by class of error, the most frequent first."""
+    """Failed pairs by error class, the most frequent first."""
     if not tables.has("images"):
         return []
     groups = tables.sql(

@@ -1,4 +1,4 @@
-"""Galleries: a fixed sample of the images that met each end, and only those read, as small WebP data URIs.
+"""Galleries: a fixed random sample of images for each outcome, as WebP data URIs.
 
 Keys are digests, so the order of a digest of theirs is a random order that is the same on every run.
 """
@@ -28,7 +28,7 @@ THUMBNAIL = 200  # pixels, the longer side
 
 @dataclass(frozen=True)
 class GalleryImage:
-    """A picture on the page; ``src`` is a data URI, empty if it could not be read or there is none."""
+    """Image on a page; ``src`` is a data URI, empty if it is missing or cannot be read."""
 
     src: str
     caption: str
@@ -39,7 +39,7 @@ class GalleryImage:
 
 @dataclass(frozen=True)
 class Gallery:
-    """A sample of the images that met one end; ``pairs`` has duplicates, each with what was kept instead."""
+    """Sample of the images of one outcome; ``pairs`` has duplicates beside the images kept instead."""
 
     reason: str
     rows: int
@@ -55,7 +55,7 @@ class Gallery:
 def gallery_image(
     image: Image.Image, caption: str, notes: tuple[str, ...] = (), longest: int = THUMBNAIL, quality: int = 72
 ) -> GalleryImage:
-    """A picture scaled down until its longer side is ``longest`` pixels at most."""
+    """Scale an image down to a longer side of at most ``longest`` pixels."""
     small = image.convert("RGB")
     small.thumbnail((longest, longest), Image.Resampling.LANCZOS, reducing_gap=3)
     buffer = io.BytesIO()
@@ -67,7 +67,7 @@ def gallery_image(
 def read_rows(
     tables: Tables, table: str, keys: Iterable[str], columns: list[str]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of some keys. The key column is read first, then only the row groups that hold them."""
+    """Yield the rows of some keys, reading only their row groups."""
     wanted = sorted(set(keys))
     for path in tables.files_with(table, wanted) if wanted else ():
         with tables.corpus.store.filesystem.open_input_file(path) as source:
@@ -84,7 +84,7 @@ def read_rows(
 
 
 def galleries(tables: Tables) -> list[Gallery]:
-    """Kept images first, then the others by the reason why not, the most frequent first."""
+    """Galleries of the selected images, then of each reason for dropping one."""
     if not tables.has("images", "selection"):
         return []
     groups = tables.sql(
@@ -109,7 +109,7 @@ def galleries(tables: Tables) -> list[Gallery]:
 
 
 def images_of(tables: Tables, keys: set[str]) -> dict[str, GalleryImage]:
-    """The stored pictures of some keys, with captions, sizes and scores; only what is shown is read."""
+    """Stored images of some keys, with captions, sizes and scores."""
     scores = _scores(tables, keys)
     columns = ["caption", "original_width", "original_height", "image", *_told(tables)]
     return {
@@ -119,7 +119,7 @@ def images_of(tables: Tables, keys: set[str]) -> dict[str, GalleryImage]:
 
 
 def _told(tables: Tables) -> list[str]:
-    """Columns that tell of a row's task; tables of earlier versions have none."""
+    """Columns on a row's task; tables of earlier versions have none."""
     return [name for name in ("task", "main") if name in tables.data["images"].schema.names]
 
 
@@ -139,7 +139,7 @@ def _of_row(row: dict[str, Any], scores: dict[str, Any]) -> GalleryImage:
     asks = () if task == T2I else (task,)
     if row["image"] is None and task != T2I:
         return GalleryImage("", caption, (*asks, "text alone"))
-    several = () if row.get("main") is None else ("one of several pictures",)
+    several = () if row.get("main") is None else ("one of several images",)
     notes = (*asks, *several, f"{row['original_width']}×{row['original_height']}", *values[:3])
     try:
         with Image.open(io.BytesIO(row["image"] or b"")) as image:

@@ -1,4 +1,4 @@
-"""A page on what another keep rule would change, with a sample of the pictures on either side."""
+"""Page on the effect of another keep rule, with sample images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from rasterloom.versions.corpus import Corpus
 
 @dataclass(frozen=True)
 class Group:
-    """Images that would newly be kept, or dropped, for one reason, and the keys of those that are shown."""
+    """Images newly kept or dropped for one reason, with keys of a sample."""
 
     reason: str
     rows: int
@@ -23,7 +23,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Trial:
-    """Two rules and what they keep."""
+    """Two keep rules and the images they select."""
 
     corpus: str
     rule_before: str
@@ -38,7 +38,7 @@ class Trial:
 def write_trial(
     corpus: Corpus, snapshots: dict[str, int], trial: Trial, groups: Sequence[Group], out: Path
 ) -> None:
-    """Write one HTML file that needs no other and no network.
+    """Write a self-contained HTML file.
 
     Args:
         snapshots: of the tables images and scores

@@ -1,4 +1,4 @@
-"""The two sides of a comparison: a recipe as it stands, a version of its corpus, or a run of training."""
+"""Operands of a comparison: a recipe's results, a version, or a training run."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +24,7 @@ Begin = Callable[[str], None]
 
 
 def compare_with(recipe: Recipe, other: str, page: Path, begin: Begin = lambda part: None) -> None:
-    """Write a page that shows a recipe's results beside others. Nothing is run.
+    """Write a page that compares a recipe's results with others; nothing is run.
 
     Args:
         other: the file of another recipe; a tag, a branch or a snapshot; or the fingerprint of a stage that
@@ -36,18 +36,19 @@ def compare_with(recipe: Recipe, other: str, page: Path, begin: Begin = lambda p
         VersionError: ``other`` is none of these, or a version holds what was taken down since.
     """
     begin("reading the records")
-    b = operand_of_recipe(recipe)
-    a = _operand_of(recipe, other)
-    for side in (a, b):
-        if not side.records:
-            raise RecipeError(f"{side.name} has no results yet", hint="run its recipe first")
-    found = rows_differing(a.corpus, b.corpus, begin) if a.snapshots and b.snapshots else []
+    candidate = operand_of_recipe(recipe)
+    baseline = _operand_of(recipe, other)
+    for operand in (baseline, candidate):
+        if not operand.records:
+            raise RecipeError(f"{operand.name} has no results yet", hint="run its recipe first")
+    both = baseline.snapshots and candidate.snapshots
+    found = rows_differing(baseline.corpus, candidate.corpus, begin) if both else []
     begin("the page")
-    write_comparison(a, b, found, page)
+    write_comparison(baseline, candidate, found, page)
 
 
 def operand_of_recipe(recipe: Recipe, name: str = "") -> Operand:
-    """What a recipe has made so far, of the steps that it asks for as it stands."""
+    """Present results of a recipe's steps."""
     corpus = Corpus.of(recipe)
     check_ref(corpus)
     refuse_held(corpus)
@@ -83,7 +84,7 @@ def _operand_of(recipe: Recipe, other: str) -> Operand:
 
 
 def operand_of_version(corpus: Corpus, nodes: Graph) -> Operand:
-    """A version of a corpus, with the last run of training on its tokens, if there was one."""
+    """Version of a corpus, with the last training run on its tokens, if any."""
     check_ref(corpus)
     refuse_held(corpus)
     there = [version.record for version in made(corpus)]
@@ -106,7 +107,7 @@ def operand_of_version(corpus: Corpus, nodes: Graph) -> Operand:
 
 
 def operand_of_run(corpus: Corpus, nodes: Graph, last: Node) -> Operand:
-    """A run of training up to a stage, and the steps that it came of; not the rows that it was made of."""
+    """Training run up to a stage, with the steps that it came from, without rows."""
     run = _run_of(nodes, last)
     before = [n.record for n in lineage.ancestors(nodes, last) if not _trains(n)]
     name = f"{last.record.step} {last.record.fingerprint[:10]}"
@@ -118,7 +119,7 @@ def _trains(node: Node) -> bool:
 
 
 def _run_of(nodes: Graph, last: Node) -> tuple[Record, ...]:
-    """The stages up to the last one, in order, and what was drawn by it."""
+    """Stages up to the last one, in order, and its samples."""
     stages = [n.record for n in lineage.ancestors(nodes, last) if _trains(n)]
     drawn = [n.record for n in nodes.values() if n.record.step == "sample"]
     mine = [record for record in drawn if last.record.fingerprint in record.inputs.values()]

@@ -1,4 +1,4 @@
-"""What did not make it into the corpus: every pair that is not kept, with its reason."""
+"""Dropped pairs, with their reasons."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from rasterloom.versions.corpus import Corpus
 
 @dataclass(frozen=True)
 class FailedPair:
-    """A pair that was dropped: by fetching, by the keep rule or as a duplicate, or by tokenising."""
+    """Pair dropped by fetching, by the keep rule, as a duplicate or by tokenization."""
 
     key: str
     url: str | None
@@ -25,7 +25,7 @@ class FailedPair:
 
 @dataclass(frozen=True)
 class FailedGroup:
-    """The dropped pairs of one reason, or of one host, and one of them."""
+    """Dropped pairs of one reason or host, with an example."""
 
     name: str
     pairs: int
@@ -37,7 +37,7 @@ class FailedGroup:
 def failures(
     recipe: Recipe, reason: str | None = None, host: str | None = None, limit: int | None = None
 ) -> list[FailedPair]:
-    """List the pairs that are not kept, as far as the steps have come, sorted by reason and URL.
+    """List the pairs dropped by finished steps, sorted by reason and URL.
 
     Args:
         reason: only those of this reason; a bare class of error stands for its failures.
@@ -55,7 +55,7 @@ def failures(
 
 
 def summary(recipe: Recipe, by: str) -> list[FailedGroup]:
-    """Count the pairs that are not kept by ``reason`` or by ``host``, the most frequent first."""
+    """Count dropped pairs by ``reason`` or by ``host``, the most frequent first."""
     name, other = ("reason", "host") if by == "reason" else ("host", "reason")
     rows = _query(
         recipe,
@@ -79,7 +79,7 @@ def summary(recipe: Recipe, by: str) -> list[FailedGroup]:
 
 
 def _query(recipe: Recipe, sql: str, values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    """Run a query on ``dropped``: key, url, caption, reason, detail. No picture is read."""
+    """Run a query on ``dropped``: key, url, caption, reason, detail. No image is read."""
     corpus = Corpus.of(recipe)
     done = {s.name: output_files(corpus, s) for s in workflow(recipe) if status(corpus, s).done}
     if "images" not in done:

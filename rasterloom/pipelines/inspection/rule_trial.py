@@ -1,4 +1,4 @@
-"""What another keep rule would change, from the tables that there are: nothing is run, no version is made."""
+"""Effect of another keep rule on the present tables; nothing is run."""
 
 import hashlib
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ GROUPS = 20  # the most frequent reasons that are shown
 
 @dataclass(frozen=True)
 class Change:
-    """Rows that one rule keeps and the other does not, and the reason of the one that does not."""
+    """Rows that only one rule keeps, with the other rule's reason."""
 
     kept: bool  # by the rule that is tried
     reason: str
@@ -35,6 +35,8 @@ class Change:
 
 @dataclass(frozen=True)
 class Tried:
+    """Result of a trial."""
+
     trial: Trial
     changes: tuple[Change, ...]
     """The most frequent first."""
@@ -43,7 +45,7 @@ class Tried:
 
 
 def try_rule(recipe: Recipe, rule: str, page: Path | None = None) -> Tried:
-    """Compare the selection of a recipe with what it would be under another rule.
+    """Compare the selection of a recipe with that of another rule.
 
     Args:
         page: file for a gallery of what would change; none is written when None
@@ -92,7 +94,7 @@ def try_rule(recipe: Recipe, rule: str, page: Path | None = None) -> Tried:
 
 
 def _selection(corpus: Corpus, recipe: Recipe) -> pa.Table:
-    """The selection of a recipe, in the order of its images: as it was committed, or made in memory."""
+    """Selection of a recipe in the order of its images: committed, or computed in memory."""
     step: Any = next(step for step in steps_of_recipe(recipe) if step.name == "selection")
     assert isinstance(step, ShardStep)
     for given in step.inputs:
@@ -111,7 +113,7 @@ def _selection(corpus: Corpus, recipe: Recipe) -> pa.Table:
 
 
 def _sample(rows: pa.Table, change: Change) -> tuple[str, ...]:
-    """Keys in the order of a digest of theirs: random, and the same on every run."""
+    """Random sample of keys, the same on every run."""
     chosen = pc.and_(pc.equal(rows["kept"], change.kept), pc.equal(rows["reason"], change.reason))
     keys = rows["key"].filter(chosen).to_pylist()
     return tuple(sorted(keys, key=lambda key: hashlib.md5(f"{key}{SEED}".encode()).digest())[:SHOWN])
