@@ -21,7 +21,7 @@ from rasterloom.utils.redact import as_json, safe
 
 if TYPE_CHECKING:
     from rasterloom.pipelines.models.evaluate import Evaluation, EvaluationRequest
-    from rasterloom.recipe.recipe import Recipe
+    from rasterloom.pipelines.workflow import Workflow
 
 
 Stages = Annotated[
@@ -75,10 +75,11 @@ def evaluate_command(
     """
     from rasterloom.pipelines.models import evaluate  # heavy
     from rasterloom.pipelines.models.load import choices_of  # heavy
+    from rasterloom.pipelines.workflow import Workflow  # heavy
 
     loaded = load_recipe(recipe)
     choices = choices_of(stage or (), step or (), model or ())
-    found, report = _evaluate(loaded, evaluate.EvaluationRequest(choices, target, images, clip))
+    found, report = _evaluate(Workflow(loaded), evaluate.EvaluationRequest(choices, target, images, clip))
     if save:
         save.write_text(as_json(asdict(found), indent=None if output is OutputFormat.JSON else 1))
     if output is OutputFormat.JSON:
@@ -91,15 +92,15 @@ def evaluate_command(
         out.print(f"report: {report}", highlight=False)
 
 
-def _evaluate(recipe: "Recipe", request: "EvaluationRequest") -> "tuple[Evaluation, str | None]":
+def _evaluate(workflow: "Workflow", request: "EvaluationRequest") -> "tuple[Evaluation, str | None]":
     """Metrics of the checkpoints, and the report's path if there is one."""
     from rasterloom.pipelines.models import evaluate  # heavy
     from rasterloom.pipelines.progress.reporter import Progress  # heavy
 
     progress = Progress(err)
     with progress.showing():
-        models, found = evaluate.measure(recipe, request, progress)
-    return found, evaluate.keep(recipe, models, found)
+        models, found = evaluate.measure(workflow, request, progress)
+    return found, evaluate.keep(workflow, models, found)
 
 
 def _table(found: "Evaluation") -> Table:

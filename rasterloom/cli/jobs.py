@@ -69,7 +69,7 @@ def submit_command(
         for name, size in job.package.files.items():
             out.print(f"  {size:>12,}  {safe(name)}", highlight=False)
         return
-    jobs = Jobs(address)
+    jobs = Jobs.open(address)
     found = submit(job, jobs)
     lines = [f"submitted as {found}"]
     lines += [] if follow else [f"rasterloom jobs follow {found} --address {address}"]
@@ -87,7 +87,7 @@ def list_command(
     """List the cluster's jobs, latest first, with the present step of each."""
     from rasterloom.pipelines.cluster.job_client import Jobs  # heavy
 
-    jobs = Jobs(address)
+    jobs = Jobs.open(address)
     found = [job for job in jobs.all() if everything or job.ours]
     if output is OutputFormat.JSON:
         for job in found:
@@ -113,7 +113,7 @@ def follow_command(job: JobId, address: Address = LOCAL) -> None:
     """Follow a job's log until it ends. Ctrl-C does not stop the job."""
     from rasterloom.pipelines.cluster.job_client import Jobs  # heavy
 
-    jobs = Jobs(address)
+    jobs = Jobs.open(address)
     _follow(jobs, jobs.find(job))
 
 
@@ -122,7 +122,7 @@ def logs_command(job: JobId, address: Address = LOCAL) -> None:
     """Print a job's log."""
     from rasterloom.pipelines.cluster.job_client import Jobs  # heavy
 
-    jobs = Jobs(address)
+    jobs = Jobs.open(address)
     out.print(jobs.logs(jobs.find(job)), end="", highlight=False)
 
 
@@ -131,7 +131,7 @@ def stop_command(job: JobId, address: Address = LOCAL) -> None:
     """Stop a job. Finished work stays; submit the recipe again to continue."""
     from rasterloom.pipelines.cluster.job_client import Jobs  # heavy
 
-    jobs = Jobs(address)
+    jobs = Jobs.open(address)
     found = jobs.find(job)
     if jobs.stop(found):
         out.print(f"{found}: {jobs.status(found)}; submit its recipe again to continue", highlight=False)

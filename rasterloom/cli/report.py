@@ -52,6 +52,8 @@ def report_command(
         out.print(f"comparison: {page}", highlight=False)
         return
     from rasterloom.pipelines.run import result_files, run  # heavy
+    from rasterloom.pipelines.workflow import Workflow  # heavy
 
-    run(loaded, "report", progress_on(out, quiet=False, log=LogFormat.TEXT))
-    out.print("\n".join(result_lines(result_files(loaded, "report", here=True))), highlight=False)
+    workflow = Workflow(loaded)
+    run(workflow, "report", progress_on(out, quiet=False, log=LogFormat.TEXT))
+    out.print("\n".join(result_lines(result_files(workflow, "report", here=True))), highlight=False)

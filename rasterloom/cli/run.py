@@ -40,23 +40,26 @@ def run_command(
     """
     from rasterloom.pipelines.cluster.submit import check_job  # heavy
     from rasterloom.pipelines.run import result_files, run  # heavy
+    from rasterloom.pipelines.workflow import Workflow  # heavy
 
     loaded = load_recipe(recipe)
     check_job(loaded)
-    planned = run(loaded, until, progress_on(out, quiet, log), retry)
+    workflow = Workflow(loaded)
+    planned = run(workflow, until, progress_on(out, quiet, log), retry)
     ran = sum(p.runs for p in planned)
     lines = [] if quiet else [f"{len(planned)} steps, {ran} ran now, {len(planned) - ran} were done before."]
-    found = result_files(loaded, planned[-1].step.name)
+    found = result_files(workflow, planned[-1].step.name)
     result(log, [*lines, *result_lines(found)], steps=len(planned), ran=ran, files=found)
 
 
 def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = OutputFormat.TABLE) -> None:
     """Show which steps would run and why, and the cost of training. Nothing is changed."""
     from rasterloom.pipelines.models.forecast import MFU, in_short  # heavy
-    from rasterloom.pipelines.workflow import plan  # heavy
+    from rasterloom.pipelines.workflow import Workflow  # heavy
+    from rasterloom.schema import StepKind  # heavy
 
-    loaded = load_recipe(recipe)
-    planned = plan(loaded, until)
+    workflow = Workflow(load_recipe(recipe))
+    planned = workflow.plan(until)
     if output is OutputFormat.JSON:
         for p in planned:
             row = {
@@ -70,7 +73,7 @@ def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = Out
     out.print(plan_table(planned))
     out.print(f"{sum(p.runs for p in planned)} of {len(planned)} steps would run.")
     for p in planned:
-        if p.runs and p.step.name.startswith("train/") and (line := in_short(loaded, p.step, MFU)):
+        if p.runs and p.step.kind is StepKind.TRAIN and (line := in_short(workflow, p.step, MFU)):
             out.print(line, highlight=False)
 
 

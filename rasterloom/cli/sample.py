@@ -112,17 +112,20 @@ def _sample(recipe: Path, request: "SampleRequest", choice: "ModelChoice", folde
     from rasterloom.pipelines.models import generate  # heavy
     from rasterloom.pipelines.models.load import decoder_of, load_model, text_codec_of  # heavy
     from rasterloom.pipelines.progress.reporter import Progress  # heavy
+    from rasterloom.pipelines.workflow import Workflow  # heavy
+    from rasterloom.storage.layout import GRID, SAMPLES_JSON  # heavy
 
-    loaded = load_recipe(recipe)
+    workflow = Workflow(load_recipe(recipe))
     choice.check()
     folder = generate.free_folder(folder)
-    text_codec = text_codec_of(loaded)
-    model = load_model(loaded, choice, text_codec)
+    text_codec = text_codec_of(workflow)
+    model = load_model(workflow, choice, text_codec)
     progress = Progress(out)
     with progress.showing():
-        found = generate.generate(loaded, model, text_codec, decoder_of(loaded), request, progress)
+        codec = decoder_of(workflow.recipe)
+        found = generate.generate(workflow.recipe, model, text_codec, codec, request, progress)
     generate.write(found, model, request, folder)
     for text in found.texts:
         out.print(text, highlight=False)
     out.print(generate.throughput(found), highlight=False)
-    out.print(f"samples: {folder / ('grid.png' if found.images else 'samples.json')}", highlight=False)
+    out.print(f"samples: {folder / (GRID if found.images else SAMPLES_JSON)}", highlight=False)

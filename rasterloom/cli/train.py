@@ -26,9 +26,10 @@ from rasterloom.utils.redact import safe
 if TYPE_CHECKING:
     from rasterloom.pipelines.models.forecast import Forecast
     from rasterloom.pipelines.step import Step
-    from rasterloom.recipe.recipe import Recipe
+    from rasterloom.pipelines.workflow import Workflow
     from rasterloom.train.estimate.cost import Estimate
     from rasterloom.train.estimate.memory import Memory
+    from rasterloom.versions.corpus import Corpus
 
 SHOWN = 8  # buckets
 EVEN = 0.985  # of useful tokens: what many rows reach
@@ -71,42 +72,45 @@ def train_command(
     good checkpoint. --resume requires one, --fresh starts over.
     """
     from rasterloom.pipelines.models.train import start_over, train, unfinished  # heavy
+    from rasterloom.pipelines.workflow import Workflow  # heavy
+    from rasterloom.schema import StepKind  # heavy
 
     loaded = load_recipe(recipe)
     if resume and fresh:
         raise RecipeError("--resume continues and --fresh starts over: give one of them")
+    workflow = Workflow(loaded)
     if dry_run:
-        _dry_run(loaded, stage, mfu, usd_per_gpu_hour, output)
+        _dry_run(workflow, stage, mfu, usd_per_gpu_hour, output)
         return
     progress = progress_on(out, quiet, log)
     if resume:
-        for name, checkpoint in unfinished(loaded, stage).items():
+        for name, checkpoint in unfinished(workflow, stage).items():
             progress.say(f"{name} continues from {checkpoint}")
     if fresh:
         if not yes and not sys.stdin.isatty():
             raise RecipeError("--fresh deletes: add --yes where nobody can be asked")
-        start_over(loaded, stage, lambda text: yes or typer.confirm(safe(text)), progress.say)
-    planned = train(loaded, stage, progress)
+        start_over(workflow, stage, lambda text: yes or typer.confirm(safe(text)), progress.say)
+    planned = train(workflow, stage, progress)
     ran = sum(p.runs for p in planned)
-    models = {p.step.name: _model_path(loaded, p.step) for p in planned if p.step.name.startswith("train/")}
+    stages = [p.step for p in planned if p.step.kind is StepKind.TRAIN]
+    models = {step.name: _model_path(workflow.corpus, step) for step in stages}
     lines = [] if quiet else [f"{len(planned)} steps, {ran} ran now."]
     lines += [f"{name}: {place}" for name, place in models.items()]
     result(log, lines, steps=len(planned), ran=ran, files=models)
 
 
-def _model_path(recipe: "Recipe", step: "Step") -> str:
+def _model_path(corpus: "Corpus", step: "Step") -> str:
     from rasterloom.pipelines.workspace.status import file_folder  # heavy
-    from rasterloom.versions.corpus import Corpus  # heavy
+    from rasterloom.storage.layout import MODEL  # heavy
 
-    corpus = Corpus.of(recipe)
-    return corpus.store.path(f"{file_folder(corpus, step)}/model")
+    return str(corpus.store.path(f"{file_folder(corpus, step)}/{MODEL}"))
 
 
-def _dry_run(recipe: "Recipe", stage: str, mfu: float, usd: float | None, output: OutputFormat) -> None:
+def _dry_run(workflow: "Workflow", stage: str, mfu: float, usd: float | None, output: OutputFormat) -> None:
     from rasterloom.pipelines.models.forecast import forecast  # heavy
 
-    price = (recipe.run.price.gpu or None) if usd is None else usd
-    for one in forecast(recipe, stage, mfu):
+    price = (workflow.recipe.run.price.gpu or None) if usd is None else usd
+    for one in forecast(workflow, stage, mfu):
         if output is OutputFormat.JSON:
             print_json(_facts(one, mfu, price))
         else:

@@ -10,11 +10,10 @@ from typing import Any
 from PIL import Image
 
 from rasterloom.report.gallery import GalleryImage, gallery_image
+from rasterloom.storage.layout import EVALUATION, GRID, SAMPLES_JSON
 from rasterloom.utils import formatting
 
 ALL = "all"  # buckets together
-EVALUATION_FILE = "evaluation.json"  # in the folder of a stage
-SAMPLES_FILE = "samples.json"  # beside sampled images
 SAMPLES = 32  # pictures at most
 SAMPLE_LONGEST = 384  # pixels
 STRIP = 8  # steps of a stage whose drawings are shown
@@ -81,7 +80,7 @@ def read_stage(name: str, folder: Path) -> Stage | None:
         after = _losses(heldout)
     if not rows and not after:
         return None
-    evaluation = _json(_text(folder / EVALUATION_FILE))
+    evaluation = _json(_text(folder / EVALUATION))
     return Stage(
         name,
         tuple(rows[step] for step in sorted(rows)),
@@ -158,7 +157,7 @@ class Samples:
 
 def read_samples(folder: Path) -> Samples | None:
     """Read ``samples.json`` and its images; None if there are none."""
-    found = _json(_text(folder / SAMPLES_FILE))
+    found = _json(_text(folder / SAMPLES_JSON))
     found = found if isinstance(found, dict) else {}
     listed = [item for item in found.get("images") or () if isinstance(item, dict) and item.get("file")]
     prompts: dict[str, list[GalleryImage]] = {}
@@ -167,7 +166,7 @@ def read_samples(folder: Path) -> Samples | None:
         made = _file_picture(folder, str(item["file"]), prompt, SAMPLE_LONGEST)
         if made:
             prompts.setdefault(prompt, []).append(made)
-    sheet = str(found.get("grid") or "grid.png")
+    sheet = str(found.get("grid") or GRID)
     grid = None if prompts else _file_picture(folder, sheet, "sampled images", 1600)
     if not prompts and grid is None:
         return None

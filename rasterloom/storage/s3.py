@@ -2,8 +2,6 @@
 
 import contextlib
 import os
-import random
-import time
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -12,10 +10,20 @@ from urllib.parse import urlsplit
 import pyarrow.fs as pafs
 
 from rasterloom.errors import StorageError
+from rasterloom.utils.retry import RetryPolicy
 
 CONNECT_S, REQUEST_S = 10, 60
-TRIES = 6  # of a request that may pass, with a wait that doubles and is jittered
+TRIES = 6  # of a request
 ABSENT, CONFLICT, EXISTS = 404, 409, 412
+
+
+class _Contended(StorageError):
+    """A conditional write met another one, and neither is there."""
+
+
+# boto3 tries a request again by itself; this is for what it takes to be done.
+WRITES = RetryPolicy(lambda error: isinstance(error, _Contended), TRIES)
+READS = RetryPolicy(lambda error: _is_cut_off(error), TRIES)
 
 _ADVICE = {
     "NoSuchBucket": "there is no such bucket: create it, or name another in the recipe's workspace",
@@ -93,17 +101,21 @@ def put_if_absent(client: Any, bucket: str, key: str, data: bytes) -> bool:
     from botocore.exceptions import ClientError
 
     with told(f"s3://{bucket}/{key}"):
-        for _ in range(TRIES):
-            try:
-                client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-                return True
-            except ClientError as error:
-                status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-                if status not in (CONFLICT, EXISTS):
-                    raise
-            with contextlib.suppress(FileNotFoundError):  # a write in conflict with ours came to nothing
-                return get(client, bucket, key) == data
-    raise StorageError(f"s3://{bucket}/{key}: others kept writing to it at the same time")
+        for attempt in WRITES.attempts(f"write of s3://{bucket}/{key}"):
+            with attempt:
+                try:
+                    client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+                    return True
+                except ClientError as error:
+                    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+                    if status not in (CONFLICT, EXISTS):
+                        raise
+                try:
+                    return get(client, bucket, key) == data
+                except FileNotFoundError:  # a write in conflict with this one came to nothing
+                    said = f"s3://{bucket}/{key}: others kept writing to it at the same time"
+                    raise _Contended(said) from None
+    raise AssertionError("unreachable")
 
 
 def get(client: Any, bucket: str, key: str) -> bytes:
@@ -113,29 +125,28 @@ def get(client: Any, bucket: str, key: str) -> bytes:
         FileNotFoundError: there is no such object.
         StorageError: the server cannot be reached or refuses.
     """
-    from botocore.exceptions import (
-        ClientError,
-        IncompleteReadError,
-        ReadTimeoutError,
-        ResponseStreamingError,
-    )
+    from botocore.exceptions import ClientError
+
+    def read() -> bytes:
+        try:
+            found: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+            return found
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] != ABSENT:
+                raise
+            if error.response["Error"].get("Code") == "NoSuchBucket":
+                raise
+            raise FileNotFoundError(key) from None
 
     with told(f"s3://{bucket}/{key}"):
-        for attempt in range(TRIES):
-            try:
-                found: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
-                return found
-            except ClientError as error:
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] != ABSENT:
-                    raise
-                if error.response["Error"].get("Code") == "NoSuchBucket":
-                    raise
-                raise FileNotFoundError(key) from None
-            except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
-                if attempt == TRIES - 1:
-                    raise
-                wait(attempt)
-    raise AssertionError("unreachable")
+        return READS.call(f"read of s3://{bucket}/{key}", read)
+
+
+def _is_cut_off(error: BaseException) -> bool:
+    """Whether the body of an answer broke off."""
+    from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+
+    return isinstance(error, IncompleteReadError | ReadTimeoutError | ResponseStreamingError)
 
 
 def uploads(client: Any, bucket: str, prefix: str) -> Iterator[tuple[str, str, datetime]]:
@@ -165,11 +176,6 @@ def abort(client: Any, bucket: str, key: str, upload: str) -> None:
     """Give up an unfinished upload, and with it what is there of it; one that has ended is no error."""
     with told(f"s3://{bucket}/{key}"), contextlib.suppress(client.exceptions.NoSuchUpload):
         client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload)
-
-
-def wait(attempt: int) -> None:
-    """Sleep before another attempt: a tenth of a second, doubled each time, jittered by half."""
-    time.sleep(0.1 * 2**attempt * random.uniform(0.5, 1.5))
 
 
 @contextlib.contextmanager

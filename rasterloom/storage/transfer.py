@@ -1,16 +1,18 @@
 """Folders on their way to and from a store."""
 
 import threading
+from functools import partial
 from pathlib import Path
 
 from pyarrow.fs import LocalFileSystem, copy_files
 
-from rasterloom.errors import one_line
-from rasterloom.storage import s3
-from rasterloom.storage.store import StorageError, Store
+from rasterloom.errors import StorageError, one_line
+from rasterloom.storage.store import Store
 from rasterloom.utils.private_folders import plain_files
+from rasterloom.utils.retry import RetryPolicy
 
-TRIES = 3  # of a folder; each request in it is tried again by itself (s3.TRIES)
+# Of a folder; each request in it is tried again by itself (s3.TRIES).
+UPLOADS = RetryPolicy(lambda error: isinstance(error, OSError), tries=3)
 
 
 class Upload:
@@ -48,15 +50,12 @@ def upload(store: Store, folder: Path, name: str) -> None:
         StorageError: it failed, also when it was tried again, or a link in the folder leads elsewhere.
     """
     plain_files(folder)
-    for attempt in range(TRIES):
-        try:
-            copy_files(str(folder), store.path(name), LocalFileSystem(), store.filesystem)
-            return
-        except OSError as error:
-            if attempt == TRIES - 1:
-                reason = one_line(error)
-                raise StorageError(f"{store.uri(name)}: cannot be uploaded: {reason}") from None
-        s3.wait(attempt)
+    copy = partial(copy_files, str(folder), store.path(name), LocalFileSystem(), store.filesystem)
+    try:
+        UPLOADS.call(f"upload of {store.uri(name)}", copy)
+    except OSError as error:
+        reason = one_line(error)
+        raise StorageError(f"{store.uri(name)}: cannot be uploaded: {reason}") from None
 
 
 def download(store: Store, name: str, folder: Path) -> None:

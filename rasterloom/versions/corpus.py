@@ -16,10 +16,12 @@ from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.utils.config import Config, merge_config
 
 from rasterloom.recipe.recipe import Recipe
-from rasterloom.storage import s3
+from rasterloom.storage import layout, s3
+from rasterloom.storage.layout import Layout
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
-from rasterloom.versions.retrying import patiently
+from rasterloom.versions.pyiceberg_compat import TimedRestCatalog
+from rasterloom.versions.retrying import with_retries
 
 T = TypeVar("T")
 MAIN = "main"
@@ -66,6 +68,11 @@ class Corpus:
         name, _, ref = recipe.corpus.partition("@")
         return cls(name, Store(recipe.workspace), tuple(sorted(recipe.catalog.items())), ref or MAIN)
 
+    @property
+    def layout(self) -> Layout:
+        """Names of the corpus's files in the store."""
+        return Layout(self.name)
+
     @cached_property
     def catalog(self) -> Catalog:
         """The catalog: what the recipe names, else an SQLite file in the workspace.
@@ -76,24 +83,22 @@ class Corpus:
         if not self.catalog_properties:
             folder = Path(self.store.path())
             folder.mkdir(parents=True, exist_ok=True)
-            return _sqlite_catalog(folder / "catalog.db", self.store.uri(""))
+            return _sqlite_catalog(folder / layout.CATALOG, self.store.uri(""))
         given: dict[str, Any] = {**s3_properties(), **dict(self.catalog_properties)}
         properties: dict[str, Any] = dict(merge_config(Config().get_catalog_config(CATALOG) or {}, given))
         is_http = properties.get("uri", "").startswith("http")  # which is REST where no type is named
         if properties.get("type", "rest" if is_http else "") == "rest":
-            from rasterloom.versions.rest_catalog import TimedRestCatalog
-
             return TimedRestCatalog(CATALOG, **properties)
         return load_catalog(CATALOG, **given)
 
     @property
     def has_catalog(self) -> bool:
         """Whether there is anything to look up: false before the first commit to a local workspace."""
-        return bool(self.catalog_properties) or (Path(self.store.path()) / "catalog.db").exists()
+        return bool(self.catalog_properties) or (Path(self.store.path()) / layout.CATALOG).exists()
 
     def location(self, table: str) -> str | None:
         """Where the metadata of a new table go: the workspace; None where a catalog has its own place."""
-        return None if self.catalog_properties else self.store.uri(f"{self.name}/tables/{table}")
+        return None if self.catalog_properties else self.store.uri(self.layout.table(table))
 
     def identifier(self, table: str) -> tuple[str, str]:
         return (self.name, table)
@@ -103,13 +108,18 @@ class Corpus:
         if not self.has_catalog:
             return None
         try:
-            return self.surely(lambda: self.catalog.load_table(self.identifier(name)))
+            return self.with_retries(f"table {name}", lambda: self.catalog.load_table(self.identifier(name)))
         except NoSuchTableError:
             return None
 
-    def surely(self, work: Callable[[], T]) -> T:
-        """Do what asks a catalog or S3, again where the network spoils it; a disk is not waited for."""
-        return patiently(work) if self.catalog_properties else work()
+    @property
+    def is_remote(self) -> bool:
+        """Whether files or catalog lie behind a network, where what fails may pass; a disk's errors stay."""
+        return self.store.is_s3 or bool(self.catalog_properties)
+
+    def with_retries(self, what: str, work: Callable[[], T]) -> T:
+        """Return what ``work`` returns; where the corpus is remote, it is tried as ``NETWORK`` says."""
+        return with_retries(what, work) if self.is_remote else work()
 
     def head(self, table: Table | None) -> Snapshot | None:
         """The snapshot that a table has at the corpus's ``ref``, None if it has none there."""
@@ -137,7 +147,7 @@ class Corpus:
             return []
         scan = opened.scan(row_filter=where or AlwaysTrue(), snapshot_id=snapshot_id)
         found = []
-        for task in self.surely(lambda: list(scan.plan_files())):
+        for task in self.with_retries(f"files of {table}", lambda: list(scan.plan_files())):
             values = tuple(str(task.file.partition[i]) for i in range(len(task.file.partition)))
             found.append(DataFile(self.store.name_of(task.file.file_path), task.file.record_count, values))
         return sorted(found, key=lambda f: (f.name.rpartition("/")[2], f.name))
@@ -162,7 +172,7 @@ class Corpus:
             snapshot_id=snapshot_id,
             limit=limit,
         )
-        found: pa.Table = self.surely(scan.to_arrow)
+        found: pa.Table = self.with_retries(f"rows of {table}", scan.to_arrow)
         return found.select(columns) if columns else found
 
     def dataset(self, files: list[str]) -> pads.Dataset:

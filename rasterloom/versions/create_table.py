@@ -1,4 +1,4 @@
-"""Making a table that is not there yet, once, however many drivers come to need it."""
+"""Creation of a table, once, however many drivers need it."""
 
 import time
 import uuid
@@ -7,13 +7,12 @@ from contextlib import contextmanager
 
 import pyarrow as pa
 from pyiceberg.exceptions import CommitFailedException, TableAlreadyExistsError
-from pyiceberg.io.pyarrow import _pyarrow_to_schema_without_ids
 from pyiceberg.partitioning import PARTITION_FIELD_ID_START, PartitionField, PartitionSpec
-from pyiceberg.schema import assign_fresh_schema_ids
 from pyiceberg.table import Table
 from pyiceberg.transforms import IdentityTransform
 
 from rasterloom.versions.corpus import Corpus
+from rasterloom.versions.pyiceberg_compat import iceberg_schema
 
 MAKING_S = 30.0  # after which whoever is at it is taken to be gone
 
@@ -31,7 +30,7 @@ def open_or_create(corpus: Corpus, name: str, schema: pa.Schema, partition_by: t
     with _alone(corpus, name):
         if corpus.catalog.table_exists(identifier):
             return corpus.catalog.load_table(identifier)
-        fields = assign_fresh_schema_ids(_pyarrow_to_schema_without_ids(schema))
+        fields = iceberg_schema(schema)
         parts = [
             PartitionField(fields.find_field(column).field_id, number, IdentityTransform(), column)
             for number, column in enumerate(partition_by, PARTITION_FIELD_ID_START)

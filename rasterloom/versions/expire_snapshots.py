@@ -1,17 +1,14 @@
 """Which snapshots of a table have to stay, what these reach, and the end of the others."""
 
-import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table import Table
 
-from rasterloom.versions.commit import COMMIT_TRIES
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.last_versions import last_versions, needed
 from rasterloom.versions.record import Record
-from rasterloom.versions.retrying import let_in
+from rasterloom.versions.retrying import CONFLICTS, access_errors
 
 
 @dataclass
@@ -67,7 +64,7 @@ def expire(corpus: Corpus, name: str, since_ms: float, fingerprints: Collection[
     Raises:
         CommitFailedException: others kept committing to this table and won every time.
     """
-    for attempt in range(COMMIT_TRIES):
+    for attempt in CONFLICTS.attempts(f"expiry of snapshots of {corpus.name}.{name}"):
         table = corpus.table(name)
         if table is None:
             return 0
@@ -75,12 +72,7 @@ def expire(corpus: Corpus, name: str, since_ms: float, fingerprints: Collection[
         ids = [s.snapshot_id for s in table.snapshots() if s.snapshot_id not in kept]
         if not ids:
             return 0
-        try:
-            with let_in():
-                table.maintenance.expire_snapshots().by_ids(ids).commit()
+        with attempt, access_errors():
+            table.maintenance.expire_snapshots().by_ids(ids).commit()
             return len(ids)
-        except CommitFailedException:
-            if attempt == COMMIT_TRIES - 1:
-                raise
-            time.sleep(0.05 * (attempt + 1))
     raise AssertionError("unreachable")

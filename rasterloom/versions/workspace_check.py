@@ -38,7 +38,7 @@ def check_catalog(corpus: Corpus) -> None:
         StorageError: it cannot be reached or refuses.
     """
     try:
-        corpus.surely(lambda: corpus.catalog.list_namespaces())
+        corpus.with_retries("catalog", lambda: corpus.catalog.list_namespaces())
     except Exception as error:  # each kind of catalog has errors of its own
         reason = one_line(error, limit=300)
         where = dict(corpus.catalog_properties).get("uri", f"in {corpus.store.root}")

@@ -1,7 +1,6 @@
 """The jobs of a Ray cluster, through Ray's Jobs API."""
 
 import asyncio
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -14,14 +13,11 @@ from rich.console import Console
 
 from rasterloom.errors import StepFailed
 from rasterloom.pipelines.progress.log_lines import where_at
+from rasterloom.utils.ray_compat import quiet_clients, server_version
+from rasterloom.utils.retry import RetryPolicy
 
 T = TypeVar("T")
 OURS = "rasterloom"  # key in a job's metadata: the recipe's corpus
-TALKATIVE = (
-    "ray.dashboard.modules.dashboard_sdk",
-    "ray.dashboard.modules.job.sdk",
-    "ray._private.runtime_env.packaging",
-)
 PENDING_S = 5.0  # that a job may take to start before it is told what it waits for
 STARTS_S = 60.0  # that a head which has just come up may take until it takes jobs
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
@@ -56,39 +52,43 @@ class Job:
         return bool(self.corpus) or "rasterloom" in self.entrypoint
 
 
+@dataclass(frozen=True)
 class Jobs:
-    """A client of one cluster's jobs; what goes wrong is a StepFailed of one line."""
+    """Client of one cluster's jobs; every failure is a StepFailed of one line."""
 
-    def __init__(self, address: str) -> None:
+    address: str
+    _client: Any
+    """Ray's JobSubmissionClient."""
+
+    @classmethod
+    def open(cls, address: str) -> "Jobs":
         """Connect. StepFailed: nobody answers there, or the cluster does not let us in."""
-        from ray.job_submission import JobSubmissionClient
+        from ray.job_submission import JobSubmissionClient  # heavy
 
-        for name in TALKATIVE:
-            logging.getLogger(name).setLevel(logging.WARNING)
-        self.address = address
+        quiet_clients()
         with _as_given(address):
-            self._client: Any = self._ask(lambda: JobSubmissionClient(address))
+            return cls(address, _ask(address, lambda: JobSubmissionClient(address)))
 
     @property
     def version(self) -> str:
-        """Of Ray, at the cluster."""
-        return str(self._client._server_ray_version)  # asked when connecting; get_version is the API's own
+        """Version of Ray at the cluster."""
+        return server_version(self._client)
 
     def submit(self, **given: Any) -> str:
         """Submit a job, and return its id; a head that has just come up is waited for."""
-        until = time.monotonic() + STARTS_S
-        while True:
-            try:
-                return str(self._ask(lambda: self._client.submit_job(**given)))
-            except StepFailed as error:
-                if "No available agent" not in str(error):
-                    raise
-                if time.monotonic() > until:
-                    raise StepFailed(
-                        f"{error} Its nodes' agents do not run: dashboard_agent.log on them says why; where "
-                        "a machine has two Rays, `ray start --dashboard-agent-listen-port` gives each its own"
-                    ) from None
-                time.sleep(1.0)
+        try:
+            return str(
+                STARTING.call(
+                    "submission of a job", lambda: self._ask(lambda: self._client.submit_job(**given))
+                )
+            )
+        except StepFailed as error:
+            if not _has_no_agent(error):
+                raise
+            raise StepFailed(
+                f"{error} Its nodes' agents do not run: dashboard_agent.log on them says why; where "
+                "a machine has two Rays, `ray start --dashboard-agent-listen-port` gives each its own"
+            ) from None
 
     def all(self) -> list[Job]:
         """All jobs that the cluster remembers, the latest first."""
@@ -111,7 +111,7 @@ class Jobs:
 
     def nodes(self) -> list[dict[str, float]]:
         """What each node that is there has, in Ray's words."""
-        from ray.util.state import list_nodes
+        from ray.util.state import list_nodes  # heavy
 
         # Ray takes the nodes that are gone, which it leaves out as asked, for data that is missing.
         asked: dict[str, Any] = {"limit": 10_000, "raise_on_missing_output": False}
@@ -156,20 +156,34 @@ class Jobs:
         return where_at(self.logs(job.id)) if job.status == "RUNNING" else ""
 
     def _ask(self, question: Callable[[], T]) -> T:
-        from ray.exceptions import AuthenticationError
+        return _ask(self.address, question)
 
-        try:
-            return question()
-        except AuthenticationError as error:
-            raise StepFailed(f"{self.address}: {str(error).splitlines()[0]}: {TOKEN}") from None
-        except ConnectionError:
-            raise StepFailed(
-                f"nobody answers at {self.address}: it takes the address of the cluster's dashboard, such as "
-                "http://head:8265; is the port open from here?"
-            ) from None
-        except Exception as error:  # whatever answers there may say anything
-            lines = [line for line in str(error).strip().splitlines() if line.strip()]
-            raise StepFailed(f"{self.address}: {lines[-1].strip() if lines else error!r}") from None
+
+def _ask(address: str, question: Callable[[], T]) -> T:
+    """Return a cluster's answer. StepFailed: there is none, or an error."""
+    from ray.exceptions import AuthenticationError  # heavy
+
+    try:
+        return question()
+    except AuthenticationError as error:
+        raise StepFailed(f"{address}: {str(error).splitlines()[0]}: {TOKEN}") from None
+    except ConnectionError:
+        raise StepFailed(
+            f"nobody answers at {address}: it takes the address of the cluster's dashboard, such as "
+            "http://head:8265; is the port open from here?"
+        ) from None
+    except Exception as error:  # whatever answers there may say anything
+        lines = [line for line in str(error).strip().splitlines() if line.strip()]
+        raise StepFailed(f"{address}: {lines[-1].strip() if lines else error!r}") from None
+
+
+def _has_no_agent(error: BaseException) -> bool:
+    """Whether a head has no agent yet to give a job to."""
+    return isinstance(error, StepFailed) and "No available agent" in str(error)
+
+
+# A head that has just come up is waited for.
+STARTING = RetryPolicy(_has_no_agent, tries=1000, base_s=1.0, cap_s=1.0, jitter=0.0, deadline_s=STARTS_S)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.cluster.environment import FILE
 from rasterloom.recipe.recipe import Recipe
+from rasterloom.utils.ray_compat import ignore_rules
 
 LIMIT = 100 * 2**20  # bytes that the dashboard takes in one request
 LEFT_OUT = (".git", ".venv*", "venv", "__pycache__", "*.egg-info", ".*_cache", FILE)
@@ -62,9 +63,7 @@ def package(recipe_file: Path, recipe: Recipe) -> Package:
 
 
 def _walk(folder: Path, workspace: str, ignored: list[Callable[[Path], bool]]) -> Iterator[Path]:
-    from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
-
-    ignored = [*ignored, *get_excludes_from_ignore_files(folder, include_gitignore=True, logger=_Quiet())]
+    ignored = [*ignored, *ignore_rules(folder)]
     for path in sorted(folder.iterdir()):
         left_out = any(fnmatch.fnmatch(path.name, pattern) for pattern in LEFT_OUT)
         if left_out or str(path) == workspace or any(match(path) for match in ignored):
@@ -73,11 +72,6 @@ def _walk(folder: Path, workspace: str, ignored: list[Callable[[Path], bool]]) -
             yield from _walk(path, workspace, ignored)
         elif path.is_file():
             yield path
-
-
-class _Quiet:
-    def info(self, *_: object) -> None:
-        """Ray would tell of each ignore file."""
 
 
 def _check_sources(recipe: Recipe, found: Package) -> None:

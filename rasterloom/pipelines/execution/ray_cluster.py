@@ -7,7 +7,8 @@ from typing import Any
 
 from rasterloom.errors import StepFailed as StepFailed
 from rasterloom.recipe.run import Run
-from rasterloom.utils.local_ray import forget_token, start_local_ray
+from rasterloom.utils.local_ray import start_local_ray
+from rasterloom.utils.ray_compat import forget_token
 
 # For every worker. torch's threads wait for each other by spinning, which is 30 times slower where cores are
 # shared; and tasks without a GPU look after themselves (`pool._run_without_gpu`).

@@ -72,9 +72,9 @@ def _record(corpus: Corpus, step: Step, recipe_digest: str, started: float, **fo
 
 def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, progress: Progress) -> None:
     started = time.monotonic()
-    place = staging.folder(corpus.name, step.name, step.fingerprint)
+    place = corpus.layout.staging(step.name, step.fingerprint)
     inputs = inputs_of(corpus, step)
-    shards = corpus.surely(lambda: step.plan(corpus.store, inputs, step.config))
+    shards = corpus.with_retries(f"plan of {step.name}", lambda: step.plan(corpus.store, inputs, step.config))
     taken_down = tombstones(corpus.store, corpus.name)
     done = staging.published(corpus.store, place)
     done |= _taken_over(corpus, step, place, [shard for shard in shards if shard.id not in done])
@@ -92,7 +92,10 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
                 raise StepFailed(f"{step.name}: {why}")
     taken_down = tombstones(corpus.store, corpus.name)  # those that came meanwhile, too
     found = [done[shard.id] for shard in shards]
-    whole = corpus.surely(lambda: rewrite.without(corpus.store, place, found, step.name, taken_down))
+    whole = corpus.with_retries(
+        f"takedowns from {step.name}",
+        lambda: rewrite.without(corpus.store, place, found, step.name, taken_down),
+    )
     record = _record(
         corpus,
         step,
@@ -128,7 +131,7 @@ def _taken_over(corpus: Corpus, step: ShardStep, place: str, shards: list[Shard]
     last = status(corpus, step).record
     earlier: dict[str, Published] = {}
     if last and (last.config, last.code_version) == (step.settings, step.code_version):
-        there = staging.published(corpus.store, staging.folder(corpus.name, step.name, last.fingerprint))
+        there = staging.published(corpus.store, corpus.layout.staging(step.name, last.fingerprint))
         earlier = {result.spec: result for result in there.values() if result.spec}
     found = {}
     for shard in shards:
@@ -154,7 +157,7 @@ def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, pro
         inputs = inputs_of(corpus, step)
         make = partial(step.make, corpus, inputs, step, folder, run, progress)
         try:
-            counts = make() if step.resumes else corpus.surely(make)
+            counts = make() if step.resumes else corpus.with_retries(step.name, make)
         except RecipeError:
             raise
         except (OSError, ValueError, RuntimeError) as error:

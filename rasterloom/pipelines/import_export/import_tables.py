@@ -80,8 +80,7 @@ def adopt(
     config = {"adopted": [[f.name, f.size, f.stamp] for f in files], "columns": dict(columns)}
     fingerprint = hashlib.blake2b(json.dumps([table, config]).encode(), digest_size=10).hexdigest()
     schema = _schema(table, source, files, columns)
-    place = f"{corpus.name}/adopted/{table}/{fingerprint}"
-    writer = _Writer(corpus, table, schema, columns, recipe.fetch, place)
+    writer = _Writer(corpus, table, schema, columns, recipe.fetch, fingerprint)
     for number, file in enumerate(files):
         mine = _in_workspace(corpus.store, source, file)
         if mine and not columns and _fits(source, file.name, schema):
@@ -118,10 +117,10 @@ class _Writer:
         schema: pa.Schema,
         columns: Mapping[str, str],
         fetch: Fetch,
-        place: str,
+        fingerprint: str,
     ) -> None:
         self.corpus, self.table, self.schema, self.columns = corpus, table, schema, columns
-        self.fetch, self.place = fetch, place
+        self.fetch, self.fingerprint = fetch, fingerprint
         self.shards = _Shards(corpus, table)
         self.names: list[str] = []
         self.rows = self.size = self.in_place = 0
@@ -136,7 +135,7 @@ class _Writer:
         options = IMAGE_PARQUET if self.table == "images" else TEXT_PARQUET
         for part in _tables(source, file, self.fetch.shard_rows):
             rows = self._rows(part, file)
-            name = f"{self.place}/{len(self.names):06d}.parquet"
+            name = self.corpus.layout.adopted(self.table, self.fingerprint, len(self.names))
             self.size += self.corpus.store.write_parquet(name, rows, **options)
             self.names.append(name)
             self.rows += rows.num_rows

@@ -23,6 +23,7 @@ from rasterloom.pipelines.workspace.status import output_files, status
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.recipe.run import Run
+from rasterloom.schema import StepKind
 from rasterloom.storage.parquet_io import count_of, read_files
 from rasterloom.storage.parquet_options import CODES_PARQUET
 from rasterloom.storage.store import Store
@@ -78,7 +79,7 @@ def import_tokens(
         entries = read_record(record)
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    head = head_snapshot(corpus, corpus.table("tokens"), f"tokens/{target}")
+    head = head_snapshot(corpus, corpus.table("tokens"), StepKind.TOKENS.step(target))
     if head and "profile" not in head[1].config and not replace:
         message = f"the corpus {corpus.name} has tokens of its own at target {target}"
         raise RecipeError(message, hint="{replace} replaces them, as a new version")
@@ -116,7 +117,7 @@ def import_steps(record: Path, entries: list[tuple[str, Any]], config: ImportAt)
     """Steps of an import: read the pickles, write token files, index lengths."""
     content = hashlib.blake2b(json.dumps(entries, sort_keys=True).encode(), digest_size=10).hexdigest()
     codes = ShardStep(
-        f"codes/{config.target}",
+        StepKind.CODES.step(config.target),
         config,
         code_version="1",
         identity={"record": content},

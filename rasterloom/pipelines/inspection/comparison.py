@@ -8,17 +8,19 @@ from rasterloom.errors import RecipeError, VersionError
 from rasterloom.pipelines.inspection.version_diff import rows_differing
 from rasterloom.pipelines.maintenance.takedown import refuse_held
 from rasterloom.pipelines.training.result_folder import shown_folder
-from rasterloom.pipelines.workflow import workflow
-from rasterloom.pipelines.workspace.status import status
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.report.comparison_page import Operand, write_comparison
+from rasterloom.schema import StepKind
 from rasterloom.versions import lineage
 from rasterloom.versions.corpus import TABLES, Corpus
 from rasterloom.versions.history import made
-from rasterloom.versions.lineage import TRAINED, Graph, Node
+from rasterloom.versions.lineage import Graph, Node
 from rasterloom.versions.record import Record
 from rasterloom.versions.refs import check_ref, refs
+
+SHOWN = (StepKind.TRAIN, StepKind.SAMPLE)  # steps whose folders are shown
 
 Begin = Callable[[str], None]
 
@@ -49,11 +51,12 @@ def compare_with(recipe: Recipe, other: str, page: Path, begin: Begin = lambda p
 
 def operand_of_recipe(recipe: Recipe, name: str = "") -> Operand:
     """Present results of a recipe's steps."""
-    corpus = Corpus.of(recipe)
+    workflow = Workflow(recipe)
+    corpus = workflow.corpus
     check_ref(corpus)
     refuse_held(corpus)
-    done = [s for s in (status(corpus, step) for step in workflow(recipe)) if s.done and s.record]
-    records = tuple(s.record for s in done if s.record and s.step.name != "report")
+    done = [s for s in map(workflow.status, workflow.steps) if s.done and s.record]
+    records = tuple(s.record for s in done if s.record and s.step.kind is not StepKind.REPORT)
     return Operand(
         name or f"{corpus.name}@{corpus.ref}", corpus, _snapshots(corpus), records, *_folders(corpus, records)
     )
@@ -88,7 +91,7 @@ def operand_of_version(corpus: Corpus, nodes: Graph) -> Operand:
     check_ref(corpus)
     refuse_held(corpus)
     there = [version.record for version in made(corpus)]
-    tokens = {record.fingerprint for record in there if record.step.startswith("tokens/")}
+    tokens = {record.fingerprint for record in there if record.kind is StepKind.TOKENS}
     trained = [
         node
         for node in nodes.values()
@@ -100,7 +103,7 @@ def operand_of_version(corpus: Corpus, nodes: Graph) -> Operand:
         if record.fingerprint in nodes:  # not where its snapshot is gone
             before = lineage.ancestors(nodes, nodes[record.fingerprint])
             made_of |= {n.record.fingerprint: n.record for n in before}
-    of_data = (r for r in made_of.values() if not r.step.startswith((TRAINED, "sample", "report")))
+    of_data = (r for r in made_of.values() if r.kind not in (*SHOWN, StepKind.REPORT))
     return Operand(
         f"{corpus.name}@{corpus.ref}", corpus, _snapshots(corpus), (*of_data, *run), *_folders(corpus, run)
     )
@@ -115,26 +118,22 @@ def operand_of_run(corpus: Corpus, nodes: Graph, last: Node) -> Operand:
 
 
 def _trains(node: Node) -> bool:
-    return node.record.step.startswith(TRAINED)
+    return node.record.kind is StepKind.TRAIN
 
 
 def _run_of(nodes: Graph, last: Node) -> tuple[Record, ...]:
     """Stages up to the last one, in order, and its samples."""
     stages = [n.record for n in lineage.ancestors(nodes, last) if _trains(n)]
-    drawn = [n.record for n in nodes.values() if n.record.step == "sample"]
+    drawn = [n.record for n in nodes.values() if n.record.kind is StepKind.SAMPLE]
     mine = [record for record in drawn if last.record.fingerprint in record.inputs.values()]
     return (*stages, *mine[-1:])
 
 
 def _folders(corpus: Corpus, records: tuple[Record, ...]) -> tuple[tuple[tuple[str, Path], ...], Path | None]:
     """Folders of the stages, by name, and of the samples."""
-    folders = {
-        r.step: shown_folder(corpus, r.step, r.fingerprint)
-        for r in records
-        if r.step.startswith(TRAINED) or r.step == "sample"
-    }
-    stages = tuple((n.removeprefix(TRAINED), f) for n, f in folders.items() if n.startswith(TRAINED))
-    return stages, folders.get("sample")
+    folders = {r.step: shown_folder(corpus, r.step, r.fingerprint) for r in records if r.kind in SHOWN}
+    stages = tuple((StepKind.part(n), f) for n, f in folders.items() if StepKind.part(n))
+    return stages, folders.get(StepKind.SAMPLE)
 
 
 def _snapshots(corpus: Corpus) -> dict[str, int]:

@@ -1,21 +1,24 @@
 """Effect of another keep rule on the present tables; nothing is run."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasterloom.errors import RecipeError
+from rasterloom.filtering.scorers.registry import score_columns
+from rasterloom.filtering.selection import check_keep
 from rasterloom.pipelines.corpus import shard_work
 from rasterloom.pipelines.corpus.steps import steps_of_recipe
-from rasterloom.pipelines.step import ShardStep
+from rasterloom.pipelines.step import ShardStep, Step
 from rasterloom.pipelines.workspace.status import inputs_of, status
+from rasterloom.recipe.filtering import Keep
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.report.rule_trial_page import Group, Trial, write_trial
+from rasterloom.schema import StepKind
 from rasterloom.storage import parquet_io
 from rasterloom.versions.corpus import Corpus
 
@@ -54,9 +57,15 @@ def try_rule(recipe: Recipe, rule: str, page: Path | None = None) -> Tried:
         RecipeError: the rule cannot be used, or the recipe's images have no scores yet
     """
     corpus = Corpus.of(recipe)
-    other = recipe.model_copy(update={"keep": recipe.keep.model_copy(update={"rule": rule})})
-    after = _selection(corpus, other)
-    before = _selection(corpus, recipe)
+    made = {step.kind: step for step in steps_of_recipe(recipe)}
+    selection = made[StepKind.SELECTION]
+    other = recipe.keep.model_copy(update={"rule": rule})
+    try:
+        check_keep(other, score_columns(recipe.score))
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+    after = _selection(corpus, replace(selection, config=other), other)
+    before = _selection(corpus, selection, recipe.keep)
     was, is_ = before["kept"].to_numpy(), after["kept"].to_numpy()
     changed = np.flatnonzero(was != is_)
     rows = pa.table(
@@ -85,17 +94,16 @@ def try_rule(recipe: Recipe, rule: str, page: Path | None = None) -> Tried:
     if page is not None:
         groups = [Group(c.reason, c.rows, c.kept, _sample(rows, c)) for c in changes[:GROUPS]]
         groups.sort(key=lambda g: not g.kept)
-        steps = {s.name: status(corpus, s) for s in steps_of_recipe(recipe) if s.name in ("images", "scores")}
-        snapshots = {name: s.snapshot_id for name, s in steps.items() if s.snapshot_id is not None}
+        states = [status(corpus, made[kind]) for kind in (StepKind.IMAGES, StepKind.SCORES)]
+        snapshots = {s.step.name: s.snapshot_id for s in states if s.snapshot_id is not None}
         write_trial(corpus, snapshots, trial, groups, page)
     counts = [parquet_io.count_of(table["reason"]) for table in (before, after)]
     names = sorted({*counts[0], *counts[1]})
     return Tried(trial, tuple(changes), {n: (counts[0].get(n, 0), counts[1].get(n, 0)) for n in names})
 
 
-def _selection(corpus: Corpus, recipe: Recipe) -> pa.Table:
-    """Selection of a recipe in the order of its images: committed, or computed in memory."""
-    step: Any = next(step for step in steps_of_recipe(recipe) if step.name == "selection")
+def _selection(corpus: Corpus, step: Step, keep: Keep) -> pa.Table:
+    """Rows of a selection in the order of its images: committed, or computed in memory."""
     assert isinstance(step, ShardStep)
     for given in step.inputs:
         state = status(corpus, given)
@@ -105,7 +113,7 @@ def _selection(corpus: Corpus, recipe: Recipe) -> pa.Table:
     (shard,) = step.plan(corpus.store, inputs_of(corpus, step), step.config)
     if not status(corpus, step).done:
         try:
-            return shard_work.select_images(corpus.store, shard.spec, recipe.keep)[0]
+            return shard_work.select_images(corpus.store, shard.spec, keep)[0]
         except ValueError as error:
             raise RecipeError(str(error)) from None
     files = [file.name for file in corpus.files("selection", status(corpus, step).snapshot_id)]

@@ -15,7 +15,7 @@ from rasterloom.pipelines.corpus.token_work import load_text
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.report.contact_sheet import Row, contact_sheet
-from rasterloom.schema import TOKENS, Profile
+from rasterloom.schema import TOKENS, Profile, StepKind
 from rasterloom.storage.parquet_io import DataFile, read_files, read_rows
 from rasterloom.tokenize import sequence_parser
 from rasterloom.tokenize.buckets import bucket_sizes
@@ -52,7 +52,7 @@ def find(recipe: Recipe, which: str, target: int | None) -> TokenRow:
     """
     corpus = Corpus.of(recipe)
     target = _target(corpus, recipe, target)
-    head = head_snapshot(corpus, corpus.table("tokens"), f"tokens/{target}")
+    head = head_snapshot(corpus, corpus.table("tokens"), StepKind.TOKENS.step(target))
     assert head is not None
     files = corpus.files("tokens", where=f"target == {target}")
     row = _row(corpus, files, which, target)
@@ -106,7 +106,7 @@ def save_images(found: TokenRow, path: Path) -> None:
 def _target(corpus: Corpus, recipe: Recipe, target: int | None) -> int:
     table = corpus.table("tokens")
     found = sorted({int(file.partition[0]) for file in corpus.files("tokens")}) if table else []
-    found = [t for t in found if head_snapshot(corpus, table, f"tokens/{t}")]
+    found = [t for t in found if head_snapshot(corpus, table, StepKind.TOKENS.step(t))]
     if not found:
         raise RecipeError(f"the corpus {corpus.name} has no tokens yet", needs="tokens")
     if target is None:
@@ -158,8 +158,8 @@ def _text(corpus: Corpus, record: Record, config: Tokenize) -> tuple[TextEncoder
     """Text encoder of the tokens, None if it is gone, and their profile."""
     ((codes, fingerprint),) = record.inputs.items()
     try:
-        of_codes = Record.from_json(corpus.store.read(f"{corpus.name}/records/{codes}/{fingerprint}.json"))
-        name = f"{corpus.name}/files/text/{of_codes.inputs['text']}/tokenizer.json"
+        of_codes = Record.from_json(corpus.store.read(corpus.layout.record(codes, fingerprint)))
+        name = corpus.layout.text(of_codes.inputs["text"])
         text, profile = load_text(corpus.store, name, config)
     except (FileNotFoundError, KeyError):
         return None, profile_of(config.codec, None if config.text else config.text_vocab)

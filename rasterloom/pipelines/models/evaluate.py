@@ -27,14 +27,14 @@ from rasterloom.pipelines.models.load import (
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.step import FileStep, Step
 from rasterloom.pipelines.training.sample_grid import picture_of
-from rasterloom.pipelines.workflow import workflow
-from rasterloom.pipelines.workspace.status import file_folder, inputs_of, local_folder, output_files, status
+from rasterloom.pipelines.workflow import Workflow
+from rasterloom.pipelines.workspace.status import file_folder, inputs_of, local_folder, output_files
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.report.gallery import read_rows
 from rasterloom.report.queries import Tables
 from rasterloom.report.reconstructions import psnr
-from rasterloom.report.training_runs import EVALUATION_FILE
-from rasterloom.schema import T2I
+from rasterloom.schema import T2I, StepKind
+from rasterloom.storage.layout import EVALUATION, INDEX_HTML
 from rasterloom.storage.parquet_io import read_files
 from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.codecs.base import Codec
@@ -117,34 +117,34 @@ class EvaluationRequest:
 class _Tools:
     """Everything that the measurement of a checkpoint takes beside the checkpoint."""
 
-    recipe: Recipe
+    workflow: Workflow
     text_codec: TextCodec
     codec: Codec | None
     progress: Progress
 
 
 def measure(
-    recipe: Recipe, request: EvaluationRequest, progress: Progress
+    workflow: Workflow, request: EvaluationRequest, progress: Progress
 ) -> tuple[list[TrainedModel], Evaluation]:
     """Measure checkpoints on the same held-out rows.
 
     Raises:
         RecipeError: a checkpoint cannot be read or does not fit the corpus, or no rows are held out.
     """
-    clip = clip_of(recipe, request.clip)
-    text_codec = text_codec_of(recipe)
-    models = [load_model(recipe, choice, text_codec) for choice in request.choices]
-    tools = _Tools(recipe, text_codec, codec_or_none(recipe), progress)
+    clip = clip_of(workflow.recipe, request.clip)
+    text_codec = text_codec_of(workflow)
+    models = [load_model(workflow, choice, text_codec) for choice in request.choices]
+    tools = _Tools(workflow, text_codec, codec_or_none(workflow.recipe), progress)
     held = _held_out(tools, request.target or models[-1].target, request.images)
     return models, _evaluate(tools, models, held, clip)
 
 
 def _held_out(tools: _Tools, target: int, most: int) -> HeldOut:
     """Find the held-out rows of a target, and up to ``most`` of their images."""
-    recipe = tools.recipe
-    corpus, steps = Corpus.of(recipe), {step.name: step for step in workflow(recipe)}
-    tokens, lengths = steps.get(f"tokens/{target}"), steps.get(f"lengths/{target}")
-    if tokens is None or lengths is None or not status(corpus, lengths).done:
+    recipe, corpus = tools.workflow.recipe, tools.workflow.corpus
+    steps = {step.name: step for step in tools.workflow.corpus_steps}
+    tokens, lengths = steps.get(StepKind.TOKENS.step(target)), steps.get(StepKind.LENGTHS.step(target))
+    if tokens is None or lengths is None or not tools.workflow.status(lengths).done:
         raise RecipeError(f"there are no tokens of target {target} yet", needs="lengths")
     store, names = corpus.store, [file.name for file in output_files(corpus, tokens)]
     (index,) = output_files(corpus, lengths)
@@ -174,7 +174,7 @@ def _images(
     tools: _Tools, corpus: Corpus, target: int, coded: dict[str, dict[str, Any]]
 ) -> list[EvaluatedImage]:
     """Images of token rows that are still in the corpus, as cropped and as decoded."""
-    config, snapshot = tools.recipe.tokenize, corpus.snapshot_id("images")
+    config, snapshot = tools.workflow.recipe.tokenize, corpus.snapshot_id("images")
     assert tools.codec is not None
     images = []
     with Tables(corpus, {"images": snapshot} if snapshot is not None else {}) as tables:
@@ -268,7 +268,7 @@ def _of_model(
     from rasterloom.train.model.sampler import open_sampler  # heavy
     from rasterloom.train.monitoring.heldout import evaluate as losses_of  # heavy
 
-    gpu = tools.recipe.run.use_gpu
+    gpu = tools.workflow.recipe.run.use_gpu
     try:
         sampler = open_sampler(model.model, tools.text_codec.profile, "cuda" if gpu else "cpu", bf16=gpu)
     except ValueError as error:
@@ -280,7 +280,7 @@ def _of_model(
 
 
 def _generate(tools: _Tools, label: str, sampler: "Sampler", images: list[EvaluatedImage]) -> list[Pixels]:
-    profile, config = tools.text_codec.profile, tools.recipe.sample
+    profile, config = tools.text_codec.profile, tools.workflow.recipe.sample
     asked = [[("human", t2i_prompt(*image.size, image.caption))] for image in images]
     ids = [encode_prompt(turns, [], tools.text_codec.text.encode, profile).tolist() for turns in asked]
     sizes = [image.size for image in images]
@@ -315,17 +315,17 @@ def clip_of(recipe: Recipe, checkpoint: str | None) -> Clip | None:
     return open_clip(checkpoint, None)
 
 
-def keep(recipe: Recipe, checkpoints: Sequence[TrainedModel], evaluation: Evaluation) -> str | None:
+def keep(workflow: Workflow, checkpoints: Sequence[TrainedModel], evaluation: Evaluation) -> str | None:
     """Save the metrics of final models beside them, and update the report; return its path, if any."""
-    corpus = Corpus.of(recipe)
+    corpus = workflow.corpus
     for trained, figures in zip(checkpoints, evaluation.checkpoints, strict=True):
         if trained.step is None or trained.at is not None:
             continue
         text = json.dumps(asdict(evaluation) | {"checkpoints": [asdict(figures)]}, indent=1)
-        corpus.store.put(f"{file_folder(corpus, trained.step)}/{EVALUATION_FILE}", text.encode())
-        (local_folder(corpus, trained.step) / EVALUATION_FILE).write_text(text)
-    (report,) = (step for step in workflow(recipe) if step.name == "report")
-    return _write_again(recipe, corpus, report) if status(corpus, report).done else None
+        corpus.store.put(f"{file_folder(corpus, trained.step)}/{EVALUATION}", text.encode())
+        (local_folder(corpus, trained.step) / EVALUATION).write_text(text)
+    report = workflow.step(StepKind.REPORT)
+    return _write_again(workflow.recipe, corpus, report) if workflow.status(report).done else None
 
 
 def _write_again(recipe: Recipe, corpus: Corpus, report: Step) -> str:
@@ -335,4 +335,4 @@ def _write_again(recipe: Recipe, corpus: Corpus, report: Step) -> str:
     place = file_folder(corpus, report)
     for path in folder.iterdir() if corpus.store.is_s3 else ():
         corpus.store.put(f"{place}/{path.name}", path.read_bytes())
-    return corpus.store.path(f"{place}/index.html")
+    return corpus.store.path(f"{place}/{INDEX_HTML}")

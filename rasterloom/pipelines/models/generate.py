@@ -17,8 +17,8 @@ from rasterloom.pipelines.models.load import TextCodec, TrainedModel, sizes_of
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.training import sample_grid
 from rasterloom.recipe.recipe import Recipe
-from rasterloom.report.training_runs import SAMPLES_FILE
 from rasterloom.schema import T2I
+from rasterloom.storage.layout import GRID, SAMPLES_JSON
 from rasterloom.tokenize.buckets import Size, bucket_sizes, choose_bucket
 from rasterloom.tokenize.codecs.base import Codec
 from rasterloom.tokenize.conversation import encode_prompt, structure
@@ -163,10 +163,10 @@ def write(found: Generated, model: TrainedModel, request: SampleRequest, folder:
     page |= {"task": request.task, "seconds": round(found.seconds, 2), "images": entries}
     if found.images:
         captions = [f"{q.prompt} {q.image.name if q.image else ''}".strip() for q in found.questions]
-        sample_grid.grid(found.images, captions, scale=1).save(folder / "grid.png")
-        page["grid"] = "grid.png"
+        sample_grid.grid(found.images, captions, scale=1).save(folder / GRID)
+        page["grid"] = GRID
     text = json.dumps(page, indent=1, ensure_ascii=False)
-    (folder / SAMPLES_FILE).write_text(text, encoding="utf-8")
+    (folder / SAMPLES_JSON).write_text(text, encoding="utf-8")
 
 
 def _write_answer(found: Generated, number: int, folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""TrainedModel models of a recipe, with the text encoder and the codec to use them."""
+"""Trained models of a recipe, with the text encoder and the codec to use them."""
 
 import json
 import os
@@ -10,16 +10,16 @@ from rasterloom.errors import RecipeError, one_line
 from rasterloom.pipelines.corpus import token_work
 from rasterloom.pipelines.step import Step
 from rasterloom.pipelines.training.stage_step import TrainAt, checkpoint_store
-from rasterloom.pipelines.workflow import workflow
-from rasterloom.pipelines.workspace.status import file_folder, local_folder, scratch_folder, status
+from rasterloom.pipelines.workflow import Workflow
+from rasterloom.pipelines.workspace.status import local_folder, scratch_folder
 from rasterloom.recipe.recipe import Recipe
-from rasterloom.schema import Profile
+from rasterloom.schema import Profile, StepKind
+from rasterloom.storage.layout import MODEL, PROFILE
 from rasterloom.tokenize.buckets import bucket_sizes, choose_bucket
 from rasterloom.tokenize.codecs.base import Codec
 from rasterloom.tokenize.codecs.load import codec_of
 from rasterloom.tokenize.text_tokenizer import TextEncoder
 from rasterloom.utils.private_folders import remove_old
-from rasterloom.versions.corpus import Corpus
 
 LATEST = "latest"  # in place of an optimizer step: the newest checkpoint
 
@@ -80,25 +80,20 @@ def choices_of(
     return (*chosen, *(ModelChoice(folder=folder) for folder in folders))
 
 
-def load_model(recipe: Recipe, choice: ModelChoice, text_codec: TextCodec) -> TrainedModel:
+def load_model(workflow: Workflow, choice: ModelChoice, text_codec: TextCodec) -> TrainedModel:
     """Find the chosen model.
 
     Raises:
         RecipeError: there is none, it cannot be read, or it does not fit the corpus.
     """
     if choice.folder:
-        return model_in_folder(recipe, choice.folder, text_codec)
+        return model_in_folder(workflow, choice.folder, text_codec)
     if choice.step:
-        return model_at_step(recipe, choice.stage, choice.step, text_codec)
-    return model_of_stage(recipe, choice.stage)
+        return model_at_step(workflow, choice.stage, choice.step, text_codec)
+    return model_of_stage(workflow, choice.stage)
 
 
-def stage_steps(recipe: Recipe) -> list[Step]:
-    """The training steps of a recipe, in order."""
-    return [step for step in workflow(recipe) if step.name.startswith("train/")]
-
-
-def model_of_stage(recipe: Recipe, number: int | None = None) -> TrainedModel:
+def model_of_stage(workflow: Workflow, number: int | None = None) -> TrainedModel:
     """Final model of a stage; by default of the last stage that is done.
 
     Args:
@@ -107,18 +102,16 @@ def model_of_stage(recipe: Recipe, number: int | None = None) -> TrainedModel:
     Raises:
         RecipeError: there is no such stage, or it is not done.
     """
-    corpus, asked = Corpus.of(recipe), _asked(recipe, number)
-    done = [step for step in asked if status(corpus, step).done]
+    corpus, asked = workflow.corpus, _asked(workflow, number)
+    done = [step for step in asked if workflow.status(step).done]
     if not done:
         which = "no stage is" if number is None else f"stage {number} is not"
         raise RecipeError(f"{which} trained yet", needs=asked[0].name)
     step = done[-1]
-    return TrainedModel(
-        step.name.removeprefix("train/"), local_folder(corpus, step) / "model", target_of(step), step
-    )
+    return TrainedModel(step.part, local_folder(corpus, step) / MODEL, target_of(step), step)
 
 
-def model_at_step(recipe: Recipe, number: int | None, asked: str, text_codec: TextCodec) -> TrainedModel:
+def model_at_step(workflow: Workflow, number: int | None, asked: str, text_codec: TextCodec) -> TrainedModel:
     """Model of a checkpoint within a stage, exported to a local folder if it is not there yet.
 
     Args:
@@ -131,7 +124,7 @@ def model_at_step(recipe: Recipe, number: int | None, asked: str, text_codec: Te
     from rasterloom.train.checkpoint.export import export_checkpoint  # heavy
     from rasterloom.train.checkpoint.saver import complete  # heavy
 
-    corpus, stages = Corpus.of(recipe), _asked(recipe, number)
+    corpus, stages = workflow.corpus, _asked(workflow, number)
     for step in reversed(stages):
         store = checkpoint_store(corpus, step)
         there = {one.position.step: one for one in complete(store, None)}
@@ -163,12 +156,12 @@ def model_at_step(recipe: Recipe, number: int | None, asked: str, text_codec: Te
         reason = one_line(error)
         message = f"{step.name}: the checkpoint cannot be read: {reason}"
         raise RecipeError(message, field="step", value=at) from None
-    return TrainedModel(step.name.removeprefix("train/"), folder, target_of(step), step, at)
+    return TrainedModel(step.part, folder, target_of(step), step, at)
 
 
-def _asked(recipe: Recipe, number: int | None) -> list[Step]:
+def _asked(workflow: Workflow, number: int | None) -> list[Step]:
     """The stage of a number, or all of them."""
-    stages = stage_steps(recipe)
+    stages = workflow.stages
     if not stages:
         raise RecipeError("the recipe has no train section", hint="{model} takes any checkpoint")
     if number is not None and not 1 <= number <= len(stages):
@@ -176,7 +169,7 @@ def _asked(recipe: Recipe, number: int | None) -> list[Step]:
     return stages if number is None else [stages[number - 1]]
 
 
-def model_in_folder(recipe: Recipe, folder: Path, text_codec: TextCodec) -> TrainedModel:
+def model_in_folder(workflow: Workflow, folder: Path, text_codec: TextCodec) -> TrainedModel:
     """Model in a folder, for use with a recipe's codec, text and last target.
 
     Raises:
@@ -184,14 +177,14 @@ def model_in_folder(recipe: Recipe, folder: Path, text_codec: TextCodec) -> Trai
     """
     if not (folder / "config.json").is_file():
         raise RecipeError("no checkpoint there (expected a config.json)", field="model", value=folder)
-    known = folder / "profile.json"  # plain checkpoints have none
+    known = folder / PROFILE  # plain checkpoints have none
     if known.is_file() and json.loads(known.read_text()) != json.loads(
         json.dumps(asdict(text_codec.profile))
     ):
-        message = f"trained on ids that are not those of the corpus {recipe.corpus}"
+        message = f"trained on ids that are not those of the corpus {workflow.recipe.corpus}"
         raise RecipeError(message, field="model", value=folder)
-    stages = recipe.train.stages if recipe.train else ()
-    target = target_of(stage_steps(recipe)[-1]) if stages else recipe.tokenize.targets[-1]
+    recipe = workflow.recipe
+    target = target_of(workflow.stages[-1]) if recipe.train else recipe.tokenize.targets[-1]
     return TrainedModel(str(folder), folder, target)
 
 
@@ -202,14 +195,13 @@ def target_of(stage: Step) -> int:
     return max(part.target for part in config.stage.parts)
 
 
-def text_codec_of(recipe: Recipe) -> TextCodec:
+def text_codec_of(workflow: Workflow) -> TextCodec:
     """Return a recipe's text codec; RecipeError if its text vocabulary is not made yet."""
-    corpus = Corpus.of(recipe)
-    (text,) = (step for step in workflow(recipe) if step.name == "text")
-    if not status(corpus, text).done:
+    corpus, text = workflow.corpus, workflow.step(StepKind.TEXT)
+    if not workflow.status(text).done:
         raise RecipeError("the text vocabulary is not made yet", needs="text")
-    name = f"{file_folder(corpus, text)}/tokenizer.json"
-    return TextCodec(*token_work.load_text(corpus.store, name, recipe.tokenize))
+    name = corpus.layout.text(text.fingerprint)
+    return TextCodec(*token_work.load_text(corpus.store, name, workflow.recipe.tokenize))
 
 
 def codec_or_none(recipe: Recipe) -> Codec | None:

@@ -1,19 +1,14 @@
 """A run on a terminal: all its steps, and what is known of the one that runs, drawn anew as it goes."""
 
-import math
 import threading
 import time
-from typing import Any
 
-from rich.console import Console, ConsoleOptions, Group, RenderResult
-from rich.control import Control
-from rich.live import Live
-from rich.live_render import LiveRender
+from rich.console import Console, Group
 from rich.progress_bar import ProgressBar
-from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from rasterloom.pipelines.progress.rich_compat import ResizableLive
 from rasterloom.pipelines.progress.run_state import State, Watched, WatchedRun
 from rasterloom.pipelines.progress.status_text import details, ending, progress_of
 from rasterloom.pipelines.progress.summary import print_summary
@@ -37,10 +32,10 @@ class LiveView:
 
     def __init__(self, console: Console, run: WatchedRun, lock: threading.RLock) -> None:
         self.console, self.run, self._lock = console, run, lock
-        self._live: Live | None = None
+        self._live: ResizableLive | None = None
 
     def open(self) -> None:
-        self._live = _Live(
+        self._live = ResizableLive(
             console=self.console,
             get_renderable=self._frame,
             refresh_per_second=FRAMES_PER_S,
@@ -65,39 +60,6 @@ class LiveView:
     def _frame(self) -> Group:
         with self._lock:
             return frame(self.run, self.console, time.monotonic())
-
-
-class _Frames(LiveRender):
-    """rich goes back by as many lines as it drew; a terminal that was made narrower has broken them up."""
-
-    _drawn: tuple[list[int], Console] | None = None  # columns of each line, and where
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        segments = [
-            segment for segment in super().__rich_console__(console, options) if isinstance(segment, Segment)
-        ]
-        self._drawn = [Segment.get_line_length(line) for line in Segment.split_lines(segments)], console
-        yield from segments
-
-    def position_cursor(self) -> Control:
-        self._break_up()
-        return super().position_cursor()
-
-    def restore_cursor(self) -> Control:
-        self._break_up()
-        return super().restore_cursor()
-
-    def _break_up(self) -> None:
-        if self._drawn and self._shape:
-            lengths, console = self._drawn
-            rows = sum(max(1, math.ceil(length / console.width)) for length in lengths)
-            self._shape = (self._shape[0], rows)
-
-
-class _Live(Live):
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._live_render = _Frames(self.get_renderable(), vertical_overflow=self.vertical_overflow)
 
 
 def frame(run: WatchedRun, console: Console, now: float) -> Group:

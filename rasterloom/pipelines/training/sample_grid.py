@@ -12,8 +12,8 @@ from PIL import Image
 from rasterloom.pipelines.training import sample_checks
 from rasterloom.recipe.sampling import ColourCheck, SamplingConfig
 from rasterloom.report.contact_sheet import Row, contact_sheet
-from rasterloom.report.training_runs import SAMPLES_FILE
 from rasterloom.schema import Profile, bucket_name
+from rasterloom.storage.layout import GRID, SAMPLES_JSON
 
 REAL_PICTURES = 100  # of each bucket, to tell how much real pictures break between rows
 
@@ -93,11 +93,11 @@ def write_samples(
     for number, (a, image) in enumerate(shown):
         image.save(folder / f"sample-{number:03d}.png")
         entries.append({**asdict(a), "file": f"sample-{number:03d}.png", "seed": config.seed})
-    grid([image for _, image in shown], [a.prompt for a, _ in shown]).save(folder / "grid.png")
+    grid([image for _, image in shown], [a.prompt for a, _ in shown]).save(folder / GRID)
     colour = _check_colours(asked, images, config.colour_check)
     lines = _check_rows(shown, real, downsample)
     page = {
-        "grid": "grid.png",
+        "grid": GRID,
         "images": entries,
         "colour": colour,
         "rows_line_up": lines,
@@ -105,7 +105,7 @@ def write_samples(
         "temperature": config.temperature,
         "top_k": config.top_k,
     }
-    (folder / SAMPLES_FILE).write_text(json.dumps(page, indent=1, ensure_ascii=False), encoding="utf-8")
+    (folder / SAMPLES_JSON).write_text(json.dumps(page, indent=1, ensure_ascii=False), encoding="utf-8")
     counts = {"pictures": len(images)}
     if colour:
         counts |= {"colour asked": colour["asked"], "colour right": colour["right"]}

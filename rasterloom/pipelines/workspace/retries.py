@@ -40,7 +40,7 @@ def with_retries(
     """Return the step as it is after all retries on record; ``again`` does a shard that has rows to retry."""
     found = step
     for errors in _on_record(corpus, step):
-        place = staging.folder(corpus.name, step.name, found.fingerprint)
+        place = corpus.layout.staging(step.name, found.fingerprint)
         found = replace(
             step,
             identity={**step.identity, RETRY: f"{','.join(errors)} of {found.fingerprint}"},
@@ -99,17 +99,13 @@ def ask_for_retry(corpus: Corpus, images: ShardStep, errors: list[str], say: Cal
     if not rows:
         say(f"No row of {images.name} failed with {name}: nothing to retry.")
         return
-    record = f"{_folder(corpus, first)}/{len(retries) + 1:06d}.json"
+    record = corpus.layout.retry(first.name, first.fingerprint, len(retries) + 1)
     if not corpus.store.put_if_absent(record, json.dumps(errors).encode()):
         message = "another run has just begun a retry"
         raise RecipeError(message, hint="run again without {retry} to join it")
     say(f"Fetching {rows:,} rows again: {name}.")
 
 
-def _folder(corpus: Corpus, step: ShardStep) -> str:
-    return f"{corpus.name}/retries/{step.name}/{step.fingerprint}"
-
-
 def _on_record(corpus: Corpus, step: ShardStep) -> list[list[str]]:
-    store = corpus.store
-    return [json.loads(store.read(name)) for name in store.list(_folder(corpus, step))]
+    names = corpus.store.list(corpus.layout.retries(step.name, step.fingerprint))
+    return [json.loads(corpus.store.read(name)) for name in names]

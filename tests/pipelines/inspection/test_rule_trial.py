@@ -6,7 +6,7 @@ import pytest
 
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.inspection.rule_trial import try_rule
-from rasterloom.pipelines.workflow import plan
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.versions.history import log
 
 
@@ -47,7 +47,7 @@ def test_nothing_is_run_and_the_same_rule_changes_nothing(undisturbed, tmp_path)
     assert tried.changes == ()
     assert "the same images are kept" in page.read_text()
     assert log(undisturbed.corpus) == versions
-    assert not any(p.runs for p in plan(undisturbed.recipe, "tokens"))
+    assert not any(p.runs for p in Workflow(undisturbed.recipe).plan("tokens"))
 
 
 def test_the_sample_is_the_same_on_every_run(undisturbed, tmp_path):

@@ -32,9 +32,10 @@ def test_rows_of_one_version_only(two_versions, rasterloom, tmp_path):
     from rasterloom.cli.options import out
     from rasterloom.pipelines.progress.reporter import Progress
     from rasterloom.pipelines.run import run
+    from rasterloom.pipelines.workflow import Workflow
     from rasterloom.recipe.loader import load_recipe
 
-    run(load_recipe(more), "images", Progress(out))
+    run(Workflow(load_recipe(more)), "images", Progress(out))
     for a, b, title in (("v1", "fewer", "only in A"), ("fewer", "v1", "only in B")):
         code, _, error = rasterloom("versions", "diff", recipe, a, b, "--table", "images", "--html", page)
         assert code == 0, error

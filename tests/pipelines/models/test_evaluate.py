@@ -7,7 +7,7 @@ import pytest
 from eventfiles import pictures, scalars
 from PIL import Image
 
-from rasterloom.pipelines.models.load import stage_steps
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import local_folder
 from rasterloom.recipe.loader import load_recipe
 
@@ -36,7 +36,7 @@ def trained(workshop_at, tmp_path_factory):
 
 
 def folders(shop):
-    return [local_folder(shop.corpus, step) for step in stage_steps(shop.recipe)]
+    return [local_folder(shop.corpus, step) for step in Workflow(shop.recipe).stages]
 
 
 def page(shop):
@@ -60,7 +60,7 @@ def test_what_is_seen_of_training_is_in_its_folder_and_on_the_page(trained):
 
 
 def test_a_stage_beside_the_whole_run(trained, rasterloom, tmp_path):
-    first = stage_steps(trained.recipe)[0]
+    first = Workflow(trained.recipe).stages[0]
     out = tmp_path / "compare.html"
     code, _, error = rasterloom(
         "report", trained.recipe_file, "--compare", first.fingerprint[:8], "--out", out
@@ -78,8 +78,8 @@ def test_changing_how_it_is_watched_trains_nothing_again(trained, tmp_path):
     text = trained.recipe_file.read_text().replace("evaluate_every: 2", "evaluate_every: 3")
     other = trained.recipe_file.with_name("watched.yaml")
     other.write_text(text.replace("log_every: 2", "trackers: []").replace("sample_every: 2", "log_every: 7"))
-    before = [step.fingerprint for step in stage_steps(trained.recipe)]
-    assert [step.fingerprint for step in stage_steps(load_recipe(other))] == before
+    before = [step.fingerprint for step in Workflow(trained.recipe).stages]
+    assert [step.fingerprint for step in Workflow(load_recipe(other)).stages] == before
 
 
 def test_checkpoints_side_by_side(trained, rasterloom, clip, tmp_path):

@@ -12,6 +12,7 @@ from rasterloom.cli.app import app
 from rasterloom.cli.options import with_options
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.models.load import model_of_stage, text_codec_of
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.codecs.load import load_codec
 from rasterloom.tokenize.conversation import encode_prompt
@@ -24,7 +25,7 @@ from rasterloom.train.model.sampler import open_sampler
 @pytest.fixture(scope="module")
 def model(undisturbed, tmp_path_factory):
     """A checkpoint of the corpus's vocabulary, far from uniform."""
-    profile = text_codec_of(undisturbed.recipe).profile
+    profile = text_codec_of(Workflow(undisturbed.recipe)).profile
     lm = build_model("tiny", profile)
     with torch.no_grad():
         lm.lm_head.weight.mul_(8)
@@ -68,7 +69,7 @@ def test_pictures_are_what_the_sampler_draws(sample, undisturbed, model):
     )
     assert [(e["width"], e["height"]) for e in page["images"]] == [(64, 64)] * 2 + [(64, 32)] * 2
     assert page["cfg"] == 3.0 and page["seed"] == 5 and page["task"] == "t2i" and page["model"] == str(model)
-    language = text_codec_of(undisturbed.recipe)
+    language = text_codec_of(Workflow(undisturbed.recipe))
     sizes = [(64, 64)] * 2 + [(64, 32)] * 2
     ids = [
         encode_prompt(
@@ -99,7 +100,7 @@ def test_an_image_is_told_of(sample, tmp_path, undisturbed, model):
     assert page["task"] == "caption" and "file" not in entry and not (folder / "grid.png").exists()
     assert entry["answer"].splitlines()[0] in printed
     # The same, by hand: the picture cropped and coded as a corpus's pictures are.
-    language, image = text_codec_of(undisturbed.recipe), Image.open(picture(tmp_path))
+    language, image = text_codec_of(Workflow(undisturbed.recipe)), Image.open(picture(tmp_path))
     pixels = np.array(apply_crop(image, plan_crop(image.size, bucket_sizes(64))))
     codes = load_codec("mini", threads=1).encode(pixels[None])[0]
     ids = encode_prompt(
@@ -155,12 +156,12 @@ def test_what_cannot_be_asked_is_one_line(undisturbed, model, tmp_path, monkeypa
 def test_checkpoints_that_are_not_there_or_are_others(undisturbed, model, tmp_path):
     recipe = undisturbed.recipe
     with pytest.raises(RecipeError, match="it has no train section"):
-        model_of_stage(recipe)
+        model_of_stage(Workflow(recipe))
     trains = recipe.model_validate({**recipe.model_dump(), "train": {"stages": [{"target": 64, "steps": 1}]}})
     with pytest.raises(RecipeError, match="no stage is trained yet: run the steps up to train/1-64 first"):
-        model_of_stage(trains)
+        model_of_stage(Workflow(trains))
     with pytest.raises(RecipeError, match="stage 2: the recipe has stages 1 to 1"):
-        model_of_stage(trains, 2)
+        model_of_stage(Workflow(trains), 2)
     for name in ("config.json", "profile.json"):
         (tmp_path / name).write_bytes((model / name).read_bytes())
     other = json.loads((model / "profile.json").read_text()) | {"boi": 3}

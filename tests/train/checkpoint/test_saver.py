@@ -52,15 +52,14 @@ def test_an_upload_that_fails_is_tried_again(on_s3, monkeypatch):
     copy, failed = transfer.copy_files, []
 
     def shaky(*args):
-        if len(failed) < transfer.TRIES - 1:
+        if len(failed) < transfer.UPLOADS.tries - 1:
             failed.append(args)
             raise OSError("connection reset")
         copy(*args)
 
     monkeypatch.setattr(transfer, "copy_files", shaky)
-    monkeypatch.setattr(transfer.s3, "wait", lambda attempt: None)
     assert run_worker(on_s3) == "done"
-    assert len(failed) == transfer.TRIES - 1
+    assert len(failed) == transfer.UPLOADS.tries - 1
 
 
 def test_an_upload_that_fails_for_good_ends_the_stage_in_one_line(on_s3, monkeypatch):
@@ -68,7 +67,6 @@ def test_an_upload_that_fails_for_good_ends_the_stage_in_one_line(on_s3, monkeyp
         raise OSError("connection\nreset")
 
     monkeypatch.setattr(transfer, "copy_files", broken)
-    monkeypatch.setattr(transfer.s3, "wait", lambda attempt: None)
     with pytest.raises(
         StorageError, match=r"^s3://lake/.*/step-00000003-\w+: cannot be uploaded: connection reset$"
     ):
