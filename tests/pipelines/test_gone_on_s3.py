@@ -52,7 +52,7 @@ def test_what_is_taken_down_goes_and_gc_takes_its_files(
     assert looked.by_kind()["uploads"] == (1, 1000) and len(store.uploads(name)) == 2
     ages = ("--older-than", "0", "--files-older-than", "0")
     code, printed, error = rasterloom("versions", "gc", shop.recipe_file, *ages, "--dry-run")
-    assert code == 0 and "uploads to S3 that nobody finished" in printed, error
+    assert code == 0 and "unfinished uploads to S3" in printed, error
     assert not any(item.kind == "data" for item in gc.find(shop.corpus).items), "within the grace"
     before = {file.name for file in store.files(name)}
     gone = gc.collect(shop.corpus, AT_ONCE)

@@ -124,7 +124,7 @@ def test_before_the_tokens_are_there_a_dry_run_says_what_would_run(shop, rasterl
     recipe = shop.recipe("untokenised", **{"text_vocab: 300": "text_vocab: 320"})
     code, printed, _ = rasterloom("train", recipe, "--dry-run")
     assert code == 0
-    assert "nothing can be said yet: tokens/64, text would run first" in printed
+    assert "no forecast yet: tokens/64, text would run first" in printed
 
 
 def test_stages_train_one_by_one_and_only_once(shop, rasterloom):

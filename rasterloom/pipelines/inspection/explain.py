@@ -1,4 +1,4 @@
-"""The story of one image: where its pair came from, what became of it, and why it is kept or not."""
+"""Explanation of one image: its source, scores, selection and tokens."""
 
 import json
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import SCORES, StepKind, in_order
 from rasterloom.storage import parquet_io
 
-DOUBLES = 5  # keys named of the rows that an image is kept in the place of
+DUPLICATES = 5  # keys shown of the rows that an image is kept instead of
 
 Lines = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """What one step has to say: names and values, for a person."""
+    """Names and values of one step."""
 
     title: str
     lines: Lines
 
 
 def explain(recipe: Recipe, key: str) -> list[Chapter]:
-    """Tell what each step made of one pair, as far as the steps have come.
+    """Describe the result of each finished step for one pair.
 
     Args:
         key: of the pair, or the first digits of it
@@ -100,7 +100,7 @@ class _Story:
         told_already = ("key", "url", "caption", "thumbnail", "task", "turns", "main")
         lines = _lines({name: value for name, value in row.items() if name not in told_already})
         if row["status"] == "ok" and row["width"] is None:
-            return (*lines, ("pictures", "none, it is text alone"))
+            return (*lines, ("images", "none, it is text alone"))
         if row.get("main") is None:
             return lines
         more = parquet_io.read_more(self.corpus.store, self.files["images"], self.key)
@@ -125,7 +125,7 @@ class _Story:
         if rule and self.image and self.image["status"][0].as_py() == "ok":
             scores = self._row("scores", shard=self.shard)
             for verdict in verdicts(rule, self.image, scores):
-                counts = "yes, as there is no picture" if verdict.passes else "no"
+                counts = "yes, as there is no image" if verdict.passes else "no"
                 says = {True: "yes", False: "no", None: f"cannot say, which counts as {counts}"}[verdict.says]
                 given = ", ".join(
                     f"{name} {'null' if value is None else _word(value)}"
@@ -135,14 +135,14 @@ class _Story:
                 told.append((f"rule: {' '.join(verdict.part.split())}", text))
         if row["duplicate_of"]:
             told += self._instead(row["duplicate_of"])
-        doubles = self._doubles()
-        if doubles:
-            more = f" and {len(doubles) - DOUBLES} more" if len(doubles) > DOUBLES else ""
-            told.append(("kept instead of", ", ".join(doubles[:DOUBLES]) + more))
+        duplicates = self._duplicates()
+        if duplicates:
+            more = f" and {len(duplicates) - DUPLICATES} more" if len(duplicates) > DUPLICATES else ""
+            told.append(("kept instead of", ", ".join(duplicates[:DUPLICATES]) + more))
         return tuple(told)
 
     def _rule(self) -> str | None:
-        """The keep rule that made the selection, which need not be the recipe's; None if it was adopted."""
+        """Keep rule of the present selection, not of the recipe; None if it was imported."""
         record = self.states["selection"].record
         return record.config.get("rule") if record else None
 
@@ -162,7 +162,7 @@ class _Story:
             told.append(("its perceptual hash", f"{other['phash']}, {bits} of 64 bits differ"))
         return told
 
-    def _doubles(self) -> list[str]:
+    def _duplicates(self) -> list[str]:
         where = pc.field("duplicate_of") == self.key
         found = parquet_io.read_files(self.corpus.store, self.files["selection"], where, ["key"])
         keys: list[str] = found["key"].to_pylist()
@@ -176,7 +176,7 @@ class _Story:
         where = pc.field("key") == self.key
         rows = parquet_io.read_files(self.corpus.store, self.files[codes], where, columns).to_pylist()
         if not rows:
-            return (("none", "only what is kept is tokenised"),)
+            return (("none", "only selected images are tokenized"),)
         if name not in self.files:
             return (*_lines(rows[0]), *self._not_done(name))
         return _lines(rows[0])
@@ -188,7 +188,7 @@ def _picture(one: dict[str, Any]) -> str:
 
 
 def _pair_lines(pair: dict[str, Any]) -> Lines:
-    """The pair's columns, of a sample its turns one by one and where each of its pictures comes from."""
+    """Columns of a pair, with the turns and images of a sample one by one."""
     row = dict(pair)
     more, turns = row.pop("more", None), row.pop("turns", None)
     lines = [(name, text) for name, text in _lines(row) if name != "main"]
@@ -204,7 +204,7 @@ def _pair_lines(pair: dict[str, Any]) -> Lines:
 
 
 def _lines(row: dict[str, Any]) -> Lines:
-    """The values of a row that are not null."""
+    """Values of a row that are not null."""
     return tuple((name, _word(value)) for name, value in row.items() if value is not None)
 
 

@@ -1,4 +1,4 @@
-"""What another keep rule would change, from the tables that there are: nothing is run, no version is made."""
+"""Effect of another keep rule on the present tables; nothing is run."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ GROUPS = 20  # the most frequent reasons that are shown
 
 @dataclass(frozen=True)
 class Change:
-    """Rows that one rule keeps and the other does not, and the reason of the one that does not."""
+    """Rows that only one rule keeps, with the other rule's reason."""
 
     kept: bool  # by the rule that is tried
     reason: str
@@ -38,6 +38,8 @@ class Change:
 
 @dataclass(frozen=True)
 class Tried:
+    """Result of a trial."""
+
     trial: Trial
     changes: tuple[Change, ...]
     """The most frequent first."""
@@ -46,7 +48,7 @@ class Tried:
 
 
 def try_rule(recipe: Recipe, rule: str, page: Path | None = None) -> Tried:
-    """Compare the selection of a recipe with what it would be under another rule.
+    """Compare the selection of a recipe with that of another rule.
 
     Args:
         page: file for a gallery of what would change; none is written when None
@@ -101,7 +103,7 @@ def try_rule(recipe: Recipe, rule: str, page: Path | None = None) -> Tried:
 
 
 def _selection(corpus: Corpus, step: Step, keep: Keep) -> pa.Table:
-    """The rows of a selection, in the order of its images: as they were committed, or made in memory."""
+    """Rows of a selection in the order of its images: committed, or computed in memory."""
     assert isinstance(step, ShardStep)
     for given in step.inputs:
         state = status(corpus, given)
@@ -119,7 +121,7 @@ def _selection(corpus: Corpus, step: Step, keep: Keep) -> pa.Table:
 
 
 def _sample(rows: pa.Table, change: Change) -> tuple[str, ...]:
-    """Keys in the order of a digest of theirs: random, and the same on every run."""
+    """Random sample of keys, the same on every run."""
     chosen = pc.and_(pc.equal(rows["kept"], change.kept), pc.equal(rows["reason"], change.reason))
     keys = rows["key"].filter(chosen).to_pylist()
     return tuple(sorted(keys, key=lambda key: hashlib.md5(f"{key}{SEED}".encode()).digest())[:SHOWN])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rasterloom.recipe.sampling import Sample
+from rasterloom.recipe.sampling import SamplingConfig
 from rasterloom.recipe.train import Train
 from rasterloom.schema import Profile
 from rasterloom.train.job import Drawing
@@ -21,7 +21,7 @@ from rasterloom.utils.json_files import read_json
 MOST_PROMPTS = 4  # of the recipe's: every picture costs the stage time
 
 
-def drawing_of(config: Sample, size: tuple[int, int], text: Any, profile: Profile) -> Drawing | None:
+def drawing_of(config: SamplingConfig, size: tuple[int, int], text: Any, profile: Profile) -> Drawing | None:
     """The first prompts of a recipe's ``sample``, drawn at one size; None if it has none."""
     from rasterloom.tokenize.conversation import encode_prompt
     from rasterloom.tokenize.prompt_templates import t2i_prompt

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from rasterloom.pipelines.training import sample_checks
-from rasterloom.recipe.sampling import ColourCheck, Sample
+from rasterloom.recipe.sampling import ColourCheck, SamplingConfig
 from rasterloom.report.contact_sheet import Row, contact_sheet
 from rasterloom.schema import Profile, bucket_name
 from rasterloom.storage.layout import GRID, SAMPLES_JSON
@@ -37,7 +37,7 @@ def default_sizes(target: int) -> tuple[tuple[int, int], ...]:
     return (target, target), wide, (wide[1], wide[0])
 
 
-def asked_of(config: Sample, sizes: Sequence[tuple[int, int]]) -> list[Asked]:
+def asked_of(config: SamplingConfig, sizes: Sequence[tuple[int, int]]) -> list[Asked]:
     """All pictures that a config asks for: every prompt at every size, then the colour check's."""
     shown = [Asked(prompt, w, h) for prompt in config.prompts for w, h in sizes]
     return shown + (_colours(config.colour_check) if config.colour_check else [])
@@ -53,7 +53,7 @@ def _colours(check: ColourCheck) -> list[Asked]:
 
 
 def draw(
-    model: Path, profile: Profile, text: Any, codec: Any, asked: Sequence[Asked], config: Sample
+    model: Path, profile: Profile, text: Any, codec: Any, asked: Sequence[Asked], config: SamplingConfig
 ) -> list[Image.Image]:
     """Draw pictures with the model in a folder, and decode them."""
     from rasterloom.tokenize.conversation import encode_prompt
@@ -80,7 +80,7 @@ def write_samples(
     asked: Sequence[Asked],
     images: Sequence[Image.Image],
     real: dict[str, list[Image.Image]],
-    config: Sample,
+    config: SamplingConfig,
     downsample: int,
 ) -> dict[str, int]:
     """Write pictures, grid and ``samples.json``; return the checks' counts.

@@ -17,7 +17,7 @@ from rasterloom.pipelines.workspace.status import file_folder, local_folder, out
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.run import Run
-from rasterloom.recipe.sampling import Sample
+from rasterloom.recipe.sampling import SamplingConfig
 from rasterloom.recipe.train import SPEED_ONLY, Part, Stage, Train
 from rasterloom.schema import Profile, StepKind
 from rasterloom.storage.layout import CHECKPOINTS, MODEL
@@ -37,7 +37,7 @@ class TrainAt(Section):
     stage: Stage
     train: Annotated[Train, PlainSerializer(_what_counts)]
     tokenize: token_work.AnyPlace
-    sample: Sample = Field(Sample(), exclude=True)
+    sample: SamplingConfig = Field(SamplingConfig(), exclude=True)
     """What is drawn on the way; it changes nothing in the stage."""
     sources: tuple[str, ...] = Field(exclude=True)
     """The step that each part of the stage has its tokens from: ``tokens/<target>``, or a pinned version."""

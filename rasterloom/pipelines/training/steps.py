@@ -24,7 +24,7 @@ from rasterloom.pipelines.workspace.status import local_folder, status
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.run import Run
-from rasterloom.recipe.sampling import Sample
+from rasterloom.recipe.sampling import SamplingConfig
 from rasterloom.schema import StepKind, bucket_name
 from rasterloom.storage.layout import MODEL
 from rasterloom.storage.parquet_io import DataFile
@@ -35,7 +35,7 @@ class SampleAt(Section):
     """What to draw, for a model of one target."""
 
     target: int
-    sample: Sample
+    sample: SamplingConfig
     tokenize: token_work.AnyPlace
 
 

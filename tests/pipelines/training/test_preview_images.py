@@ -7,7 +7,7 @@ from eventfiles import pictures
 from PIL import Image
 
 from rasterloom.pipelines.training.preview_images import Pictures, drawing_of
-from rasterloom.recipe.sampling import Sample
+from rasterloom.recipe.sampling import SamplingConfig
 from rasterloom.recipe.train import Stage, Train
 from rasterloom.tokenize.codecs.load import load_codec
 from rasterloom.tokenize.profiles import profile_of
@@ -69,10 +69,10 @@ def test_what_is_drawn_is_what_the_recipe_samples():
     text = SimpleNamespace(encode=lambda text: list(text.encode()))
     profile = profile_of("mini", 300)
     text = SimpleNamespace(encode=lambda text: [profile.text0 + byte for byte in text.encode()])
-    config = Sample(prompts=tuple("abcdef"), cfg=2.0, temperature=0.7, top_k=9, seed=4)
+    config = SamplingConfig(prompts=tuple("abcdef"), cfg=2.0, temperature=0.7, top_k=9, seed=4)
     drawing = drawing_of(config, (64, 32), text, profile)
     assert drawing.prompts == ("a", "b", "c", "d") and drawing.sizes == ((64, 32),) * 4
     assert (drawing.cfg, drawing.temperature, drawing.top_k, drawing.seed) == (2.0, 0.7, 9, 4)
     asked = text.encode(t2i_prompt(64, 32, "b"))
     assert drawing.prompt_ids[1] == (profile.bos, *asked, profile.sep)
-    assert drawing_of(Sample(), (64, 64), text, profile) is None
+    assert drawing_of(SamplingConfig(), (64, 64), text, profile) is None
