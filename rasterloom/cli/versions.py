@@ -300,15 +300,12 @@ def verify_command(
 
     corpus = corpus_of(recipe, at)
     total = sum(len(corpus.files(name)) for name in TABLES)
-    done = 0
     with out.status("looking at the files") as status:
-
-        def advance(files: int) -> None:
-            nonlocal done
-            done += files
-            status.update(f"{done:,} of {total:,} files")
-
-        standing, problems = verify(corpus, deep=not quick, advance=advance)
+        standing, problems = verify(
+            corpus,
+            deep=not quick,
+            advance=lambda done, _: status.update(f"{done:,} of {total:,} files"),
+        )
     for s in standing:
         out.print(
             f"{s.table}: {s.good_files:,} of {s.files:,} files and {s.good_rows:,} of {s.rows:,} rows stand",
@@ -338,15 +335,10 @@ def export_command(
 
     corpus = corpus_of(recipe, at)
     total = sum(file.rows for file in corpus.files("images"))
-    done = 0
     with out.status("reading") as status:
-
-        def advance(rows: int) -> None:
-            nonlocal done
-            done += rows
-            status.update(f"{done:,} of {total:,} rows")
-
-        card = export(corpus, folder, form, advance=advance)
+        card = export(
+            corpus, folder, form, advance=lambda done, _: status.update(f"{done:,} of {total:,} rows")
+        )
     out.print(f"{card.rows:,} samples: {folder}", highlight=False)
 
 

@@ -1,4 +1,4 @@
-"""Numbers and errors as a person reads them."""
+"""Numbers as a person reads them."""
 
 from rasterloom.utils.redact import cut
 
@@ -52,12 +52,12 @@ def percent(part: float, whole: float) -> str:
 
 
 def size(number: float) -> str:
-    """Bytes in decimal units: ``12.3 MB``."""
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if abs(number) < 999.5 or unit == "TB":
-            return f"{figure(number)} {unit}"
+    """Bytes in decimal units, as disks and S3 are sold: ``1.4 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:,.0f} {unit}" if unit == "B" else f"{number:,.1f} {unit}"
         number /= 1000
-    raise AssertionError("unreachable")
+    return f"{number:,.1f} TB"
 
 
 def duration(seconds: float) -> str:

@@ -1,12 +1,13 @@
 """Whether a version's files are all there, readable, and what was committed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.manifest import DataFile as IcebergFile
 
+from rasterloom.utils.parallel import Advance, adding, silent
 from rasterloom.versions.corpus import TABLES, Corpus
 
 
@@ -36,7 +37,7 @@ def verify(
     *,
     deep: bool = True,
     tables: tuple[str, ...] = TABLES,
-    advance: Callable[[int], None] = lambda files: None,
+    advance: Advance = silent,
 ) -> tuple[list[Standing], list[Problem]]:
     """Check every file of the version that a corpus is seen at.
 
@@ -44,12 +45,13 @@ def verify(
     to its last page; the checksums that the pages carry are checked then.
 
     Args:
-        advance: called with 1 for every file that was looked at.
+        advance: called with the number of files checked so far.
 
     Returns:
         What stands of each table, and what is wrong, file by file.
     """
     standing, problems = [], []
+    add = adding(advance)
     for name in tables:
         try:
             table = corpus.table(name)
@@ -66,7 +68,7 @@ def verify(
             problems += wrong
             good += not wrong
             rows += 0 if wrong else file.record_count
-            advance(1)
+            add(1)
         total = sum(f.record_count for f in found)
         standing.append(Standing(name, head.snapshot_id, len(found), total, good, rows))
     return standing, problems

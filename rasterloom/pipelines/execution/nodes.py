@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Mapping
 
-from rasterloom.pipelines.progress.status_text import size
+from rasterloom.utils.formatting import size
 
 LOOK_EVERY_S = 1.0
 LATE_S = 20.0  # until the head has surely noticed that a node is gone: five checks, three seconds apart

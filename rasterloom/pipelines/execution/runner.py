@@ -1,5 +1,6 @@
-"""Running one step to its end: shards as Ray tasks, a bounded number in flight, one commit."""
+"""One step from its plan to its commit: shards on Ray, or files in a folder."""
 
+import logging
 import shutil
 import time
 from collections.abc import Iterator
@@ -13,11 +14,12 @@ from filelock import FileLock, Timeout
 from rasterloom import __version__
 from rasterloom.errors import RecipeError
 from rasterloom.errors import StepFailed as StepFailed
-from rasterloom.pipelines.execution.gpu_actors import one_line
 from rasterloom.pipelines.execution.scheduler import holds, run_on_ray
+from rasterloom.pipelines.execution.shard_pool import last_line
 from rasterloom.pipelines.execution.success_guard import SuccessGuard
 from rasterloom.pipelines.maintenance import rewrite
 from rasterloom.pipelines.maintenance.apply_takedowns import settle
+from rasterloom.pipelines.progress.counts import Note, ShardPlan, Workers
 from rasterloom.pipelines.progress.prometheus import Metrics
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.step import FileStep, Shard, ShardStep, Step
@@ -40,6 +42,8 @@ from rasterloom.versions.commit import commit
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.record import Record
 
+logger = logging.getLogger(__name__)
+
 
 def run_step(corpus: Corpus, step: Step, run: Run, recipe_digest: str, progress: Progress) -> Status:
     """Bring a step to its end, from wherever an earlier run left it.
@@ -47,7 +51,7 @@ def run_step(corpus: Corpus, step: Step, run: Run, recipe_digest: str, progress:
     Raises:
         StepFailed: a shard or the step's work raised an error; the message says which and what.
     """
-    progress.start(step.name, None)
+    progress.step_started(step.name)
     if isinstance(step, FileStep):
         _run_files(corpus, step, run, recipe_digest, progress)
     else:
@@ -80,7 +84,7 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
     done = staging.published(corpus.store, place)
     done |= _taken_over(corpus, step, place, [shard for shard in shards if shard.id not in done])
     left = [shard for shard in shards if shard.id not in done]
-    progress.shards(left, list(done.values()), *holds(step, run))
+    progress.counted(ShardPlan(left, list(done.values()), *holds(step, run)))
     guard = SuccessGuard(corpus.store, run) if step.guarded else None
     metrics = Metrics(corpus.name, step.name)
     results = run_on_ray(corpus.store, place, step, left, run, progress, metrics, taken_down)
@@ -88,7 +92,7 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
         for number, result in enumerate(results, start=1):
             done[result.id] = result
             metrics.finished(result, len(left) - number)
-            progress.finished(result)
+            progress.counted(result)
             if guard and (why := guard.verdict(result)):
                 raise StepFailed(f"{step.name}: {why}")
     taken_down = tombstones(corpus.store, corpus.name)  # those that came meanwhile, too
@@ -139,13 +143,15 @@ def _taken_over(corpus: Corpus, step: ShardStep, place: str, shards: list[Shard]
         made = Published(**shard.made) if shard.made else earlier.get(shard.digest)
         if made:
             found[shard.id] = staging.take_over(corpus.store, place, shard, made)
+    if found:
+        logger.info("%s: %d shards are taken over from an earlier version", step.name, len(found))
     return found
 
 
 def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, progress: Progress) -> None:
     """Let a FileStep fill a local folder, then put the folder where its result belongs."""
     started = time.monotonic()
-    progress.holds(1, run.driver.cpus or 0.0, 0.0)
+    progress.counted(Workers(1, run.driver.cpus or 0.0, 0.0))
     final = file_folder(corpus, step)
     folder = work_folder(corpus, step)
     with _alone(folder, progress):
@@ -162,7 +168,7 @@ def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, pro
         except RecipeError:
             raise
         except (OSError, ValueError, RuntimeError) as error:
-            raise StepFailed(f"{step.name}: {one_line(error)}") from error
+            raise StepFailed(f"{step.name}: {last_line(error)}") from error
         files = private_folders.plain_files(folder)
         if corpus.store.is_s3:
             upload(corpus.store, folder, final)
@@ -186,7 +192,7 @@ def _alone(folder: Path, progress: Progress) -> Iterator[None]:
             lock.acquire(timeout=1.0)
             break
         except Timeout:
-            progress.update(0, "waiting for another run that makes it")
+            progress.counted(Note("waiting for another run that makes it"))
     try:
         yield
     finally:

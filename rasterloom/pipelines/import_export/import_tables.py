@@ -8,7 +8,7 @@ from URL and caption, and of pictures what a fetch would have found out.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION, T2I, pair_key
 from rasterloom.storage.parquet_options import IMAGE_PARQUET, TEXT_PARQUET
 from rasterloom.storage.store import Entry, Store
+from rasterloom.utils.parallel import Advance, silent
 from rasterloom.versions.commit import commit
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.history import made
@@ -49,7 +50,7 @@ def adopt(
     table: str,
     path: str,
     columns: Mapping[str, str],
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    advance: Advance = silent,
 ) -> Adopted:
     """Make Parquet files the next version of a table. The same files again are the same version.
 

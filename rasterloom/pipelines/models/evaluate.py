@@ -248,7 +248,7 @@ def _of_model(
         ids = [encode_prompt(turns, [], language.text.encode, profile).tolist() for turns in asked]
         sizes = [picture.size for picture in held.pictures]
         tokens = sum(w * h for w, h in sizes) // profile.downsample**2
-        progress.start(f"drawing {trained.label}", tokens, "tokens")
+        progress.step_started(f"drawing {trained.label}", tokens, "tokens")
         codes = sampler.sample(
             ids,
             sizes,
@@ -256,10 +256,10 @@ def _of_model(
             temperature=recipe.sample.temperature,
             top_k=recipe.sample.top_k,
             seed=recipe.sample.seed,
-            on_tokens=progress.advance,
+            on_tokens=progress.advanced,
         )
         drawn = [codec.decode(one[None])[0] for one in codes]
-    progress.start(f"loss {trained.label}", None)
+    progress.step_started(f"loss {trained.label}", None)
     model = PackedLM(sampler.model)
     return losses_of(model, held.rows, held.numbers, BATCH_TOKENS, sampler.device), drawn
 

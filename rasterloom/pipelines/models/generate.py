@@ -81,15 +81,15 @@ def draw(
         "seed": request.seed,
         "batch": request.batch,
     }
-    shared["on_tokens"] = progress.advance
+    shared["on_tokens"] = progress.advanced
     ids = [question.ids for question in questions]
     sizes = [question.size for question in questions if question.size]
     if sizes:
-        progress.start("sample", sum(w * h for w, h in sizes) // profile.downsample**2, "tokens")
+        progress.step_started("sample", sum(w * h for w, h in sizes) // profile.downsample**2, "tokens")
         codes = sampler.sample(ids, sizes, cfg=request.cfg, top_k=request.top_k, **shared)
         pictures = [Image.fromarray(codec.decode(one[None])[0]) for one in codes]
         return Drawn(questions, pictures, [], time.monotonic() - began)
-    progress.start("sample", None, "tokens")
+    progress.step_started("sample", None, "tokens")
     text_ids = np.flatnonzero(~structure(profile)).tolist()
     answers = sampler.answer(ids, text_ids, top_k=request.text_top_k, max_tokens=request.max_tokens, **shared)
     texts = [language.text.decode(answer) for answer in answers]

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from rasterloom.pipelines.progress.run_state import State, Watched, WatchedRun
+from rasterloom.pipelines.progress.run_state import RunState, State, StepState
 from rasterloom.pipelines.progress.status_text import details, ending, progress_of
 from rasterloom.pipelines.progress.summary import print_summary
 from rasterloom.utils.formatting import clock
@@ -46,7 +46,7 @@ def _units(told: dict[str, Any]) -> str:
 class _Lines(ABC):
     """A line when a step begins or ends, and one now and then while it runs."""
 
-    def __init__(self, console: Console, run: WatchedRun) -> None:
+    def __init__(self, console: Console, run: RunState) -> None:
         self.console, self.run = console, run
         self._said = 0.0
 
@@ -56,17 +56,17 @@ class _Lines(ABC):
     def close(self) -> None:
         self.console.file.flush()
 
-    def changed(self, step: Watched, event: str) -> None:
+    def changed(self, step: StepState, event: str) -> None:
         now = time.monotonic()
-        pause = min(SELDOM_S, max(EVERY_S, SHARE * step.seconds(now)))
-        if event == "progress" and now - max(self._said, step.began) < pause:
+        pause = min(SELDOM_S, max(EVERY_S, SHARE * step.clock.seconds(now)))
+        if event == "progress" and now - max(self._said, step.clock.began) < pause:
             return
         self._said = now
         self.line(step, event, now)
         self.console.file.flush()
 
     @abstractmethod
-    def line(self, step: Watched, event: str, now: float) -> None:
+    def line(self, step: StepState, event: str, now: float) -> None:
         """Write what there is to say of a step."""
 
 
@@ -74,7 +74,7 @@ class TextLines(_Lines):
     def say(self, text: str) -> None:
         self.console.print(safe(text, LINES), highlight=False, markup=False)
 
-    def line(self, step: Watched, event: str, now: float) -> None:
+    def line(self, step: StepState, event: str, now: float) -> None:
         width = max(map(len, self.run.steps))
         if event == State.BEFORE:
             self.console.print(
@@ -98,7 +98,7 @@ class JsonLines(_Lines):
     def say(self, text: str) -> None:
         self._write("note", {"text": text})
 
-    def line(self, step: Watched, event: str, now: float) -> None:
+    def line(self, step: StepState, event: str, now: float) -> None:
         self._write(event if event in ("step", "progress") else "end", self.run.facts(step, now))
 
     def ended(self, planned: list[str]) -> None:
