@@ -14,7 +14,7 @@ REPEATED = 50  # one row in so many comes a second time
 
 MEASURE = """
 import json, resource, sys, time
-from rasterloom.recipe import Source
+from rasterloom.recipe.sources import Source
 from rasterloom.sources.pairs import stream_pairs
 start, counts, rows = time.perf_counter(), {}, 0
 for table in stream_pairs([Source(path=sys.argv[1])], counts):

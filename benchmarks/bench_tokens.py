@@ -20,11 +20,12 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from rasterloom.pipelines.corpus import token_work
-from rasterloom.pipelines.corpus.length_index import NAME, LengthsAt, make_lengths
+from rasterloom.pipelines.corpus.length_index import LengthsAt, make_lengths
 from rasterloom.pipelines.corpus.token_steps import group_rows
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import TOKENS
+from rasterloom.storage.layout import LENGTHS
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.parquet_options import CODES_PARQUET, TOKEN_PARQUET
 from rasterloom.storage.store import Store
@@ -33,8 +34,8 @@ from rasterloom.tokenize.profiles import CHAMELEON, profile_of
 from rasterloom.tokenize.prompt_templates import turns
 from rasterloom.tokenize.text_tokenizer import JsonText, train_text
 from rasterloom.tokenize.unirep import image_length
+from rasterloom.train.data.stage_data import split_heldout
 from rasterloom.train.data.token_dataset import open_rows
-from rasterloom.train.trainer import split_heldout
 from rasterloom.versions.corpus import Corpus
 
 SIDE = 512
@@ -209,7 +210,7 @@ def index(rows: int, folder: Path) -> None:
         Corpus("bench", store), {"tokens": files}, LengthsAt(target=SIDE), folder / "index", None, quiet
     )
     made = time.perf_counter() - start
-    paths, place = [store.path(file.name) for file in files], folder / "index" / NAME
+    paths, place = [store.path(file.name) for file in files], folder / "index" / LENGTHS
     size = place.stat().st_size / 2**20
     print(f"\n{len(files) * each:,} rows in {len(files)} files; index of {size:,.0f} MiB")
     print(f"{'made once, from the token files':42} {made:>7.2f} s")

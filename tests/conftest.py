@@ -1,6 +1,7 @@
 import contextlib
 import importlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -8,21 +9,68 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import endings
+import numpy as np
 import pytest
 from hypothesis import settings
 
 from rasterloom.utils.local_ray import stop_local_ray
 
-# A deadline would time the machine, not the code.
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
+# A gate draws the same examples every time; nights draw new ones, by the seed that they print. A deadline
+# would time the machine, not the code.
+settings.register_profile("gate", deadline=None, derandomize=True)
+settings.register_profile("night", deadline=None, print_blob=True)
+settings.load_profile("gate")
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    endings.arm()
+
+
+def pytest_runtest_makereport(item, call):
+    endings.stop_after_rays_handler(item, call)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config):
+    endings.kill_what_is_left()
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers():
+    """What a test draws from the global generators, whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def warm_ray():
+    """A Ray that modules one after another share, once a run of theirs started it; see `_ray_ends`."""
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _ray_ends():
-    """A Ray that a module's tests started in this process ends with them."""
+def _ray_ends(request):
+    """A Ray that a module's tests started in this process ends with them, unless it is shared.
+
+    It is shared by the modules whose tests take `warm_ray`. Those with OWN_RAY have one of their own.
+    """
+    items = [item for item in request.session.items if item.getparent(pytest.Module).obj is request.module]
+    shared = any("warm_ray" in item.fixturenames for item in items)
+    shared = shared and not getattr(request.module, "OWN_RAY", False)
+    if "ray" in sys.modules and not shared:
+        stop_local_ray()
+    yield
+    if "ray" in sys.modules and not shared:
+        stop_local_ray()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _last_ray_ends():
     yield
     if "ray" in sys.modules:
         stop_local_ray()

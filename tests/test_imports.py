@@ -47,7 +47,14 @@ INSIDE = {
         {"model"},
         {"data"},
         {"job"},
-        {"deepspeed_config", "distributed", "devices", "loopback_group"},
+        {
+            "deepspeed_config",
+            "deepspeed_compat",
+            "transformers_compat",
+            "distributed",
+            "devices",
+            "loopback_group",
+        },
     ],
     "sources": [
         {"fetch"},

@@ -31,7 +31,7 @@ CHECKED = {
     "s3/*policy.json": "policies",
     "s3/lifecycle.json": "lifecycle",
     "s3/catalogs/*.yaml": "recipes",
-    "grafana/*.json": "pipelines/test_metrics.py",
+    "grafana/*.json": "pipelines/progress/test_prometheus.py",
     "clip-retrieval/*": "its own README, with clip-retrieval's environment",
 }
 

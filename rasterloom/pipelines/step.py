@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel
 
+from rasterloom.schema import StepKind
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
 
@@ -54,6 +55,15 @@ class Step:
     code_version: str  # raised by hand when the same config would give another result
     inputs: tuple["Step", ...] = ()
     identity: dict[str, Any] = field(default_factory=dict)  # digests of what lies outside: sources, weights
+
+    @property
+    def kind(self) -> StepKind | None:
+        return StepKind.of(self.name)
+
+    @property
+    def part(self) -> str:
+        """Target or stage, where there are several steps of the kind; else empty."""
+        return StepKind.part(self.name)
 
     @cached_property
     def settings(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from rasterloom.recipe.sampling import Sample
 from rasterloom.recipe.sources import Source
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.recipe.train import Train
+from rasterloom.schema import StepKind
 
 
 class Recipe(Section):
@@ -82,8 +83,8 @@ class Recipe(Section):
     def _takes_of_stages_that_there_are(self) -> "Recipe":
         stages = len(self.train.stages) if self.train else 0
         for name in self.run.steps:
-            kind, _, number = name.partition("/")
-            if kind == "train" and number and int(number) > stages:
+            number = StepKind.part(name)
+            if StepKind.of(name) is StepKind.TRAIN and number and int(number) > stages:
                 raise ValueError(f"run.steps: {name}: train.stages has {stages}")
         return self
 

@@ -7,10 +7,19 @@ from pydantic import Field, field_validator
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.price import Price
 from rasterloom.recipe.resources import Between, DriverTakes, StepTakes
+from rasterloom.schema import StepKind
 
-SHARDED = ("pairs", "images", "scores", "selection", "codes", "tokens")  # the others run in the driver
-ON_GPU = ("scores", "codes")
-TRAIN = "train"
+# Kinds of steps over shards; the others run in the driver.
+SHARDED = (
+    StepKind.PAIRS,
+    StepKind.IMAGES,
+    StepKind.SCORES,
+    StepKind.SELECTION,
+    StepKind.CODES,
+    StepKind.TOKENS,
+)
+ON_GPU = (StepKind.SCORES, StepKind.CODES)
+TRAIN = StepKind.TRAIN
 
 
 class Run(Section):
@@ -48,8 +57,8 @@ class Run(Section):
     @classmethod
     def _are_steps(cls, value: dict[str, StepTakes]) -> dict[str, StepTakes]:
         for name, takes in value.items():
-            kind = name.split("/")[0]
-            if kind == TRAIN:
+            kind = StepKind.of(name)
+            if kind is TRAIN:
                 _check_training(name, takes)
                 continue
             if kind not in SHARDED:
@@ -68,7 +77,7 @@ class Run(Section):
 
         A training stage is called ``train/2-512`` and may be spoken of as ``train/2``.
         """
-        names = (step, step.split("-")[0], step.split("/")[0])
+        names = (step, step.partition("-")[0], step.partition("/")[0])
         return next((self.steps[name] for name in names if name in self.steps), StepTakes())
 
 

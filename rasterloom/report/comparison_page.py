@@ -12,6 +12,7 @@ from rasterloom.report.evaluation_table import read_evaluation
 from rasterloom.report.gallery import Picture
 from rasterloom.report.report_page import environment, identity, styles
 from rasterloom.report.training_runs import ALL, Samples, Stage, read_samples, read_stage
+from rasterloom.schema import StepKind
 from rasterloom.utils import formatting
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.record import Record
@@ -228,7 +229,7 @@ def _settings(a: Sequence[Record], b: Sequence[Record]) -> list[tuple[str, Line]
 
 def _step(record: Record) -> str:
     """A step's name; of training with its number alone, as stages are compared by it."""
-    return record.step.partition("-")[0] if record.step.startswith("train/") else record.step
+    return record.step.partition("-")[0] if record.kind is StepKind.TRAIN else record.step
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any, Self
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
+from rasterloom.schema import StepKind
 from rasterloom.sources import failure
 from rasterloom.versions.corpus import TABLES, Corpus
 from rasterloom.versions.record import Record
@@ -49,7 +50,7 @@ class Tables:
 
     @cached_property
     def _db(self) -> Any:
-        import duckdb  # here, so that importing the report stays light
+        import duckdb  # heavy
 
         db = duckdb.connect(config={"temp_directory": self._spill.name, "memory_limit": MEMORY})
         db.execute("SET preserve_insertion_order = false")  # every query that needs an order names it
@@ -158,7 +159,7 @@ def funnel(tables: Tables, records: Sequence[Record]) -> list[Level]:
     ]
     levels.append(_level("kept", kept, ok, dropped, "not accounted for"))
     for row in token_counts(tables):
-        counts = next((r.counts for r in records if r.step == f"codes/{row['target']}"), {})
+        counts = next((r.counts for r in records if r.step == StepKind.CODES.step(row["target"])), {})
         lost = [Loss(k.removeprefix(FAILED), n) for k, n in counts.items() if k.startswith(FAILED)]
         levels.append(_level(f"tokens at {row['target']}", row["sequences"], kept, lost, "not tokenised"))
     return levels

@@ -8,6 +8,7 @@ from itertools import zip_longest
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from rasterloom.report.gallery import SEED, Picture, picture, read_rows
@@ -76,7 +77,7 @@ def _pair(
         row["n_tokens"],
         picture(original, caption, longest=LONGEST, quality=82),
         picture(decoded, caption, longest=LONGEST, quality=82),
-        psnr(original, decoded) if crop and original.size == decoded.size else None,
+        psnr(_rgb(original), _rgb(decoded)) if crop and original.size == decoded.size else None,
     )
 
 
@@ -89,8 +90,11 @@ def _answer(row: dict[str, Any], decode: Decode) -> Image.Image:
     return decode(row["input_ids"])
 
 
-def psnr(a: Image.Image, b: Image.Image) -> float:
-    """Peak signal-to-noise ratio of two pictures of one size, over all channels, in dB; at most 99."""
-    difference = np.asarray(a.convert("RGB"), np.float64) - np.asarray(b.convert("RGB"), np.float64)
-    error = float(np.mean(difference**2))
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    return np.asarray(image.convert("RGB"))
+
+
+def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    """Peak signal-to-noise ratio over all channels, in dB; at most 99."""
+    error = float(np.mean((a.astype(np.float64) - b) ** 2))
     return min(99.0, 10 * float(np.log10(255**2 / error))) if error else 99.0

@@ -18,12 +18,13 @@ from rasterloom.report.gallery import galleries
 from rasterloom.report.lineage_graph import lineage
 from rasterloom.report.reconstructions import Crop, Decode, reconstructions
 from rasterloom.report.training_runs import Samples, Stage, read_samples, read_stage
+from rasterloom.storage.layout import INDEX_HTML
 from rasterloom.utils import formatting
 from rasterloom.utils.redact import PAGE, safe
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.record import Record
 
-INDEX, CARD = "index.html", "README.md"
+CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def build_report(inputs: ReportInputs, out: Path) -> Path:
         card = data_card(tables, inputs.records, shown["levels"], stages, inputs.recipe_text)
     out.mkdir(parents=True, exist_ok=True)
     (out / CARD).write_text(safe(card, PAGE), encoding="utf-8")
-    path = out / INDEX
+    path = out / INDEX_HTML
     path.write_text(environment().get_template("page.html").render(shown), encoding="utf-8")
     return path
 

@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from rasterloom.report.gallery import Picture, picture
+from rasterloom.storage.layout import EVALUATION, GRID, SAMPLES_JSON
 from rasterloom.utils import formatting
 
 ALL = "all"  # buckets together
@@ -79,7 +80,7 @@ def read_stage(name: str, folder: Path) -> Stage | None:
         after = _losses(heldout)
     if not rows and not after:
         return None
-    evaluation = _json(_text(folder / "evaluation.json"))
+    evaluation = _json(_text(folder / EVALUATION))
     return Stage(
         name,
         tuple(rows[step] for step in sorted(rows)),
@@ -156,7 +157,7 @@ class Samples:
 
 def read_samples(folder: Path) -> Samples | None:
     """Read ``samples.json`` and its pictures; None if there is nothing to show."""
-    found = _json(_text(folder / "samples.json"))
+    found = _json(_text(folder / SAMPLES_JSON))
     found = found if isinstance(found, dict) else {}
     listed = [item for item in found.get("images") or () if isinstance(item, dict) and item.get("file")]
     prompts: dict[str, list[Picture]] = {}
@@ -165,7 +166,7 @@ def read_samples(folder: Path) -> Samples | None:
         made = _file_picture(folder, str(item["file"]), prompt, SAMPLE_LONGEST)
         if made:
             prompts.setdefault(prompt, []).append(made)
-    sheet = str(found.get("grid") or "grid.png")
+    sheet = str(found.get("grid") or GRID)
     grid = None if prompts else _file_picture(folder, sheet, "drawn samples", 1600)
     if not prompts and grid is None:
         return None

@@ -7,7 +7,16 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+import boto3
 import pyarrow.fs as pafs
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    IncompleteReadError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
 
 from rasterloom.errors import StorageError
 from rasterloom.utils.retry import RetryPolicy
@@ -64,9 +73,6 @@ def filesystem() -> pafs.FileSystem:
 
 def client() -> Any:
     """The boto3 client for conditional writes and for looking objects up."""
-    import boto3
-    from botocore.config import Config
-
     retries = {"mode": "standard", "max_attempts": TRIES}
     config = Config(retries=retries, connect_timeout=CONNECT_S, read_timeout=REQUEST_S)
     # A session of its own: boto3's default one keeps the credentials that it first saw.
@@ -78,8 +84,6 @@ def check_bucket(client: Any, bucket: str) -> None:
 
     Some servers make a bucket of any name that is written to: a typing error would go unnoticed.
     """
-    from botocore.exceptions import ClientError
-
     with told(f"s3://{bucket}"):
         try:
             client.head_bucket(Bucket=bucket)
@@ -98,8 +102,6 @@ def put_if_absent(client: Any, bucket: str, key: str, data: bytes) -> bool:
     Raises:
         StorageError: the server cannot be reached or refuses.
     """
-    from botocore.exceptions import ClientError
-
     with told(f"s3://{bucket}/{key}"):
         for attempt in WRITES.attempts(f"write of s3://{bucket}/{key}"):
             with attempt:
@@ -125,7 +127,6 @@ def get(client: Any, bucket: str, key: str) -> bytes:
         FileNotFoundError: there is no such object.
         StorageError: the server cannot be reached or refuses.
     """
-    from botocore.exceptions import ClientError
 
     def read() -> bytes:
         try:
@@ -144,8 +145,6 @@ def get(client: Any, bucket: str, key: str) -> bytes:
 
 def _is_cut_off(error: BaseException) -> bool:
     """Whether the body of an answer broke off."""
-    from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
-
     return isinstance(error, IncompleteReadError | ReadTimeoutError | ResponseStreamingError)
 
 
@@ -181,8 +180,6 @@ def abort(client: Any, bucket: str, key: str, upload: str) -> None:
 @contextlib.contextmanager
 def told(place: str) -> Iterator[None]:
     """Turn what boto3 raises into a StorageError of one line, without anything that is secret."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
     try:
         yield
     except ClientError as error:

@@ -14,11 +14,12 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+from botocore.exceptions import BotoCoreError, ClientError
 
 from rasterloom.errors import StorageError
 from rasterloom.storage import local_disk, s3
@@ -82,8 +83,6 @@ class Store:
 
     def name_of(self, uri: str) -> str:
         """Return the name of a file of this store from its URI, the inverse of :meth:`uri`."""
-        from urllib.parse import unquote
-
         base = self.uri("")
         plain = uri if self.is_s3 else "file://" + unquote(urlsplit(uri).path)
         base = base if self.is_s3 else "file://" + unquote(urlsplit(base).path)
@@ -155,8 +154,6 @@ class Store:
         if not self.is_s3:
             stat = os.stat(self.path(name))
             return Entry(name, stat.st_size, str(stat.st_mtime_ns))
-        from botocore.exceptions import BotoCoreError, ClientError
-
         bucket, key = self._object(name)
         try:
             found = self._s3.head_object(Bucket=bucket, Key=key)
@@ -194,8 +191,6 @@ class Store:
                     yield Entry(name, stat.st_size, str(stat.st_mtime_ns))
 
     def _s3_entries(self, prefix: str) -> Iterator[Entry]:
-        from botocore.exceptions import BotoCoreError, ClientError
-
         bucket, _, root = self.path().partition("/")
         start = f"{root}/" if root else ""
         below = f"{start}{prefix.strip('/')}/" if prefix.strip("/") else start

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pyarrow.fs import LocalFileSystem, copy_files
 
-from rasterloom.storage.store import StorageError, Store
+from rasterloom.errors import StorageError, one_line
+from rasterloom.storage.store import Store
 from rasterloom.utils.private_folders import plain_files
 from rasterloom.utils.retry import RetryPolicy
 
@@ -53,7 +54,7 @@ def upload(store: Store, folder: Path, name: str) -> None:
     try:
         UPLOADS.call(f"upload of {store.uri(name)}", copy)
     except OSError as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise StorageError(f"{store.uri(name)}: cannot be uploaded: {reason}") from None
 
 
@@ -67,5 +68,5 @@ def download(store: Store, name: str, folder: Path) -> None:
     try:
         copy_files(store.path(name), str(folder), store.filesystem, LocalFileSystem())
     except OSError as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise StorageError(f"{store.uri(name)}: cannot be read: {reason}") from None

@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from rasterloom.errors import one_line
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import T2I, TEXT_BUCKET, TOKENS, Profile, bucket_name
 from rasterloom.tokenize.buckets import Size, bucket_sizes
@@ -232,7 +233,7 @@ def _size(data: bytes, exif: bool) -> Size:
 def _told(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not a picture in a format that Pillow reads"  # its own message holds a memory address
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)
 
 
 def _frames(codes: NDArray[np.int32], bucket: Size, profile: Profile) -> NDArray[np.int32]:

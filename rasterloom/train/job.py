@@ -11,6 +11,7 @@ from pyarrow.fs import FileSystem
 
 from rasterloom.recipe.train import SPEED_ONLY, Stage, Train
 from rasterloom.schema import Profile
+from rasterloom.storage.layout import CHECKPOINTS, MODEL
 from rasterloom.storage.store import Store
 from rasterloom.utils import private_folders
 
@@ -130,11 +131,11 @@ class StageJob:
 
     @property
     def model_dir(self) -> Path:
-        return self.folder / "model"
+        return self.folder / MODEL
 
     @property
     def checkpoint_store(self) -> Store:
-        return Store(self.checkpoints or str((self.folder / "checkpoints").absolute()))
+        return Store(self.checkpoints or str((self.folder / CHECKPOINTS).absolute()))
 
     @property
     def metrics_file(self) -> Path:

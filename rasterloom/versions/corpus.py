@@ -14,9 +14,11 @@ from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.utils.config import Config, merge_config
+from sqlalchemy.exc import OperationalError
 
 from rasterloom.recipe.recipe import Recipe
-from rasterloom.storage import s3
+from rasterloom.storage import layout, s3
+from rasterloom.storage.layout import Layout
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
 from rasterloom.versions.pyiceberg_compat import TimedRestCatalog
@@ -38,8 +40,6 @@ def s3_properties() -> dict[str, str]:
 
 
 def _sqlite_catalog(file: Path, warehouse: str) -> Catalog:
-    from sqlalchemy.exc import OperationalError
-
     def load() -> Catalog:
         uri = f"sqlite:///{file}?timeout={LOCKED_S}"
         return load_catalog(CATALOG, type="sql", uri=uri, warehouse=warehouse)
@@ -67,6 +67,11 @@ class Corpus:
         name, _, ref = recipe.corpus.partition("@")
         return cls(name, Store(recipe.workspace), tuple(sorted(recipe.catalog.items())), ref or MAIN)
 
+    @property
+    def layout(self) -> Layout:
+        """Names of the corpus's files in the store."""
+        return Layout(self.name)
+
     @cached_property
     def catalog(self) -> Catalog:
         """The catalog: what the recipe names, else an SQLite file in the workspace.
@@ -77,7 +82,7 @@ class Corpus:
         if not self.catalog_properties:
             folder = Path(self.store.path())
             folder.mkdir(parents=True, exist_ok=True)
-            return _sqlite_catalog(folder / "catalog.db", self.store.uri(""))
+            return _sqlite_catalog(folder / layout.CATALOG, self.store.uri(""))
         given: dict[str, Any] = {**s3_properties(), **dict(self.catalog_properties)}
         properties: dict[str, Any] = dict(merge_config(Config().get_catalog_config(CATALOG) or {}, given))
         is_http = properties.get("uri", "").startswith("http")  # which is REST where no type is named
@@ -88,11 +93,11 @@ class Corpus:
     @property
     def has_catalog(self) -> bool:
         """Whether there is anything to look up: false before the first commit to a local workspace."""
-        return bool(self.catalog_properties) or (Path(self.store.path()) / "catalog.db").exists()
+        return bool(self.catalog_properties) or (Path(self.store.path()) / layout.CATALOG).exists()
 
     def location(self, table: str) -> str | None:
         """Where the metadata of a new table go: the workspace; None where a catalog has its own place."""
-        return None if self.catalog_properties else self.store.uri(f"{self.name}/tables/{table}")
+        return None if self.catalog_properties else self.store.uri(self.layout.table(table))
 
     def identifier(self, table: str) -> tuple[str, str]:
         return (self.name, table)

@@ -7,12 +7,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasterloom.errors import VersionError
+from rasterloom.schema import StepKind
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.history import log, made
 from rasterloom.versions.record import Record
 from rasterloom.versions.refs import refs
-
-TRAINED = "train/"
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,8 @@ def graph(corpus: Corpus) -> Graph:
     """Everything that was ever made in a corpus and is still on record, in the order in which it was made."""
     known = [v for ref in refs(corpus) for v in made(replace(corpus, ref=ref.name))]
     nodes = [Node(v.record, v.table, v.snapshot_id) for v in (*known, *reversed(log(corpus)))]
-    place = f"{corpus.name}/records"
-    for name in corpus.store.list(place):
-        if not name.endswith("/last.json"):
+    for name in corpus.store.list(corpus.layout.records):
+        if not corpus.layout.is_last(name):
             nodes.append(Node(Record.from_json(corpus.store.read(name))))
     nodes.sort(key=lambda node: node.record.finished)
     return {node.record.fingerprint: node for node in nodes}
@@ -109,7 +107,7 @@ def holding(corpus: Corpus, nodes: Graph, keys: Sequence[str]) -> dict[str, list
     in_file: dict[str, list[str]] = {}
     found: dict[str, set[str]] = {}
     for version in log(corpus, "tokens"):
-        target = version.record.step.rpartition("/")[2]
+        target = version.record.part
         for file in corpus.files("tokens", version.snapshot_id):
             if file.partition[0] == target:
                 if file.name not in in_file:
@@ -128,7 +126,7 @@ def checkpoints_of(corpus: Corpus, nodes: Graph, keys: Sequence[str]) -> dict[st
     found: dict[str, list[str]] = {}
     held = holding(corpus, nodes, keys) | _indexed(corpus, nodes, keys)
     for fingerprint, node in nodes.items():
-        if node.record.step.startswith(TRAINED):
+        if node.record.kind is StepKind.TRAIN:
             made_of = {n.record.fingerprint for n in ancestors(nodes, node)}
             seen = sorted({key for given in made_of & held.keys() for key in held[given]})
             if seen:
@@ -140,9 +138,9 @@ def _indexed(corpus: Corpus, nodes: Graph, keys: Sequence[str]) -> dict[str, lis
     """Return what an index of lengths names of some keys, by its fingerprint, where its tokens are gone."""
     found = {}
     for fingerprint, node in nodes.items():
-        name = f"{corpus.name}/files/{node.record.step}/{fingerprint}/lengths.parquet"
+        name = corpus.layout.lengths(node.record.step, fingerprint)
         gone = nodes.keys().isdisjoint(node.record.inputs.values())
-        if node.record.step.startswith("lengths/") and gone and corpus.store.exists(name):
+        if node.record.kind is StepKind.LENGTHS and gone and corpus.store.exists(name):
             among = pc.field("key").isin(pa.array(keys, pa.string()))
             rows = corpus.dataset([name]).to_table(columns=["key"], filter=among)
             found[fingerprint] = sorted(rows["key"].to_pylist())

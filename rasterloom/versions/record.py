@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from rasterloom.schema import StepKind
+
 PREFIX = "rasterloom."
 BEFORE_TAKEDOWN = "before takedown"  # in `parents`: the version that a takedown took rows out of
 
@@ -32,6 +34,16 @@ class Record:
     user: str = ""
     takedowns: int = 0  # how many there were when it was made; none of their rows is in it
     taken_down: int = 0  # the last of them that took rows out of it
+
+    @property
+    def kind(self) -> StepKind | None:
+        """Kind of the step."""
+        return StepKind.of(self.step)
+
+    @property
+    def part(self) -> str:
+        """Target or stage, where there are several steps of the kind; else empty."""
+        return StepKind.part(self.step)
 
     @property
     def of_takedown(self) -> bool:

@@ -17,6 +17,7 @@ from pyiceberg.exceptions import (
     ValidationException,
 )
 
+from rasterloom.errors import one_line
 from rasterloom.storage import s3
 from rasterloom.storage.local_disk import is_full
 from rasterloom.storage.store import StorageError
@@ -56,7 +57,7 @@ def access_errors() -> Iterator[None]:
     try:
         yield
     except (ForbiddenError, OAuthError, UnauthorizedError) as error:
-        said = " ".join(str(error).split()).rstrip(".")
+        said = one_line(error).rstrip(".")
         raise StorageError(
             f"the catalog does not let us in: {said}; renew its token or credential and run again"
         ) from None

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.manifest import DataFile as IcebergFile
 
+from rasterloom.errors import one_line
 from rasterloom.utils.parallel import Advance, adding, silent
 from rasterloom.versions.corpus import TABLES, Corpus
 
@@ -60,7 +61,7 @@ def verify(
                 continue
             found = [task.file for task in table.scan(snapshot_id=head.snapshot_id).plan_files()]
         except Exception as error:  # whatever a broken metadata file does to its reader
-            problems.append(Problem(name, "", f"its metadata cannot be read: {_line(error)}"))
+            problems.append(Problem(name, "", f"its metadata cannot be read: {one_line(error, limit=300)}"))
             continue
         good = rows = 0
         for file in sorted(found, key=lambda f: f.file_path):
@@ -91,8 +92,4 @@ def _problems(corpus: Corpus, file: IcebergFile, deep: bool) -> Iterator[str]:
     except FileNotFoundError:
         yield "is not there"
     except (OSError, pa.ArrowException) as error:
-        yield f"cannot be read: {_line(error)}"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+        yield f"cannot be read: {one_line(error, limit=300)}"

@@ -1,3 +1,5 @@
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -9,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from rasterloom.cli import app, options
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.versions.corpus import TABLES, Corpus
 from rasterloom.versions.refs import tag
@@ -44,6 +47,7 @@ class Workshop:
 
     recipe_file: Path
     site: tuple[Path, int]
+    apart: bool = False  # runs are processes with a Ray of their own, which sees today's environment
 
     def write(self, keep="min_side >= 64", targets="[64]", **changes):
         folder, port = self.site
@@ -61,6 +65,7 @@ class Workshop:
         name = f"c{uuid.uuid4().hex}"
         place = f"workspace: s3://lake/{name}\ncatalog: {json.dumps(server.catalog)}"
         local = f"workspace: {self.recipe_file.parent / 'work'}"
+        self.apart = True
         return self.write(**{local: place, "corpus: little": f"corpus: {name}"})
 
     @property
@@ -82,10 +87,17 @@ class Workshop:
         )
 
     def run(self, *arguments):
-        """Run to the end, which must be a good one, and return what was printed."""
-        process = self.start(*arguments)
-        printed, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, printed
+        """Run to the end, which must be a good one, and return what was printed.
+
+        In this process and on its Ray, whose workers are warm, unless the workshop is ``apart``.
+        """
+        if self.apart:
+            process = self.start(*arguments)
+            printed, _ = process.communicate(timeout=300)
+            assert process.returncode == 0, printed
+            return printed
+        code, printed = run_here("run", self.recipe_file, *arguments)
+        assert code == 0, printed
         return printed
 
     def rows(self, table):
@@ -105,19 +117,35 @@ class Workshop:
         return {**found, "tokens": [row for row in found["tokens"] if row["target"] == target]}
 
 
+def run_here(*arguments):
+    """Run the command line in this process; gives the exit code and what was printed."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["rasterloom", *map(str, arguments)])
+        for console in (options.out, options.err):
+            patch.setattr(console, "_width", 200)
+        with (
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(printed),
+            pytest.raises(SystemExit) as end,
+        ):
+            app.main()
+    return end.value.code or 0, printed.getvalue()
+
+
 @pytest.fixture(scope="session")
-def workshop_at(site):
+def workshop_at(site, warm_ray):
     """A function that gives a workshop whose recipe is a certain file."""
     return lambda recipe_file: Workshop(recipe_file, site)
 
 
 @pytest.fixture
-def workshop(tmp_path, site):
+def workshop(tmp_path, site, warm_ray):
     return Workshop(tmp_path / "recipe.yaml", site).write()
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory, site):
+def undisturbed(tmp_path_factory, site, warm_ray):
     """A workshop whose tokens were made in one go."""
     shop = Workshop(tmp_path_factory.mktemp("undisturbed") / "recipe.yaml", site).write()
     shop.printed = shop.run("--until", "tokens")
@@ -125,7 +153,7 @@ def undisturbed(tmp_path_factory, site):
 
 
 @pytest.fixture(scope="session")
-def two_versions(tmp_path_factory, site):
+def two_versions(tmp_path_factory, site, warm_ray):
     """A workshop whose rule was made stricter after the tag v1; ``before`` has the tables as they were."""
     shop = Workshop(tmp_path_factory.mktemp("two") / "recipe.yaml", site).write()
     shop.run("--until", "tokens")

@@ -18,6 +18,8 @@ from ray._raylet import validate_authentication_token
 from rasterloom.utils.local_ray import start_local_ray, stop_local_ray
 from rasterloom.utils.ray_compat import LOOPBACK
 
+OWN_RAY = True
+
 TRAIN = """
 train:
   heldout: 0.1

@@ -15,7 +15,7 @@ from rasterloom.pipelines.execution.nodes import in_words, slots
 from rasterloom.pipelines.execution.scheduler import needs_of
 from rasterloom.pipelines.step import ShardStep
 from rasterloom.pipelines.training.stage_step import TrainAt, worker_needs, worker_takes
-from rasterloom.pipelines.workflow import workflow
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.resources import DriverTakes
 from rasterloom.storage import s3
@@ -85,7 +85,7 @@ def clock(corpus: Corpus) -> Iterator[Finding]:
 
 def cluster(address: str, recipe: Recipe | None) -> Iterator[Finding]:
     """Ask a Ray cluster's dashboard, with the token if there is one, and whether a recipe finds room."""
-    import ray
+    import ray  # heavy
 
     mode = os.environ.get("RAY_AUTH_MODE", "token, as RAY_AUTH_MODE is not set")
     try:
@@ -119,7 +119,7 @@ def without_driver(nodes: list[dict[str, float]], driver: DriverTakes) -> list[d
 def room(recipe: Recipe, nodes: list[dict[str, float]]) -> Iterator[Finding]:
     """Whether nodes have what each step's workers take: a line for all that take the same."""
     try:
-        steps = workflow(recipe)
+        steps = Workflow(recipe).steps
     except RecipeError as error:
         yield Finding(False, str(error))
         return

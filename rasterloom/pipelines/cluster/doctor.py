@@ -75,7 +75,7 @@ def _machine() -> Iterator[Finding]:
 
 
 def _gpus(needed: bool) -> Iterator[Finding]:
-    from rasterloom.train.devices import gpus
+    from rasterloom.train.devices import gpus  # heavy
 
     yield from gpu_findings(gpus(), needed, find_spec("flash_attn") is not None)
 
@@ -96,7 +96,7 @@ def gpu_findings(gpus: "list[Gpu]", needed: bool, flash_attn: bool) -> Iterator[
 
 def _codec(config: Tokenize) -> Finding:
     """Load the codec: weights that are missing or another network's show here and not on every worker."""
-    from rasterloom.tokenize.codecs.load import codec_of
+    from rasterloom.tokenize.codecs.load import codec_of  # heavy
 
     try:
         codec = codec_of(config, "cpu")

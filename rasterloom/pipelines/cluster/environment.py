@@ -22,11 +22,13 @@ def collect(names: Iterable[str]) -> dict[str, str]:
     found = {}
     for name in names:
         if "=" in name:
-            raise RecipeError(f"--env takes a name, not a value: export {name.split('=')[0]} and name it")
+            message = f"takes a name, not a value; export {name.split('=')[0]} and name it"
+            raise RecipeError(message, field="env")
         if name.startswith("RAY_"):
-            raise RecipeError(f"--env: {name} is the cluster's own: its nodes are started with it")
+            message = f"{name} is the cluster's own; its nodes are started with it"
+            raise RecipeError(message, field="env")
         if name not in os.environ:
-            raise RecipeError(f"--env: {name} is not set here")
+            raise RecipeError(f"{name} is not set here", field="env")
         found[name] = os.environ[name]
     return found
 

@@ -14,8 +14,10 @@ from rasterloom.errors import RecipeError
 from rasterloom.pipelines.corpus import token_work
 from rasterloom.pipelines.corpus.length_index import lengths_step
 from rasterloom.pipelines.step import FileStep, ShardStep, Step
+from rasterloom.pipelines.workspace.status import read_record
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
+from rasterloom.schema import StepKind
 from rasterloom.storage.store import StorageError
 from rasterloom.versions.corpus import MAIN, TABLES, Corpus
 from rasterloom.versions.history import made
@@ -93,20 +95,22 @@ def steps_of_version(recipe: Recipe) -> list[Step]:
     corpus = Corpus.of(recipe)
     versions = {v.record.step: v for v in made(corpus)}
     steps: list[Step] = [
-        existing(versions[name].record, name) for name in TABLES if name in versions and name != "tokens"
+        existing(versions[name].record, name)
+        for name in TABLES
+        if name in versions and name != StepKind.TOKENS
     ]
     texts: dict[str, Step] = {}
     tokens: list[Step] = []
-    for name, version in versions.items():
-        if version.table != "tokens" or "profile" in version.record.config:  # the latter were imported
+    for version in versions.values():
+        if version.table != StepKind.TOKENS or "profile" in version.record.config:  # the latter were imported
             continue
-        target = int(name.removeprefix("tokens/"))
+        target = int(version.record.part)
         config = _tokenized(recipe, target, version.record)
         ((codes, fingerprint),) = version.record.inputs.items()
-        of_codes = _record(corpus, codes, fingerprint)
+        of_codes = read_record(corpus, codes, fingerprint)
         packed = existing(version.record, "tokens", config=config, replaces=f"target == {target}")
         if of_codes is not None:
-            text = _record(corpus, "text", of_codes.inputs["text"])
+            text = read_record(corpus, "text", of_codes.inputs["text"])
             if text is not None and text.fingerprint not in texts:
                 texts[text.fingerprint] = ExistingFiles(
                     "text",
@@ -120,8 +124,8 @@ def steps_of_version(recipe: Recipe) -> list[Step]:
     if len(texts) > 1:
         raise RecipeError(f"the tokens of {recipe.corpus} were made with {len(texts)} text vocabularies")
     for stage in recipe.train.stages if recipe.train else ():
-        if f"tokens/{stage.target}" not in versions:
-            there = ", ".join(name for name in versions if name.startswith("tokens/")) or "no tokens"
+        if StepKind.TOKENS.step(stage.target) not in versions:
+            there = ", ".join(name for name in versions if StepKind.part(name)) or "no tokens"
             raise RecipeError(
                 f"{recipe.corpus} has no tokens of {stage.target}, which train.stages names; it has {there}"
             )
@@ -133,13 +137,6 @@ def _tokenized(recipe: Recipe, target: int, record: Record) -> token_work.Tokeni
     told = {n: v for n, v in record.config["tokenize"].items() if n not in ("prompts", "targets")}
     config = recipe.tokenize.model_copy(update={**told, "targets": (target,)})
     return token_work.TokenizeAt(target=target, tokenize=config)
-
-
-def _record(corpus: Corpus, step: str, fingerprint: str) -> Record | None:
-    try:
-        return Record.from_json(corpus.store.read(f"{corpus.name}/records/{step}/{fingerprint}.json"))
-    except FileNotFoundError:
-        return None
 
 
 def _never(*_: Any) -> Any:

@@ -17,13 +17,13 @@ from rasterloom.pipelines.progress.counts import Unit
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.step import FileStep, Inputs, Step
 from rasterloom.recipe.base import Section
+from rasterloom.schema import StepKind
+from rasterloom.storage.layout import LENGTHS, LENGTHS_FILES
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
 from rasterloom.train.data.collate import heldout_draw
 from rasterloom.versions.corpus import Corpus
 
-NAME = "lengths.parquet"
-FILES = b"rasterloom.files"
 COLUMNS = ["key", "bucket", "task", "n_tokens"]
 
 
@@ -33,7 +33,12 @@ class LengthsAt(Section):
 
 def lengths_step(target: int, tokens: Step) -> Step:
     return FileStep(
-        f"lengths/{target}", LengthsAt(target=target), "1", (tokens,), make=make_lengths, shows_rows=True
+        StepKind.LENGTHS.step(target),
+        LengthsAt(target=target),
+        "1",
+        (tokens,),
+        make=make_lengths,
+        shows_rows=True,
     )
 
 
@@ -42,7 +47,7 @@ def make_lengths(
 ) -> dict[str, int]:
     """Write the index of a step's token files."""
     (given,) = inputs.values()
-    return write_index(corpus.store, given, folder / NAME, progress)
+    return write_index(corpus.store, given, folder / LENGTHS, progress)
 
 
 def write_index(store: Store, given: list[DataFile], path: Path, progress: Progress) -> dict[str, int]:
@@ -73,5 +78,5 @@ def write_index(store: Store, given: list[DataFile], path: Path, progress: Progr
             counts["rows"] += len(rows)
             counts["tokens"] += rows["n_tokens"].to_numpy().sum(dtype="int64").item()
             progress.advanced(number + 1, len(given))
-        writer.add_key_value_metadata({FILES: json.dumps(files)})
+        writer.add_key_value_metadata({LENGTHS_FILES: json.dumps(files)})
     return counts

@@ -13,7 +13,7 @@ from rasterloom.pipelines.corpus.token_steps import text_step, token_steps
 from rasterloom.pipelines.step import ShardStep, Step
 from rasterloom.pipelines.workspace.retries import with_retries
 from rasterloom.recipe.recipe import Recipe
-from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION
+from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION, StepKind
 from rasterloom.storage.parquet_options import IMAGE_PARQUET, TEXT_PARQUET
 from rasterloom.versions.corpus import Corpus
 
@@ -45,7 +45,7 @@ def _corpus_steps(recipe: Recipe) -> list[Step]:
     columns = score_columns(recipe.score)
     check_keep(recipe.keep, columns)
     pairs = ShardStep(
-        "pairs",
+        StepKind.PAIRS.value,
         shard_work.Sources(sources=recipe.sources),
         code_version="3",  # 3: samples of any task
         identity={"content": check_sources(recipe.sources)},
@@ -57,7 +57,7 @@ def _corpus_steps(recipe: Recipe) -> list[Step]:
     )
     origin = shard_work.Origin(recipe.sources, recipe.run.img2dataset_python)
     images = ShardStep(
-        "images",
+        StepKind.IMAGES.value,
         recipe.fetch,
         code_version="3",  # 3: several pictures a row, hashes of averages
         identity=_fetch_identity(recipe),
@@ -71,7 +71,7 @@ def _corpus_steps(recipe: Recipe) -> list[Step]:
     )
     images = with_retries(Corpus.of(recipe), images, partial(shard_work.fetch_again, origin=origin))
     scores = ShardStep(
-        "scores",
+        StepKind.SCORES.value,
         shard_work.Scores(scorers=recipe.score),
         code_version="1",
         identity={"scorers": identity(recipe.score)},
@@ -84,7 +84,7 @@ def _corpus_steps(recipe: Recipe) -> list[Step]:
         uses_gpu=any(score.name in ON_GPU for score in recipe.score),
     )
     selection = ShardStep(
-        "selection",
+        StepKind.SELECTION.value,
         recipe.keep,
         code_version="3",  # 2: what was kept before stays kept; 3: text alone, doubles of plain pairs only
         inputs=(images, scores),

@@ -12,7 +12,8 @@ from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.tokenize import Tokenize
-from rasterloom.schema import TOKENS
+from rasterloom.schema import TOKENS, StepKind
+from rasterloom.storage.layout import TOKENIZER
 from rasterloom.storage.parquet_io import read_files
 from rasterloom.storage.parquet_options import CODES_PARQUET, TOKEN_PARQUET
 from rasterloom.versions.corpus import Corpus
@@ -34,7 +35,7 @@ def text_step(config: Tokenize, images: Step, selection: Step) -> Step:
         ValueError: the recipe's own cannot be read, or lacks a token that the codec needs
     """
     return FileStep(
-        "text",
+        StepKind.TEXT.value,
         TextVocabulary(text=config.text, text_vocab=config.text_vocab),
         code_version="2",
         identity={"digest": _text_digest(config)},
@@ -51,7 +52,7 @@ def token_steps(recipe: Recipe, target: int, *given: Step) -> tuple[Step, Step]:
         target=target, tokenize=recipe.tokenize.model_copy(update={"targets": (target,)})
     )
     codes = ShardStep(
-        f"codes/{target}",
+        StepKind.CODES.step(target),
         config,
         code_version="2",  # 2: samples of any task, limits, in the order of packing
         identity={"weights": _codec_digest(recipe)},
@@ -69,7 +70,7 @@ def pack_step(config: token_work.Packing, codes: Step, codec: str) -> Step:
     """The rows of ``codes`` that are none of its failures, as the table's rows of a target."""
     target = config.target
     return ShardStep(
-        f"tokens/{target}",
+        StepKind.TOKENS.step(target),
         config,  # type: ignore[arg-type]
         code_version="2",  # 2: packed denser
         inputs=(codes,),
@@ -99,14 +100,14 @@ def make_text(corpus: Corpus, inputs: Inputs, step: Step, folder: Path, *_: Any)
     config = step.config
     assert isinstance(config, TextVocabulary)
     if config.text:
-        (folder / "tokenizer.json").write_bytes(Path(config.text).read_bytes())
+        (folder / TOKENIZER).write_bytes(Path(config.text).read_bytes())
         return {}
     kept = read_files(corpus.store, [f.name for f in inputs["selection"]], pc.field("kept"), ["key"])
     columns = ["key", "caption", "turns"]
     rows = read_files(corpus.store, [f.name for f in inputs["images"]], None, columns)
     rows = rows.filter(pc.is_in(rows["key"], kept["key"].combine_chunks()))
     text = train_text([text_of(row) for row in rows.to_pylist()], config.text_vocab)
-    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    (folder / TOKENIZER).write_text(text, encoding="utf-8")
     return {"captions": rows.num_rows}
 
 

@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from rasterloom.errors import StepFailed
+from rasterloom.errors import StepFailed, one_line
 from rasterloom.pipelines.execution.nodes import Nodes
-from rasterloom.pipelines.execution.shard_pool import AHEAD, TRIES, ShardPool, last_line, options
+from rasterloom.pipelines.execution.shard_pool import AHEAD, TRIES, ShardPool, options
 from rasterloom.pipelines.step import Shard, ShardStep
 from rasterloom.pipelines.workspace import staging
 from rasterloom.pipelines.workspace.staging import Published
@@ -90,11 +90,10 @@ class Actors(ShardPool):
             ray.get(reference)
         except RayError as error:
             self._failed += not self._nodes.lost(there, error)
-            logger.warning(
-                "%s: an actor did not start and is started again: %s", self._name, last_line(error)
-            )
+            said = one_line(error, named=True)
+            logger.warning("%s: an actor did not start and is started again: %s", self._name, said)
             if self._failed == TRIES:
-                raise StepFailed(f"{self._name}: its actors do not start: {last_line(error)}") from error
+                raise StepFailed(f"{self._name}: its actors do not start: {said}") from error
             time.sleep(1.0)
         else:
             self._busy[actor] = 0

@@ -64,7 +64,7 @@ class Nodes:
 
     def lost(self, before: frozenset[str], error: Exception, wait: float = 0.0) -> bool:
         """Whether the error came of a node that was there ``before`` and is gone, as seen within ``wait``."""
-        from ray.exceptions import ActorDiedError, NodeDiedError
+        from ray.exceptions import ActorDiedError, NodeDiedError  # heavy
 
         if isinstance(error, NodeDiedError) or (isinstance(error, ActorDiedError) and error.preempted):
             return True
@@ -74,7 +74,7 @@ class Nodes:
         return bool(gone)
 
     def _look(self, now: bool = False) -> dict[str, dict[str, float]]:
-        import ray
+        import ray  # heavy
 
         if now or time.monotonic() - self._looked >= LOOK_EVERY_S:
             self._there = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}

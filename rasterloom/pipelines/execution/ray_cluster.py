@@ -1,5 +1,6 @@
 """Connect to a Ray cluster, or start one on this machine."""
 
+import logging
 import os
 import signal
 import threading
@@ -29,7 +30,7 @@ def start_ray(run: Run) -> None:
     """
     ours = {name: value for name, value in VARIABLES.items() if name not in os.environ}
     os.environ.update(ours)
-    import ray
+    import ray  # heavy
 
     if not ray.is_initialized():
         _stop_on_sigterm()
@@ -38,9 +39,7 @@ def start_ray(run: Run) -> None:
 
 
 def _init(run: Run, variables: dict[str, str]) -> None:
-    import logging
-
-    import ray
+    import ray  # heavy
 
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address := run.ray_address or os.environ.get("RAY_ADDRESS"):

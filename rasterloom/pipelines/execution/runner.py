@@ -12,10 +12,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rasterloom import __version__
-from rasterloom.errors import RecipeError
+from rasterloom.errors import RecipeError, one_line
 from rasterloom.errors import StepFailed as StepFailed
 from rasterloom.pipelines.execution.scheduler import holds, run_on_ray
-from rasterloom.pipelines.execution.shard_pool import last_line
 from rasterloom.pipelines.execution.success_guard import SuccessGuard
 from rasterloom.pipelines.maintenance import rewrite
 from rasterloom.pipelines.maintenance.apply_takedowns import settle
@@ -77,7 +76,7 @@ def _record(corpus: Corpus, step: Step, recipe_digest: str, started: float, **fo
 
 def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, progress: Progress) -> None:
     started = time.monotonic()
-    place = staging.folder(corpus.name, step.name, step.fingerprint)
+    place = corpus.layout.staging(step.name, step.fingerprint)
     inputs = inputs_of(corpus, step)
     shards = corpus.with_retries(f"plan of {step.name}", lambda: step.plan(corpus.store, inputs, step.config))
     taken_down = tombstones(corpus.store, corpus.name)
@@ -136,7 +135,7 @@ def _taken_over(corpus: Corpus, step: ShardStep, place: str, shards: list[Shard]
     last = status(corpus, step).record
     earlier: dict[str, Published] = {}
     if last and (last.config, last.code_version) == (step.settings, step.code_version):
-        there = staging.published(corpus.store, staging.folder(corpus.name, step.name, last.fingerprint))
+        there = staging.published(corpus.store, corpus.layout.staging(step.name, last.fingerprint))
         earlier = {result.spec: result for result in there.values() if result.spec}
     found = {}
     for shard in shards:
@@ -168,7 +167,7 @@ def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, pro
         except RecipeError:
             raise
         except (OSError, ValueError, RuntimeError) as error:
-            raise StepFailed(f"{step.name}: {last_line(error)}") from error
+            raise StepFailed(f"{step.name}: {one_line(error, named=True)}") from error
         files = private_folders.plain_files(folder)
         if corpus.store.is_s3:
             upload(corpus.store, folder, final)

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Generator
 from typing import Any
 
-from rasterloom.errors import StepFailed
+from rasterloom.errors import StepFailed, one_line
 from rasterloom.pipelines.execution.gpu_actors import Actors
 from rasterloom.pipelines.execution.nodes import LATE_S, Nodes, of_kind
-from rasterloom.pipelines.execution.shard_pool import TRIES, ShardPool, Tasks, last_line
+from rasterloom.pipelines.execution.shard_pool import TRIES, ShardPool, Tasks
 from rasterloom.pipelines.progress.counts import InFlight, Lost
 from rasterloom.pipelines.progress.prometheus import Metrics
 from rasterloom.pipelines.progress.reporter import Reporter
@@ -73,7 +73,9 @@ def run_on_ray(
                     result = ray.get(reference)
                 except RayTaskError as error:
                     cause = error.cause if isinstance(error.cause, Exception) else error
-                    raise StepFailed(f"{step.name}, shard {shard.name}: {last_line(cause)}") from error
+                    raise StepFailed(
+                        f"{step.name}, shard {shard.name}: {one_line(cause, named=True)}"
+                    ) from error
                 except RayError as error:
                     metrics.lost()
                     losses.take(shard, there, error, pool.died(reference))
@@ -111,14 +113,8 @@ class _Losses:
         elif guilty:
             self._died[shard.name] += 1
             number = self._died[shard.name]
-            logger.warning(
-                "%s: the worker of shard %s died, time %d of %d: %s",
-                self._step,
-                shard.name,
-                number,
-                TRIES,
-                last_line(error),
-            )
+            where, said = f"{self._step}, shard {shard.name}", one_line(error, named=True)
+            logger.warning("%s: its worker died, time %d of %d: %s", where, number, TRIES, said)
             # The head may not have noticed yet; before giving up it is waited for.
             if number >= TRIES and not self._nodes.lost(there, error, LATE_S):
                 raise StepFailed(f"{self._step}, shard {shard.name}: {_why(error)}") from error
@@ -145,4 +141,4 @@ def _why(error: Exception) -> str:
 
     if isinstance(error, OutOfMemoryError):
         return "its node ran out of memory: give the step more in run.steps, or make its shards smaller"
-    return last_line(error)
+    return one_line(error, named=True)

@@ -91,12 +91,6 @@ class Tasks(ShardPool):
         """Leave them: they end with the driver. Ray's cancel can abort it (PR 54798 tells of the race)."""
 
 
-def last_line(error: Exception) -> str:
-    """Return an error's class and the last line of its message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
-
-
 def options(step: ShardStep, takes: StepTakes) -> dict[str, Any]:
     """Return what a worker of a step takes, as options of Ray's ``remote``."""
     cpus = step.cpus if takes.cpus is None else takes.cpus

@@ -49,7 +49,7 @@ class SuccessGuard:
             f"less than run.min_success = {self._run.min_success:.1%}. Most of them: {most}; "
             f"for example {_example(self._store, self._latest[-1], failed[0][0])}. "
             "What is finished stays. Look into the network and run again; "
-            "or set run.min_success: 0 and run again, and `--retry` the failures later."
+            "or set run.min_success: 0 and run again, and retry the failures later."
         )
 
 

@@ -1,4 +1,4 @@
-"""Samples that the reference tokenised, as a version of a corpus's table ``tokens``."""
+"""Import of tokens that Lumina-mGPT wrote, as a version of the table ``tokens``."""
 
 import hashlib
 import json
@@ -23,9 +23,11 @@ from rasterloom.pipelines.workspace.status import output_files, status
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.recipe.run import Run
+from rasterloom.schema import StepKind
 from rasterloom.storage.parquet_io import count_of, read_files
 from rasterloom.storage.parquet_options import CODES_PARQUET
 from rasterloom.storage.store import Store
+from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.lumina_import import TWICE, import_samples, name_of, read_record
 from rasterloom.tokenize.profiles import PROFILES
 from rasterloom.versions.commit import head_snapshot
@@ -35,7 +37,7 @@ SHARD_ROWS = 5_000  # files in a shard
 
 
 class ImportAt(Section):
-    """Tokens from elsewhere: in whose ids, and how they are packed."""
+    """Config of imported tokens: vocabulary profile and file layout."""
 
     target: int
     profile: str
@@ -45,7 +47,7 @@ class ImportAt(Section):
 
 @dataclass(frozen=True)
 class Imported:
-    """What came of an import."""
+    """Result of an import."""
 
     corpus: Corpus
     rows: int
@@ -69,22 +71,18 @@ def import_tokens(
         RecipeError: an argument cannot be used.
         StepFailed: it could not be finished; what is done stays for the next attempt.
     """
-    from rasterloom.tokenize.buckets import bucket_sizes
-
     corpus = corpus_of(into)
     if profile not in PROFILES or profile == "mini":
-        raise RecipeError(f"--profile: got {profile}, takes chameleon or movq")
+        raise RecipeError("takes chameleon or movq", field="profile", value=profile)
     try:
         bucket_sizes(target)
         entries = read_record(record)
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    head = head_snapshot(corpus, corpus.table("tokens"), f"tokens/{target}")
+    head = head_snapshot(corpus, corpus.table("tokens"), StepKind.TOKENS.step(target))
     if head and "profile" not in head[1].config and not replace:
-        raise RecipeError(
-            f"the corpus {corpus.name} has tokens of its own at target {target}; --replace puts these in "
-            "their place, as a new version"
-        )
+        message = f"the corpus {corpus.name} has tokens of its own at target {target}"
+        raise RecipeError(message, hint="{replace} replaces them, as a new version")
     steps = import_steps(record.resolve(), entries, ImportAt(target=target, profile=profile))
     progress.plan(corpus.name, (step.name for step in steps), run)
     with at_work(corpus, "run", worked_on(steps), progress.say), progress.showing():
@@ -105,22 +103,21 @@ def import_tokens(
 
 
 def corpus_of(into: str) -> Corpus:
-    """The corpus of a recipe's file, or of WORKSPACE/CORPUS."""
+    """Open the corpus of a recipe file, or of WORKSPACE/CORPUS."""
     if into.endswith((".yaml", ".yml")):
         return Corpus.of(load_recipe(into))
     workspace, _, name = into.rstrip("/").rpartition("/")
     if not workspace or not name.isidentifier() or name.lower() != name:
-        raise RecipeError(
-            f"--into: got {into}, takes a recipe (.yaml), or WORKSPACE/CORPUS such as ./work/art"
-        )
+        message = "takes a recipe (.yaml), or WORKSPACE/CORPUS such as ./work/art"
+        raise RecipeError(message, field="into", value=into)
     return Corpus(name, Store(workspace if "://" in workspace else str(Path(workspace).resolve())))
 
 
 def import_steps(record: Path, entries: list[tuple[str, Any]], config: ImportAt) -> list[Step]:
-    """Read, pack, index: the pickles take the place of images."""
+    """Steps of an import: read the pickles, write token files, index lengths."""
     content = hashlib.blake2b(json.dumps(entries, sort_keys=True).encode(), digest_size=10).hexdigest()
     codes = ShardStep(
-        f"codes/{config.target}",
+        StepKind.CODES.step(config.target),
         config,
         code_version="1",
         identity={"record": content},
@@ -134,7 +131,7 @@ def import_steps(record: Path, entries: list[tuple[str, Any]], config: ImportAt)
 
 
 def _plan(store: Store, inputs: Inputs, config: ImportAt, *, entries: list[tuple[str, Any]]) -> list[Shard]:
-    """So many entries a shard; one that names a file again is marked."""
+    """Divide entries into shards, and mark those that repeat a file."""
     seen: set[str] = set()
     once: list[tuple[str, Any]] = []
     for where, entry in entries:
@@ -155,13 +152,11 @@ def _read(store: Store, spec: dict[str, Any], config: ImportAt, *, folder: str) 
 
 
 def target_of(record: Path, profile: str) -> int:
-    """Find out a record's target from the first of its pictures that is a bucket of a usual one.
+    """Guess a record's target from its first image that is a bucket of a common one.
 
     Raises:
         RecipeError: there is none.
     """
-    from rasterloom.tokenize.buckets import bucket_sizes
-
     try:
         entries = read_record(record)
     except ValueError as error:
@@ -171,4 +166,4 @@ def target_of(record: Path, profile: str) -> int:
     for width, height in zip(rows["width"].to_pylist(), rows["height"].to_pylist(), strict=True):
         if (width, height) in usual:
             return usual[width, height]
-    raise RecipeError("no picture in the record tells its target: give --target")
+    raise RecipeError("no image in the record shows its target", hint="give {target}")

@@ -8,17 +8,19 @@ from rasterloom.errors import RecipeError, VersionError
 from rasterloom.pipelines.inspection.version_diff import rows_differing
 from rasterloom.pipelines.maintenance.takedown import refuse_held
 from rasterloom.pipelines.training.result_folder import shown_folder
-from rasterloom.pipelines.workflow import workflow
-from rasterloom.pipelines.workspace.status import status
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.report.comparison_page import Side, write_comparison
+from rasterloom.schema import StepKind
 from rasterloom.versions import lineage
 from rasterloom.versions.corpus import TABLES, Corpus
 from rasterloom.versions.history import made
-from rasterloom.versions.lineage import TRAINED, Graph, Node
+from rasterloom.versions.lineage import Graph, Node
 from rasterloom.versions.record import Record
 from rasterloom.versions.refs import check_ref, refs
+
+SHOWN = (StepKind.TRAIN, StepKind.SAMPLE)  # steps whose folders are shown
 
 Begin = Callable[[str], None]
 
@@ -40,7 +42,7 @@ def compare_with(recipe: Recipe, other: str, page: Path, begin: Begin = lambda p
     a = _side_of(recipe, other)
     for side in (a, b):
         if not side.records:
-            raise RecipeError(f"nothing has been made of {side.name} yet: rasterloom run RECIPE")
+            raise RecipeError(f"{side.name} has no results yet", hint="run its recipe first")
     found = rows_differing(a.corpus, b.corpus, begin) if a.snapshots and b.snapshots else []
     begin("the page")
     write_comparison(a, b, found, page)
@@ -48,11 +50,12 @@ def compare_with(recipe: Recipe, other: str, page: Path, begin: Begin = lambda p
 
 def side_of_recipe(recipe: Recipe, name: str = "") -> Side:
     """What a recipe has made so far, of the steps that it asks for as it stands."""
-    corpus = Corpus.of(recipe)
+    workflow = Workflow(recipe)
+    corpus = workflow.corpus
     check_ref(corpus)
     refuse_held(corpus)
-    done = [s for s in (status(corpus, step) for step in workflow(recipe)) if s.done and s.record]
-    records = tuple(s.record for s in done if s.record and s.step.name != "report")
+    done = [s for s in map(workflow.status, workflow.steps) if s.done and s.record]
+    records = tuple(s.record for s in done if s.record and s.step.kind is not StepKind.REPORT)
     return Side(
         name or f"{corpus.name}@{corpus.ref}", corpus, _snapshots(corpus), records, *_folders(corpus, records)
     )
@@ -72,12 +75,13 @@ def _side_of(recipe: Recipe, other: str) -> Side:
     except VersionError:
         names = ", ".join(ref.name for ref in refs(corpus)) or "none yet"
         runs = ", ".join(node.name for node in nodes.values() if _trains(node)) or "none yet"
-        raise VersionError(
-            f"--compare {other}: no recipe (a .yaml file), no branch or tag (there are: {names}), no digits "
-            f"of a stage that was trained (after the @ of: {runs})"
-        ) from None
+        message = (
+            f"not a recipe (a .yaml file), a branch or tag (there are: {names}), or the fingerprint of a "
+            f"trained stage (after the @ of: {runs})"
+        )
+        raise VersionError(message, field="compare", value=other) from None
     if not _trains(run):
-        raise VersionError(f"--compare {other}: {run.name} is no stage that was trained")
+        raise VersionError(f"{run.name} is not a trained stage", field="compare", value=other)
     return side_of_run(corpus, nodes, run)
 
 
@@ -86,7 +90,7 @@ def side_of_version(corpus: Corpus, nodes: Graph) -> Side:
     check_ref(corpus)
     refuse_held(corpus)
     there = [version.record for version in made(corpus)]
-    tokens = {record.fingerprint for record in there if record.step.startswith("tokens/")}
+    tokens = {record.fingerprint for record in there if record.kind is StepKind.TOKENS}
     trained = [
         node
         for node in nodes.values()
@@ -98,7 +102,7 @@ def side_of_version(corpus: Corpus, nodes: Graph) -> Side:
         if record.fingerprint in nodes:  # not where its snapshot is gone
             before = lineage.ancestors(nodes, nodes[record.fingerprint])
             made_of |= {n.record.fingerprint: n.record for n in before}
-    of_data = (r for r in made_of.values() if not r.step.startswith((TRAINED, "sample", "report")))
+    of_data = (r for r in made_of.values() if r.kind not in (*SHOWN, StepKind.REPORT))
     return Side(
         f"{corpus.name}@{corpus.ref}", corpus, _snapshots(corpus), (*of_data, *run), *_folders(corpus, run)
     )
@@ -113,26 +117,22 @@ def side_of_run(corpus: Corpus, nodes: Graph, last: Node) -> Side:
 
 
 def _trains(node: Node) -> bool:
-    return node.record.step.startswith(TRAINED)
+    return node.record.kind is StepKind.TRAIN
 
 
 def _run_of(nodes: Graph, last: Node) -> tuple[Record, ...]:
     """The stages up to the last one, in order, and what was drawn by it."""
     stages = [n.record for n in lineage.ancestors(nodes, last) if _trains(n)]
-    drawn = [n.record for n in nodes.values() if n.record.step == "sample"]
+    drawn = [n.record for n in nodes.values() if n.record.kind is StepKind.SAMPLE]
     mine = [record for record in drawn if last.record.fingerprint in record.inputs.values()]
     return (*stages, *mine[-1:])
 
 
 def _folders(corpus: Corpus, records: tuple[Record, ...]) -> tuple[tuple[tuple[str, Path], ...], Path | None]:
     """Folders of the stages, by name, and of the samples."""
-    folders = {
-        r.step: shown_folder(corpus, r.step, r.fingerprint)
-        for r in records
-        if r.step.startswith(TRAINED) or r.step == "sample"
-    }
-    stages = tuple((n.removeprefix(TRAINED), f) for n, f in folders.items() if n.startswith(TRAINED))
-    return stages, folders.get("sample")
+    folders = {r.step: shown_folder(corpus, r.step, r.fingerprint) for r in records if r.kind in SHOWN}
+    stages = tuple((StepKind.part(n), f) for n, f in folders.items() if StepKind.part(n))
+    return stages, folders.get(StepKind.SAMPLE)
 
 
 def _snapshots(corpus: Corpus) -> dict[str, int]:

@@ -9,12 +9,11 @@ import pyarrow.compute as pc
 
 from rasterloom.errors import RecipeError
 from rasterloom.filtering.rule_verdicts import verdicts
-from rasterloom.pipelines.workflow import workflow
-from rasterloom.pipelines.workspace.status import Status, output_files, status
+from rasterloom.pipelines.workflow import Workflow
+from rasterloom.pipelines.workspace.status import output_files
 from rasterloom.recipe.recipe import Recipe
-from rasterloom.schema import SCORES, in_order
+from rasterloom.schema import SCORES, StepKind, in_order
 from rasterloom.storage import parquet_io
-from rasterloom.versions.corpus import Corpus
 
 DOUBLES = 5  # keys named of the rows that an image is kept in the place of
 
@@ -44,17 +43,16 @@ def explain(recipe: Recipe, key: str) -> list[Chapter]:
 class _Story:
     def __init__(self, recipe: Recipe, key: str) -> None:
         self.recipe = recipe
-        self.corpus = Corpus.of(recipe)
-        self.states: dict[str, Status] = {}
-        for step in workflow(recipe, "tokens"):
-            self.states[step.name] = status(self.corpus, step)
+        workflow = Workflow(recipe)
+        self.corpus = workflow.corpus
+        self.states = {step.name: workflow.status(step) for step in workflow.until(StepKind.TOKENS)}
         self.files = {
             name: [file.name for file in output_files(self.corpus, state.step)]
             for name, state in self.states.items()
             if state.done
         }
         if "pairs" not in self.files:
-            raise RecipeError("there are no pairs yet: rasterloom run RECIPE")
+            raise RecipeError("there are no pairs yet", needs="pairs")
         self.pair = self._pair(key)
         self.key = self.pair["key"]
         self.image = self._row("images", without=("image", "more"))
@@ -69,7 +67,7 @@ class _Story:
         ):
             told.append(Chapter(name, tell() if name in self.files else self._not_done(name)))
         for name in self.states:
-            if name.startswith("tokens/"):
+            if StepKind.of(name) is StepKind.TOKENS:
                 told.append(Chapter(name, self._tokens(name)))
         return told
 
@@ -80,7 +78,7 @@ class _Story:
         where = pc.starts_with(pc.field("key"), key.lower())
         found = parquet_io.read_files(self.corpus.store, self.files["pairs"], where)
         if len(found) == 0:
-            raise RecipeError(f"no pair has the key {key}; `rasterloom failures --format json` lists keys")
+            raise RecipeError(f"no pair has the key {key}", hint="the command failures lists keys")
         if len(found) > 1:
             some = ", ".join(found["key"].to_pylist()[:5])
             raise RecipeError(f"{len(found)} pairs have keys that begin with {key}: {some}")
@@ -171,8 +169,7 @@ class _Story:
         return keys
 
     def _tokens(self, name: str) -> Lines:
-        target = name.split("/")[1]
-        codes = f"codes/{target}"
+        codes = StepKind.CODES.step(StepKind.part(name))
         if codes not in self.files:
             return self._not_done(codes)
         columns = ["bucket", "width", "height", "task", "n_tokens", "error"]

@@ -5,11 +5,11 @@ from typing import Any
 
 import duckdb
 
-from rasterloom.pipelines.workflow import workflow
-from rasterloom.pipelines.workspace.status import output_files, status
+from rasterloom.pipelines.workflow import Workflow
+from rasterloom.pipelines.workspace.status import output_files
 from rasterloom.recipe.recipe import Recipe
+from rasterloom.schema import StepKind
 from rasterloom.utils.redact import HOST_SQL
-from rasterloom.versions.corpus import Corpus
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ def summary(recipe: Recipe, by: str) -> list[Group]:
 
 def _query(recipe: Recipe, sql: str, values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
     """Run a query on ``dropped``: key, url, caption, reason, detail. No picture is read."""
-    corpus = Corpus.of(recipe)
-    done = {s.name: output_files(corpus, s) for s in workflow(recipe) if status(corpus, s).done}
+    workflow = Workflow(recipe)
+    corpus = workflow.corpus
+    done = {s.name: output_files(corpus, s) for s in workflow.corpus_steps if workflow.status(s).done}
     if "images" not in done:
         return []
     with duckdb.connect() as connection:
-        used = [
-            n for n, files in done.items() if files and n.split("/")[0] in ("images", "selection", "codes")
-        ]
+        kinds = (StepKind.IMAGES, StepKind.SELECTION, StepKind.CODES)
+        used = [n for n, files in done.items() if files and StepKind.of(n) in kinds]
         for name in used:
             connection.register(name, corpus.dataset([f.name for f in done[name]]))
         connection.execute("CREATE TEMP VIEW dropped AS " + " UNION ALL ".join(_dropped(used)))
@@ -108,7 +108,7 @@ def _dropped(done: list[str]) -> list[str]:
         WHERE NOT s.kept"""
     ]
     for name in done:
-        if name.startswith("codes/"):
+        if StepKind.of(name) is StepKind.CODES:
             parts.append(
                 f"""SELECT i.key, i.url, i.caption, 'failed: {name}' AS reason, c.error AS detail
                 FROM "{name}" c JOIN images i USING (key) WHERE c.error IS NOT NULL"""

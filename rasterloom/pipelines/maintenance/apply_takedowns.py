@@ -16,6 +16,8 @@ from rasterloom.pipelines.workspace import staging
 from rasterloom.pipelines.workspace.leases import at_work
 from rasterloom.pipelines.workspace.status import change_record, read_record
 from rasterloom.pipelines.workspace.tombstones import Tombstones, tombstones
+from rasterloom.schema import StepKind
+from rasterloom.storage.layout import staging_of
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.utils.parallel import AdvancePart, silent_part, spread
 from rasterloom.versions.commit import head_snapshot
@@ -25,7 +27,7 @@ from rasterloom.versions.record import BEFORE_TAKEDOWN, Record
 from rasterloom.versions.refs import refs
 from rasterloom.versions.replace_files import entries, replace_files
 
-PICTURED = ("report", "sample")  # steps whose folders have pictures of single rows
+PICTURED = (StepKind.REPORT, StepKind.SAMPLE)  # steps whose folders have pictures of single rows
 
 
 def settle(corpus: Corpus, advance: AdvancePart = silent_part) -> dict[str, int]:
@@ -79,7 +81,7 @@ def is_settled(corpus: Corpus, known: Tombstones) -> bool:
 
 def _noted(corpus: Corpus, known: Tombstones) -> set[int]:
     try:
-        noted = json.loads(corpus.store.read(_note_name(corpus)))
+        noted = json.loads(corpus.store.read(corpus.layout.settled))
     except FileNotFoundError:
         return set()
     return set(noted["snapshots"]) if noted["takedowns"] == known.number else set()
@@ -88,35 +90,31 @@ def _noted(corpus: Corpus, known: Tombstones) -> set[int]:
 def _note(corpus: Corpus, known: Tombstones) -> None:
     clean = {v.snapshot_id for branch in _branches(corpus) for v in made(branch)}
     noted = {"takedowns": known.number, "snapshots": sorted(clean | _noted(corpus, known))}
-    corpus.store.put(_note_name(corpus), json.dumps(noted).encode())
-
-
-def _note_name(corpus: Corpus) -> str:
-    return f"{corpus.name}/settled.json"
+    corpus.store.put(corpus.layout.settled, json.dumps(noted).encode())
 
 
 def _clean_staging(corpus: Corpus, cleaner: Cleaner, advance: AdvancePart) -> dict[str, int]:
     """Clean every shard that is published; return by fingerprint the last takedown that took rows out."""
-    store, top = corpus.store, f"{corpus.name}/staging/"
-    names = [name for name in store.list(top.rstrip("/")) if staging.is_published(name)]
+    store, layout = corpus.store, corpus.layout
+    names = [name for name in store.list(layout.all_staging) if staging.is_published(name)]
     taken_down: dict[str, int] = defaultdict(int)
 
     def clean(name: str) -> tuple[str, int]:
-        place = name.rsplit("/", 2)[0]
-        step = place.removeprefix(top).rpartition("/")[0]
+        place = staging_of(name)
+        step, _ = layout.staged_step(place)
         return place, cleaner.published(place, staging.read_published(store, name), step).taken_down
 
     for place, last in spread(clean, names, advance("looking at staged shards")):
         taken_down[place] = max(taken_down[place], last)
     for place, last in taken_down.items():
-        step, _, fingerprint = place.removeprefix(top).rpartition("/")
+        step, fingerprint = layout.staged_step(place)
         record = read_record(corpus, step, fingerprint) if last else None
         if record and record.taken_down < last:
             results = staging.result_of(store, place)
             counts, rows = staging.add_up([r.counts for r in results]), sum(r.rows for r in results)
             known = cleaner.known.number
             change_record(corpus, replace(record, counts=counts, rows=rows, takedowns=known, taken_down=last))
-    return {place.rpartition("/")[2]: last for place, last in taken_down.items()}
+    return {layout.staged_step(place)[1]: last for place, last in taken_down.items()}
 
 
 def _clean_table(corpus: Corpus, name: str, cleaner: Cleaner, advance: AdvancePart) -> int:
@@ -142,7 +140,7 @@ def _clean_table(corpus: Corpus, name: str, cleaner: Cleaner, advance: AdvancePa
 
 
 def _step_of(table: str, entry: Any) -> str:
-    return f"tokens/{entry.partition[0]}" if table == "tokens" else table
+    return StepKind.TOKENS.step(entry.partition[0]) if table == StepKind.TOKENS else table
 
 
 def _record(corpus: Corpus, table: Any, step: str, hit: dict[str, Cleaned], cleaner: Cleaner) -> Record:
@@ -164,8 +162,8 @@ def _forget_pictures(corpus: Corpus, taken_down: dict[str, int]) -> None:
     """Delete the folders with pictures of what was taken down; their steps make them again."""
     store = corpus.store
     for step in PICTURED:
-        for name in store.list(f"{corpus.name}/records/{step}"):
+        for name in store.list(corpus.layout.records_of(step)):
             record = Record.from_json(store.read(name))
             if max((taken_down.get(f, 0) for f in record.inputs.values()), default=0) > record.takedowns:
-                for file in store.list(f"{corpus.name}/files/{step}/{record.fingerprint}"):
+                for file in store.list(corpus.layout.files(step, record.fingerprint)):
                     store.delete(file)

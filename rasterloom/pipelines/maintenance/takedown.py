@@ -123,8 +123,8 @@ def take_down(
 def _keys_under(corpus: Corpus, rules: Tombstones, advance: AdvancePart) -> list[str]:
     """Keys of all rows of pairs and images, staged ones too, that entries name."""
     names = {kind: {f.name for f in _everywhere(corpus, kind)} for kind in ("pairs", "images")}
-    for name in corpus.store.list(f"{corpus.name}/staging"):
-        kind = name.split("/")[2]
+    for name in corpus.store.list(corpus.layout.all_staging):
+        kind, _ = corpus.layout.staged_step(name)
         if kind in names and name.endswith(".parquet"):
             names[kind].add(name)
     columns = {

@@ -48,7 +48,7 @@ class Metrics:
 @cache
 def _metric(name: str) -> Any:
     """The metric of a name, made once a process."""
-    from ray.util.metrics import Counter, Gauge
+    from ray.util.metrics import Counter, Gauge  # heavy
 
     tags = ("corpus", "step", "outcome") if name == "rasterloom_rows" else ("corpus", "step")
     kind, words = (Counter, COUNTERS[name]) if name in COUNTERS else (Gauge, GAUGES[name])

@@ -10,21 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from rasterloom.errors import RecipeError, VersionError
-from rasterloom.pipelines.corpus.length_index import NAME, write_index
+from rasterloom.pipelines.corpus.length_index import write_index
 from rasterloom.pipelines.maintenance.takedown import refuse_held
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.step import FileStep
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.train import Part
+from rasterloom.schema import StepKind
+from rasterloom.storage.layout import LENGTHS, TOKENIZER
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.versions.commit import head_snapshot
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.record import Record
 from rasterloom.versions.refs import check_ref
-
-TEXT = "tokenizer.json"
-INDEX = NAME
 
 
 class PinnedAt(Section):
@@ -62,14 +61,14 @@ def pinned_step(recipe: Recipe, part: Part, field: str) -> Pinned:
             refuse_held(corpus)
     except VersionError as error:
         raise RecipeError(f"{field}.corpus: {error}") from None
-    head = head_snapshot(corpus, corpus.table("tokens"), f"tokens/{part.target}")
+    head = head_snapshot(corpus, corpus.table("tokens"), StepKind.TOKENS.step(part.target))
     if head is None and part.corpus:
         raise RecipeError(f"{field}.corpus: {part.corpus} has no tokens of target {part.target}")
     if head is None:
         raise RecipeError(
             f"{field}.target is {part.target}, which tokenize.targets {list(recipe.tokenize.targets)} does "
-            f"not name, and the corpus {name} has no tokens of it: name it there, or make them by "
-            f"rasterloom tokenize --target {part.target}"
+            f"not name, and the corpus {name} has no tokens of it: name it there, or tokenize the "
+            f"corpus at {part.target}"
         )
     snapshot, record = head
     text = _text_file(corpus, record, recipe, f"{name}@{version}", field)
@@ -79,7 +78,7 @@ def pinned_step(recipe: Recipe, part: Part, field: str) -> Pinned:
     except OSError:
         raise RecipeError(f"{field}: the text vocabulary of {name}@{version} is gone: {text}") from None
     return Pinned(
-        f"pinned/{name}-{version}-{part.target}",
+        StepKind.PINNED.step(f"{name}-{version}-{part.target}"),
         config,
         code_version="1",
         identity={"text": digest},
@@ -96,9 +95,9 @@ def _text_file(corpus: Corpus, record: Record, recipe: Recipe, what: str, field:
             f"{field}: the tokens of {what} are of codec {codec}, but tokenize.codec is "
             f"{recipe.tokenize.codec}"
         )
-    codes = f"codes/{record.config['target']}"
+    codes = StepKind.CODES.step(record.config["target"])
     try:
-        made = corpus.store.read(f"{corpus.name}/records/{codes}/{record.inputs[codes]}.json")
+        made = corpus.store.read(corpus.layout.record(codes, record.inputs[codes]))
         text = Record.from_json(made).inputs["text"]
     except (FileNotFoundError, KeyError):  # imported tokens come with no vocabulary
         if recipe.tokenize.text is None:
@@ -107,7 +106,7 @@ def _text_file(corpus: Corpus, record: Record, recipe: Recipe, what: str, field:
                 "that they were written with"
             ) from None
         return recipe.tokenize.text
-    return f"{corpus.name}/files/text/{text}/{TEXT}"
+    return corpus.layout.text(text)
 
 
 def pinned_files(corpus: Corpus, step: Pinned) -> list[DataFile]:
@@ -131,5 +130,5 @@ def make_pinned(
     corpus: Corpus, inputs: Any, step: Pinned, folder: Path, run: Any, progress: Progress
 ) -> dict[str, int]:
     """Write the length index and the text vocabulary."""
-    (folder / TEXT).write_bytes(pinned_text(corpus, step))
-    return write_index(corpus.store, pinned_files(corpus, step), folder / INDEX, progress)
+    (folder / TOKENIZER).write_bytes(pinned_text(corpus, step))
+    return write_index(corpus.store, pinned_files(corpus, step), folder / LENGTHS, progress)

@@ -3,16 +3,17 @@
 import shutil
 from pathlib import Path
 
+from rasterloom.storage.layout import CHECKPOINTS, MODEL
 from rasterloom.storage.store import StorageError
 from rasterloom.utils.private_folders import process_folder
 from rasterloom.versions.corpus import Corpus
 
-HEAVY = ("model/", "checkpoints/", "events/")  # gigabytes that no page shows
+HEAVY = (f"{MODEL}/", f"{CHECKPOINTS}/", "events/")  # gigabytes that no page shows
 
 
 def shown_folder(corpus: Corpus, step: str, fingerprint: str) -> Path:
     """A local folder with a step's small files: where they lie, or a fresh copy of what lies on S3."""
-    store, place = corpus.store, f"{corpus.name}/files/{step}/{fingerprint}"
+    store, place = corpus.store, corpus.layout.files(step, fingerprint)
     if not store.is_s3:
         return Path(store.path(place))
     copy = process_folder() / "shown" / step.replace("/", "-") / fingerprint

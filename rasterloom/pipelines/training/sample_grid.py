@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from rasterloom.pipelines.training import sample_checks
 from rasterloom.recipe.sampling import ColourCheck, Sample
+from rasterloom.report.contact_sheet import Row, contact_sheet
 from rasterloom.schema import Profile, bucket_name
+from rasterloom.storage.layout import GRID, SAMPLES_JSON
 
 REAL_PICTURES = 100  # of each bucket, to tell how much real pictures break between rows
 
@@ -91,11 +93,11 @@ def write_samples(
     for number, (a, image) in enumerate(shown):
         image.save(folder / f"sample-{number:03d}.png")
         entries.append({**asdict(a), "file": f"sample-{number:03d}.png", "seed": config.seed})
-    grid([image for _, image in shown], [a.prompt for a, _ in shown]).save(folder / "grid.png")
+    grid([image for _, image in shown], [a.prompt for a, _ in shown]).save(folder / GRID)
     colour = _check_colours(asked, images, config.colour_check)
     lines = _check_rows(shown, real, downsample)
     page = {
-        "grid": "grid.png",
+        "grid": GRID,
         "images": entries,
         "colour": colour,
         "rows_line_up": lines,
@@ -103,7 +105,7 @@ def write_samples(
         "temperature": config.temperature,
         "top_k": config.top_k,
     }
-    (folder / "samples.json").write_text(json.dumps(page, indent=1, ensure_ascii=False), encoding="utf-8")
+    (folder / SAMPLES_JSON).write_text(json.dumps(page, indent=1, ensure_ascii=False), encoding="utf-8")
     counts = {"pictures": len(images)}
     if colour:
         counts |= {"colour asked": colour["asked"], "colour right": colour["right"]}
@@ -147,24 +149,11 @@ def _check_rows(
 
 
 def grid(images: Sequence[Image.Image], captions: Sequence[str], scale: int = 2) -> Image.Image:
-    """Lay pictures out in rows, one row a prompt, the prompt above it."""
+    """Lay images out in rows, one row a prompt, the prompt above it."""
     rows: dict[str, list[Image.Image]] = {}
     for image, caption in zip(images, captions, strict=True):
         rows.setdefault(caption, []).append(image.resize((image.width * scale, image.height * scale)))
-    gap, label = 12, 26
-    width = max((sum(i.width + gap for i in row) for row in rows.values()), default=200) + gap
-    height = sum(max(i.height for i in row) + label + gap for row in rows.values()) + gap
-    sheet = Image.new("RGB", (width, height), (250, 250, 248))
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
-    y = gap
-    for caption, row in rows.items():
-        pen.text((gap, y), caption, fill=(40, 40, 40), font=font)
-        y, x = y + label, gap
-        for image in row:
-            sheet.paste(image, (x, y))
-            x += image.width + gap
-        y += max(i.height for i in row) + gap
-    return sheet
+    return contact_sheet([Row((caption,), tuple(row)) for caption, row in rows.items()])
 
 
 def pictures_of(codec: Any, profile: Profile, sequences: Sequence[Sequence[int]]) -> list[Image.Image]:

@@ -13,14 +13,15 @@ from rasterloom.pipelines.progress.counts import Figures, Note, Unit, Workers
 from rasterloom.pipelines.progress.reporter import Progress, figures
 from rasterloom.pipelines.step import FileStep, Step
 from rasterloom.pipelines.training import preview_images
-from rasterloom.pipelines.training.pinned_tokens import INDEX, Pinned, pinned_files, pinned_step, pinned_text
+from rasterloom.pipelines.training.pinned_tokens import Pinned, pinned_files, pinned_step, pinned_text
 from rasterloom.pipelines.workspace.status import file_folder, local_folder, output_files, status
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.run import Run
 from rasterloom.recipe.sampling import Sample
 from rasterloom.recipe.train import SPEED_ONLY, Part, Stage, Train
-from rasterloom.schema import Profile
+from rasterloom.schema import Profile, StepKind
+from rasterloom.storage.layout import CHECKPOINTS, MODEL
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
 from rasterloom.train.job import PartFiles, StageJob, WorkerTakes
@@ -72,15 +73,21 @@ def stage_step(recipe: Recipe, number: int, corpus: dict[str, Step], before: Ste
         sources=tuple(sources),
     )
     inputs = (*given.values(), *([before] if before else []))
-    return FileStep(
-        f"train/{number + 1}-{stage.label}", config, "2", inputs, make=train_stage, resumes=True
-    )  # 2: mixtures
+    name = StepKind.TRAIN.step(f"{number + 1}-{stage.label}")
+    return FileStep(name, config, _code_version(config.train), inputs, make=train_stage, resumes=True)
+
+
+def _code_version(train: Train) -> str:
+    """The code version of a stage. 2: mixtures; 3, with Muon: torch's, which rounds to bfloat16 inside."""
+    return "3" if train.optimizer == "muon" else "2"
 
 
 def _steps_of(recipe: Recipe, part: Part, corpus: dict[str, Step], field: str) -> list[Step]:
     """The step of a part's tokens, and those of the text vocabulary and the length index that go with it."""
     if part.corpus is None and part.target in recipe.tokenize.targets:
-        return [corpus[name] for name in (f"tokens/{part.target}", "text", f"lengths/{part.target}")]
+        return [
+            corpus[n] for n in (StepKind.TOKENS.step(part.target), "text", StepKind.LENGTHS.step(part.target))
+        ]
     return [pinned_step(recipe, part, field)]
 
 
@@ -99,13 +106,13 @@ def text_content(corpus: Corpus, step: Step) -> str:
 
 def text_of_stage(step: Step) -> Step:
     """The input of a stage that has its text vocabulary."""
-    return next(given for given in step.inputs if given.name == "text" or isinstance(given, Pinned))
+    return next(given for given in step.inputs if given.kind in (StepKind.TEXT, StepKind.PINNED))
 
 
 def missing_inputs(corpus: Corpus, step: Step) -> list[str]:
     """What a stage needs and is not there yet; what can be looked up or follows from it does not count."""
-    made_here = ("pinned", "lengths", "train")
-    needed = [given for given in step.inputs if given.name.split("/")[0] not in made_here]
+    made_here = (StepKind.PINNED, StepKind.LENGTHS, StepKind.TRAIN)
+    needed = [given for given in step.inputs if given.kind not in made_here]
     return [given.name for given in needed if not status(corpus, given).done]
 
 
@@ -122,9 +129,9 @@ def _part_tokens(corpus: Corpus, step: Step, tokens: str) -> _PartTokens:
     if isinstance(source, Pinned):
         snapshot, indexer = source.settings["snapshot"], given[tokens]
     else:
-        snapshot, indexer = status(corpus, source).snapshot_id, given[tokens.replace("tokens/", "lengths/")]
+        snapshot, indexer = status(corpus, source).snapshot_id, given[StepKind.LENGTHS.step(source.part)]
     there = status(corpus, indexer).done
-    index = corpus.store.path(f"{file_folder(corpus, indexer)}/{INDEX}") if there else None
+    index = corpus.store.path(corpus.layout.lengths(indexer.name, indexer.fingerprint)) if there else None
     return _PartTokens(token_files(corpus, source), index, snapshot)
 
 
@@ -155,7 +162,7 @@ def stage_job(corpus: Corpus, step: Step, folder: Path, run: Run) -> StageJob:
         mixture=mixture if config.stage.mixture else (),
         init=_init(corpus, before) if before else config.train.init,
         keep_optimizer_from=_place(corpus, before) if before and keep else None,
-        checkpoints=f"{_place(corpus, step)}/checkpoints" if corpus.store.is_s3 else None,
+        checkpoints=f"{_place(corpus, step)}/{CHECKPOINTS}" if corpus.store.is_s3 else None,
         out_dir=str(folder),
         workers=run.train_workers.max,
         min_workers=run.train_workers.min,
@@ -167,8 +174,8 @@ def stage_job(corpus: Corpus, step: Step, folder: Path, run: Run) -> StageJob:
 def _init(corpus: Corpus, before: Step) -> str:
     """The weights that a stage left; the place where they will be, as a stage can be planned before."""
     if not status(corpus, before).done:
-        return corpus.store.path(f"{file_folder(corpus, before)}/model")
-    return str(local_folder(corpus, before) / "model")
+        return corpus.store.path(f"{file_folder(corpus, before)}/{MODEL}")
+    return str(local_folder(corpus, before) / MODEL)
 
 
 def worker_takes(step: Step, run: Run) -> WorkerTakes:
@@ -193,12 +200,12 @@ def worker_needs(step: Step, run: Run) -> dict[str, float]:
 def training_store(corpus: Corpus, step: Step) -> str:
     """Where the checkpoints of a stage lie in a workspace on S3, a name in the store: apart from its result,
     which the next stage copies."""
-    return f"{corpus.name}/training/{step.name}/{step.fingerprint}"
+    return corpus.layout.training(step.name, step.fingerprint)
 
 
 def checkpoint_store(corpus: Corpus, step: Step) -> Store:
     """Where the checkpoints of a stage are."""
-    return Store(f"{_place(corpus, step)}/checkpoints")
+    return Store(f"{_place(corpus, step)}/{CHECKPOINTS}")
 
 
 def _place(corpus: Corpus, step: Step) -> str:
@@ -209,7 +216,7 @@ def _place(corpus: Corpus, step: Step) -> str:
 
 def stage_before(step: Step) -> Step | None:
     """The stage whose weights a stage starts from."""
-    return next((given for given in step.inputs if given.name.startswith("train/")), None)
+    return next((given for given in step.inputs if given.kind is StepKind.TRAIN), None)
 
 
 def _text(corpus: Corpus, step: Step) -> tuple[Any, Profile]:
@@ -219,7 +226,7 @@ def _text(corpus: Corpus, step: Step) -> tuple[Any, Profile]:
     config = step.config
     assert isinstance(config, TrainAt)
     before = stage_before(step)
-    of_stage = [given for given in step.inputs if given.name == "text" or isinstance(given, Pinned)]
+    of_stage = [given for given in step.inputs if given.kind in (StepKind.TEXT, StepKind.PINNED)]
     first = text_content(corpus, of_stage[0])
     for other in [*of_stage[1:], *([text_of_stage(before)] if before else [])]:
         if text_content(corpus, other) != first:

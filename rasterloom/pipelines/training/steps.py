@@ -25,7 +25,8 @@ from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.run import Run
 from rasterloom.recipe.sampling import Sample
-from rasterloom.schema import bucket_name
+from rasterloom.schema import StepKind, bucket_name
+from rasterloom.storage.layout import MODEL
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.versions.corpus import Corpus
 
@@ -62,7 +63,7 @@ def training_steps(recipe: Recipe, corpus: list[Step]) -> list[Step]:
         *pinned.values(),
         *stages,
         *samples,
-        FileStep("report", told, "2", shown, make=write_report, shows_rows=True),
+        FileStep(StepKind.REPORT.value, told, "2", shown, make=write_report, shows_rows=True),
     ]
 
 
@@ -75,7 +76,7 @@ def _sample_step(recipe: Recipe, last: Step) -> FileStep:
     source = next(given for given in last.inputs if given.name == tokens)
     text = text_of_stage(last)
     inputs = (last, text) if text is source else (last, text, source)
-    return FileStep("sample", drawn, "1", inputs, make=make_samples, shows_rows=True)
+    return FileStep(StepKind.SAMPLE.value, drawn, "1", inputs, make=make_samples, shows_rows=True)
 
 
 def make_samples(
@@ -89,7 +90,7 @@ def make_samples(
     assert isinstance(config, SampleAt)
     trained, text, *others = step.inputs
     (tokens,) = others or (text,)  # a pinned version has both
-    model = local_folder(corpus, trained) / "model"
+    model = local_folder(corpus, trained) / MODEL
     codec = codec_of(config.tokenize, _device(run))
     if not codec.can_decode:
         return {"pictures": 0}
@@ -126,7 +127,7 @@ def write_report(
     folders = {
         s.step.name: shown_folder(corpus, s.step.name, s.step.fingerprint)
         for s in states
-        if s.step.name.startswith("train/") or s.step.name == "sample"
+        if s.step.kind in (StepKind.TRAIN, StepKind.SAMPLE)
     }
     tables = {s.step.table for s in states if isinstance(s.step, ShardStep) and s.step.table}
     snapshots = {table: corpus.snapshot_id(table) for table in sorted(tables)}
@@ -136,8 +137,8 @@ def write_report(
             corpus=corpus,
             snapshots={table: snapshot for table, snapshot in snapshots.items() if snapshot is not None},
             records=tuple(s.record for s in states if s.record),
-            stages=tuple((n.removeprefix("train/"), f) for n, f in folders.items() if n.startswith("train/")),
-            samples=folders.get("sample"),
+            stages=tuple((StepKind.part(n), f) for n, f in folders.items() if StepKind.part(n)),
+            samples=folders.get(StepKind.SAMPLE),
             decode=decode,
             codec_note=note,
             crop=_cropper(step),

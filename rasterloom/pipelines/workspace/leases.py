@@ -43,7 +43,7 @@ def at_work(
 
     All but ``gc`` itself wait for a ``gc`` to end first; ``waiting`` is told so once.
     """
-    store, name = corpus.store, f"{_folder(corpus)}/{uuid.uuid4().hex}.json"
+    store, name = corpus.store, corpus.layout.lease(uuid.uuid4().hex)
     content = json.dumps({"what": what, "fingerprints": sorted(fingerprints)}).encode()
     store.put(name, content)
     over = threading.Event()
@@ -88,11 +88,7 @@ def _is_dead(written: datetime, now: datetime) -> bool:
 
 
 def _written(corpus: Corpus) -> dict[str, datetime]:
-    return {file.name: file.written for file in corpus.store.files(_folder(corpus))}
-
-
-def _folder(corpus: Corpus) -> str:
-    return f"{corpus.name}/at-work"
+    return {file.name: file.written for file in corpus.store.files(corpus.layout.leases)}
 
 
 def _beat(store: Store, name: str, content: bytes, over: threading.Event) -> None:

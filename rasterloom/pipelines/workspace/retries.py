@@ -29,9 +29,8 @@ def parse_classes(text: str) -> list[str]:
     unknown = [name for name in names if name not in list(ErrorClass)]
     if unknown or not names:
         what = ", ".join(unknown) or "nothing"
-        raise RecipeError(
-            f"--retry: no class of error is called {what}; the classes: {', '.join(ErrorClass)}"
-        )
+        message = f"no class of error is called {what}; the classes: {', '.join(ErrorClass)}"
+        raise RecipeError(message, field="retry")
     return names
 
 
@@ -41,7 +40,7 @@ def with_retries(
     """Return the step as it is after all retries on record; ``again`` does a shard that has rows to retry."""
     found = step
     for errors in _on_record(corpus, step):
-        place = staging.folder(corpus.name, step.name, found.fingerprint)
+        place = corpus.layout.staging(step.name, found.fingerprint)
         found = replace(
             step,
             identity={**step.identity, RETRY: f"{','.join(errors)} of {found.fingerprint}"},
@@ -94,21 +93,19 @@ def ask_for_retry(corpus: Corpus, images: ShardStep, errors: list[str], say: Cal
         if retries and retries[-1] == errors:
             say(f"The retry of {name} goes on.")
             return
-        raise RecipeError(f"{images.name} is not finished ({state.reason}): run without --retry first")
+        message = f"{images.name} is not finished ({state.reason})"
+        raise RecipeError(message, hint="run without {retry} first")
     rows = sum(state.record.counts.get(error, 0) for error in errors)
     if not rows:
         say(f"No row of {images.name} failed with {name}: nothing to retry.")
         return
-    record = f"{_folder(corpus, first)}/{len(retries) + 1:06d}.json"
+    record = corpus.layout.retry(first.name, first.fingerprint, len(retries) + 1)
     if not corpus.store.put_if_absent(record, json.dumps(errors).encode()):
-        raise RecipeError("another run has just begun a retry: run again without --retry to join it")
+        message = "another run has just begun a retry"
+        raise RecipeError(message, hint="run again without {retry} to join it")
     say(f"Fetching {rows:,} rows again: {name}.")
 
 
-def _folder(corpus: Corpus, step: ShardStep) -> str:
-    return f"{corpus.name}/retries/{step.name}/{step.fingerprint}"
-
-
 def _on_record(corpus: Corpus, step: ShardStep) -> list[list[str]]:
-    store = corpus.store
-    return [json.loads(store.read(name)) for name in store.list(_folder(corpus, step))]
+    names = corpus.store.list(corpus.layout.retries(step.name, step.fingerprint))
+    return [json.loads(corpus.store.read(name)) for name in names]

@@ -10,6 +10,7 @@ from pathlib import Path
 from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step, changes
 from rasterloom.pipelines.workspace import staging
 from rasterloom.pipelines.workspace.tombstones import latest_takedown
+from rasterloom.storage.layout import LAST
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.transfer import download
 from rasterloom.utils import private_folders
@@ -31,7 +32,7 @@ class Status:
 
 def file_folder(corpus: Corpus, step: Step) -> str:
     """Where a FileStep's result lies, a name in the store."""
-    return f"{corpus.name}/files/{step.name}/{step.fingerprint}"
+    return corpus.layout.files(step.name, step.fingerprint)
 
 
 def local_folder(corpus: Corpus, step: Step) -> Path:
@@ -67,10 +68,6 @@ def scratch_folder(step: Step, suffix: str = "") -> Path:
     return private_folders.private_path(step.name.replace("/", "-"), f"{step.fingerprint}{suffix}")
 
 
-def _record_name(corpus: Corpus, step: str, fingerprint: str) -> str:
-    return f"{corpus.name}/records/{step}/{fingerprint}.json"
-
-
 def work_folder(corpus: Corpus, step: Step) -> Path:
     """The local folder that a FileStep works in: where its result lies, or a scratch folder for one on S3."""
     return scratch_folder(step) if corpus.store.is_s3 else Path(corpus.store.path(file_folder(corpus, step)))
@@ -78,30 +75,30 @@ def work_folder(corpus: Corpus, step: Step) -> Path:
 
 def write_record(corpus: Corpus, record: Record) -> None:
     """Mark a step that has no table as done, and as its last run."""
-    for name in (record.fingerprint, "last"):
-        corpus.store.put(_record_name(corpus, record.step, name), record.to_json())
+    for name in (record.fingerprint, LAST):
+        corpus.store.put(corpus.layout.record(record.step, name), record.to_json())
 
 
 def delete_record(corpus: Corpus, step: Step) -> None:
     """Make a step that has no table count as never run under its fingerprint."""
-    corpus.store.delete(_record_name(corpus, step.name, step.fingerprint))
-    last = read_record(corpus, step.name, "last")
+    corpus.store.delete(corpus.layout.record(step.name, step.fingerprint))
+    last = read_record(corpus, step.name, LAST)
     if last and last.fingerprint == step.fingerprint:
-        corpus.store.delete(_record_name(corpus, step.name, "last"))
+        corpus.store.delete(corpus.layout.record(step.name, LAST))
 
 
 def change_record(corpus: Corpus, record: Record) -> None:
     """Put a record in the place of that of the same result."""
-    corpus.store.put(_record_name(corpus, record.step, record.fingerprint), record.to_json())
-    last = read_record(corpus, record.step, "last")
+    corpus.store.put(corpus.layout.record(record.step, record.fingerprint), record.to_json())
+    last = read_record(corpus, record.step, LAST)
     if last and last.fingerprint == record.fingerprint:
-        corpus.store.put(_record_name(corpus, record.step, "last"), record.to_json())
+        corpus.store.put(corpus.layout.record(record.step, LAST), record.to_json())
 
 
 def read_record(corpus: Corpus, step: str, fingerprint: str) -> Record | None:
-    """The record of a step that has no table, of its last run if the fingerprint is ``last``."""
+    """The record of a step that has no table, of its last run if the fingerprint is `LAST`."""
     try:
-        return Record.from_json(corpus.store.read(_record_name(corpus, step, fingerprint)))
+        return Record.from_json(corpus.store.read(corpus.layout.record(step, fingerprint)))
     except FileNotFoundError:
         return None
 
@@ -115,7 +112,7 @@ def status(corpus: Corpus, step: Step) -> Status:
         if head and head[1].fingerprint == step.fingerprint:
             snapshot_id = head[0].snapshot_id
     else:
-        last = read_record(corpus, step.name, step.fingerprint) or read_record(corpus, step.name, "last")
+        last = read_record(corpus, step.name, step.fingerprint) or read_record(corpus, step.name, LAST)
     if last is None:
         return Status(step, False, "never run")
     if last.fingerprint == step.fingerprint:
@@ -139,8 +136,7 @@ def _taken_down_since(corpus: Corpus, step: Step, last: Record) -> str:
 
 
 def _why(step: Step, last: Record) -> str:
-    section = step.name.split("/")[0]
-    found = changes(last.config, step.settings, f"{section}.")
+    found = changes(last.config, step.settings, f"{step.name.partition('/')[0]}.")
     if found:
         return "config changed: " + ", ".join(found)
     if last.code_version != step.code_version:
@@ -178,5 +174,5 @@ def output_files(corpus: Corpus, step: Step) -> list[DataFile]:
     assert isinstance(step, ShardStep)
     if step.table:
         return corpus.files(step.table, status(corpus, step).snapshot_id, step.replaces)
-    place = staging.folder(corpus.name, step.name, step.fingerprint)
+    place = corpus.layout.staging(step.name, step.fingerprint)
     return [file for shard in staging.result_of(corpus.store, place) for file in shard.data_files]

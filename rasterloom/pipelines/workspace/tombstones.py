@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from yarl import URL
 
-from rasterloom.schema import ErrorClass
+from rasterloom.schema import ErrorClass, StepKind
 from rasterloom.sources.fetch.opt_out import NOTHING, OptOuts, opt_outs_of
+from rasterloom.storage.layout import Layout
 from rasterloom.storage.parquet_io import count_of
 from rasterloom.storage.store import Store
 
@@ -55,15 +56,15 @@ class Tombstones:
         """
         if not self.number or "key" not in table.column_names:
             return table, {}
-        kind = step.split("/")[0]
+        kind = StepKind.of(step)
         gone = pc.is_in(table["key"], self.keys)
-        if kind == "pairs":
+        if kind is StepKind.PAIRS:
             gone = pc.or_(gone, self._by_place(table, ("url",), "more"))
         left = table.filter(pc.invert(gone))
         change = {name: -n for name, n in counts_of(table.filter(gone), kind).items()}
-        if kind == "pairs" and left.num_rows < table.num_rows:
+        if kind is StepKind.PAIRS and left.num_rows < table.num_rows:
             change[str(ErrorClass.TAKEN_DOWN)] = table.num_rows - left.num_rows
-        if kind == "images":
+        if kind is StepKind.IMAGES:
             blank = pc.and_(pc.equal(left["status"], "ok"), self.hit_images(left))
             for name, n in count_of(left["status"].filter(blank)).items():
                 change[name] = change.get(name, 0) - n
@@ -151,30 +152,30 @@ def _blanked(images: pa.Table, where: pa.ChunkedArray) -> pa.Table:
     return both.take(pc.index_in(images["key"].combine_chunks(), both["key"].combine_chunks()))
 
 
-def counts_of(rows: pa.Table, kind: str) -> dict[str, int]:
+def counts_of(rows: pa.Table, kind: StepKind | None) -> dict[str, int]:
     """What some rows of a step's result stand for in its counts."""
     if not rows.num_rows:
         return {}
-    if kind == "images":
+    if kind is StepKind.IMAGES:
         return count_of(rows["error"].fill_null("ok"))
-    if kind == "selection":
+    if kind is StepKind.SELECTION:
         return count_of(rows["reason"])
-    if kind == "tokens":
+    if kind is StepKind.TOKENS:
         return {"sequences": rows.num_rows, "tokens": pc.sum(rows["n_tokens"]).as_py()}
-    if kind == "codes":
+    if kind is StepKind.CODES:
         failed = count_of(rows["error"].drop_null(), "failed: ")
         return {**count_of(rows["bucket"].drop_null()), **failed}
-    return {"rows" if kind == "scores" else kind: rows.num_rows}
+    return {"pairs" if kind is StepKind.PAIRS else "rows": rows.num_rows}
 
 
 def takedowns(store: Store, corpus: str) -> list[Takedown]:
     """All takedowns of a corpus, the oldest first."""
-    return [_read(store, name) for name in store.list(_folder(corpus))]
+    return [_read(store, name) for name in store.list(Layout(corpus).takedowns)]
 
 
 def latest_takedown(store: Store, corpus: str) -> int:
     """The number of a corpus's last takedown, 0 if there was none."""
-    names = store.list(_folder(corpus))
+    names = store.list(Layout(corpus).takedowns)
     return _number(names[-1]) if names else 0
 
 
@@ -201,12 +202,8 @@ def write_takedown(store: Store, corpus: str, made: Takedown) -> Takedown:
         number += 1
         numbered = replace(made, number=number)
         data = json.dumps(asdict(numbered), ensure_ascii=False, indent=1).encode()
-        if store.put_if_absent(f"{_folder(corpus)}/{number:06d}.json", data):
+        if store.put_if_absent(Layout(corpus).takedown(number), data):
             return numbered
-
-
-def _folder(corpus: str) -> str:
-    return f"{corpus}/takedowns"
 
 
 def _number(name: str) -> int:

@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem, LocalFileSystem
 
+from rasterloom.errors import one_line
+
 CACHE_BYTES = 2**30  # of decoded row groups, a worker: two windows of `plan.shuffled`
 REMOTE_READERS = 8  # groups read at once from elsewhere than this machine, where answers take their time
 COLUMNS = ["input_ids", "loss_spans"]
@@ -75,7 +77,7 @@ class RowGroups:
         except FileNotFoundError:
             raise FileNotFoundError(f"the token file {path} is gone") from None
         except (OSError, pa.ArrowException) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise OSError(
                 f"the token file {path} cannot be read (row group {place.number}): {reason}; "
                 "rasterloom versions verify RECIPE says what else is damaged"

@@ -237,7 +237,7 @@ def test_light_commands_do_not_import_torch(tmp_path: Path) -> None:
 import sys
 from rasterloom.filtering.selection import check_rule
 from rasterloom.filtering.scorers.registry import identity
-from rasterloom.recipe import Score
+from rasterloom.recipe.filtering import Score
 names = ("quality", "clip", "nsfw", "text_area", "language", "caption")
 head = Score(name="aesthetic", options={{"head": {str(tmp_path / "head.pth")!r}}})
 identity([*(Score(name=name) for name in names), head])

@@ -162,8 +162,8 @@ KILLED = """
 import itertools, os, signal, sys
 from datetime import timedelta
 from pathlib import Path
-from rasterloom.pipelines import gc
-from rasterloom.recipe import load_recipe
+from rasterloom.pipelines.maintenance import gc
+from rasterloom.recipe.loader import load_recipe
 from rasterloom.storage.store import Store
 from rasterloom.versions.corpus import Corpus
 calls, delete = itertools.count(), Store.delete

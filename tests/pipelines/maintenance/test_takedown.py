@@ -15,6 +15,7 @@ import pytest
 from rasterloom.errors import VersionError
 from rasterloom.pipelines.maintenance import takedown
 from rasterloom.pipelines.progress.reporter import Progress
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace import tombstones as tombstone_files
 from rasterloom.pipelines.workspace.tombstones import takedowns, tombstones
 from rasterloom.schema import IMAGES
@@ -249,7 +250,7 @@ def test_between_publish_and_commit_nothing_slips_through(workshop, undisturbed,
         return commit(corpus, name, *arguments, **named)
 
     monkeypatch.setattr(runner, "commit", late)
-    run_module.run(workshop.recipe, "tokens", Progress(Console(quiet=True)))
+    run_module.run(Workflow(workshop.recipe), "tokens", Progress(Console(quiet=True)))
     assert wordless(workshop.tables()) == wordless(less(undisturbed.tables(), given.values()))
     assert len(given) == 3 == len(takedowns(workshop.corpus.store, workshop.corpus.name))
     assert "7 steps, 0 ran now" in workshop.run("--until", "tokens")
@@ -258,8 +259,9 @@ def test_between_publish_and_commit_nothing_slips_through(workshop, undisturbed,
 KILLED = """
 import itertools, os, signal, sys
 from pathlib import Path
-from rasterloom.pipelines import settle, staging, takedown
-from rasterloom.recipe import load_recipe
+from rasterloom.pipelines.maintenance import apply_takedowns, takedown
+from rasterloom.pipelines.workspace import staging
+from rasterloom.recipe.loader import load_recipe
 from rasterloom.versions.corpus import Corpus
 calls = itertools.count()
 def killing(work):
@@ -268,7 +270,7 @@ def killing(work):
             os.kill(os.getpid(), signal.SIGKILL)
         return work(*arguments)
     return run
-settle.replace_files = killing(settle.replace_files)
+apply_takedowns.replace_files = killing(apply_takedowns.replace_files)
 staging.publish_anew = killing(staging.publish_anew)
 takedown.take_down(Corpus.of(load_recipe(Path(sys.argv[1]))), sys.argv[3:])
 """

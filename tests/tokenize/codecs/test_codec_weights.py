@@ -141,7 +141,7 @@ def test_the_digest_does_not_wait_for_torch(codec_name, checkpoint):
     import sys
 
     code = (
-        "import sys; from rasterloom.tokenize.codecs.base import codec_digest; "
+        "import sys; from rasterloom.tokenize.codecs.load import codec_digest; "
         f"codec_digest({codec_name!r}, {str(checkpoint)!r}); print('torch' in sys.modules)"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
