@@ -25,7 +25,7 @@ def silent_part(part: str) -> Advance:
 
 
 def adding(advance: Advance, total: int | None = None) -> Callable[[int], None]:
-    """Return a callback that is given the units done since its last call."""
+    """Return a callback that adds up units for ``advance``."""
     done = 0
 
     def add(units: int) -> None:

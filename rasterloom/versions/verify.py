@@ -1,4 +1,4 @@
-"""Whether a version's files are all there, readable, and what was committed."""
+"""Verification of the files of a version."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from rasterloom.versions.corpus import TABLES, Corpus
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a file of a table; ``file`` is its URI."""
+    """Fault of a table's file; ``file`` is its URI."""
 
     table: str
     file: str
@@ -23,7 +23,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Standing:
-    """What still stands of a table."""
+    """Intact part of a table."""
 
     table: str
     snapshot_id: int

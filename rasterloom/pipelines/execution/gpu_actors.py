@@ -102,7 +102,7 @@ class Actors(ShardPool):
         self._busy[self._actor_of.pop(reference)] -= 1
 
     def died(self, reference: Any) -> bool:
-        """Drop an actor, whose shards come back one by one; say whether this is the one that it was at."""
+        """Drop an actor; return whether it was at this shard."""
         actor = self._actor_of[reference]
         if self._busy.pop(actor, None) is not None:
             given = [r for r, a in self._actor_of.items() if a is actor]  # in the order of their work
@@ -119,7 +119,7 @@ class Actors(ShardPool):
 
 
 def _failed(reference: Any) -> bool:
-    """Return whether a dead actor's shard came to nothing: it may as well have been done before."""
+    """Return whether a dead actor's shard was not done before."""
     import ray  # heavy
 
     try:

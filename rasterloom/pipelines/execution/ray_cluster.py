@@ -23,7 +23,7 @@ VARIABLES = {
 
 
 def start_ray(run: Run) -> None:
-    """Connect to the recipe's cluster, or that of the job that this is, or start Ray on this machine.
+    """Connect to the recipe's or the job's cluster, or start Ray here.
 
     Raises:
         StepFailed: there is no such cluster, it does not let us in, or Ray does not start here.
@@ -65,7 +65,7 @@ def _init(run: Run, variables: dict[str, str]) -> None:
 
 
 def _stop_on_sigterm() -> None:
-    """Let what stops a job stop us as Ctrl-C does: all that was started is ended, and it is said."""
+    """Handle SIGTERM as Ctrl-C, so that what was started is ended."""
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""One step from its plan to its commit: shards on Ray, or files in a folder."""
+"""One step, from its plan to its commit."""
 
 import logging
 import shutil
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 def run_step(corpus: Corpus, step: Step, run: Run, recipe_digest: str, progress: Progress) -> Status:
-    """Bring a step to its end, from wherever an earlier run left it.
+    """Run a step to its end, from where an earlier run stopped.
 
     Raises:
         StepFailed: a shard or the step's work raised an error; the message says which and what.
@@ -131,7 +131,7 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
 
 
 def _taken_over(corpus: Corpus, step: ShardStep, place: str, shards: list[Shard]) -> dict[str, Published]:
-    """Publish those shards that the step's last version made from the very same files in the same way."""
+    """Publish shards that the last version made from the same input."""
     last = status(corpus, step).record
     earlier: dict[str, Published] = {}
     if last and (last.config, last.code_version) == (step.settings, step.code_version):
@@ -148,7 +148,7 @@ def _taken_over(corpus: Corpus, step: ShardStep, place: str, shards: list[Shard]
 
 
 def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, progress: Progress) -> None:
-    """Let a FileStep fill a local folder, then put the folder where its result belongs."""
+    """Run a FileStep in a local folder, then store the folder."""
     started = time.monotonic()
     progress.counted(Workers(1, run.driver.cpus or 0.0, 0.0))
     final = file_folder(corpus, step)
@@ -183,7 +183,7 @@ def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, pro
 
 @contextmanager
 def _alone(folder: Path, progress: Progress) -> Iterator[None]:
-    """Be the only run on this machine that works in a folder; the lock ends with the process."""
+    """Hold the lock of a folder; it ends with the process."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{folder}.lock")
     while True:

@@ -1,4 +1,4 @@
-"""Shards on Ray: as tasks, or in a pool of actors that hold GPUs, a bounded number in flight.
+"""Scheduler of shards on Ray, with a bounded number in flight.
 
 What is lost with a node is done again elsewhere, as often as nodes go: spot workers are meant to vanish. A
 worker that dies while its node lives on died of the shard, or of memory: that is tried ``TRIES`` times.
@@ -100,7 +100,7 @@ class _Losses:
         self._died = Counter[str]()
 
     def take(self, shard: Shard, there: frozenset[str], error: Exception, guilty: bool) -> None:
-        """Count a loss. StepFailed: the shard's worker died ``TRIES`` times while its node lived on.
+        """Count a loss; the last of ``TRIES`` is a StepFailed.
 
         Args:
             there: the nodes when the shard was given.
@@ -128,7 +128,7 @@ def holds(step: ShardStep, run: Run) -> tuple[float, float]:
 
 
 def needs_of(step: ShardStep, run: Run) -> dict[str, float]:
-    """Return what a worker at a shard takes, by Ray's names of resources."""
+    """Return the resources of a worker, by Ray's names."""
     takes = run.takes(step.name)
     cpus, gpus = holds(step, run)
     kind = takes.accelerator if gpus else None

@@ -1,4 +1,4 @@
-"""Workers that shards are given to: the protocol of both kinds, and the tasks."""
+"""Protocol of the workers that run shards, and tasks."""
 
 import os
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ class ShardPool(Protocol):
 
     @property
     def limit(self) -> int:
-        """Number of shards that are given at once: those at work and those that wait."""
+        """Number of shards at work and waiting, at most."""
 
     @property
     def starting(self) -> Iterable[Any]:
@@ -37,20 +37,23 @@ class ShardPool(Protocol):
         """Take in a worker that is there, or that failed to start."""
 
     def start(self, *arguments: Any) -> Any:
-        """Give a shard, as the arguments of ``staging.run_shard``, to a worker; return its reference."""
+        """Submit the arguments of ``staging.run_shard``; return Ray's reference."""
 
     def done(self, reference: Any) -> None:
         """Take in that a shard is done."""
 
     def died(self, reference: Any) -> bool:
-        """Take in that a shard's worker died; return whether the shard is the one it was at."""
+        """Drop a dead worker; return whether it was at this shard."""
 
     def stop(self) -> None:
         """End the workers that would stay."""
 
 
 class Tasks(ShardPool):
-    """Shards as tasks: Ray uses the processes again, so that what they loaded stays loaded."""
+    """Shards as Ray tasks.
+
+    Ray uses the processes again, so that what they loaded stays loaded.
+    """
 
     def __init__(self, step: ShardStep, takes: StepTakes, nodes: Nodes) -> None:
         import ray  # heavy
@@ -65,7 +68,7 @@ class Tasks(ShardPool):
 
     @property
     def limit(self) -> int:
-        """More than there is room for: an autoscaler adds nodes for what waits."""
+        """Number of slots and more: an autoscaler adds nodes for what waits."""
         return max(2, AHEAD * self.room)
 
     @property
@@ -88,11 +91,14 @@ class Tasks(ShardPool):
         return True
 
     def stop(self) -> None:
-        """Leave them: they end with the driver. Ray's cancel can abort it (PR 54798 tells of the race)."""
+        """Leave the tasks: they end with the driver.
+
+        Ray's cancel can abort it (PR 54798 tells of the race).
+        """
 
 
 def options(step: ShardStep, takes: StepTakes) -> dict[str, Any]:
-    """Return what a worker of a step takes, as options of Ray's ``remote``."""
+    """Return a worker's resources, as options of Ray's ``remote``."""
     cpus = step.cpus if takes.cpus is None else takes.cpus
     return {
         "num_cpus": cpus,
@@ -102,6 +108,9 @@ def options(step: ShardStep, takes: StepTakes) -> dict[str, Any]:
 
 
 def _run_without_gpu(store: Store, place: str, step: ShardStep, shard: Shard, *more: Any) -> Published:
-    """Run a shard with no GPU in sight: Ray hides none (`start_ray`), and all tasks would fill the first."""
+    """Run a shard without GPUs.
+
+    Ray hides none (`start_ray`), and all tasks would fill the first.
+    """
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     return staging.run_shard(store, place, step, shard, *more)

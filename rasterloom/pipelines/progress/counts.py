@@ -19,7 +19,7 @@ class Workers:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """Shards of the step, and the CPUs and GPUs of a worker at one."""
+    """Shards of the step, and what a worker at one takes."""
 
     left: Sequence[Shard]
     earlier: Sequence[Published]

@@ -1,4 +1,4 @@
-"""A run on a terminal: all its steps, and what is known of the one that runs, drawn anew as it goes."""
+"""Live view of a run on a terminal."""
 
 import threading
 import time
@@ -63,7 +63,7 @@ class LiveView:
 
 
 def frame(run: RunState, console: Console, now: float) -> Group:
-    """Draw a run at a moment, as wide and high as the console is."""
+    """Render a run in the size of the console."""
     width, height = console.size
     lines: list[Text | Table] = [_line(_head(run, now), width, "bold")]
     names = max((len(name) for name in run.steps), default=0)
@@ -90,18 +90,18 @@ def _step(step: StepState, names: int, width: int, console: Console, now: float)
     line = Table.grid(padding=(0, 1))
     start = _line(f"{plain if console.options.ascii_only else sign} {step.name:<{names}}", width, style)
     if step.state is not State.RUNNING:
-        told = {State.WAITING: "", State.BEFORE: "done before"}.get(step.state, step.note or step.state.value)
-        line.add_row(start, _line(told, width - names - 3, "dim"))
+        text = {State.WAITING: "", State.BEFORE: "done before"}.get(step.state, step.note or step.state.value)
+        line.add_row(start, _line(text, width - names - 3, "dim"))
         return line
     bar = BAR if width >= WIDE else NARROW
-    told = ", ".join(filter(None, (progress_of(step), ending(step, now), clock(step.clock.seconds(now)))))
+    text = ", ".join(filter(None, (progress_of(step), ending(step, now), clock(step.clock.seconds(now)))))
     begun = ProgressBar(total=step.total, completed=step.done, width=bar, pulse=not step.total)
-    line.add_row(start, begun, _line(told, width - names - bar - 4))
+    line.add_row(start, begun, _line(text, width - names - bar - 4))
     return line
 
 
 def _details(step: StepState, run: RunState, width: int, now: float) -> list[str]:
-    """What is known of a running step, in as few lines as the width allows."""
+    """Return the details of a running step, in few lines."""
     lines = [""]
     for fact in details(step, run.price, now):
         joined = f"{lines[-1]}, {fact}" if lines[-1] else fact
@@ -113,7 +113,7 @@ def _details(step: StepState, run: RunState, width: int, now: float) -> list[str
 
 
 def _shown(steps: list[StepState], room: int) -> list[StepState | str]:
-    """The steps, with those that are over, and those that wait longest, folded where they are too many."""
+    """Return the steps, those that are over or wait folded."""
     if len(steps) <= room:
         return list(steps)
     over = [step for step in steps if step.state not in (State.RUNNING, State.WAITING)]

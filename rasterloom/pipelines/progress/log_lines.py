@@ -1,4 +1,4 @@
-"""A run as lines: text for people, where there is no terminal, or JSON for programs."""
+"""Progress as lines: text for people, JSON for programs."""
 
 import json
 import re
@@ -20,31 +20,31 @@ SHARE = 0.05  # of the time that a step has taken
 
 
 # Of a line of text: a step and how far it is, one that waits, or one that has begun.
-TOLD = re.compile(r"  (\S+): ([^,]+)(, [\d:]+ left)?|  (\S+ waits for a node)|(\S+)  +\S")
+POSITION = re.compile(r"  (\S+): ([^,]+)(, [\d:]+ left)?|  (\S+ waits for a node)|(\S+)  +\S")
 
 
 def where_at(log: str) -> str:
-    """What a run was at when it wrote the last line of a log that tells, in either form."""
+    """Return the position of a run from its log, in either form."""
     for line in reversed(log.splitlines()):
         if line.startswith('{"time": '):
-            told = json.loads(line)
-            if told["event"] in ("step", "progress"):
-                return f"{told['step']}{_units(told)}"
-        elif said := TOLD.match(line):
+            event = json.loads(line)
+            if event["event"] in ("step", "progress"):
+                return f"{event['step']}{_units(event)}"
+        elif said := POSITION.match(line):
             step, done, left, waits, began = said.groups()
             return f"{step} {done}{left or ''}" if step else waits or began
     return ""
 
 
-def _units(told: dict[str, Any]) -> str:
-    done = told.get("shards_done", told.get("units_done"))
-    total = told.get("shards_total", told.get("units_total"))
-    left = f", {clock(told['eta_s'])} left" if "eta_s" in told else ""
+def _units(event: dict[str, Any]) -> str:
+    done = event.get("shards_done", event.get("units_done"))
+    total = event.get("shards_total", event.get("units_total"))
+    left = f", {clock(event['eta_s'])} left" if "eta_s" in event else ""
     return f" {done:,} of {total:,}{left}" if total else ""
 
 
 class _Lines(ABC):
-    """A line when a step begins or ends, and one now and then while it runs."""
+    """Lines when a step begins or ends, and now and then."""
 
     def __init__(self, console: Console, run: RunState) -> None:
         self.console, self.run = console, run
@@ -110,6 +110,6 @@ class JsonLines(_Lines):
 
     def _write(self, event: str, facts: dict[str, Any]) -> None:
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        told = {"time": at, "event": event, "corpus": self.run.corpus, **facts}
-        self.console.file.write(as_json(told) + "\n")
+        line = {"time": at, "event": event, "corpus": self.run.corpus, **facts}
+        self.console.file.write(as_json(line) + "\n")
         self.console.file.flush()

@@ -1,4 +1,6 @@
-"""What a run does, as Prometheus metrics: Ray's own endpoint on each node shows them, prefixed with ``ray_``.
+"""Prometheus metrics of a run.
+
+Ray's own endpoint on each node shows them, prefixed with ``ray_``.
 
 ``infra/grafana/rasterloom.json`` is a dashboard of them.
 """

@@ -1,4 +1,4 @@
-"""Progress of a run: steps report to it, and the display that fits shows it.
+"""Progress of a run, from the steps to the display.
 
 On a terminal that is a live view (`live_view.py`), elsewhere a line now and then, or JSON (`log_lines.py`).
 """
@@ -20,13 +20,16 @@ from rasterloom.utils.redact import cut
 
 
 class Reporter(Protocol):
-    """What a step, or whoever works in its place, reports to."""
+    """Receiver of a step's progress."""
 
     def step_started(self, name: str, total: int | None = None, unit: str = "") -> None:
-        """Begin something of ``total`` units, unknown when None: the step of that name, if there is one."""
+        """Begin the step of a name, or another part of the work.
+
+        ``total`` units are to be done; None where unknown.
+        """
 
     def advanced(self, done: int, total: int | None = None) -> None:
-        """Report how many units are done in all, and of how many if that is known only now."""
+        """Report the units done so far, and their number in all."""
 
     def counted(self, what: Count) -> None:
         """Report what counts beside that: workers, shards, a note, figures."""
@@ -39,7 +42,7 @@ class Reporter(Protocol):
 
 
 class Display(Protocol):
-    """View of a run. Its methods are called by whoever works, one at a time."""
+    """View of a run; its methods are called one at a time."""
 
     def open(self) -> None: ...
     def close(self) -> None: ...
@@ -47,17 +50,17 @@ class Display(Protocol):
         """Print a line that is no state."""
 
     def changed(self, step: StepState, event: str) -> None:
-        """Show that a step has begun, gone on or ended: ``step``, ``progress``, or its state."""
+        """Show a step's event: ``step``, ``progress``, or its state."""
 
     def ended(self, planned: list[str]) -> None:
-        """Show the end of the run; those of the steps that were named were to be run."""
+        """Show the end of the run and the steps it planned."""
 
 
 class Progress(Reporter):
     """State of a run and its display."""
 
     def __init__(self, console: Console, as_json: bool = False) -> None:
-        """Show on a console what fits it: a live view or lines; or JSON."""
+        """Choose the display: a live view, lines or JSON."""
         self.run = RunState()
         self._lock = threading.RLock()
         self._display: Display
@@ -70,7 +73,7 @@ class Progress(Reporter):
 
     @contextmanager
     def showing(self) -> Iterator["Progress"]:
-        """Show what goes on as long as the block lasts; whatever ends it, the terminal is as before."""
+        """Show the run within this block; restore the terminal."""
         self.run.began = self.run.began or time.monotonic()
         self._display.open()
         try:
@@ -88,14 +91,14 @@ class Progress(Reporter):
             self.run.steps = {name: StepState(name) for name in names}
 
     def skip(self, name: str) -> None:
-        """Show that a step was done before."""
+        """Show a step's event: ``step``, ``progress``, or its state."""
         with self._lock:
             self.run.steps[name].state = State.BEFORE
             self._display.changed(self.run.steps[name], State.BEFORE)
 
     @contextmanager
     def step(self, name: str, why: str) -> Iterator[StepState]:
-        """Have a step run as long as the block lasts; one that fails or is stopped is shown so."""
+        """Run a step within this block; a failure is shown."""
         with self._lock:
             self.step_started(name)
             step = self._running
@@ -144,7 +147,7 @@ class Progress(Reporter):
             self._display.changed(step, state)
 
     def ended(self, planned: list[str]) -> None:
-        """Show the end of the run; those of the steps that were named were to be run."""
+        """Show the end of the run and the steps it planned."""
         self._display.ended(planned)
 
     @property

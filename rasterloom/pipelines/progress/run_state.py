@@ -1,4 +1,4 @@
-"""State of a run at a moment: its steps, and how far the running one is."""
+"""State of a run and its steps at a moment."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -33,7 +33,7 @@ class State(StrEnum):
 
 @dataclass
 class StepState:
-    """Counted values of one step, which are those of this run, and its clock."""
+    """Counted values of one step in this run, and its clock."""
 
     name: str
     state: State = State.WAITING
@@ -80,7 +80,7 @@ class StepState:
         self.done, self.total, self.unit, self.note = 0, total, unit, ""
 
     def advance(self, done: int, total: int | None, now: float) -> None:
-        """Take in how many units are done, and of how many if that is known now."""
+        """Take in the units done so far, and their number in all."""
         self.clock.advanced(self.done, done, now)
         self.done, self.total, self.note = done, total if total is not None else self.total, ""
 
@@ -134,14 +134,14 @@ class StepState:
         return self.rows / seconds if self.rows and seconds > 0.5 else None
 
     def ok_share(self) -> float | None:
-        """Return the share of rows that are no failure; None where the step has none that fail."""
+        """Return the share of good rows; None where none can fail."""
         rows = sum(self.outcomes.values())
         if not rows or not (self.failures() or any(name in self.outcomes for name in GOOD)):
             return None
         return 1 - sum(self.failures().values()) / rows
 
     def failures(self) -> dict[str, int]:
-        """Return the rows that failed, or were not kept, by class, the most first."""
+        """Return the rows that failed or were dropped, by class, most first."""
         judged = any(name in self.outcomes for name in GOOD)
         bad = {n: rows for n, rows in self.outcomes.items() if (n not in GOOD if judged else FAILED in n)}
         return dict(sorted(((n, r) for n, r in bad.items() if r), key=lambda item: -item[1]))
@@ -175,7 +175,7 @@ class RunState:
         return sum(step.usd(self.price, now) for step in self.steps.values())
 
     def facts(self, step: StepState, now: float) -> dict[str, Any]:
-        """Return a step as plain values under stable names (docs/cluster.md), unknown ones left out."""
+        """Return the known values of a step, under stable names (docs/cluster.md)."""
         of_shards = step.of_shards
         share = step.ok_share()
         found: dict[str, Any] = {

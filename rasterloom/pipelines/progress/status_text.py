@@ -16,13 +16,13 @@ def progress_of(step: StepState) -> str:
 
 
 def ending(step: StepState, now: float) -> str:
-    """``4:10 left``; empty while that cannot be told."""
+    """``4:10 left``; empty while unknown."""
     left = step.eta_s(now)
     return "" if left is None else f"{clock(left)} left"
 
 
 def details(step: StepState, price: Price, now: float) -> list[str]:
-    """What else is known of a running step, the most telling first."""
+    """Return the details of a running step, most important first."""
     found = [step.note] if step.note else []
     if loss := step.figures.get("loss"):
         found.append(f"loss {loss:.3f}")

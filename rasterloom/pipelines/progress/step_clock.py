@@ -1,4 +1,4 @@
-"""Times of a running step: what its workers held, and when it will be done."""
+"""Clock of a running step: worker time and time left."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -29,7 +29,7 @@ class ShardClock:
         return len(self._began)
 
     def given(self, ids: Iterable[str], room: int, now: float) -> None:
-        """Take in which shards Ray was given, in their order, and how many it has room for."""
+        """Take in the shards that Ray was given, in order."""
         self.room = room
         self._began = {id_: self._began.get(id_, now) for id_ in islice(ids, room)}
 
@@ -41,7 +41,7 @@ class ShardClock:
             self._finished = [*self._finished[1 - SEEN :], Taken(rows, now - began)]
 
     def seconds_at_work(self, now: float) -> float:
-        """Return the seconds that the shards at work have taken so far, added up."""
+        """Return the seconds of all shards at work, added up."""
         return sum(now - began for began in self._began.values())
 
     def seconds_left(self, now: float) -> float | None:
@@ -84,12 +84,12 @@ class StepClock:
         self._worker_seconds += seconds
 
     def advanced(self, before: int, done: int, now: float) -> None:
-        """Take in how many units are done; the first that this run did starts its throughput."""
+        """Take in the units done; this run's first starts its throughput."""
         if self._first is None and done > before:
             self._first = now, done
 
     def seconds(self, now: float) -> float:
-        """Return how long the step has run; 0 if it has not begun."""
+        """Return the seconds since the step began; 0 before."""
         return (self.ended if self.ended is not None else now) - self.began if self.began else 0.0
 
     def worker_seconds(self, now: float) -> float:
@@ -98,7 +98,7 @@ class StepClock:
         return held + self.shards.seconds_at_work(now)
 
     def eta_s(self, done: int, total: int, of_shards: bool, now: float) -> float | None:
-        """Return the seconds until all units are done, None while unknown; worked out once a second."""
+        """Return the seconds until all units are done, None while unknown."""
         if now - self._eta[0] >= ETA_EVERY_S:
             self._eta = now, self.shards.seconds_left(now) if of_shards else self._left(done, total, now)
         at, left = self._eta

@@ -17,7 +17,7 @@ CLASSES = 3
 
 
 def print_summary(console: Console, run: RunState, planned: list[str]) -> None:
-    """Print a line a step that ran, and one for the whole; nothing if none did."""
+    """Print a line for each step that ran, and a total."""
     now = time.monotonic()
     ran = [run.steps[name] for name in planned if run.steps[name].clock.began]
     if not ran:
