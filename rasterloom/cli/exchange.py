@@ -27,15 +27,10 @@ def export_command(
 
     corpus = open_corpus(recipe, at)
     total = sum(file.rows for file in corpus.files("images"))
-    done = 0
     with out.status("reading") as status:
-
-        def advance(rows: int) -> None:
-            nonlocal done
-            done += rows
-            status.update(f"{done:,} of {total:,} rows")
-
-        card = export(corpus, folder, form, advance=advance)
+        card = export(
+            corpus, folder, form, advance=lambda done, _: status.update(f"{done:,} of {total:,} rows")
+        )
     out.print(f"{card.rows:,} samples: {folder}", highlight=False)
 
 

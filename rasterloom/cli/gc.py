@@ -75,7 +75,7 @@ def gc_command(
             corpus,
             grace,
             models=models,
-            advance=lambda what, done, total: status.update(f"{what}: {done:,} of {total:,}"),
+            advance=lambda part: lambda done, total: status.update(f"{part}: {done:,} of {total:,}"),
         )
     snapshots, files = sum(gone.snapshots.values()), len(gone.items)
     size = sum(item.size for item in gone.items) / 1e6

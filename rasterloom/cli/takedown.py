@@ -53,7 +53,7 @@ def takedown_command(
             why=why,
             doubles=doubles,
             dry_run=dry_run,
-            advance=lambda what, done, total: status.update(f"{what}: {done:,} of {total:,} files"),
+            advance=lambda part: lambda done, total: status.update(f"{part}: {done:,} of {total:,} files"),
         )
     if output is OutputFormat.JSON:
         print_json(asdict(found))

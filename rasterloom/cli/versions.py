@@ -256,15 +256,12 @@ def verify_command(
 
     corpus = open_corpus(recipe, at)
     total = sum(len(corpus.files(name)) for name in TABLES)
-    done = 0
     with out.status("reading the files") as status:
-
-        def advance(files: int) -> None:
-            nonlocal done
-            done += files
-            status.update(f"{done:,} of {total:,} files")
-
-        standing, problems = verify(corpus, deep=not quick, advance=advance)
+        standing, problems = verify(
+            corpus,
+            deep=not quick,
+            advance=lambda done, _: status.update(f"{done:,} of {total:,} files"),
+        )
     for s in standing:
         out.print(
             f"{s.table}: {s.good_files:,} of {s.files:,} files and {s.good_rows:,} of {s.rows:,} rows stand",

@@ -1,4 +1,4 @@
-"""S3 as a store needs it: clients that give up in time, conditional writes, errors in one line."""
+"""S3 clients with time-outs, conditional writes and one-line errors."""
 
 import contextlib
 import os
@@ -7,7 +7,16 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+import boto3
 import pyarrow.fs as pafs
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    IncompleteReadError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
 
 from rasterloom.errors import StorageError
 from rasterloom.utils.retry import RetryPolicy
@@ -33,12 +42,12 @@ _ADVICE = {
     "ExpiredToken": "the session token has expired: get new credentials and run again",
     "NoCredentialsError": "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
     "EndpointConnectionError": "nobody answers: see AWS_ENDPOINT_URL",
-    "SlowDown": "the server kept asking for a slower pace: run again later",
+    "SlowDown": "the server kept asking for fewer requests: run again later",
 }
 
 
 def endpoint() -> str | None:
-    """The S3 server's address where it is not Amazon's, from the environment, as boto3 has it."""
+    """Return the environment's S3 endpoint, as boto3; None for Amazon's."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
@@ -64,9 +73,6 @@ def filesystem() -> pafs.FileSystem:
 
 def client() -> Any:
     """The boto3 client for conditional writes and for looking objects up."""
-    import boto3
-    from botocore.config import Config
-
     retries = {"mode": "standard", "max_attempts": TRIES}
     config = Config(retries=retries, connect_timeout=CONNECT_S, read_timeout=REQUEST_S)
     # A session of its own: boto3's default one keeps the credentials that it first saw.
@@ -74,13 +80,11 @@ def client() -> Any:
 
 
 def check_bucket(client: Any, bucket: str) -> None:
-    """Raise StorageError if there is no such bucket, or it may not be looked at.
+    """Raise StorageError if a bucket is missing or not accessible.
 
     Some servers make a bucket of any name that is written to: a typing error would go unnoticed.
     """
-    from botocore.exceptions import ClientError
-
-    with told(f"s3://{bucket}"):
+    with storage_errors(f"s3://{bucket}"):
         try:
             client.head_bucket(Bucket=bucket)
         except ClientError as error:
@@ -90,7 +94,7 @@ def check_bucket(client: Any, bucket: str) -> None:
 
 
 def put_if_absent(client: Any, bucket: str, key: str, data: bytes) -> bool:
-    """Write an object unless there is one, and tell whether it is the one that this call wrote.
+    """Write an object unless it exists; return whether this call did.
 
     An answer can be lost on its way: the request is made again, and finds the object that it wrote itself.
     So one of the very same bytes counts as written by this call.
@@ -98,9 +102,7 @@ def put_if_absent(client: Any, bucket: str, key: str, data: bytes) -> bool:
     Raises:
         StorageError: the server cannot be reached or refuses.
     """
-    from botocore.exceptions import ClientError
-
-    with told(f"s3://{bucket}/{key}"):
+    with storage_errors(f"s3://{bucket}/{key}"):
         for attempt in WRITES.attempts(f"write of s3://{bucket}/{key}"):
             with attempt:
                 try:
@@ -119,13 +121,12 @@ def put_if_absent(client: Any, bucket: str, key: str, data: bytes) -> bool:
 
 
 def get(client: Any, bucket: str, key: str) -> bytes:
-    """Read an object, again if its body breaks off, which boto3 does not do by itself.
+    """Read an object, with retries of a body that breaks off.
 
     Raises:
         FileNotFoundError: there is no such object.
         StorageError: the server cannot be reached or refuses.
     """
-    from botocore.exceptions import ClientError
 
     def read() -> bytes:
         try:
@@ -138,24 +139,22 @@ def get(client: Any, bucket: str, key: str) -> bytes:
                 raise
             raise FileNotFoundError(key) from None
 
-    with told(f"s3://{bucket}/{key}"):
+    with storage_errors(f"s3://{bucket}/{key}"):
         return READS.call(f"read of s3://{bucket}/{key}", read)
 
 
 def _is_cut_off(error: BaseException) -> bool:
-    """Whether the body of an answer broke off."""
-    from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
-
+    """Return whether the body of an answer broke off."""
     return isinstance(error, IncompleteReadError | ReadTimeoutError | ResponseStreamingError)
 
 
 def uploads(client: Any, bucket: str, prefix: str) -> Iterator[tuple[str, str, datetime]]:
-    """Yield the multipart uploads that nobody finished: key, the upload's id, when it began (UTC).
+    """Yield unfinished multipart uploads: key, upload id, start (UTC).
 
     Raises:
         StorageError: the server cannot be reached or refuses.
     """
-    with told(f"s3://{bucket}/{prefix}: s3:ListBucketMultipartUploads"):
+    with storage_errors(f"s3://{bucket}/{prefix}: s3:ListBucketMultipartUploads"):
         pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
         for page in pages:
             for found in page.get("Uploads", ()):
@@ -163,8 +162,8 @@ def uploads(client: Any, bucket: str, prefix: str) -> Iterator[tuple[str, str, d
 
 
 def uploaded(client: Any, bucket: str, key: str, upload: str) -> int:
-    """Return how many bytes of an unfinished upload are there; none if it has ended since."""
-    with told(f"s3://{bucket}/{key}"):
+    """Return the size of an unfinished upload; 0 if it has ended."""
+    with storage_errors(f"s3://{bucket}/{key}"):
         try:
             pages = client.get_paginator("list_parts").paginate(Bucket=bucket, Key=key, UploadId=upload)
             return sum(part["Size"] for page in pages for part in page.get("Parts", ()))
@@ -173,16 +172,14 @@ def uploaded(client: Any, bucket: str, key: str, upload: str) -> int:
 
 
 def abort(client: Any, bucket: str, key: str, upload: str) -> None:
-    """Give up an unfinished upload, and with it what is there of it; one that has ended is no error."""
-    with told(f"s3://{bucket}/{key}"), contextlib.suppress(client.exceptions.NoSuchUpload):
+    """Abort an unfinished upload; one that has ended is no error."""
+    with storage_errors(f"s3://{bucket}/{key}"), contextlib.suppress(client.exceptions.NoSuchUpload):
         client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload)
 
 
 @contextlib.contextmanager
-def told(place: str) -> Iterator[None]:
-    """Turn what boto3 raises into a StorageError of one line, without anything that is secret."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
+def storage_errors(place: str) -> Iterator[None]:
+    """Turn boto3's errors into a StorageError of one line, without secrets."""
     try:
         yield
     except ClientError as error:

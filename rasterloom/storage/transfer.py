@@ -15,8 +15,8 @@ from rasterloom.utils.retry import RetryPolicy
 UPLOADS = RetryPolicy(lambda error: isinstance(error, OSError), tries=3)
 
 
-class Upload:
-    """Copies a folder of this machine into a store, in a thread of its own."""
+class FolderUpload:
+    """Copy of a local folder into a store, in a thread."""
 
     def __init__(self, store: Store, folder: Path, name: str) -> None:
         self._error: StorageError | None = None
@@ -26,7 +26,7 @@ class Upload:
 
     @property
     def done(self) -> bool:
-        """Whether it has ended, well or not."""
+        """Return whether the upload has ended, well or not."""
         return not self._thread.is_alive()
 
     def wait(self) -> StorageError | None:
@@ -59,7 +59,7 @@ def upload(store: Store, folder: Path, name: str) -> None:
 
 
 def download(store: Store, name: str, folder: Path) -> None:
-    """Copy what a store has under a name into a folder of this machine.
+    """Copy a folder of a store to this machine.
 
     Raises:
         StorageError: it failed.

@@ -1,4 +1,4 @@
-"""A Ray of this machine alone: on the loopback interface, with a token of its own."""
+"""Ray on this machine alone: loopback interface, token of its own."""
 
 import os
 import secrets
@@ -12,7 +12,7 @@ from rasterloom.utils.ray_compat import LOOPBACK, forget_token, loopback
 
 @contextmanager
 def private_ray() -> Iterator[None]:
-    """Give what is started of Ray meanwhile the loopback interface and a token that nobody has yet."""
+    """Start Ray within this block on loopback with a fresh token."""
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with _environment(LOOPBACK | token), loopback():
         forget_token()
@@ -20,7 +20,7 @@ def private_ray() -> Iterator[None]:
 
 
 def start_local_ray(**options: Any) -> None:
-    """Start Ray on this machine and connect to it; none but its own processes can.
+    """Start a local Ray that only its own processes can connect to.
 
     Its processes inherit the token through their environment. It doesn't stay in this process's, where it
     would be given to the next cluster.
@@ -40,7 +40,7 @@ def start_local_ray(**options: Any) -> None:
 
 
 def stop_local_ray() -> None:
-    """Stop the Ray that was started, or leave that which was connected to."""
+    """Stop the local Ray, or disconnect from another one."""
     import ray  # heavy
 
     ray.shutdown()

@@ -16,7 +16,7 @@ FORMAT = "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
 
 
 def attach() -> Path:
-    """Send this process's log, DEBUG aside, to a file of its own; return its path.
+    """Log this process, DEBUG aside, to a file; return its path.
 
     The file is made when something is logged first. A second call returns the same path. Files that are a
     month old are removed.
@@ -42,7 +42,7 @@ def attach() -> Path:
 
 
 class _LogFile(RotatingFileHandler):
-    """Two files of a limited size, without secrets; a file that cannot be written stops no work."""
+    """Rotating log without secrets; a failing write stops no work."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, maxBytes=LIMIT_BYTES, backupCount=1, encoding="utf-8", delay=True)
@@ -53,4 +53,7 @@ class _LogFile(RotatingFileHandler):
         return safe(super().format(record), LINES)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Ignore a full disk: logging's own would print a traceback over the live view."""
+        """Ignore a failing write.
+
+        logging's own would print a traceback over the live view.
+        """

@@ -1,4 +1,4 @@
-"""Private parts of Ray that Rasterloom relies on, in one place. They hold for Ray 2.60."""
+"""Private parts of Ray 2.60 that Rasterloom relies on."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -18,7 +18,10 @@ TALKATIVE = (
 
 
 def forget_token() -> None:
-    """Let Ray read mode and token from the environment again: it keeps those that it has once read."""
+    """Make Ray read its token from the environment again.
+
+    It keeps mode and token that it has once read.
+    """
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # heavy
 
     Config.initialize("")
@@ -27,7 +30,10 @@ def forget_token() -> None:
 
 @contextmanager
 def loopback() -> Iterator[None]:
-    """Have this process's Ray heed LOOPBACK, which it reads only when it is imported."""
+    """Have this process's Ray heed LOOPBACK.
+
+    It reads the variable only when it is imported.
+    """
     from ray._private import ray_constants  # heavy
 
     before = ray_constants.ENABLE_RAY_CLUSTER
@@ -39,7 +45,7 @@ def loopback() -> Iterator[None]:
 
 
 def ignore_rules(folder: Path) -> list[Callable[[Path], bool]]:
-    """Return the rules of a folder's ``.gitignore`` and ``.rayignore``, as Ray reads them."""
+    """Return the ignore rules of a folder, as Ray reads them."""
     from ray._private.runtime_env.packaging import get_excludes_from_ignore_files  # heavy
 
     silent = logging.Logger("rasterloom.silent", logging.CRITICAL)  # Ray would tell of each ignore file
@@ -50,7 +56,7 @@ def ignore_rules(folder: Path) -> list[Callable[[Path], bool]]:
 
 
 def server_version(client: Any) -> str:
-    """Return the version of Ray that a client of the Jobs API found when it connected.
+    """Return the cluster's version of Ray from a client.
 
     The client's public ``get_version`` is that of the API.
     """

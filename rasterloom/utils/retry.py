@@ -1,4 +1,4 @@
-"""Retries, with growing pauses, of work that a network or another process spoils."""
+"""Retries with growing pauses."""
 
 import logging
 import random
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """The errors after which work is tried again, how often, and with which pauses."""
+    """Errors that are retried, how often, and with which pauses."""
 
     retried: Callable[[BaseException], bool]
     tries: int

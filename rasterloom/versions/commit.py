@@ -23,7 +23,7 @@ NAME_MAPPING = "schema.name-mapping.default"
 
 
 def head_snapshot(corpus: Corpus, table: Table | None, step: str) -> tuple[Snapshot, Record] | None:
-    """Return the latest version that ``step`` gave to the table at ``corpus.ref``; None if it never did."""
+    """Return the last version of ``step`` at ``corpus.ref``, or None."""
     return last_versions(table, corpus.head(table)).get(step) if table is not None else None
 
 
@@ -37,7 +37,7 @@ def commit(
     replaces: str = "",
     partition_by: tuple[str, ...] = (),
 ) -> int:
-    """Add a step's Parquet files to a table in one transaction, and return the snapshot's id.
+    """Commit a step's Parquet files to a table; return the snapshot's id.
 
     The rows that match ``replaces`` (an Iceberg filter; all rows when empty) give way to the new ones.
     Any number of callers may commit the same record at once: one snapshot comes of it.
@@ -72,7 +72,7 @@ def commit(
 
 
 def _have_branch(corpus: Corpus, table: Table) -> None:
-    """See to it that a table has the branch that is to be committed to: one that is new here begins empty."""
+    """Create the branch to commit to, empty, if it is missing."""
     there = table.refs().get(corpus.ref)
     if corpus.ref.isdecimal() or (there and there.snapshot_ref_type is not SnapshotRefType.BRANCH):
         raise StorageError(

@@ -1,5 +1,6 @@
 """Creation of a table, once, however many drivers need it."""
 
+import logging
 import time
 import uuid
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pyiceberg.transforms import IdentityTransform
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.pyiceberg_compat import iceberg_schema
 
+logger = logging.getLogger(__name__)
 MAKING_S = 30.0  # after which whoever is at it is taken to be gone
 
 
@@ -67,8 +69,10 @@ def _alone(corpus: Corpus, name: str) -> Iterator[None]:
     mark = f"{corpus.name}/creating/{name}"
     driver = uuid.uuid4().bytes
     until = time.monotonic() + MAKING_S
-    while not corpus.store.put_if_absent(mark, driver) and time.monotonic() < until:
+    while not (won := corpus.store.put_if_absent(mark, driver)) and time.monotonic() < until:
         time.sleep(0.2)
+    if not won:
+        logger.warning("%s is taken over from a driver that did not finish in %.0f s", mark, MAKING_S)
     try:
         yield
     finally:

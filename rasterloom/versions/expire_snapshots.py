@@ -1,4 +1,4 @@
-"""Which snapshots of a table have to stay, what these reach, and the end of the others."""
+"""Expiry of a table's snapshots, and the files that the others reach."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from rasterloom.versions.retrying import CONFLICTS, access_errors
 
 @dataclass
 class Reach:
-    """What some snapshots of a table are made of, as URIs."""
+    """URIs of the files of some snapshots."""
 
     data: set[str] = field(default_factory=set)
     metadata: set[str] = field(default_factory=set)
@@ -42,7 +42,7 @@ def records_of(table: Table, snapshots: Collection[int]) -> list[Record]:
 
 
 def reach(table: Table, snapshots: Collection[int]) -> Reach:
-    """Return the files that some snapshots are made of, and those that a table is."""
+    """Return the files that a table and some snapshots refer to."""
     found = Reach(metadata={table.metadata_location})
     found.metadata.update(entry.metadata_file for entry in table.metadata.metadata_log)
     found.metadata.update(file.statistics_path for file in table.metadata.statistics)
@@ -59,7 +59,9 @@ def reach(table: Table, snapshots: Collection[int]) -> Reach:
 
 
 def expire(corpus: Corpus, name: str, since_ms: float, fingerprints: Collection[str]) -> int:
-    """Take out of a table's history the snapshots that need not stay; return how many. No file is deleted.
+    """Expire the snapshots that need not stay; return how many.
+
+    No file is deleted.
 
     Raises:
         CommitFailedException: others kept committing to this table and won every time.

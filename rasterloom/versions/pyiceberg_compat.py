@@ -1,4 +1,4 @@
-"""Private parts of pyiceberg that Rasterloom relies on, in one place. They hold for pyiceberg 0.12."""
+"""Private parts of pyiceberg 0.12 that Rasterloom relies on."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ HOLDS_FOR = "0.12"
 
 
 def iceberg_schema(schema: pa.Schema) -> Schema:
-    """Return a pyarrow schema as Iceberg's, with the ids that a new table gives to its fields."""
+    """Return a pyarrow schema as Iceberg's, with a new table's ids."""
     return assign_fresh_schema_ids(_pyarrow_to_schema_without_ids(schema))
 
 
@@ -27,7 +27,10 @@ class _GivesUp(HTTPAdapter):
 
 
 class TimedRestCatalog(RestCatalog):
-    """pyiceberg's REST catalog with S3's time-outs: its own waits for an answer for ever."""
+    """REST catalog with S3's time-outs.
+
+    pyiceberg's own waits for an answer for ever.
+    """
 
     def _create_session(self) -> Session:
         return _timed(super()._create_session())

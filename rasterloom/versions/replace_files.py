@@ -13,7 +13,7 @@ from rasterloom.versions.retrying import REPLACEMENTS, access_errors
 
 
 def entries(corpus: Corpus, table: Table) -> dict[str, DataFile]:
-    """The entries of a table's data files at the corpus's ``ref``, by name in the store."""
+    """Return a table's data files at ``ref``, by name in the store."""
     head = corpus.head(table)
     if head is None:
         return {}
@@ -24,7 +24,7 @@ def entries(corpus: Corpus, table: Table) -> dict[str, DataFile]:
 
 
 def replace_files(corpus: Corpus, name: str, new: Mapping[str, str | None], record: Record) -> bool:
-    """Put files in the place of others in one snapshot, which bears a record.
+    """Replace data files in one snapshot with a record.
 
     Args:
         new: for the name of each data file that goes, that of the one that comes, or None.

@@ -40,7 +40,7 @@ def _passes(error: BaseException) -> bool:
 
 
 def _lost(error: BaseException) -> bool:
-    """Whether another commit was first, or nobody knows what came of this one."""
+    """Return whether another commit won, or the outcome is unknown."""
     lost = isinstance(error, (CommitFailedException, *TRANSIENT))
     return lost and not is_full(error)
 
@@ -53,7 +53,10 @@ CONFLICTS = replace(COMMITS, retried=lambda error: isinstance(error, CommitFaile
 
 @contextmanager
 def access_errors() -> Iterator[None]:
-    """Turn a catalog's refusal into one line; pyiceberg has asked for a new token by then, if it can."""
+    """Turn a catalog's refusal into one line.
+
+    pyiceberg has asked for a new token by then, if it can.
+    """
     try:
         yield
     except (ForbiddenError, OAuthError, UnauthorizedError) as error:
@@ -64,6 +67,9 @@ def access_errors() -> Iterator[None]:
 
 
 def with_retries(what: str, work: Callable[[], T]) -> T:
-    """Return what ``work``, which is named in the log, returns; it can be done again."""
+    """Return what ``work`` returns, tried as ``NETWORK`` says.
+
+    It can be done again; ``what`` names it in the log.
+    """
     with access_errors():
         return NETWORK.call(what, work)

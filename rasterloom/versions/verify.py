@@ -1,6 +1,6 @@
-"""Whether a version's files are all there, readable, and what was committed."""
+"""Verification of the files of a version."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -8,12 +8,13 @@ import pyarrow.parquet as pq
 from pyiceberg.manifest import DataFile as IcebergFile
 
 from rasterloom.errors import one_line
+from rasterloom.utils.parallel import Advance, adding, silent
 from rasterloom.versions.corpus import TABLES, Corpus
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a file of a table; ``file`` is its URI."""
+    """Fault of a table's file; ``file`` is its URI."""
 
     table: str
     file: str
@@ -22,7 +23,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Standing:
-    """What still stands of a table."""
+    """Intact part of a table."""
 
     table: str
     snapshot_id: int
@@ -37,7 +38,7 @@ def verify(
     *,
     deep: bool = True,
     tables: tuple[str, ...] = TABLES,
-    advance: Callable[[int], None] = lambda files: None,
+    advance: Advance = silent,
 ) -> tuple[list[Standing], list[Problem]]:
     """Check every file of the version that a corpus is seen at.
 
@@ -45,12 +46,13 @@ def verify(
     to its last page; the checksums that the pages carry are checked then.
 
     Args:
-        advance: called with 1 for every file that was looked at.
+        advance: called with the number of files checked so far.
 
     Returns:
         What stands of each table, and what is wrong, file by file.
     """
     standing, problems = [], []
+    add = adding(advance)
     for name in tables:
         try:
             table = corpus.table(name)
@@ -67,7 +69,7 @@ def verify(
             problems += wrong
             good += not wrong
             rows += 0 if wrong else file.record_count
-            advance(1)
+            add(1)
         total = sum(f.record_count for f in found)
         standing.append(Standing(name, head.snapshot_id, len(found), total, good, rows))
     return standing, problems

@@ -1,4 +1,4 @@
-"""Whether a workspace can be worked in, found out before any work is done."""
+"""Checks of a workspace before any work is done."""
 
 import uuid
 

@@ -12,10 +12,10 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from rasterloom.errors import StepFailed
-from rasterloom.pipelines.execution.gpu_actors import TRIES
 from rasterloom.pipelines.execution.nodes import Nodes
 from rasterloom.pipelines.execution.runner import run_step
 from rasterloom.pipelines.execution.scheduler import needs_of
+from rasterloom.pipelines.execution.shard_pool import TRIES
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.step import Shard, ShardStep
 from rasterloom.recipe.run import Run

@@ -16,6 +16,7 @@ from rasterloom.pipelines.corpus import token_work
 from rasterloom.pipelines.execution.ray_cluster import start_ray
 from rasterloom.pipelines.execution.scheduler import run_on_ray
 from rasterloom.pipelines.import_export.retokenize import steps_on_tables
+from rasterloom.pipelines.progress.counts import ShardPlan
 from rasterloom.pipelines.progress.prometheus import Metrics
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.workflow import Workflow
@@ -240,8 +241,8 @@ def test_codes_do_not_depend_on_workers_nor_on_the_order_of_shards(undisturbed):
     for name, in_flight, todo in (("one", 1, shards), ("four", 4, shards[::-1])):
         run, counted = Run(cpus=2, in_flight=in_flight), Metrics("little", name)
         quiet = Progress(Console(quiet=True))
-        quiet.start(name, None)
-        quiet.shards(todo, [], 1, 0)
+        quiet.step_started(name)
+        quiet.counted(ShardPlan(todo, [], 1, 0))
         results = list(run_on_ray(corpus.store, f"try/{name}", codes, todo, run, quiet, counted))
         files = sorted((result.shard, file) for result in results for file in result.data_files)
         rows = [row for _, file in files for row in pq.read_table(corpus.store.path(file.name)).to_pylist()]

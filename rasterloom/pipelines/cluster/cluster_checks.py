@@ -1,4 +1,4 @@
-"""What the doctor looks at beyond this machine: names, clocks, and a Ray cluster."""
+"""Checks of names, clocks and a Ray cluster."""
 
 import http.client
 import os
@@ -28,14 +28,14 @@ ASK_S = 10.0
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one thing; ``what`` names the way out if it is not ok."""
+    """Result of one check; ``what`` names the remedy if it failed."""
 
     ok: bool
     what: str
 
 
 def s3_address() -> str:
-    """Where S3 is for this process."""
+    """Return the address of S3 for this process."""
     return s3.endpoint() or f"https://s3.{s3.region()}.amazonaws.com"
 
 
@@ -84,8 +84,8 @@ def clock(corpus: Corpus) -> Iterator[Finding]:
 
 
 def cluster(address: str, recipe: Recipe | None) -> Iterator[Finding]:
-    """Ask a Ray cluster's dashboard, with the token if there is one, and whether a recipe finds room."""
-    import ray
+    """Check a Ray cluster: connection, token, version and room for a recipe."""
+    import ray  # heavy
 
     mode = os.environ.get("RAY_AUTH_MODE", "token, as RAY_AUTH_MODE is not set")
     try:
@@ -103,7 +103,7 @@ def cluster(address: str, recipe: Recipe | None) -> Iterator[Finding]:
 
 
 def without_driver(nodes: list[dict[str, float]], driver: DriverTakes) -> list[dict[str, float]]:
-    """What a job's driver leaves of the nodes: it is on the smallest that has room for it."""
+    """Return the nodes less the job's driver, on the smallest that fits."""
     needs = {"CPU": 1.0 if driver.cpus is None else driver.cpus, **driver.resources}
     if driver.memory:
         needs["memory"] = float(driver.memory)
@@ -117,7 +117,7 @@ def without_driver(nodes: list[dict[str, float]], driver: DriverTakes) -> list[d
 
 
 def room(recipe: Recipe, nodes: list[dict[str, float]]) -> Iterator[Finding]:
-    """Whether nodes have what each step's workers take: a line for all that take the same."""
+    """Check that nodes have room for the workers of each step."""
     try:
         steps = Workflow(recipe).steps
     except RecipeError as error:

@@ -1,4 +1,4 @@
-"""Is everything here that a run needs? One finding a line, with the way out where something is amiss."""
+"""Checks of this machine, a workspace and a cluster."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ LEAST_MEMORY_BYTES = 4 * 2**30
 
 
 def examine(recipe: Recipe | None, address: str | None = None) -> list[Finding]:
-    """Examine this machine, a recipe's workspace and catalog, and the cluster at a dashboard's address.
+    """Check this machine, a workspace with its catalog, and a cluster.
 
     Nothing is left behind; a recipe's workspace is made if it is a local folder that is not there yet.
     """
@@ -97,7 +97,7 @@ def _machine() -> Iterator[Finding]:
 
 
 def _gpus(needed: bool) -> Iterator[Finding]:
-    from rasterloom.train.devices import gpus
+    from rasterloom.train.devices import gpus  # heavy
 
     yield from gpu_findings(gpus(), needed, find_spec("flash_attn") is not None)
 
@@ -117,14 +117,14 @@ def gpu_findings(gpus: "list[Gpu]", needed: bool, flash_attn: bool) -> Iterator[
 
 
 def _codec(config: Tokenize) -> Finding:
-    """Load the codec: weights that are missing or another network's show here and not on every worker."""
-    from rasterloom.tokenize.codecs.load import codec_of
+    """Load the codec, so that wrong weights show before a worker starts."""
+    from rasterloom.tokenize.codecs.load import codec_of  # heavy
 
     try:
         codec = codec_of(config, "cpu")
     except (ValueError, OSError) as error:
         return Finding(False, f"codec {config.codec}: {error}")
-    decoder = "" if codec.can_decode else " (encoder alone: nothing can be decoded back into pictures)"
+    decoder = "" if codec.can_decode else " (encoder alone: nothing can be decoded back into images)"
     return Finding(True, f"codec {config.codec}, weights {codec.digest[:12]}{decoder}")
 
 

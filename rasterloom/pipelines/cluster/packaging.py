@@ -1,4 +1,4 @@
-"""What a job takes along of the recipe's folder: a zip of what Ray itself would pack, and not too big."""
+"""Package of a recipe's folder for a job, of limited size."""
 
 import fnmatch
 import json
@@ -18,7 +18,7 @@ LEFT_OUT = (".git", ".venv*", "venv", "__pycache__", "*.egg-info", ".*_cache", F
 
 @dataclass(frozen=True)
 class Package:
-    """A recipe's folder as a job gets it: files relative to ``folder``, with their sizes in bytes."""
+    """Files of a recipe's folder for a job, with their sizes."""
 
     folder: Path
     files: dict[str, int]
@@ -28,7 +28,7 @@ class Package:
         return sum(self.files.values())
 
     def write(self, path: Path, variables: dict[str, str]) -> None:
-        """Write it as a zip, with a file of the variables that are the submitter's."""
+        """Write the zip, with a file of the submitter's variables."""
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for name in self.files:
                 archive.write(self.folder / name, name)

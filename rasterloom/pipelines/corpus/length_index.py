@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rasterloom.pipelines.progress.counts import Unit
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.step import FileStep, Inputs, Step
 from rasterloom.recipe.base import Section
@@ -51,6 +52,7 @@ def make_lengths(
 
 def write_index(store: Store, given: list[DataFile], path: Path, progress: Progress) -> dict[str, int]:
     """Write the index, one token file after the other, a row group each; count its rows and tokens."""
+    progress.counted(Unit("files"))
     schema = pa.schema(
         [
             ("file", pa.dictionary(pa.int32(), pa.string())),
@@ -75,6 +77,6 @@ def write_index(store: Store, given: list[DataFile], path: Path, progress: Progr
             writer.write_table(rows.add_column(0, "file", name).append_column("heldout", draws).cast(schema))
             counts["rows"] += len(rows)
             counts["tokens"] += rows["n_tokens"].to_numpy().sum(dtype="int64").item()
-            progress.update(number + 1, total=len(given), unit="files")
+            progress.advanced(number + 1, len(given))
         writer.add_key_value_metadata({LENGTHS_FILES: json.dumps(files)})
     return counts

@@ -1,5 +1,6 @@
-"""Running one step to its end: shards as Ray tasks, a bounded number in flight, one commit."""
+"""One step, from its plan to its commit."""
 
+import logging
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from rasterloom.pipelines.execution.scheduler import holds, run_on_ray
 from rasterloom.pipelines.execution.success_guard import SuccessGuard
 from rasterloom.pipelines.maintenance import rewrite
 from rasterloom.pipelines.maintenance.apply_takedowns import settle
+from rasterloom.pipelines.progress.counts import Note, ShardPlan, Workers
 from rasterloom.pipelines.progress.prometheus import Metrics
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.step import FileStep, Shard, ShardStep, Step
@@ -39,14 +41,16 @@ from rasterloom.versions.commit import commit
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.record import Record
 
+logger = logging.getLogger(__name__)
+
 
 def run_step(corpus: Corpus, step: Step, run: Run, recipe_digest: str, progress: Progress) -> Status:
-    """Bring a step to its end, from wherever an earlier run left it.
+    """Run a step to its end, from where an earlier run stopped.
 
     Raises:
         StepFailed: a shard or the step's work raised an error; the message says which and what.
     """
-    progress.start(step.name, None)
+    progress.step_started(step.name)
     if isinstance(step, FileStep):
         _run_files(corpus, step, run, recipe_digest, progress)
     else:
@@ -79,7 +83,7 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
     done = staging.published(corpus.store, place)
     done |= _taken_over(corpus, step, place, [shard for shard in shards if shard.id not in done])
     left = [shard for shard in shards if shard.id not in done]
-    progress.shards(left, list(done.values()), *holds(step, run))
+    progress.counted(ShardPlan(left, list(done.values()), *holds(step, run)))
     guard = SuccessGuard(corpus.store, run) if step.guarded else None
     metrics = Metrics(corpus.name, step.name)
     results = run_on_ray(corpus.store, place, step, left, run, progress, metrics, taken_down)
@@ -87,7 +91,7 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
         for number, result in enumerate(results, start=1):
             done[result.id] = result
             metrics.finished(result, len(left) - number)
-            progress.finished(result)
+            progress.counted(result)
             if guard and (why := guard.verdict(result)):
                 raise StepFailed(f"{step.name}: {why}")
     taken_down = tombstones(corpus.store, corpus.name)  # those that came meanwhile, too
@@ -127,7 +131,7 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
 
 
 def _taken_over(corpus: Corpus, step: ShardStep, place: str, shards: list[Shard]) -> dict[str, Published]:
-    """Publish those shards that the step's last version made from the very same files in the same way."""
+    """Publish shards that the last version made from the same input."""
     last = status(corpus, step).record
     earlier: dict[str, Published] = {}
     if last and (last.config, last.code_version) == (step.settings, step.code_version):
@@ -138,13 +142,15 @@ def _taken_over(corpus: Corpus, step: ShardStep, place: str, shards: list[Shard]
         made = Published(**shard.made) if shard.made else earlier.get(shard.digest)
         if made:
             found[shard.id] = staging.take_over(corpus.store, place, shard, made)
+    if found:
+        logger.info("%s: %d shards are taken over from an earlier version", step.name, len(found))
     return found
 
 
 def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, progress: Progress) -> None:
-    """Let a FileStep fill a local folder, then put the folder where its result belongs."""
+    """Run a FileStep in a local folder, then store the folder."""
     started = time.monotonic()
-    progress.holds(1, run.driver.cpus or 0.0, 0.0)
+    progress.counted(Workers(1, run.driver.cpus or 0.0, 0.0))
     final = file_folder(corpus, step)
     folder = work_folder(corpus, step)
     with _alone(folder, progress):
@@ -177,7 +183,7 @@ def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, pro
 
 @contextmanager
 def _alone(folder: Path, progress: Progress) -> Iterator[None]:
-    """Be the only run on this machine that works in a folder; the lock ends with the process."""
+    """Hold the lock of a folder; it ends with the process."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{folder}.lock")
     while True:
@@ -185,7 +191,7 @@ def _alone(folder: Path, progress: Progress) -> Iterator[None]:
             lock.acquire(timeout=1.0)
             break
         except Timeout:
-            progress.update(0, "waiting for another run that makes it")
+            progress.counted(Note("waiting for another run that makes it"))
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Stopping a fetch whose success collapses: a wrong proxy shall not write off a hundred million pairs."""
+"""Guard that stops a fetch whose success rate collapses."""
 
 from collections import Counter, deque
 
@@ -33,7 +33,7 @@ class SuccessGuard:
         self._latest: deque[Published] = deque()
 
     def verdict(self, result: Published) -> str | None:
-        """Take a finished shard in; return why to stop, and the way out, None to go on."""
+        """Take in a finished shard; return why to stop, or None."""
         self._latest.append(result)
         while sum(map(_asked, self._latest)) - _asked(self._latest[0]) >= self._run.success_window:
             self._latest.popleft()

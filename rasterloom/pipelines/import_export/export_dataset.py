@@ -3,7 +3,7 @@
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from rasterloom.pipelines.import_export.export_readme import Card, write_card
 from rasterloom.pipelines.maintenance.takedown import refuse_held
 from rasterloom.schema import SCORES, in_order
 from rasterloom.storage.parquet_io import read_file, read_files, read_rows
+from rasterloom.utils.parallel import Advance, adding, silent
 from rasterloom.versions.corpus import Corpus
 
 FILE_BYTES = 500_000_000  # of pictures in a file, about
@@ -30,7 +31,7 @@ def export(
     form: Form = Form.HF,
     *,
     file_bytes: int = FILE_BYTES,
-    advance: Callable[[int], None] = lambda rows: None,
+    advance: Advance = silent,
 ) -> Card:
     """Export the selected images of a version, with a dataset card.
 
@@ -40,7 +41,7 @@ def export(
         form: ``hf`` has its pictures as ``datasets`` wants them (``load_dataset(folder)``), ``parquet`` as
             plain bytes; ``webdataset`` has tars of ``key.jpg``, ``key.txt`` and ``key.json``.
         file_bytes: of pictures in one file, about.
-        advance: called with the number of rows after each of the corpus's files.
+        advance: called with the rows read so far after each of the corpus's files.
 
     Raises:
         RecipeError: the folder holds something, or the version has no selection.
@@ -61,9 +62,9 @@ def export(
     return card
 
 
-def kept_rows(corpus: Corpus, advance: Callable[[int], None] = lambda rows: None) -> Iterator[pa.Table]:
+def kept_rows(corpus: Corpus, advance: Advance = silent) -> Iterator[pa.Table]:
     """Yield the selected rows of each file of images, with scores and origin."""
-    store = corpus.store
+    store, add = corpus.store, adding(advance)
     names = {table: [f.name for f in corpus.files(table)] for table in ("scores", "selection")}
     pairs = _Pairs(corpus)
     for file in corpus.files("images"):
@@ -80,7 +81,7 @@ def kept_rows(corpus: Corpus, advance: Callable[[int], None] = lambda rows: None
         columns |= {name: scores[name].take(at) for name in scores.column_names if name not in SCORES.names}
         rows = pa.table(columns)
         yield rows.filter(pc.is_in(rows["key"], kept))
-        advance(images.num_rows)
+        add(images.num_rows)
 
 
 class _Pairs:

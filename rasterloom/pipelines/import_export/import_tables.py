@@ -8,7 +8,7 @@ their sizes and hashes.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from rasterloom.sources.images.decode import decode_image
 from rasterloom.sources.images.row import image_columns, received
 from rasterloom.storage.parquet_options import IMAGE_PARQUET, TEXT_PARQUET
 from rasterloom.storage.store import Entry, Store
+from rasterloom.utils.parallel import Advance, silent
 from rasterloom.versions.commit import commit
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.history import made
@@ -56,7 +57,7 @@ def adopt(
     table: str,
     path: str,
     columns: Mapping[str, str],
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    advance: Advance = silent,
 ) -> Adopted:
     """Import Parquet files as the next version of a table; the same files give the same version.
 

@@ -19,7 +19,7 @@ from rasterloom.pipelines.workspace.tombstones import Tombstones, tombstones
 from rasterloom.schema import StepKind
 from rasterloom.storage.layout import staging_of
 from rasterloom.storage.parquet_io import DataFile
-from rasterloom.utils.parallel import Advance, silent, spread
+from rasterloom.utils.parallel import AdvancePart, silent_part, spread
 from rasterloom.versions.commit import head_snapshot
 from rasterloom.versions.corpus import MAIN, TABLES, Corpus
 from rasterloom.versions.history import made
@@ -30,7 +30,7 @@ from rasterloom.versions.replace_files import entries, replace_files
 PICTURED = (StepKind.REPORT, StepKind.SAMPLE)  # steps whose folders have pictures of single rows
 
 
-def settle(corpus: Corpus, advance: Advance = silent) -> dict[str, int]:
+def settle(corpus: Corpus, advance: AdvancePart = silent_part) -> dict[str, int]:
     """Take out what was taken down and is there, if there is any; return how many rows went, by table."""
     known = tombstones(corpus.store, corpus.name)
     if is_settled(corpus, known):
@@ -42,7 +42,7 @@ def settle(corpus: Corpus, advance: Advance = silent) -> dict[str, int]:
 
 
 def apply(
-    corpus: Corpus, known: Tombstones, *, dry_run: bool = False, advance: Advance = silent
+    corpus: Corpus, known: Tombstones, *, dry_run: bool = False, advance: AdvancePart = silent_part
 ) -> dict[str, int]:
     """Take rows out of staged shards and of all tables, on every branch.
 
@@ -93,7 +93,7 @@ def _note(corpus: Corpus, known: Tombstones) -> None:
     corpus.store.put(corpus.layout.settled, json.dumps(noted).encode())
 
 
-def _clean_staging(corpus: Corpus, cleaner: Cleaner, advance: Advance) -> dict[str, int]:
+def _clean_staging(corpus: Corpus, cleaner: Cleaner, advance: AdvancePart) -> dict[str, int]:
     """Clean every shard that is published; return by fingerprint the last takedown that took rows out."""
     store, layout = corpus.store, corpus.layout
     names = [name for name in store.list(layout.all_staging) if staging.is_published(name)]
@@ -104,7 +104,7 @@ def _clean_staging(corpus: Corpus, cleaner: Cleaner, advance: Advance) -> dict[s
         step, _ = layout.staged_step(place)
         return place, cleaner.published(place, staging.read_published(store, name), step).taken_down
 
-    for place, last in spread(clean, names, "looking at staged shards", advance):
+    for place, last in spread(clean, names, advance("looking at staged shards")):
         taken_down[place] = max(taken_down[place], last)
     for place, last in taken_down.items():
         step, fingerprint = layout.staged_step(place)
@@ -117,7 +117,7 @@ def _clean_staging(corpus: Corpus, cleaner: Cleaner, advance: Advance) -> dict[s
     return {layout.staged_step(place)[1]: last for place, last in taken_down.items()}
 
 
-def _clean_table(corpus: Corpus, name: str, cleaner: Cleaner, advance: Advance) -> int:
+def _clean_table(corpus: Corpus, name: str, cleaner: Cleaner, advance: AdvancePart) -> int:
     """Commit a table without the rows, step by step, as each has a record of its own; return how many."""
     total = 0
     while True:
@@ -128,7 +128,7 @@ def _clean_table(corpus: Corpus, name: str, cleaner: Cleaner, advance: Advance) 
             entry = files[file]
             return cleaner.file(DataFile(file, entry.record_count), _step_of(name, entry))
 
-        cleaned = dict(zip(files, spread(look, list(files), f"looking at {name}", advance), strict=True))
+        cleaned = dict(zip(files, spread(look, list(files), advance(f"looking at {name}")), strict=True))
         hit = {file: c for file, c in cleaned.items() if c.change}
         if cleaner.dry_run or not hit:
             return total + sum(c.gone for c in hit.values())

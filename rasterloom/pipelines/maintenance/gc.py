@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from rasterloom.errors import VersionError
 from rasterloom.pipelines.maintenance.reachability import Grace, Item, Search
 from rasterloom.pipelines.workspace.leases import GC, at_work, others
-from rasterloom.utils.parallel import Advance, silent, spread
+from rasterloom.utils.parallel import AdvancePart, silent_part, spread
 from rasterloom.versions import expire_snapshots
 from rasterloom.versions.corpus import TABLES, Corpus
 
@@ -51,7 +51,7 @@ def find(corpus: Corpus, grace: Grace = Grace(), *, models: bool = False) -> Gar
 
 
 def collect(
-    corpus: Corpus, grace: Grace = Grace(), *, models: bool = False, advance: Advance = silent
+    corpus: Corpus, grace: Grace = Grace(), *, models: bool = False, advance: AdvancePart = silent_part
 ) -> Garbage:
     """Remove what nothing reaches, and return what that was.
 
@@ -74,8 +74,8 @@ def _since(grace: Grace) -> float:
     return (datetime.now(UTC) - grace.versions).timestamp() * 1000
 
 
-def _delete(items: list[Item], advance: Advance) -> None:
+def _delete(items: list[Item], advance: AdvancePart) -> None:
     """Delete files, one kind after the other: what makes a result count before what it consists of."""
     for kind in dict.fromkeys(item.kind for item in items):
         mine = [item for item in items if item.kind == kind]
-        spread(Item.remove, mine, f"removing {kind}", advance)
+        spread(Item.remove, mine, advance(f"removing {kind}"))

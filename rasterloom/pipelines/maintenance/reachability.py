@@ -17,7 +17,7 @@ from rasterloom.pipelines.workspace.leases import dead
 from rasterloom.pipelines.workspace.retries import retried
 from rasterloom.schema import StepKind
 from rasterloom.storage.layout import DATA, FILES, LAST, RECORDS, RESULT, SHARDS, STAGING
-from rasterloom.storage.store import StorageError, Store, Upload
+from rasterloom.storage.store import StorageError, Store, UnfinishedUpload
 from rasterloom.utils.parallel import spread
 from rasterloom.versions import expire_snapshots
 from rasterloom.versions.corpus import Corpus
@@ -58,7 +58,7 @@ class Item:
     store: Store
     name: str
     size: int
-    upload: Upload | None = None  # what goes is this, and not the file
+    upload: UnfinishedUpload | None = None  # what goes is this, and not the file
 
     def remove(self) -> None:
         if self.upload:

@@ -27,7 +27,7 @@ from rasterloom.pipelines.workspace.tombstones import (
 )
 from rasterloom.sources.fetch.opt_out import kind_of
 from rasterloom.storage.parquet_io import DataFile, read_files
-from rasterloom.utils.parallel import Advance, silent, spread
+from rasterloom.utils.parallel import AdvancePart, silent_part, spread
 from rasterloom.versions import lineage
 from rasterloom.versions.corpus import TABLES, Corpus
 from rasterloom.versions.record import Record
@@ -81,7 +81,7 @@ def take_down(
     why: str = "",
     doubles: bool = False,
     dry_run: bool = False,
-    advance: Advance = silent,
+    advance: AdvancePart = silent_part,
 ) -> Outcome:
     """Take rows out of every table of a corpus, on every branch.
 
@@ -120,7 +120,7 @@ def take_down(
     return found
 
 
-def _keys_under(corpus: Corpus, rules: Tombstones, advance: Advance) -> list[str]:
+def _keys_under(corpus: Corpus, rules: Tombstones, advance: AdvancePart) -> list[str]:
     """Keys of all rows of pairs and images, staged ones too, that entries name."""
     names = {kind: {f.name for f in _everywhere(corpus, kind)} for kind in ("pairs", "images")}
     for name in corpus.store.list(corpus.layout.all_staging):
@@ -142,7 +142,7 @@ def _keys_under(corpus: Corpus, rules: Tombstones, advance: Advance) -> list[str
 
     for kind in names if rules.looks_at_rows else ():
         work = partial(look, kind)
-        for keys in spread(work, sorted(names[kind]), f"looking at {kind}", advance):
+        for keys in spread(work, sorted(names[kind]), advance(f"looking at {kind}")):
             found.update(keys)
     return sorted(found)
 

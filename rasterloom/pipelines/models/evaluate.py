@@ -278,7 +278,7 @@ def _of_model(
     except ValueError as error:
         raise RecipeError(str(error)) from None
     images = _generate(tools, model.label, sampler, held.images) if generates else []
-    tools.progress.start(f"loss {model.label}", None)
+    tools.progress.step_started(f"loss {model.label}", None)
     lm = PackedLM(sampler.model)
     return losses_of(lm, held.rows, held.numbers, BATCH_TOKENS, sampler.device), images
 
@@ -288,7 +288,9 @@ def _generate(tools: _Tools, label: str, sampler: "Sampler", images: list[Evalua
     asked = [[("human", t2i_prompt(*image.size, image.caption))] for image in images]
     ids = [encode_prompt(turns, [], tools.text_codec.text.encode, profile).tolist() for turns in asked]
     sizes = [image.size for image in images]
-    tools.progress.start(f"images {label}", sum(w * h for w, h in sizes) // profile.downsample**2, "tokens")
+    tools.progress.step_started(
+        f"images {label}", sum(w * h for w, h in sizes) // profile.downsample**2, "tokens"
+    )
     codes = sampler.sample(
         ids,
         sizes,
@@ -296,7 +298,7 @@ def _generate(tools: _Tools, label: str, sampler: "Sampler", images: list[Evalua
         temperature=config.temperature,
         top_k=config.top_k,
         seed=config.seed,
-        on_tokens=tools.progress.advance,
+        on_tokens=tools.progress.advanced,
     )
     assert tools.codec is not None
     return [tools.codec.decode(one[None])[0] for one in codes]

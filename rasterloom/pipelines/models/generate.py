@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
@@ -24,6 +24,7 @@ from rasterloom.tokenize.codecs.base import Codec
 from rasterloom.tokenize.conversation import encode_prompt, structure
 from rasterloom.tokenize.cropping import crop_as_coded, upright
 from rasterloom.tokenize.prompt_templates import IMAGE, Template, fields_of, templates_of
+from rasterloom.utils.parallel import Advance
 
 if TYPE_CHECKING:
     from rasterloom.train.model.sampler import Sampler
@@ -81,7 +82,7 @@ class _Settings(TypedDict):
     temperature: float
     seed: int
     batch: int
-    on_tokens: Callable[[int], None]
+    on_tokens: Advance
 
 
 def checked(request: SampleRequest) -> SampleRequest:
@@ -134,17 +135,17 @@ def _answer(
         "temperature": request.temperature,
         "seed": request.seed,
         "batch": request.batch,
-        "on_tokens": progress.advance,
+        "on_tokens": progress.advanced,
     }
     ids = [question.ids for question in questions]
     sizes = [question.size for question in questions if question.size]
     profile = text_codec.profile
     if sizes:
-        progress.start("sample", sum(w * h for w, h in sizes) // profile.downsample**2, "tokens")
+        progress.step_started("sample", sum(w * h for w, h in sizes) // profile.downsample**2, "tokens")
         codes = sampler.sample(ids, sizes, cfg=request.guidance, top_k=request.top_k, **settings)
         images = [Image.fromarray(codec.decode(one[None])[0]) for one in codes]
         return Generated(questions, images, [], time.monotonic() - began)
-    progress.start("sample", None, "tokens")
+    progress.step_started("sample", None, "tokens")
     text_ids = np.flatnonzero(~structure(profile)).tolist()
     answers = sampler.answer(
         ids, text_ids, top_k=request.text_top_k, max_tokens=request.max_tokens, **settings

@@ -1,4 +1,4 @@
-"""A run on a terminal: all its steps, and what is known of the one that runs, drawn anew as it goes."""
+"""Live view of a run on a terminal."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rasterloom.pipelines.progress.rich_compat import ResizableLive
-from rasterloom.pipelines.progress.run_state import State, Watched, WatchedRun
+from rasterloom.pipelines.progress.run_state import RunState, State, StepState
 from rasterloom.pipelines.progress.status_text import details, ending, progress_of
 from rasterloom.pipelines.progress.summary import print_summary
 from rasterloom.utils.formatting import clock, usd
@@ -30,7 +30,7 @@ SIGNS = {
 class LiveView:
     """The display of a terminal."""
 
-    def __init__(self, console: Console, run: WatchedRun, lock: threading.RLock) -> None:
+    def __init__(self, console: Console, run: RunState, lock: threading.RLock) -> None:
         self.console, self.run, self._lock = console, run, lock
         self._live: ResizableLive | None = None
 
@@ -51,7 +51,7 @@ class LiveView:
     def say(self, text: str) -> None:
         self.console.print(safe(text, LINES), highlight=False, markup=False)
 
-    def changed(self, step: Watched, event: str) -> None:
+    def changed(self, step: StepState, event: str) -> None:
         pass  # the next frame shows it
 
     def ended(self, planned: list[str]) -> None:
@@ -62,8 +62,8 @@ class LiveView:
             return frame(self.run, self.console, time.monotonic())
 
 
-def frame(run: WatchedRun, console: Console, now: float) -> Group:
-    """Draw a run at a moment, as wide and high as the console is."""
+def frame(run: RunState, console: Console, now: float) -> Group:
+    """Render a run in the size of the console."""
     width, height = console.size
     lines: list[Text | Table] = [_line(_head(run, now), width, "bold")]
     names = max((len(name) for name in run.steps), default=0)
@@ -79,29 +79,29 @@ def frame(run: WatchedRun, console: Console, now: float) -> Group:
     return Group(*lines)
 
 
-def _head(run: WatchedRun, now: float) -> str:
+def _head(run: RunState, now: float) -> str:
     over = sum(step.state in (State.DONE, State.BEFORE) for step in run.steps.values())
     cost = f"  {usd(run.usd(now))}" if run.is_priced else ""
     return f"{run.corpus}  {over} of {len(run.steps)} steps  {clock(now - run.began)}{cost}".lstrip()
 
 
-def _step(step: Watched, names: int, width: int, console: Console, now: float) -> Table:
+def _step(step: StepState, names: int, width: int, console: Console, now: float) -> Table:
     sign, plain, style = SIGNS[step.state]
     line = Table.grid(padding=(0, 1))
     start = _line(f"{plain if console.options.ascii_only else sign} {step.name:<{names}}", width, style)
     if step.state is not State.RUNNING:
-        told = {State.WAITING: "", State.BEFORE: "done before"}.get(step.state, step.note or step.state.value)
-        line.add_row(start, _line(told, width - names - 3, "dim"))
+        text = {State.WAITING: "", State.BEFORE: "done before"}.get(step.state, step.note or step.state.value)
+        line.add_row(start, _line(text, width - names - 3, "dim"))
         return line
     bar = BAR if width >= WIDE else NARROW
-    told = ", ".join(filter(None, (progress_of(step), ending(step, now), clock(step.seconds(now)))))
+    text = ", ".join(filter(None, (progress_of(step), ending(step, now), clock(step.clock.seconds(now)))))
     begun = ProgressBar(total=step.total, completed=step.done, width=bar, pulse=not step.total)
-    line.add_row(start, begun, _line(told, width - names - bar - 4))
+    line.add_row(start, begun, _line(text, width - names - bar - 4))
     return line
 
 
-def _details(step: Watched, run: WatchedRun, width: int, now: float) -> list[str]:
-    """What is known of a running step, in as few lines as the width allows."""
+def _details(step: StepState, run: RunState, width: int, now: float) -> list[str]:
+    """Return the details of a running step, in few lines."""
     lines = [""]
     for fact in details(step, run.price, now):
         joined = f"{lines[-1]}, {fact}" if lines[-1] else fact
@@ -112,15 +112,15 @@ def _details(step: Watched, run: WatchedRun, width: int, now: float) -> list[str
     return [line for line in lines if line]
 
 
-def _shown(steps: list[Watched], room: int) -> list[Watched | str]:
-    """The steps, with those that are over, and those that wait longest, folded where they are too many."""
+def _shown(steps: list[StepState], room: int) -> list[StepState | str]:
+    """Return the steps, those that are over or wait folded."""
     if len(steps) <= room:
         return list(steps)
     over = [step for step in steps if step.state not in (State.RUNNING, State.WAITING)]
     others = [step for step in steps if step not in over]
     keep = max(1, room - 2)
     more = len(others) - keep
-    found: list[Watched | str] = [f"{len(over)} steps are done"] if over else []
+    found: list[StepState | str] = [f"{len(over)} steps are done"] if over else []
     return [*found, *others[:keep], *([f"{more} more steps wait"] if more > 0 else [])]
 
 

@@ -1,4 +1,4 @@
-"""Private parts of rich that the live view relies on, in one place. They hold for rich 13 to 15."""
+"""Private parts of rich 13 to 15 that Rasterloom relies on."""
 
 import math
 from typing import Any
@@ -13,7 +13,7 @@ HOLDS_FOR = ("13", "14", "15")
 
 
 class ResizableLive(Live):
-    """A live display that finds its first line again after the terminal was made narrower."""
+    """Live display that survives a terminal made narrower."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -21,7 +21,10 @@ class ResizableLive(Live):
 
 
 class _Frames(LiveRender):
-    """rich goes back by as many lines as it drew; a terminal that was made narrower has broken them up."""
+    """Frames that know how many rows they take now.
+
+    rich goes back by as many lines as it drew; a terminal that was made narrower has broken them up.
+    """
 
     _drawn: tuple[list[int], Console] | None = None  # columns of each line, and where
 

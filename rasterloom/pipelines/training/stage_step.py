@@ -9,6 +9,7 @@ from pydantic import Field, PlainSerializer
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.corpus import token_work
 from rasterloom.pipelines.execution.nodes import of_kind
+from rasterloom.pipelines.progress.counts import Figures, Note, Unit, Workers
 from rasterloom.pipelines.progress.reporter import Progress, figures
 from rasterloom.pipelines.step import FileStep, Step
 from rasterloom.pipelines.training import preview_images
@@ -258,8 +259,9 @@ def train_stage(
         if pictures:
             pictures.update()
 
-    progress.holds(job.workers, job.takes.cpus, job.takes.gpus)
-    progress.update(0, "workers start", total=None, unit="steps")
+    progress.counted(Workers(job.workers, job.takes.cpus, job.takes.gpus))
+    progress.counted(Unit("steps"))
+    progress.counted(Note("workers start"))
     result = ray_trainer.train_stage(job, show, lambda text: progress.say(f"{step.name} {text}"))
     if pictures:
         pictures.update()
@@ -277,6 +279,6 @@ def _pictures(config: TrainAt, folder: Path) -> preview_images.Pictures | None:
 
 
 def _show(progress: Progress, row: dict[str, Any]) -> None:
-    progress.update(
-        row["step"], total=row["total"], unit="steps", workers=row["workers"], training=figures(row)
-    )
+    progress.counted(Workers(row["workers"]))
+    progress.counted(Figures(figures(row)))
+    progress.advanced(row["step"], row["total"])

@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 
 from rasterloom.storage.store import StorageError, Store
-from rasterloom.storage.transfer import Upload
+from rasterloom.storage.transfer import FolderUpload
 from rasterloom.train.distributed import all_succeed, gathered, on_rank_0
 from rasterloom.train.optim.loss_guard import Seen
 
@@ -96,7 +96,7 @@ class Saver:
         self._store, self._scratch, self._keep, self._notes = store, scratch, keep, notes
         # So that an attempt that is being lost, and does not know it yet, writes nowhere that this one does.
         self._attempt = on_rank_0(lambda: uuid.uuid4().hex[:12])
-        self._under_way: tuple[Checkpoint, Upload] | None = None
+        self._under_way: tuple[Checkpoint, FolderUpload] | None = None
 
     @property
     def ready(self) -> bool:
@@ -129,7 +129,7 @@ class Saver:
         files = {file: size for part in gathered(mine) for file, size in part.items()}
         checkpoint = Checkpoint(name, position, files)
         if at_home:
-            self._under_way = checkpoint, Upload(self._store, folder, name)
+            self._under_way = checkpoint, FolderUpload(self._store, folder, name)
         else:
             self._complete(checkpoint)
 

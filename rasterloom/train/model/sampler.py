@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rasterloom.schema import Profile
 from rasterloom.train.model.packed_lm import build_model
+from rasterloom.utils.parallel import Advance, adding, silent
 
 Codes = NDArray[np.int32]
 
@@ -42,7 +43,7 @@ class Sampler:
         top_k: int = 2000,
         seed: int = 0,
         batch: int = 32,
-        on_tokens: Callable[[int], None] = lambda tokens: None,
+        on_tokens: Advance = silent,
     ) -> list[Codes]:
         """Draw one image for each prompt.
 
@@ -53,7 +54,7 @@ class Sampler:
             cfg: guidance scale; 1 is no guidance.
             seed: image i depends on ``seed`` and i, and not on the other images.
             batch: images drawn at once; they may be of any sizes, and are sorted by length first.
-            on_tokens: told how many codes more are drawn, now and then.
+            on_tokens: called with the number of codes generated, and of all, now and then.
 
         Returns:
             Codes [h, w] of each image.
@@ -66,6 +67,7 @@ class Sampler:
         heads = [_head(size, self.profile) for size in sizes]
         order = sorted(range(len(sizes)), key=lambda i: (sizes[i][0] * sizes[i][1], sizes[i], i))
         images: dict[int, Codes] = {}
+        add = adding(on_tokens, sum(w * h for w, h in sizes) // self.profile.downsample**2)
         for start in range(0, len(order), batch):
             part = order[start : start + batch]
             contexts = [[*prompt_ids[i], *heads[i]] for i in part]
@@ -77,7 +79,7 @@ class Sampler:
             luck = [
                 np.random.default_rng([seed, i]).random(h * w) for i, (h, w) in zip(part, forms, strict=True)
             ]
-            drawn = self._draw(contexts, forms, luck, cfg, temperature, top_k, on_tokens)
+            drawn = self._draw(contexts, forms, luck, cfg, temperature, top_k, add)
             images.update(zip(part, drawn, strict=True))
         return [images[i] for i in range(len(sizes))]
 
@@ -89,7 +91,7 @@ class Sampler:
         cfg: float,
         temperature: float,
         top_k: int,
-        on_tokens: Callable[[int], None],
+        add: Callable[[int], None],
     ) -> list[Codes]:
         """Draw a batch: ``contexts`` with the prompts, then those without, if there is guidance."""
         profile, device = self.profile, self.device
@@ -108,7 +110,7 @@ class Sampler:
                 with_prompt, without = logits.chunk(2)
                 logits = cfg * (with_prompt - without) + without
             codes[:, at] = _choose(logits, chances_at[:, at], temperature, top_k)
-            on_tokens(int(free[:, at].sum()))
+            add(int(free[:, at].sum()))
             # What is known of all rows, as the end of a line where they are of one width, goes in along.
             end = at + 1
             while end < steps and not free[:, end].any():
@@ -135,7 +137,7 @@ class Sampler:
         seed: int = 0,
         batch: int = 32,
         max_tokens: int = 512,
-        on_tokens: Callable[[int], None] = lambda tokens: None,
+        on_tokens: Advance = silent,
     ) -> list[list[int]]:
         """Answer each prompt in text, until the model ends its turn.
 
@@ -150,6 +152,7 @@ class Sampler:
         """
         allowed = torch.tensor([*text_ids, self.profile.sep], device=self.device)
         answers: list[list[int]] = []
+        add = adding(on_tokens)
         for start in range(0, len(prompt_ids), batch):
             part = [list(prompt) for prompt in prompt_ids[start : start + batch]]
             luck = np.stack(
@@ -165,7 +168,7 @@ class Sampler:
                 chosen = allowed[_choose(logits, chances[:, at], temperature, top_k)]
                 tokens.append(torch.where(ended, self.profile.sep, chosen))
                 ended = ended | (chosen == self.profile.sep)
-                on_tokens(len(part))
+                add(len(part))
                 if at + 1 == max_tokens or bool(ended.all()):
                     break
                 hidden = decoder.feed(tokens[-1][:, None])

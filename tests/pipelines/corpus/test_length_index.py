@@ -48,7 +48,7 @@ def indexed(tmp_path):
     folder = tmp_path / "index"
     folder.mkdir()
     progress = Progress(Console(file=StringIO()))
-    progress.start("lengths/64", None)
+    progress.step_started("lengths/64", None)
     counts = make_lengths(
         Corpus("little", store), {"tokens/64": files}, LengthsAt(target=64), folder, None, progress
     )
