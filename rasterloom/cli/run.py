@@ -25,7 +25,6 @@ from rasterloom.cli.options import (
 )
 from rasterloom.errors import FAILED
 from rasterloom.recipe.loader import load_recipe
-from rasterloom.schema import StepKind
 from rasterloom.utils.redact import PAGE, safe
 
 
@@ -57,6 +56,7 @@ def run_command(
 def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = OutputFormat.TABLE) -> None:
     """Say which steps would run, and why; of training, what it would take. Nothing is changed."""
     from rasterloom.pipelines.models.forecast import MFU, in_short
+    from rasterloom.pipelines.training.stage_step import is_stage
     from rasterloom.pipelines.workflow import Workflow
 
     workflow = Workflow(load_recipe(recipe))
@@ -77,7 +77,7 @@ def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = Out
     out.print(table)
     out.print(f"{sum(p.runs for p in planned)} of {len(planned)} steps would run.")
     for p in planned:
-        if p.runs and p.step.kind is StepKind.TRAIN and (line := in_short(workflow, p.step, MFU)):
+        if p.runs and is_stage(p.step) and (line := in_short(workflow, p.step, MFU)):
             out.print(line, highlight=False)
 
 

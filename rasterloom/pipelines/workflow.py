@@ -1,15 +1,16 @@
 """The steps of a recipe, and which of them would run."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.corpus.steps import corpus_steps
 from rasterloom.pipelines.step import Step
+from rasterloom.pipelines.training.stage_step import StageStep, is_stage
 from rasterloom.pipelines.training.steps import training_steps
 from rasterloom.pipelines.workspace.status import Status, status
 from rasterloom.recipe.recipe import Recipe
-from rasterloom.schema import StepKind
 from rasterloom.versions.corpus import Corpus
 
 
@@ -46,9 +47,9 @@ class Workflow:
         return [*self.corpus_steps, *training_steps(self.recipe, self.corpus_steps)]
 
     @property
-    def stages(self) -> list[Step]:
+    def stages(self) -> list[StageStep]:
         """The training steps, in order. Raises RecipeError."""
-        return [step for step in self.steps if step.kind is StepKind.TRAIN]
+        return list(filter(is_stage, self.steps))
 
     def until(self, name: str | None) -> list[Step]:
         """The steps up to and including those of a name or a kind; all of them if it is None.
@@ -70,10 +71,10 @@ class Workflow:
         """The step of a name, the last of a kind if there are several. Raises RecipeError."""
         return self.until(name)[-1]
 
-    def with_inputs(self, wanted: list[Step]) -> list[Step]:
+    def with_inputs(self, wanted: Sequence[Step]) -> list[Step]:
         """Some steps, and all that they are made from, in their order."""
         needed: set[str] = set()
-        waiting = list(wanted)
+        waiting: list[Step] = list(wanted)
         while waiting:
             step = waiting.pop()
             if step.name not in needed:

@@ -13,15 +13,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.step import FileStep, Inputs, Step
+from rasterloom.pipelines.step import FileStep, Step, StepContext, StepProgress
 from rasterloom.recipe.base import Section
 from rasterloom.schema import StepKind
 from rasterloom.storage.layout import LENGTHS, LENGTHS_FILES
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
 from rasterloom.train.data.collate import heldout_draw
-from rasterloom.versions.corpus import Corpus
 
 COLUMNS = ["key", "bucket", "task", "n_tokens"]
 
@@ -41,15 +39,13 @@ def lengths_step(target: int, tokens: Step) -> Step:
     )
 
 
-def make_lengths(
-    corpus: Corpus, inputs: Inputs, step: Any, folder: Path, run: Any, progress: Progress
-) -> dict[str, int]:
+def make_lengths(context: StepContext[LengthsAt]) -> dict[str, int]:
     """Write the index of a step's token files."""
-    (given,) = inputs.values()
-    return write_index(corpus.store, given, folder / LENGTHS, progress)
+    (given,) = context.inputs.values()
+    return write_index(context.corpus.store, given, context.folder / LENGTHS, context.progress)
 
 
-def write_index(store: Store, given: list[DataFile], path: Path, progress: Progress) -> dict[str, int]:
+def write_index(store: Store, given: list[DataFile], path: Path, progress: StepProgress) -> dict[str, int]:
     """Write the index, one token file after the other, a row group each; count its rows and tokens."""
     schema = pa.schema(
         [

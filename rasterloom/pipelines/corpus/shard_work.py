@@ -4,7 +4,7 @@ A ``plan_*`` function cuts a step's inputs up; the function beside it takes one 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import field_serializer
 
-from rasterloom.pipelines.step import Inputs, Shard, ShardResult
+from rasterloom.pipelines.step import Inputs, Shard, ShardResult, ShardSpec
+from rasterloom.pipelines.workspace.retries import RetrySpec
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.filtering import Keep, Score
@@ -58,26 +59,57 @@ class Origin:
     python: str | None = None
 
 
-def plan_pairs(store: Store, inputs: Inputs, config: Sources) -> list[Shard]:
-    return [Shard("000000", {})]  # one shard: a pair that comes twice is found across all sources
+@dataclass(frozen=True)
+class PairsSpec(ShardSpec):
+    """All sources."""
 
 
-def read_pairs(store: Store, spec: dict[str, Any], config: Sources) -> ShardResult:
+@dataclass(frozen=True)
+class FetchSpec(RetrySpec):
+    """Rows of a file of pairs."""
+
+    shard: int
+    file: str
+    start: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class ScoreSpec(ShardSpec):
+    """A file of images."""
+
+    images: str
+
+
+@dataclass(frozen=True)
+class SelectSpec(ShardSpec):
+    """All files of images and scores."""
+
+    images: list[str]
+    scores: list[str]
+    earlier: list[str] | None = None  # of the selection's last version; no part of the digest
+
+
+def plan_pairs(store: Store, inputs: Inputs, config: Sources) -> list[Shard[PairsSpec]]:
+    return [Shard("000000", PairsSpec())]  # one shard: a pair that comes twice is found across all sources
+
+
+def read_pairs(store: Store, spec: PairsSpec, config: Sources) -> ShardResult:
     from rasterloom.sources.pairs import stream_pairs
 
     counts: dict[str, int] = {}
     return stream_pairs(config.sources, counts), counts
 
 
-def plan_images(store: Store, inputs: Inputs, config: Fetch) -> list[Shard]:
-    shards: list[Shard] = []
+def plan_images(store: Store, inputs: Inputs, config: Fetch) -> list[Shard[FetchSpec]]:
+    shards: list[Shard[FetchSpec]] = []
     number = 0
     for file in inputs["pairs"]:
         first = first_of(store, file)
         for start in range(0, first.rows, config.shard_rows):
-            spec = {"shard": number, "file": first.name, "start": start, "rows": config.shard_rows}
+            spec = FetchSpec(shard=number, file=first.name, start=start, rows=config.shard_rows)
             here, rows = first.now(start, config.shard_rows)
-            now = {"file": file.name, "start": here, "rows": rows} if first.gone else {}
+            now = replace(spec, file=file.name, start=here, rows=rows) if first.gone else None
             if rows:
                 size = min(rows, first.rows - start)
                 shards.append(Shard(f"{number:06d}", spec, now=now, rows=size))
@@ -87,18 +119,18 @@ def plan_images(store: Store, inputs: Inputs, config: Fetch) -> list[Shard]:
 
 def fetch_images(
     store: Store,
-    spec: dict[str, Any],
+    spec: FetchSpec,
     config: Fetch,
     origin: Origin = Origin(),
 ) -> ShardResult:
-    pairs = read_rows(store, spec["file"], spec["start"], spec["rows"], PAIRS.names)
-    images = _fetch(pairs, config, spec["shard"], origin)
+    pairs = read_rows(store, spec.file, spec.start, spec.rows, PAIRS.names)
+    images = _fetch(pairs, config, spec.shard, origin)
     return images, count_of(images["error"].fill_null("ok"))
 
 
 def fetch_again(
     store: Store,
-    spec: dict[str, Any],
+    spec: FetchSpec,
     config: Fetch,
     origin: Origin = Origin(),
 ) -> ShardResult:
@@ -106,15 +138,15 @@ def fetch_again(
 
     All rows, where there is no earlier result.
     """
-    if "images" not in spec:
+    if spec.images is None:
         return fetch_images(store, spec, config, origin)
-    pairs = read_rows(store, spec["file"], spec["start"], spec["rows"], PAIRS.names)
-    before = read_file(store, spec["images"])
+    pairs = read_rows(store, spec.file, spec.start, spec.rows, PAIRS.names)
+    before = read_file(store, spec.images)
     before = before.filter(pc.is_in(before["key"], pairs["key"].combine_chunks()))  # a takedown took the rest
-    failed = pc.is_in(before["error"], pa.array(spec["errors"]))
+    failed = pc.is_in(before["error"], pa.array(spec.errors))
     keys = before["key"].filter(failed).combine_chunks()
     pairs = pairs.filter(pc.is_in(pairs["key"], keys))
-    fetched = _fetch(pairs, config, spec["shard"], origin)
+    fetched = _fetch(pairs, config, spec.shard, origin)
     attempts = pc.add(fetched["attempts"], before["attempts"].filter(failed))
     fetched = fetched.set_column(fetched.column_names.index("attempts"), "attempts", attempts)
     images = pa.concat_tables([before.filter(pc.invert(failed)).cast(fetched.schema), fetched])
@@ -140,19 +172,18 @@ def _fetch(pairs: pa.Table, config: Fetch, shard: int, origin: Origin) -> pa.Tab
     return images.take(pc.index_in(pairs["key"].combine_chunks(), images["key"].combine_chunks()))
 
 
-def plan_by_images_file(store: Store, inputs: Inputs, config: Any) -> list[Shard]:
-    """One shard a file of images; the files of the other inputs go along whole, they are pruned by shard."""
-    others = {name: [f.name for f in files] for name, files in inputs.items() if name != "images"}
+def plan_scores(store: Store, inputs: Inputs, config: Scores) -> list[Shard[ScoreSpec]]:
+    """One shard a file of images."""
     return [
-        Shard(f"{number:06d}", {"images": file.name, **others}, rows=file.rows)
+        Shard(f"{number:06d}", ScoreSpec(file.name), rows=file.rows)
         for number, file in enumerate(inputs["images"])
     ]
 
 
-def score_images(store: Store, spec: dict[str, Any], config: Scores) -> ShardResult:
+def score_images(store: Store, spec: ScoreSpec, config: Scores) -> ShardResult:
     from rasterloom.filtering.scorers.registry import score_shard
 
-    images = read_files(store, [spec["images"]], without=("more",))
+    images = read_files(store, [spec.images], without=("more",))
     scores = score_shard(images, _scorers(config.model_dump_json()))
     return scores, {"rows": scores.num_rows}
 
@@ -164,22 +195,23 @@ def _scorers(config: str) -> Any:
     return make_scorers(Scores.model_validate_json(config).scorers)
 
 
-def plan_selection(store: Store, inputs: Inputs, config: Keep) -> list[Shard]:
+def plan_selection(store: Store, inputs: Inputs, config: Keep) -> list[Shard[SelectSpec]]:
     # One shard: duplicates are found across the whole corpus. What is remembered is no part of its identity.
     names = {name: [f.name for f in files] for name, files in inputs.items()}
-    remembered = {"earlier": names.pop("earlier")} if "earlier" in names else {}
-    return [Shard("000000", names, now=remembered)]
+    spec = SelectSpec(names["images"], names["scores"])
+    earlier = names.get("earlier")
+    return [Shard("000000", spec, now=None if earlier is None else replace(spec, earlier=earlier))]
 
 
-def select_images(store: Store, spec: dict[str, Any], config: Keep) -> ShardResult:
+def select_images(store: Store, spec: SelectSpec, config: Keep) -> ShardResult:
     """Judge some files at a time: what is kept of a row in memory is a small part of it."""
     from rasterloom.filtering.selection import select_batches
 
     earlier = None
-    if spec.get("earlier"):
-        earlier = read_files(store, spec["earlier"], pc.field("kept"), ["key"])["key"].combine_chunks()
-    columns = score_fields(store, spec["scores"])
-    batches = images_with_scores(store, spec["images"], spec["scores"], config, columns)
+    if spec.earlier:
+        earlier = read_files(store, spec.earlier, pc.field("kept"), ["key"])["key"].combine_chunks()
+    columns = score_fields(store, spec.scores)
+    batches = images_with_scores(store, spec.images, spec.scores, config, columns)
     selection = select_batches(batches, columns, config, earlier)
     return selection, count_of(selection["reason"])
 

@@ -76,7 +76,7 @@ def _corpus_steps(recipe: Recipe) -> list[Step]:
         code_version="1",
         identity={"scorers": identity(recipe.score)},
         inputs=(images,),
-        plan=shard_work.plan_by_images_file,
+        plan=shard_work.plan_scores,
         work=shard_work.score_images,
         schema=pa.schema([*SCORES, *columns]),
         table="scores",

@@ -20,7 +20,7 @@ from rasterloom.pipelines.maintenance import rewrite
 from rasterloom.pipelines.maintenance.apply_takedowns import settle
 from rasterloom.pipelines.progress.prometheus import Metrics
 from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.step import FileStep, Shard, ShardStep, Step
+from rasterloom.pipelines.step import FileStep, Shard, ShardStep, Step, StepContext
 from rasterloom.pipelines.workspace import staging
 from rasterloom.pipelines.workspace.staging import Published
 from rasterloom.pipelines.workspace.status import (
@@ -153,7 +153,8 @@ def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, pro
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         inputs = inputs_of(corpus, step)
-        make = partial(step.make, corpus, inputs, step, folder, run, progress)
+        context = StepContext(corpus, inputs, step, folder, run, progress)
+        make = partial(step.make, context)
         try:
             counts = make() if step.resumes else corpus.surely(make)
         except RecipeError:

@@ -16,11 +16,10 @@ from rasterloom.pipelines.corpus.token_steps import pack_step
 from rasterloom.pipelines.execution.ray_cluster import start_ray
 from rasterloom.pipelines.execution.runner import run_step
 from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.step import Inputs, Shard, ShardResult, ShardStep, Step
+from rasterloom.pipelines.step import Inputs, Shard, ShardResult, ShardSpec, ShardStep, Step
 from rasterloom.pipelines.workspace.leases import at_work
 from rasterloom.pipelines.workspace.retries import worked_on
 from rasterloom.pipelines.workspace.status import output_files, status
-from rasterloom.recipe.base import Section
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.recipe.run import Run
 from rasterloom.schema import StepKind
@@ -35,10 +34,9 @@ from rasterloom.versions.corpus import Corpus
 SHARD_ROWS = 5_000  # files in a shard
 
 
-class ImportAt(Section):
+class ImportAt(token_work.AtTarget):
     """Tokens from elsewhere: in whose ids, and how they are packed."""
 
-    target: int
     profile: str
     rows_per_file: int = 20_000
     seed: int = 0
@@ -130,11 +128,20 @@ def import_steps(record: Path, entries: list[tuple[str, Any]], config: ImportAt)
         schema=token_work.CODES,
         parquet=CODES_PARQUET,
     )
-    packed = pack_step(config, codes, config.profile)
+    packed = pack_step(config, codes, config.profile, config.rows_per_file)
     return [codes, packed, lengths_step(config.target, packed)]
 
 
-def _plan(store: Store, inputs: Inputs, config: ImportAt, *, entries: list[tuple[str, Any]]) -> list[Shard]:
+@dataclass(frozen=True)
+class ImportSpec(ShardSpec):
+    """Some entries of a record, with where they stand in it."""
+
+    entries: list[tuple[str, Any]]
+
+
+def _plan(
+    store: Store, inputs: Inputs, config: ImportAt, *, entries: list[tuple[str, Any]]
+) -> list[Shard[ImportSpec]]:
     """So many entries a shard; one that names a file again is marked."""
     seen: set[str] = set()
     once: list[tuple[str, Any]] = []
@@ -144,13 +151,13 @@ def _plan(store: Store, inputs: Inputs, config: ImportAt, *, entries: list[tuple
         if name:
             seen.add(name)
     return [
-        Shard(f"{number:06d}", {"entries": once[start : start + SHARD_ROWS]})
+        Shard(f"{number:06d}", ImportSpec(once[start : start + SHARD_ROWS]))
         for number, start in enumerate(range(0, len(once), SHARD_ROWS))
     ]
 
 
-def _read(store: Store, spec: dict[str, Any], config: ImportAt, *, folder: str) -> ShardResult:
-    rows, failures = import_samples(spec["entries"], Path(folder), config.target, PROFILES[config.profile])
+def _read(store: Store, spec: ImportSpec, config: ImportAt, *, folder: str) -> ShardResult:
+    rows, failures = import_samples(spec.entries, Path(folder), config.target, PROFILES[config.profile])
     counts = count_of(rows["bucket"]) | ({"failed": failures.num_rows} if failures.num_rows else {})
     return token_work.staged(rows, failures, config.target, config.seed), counts
 

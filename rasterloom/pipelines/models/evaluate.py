@@ -15,7 +15,7 @@ from rasterloom.errors import RecipeError
 from rasterloom.pipelines.models.image_metrics import Pixels, frechet, psnr, ssim
 from rasterloom.pipelines.models.load import Language, Trained
 from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.step import FileStep, Step
+from rasterloom.pipelines.step import FileStep, Step, StepContext
 from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import file_folder, inputs_of, local_folder, output_files
 from rasterloom.recipe.recipe import Recipe
@@ -301,7 +301,8 @@ def _write_again(recipe: Recipe, corpus: Corpus, report: Step) -> str:
 
     assert isinstance(report, FileStep)
     folder = local_folder(corpus, report)
-    report.make(corpus, inputs_of(corpus, report), report, folder, recipe.run, Progress(Console(quiet=True)))
+    quiet = Progress(Console(quiet=True))
+    report.make(StepContext(corpus, inputs_of(corpus, report), report, folder, recipe.run, quiet))
     place = file_folder(corpus, report)
     for path in folder.iterdir() if corpus.store.is_s3 else ():
         corpus.store.put(f"{place}/{path.name}", path.read_bytes())

@@ -10,7 +10,7 @@ from typing import Any
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.corpus import token_work
 from rasterloom.pipelines.step import Step
-from rasterloom.pipelines.training.stage_step import TrainAt, checkpoint_store
+from rasterloom.pipelines.training.stage_step import StageStep, checkpoint_store
 from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import local_folder, scratch_folder
 from rasterloom.recipe.recipe import Recipe
@@ -95,7 +95,6 @@ def trained_at(workflow: Workflow, number: int | None, asked: str, language: Lan
             "(train.keep_checkpoints says how many stay)"
         )
     config = step.config
-    assert isinstance(config, TrainAt)
     folder = scratch_folder(step, f"-{there[at].name}")
     lora = config.train.model.lora
     try:
@@ -108,7 +107,7 @@ def trained_at(workflow: Workflow, number: int | None, asked: str, language: Lan
     return Trained(step.part, folder, target_of(step), step, at)
 
 
-def _asked(workflow: Workflow, number: int | None) -> list[Step]:
+def _asked(workflow: Workflow, number: int | None) -> list[StageStep]:
     """The stage of a number, or all of them."""
     stages = workflow.stages
     if not stages:
@@ -136,10 +135,9 @@ def model_at(workflow: Workflow, folder: Path, language: Language) -> Trained:
     return Trained(str(folder), folder, target)
 
 
-def target_of(stage: Step) -> int:
+def target_of(stage: StageStep) -> int:
     """The resolution of a training step: the highest that it reads tokens of."""
     config = stage.config
-    assert isinstance(config, TrainAt)
     return max(part.target for part in config.stage.parts)
 
 

@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 from pydantic import Field, PlainSerializer
 
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.corpus import token_work
 from rasterloom.pipelines.execution.nodes import of_kind
-from rasterloom.pipelines.progress.reporter import Progress, figures
-from rasterloom.pipelines.step import FileStep, Step
+from rasterloom.pipelines.progress.reporter import figures
+from rasterloom.pipelines.step import FileStep, Step, StepContext, StepProgress
 from rasterloom.pipelines.training import preview_images
 from rasterloom.pipelines.training.pinned_tokens import Pinned, pinned_files, pinned_step, pinned_text
 from rasterloom.pipelines.workspace.status import file_folder, local_folder, output_files, status
@@ -43,7 +43,10 @@ class TrainAt(Section):
     """The step that each part of the stage has its tokens from: ``tokens/<target>``, or a pinned version."""
 
 
-def stage_step(recipe: Recipe, number: int, corpus: dict[str, Step], before: Step | None) -> FileStep:
+StageStep = FileStep[TrainAt]
+
+
+def stage_step(recipe: Recipe, number: int, corpus: dict[str, Step], before: StageStep | None) -> StageStep:
     """The step of a stage.
 
     Args:
@@ -135,14 +138,13 @@ def _part_tokens(corpus: Corpus, step: Step, tokens: str) -> _PartTokens:
     return _PartTokens(token_files(corpus, source), index, snapshot)
 
 
-def stage_job(corpus: Corpus, step: Step, folder: Path, run: Run) -> StageJob:
+def stage_job(corpus: Corpus, step: StageStep, folder: Path, run: Run) -> StageJob:
     """The job of a stage, whose tokens are there.
 
     Raises:
         RecipeError: its parts, or the stage before, were written with other text vocabularies.
     """
     config = step.config
-    assert isinstance(config, TrainAt)
     before = stage_before(step)
     _, profile = _text(corpus, step)
     parts = [_part_tokens(corpus, step, name) for name in config.sources]
@@ -214,17 +216,21 @@ def _place(corpus: Corpus, step: Step) -> str:
     return corpus.store.uri(name) if corpus.store.is_s3 else corpus.store.path(name)
 
 
-def stage_before(step: Step) -> Step | None:
+def is_stage(step: Step) -> TypeGuard[StageStep]:
+    """Whether a step trains."""
+    return step.kind is StepKind.TRAIN
+
+
+def stage_before(step: StageStep) -> StageStep | None:
     """The stage whose weights a stage starts from."""
-    return next((given for given in step.inputs if given.kind is StepKind.TRAIN), None)
+    return next(filter(is_stage, step.inputs), None)
 
 
-def _text(corpus: Corpus, step: Step) -> tuple[Any, Profile]:
+def _text(corpus: Corpus, step: StageStep) -> tuple[Any, Profile]:
     """The text encoder of a stage and the ids that go with it: all its tokens must have the same."""
     from rasterloom.tokenize.text_tokenizer import text_of
 
     config = step.config
-    assert isinstance(config, TrainAt)
     before = stage_before(step)
     of_stage = [given for given in step.inputs if given.kind in (StepKind.TEXT, StepKind.PINNED)]
     first = text_content(corpus, of_stage[0])
@@ -238,16 +244,13 @@ def _text(corpus: Corpus, step: Step) -> tuple[Any, Profile]:
     return text_of(config.tokenize, first)
 
 
-def train_stage(
-    corpus: Corpus, inputs: Any, step: FileStep, folder: Path, run: Run, progress: Progress
-) -> dict[str, int]:
+def train_stage(context: StepContext[TrainAt]) -> dict[str, int]:
     """Train one stage; its folder holds the model, the metrics and the checkpoints to go on from."""
     from rasterloom.train import ray_trainer
 
-    config = step.config
-    assert isinstance(config, TrainAt)
-    job = stage_job(corpus, step, folder, run)
-    pictures = _pictures(config, folder)
+    corpus, step, config, progress = context.corpus, context.step, context.config, context.progress
+    job = stage_job(corpus, step, context.folder, context.run)
+    pictures = _pictures(config, context.folder)
     if pictures:
         target = max(part.target for part in config.stage.parts)
         text, profile = _text(corpus, step)
@@ -277,7 +280,7 @@ def _pictures(config: TrainAt, folder: Path) -> preview_images.Pictures | None:
     return preview_images.Pictures(folder, codec, config.train) if codec.can_decode else None
 
 
-def _show(progress: Progress, row: dict[str, Any]) -> None:
+def _show(progress: StepProgress, row: dict[str, Any]) -> None:
     progress.update(
         row["step"], total=row["total"], unit="steps", workers=row["workers"], training=figures(row)
     )

@@ -64,7 +64,7 @@ def run_shard(
 
 def _run_shard(store: Store, place: str, step: ShardStep, shard: Shard, taken_down: Tombstones) -> Published:
     start = time.monotonic()
-    found, counts = step.work(store, {**shard.spec, **shard.now}, step.config)
+    found, counts = step.work(store, shard.task, step.config)
     changes: list[dict[str, int]] = []
     attempt = f"{shard.name}-{uuid.uuid4().hex[:12]}"
     files: dict[str, int] = {}
