@@ -6,7 +6,7 @@ from rasterloom.pipelines.execution.runner import StepFailed, run_step
 from rasterloom.pipelines.maintenance.apply_takedowns import settle
 from rasterloom.pipelines.maintenance.takedown import refuse_held
 from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.step import ShardStep, Step
+from rasterloom.pipelines.step import HasResult, ShardStep
 from rasterloom.pipelines.training.preflight import check_training
 from rasterloom.pipelines.workflow import Planned, Workflow
 from rasterloom.pipelines.workspace.leases import at_work
@@ -49,7 +49,7 @@ def run(workflow: Workflow, until: str | None, progress: Progress, retry: str = 
         workflow.refresh()
 
 
-def run_steps(recipe: Recipe, steps: list[Step], progress: Progress) -> list[Planned]:
+def run_steps(recipe: Recipe, steps: list[HasResult], progress: Progress) -> list[Planned]:
     """Run those of the steps that are not done yet; return what was planned.
 
     Raises:
@@ -65,7 +65,7 @@ def run_steps(recipe: Recipe, steps: list[Step], progress: Progress) -> list[Pla
         return _run_steps(corpus, recipe, steps, progress)
 
 
-def _run_steps(corpus: Corpus, recipe: Recipe, steps: list[Step], progress: Progress) -> list[Planned]:
+def _run_steps(corpus: Corpus, recipe: Recipe, steps: list[HasResult], progress: Progress) -> list[Planned]:
     planned: list[Planned] = []
     progress.plan(corpus.name, (step.name for step in steps), recipe.run)
     try:

@@ -17,6 +17,7 @@ from rasterloom.schema import StepKind
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
 from rasterloom.versions.corpus import Corpus
+from rasterloom.versions.record import Record
 
 Inputs = dict[str, list[DataFile]]
 # The rows, as one table or as an iterator of tables that each become a file; and how many by outcome, which
@@ -33,6 +34,19 @@ class ShardSpec:
         """The values that are given, by name, as they enter the digest."""
         given = {one.name: getattr(self, one.name) for one in fields(self)}
         return {name: value for name, value in given.items() if value is not None}
+
+
+class HasResult(Protocol):
+    """A step, or what one has left: a result under a name and a fingerprint."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def kind(self) -> StepKind | None: ...
+    @property
+    def part(self) -> str: ...
 
 
 # Covariant: a step of a certain config is a step; without parameters they stand for any.
@@ -78,7 +92,7 @@ class Step(Generic[ConfigT]):
     name: str
     config: ConfigT
     code_version: str  # raised by hand when the same config would give another result
-    inputs: tuple["Step", ...] = ()
+    inputs: tuple[HasResult, ...] = ()
     identity: dict[str, Any] = field(default_factory=dict)  # digests of what lies outside: sources, weights
 
     @property
@@ -174,6 +188,43 @@ class FileStep(Step[ConfigT]):
     make: Callable[[StepContext[ConfigT]], dict[str, int]] = field(kw_only=True)
     resumes: bool = False
     shows_rows: bool = False  # made again when a takedown took rows out of an input
+
+
+@dataclass(frozen=True)
+class FinishedStep:
+    """A step whose result is there, read off its record and not worked out from a recipe."""
+
+    record: Record
+    table: str | None = None
+    replaces: str = ""  # as of a ShardStep
+    has_files: bool = False  # a FileStep's result; else, without a table, staged shards
+    config: BaseModel | None = None  # as the recipe completes it
+
+    @property
+    def name(self) -> str:
+        return self.record.step
+
+    @property
+    def fingerprint(self) -> str:
+        return self.record.fingerprint
+
+    @property
+    def kind(self) -> StepKind | None:
+        return self.record.kind
+
+    @property
+    def part(self) -> str:
+        return self.record.part
+
+
+def table_of(step: HasResult) -> str | None:
+    """Table that a step's result is a version of, if it is one."""
+    return step.table if isinstance(step, ShardStep | FinishedStep) else None
+
+
+def config_of(step: HasResult) -> BaseModel | None:
+    """Config of a step, as far as it is known."""
+    return step.config if isinstance(step, Step | FinishedStep) else None
 
 
 def changes(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:

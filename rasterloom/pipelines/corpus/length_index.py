@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rasterloom.pipelines.step import FileStep, Step, StepContext, StepProgress
+from rasterloom.pipelines.step import FileStep, HasResult, StepContext, StepProgress
 from rasterloom.recipe.base import Section
 from rasterloom.schema import StepKind
 from rasterloom.storage.layout import LENGTHS, LENGTHS_FILES
@@ -28,7 +28,7 @@ class LengthsAt(Section):
     target: int
 
 
-def lengths_step(target: int, tokens: Step) -> Step:
+def lengths_step(target: int, tokens: HasResult) -> HasResult:
     return FileStep(
         StepKind.LENGTHS.step(target),
         LengthsAt(target=target),

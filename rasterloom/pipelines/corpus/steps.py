@@ -10,7 +10,7 @@ from rasterloom.pipelines.corpus import shard_work
 from rasterloom.pipelines.corpus.existing_steps import is_fixed, steps_of_version
 from rasterloom.pipelines.corpus.length_index import lengths_step
 from rasterloom.pipelines.corpus.token_steps import text_step, token_steps
-from rasterloom.pipelines.step import ShardStep, Step
+from rasterloom.pipelines.step import HasResult, ShardStep
 from rasterloom.pipelines.workspace.retries import with_retries
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION, StepKind
@@ -18,7 +18,7 @@ from rasterloom.storage.parquet_options import IMAGE_PARQUET, TEXT_PARQUET
 from rasterloom.versions.corpus import Corpus
 
 
-def corpus_steps(recipe: Recipe) -> list[Step]:
+def corpus_steps(recipe: Recipe) -> list[HasResult]:
     """The steps that build a corpus, in order; of ``corpus: name@tag``, those that made that version.
 
     Raises:
@@ -29,7 +29,7 @@ def corpus_steps(recipe: Recipe) -> list[Step]:
     return steps_of_recipe(recipe)
 
 
-def steps_of_recipe(recipe: Recipe) -> list[Step]:
+def steps_of_recipe(recipe: Recipe) -> list[HasResult]:
     """The steps that the recipe itself asks for. RecipeError as for ``corpus_steps``."""
     try:
         return _corpus_steps(recipe)
@@ -37,7 +37,7 @@ def steps_of_recipe(recipe: Recipe) -> list[Step]:
         raise RecipeError(str(error)) from None
 
 
-def _corpus_steps(recipe: Recipe) -> list[Step]:
+def _corpus_steps(recipe: Recipe) -> list[HasResult]:
     from rasterloom.filtering.scorers.registry import ON_GPU, identity, score_columns
     from rasterloom.filtering.selection import check_keep
     from rasterloom.sources.pairs import check_sources

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from rasterloom.pipelines.corpus import token_work
-from rasterloom.pipelines.step import FileStep, ShardStep, Step, StepContext
+from rasterloom.pipelines.step import FileStep, HasResult, ShardStep, StepContext
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.tokenize import Tokenize
@@ -26,7 +26,7 @@ class TextVocabulary(Section):
     text_vocab: int
 
 
-def text_step(config: Tokenize, images: Step, selection: Step) -> Step:
+def text_step(config: Tokenize, images: HasResult, selection: HasResult) -> HasResult:
     """The text encoder: a tokenizer.json in the step's folder.
 
     Raises:
@@ -42,7 +42,7 @@ def text_step(config: Tokenize, images: Step, selection: Step) -> Step:
     )
 
 
-def token_steps(recipe: Recipe, target: int, *given: Step) -> tuple[Step, Step]:
+def token_steps(recipe: Recipe, target: int, *given: HasResult) -> tuple[HasResult, HasResult]:
     """Codes shard by shard, then the same rows packed by bucket into the table."""
     from rasterloom.tokenize.codecs.load import ON_GPU
 
@@ -64,7 +64,7 @@ def token_steps(recipe: Recipe, target: int, *given: Step) -> tuple[Step, Step]:
     return codes, pack_step(config, codes, recipe.tokenize.codec, recipe.tokenize.rows_per_file)
 
 
-def pack_step(config: token_work.AtTarget, codes: Step, codec: str, rows_per_file: int) -> Step:
+def pack_step(config: token_work.AtTarget, codes: HasResult, codec: str, rows_per_file: int) -> HasResult:
     """The rows of ``codes`` that are none of its failures, as the table's rows of a target."""
     target = config.target
     return ShardStep(

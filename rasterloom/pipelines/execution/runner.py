@@ -20,7 +20,7 @@ from rasterloom.pipelines.maintenance import rewrite
 from rasterloom.pipelines.maintenance.apply_takedowns import settle
 from rasterloom.pipelines.progress.prometheus import Metrics
 from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.step import FileStep, Shard, ShardStep, Step, StepContext
+from rasterloom.pipelines.step import FileStep, HasResult, Shard, ShardStep, Step, StepContext
 from rasterloom.pipelines.workspace import staging
 from rasterloom.pipelines.workspace.staging import Published
 from rasterloom.pipelines.workspace.status import (
@@ -41,7 +41,7 @@ from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.record import Record
 
 
-def run_step(corpus: Corpus, step: Step, run: Run, recipe_digest: str, progress: Progress) -> Status:
+def run_step(corpus: Corpus, step: HasResult, run: Run, recipe_digest: str, progress: Progress) -> Status:
     """Bring a step to its end, from wherever an earlier run left it.
 
     Raises:
@@ -50,9 +50,10 @@ def run_step(corpus: Corpus, step: Step, run: Run, recipe_digest: str, progress:
     progress.start(step.name, None)
     if isinstance(step, FileStep):
         _run_files(corpus, step, run, recipe_digest, progress)
-    else:
-        assert isinstance(step, ShardStep)
+    elif isinstance(step, ShardStep):
         _run_shards(corpus, step, run, recipe_digest, progress)
+    else:
+        raise StepFailed(f"{step.name}: the result that was to be read has been replaced; run it again")
     return status(corpus, step)
 
 

@@ -16,7 +16,7 @@ from rasterloom.pipelines.corpus.token_steps import pack_step
 from rasterloom.pipelines.execution.ray_cluster import start_ray
 from rasterloom.pipelines.execution.runner import run_step
 from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.step import Inputs, Shard, ShardResult, ShardSpec, ShardStep, Step
+from rasterloom.pipelines.step import HasResult, Inputs, Shard, ShardResult, ShardSpec, ShardStep
 from rasterloom.pipelines.workspace.leases import at_work
 from rasterloom.pipelines.workspace.retries import worked_on
 from rasterloom.pipelines.workspace.status import output_files, status
@@ -115,7 +115,7 @@ def corpus_of(into: str) -> Corpus:
     return Corpus(name, Store(workspace if "://" in workspace else str(Path(workspace).resolve())))
 
 
-def import_steps(record: Path, entries: list[tuple[str, Any]], config: ImportAt) -> list[Step]:
+def import_steps(record: Path, entries: list[tuple[str, Any]], config: ImportAt) -> list[HasResult]:
     """Read, pack, index: the pickles take the place of images."""
     content = hashlib.blake2b(json.dumps(entries, sort_keys=True).encode(), digest_size=10).hexdigest()
     codes = ShardStep(

@@ -15,7 +15,7 @@ from rasterloom.errors import RecipeError
 from rasterloom.pipelines.models.image_metrics import Pixels, frechet, psnr, ssim
 from rasterloom.pipelines.models.load import Language, Trained
 from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.step import FileStep, Step, StepContext
+from rasterloom.pipelines.step import FileStep, HasResult, StepContext
 from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import file_folder, inputs_of, local_folder, output_files
 from rasterloom.recipe.recipe import Recipe
@@ -296,7 +296,7 @@ def keep(workflow: Workflow, checkpoints: Sequence[Trained], evaluation: Evaluat
     return _write_again(workflow.recipe, corpus, report) if workflow.status(report).done else None
 
 
-def _write_again(recipe: Recipe, corpus: Corpus, report: Step) -> str:
+def _write_again(recipe: Recipe, corpus: Corpus, report: HasResult) -> str:
     from rich.console import Console
 
     assert isinstance(report, FileStep)

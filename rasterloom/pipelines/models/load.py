@@ -9,7 +9,7 @@ from typing import Any
 
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.corpus import token_work
-from rasterloom.pipelines.step import Step
+from rasterloom.pipelines.step import HasResult
 from rasterloom.pipelines.training.stage_step import StageStep, checkpoint_store
 from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import local_folder, scratch_folder
@@ -28,7 +28,7 @@ class Trained:
     name: str  # the stage's, as ``2-768``, or the folder
     model: Path
     target: int  # resolution
-    step: Step | None = None  # that made it, if it is a stage's
+    step: HasResult | None = None  # that made it, if it is a stage's
     at: int | None = None  # the optimizer step in the middle of the stage; None: its end
 
     @property

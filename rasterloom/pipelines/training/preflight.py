@@ -6,7 +6,7 @@ from pathlib import Path
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.execution.nodes import Nodes, in_words
 from rasterloom.pipelines.execution.ray_cluster import start_ray
-from rasterloom.pipelines.step import Step
+from rasterloom.pipelines.step import HasResult
 from rasterloom.pipelines.training.stage_step import (
     StageStep,
     is_stage,
@@ -30,7 +30,7 @@ from rasterloom.train.validate import check
 from rasterloom.versions.corpus import Corpus
 
 
-def check_training(recipe: Recipe, steps: list[Step]) -> None:
+def check_training(recipe: Recipe, steps: list[HasResult]) -> None:
     """Look at those training stages among some steps that are not done yet.
 
     What only the tokens tell is checked where they are there already; the stage looks again when its turn
@@ -132,7 +132,7 @@ def _check_cluster(run: Run, stages: list[StageStep]) -> None:
         _check_room(step, run, Nodes(worker_needs(step, run)).slots(worker_takes(step, run).placement))
 
 
-def _check_room(step: Step, run: Run, room: int) -> None:
+def _check_room(step: HasResult, run: Run, room: int) -> None:
     """Raise RecipeError if there is room for fewer workers than a stage begins with."""
     fewest = run.train_workers.min
     if fewest > room:

@@ -10,7 +10,7 @@ from rasterloom.errors import RecipeError
 from rasterloom.pipelines.corpus import token_work
 from rasterloom.pipelines.execution.nodes import of_kind
 from rasterloom.pipelines.progress.reporter import figures
-from rasterloom.pipelines.step import FileStep, Step, StepContext, StepProgress
+from rasterloom.pipelines.step import FileStep, HasResult, Step, StepContext, StepProgress
 from rasterloom.pipelines.training import preview_images
 from rasterloom.pipelines.training.pinned_tokens import Pinned, pinned_files, pinned_step, pinned_text
 from rasterloom.pipelines.workspace.status import file_folder, local_folder, output_files, status
@@ -46,7 +46,9 @@ class TrainAt(Section):
 StageStep = FileStep[TrainAt]
 
 
-def stage_step(recipe: Recipe, number: int, corpus: dict[str, Step], before: StageStep | None) -> StageStep:
+def stage_step(
+    recipe: Recipe, number: int, corpus: dict[str, HasResult], before: StageStep | None
+) -> StageStep:
     """The step of a stage.
 
     Args:
@@ -59,7 +61,7 @@ def stage_step(recipe: Recipe, number: int, corpus: dict[str, Step], before: Sta
     """
     assert recipe.train
     stage = recipe.train.stages[number]
-    given: dict[str, Step] = {}
+    given: dict[str, HasResult] = {}
     sources = []
     for n, part in enumerate(stage.parts):
         field = f"train.stages[{number}]" + (f".mixture[{n}]" if stage.mixture else "")
@@ -85,7 +87,7 @@ def stage_step(recipe: Recipe, number: int, corpus: dict[str, Step], before: Sta
     )
 
 
-def _steps_of(recipe: Recipe, part: Part, corpus: dict[str, Step], field: str) -> list[Step]:
+def _steps_of(recipe: Recipe, part: Part, corpus: dict[str, HasResult], field: str) -> list[HasResult]:
     """The step of a part's tokens, and those of the text vocabulary and the length index that go with it."""
     if part.corpus is None and part.target in recipe.tokenize.targets:
         return [
@@ -94,12 +96,12 @@ def _steps_of(recipe: Recipe, part: Part, corpus: dict[str, Step], field: str) -
     return [pinned_step(recipe, part, field)]
 
 
-def token_files(corpus: Corpus, step: Step) -> list[DataFile]:
+def token_files(corpus: Corpus, step: HasResult) -> list[DataFile]:
     """The token files of a step of tokens, or of a pinned version."""
     return pinned_files(corpus, step) if isinstance(step, Pinned) else output_files(corpus, step)
 
 
-def text_content(corpus: Corpus, step: Step) -> str:
+def text_content(corpus: Corpus, step: HasResult) -> str:
     """The tokenizer.json of the step ``text``, or of a pinned version."""
     if isinstance(step, Pinned):
         return pinned_text(corpus, step).decode()
@@ -107,7 +109,7 @@ def text_content(corpus: Corpus, step: Step) -> str:
     return corpus.store.read(file.name).decode()
 
 
-def text_of_stage(step: Step) -> Step:
+def text_of_stage(step: Step) -> HasResult:
     """The input of a stage that has its text vocabulary."""
     return next(given for given in step.inputs if given.kind in (StepKind.TEXT, StepKind.PINNED))
 
@@ -173,14 +175,14 @@ def stage_job(corpus: Corpus, step: StageStep, folder: Path, run: Run) -> StageJ
     )
 
 
-def _init(corpus: Corpus, before: Step) -> str:
+def _init(corpus: Corpus, before: HasResult) -> str:
     """The weights that a stage left; the place where they will be, as a stage can be planned before."""
     if not status(corpus, before).done:
         return corpus.store.path(f"{file_folder(corpus, before)}/{MODEL}")
     return str(local_folder(corpus, before) / MODEL)
 
 
-def worker_takes(step: Step, run: Run) -> WorkerTakes:
+def worker_takes(step: HasResult, run: Run) -> WorkerTakes:
     """What a training worker takes of its node: what the recipe says of the stage, else one CPU or GPU."""
     takes = run.takes(step.name)
     return WorkerTakes(
@@ -193,30 +195,30 @@ def worker_takes(step: Step, run: Run) -> WorkerTakes:
     )
 
 
-def worker_needs(step: Step, run: Run) -> dict[str, float]:
+def worker_needs(step: HasResult, run: Run) -> dict[str, float]:
     """What a training worker takes, in Ray's words."""
     takes = worker_takes(step, run)
     return {**takes.needs, **of_kind(takes.accelerator)}
 
 
-def training_store(corpus: Corpus, step: Step) -> str:
+def training_store(corpus: Corpus, step: HasResult) -> str:
     """Where the checkpoints of a stage lie in a workspace on S3, a name in the store: apart from its result,
     which the next stage copies."""
     return corpus.layout.training(step.name, step.fingerprint)
 
 
-def checkpoint_store(corpus: Corpus, step: Step) -> Store:
+def checkpoint_store(corpus: Corpus, step: HasResult) -> Store:
     """Where the checkpoints of a stage are."""
     return Store(f"{_place(corpus, step)}/{CHECKPOINTS}")
 
 
-def _place(corpus: Corpus, step: Step) -> str:
+def _place(corpus: Corpus, step: HasResult) -> str:
     """The folder of a stage's checkpoints, or its ``s3://bucket/prefix``."""
     name = training_store(corpus, step) if corpus.store.is_s3 else file_folder(corpus, step)
     return corpus.store.uri(name) if corpus.store.is_s3 else corpus.store.path(name)
 
 
-def is_stage(step: Step) -> TypeGuard[StageStep]:
+def is_stage(step: HasResult) -> TypeGuard[StageStep]:
     """Whether a step trains."""
     return step.kind is StepKind.TRAIN
 

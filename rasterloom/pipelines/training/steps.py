@@ -7,7 +7,7 @@ import yaml
 from PIL import Image
 
 from rasterloom.pipelines.corpus import token_work
-from rasterloom.pipelines.step import FileStep, ShardStep, Step, StepContext
+from rasterloom.pipelines.step import FileStep, HasResult, Step, StepContext, config_of, table_of
 from rasterloom.pipelines.training import sample_grid
 from rasterloom.pipelines.training.pinned_tokens import Pinned
 from rasterloom.pipelines.training.result_folder import shown_folder
@@ -44,11 +44,11 @@ class Report(Section):
     recipe: dict[str, Any]
 
 
-def training_steps(recipe: Recipe, corpus: list[Step]) -> list[Step]:
+def training_steps(recipe: Recipe, corpus: list[HasResult]) -> list[HasResult]:
     """The steps from tokens to report; the report alone if the recipe does not train."""
     by_name = {step.name: step for step in corpus}
     stages: list[StageStep] = []
-    pinned: dict[str, Step] = {}
+    pinned: dict[str, HasResult] = {}
     for number in range(len(recipe.train.stages) if recipe.train else 0):
         stage = stage_step(recipe, number, by_name, stages[-1] if stages else None)
         stages.append(stage)
@@ -118,7 +118,7 @@ def write_report(context: StepContext[Report]) -> dict[str, int]:
         for s in states
         if s.step.kind in (StepKind.TRAIN, StepKind.SAMPLE)
     }
-    tables = {s.step.table for s in states if isinstance(s.step, ShardStep) and s.step.table}
+    tables = {table for s in states if (table := table_of(s.step))}
     snapshots = {table: corpus.snapshot_id(table) for table in sorted(tables)}
     decode, note = _decoder(context)
     build_report(
@@ -167,7 +167,8 @@ def _decoder(context: StepContext[Report]) -> tuple[Any, str]:
 
 def _tokenized(report: Step) -> Tokenize:
     """How the pictures that a report shows were tokenised."""
-    return next(s.config for s in report.inputs if isinstance(s.config, token_work.TokenizeAt)).tokenize
+    configs = map(config_of, report.inputs)
+    return next(config for config in configs if isinstance(config, token_work.TokenizeAt)).tokenize
 
 
 def _cropper(step: Step) -> Any:

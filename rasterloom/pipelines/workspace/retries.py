@@ -6,7 +6,7 @@ follows runs again, a run that was killed goes on, and a further plain run finds
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from rasterloom.errors import RecipeError
-from rasterloom.pipelines.step import Inputs, Shard, ShardResult, ShardSpec, ShardStep, Step
+from rasterloom.pipelines.step import HasResult, Inputs, Shard, ShardResult, ShardSpec, ShardStep, Step
 from rasterloom.pipelines.workspace import staging
 from rasterloom.pipelines.workspace.status import status
 from rasterloom.schema import ErrorClass
@@ -69,9 +69,10 @@ def retried(settings: Mapping[str, Any]) -> str:
     return str(settings.get(RETRY, "")).rpartition(" of ")[2]
 
 
-def worked_on(steps: Iterable[Step]) -> set[str]:
+def worked_on(steps: Collection[HasResult]) -> set[str]:
     """The fingerprints whose shards a run of some steps makes or looks at."""
-    return {f for step in steps for f in (step.fingerprint, retried(step.settings)) if f}
+    retries = {retried(step.settings) for step in steps if isinstance(step, Step)}
+    return {step.fingerprint for step in steps} | retries - {""}
 
 
 def plan_retry(
