@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 def tell_settled(corpus: Corpus) -> None:
     """Take out what a step back in time brought back, and say so."""
-    from rasterloom.pipelines.maintenance.apply_takedowns import settle
+    from rasterloom.pipelines.maintenance.apply_takedowns import apply_pending
 
-    gone = settle(corpus)
+    gone = apply_pending(corpus)
     if gone:
         rows = ", ".join(f"{table} {n:,}" for table, n in gone.items())
         out.print(f"What was taken down since stays out: {rows}", highlight=False)

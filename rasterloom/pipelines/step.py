@@ -1,4 +1,4 @@
-"""A step of the workflow as frozen data, and the fingerprint that says whether its result is there."""
+"""Steps of the workflow as frozen data, with the fingerprints of their results."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ ShardResult = tuple[pa.Table | Iterator[pa.Table], dict[str, int]]
 
 @dataclass(frozen=True)
 class ShardSpec:
-    """Base class of what a shard takes: a dataclass of plain values for each step."""
+    """Base class of shard specs: a dataclass of plain values for each step."""
 
     @property
     def values(self) -> dict[str, Any]:
@@ -66,18 +66,18 @@ class Shard(Generic[SpecT]):
 
     @property
     def task(self) -> SpecT:
-        """What the work is given."""
+        """The spec for the work."""
         return self.spec if self.now is None else self.now
 
     @property
     def digest(self) -> str:
-        """Of the spec: data files are never changed, so the names in it stand for their content."""
+        """Digest of the spec: data files never change, so their names stand for their content."""
         text = json.dumps(self.spec.values, sort_keys=True, ensure_ascii=False)
         return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
 
     @property
     def id(self) -> str:
-        """What it is published under: a shard that is made of other rows is another, whatever its name."""
+        """Name and digest, which the shard is published under."""
         return f"{self.name}-{self.digest}"
 
 
@@ -123,10 +123,11 @@ class Step(Generic[ConfigT]):
 
 @dataclass(frozen=True)
 class ShardStep(Step[ConfigT], Generic[ConfigT, SpecT]):
-    """A step over shards: ``plan`` cuts the inputs up, ``work`` turns one shard into rows.
+    """A step over shards.
 
-    The shards run as Ray tasks, in any order and any number at once; ``work`` is a top-level function
-    and must give the same rows when it is run again, as far as the world outside allows.
+    ``plan`` cuts the inputs up, and ``work`` turns one shard into rows. The shards run as Ray tasks, in any
+    order and any number at once; ``work`` is a top-level function and must give the same rows when it is
+    run again, as far as the world outside allows.
     """
 
     plan: Callable[[Store, Inputs, ConfigT], list[Shard[SpecT]]] = field(kw_only=True)
@@ -145,7 +146,7 @@ class ShardStep(Step[ConfigT], Generic[ConfigT, SpecT]):
 
 
 class StepProgress(Protocol):
-    """What a step says of its progress while it makes its files."""
+    """Progress of a step that makes files."""
 
     def say(self, text: str) -> None: ...
     def holds(self, workers: int, cpus: float, gpus: float) -> None: ...
@@ -163,7 +164,7 @@ class StepProgress(Protocol):
 
 @dataclass(frozen=True)
 class StepContext(Generic[ConfigT]):
-    """What a step is given to make its files."""
+    """Arguments of a step that makes files."""
 
     corpus: Corpus
     inputs: Inputs
@@ -179,7 +180,9 @@ class StepContext(Generic[ConfigT]):
 
 @dataclass(frozen=True)
 class FileStep(Step[ConfigT]):
-    """A step that makes a folder of files, in the driver: ``make`` fills it and returns counts.
+    """A step that makes a folder of files, in the driver.
+
+    ``make`` fills it and returns counts.
 
     The folder bears the step's fingerprint, and counts for nothing until the step's record is written. What
     a stopped run left in it is deleted first, unless the step ``resumes`` by itself, as training does.
@@ -228,7 +231,7 @@ def config_of(step: HasResult) -> BaseModel | None:
 
 
 def changes(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
-    """Say in words which values differ: ``["max_side 512 -> 768"]``."""
+    """Differing values as text: ``["max_side 512 -> 768"]``."""
     found = []
     for name in sorted(before.keys() | after.keys()):
         old, new = before.get(name), after.get(name)

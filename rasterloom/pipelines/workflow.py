@@ -1,4 +1,4 @@
-"""The steps of a recipe, and which of them would run."""
+"""The steps of a recipe and their states."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from rasterloom.versions.corpus import Corpus
 
 @dataclass(frozen=True)
 class Planned:
-    """A step and what is to be done about it."""
+    """A step, its state, and whether it would run."""
 
     step: HasResult
     status: Status
@@ -52,7 +52,7 @@ class Workflow:
         return list(filter(is_stage, self.steps))
 
     def until(self, name: str | None) -> list[HasResult]:
-        """The steps up to and including those of a name or a kind; all of them if it is None.
+        """The steps up to those of a name or a kind, included; all if None.
 
         Raises:
             RecipeError: there is no step of that name.
@@ -102,5 +102,5 @@ class Workflow:
 
 
 def _named(steps: list[HasResult], name: str) -> list[int]:
-    """Which of the steps bear a name, such as ``tokens/512``, or ``tokens`` for all targets."""
+    """Positions of the steps of a name or a kind: ``tokens/512``, or ``tokens`` for all targets."""
     return [i for i, step in enumerate(steps) if name in (step.name, step.kind)]

@@ -1,4 +1,4 @@
-"""Steps whose results are there, taken as they stand: read off the records, not worked out from a recipe.
+"""Steps of a version of a corpus, read off its records and not its recipe.
 
 A recipe of ``corpus: name@tag`` reads that version, whatever else it says of sources, scores or rules: the
 steps of its corpus are those that made the version.
@@ -21,7 +21,7 @@ from rasterloom.versions.refs import check_ref
 
 
 def is_fixed(corpus: Corpus) -> bool:
-    """Whether a corpus is seen at a tag or a snapshot, which never change.
+    """True if a corpus is seen at a tag or a snapshot, which never change.
 
     Raises:
         VersionError: it is seen at a snapshot that there is not.
@@ -45,7 +45,7 @@ def refuse_change(corpus: Corpus, what: str) -> None:
 
 
 def steps_of_version(recipe: Recipe) -> list[HasResult]:
-    """The steps that made the version that a recipe's corpus is seen at, as far as their results are there.
+    """The steps that made the version of a recipe's corpus, if their results are there.
 
     Raises:
         RecipeError: the version lacks tokens of a target that a stage is to be trained on.
@@ -85,7 +85,7 @@ def steps_of_version(recipe: Recipe) -> list[HasResult]:
 
 
 def _tokenized(recipe: Recipe, target: int, record: Record) -> token_work.TokenizeAt:
-    """How tokens were made. Where weights and tokenizer lie is not on record: that says the recipe."""
+    """Config that tokens were made by; the recipe adds the paths of weights and tokenizer."""
     told = {n: v for n, v in record.config["tokenize"].items() if n not in ("prompts", "targets")}
     config = recipe.tokenize.model_copy(update={**told, "targets": (target,)})
     return token_work.TokenizeAt(target=target, tokenize=config)

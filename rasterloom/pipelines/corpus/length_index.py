@@ -1,4 +1,4 @@
-"""The length index of a target: what a trainer needs to plan an epoch, in one small file.
+"""Length index of a target: one small file to plan an epoch from.
 
 One row for each row of the target's token files, in their order: ``file``, ``key``, ``bucket``, ``task``,
 ``n_tokens``, and ``heldout``, the share from which on a row is kept from training. The file's metadata hold,
@@ -46,7 +46,7 @@ def make_lengths(context: StepContext[LengthsAt]) -> dict[str, int]:
 
 
 def write_index(store: Store, given: list[DataFile], path: Path, progress: StepProgress) -> dict[str, int]:
-    """Write the index, one token file after the other, a row group each; count its rows and tokens."""
+    """Write the index, a row group for each token file; count rows and tokens."""
     schema = pa.schema(
         [
             ("file", pa.dictionary(pa.int32(), pa.string())),

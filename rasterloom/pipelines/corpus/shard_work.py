@@ -1,4 +1,4 @@
-"""What each step does to one shard: read its rows from the store, call the room that knows how.
+"""Planning of shards, and the work on one shard, of the steps up to the selection.
 
 A ``plan_*`` function cuts a step's inputs up; the function beside it takes one of those shards.
 """
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import field_serializer
 
+from rasterloom.filtering.scorers.registry import make_scorers, score_shard
 from rasterloom.pipelines.step import Inputs, Shard, ShardResult, ShardSpec
 from rasterloom.pipelines.workspace.retries import RetrySpec
 from rasterloom.recipe.base import Section
@@ -20,6 +21,10 @@ from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.filtering import Keep, Score
 from rasterloom.recipe.sources import Source
 from rasterloom.schema import PAIRS, SCORES
+from rasterloom.sources.fetch.img2dataset import fetch_shard_by_img2dataset
+from rasterloom.sources.fetch.shard import fetch_shard
+from rasterloom.sources.pairs import stream_pairs
+from rasterloom.sources.readers.registry import source_name
 from rasterloom.storage.parquet_io import count_of, first_of, read_file, read_files, read_rows
 from rasterloom.storage.store import Store
 
@@ -27,13 +32,12 @@ FILES_AT_ONCE = 64  # of images, judged together
 
 
 class Sources(Section):
-    """Sources as they count: by name, and what they hold (the step's identity), not by where they lie."""
+    """Sources by name; their content is the step's identity, and their paths are not."""
 
     sources: tuple[Source, ...]
 
     @field_serializer("sources")
     def _by_name(self, sources: tuple[Source, ...]) -> list[dict[str, Any]]:
-        from rasterloom.sources.readers.registry import source_name
 
         return [
             {
@@ -50,7 +54,7 @@ class Scores(Section):
 
 @dataclass(frozen=True)
 class Origin:
-    """Where images come from that have no URL, and the Python that runs the engine img2dataset.
+    """Sources of images without a URL, and the Python of the engine img2dataset.
 
     It is nobody's identity: what lies there is.
     """
@@ -95,7 +99,6 @@ def plan_pairs(store: Store, inputs: Inputs, config: Sources) -> list[Shard[Pair
 
 
 def read_pairs(store: Store, spec: PairsSpec, config: Sources) -> ShardResult:
-    from rasterloom.sources.pairs import stream_pairs
 
     counts: dict[str, int] = {}
     return stream_pairs(config.sources, counts), counts
@@ -134,7 +137,7 @@ def fetch_again(
     config: Fetch,
     origin: Origin = Origin(),
 ) -> ShardResult:
-    """Fetch those rows of a shard again that failed with one of ``errors``; the others stay as they are.
+    """Fetch the rows of a shard again that failed with one of ``errors``.
 
     All rows, where there is no earlier result.
     """
@@ -155,11 +158,9 @@ def fetch_again(
 
 
 def _fetch(pairs: pa.Table, config: Fetch, shard: int, origin: Origin) -> pa.Table:
-    from rasterloom.sources.fetch.shard import fetch_shard
 
     if config.engine != "img2dataset":
         return fetch_shard(pairs, config, shard=shard, sources=origin.sources)
-    from rasterloom.sources.fetch.img2dataset import fetch_shard_by_img2dataset
 
     # img2dataset fetches pairs with a URL, and nothing else.
     has_url = pc.and_(pc.is_null(pairs["path"]), pc.is_null(pairs["turns"]))
@@ -181,7 +182,6 @@ def plan_scores(store: Store, inputs: Inputs, config: Scores) -> list[Shard[Scor
 
 
 def score_images(store: Store, spec: ScoreSpec, config: Scores) -> ShardResult:
-    from rasterloom.filtering.scorers.registry import score_shard
 
     images = read_files(store, [spec.images], without=("more",))
     scores = score_shard(images, _scorers(config.model_dump_json()))
@@ -190,7 +190,6 @@ def score_images(store: Store, spec: ScoreSpec, config: Scores) -> ShardResult:
 
 @lru_cache(maxsize=1)  # Ray uses a worker process again: weights are loaded once in each
 def _scorers(config: str) -> Any:
-    from rasterloom.filtering.scorers.registry import make_scorers
 
     return make_scorers(Scores.model_validate_json(config).scorers)
 
@@ -204,8 +203,8 @@ def plan_selection(store: Store, inputs: Inputs, config: Keep) -> list[Shard[Sel
 
 
 def select_images(store: Store, spec: SelectSpec, config: Keep) -> ShardResult:
-    """Judge some files at a time: what is kept of a row in memory is a small part of it."""
-    from rasterloom.filtering.selection import select_batches
+    """Select rows, some files at a time to bound the memory."""
+    from rasterloom.filtering.selection import select_batches  # heavy
 
     earlier = None
     if spec.earlier:
@@ -231,7 +230,7 @@ def images_with_scores(
     The files of the two tables go together, one by one, unless something went wrong. Should the keys say
     that it did, or the numbers of files, the scores are looked up in their whole table.
     """
-    from rasterloom.filtering.selection import columns_needed
+    from rasterloom.filtering.selection import columns_needed  # heavy
 
     of_images, of_scores = columns_needed(config, columns)
     whole = None

@@ -1,4 +1,4 @@
-"""The workflow of a corpus, from the list of pairs to the table of tokens, as a list of steps."""
+"""Steps that build a corpus, from the list of pairs to the table of tokens."""
 
 from functools import partial
 from itertools import chain
@@ -6,6 +6,7 @@ from itertools import chain
 import pyarrow as pa
 
 from rasterloom.errors import RecipeError
+from rasterloom.filtering.scorers.registry import ON_GPU, identity, score_columns
 from rasterloom.pipelines.corpus import shard_work
 from rasterloom.pipelines.corpus.existing_steps import is_fixed, steps_of_version
 from rasterloom.pipelines.corpus.length_index import lengths_step
@@ -14,6 +15,9 @@ from rasterloom.pipelines.step import HasResult, ShardStep
 from rasterloom.pipelines.workspace.retries import with_retries
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION, StepKind
+from rasterloom.sources.fetch.img2dataset import img2dataset_version
+from rasterloom.sources.fetch.opt_out import opt_outs_digest
+from rasterloom.sources.pairs import check_sources
 from rasterloom.storage.parquet_options import IMAGE_PARQUET, TEXT_PARQUET
 from rasterloom.versions.corpus import Corpus
 
@@ -38,9 +42,7 @@ def steps_of_recipe(recipe: Recipe) -> list[HasResult]:
 
 
 def _corpus_steps(recipe: Recipe) -> list[HasResult]:
-    from rasterloom.filtering.scorers.registry import ON_GPU, identity, score_columns
-    from rasterloom.filtering.selection import check_keep
-    from rasterloom.sources.pairs import check_sources
+    from rasterloom.filtering.selection import check_keep  # heavy
 
     columns = score_columns(recipe.score)
     check_keep(recipe.keep, columns)
@@ -59,7 +61,7 @@ def _corpus_steps(recipe: Recipe) -> list[HasResult]:
     images = ShardStep(
         StepKind.IMAGES.value,
         recipe.fetch,
-        code_version="3",  # 3: several pictures a row, hashes of averages
+        code_version="3",  # 3: several images a row, hashes of averages
         identity=_fetch_identity(recipe),
         inputs=(pairs,),
         plan=shard_work.plan_images,
@@ -86,7 +88,7 @@ def _corpus_steps(recipe: Recipe) -> list[HasResult]:
     selection = ShardStep(
         StepKind.SELECTION.value,
         recipe.keep,
-        code_version="3",  # 2: what was kept before stays kept; 3: text alone, doubles of plain pairs only
+        code_version="3",  # 2: kept rows stay kept; 3: text alone, duplicates of plain pairs only
         inputs=(images, scores),
         plan=shard_work.plan_selection,
         work=shard_work.select_images,
@@ -105,9 +107,7 @@ def _corpus_steps(recipe: Recipe) -> list[HasResult]:
 
 
 def _fetch_identity(recipe: Recipe) -> dict[str, str]:
-    """What decides on the images and lies outside the recipe: the opt-out list, another engine's version."""
-    from rasterloom.sources.fetch.img2dataset import img2dataset_version
-    from rasterloom.sources.fetch.opt_out import opt_outs_digest
+    """Identity of fetching outside the recipe: opt-out list, version of another engine."""
 
     found = {}
     if recipe.fetch.opt_out:

@@ -1,5 +1,6 @@
-"""The steps from kept pairs to the table of tokens: text vocabulary, codes, sequences packed by bucket."""
+"""Steps from kept pairs to tokens: text vocabulary, codes, rows by bucket."""
 
+import hashlib
 from functools import partial
 from pathlib import Path
 
@@ -15,12 +16,17 @@ from rasterloom.schema import TOKENS, StepKind
 from rasterloom.storage.layout import TOKENIZER
 from rasterloom.storage.parquet_io import read_files
 from rasterloom.storage.parquet_options import CODES_PARQUET, TOKEN_PARQUET
+from rasterloom.tokenize import sample_rows
+from rasterloom.tokenize.codecs.load import ON_GPU, codec_digest
+from rasterloom.tokenize.profiles import profile_of
+from rasterloom.tokenize.text_tokenizer import text_of, train_text
+from rasterloom.tokenize.unirep import image_length
 
 GROUP_TOKENS = 1 << 20  # of a row group: 1.7 MB on disk, 4 MB read; a loader keeps hundreds of them
 
 
 class TextVocabulary(Section):
-    """What the text vocabulary is made of."""
+    """Config of the text vocabulary."""
 
     text: str | None = Field(exclude=True)  # its digest counts, not where it lies
     text_vocab: int
@@ -44,7 +50,6 @@ def text_step(config: Tokenize, images: HasResult, selection: HasResult) -> HasR
 
 def token_steps(recipe: Recipe, target: int, *given: HasResult) -> tuple[HasResult, HasResult]:
     """Codes shard by shard, then the same rows packed by bucket into the table."""
-    from rasterloom.tokenize.codecs.load import ON_GPU
 
     config = token_work.TokenizeAt(
         target=target, tokenize=recipe.tokenize.model_copy(update={"targets": (target,)})
@@ -84,16 +89,12 @@ def pack_step(config: token_work.AtTarget, codes: HasResult, codec: str, rows_pe
 
 def group_rows(codec: str, target: int) -> int:
     """Rows that have about ``GROUP_TOKENS`` together."""
-    from rasterloom.tokenize.profiles import profile_of
-    from rasterloom.tokenize.unirep import image_length
 
     return max(1, GROUP_TOKENS // image_length(target, target, profile_of(codec)))
 
 
 def make_text(context: StepContext[TextVocabulary]) -> dict[str, int]:
-    """Take the user's tokenizer, or train a byte-level BPE on the captions and turns of what is kept."""
-    from rasterloom.tokenize.sample_rows import text_of
-    from rasterloom.tokenize.text_tokenizer import train_text
+    """Copy the user's tokenizer, or train a byte-level BPE on the kept captions and turns."""
 
     config, folder, inputs = context.config, context.folder, context.inputs
     store = context.corpus.store
@@ -104,16 +105,13 @@ def make_text(context: StepContext[TextVocabulary]) -> dict[str, int]:
     columns = ["key", "caption", "turns"]
     rows = read_files(store, [f.name for f in inputs["images"]], None, columns)
     rows = rows.filter(pc.is_in(rows["key"], kept["key"].combine_chunks()))
-    text = train_text([text_of(row) for row in rows.to_pylist()], config.text_vocab)
+    text = train_text([sample_rows.text_of(row) for row in rows.to_pylist()], config.text_vocab)
     (folder / TOKENIZER).write_text(text, encoding="utf-8")
     return {"captions": rows.num_rows}
 
 
 def _text_digest(config: Tokenize) -> str | None:
-    """A digest of the recipe's own tokenizer, which is read and checked for it; None if it has none."""
-    import hashlib
-
-    from rasterloom.tokenize.text_tokenizer import text_of
+    """Digest of the recipe's own tokenizer, which is checked; None if it has none."""
 
     if config.text is None:
         return None
@@ -128,6 +126,5 @@ def _text_digest(config: Tokenize) -> str | None:
 
 
 def _codec_digest(recipe: Recipe) -> str:
-    from rasterloom.tokenize.codecs.load import codec_digest
 
     return codec_digest(recipe.tokenize.codec, recipe.tokenize.weights)[:20]

@@ -1,4 +1,4 @@
-"""What the steps of `tokens` do to one shard: pictures and captions to sequences, sequences to even files."""
+"""Work on one shard of images and captions to sequences, and of sequences to files."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +19,10 @@ from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import TOKENS, Profile
 from rasterloom.storage.parquet_io import count_of, read_file, read_files
 from rasterloom.storage.store import Store
+from rasterloom.tokenize.codecs.load import load_codec
+from rasterloom.tokenize.file_layout import file_starts, order_of
+from rasterloom.tokenize.text_tokenizer import text_of
+from rasterloom.tokenize.tokenize_shard import tokenize_shard
 
 TOKENS_AT_ONCE = 1 << 26  # that packing holds in memory: 256 MiB of ids
 
@@ -49,7 +53,7 @@ class TokenizeAt(AtTarget):
 
 @dataclass(frozen=True)
 class TokenizeSpec(ShardSpec):
-    """A file of images; the files of the other inputs go along whole, they are pruned by shard."""
+    """A file of images, and all files of the other inputs, which are pruned by shard."""
 
     images: str
     scores: list[str]
@@ -77,7 +81,6 @@ def plan_tokenize(store: Store, inputs: Inputs, config: TokenizeAt) -> list[Shar
 
 
 def tokenize_images(store: Store, spec: TokenizeSpec, config: TokenizeAt) -> ShardResult:
-    from rasterloom.tokenize.tokenize_shard import tokenize_shard
 
     images = read_file(store, spec.images)
     shards = pc.unique(images["shard"])
@@ -103,8 +106,7 @@ def tokenize_images(store: Store, spec: TokenizeSpec, config: TokenizeAt) -> Sha
 
 
 def staged(rows: pa.Table, failures: pa.Table, target: int, seed: int) -> pa.Table:
-    """Token rows as ``CODES``, by bucket and order, then a row of nulls and an error for each failure."""
-    from rasterloom.tokenize.file_layout import order_of
+    """Token rows as ``CODES``, then a row with the error of each failure."""
 
     order = order_of(rows["key"].to_pylist(), seed)
     rows = rows.append_column("error", pa.nulls(rows.num_rows, pa.string()))
@@ -122,7 +124,6 @@ def staged(rows: pa.Table, failures: pa.Table, target: int, seed: int) -> pa.Tab
 @lru_cache(maxsize=1)
 def _codec(name: str, weights: str | None, precision: str) -> Any:
     """The codec, on a GPU in the actors that have one (`ShardStep.uses_gpu`)."""
-    from rasterloom.tokenize.codecs.load import load_codec
 
     return load_codec(name, weights, precision=precision)
 
@@ -130,17 +131,15 @@ def _codec(name: str, weights: str | None, precision: str) -> Any:
 @lru_cache(maxsize=2)
 def load_text(store: Store, name: str, config: Tokenize) -> tuple[Any, Profile]:
     """The text encoder of a tokenizer.json in the store, and the ids that sequences are written in."""
-    from rasterloom.tokenize.text_tokenizer import text_of
 
     return text_of(config, store.read(name).decode())
 
 
 def plan_pack(store: Store, inputs: Inputs, config: AtTarget, *, rows_per_file: int) -> list[Shard[PackSpec]]:
-    """Each bucket's rows in as few files as may be, even to one row; a shard writes several of them.
+    """Cut each bucket's rows into as few, even files as possible, several a shard.
 
     What is held of a row here is 8 bytes: where it stands in the order.
     """
-    from rasterloom.tokenize.file_layout import file_starts
 
     (given,) = inputs.values()
     order: dict[str, list[Any]] = {}

@@ -17,7 +17,7 @@ from rasterloom.pipelines.execution.gpu_actors import one_line
 from rasterloom.pipelines.execution.scheduler import holds, run_on_ray
 from rasterloom.pipelines.execution.success_guard import SuccessGuard
 from rasterloom.pipelines.maintenance import rewrite
-from rasterloom.pipelines.maintenance.apply_takedowns import settle
+from rasterloom.pipelines.maintenance.apply_takedowns import apply_pending
 from rasterloom.pipelines.progress.prometheus import Metrics
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.step import FileStep, HasResult, Shard, ShardStep, Step, StepContext
@@ -122,7 +122,7 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
         partition_by=step.partition_by,
     )
     if latest_takedown(corpus.store, corpus.name) > taken_down.number:
-        settle(corpus)
+        apply_pending(corpus)
 
 
 def _taken_over(corpus: Corpus, step: ShardStep, place: str, shards: list[Shard]) -> dict[str, Published]:

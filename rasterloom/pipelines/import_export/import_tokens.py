@@ -17,7 +17,7 @@ from rasterloom.pipelines.execution.ray_cluster import start_ray
 from rasterloom.pipelines.execution.runner import run_step
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.step import HasResult, Inputs, Shard, ShardResult, ShardSpec, ShardStep
-from rasterloom.pipelines.workspace.leases import at_work
+from rasterloom.pipelines.workspace.leases import hold_lease
 from rasterloom.pipelines.workspace.retries import worked_on
 from rasterloom.pipelines.workspace.status import output_files, status
 from rasterloom.recipe.loader import load_recipe
@@ -86,7 +86,7 @@ def import_tokens(
         )
     steps = import_steps(record.resolve(), entries, ImportAt(target=target, profile=profile))
     progress.plan(corpus.name, (step.name for step in steps), run)
-    with at_work(corpus, "run", worked_on(steps), progress.say), progress.showing():
+    with hold_lease(corpus, "run", worked_on(steps), progress.say), progress.showing():
         for step in steps:
             before = status(corpus, step)
             if before.done:

@@ -1,4 +1,4 @@
-"""What a workspace already holds of a workflow: which steps are done, and why the others are not."""
+"""States of steps in a workspace: done, or the reason to run."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ from rasterloom.versions.record import Record
 
 @dataclass(frozen=True)
 class Status:
-    """A step's state in the workspace: done, or what makes it run."""
+    """State of a step: done, or the reason to run."""
 
     step: HasResult
     done: bool
@@ -40,12 +40,12 @@ class Status:
 
 
 def file_folder(corpus: Corpus, step: HasResult) -> str:
-    """Where a FileStep's result lies, a name in the store."""
+    """Folder of a FileStep's result, a name in the store."""
     return corpus.layout.files(step.name, step.fingerprint)
 
 
 def local_folder(corpus: Corpus, step: HasResult) -> Path:
-    """A local folder with a finished FileStep's files: where they lie, or a copy of what lies on S3."""
+    """Local folder with a finished FileStep's files; of those on S3, a copy."""
     place = file_folder(corpus, step)
     if not corpus.store.is_s3:
         return Path(corpus.store.path(place))
@@ -78,7 +78,7 @@ def scratch_folder(step: HasResult, suffix: str = "") -> Path:
 
 
 def work_folder(corpus: Corpus, step: HasResult) -> Path:
-    """The local folder that a FileStep works in: where its result lies, or a scratch folder for one on S3."""
+    """Local folder that a FileStep works in: its result's, or a scratch folder for S3."""
     return scratch_folder(step) if corpus.store.is_s3 else Path(corpus.store.path(file_folder(corpus, step)))
 
 
@@ -113,7 +113,7 @@ def read_record(corpus: Corpus, step: str, fingerprint: str) -> Record | None:
 
 
 def status(corpus: Corpus, step: HasResult) -> Status:
-    """Look up whether a step's result is there, under exactly this fingerprint."""
+    """Look up the result of a step, under exactly its fingerprint."""
     snapshot_id = None
     if table := table_of(step):
         head = head_snapshot(corpus, corpus.table(table), step.name)
@@ -132,7 +132,7 @@ def status(corpus: Corpus, step: HasResult) -> Status:
 
 
 def _taken_down_since(corpus: Corpus, step: HasResult, last: Record) -> str:
-    """Say which takedown took rows out of an input of a step that shows them, after it was made."""
+    """Reason to make a step again that shows rows which were taken down since."""
     if not isinstance(step, FileStep) or not step.shows_rows:
         return ""
     if last.takedowns >= latest_takedown(corpus.store, corpus.name):
@@ -158,7 +158,7 @@ def _why(step: HasResult, last: Record) -> str:
 
 
 def inputs_of(corpus: Corpus, step: Step) -> Inputs:
-    """The files that a step reads: its inputs' data files at the version of exactly their fingerprint."""
+    """Input files of a step, at the versions of exactly its inputs' fingerprints."""
     found = {given.name: output_files(corpus, given) for given in step.inputs}
     before = earlier(corpus, step)
     if before is not None:
