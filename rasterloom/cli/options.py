@@ -44,9 +44,9 @@ def load_recipe(path: Path | str) -> "Recipe":
 
 def apply_pending_takedowns(corpus: "Corpus") -> None:
     """Remove rows that a rollback or a branch brought back, and print how many."""
-    from rasterloom.pipelines.maintenance.apply_takedowns import settle  # heavy
+    from rasterloom.pipelines.maintenance.apply_takedowns import apply_pending  # heavy
 
-    gone = settle(corpus)
+    gone = apply_pending(corpus)
     if gone:
         rows = ", ".join(f"{table} {n:,}" for table, n in gone.items())
         out.print(f"Rows taken down since stay out: {rows}", highlight=False)

@@ -55,8 +55,8 @@ def run_command(
 def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = OutputFormat.TABLE) -> None:
     """Show which steps would run and why, and the cost of training. Nothing is changed."""
     from rasterloom.pipelines.models.forecast import MFU, in_short  # heavy
+    from rasterloom.pipelines.training.stage_step import is_stage  # heavy
     from rasterloom.pipelines.workflow import Workflow  # heavy
-    from rasterloom.schema import StepKind  # heavy
 
     workflow = Workflow(load_recipe(recipe))
     planned = workflow.plan(until)
@@ -73,7 +73,7 @@ def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = Out
     out.print(plan_table(planned))
     out.print(f"{sum(p.runs for p in planned)} of {len(planned)} steps would run.")
     for p in planned:
-        if p.runs and p.step.kind is StepKind.TRAIN and (line := in_short(workflow, p.step, MFU)):
+        if p.runs and is_stage(p.step) and (line := in_short(workflow, p.step, MFU)):
             out.print(line, highlight=False)
 
 

@@ -51,7 +51,7 @@ def takedown_command(
             corpus,
             given,
             why=why,
-            doubles=doubles,
+            duplicates=doubles,
             dry_run=dry_run,
             advance=lambda part: lambda done, total: status.update(f"{part}: {done:,} of {total:,} files"),
         )
@@ -65,9 +65,9 @@ def _tell(found: "Outcome", dry_run: bool) -> None:
     went = "would go" if dry_run else "are gone"
     rows = ", ".join(f"{table} {n:,}" for table, n in found.rows.items()) or "none"
     lines = [f"{len(found.keys):,} pairs; rows that {went}: {rows}"]
-    if found.doubles:
-        doubles = f"{len(found.doubles):,} rows were dropped as duplicates of these and stay"
-        lines.append(f"{doubles} (--doubles takes them down, too): {_some(found.doubles)}")
+    if found.duplicates:
+        doubles = f"{len(found.duplicates):,} rows were dropped as duplicates of these and stay"
+        lines.append(f"{doubles} (--doubles takes them down, too): {_some(found.duplicates)}")
     lines.append(f"checkpoints that saw them: {', '.join(found.checkpoints) or 'none'}")
     if found.still:
         lines.append(f"tags that hold them still: {', '.join(found.still)}")

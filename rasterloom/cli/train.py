@@ -25,7 +25,7 @@ from rasterloom.utils.redact import safe
 
 if TYPE_CHECKING:
     from rasterloom.pipelines.models.forecast import Forecast
-    from rasterloom.pipelines.step import Step
+    from rasterloom.pipelines.step import HasResult
     from rasterloom.pipelines.workflow import Workflow
     from rasterloom.train.estimate.cost import Estimate
     from rasterloom.train.estimate.memory import Memory
@@ -99,7 +99,7 @@ def train_command(
     result(log, lines, steps=len(planned), ran=ran, files=models)
 
 
-def _model_path(corpus: "Corpus", step: "Step") -> str:
+def _model_path(corpus: "Corpus", step: "HasResult") -> str:
     from rasterloom.pipelines.workspace.status import file_folder  # heavy
     from rasterloom.storage.layout import MODEL  # heavy
 

@@ -1,15 +1,15 @@
-"""A recipe from its first step to its last: what would run, and running it."""
+"""Running the steps of a recipe, from the first to the last."""
 
 from rasterloom.pipelines.corpus.existing_steps import is_fixed, refuse_change
 from rasterloom.pipelines.execution.ray_cluster import start_ray
 from rasterloom.pipelines.execution.runner import StepFailed, run_step
-from rasterloom.pipelines.maintenance.apply_takedowns import settle
+from rasterloom.pipelines.maintenance.apply_takedowns import apply_pending
 from rasterloom.pipelines.maintenance.takedown import refuse_held
 from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.step import ShardStep, Step
+from rasterloom.pipelines.step import HasResult, ShardStep
 from rasterloom.pipelines.training.preflight import check_training
 from rasterloom.pipelines.workflow import Planned, Workflow
-from rasterloom.pipelines.workspace.leases import at_work
+from rasterloom.pipelines.workspace.leases import hold_lease
 from rasterloom.pipelines.workspace.retries import ask_for_retry, parse_classes, worked_on
 from rasterloom.pipelines.workspace.status import Status, file_folder, local_folder, status
 from rasterloom.recipe.recipe import Recipe
@@ -22,7 +22,7 @@ from rasterloom.versions.workspace_check import check_workspace
 
 
 def run(workflow: Workflow, until: str | None, progress: Progress, retry: str = "") -> list[Planned]:
-    """Run what is not done yet, one step after the other; return what was planned.
+    """Run the steps that are not done, in order; return the plan.
 
     Args:
         retry: classes of error, as in ``timeout,http_5xx``, whose rows of ``images`` are fetched again first.
@@ -49,23 +49,23 @@ def run(workflow: Workflow, until: str | None, progress: Progress, retry: str = 
         workflow.refresh()
 
 
-def run_steps(recipe: Recipe, steps: list[Step], progress: Progress) -> list[Planned]:
-    """Run those of the steps that are not done yet; return what was planned.
+def run_steps(recipe: Recipe, steps: list[HasResult], progress: Progress) -> list[Planned]:
+    """Run those of some steps that are not done; return the plan.
 
     Raises:
         StepFailed: a step could not be finished.
         VersionError: the recipe names a version that holds what was taken down since.
     """
     corpus = Corpus.of(recipe)
-    with at_work(corpus, "run", worked_on(steps), progress.say):
-        if gone := settle(corpus):
+    with hold_lease(corpus, "run", worked_on(steps), progress.say):
+        if gone := apply_pending(corpus):
             rows = ", ".join(f"{table} {n:,}" for table, n in gone.items())
             progress.say(f"What was taken down and was not out yet is out now: {rows}")
         refuse_held(corpus)
         return _run_steps(corpus, recipe, steps, progress)
 
 
-def _run_steps(corpus: Corpus, recipe: Recipe, steps: list[Step], progress: Progress) -> list[Planned]:
+def _run_steps(corpus: Corpus, recipe: Recipe, steps: list[HasResult], progress: Progress) -> list[Planned]:
     planned: list[Planned] = []
     progress.plan(corpus.name, (step.name for step in steps), recipe.run)
     try:
@@ -110,7 +110,7 @@ def summary(done: Status) -> str:
 
 
 def result_files(workflow: Workflow, last: str, here: bool = False) -> dict[str, str]:
-    """Where the results that a person looks at lie, once the step ``last`` is done.
+    """Paths of the results for a person to look at, after the step ``last``.
 
     Args:
         here: bring what lies on S3 to this machine.

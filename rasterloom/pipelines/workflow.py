@@ -1,23 +1,24 @@
-"""The steps of a recipe, and which of them would run."""
+"""The steps of a recipe and their states."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.corpus.steps import corpus_steps
-from rasterloom.pipelines.step import Step
+from rasterloom.pipelines.step import HasResult, Step
+from rasterloom.pipelines.training.stage_step import StageStep, is_stage
 from rasterloom.pipelines.training.steps import training_steps
 from rasterloom.pipelines.workspace.status import Status, status
 from rasterloom.recipe.recipe import Recipe
-from rasterloom.schema import StepKind
 from rasterloom.versions.corpus import Corpus
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A step and what is to be done about it."""
+    """A step, its state, and whether it would run."""
 
-    step: Step
+    step: HasResult
     status: Status
     runs: bool
 
@@ -36,22 +37,22 @@ class Workflow:
         self._statuses: dict[tuple[str, str], Status] = {}
 
     @cached_property
-    def corpus_steps(self) -> list[Step]:
+    def corpus_steps(self) -> list[HasResult]:
         """The steps that build the corpus, in order. Raises RecipeError."""
         return corpus_steps(self.recipe)
 
     @cached_property
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[HasResult]:
         """All steps, in order. Raises RecipeError."""
         return [*self.corpus_steps, *training_steps(self.recipe, self.corpus_steps)]
 
     @property
-    def stages(self) -> list[Step]:
+    def stages(self) -> list[StageStep]:
         """The training steps, in order. Raises RecipeError."""
-        return [step for step in self.steps if step.kind is StepKind.TRAIN]
+        return list(filter(is_stage, self.steps))
 
-    def until(self, name: str | None) -> list[Step]:
-        """The steps up to and including those of a name or a kind; all of them if it is None.
+    def until(self, name: str | None) -> list[HasResult]:
+        """The steps up to those of a name or a kind, included; all if None.
 
         Raises:
             RecipeError: there is no step of that name.
@@ -66,22 +67,22 @@ class Workflow:
             raise RecipeError(f"no step is called {name}; the steps: {names}")
         return steps[: named[-1] + 1]
 
-    def step(self, name: str) -> Step:
+    def step(self, name: str) -> HasResult:
         """The step of a name, the last of a kind if there are several. Raises RecipeError."""
         return self.until(name)[-1]
 
-    def with_inputs(self, wanted: list[Step]) -> list[Step]:
+    def with_inputs(self, wanted: Sequence[HasResult]) -> list[HasResult]:
         """Some steps, and all that they are made from, in their order."""
         needed: set[str] = set()
-        waiting = list(wanted)
+        waiting: list[HasResult] = list(wanted)
         while waiting:
             step = waiting.pop()
             if step.name not in needed:
                 needed.add(step.name)
-                waiting += step.inputs
+                waiting += step.inputs if isinstance(step, Step) else ()
         return [step for step in self.steps if step.name in needed]
 
-    def status(self, step: Step) -> Status:
+    def status(self, step: HasResult) -> Status:
         """The state of a step, as it was when it was first asked for."""
         key = step.name, step.fingerprint
         if key not in self._statuses:
@@ -100,6 +101,6 @@ class Workflow:
         return [Planned(state.step, state, not state.done) for state in states]
 
 
-def _named(steps: list[Step], name: str) -> list[int]:
-    """Which of the steps bear a name, such as ``tokens/512``, or ``tokens`` for all targets."""
+def _named(steps: list[HasResult], name: str) -> list[int]:
+    """Positions of the steps of a name or a kind: ``tokens/512``, or ``tokens`` for all targets."""
     return [i for i, step in enumerate(steps) if name in (step.name, step.kind)]

@@ -201,13 +201,11 @@ def test_packing_does_not_depend_on_how_codes_are_cut(undisturbed, monkeypatch):
     codes = next(step for step in Workflow(undisturbed.recipe).until("tokens") if step.name == "codes/64")
     given = output_files(corpus, codes)
     assert len(given) > 3
-    config = token_work.TokenizeAt(
-        target=64, tokenize=undisturbed.recipe.tokenize.model_copy(update={"rows_per_file": 3})
-    )
+    config = token_work.TokenizeAt(target=64, tokenize=undisturbed.recipe.tokenize)
 
     def packed(files, at_once):
         monkeypatch.setattr(token_work, "TOKENS_AT_ONCE", at_once)
-        shards = token_work.plan_pack(corpus.store, {"codes/64": files}, config)
+        shards = token_work.plan_pack(corpus.store, {"codes/64": files}, config, rows_per_file=3)
         found = []
         for shard in shards:
             tables, counts = token_work.pack_tokens(corpus.store, shard.spec, config)

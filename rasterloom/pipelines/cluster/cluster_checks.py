@@ -14,7 +14,7 @@ from rasterloom.pipelines.cluster.job_client import Jobs
 from rasterloom.pipelines.execution.nodes import in_words, slots
 from rasterloom.pipelines.execution.scheduler import needs_of
 from rasterloom.pipelines.step import ShardStep
-from rasterloom.pipelines.training.stage_step import TrainAt, worker_needs, worker_takes
+from rasterloom.pipelines.training.stage_step import is_stage, worker_needs, worker_takes
 from rasterloom.pipelines.workflow import Workflow
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.resources import DriverTakes
@@ -125,7 +125,7 @@ def room(recipe: Recipe, nodes: list[dict[str, float]]) -> Iterator[Finding]:
         return
     asked: dict[tuple[str, int, int], list[str]] = {}
     for step in steps:
-        if isinstance(step.config, TrainAt):
+        if is_stage(step):
             needs, fewest = worker_needs(step, recipe.run), recipe.run.train_workers.min
             placement = worker_takes(step, recipe.run).placement
         elif isinstance(step, ShardStep):

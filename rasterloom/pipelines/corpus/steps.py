@@ -1,4 +1,4 @@
-"""The workflow of a corpus, from the list of pairs to the table of tokens, as a list of steps."""
+"""Steps that build a corpus, from the list of pairs to the table of tokens."""
 
 from functools import partial
 from itertools import chain
@@ -10,15 +10,18 @@ from rasterloom.pipelines.corpus import shard_work
 from rasterloom.pipelines.corpus.existing_steps import is_fixed, steps_of_version
 from rasterloom.pipelines.corpus.length_index import lengths_step
 from rasterloom.pipelines.corpus.token_steps import text_step, token_steps
-from rasterloom.pipelines.step import ShardStep, Step
+from rasterloom.pipelines.step import HasResult, ShardStep
 from rasterloom.pipelines.workspace.retries import with_retries
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION, StepKind
+from rasterloom.sources.fetch.img2dataset import img2dataset_version
+from rasterloom.sources.fetch.opt_out import opt_outs_digest
+from rasterloom.sources.pairs import check_sources
 from rasterloom.storage.parquet_options import IMAGE_PARQUET, TEXT_PARQUET
 from rasterloom.versions.corpus import Corpus
 
 
-def corpus_steps(recipe: Recipe) -> list[Step]:
+def corpus_steps(recipe: Recipe) -> list[HasResult]:
     """The steps that build a corpus, in order; of ``corpus: name@tag``, those that made that version.
 
     Raises:
@@ -29,7 +32,7 @@ def corpus_steps(recipe: Recipe) -> list[Step]:
     return steps_of_recipe(recipe)
 
 
-def steps_of_recipe(recipe: Recipe) -> list[Step]:
+def steps_of_recipe(recipe: Recipe) -> list[HasResult]:
     """The steps that the recipe itself asks for. RecipeError as for ``corpus_steps``."""
     try:
         return _corpus_steps(recipe)
@@ -37,11 +40,10 @@ def steps_of_recipe(recipe: Recipe) -> list[Step]:
         raise RecipeError(str(error)) from None
 
 
-def _corpus_steps(recipe: Recipe) -> list[Step]:
-    from rasterloom.filtering.scorers import registry as scorers
-    from rasterloom.filtering.selection import check_keep
-    from rasterloom.sources.pairs import check_sources
-    from rasterloom.sources.readers import registry as readers
+def _corpus_steps(recipe: Recipe) -> list[HasResult]:
+    from rasterloom.filtering.scorers import registry as scorers  # heavy
+    from rasterloom.filtering.selection import check_keep  # heavy
+    from rasterloom.sources.readers import registry as readers  # heavy
 
     columns = scorers.score_columns(recipe.score)
     check_keep(recipe.keep, columns)
@@ -60,7 +62,7 @@ def _corpus_steps(recipe: Recipe) -> list[Step]:
     images = ShardStep(
         StepKind.IMAGES.value,
         recipe.fetch,
-        code_version="3",  # 3: several pictures a row, hashes of averages
+        code_version="3",  # 3: several images a row, hashes of averages
         identity=_fetch_identity(recipe),
         inputs=(pairs,),
         plan=shard_work.plan_images,
@@ -77,7 +79,7 @@ def _corpus_steps(recipe: Recipe) -> list[Step]:
         code_version="1",
         identity={"scorers": scorers.identity(recipe.score), **scorers.plugin_identity(recipe.score)},
         inputs=(images,),
-        plan=shard_work.plan_by_images_file,
+        plan=shard_work.plan_scores,
         work=shard_work.score_images,
         schema=pa.schema([*SCORES, *columns]),
         table="scores",
@@ -87,7 +89,7 @@ def _corpus_steps(recipe: Recipe) -> list[Step]:
     selection = ShardStep(
         StepKind.SELECTION.value,
         recipe.keep,
-        code_version="3",  # 2: what was kept before stays kept; 3: text alone, doubles of plain pairs only
+        code_version="3",  # 2: kept rows stay kept; 3: text alone, duplicates of plain pairs only
         inputs=(images, scores),
         plan=shard_work.plan_selection,
         work=shard_work.select_images,
@@ -106,9 +108,7 @@ def _corpus_steps(recipe: Recipe) -> list[Step]:
 
 
 def _fetch_identity(recipe: Recipe) -> dict[str, str]:
-    """What decides on the images and lies outside the recipe: the opt-out list, another engine's version."""
-    from rasterloom.sources.fetch.img2dataset import img2dataset_version
-    from rasterloom.sources.fetch.opt_out import opt_outs_digest
+    """Identity of fetching outside the recipe: opt-out list, version of another engine."""
 
     found = {}
     if recipe.fetch.opt_out:

@@ -17,11 +17,11 @@ from rasterloom.errors import StepFailed as StepFailed
 from rasterloom.pipelines.execution.scheduler import holds, run_on_ray
 from rasterloom.pipelines.execution.success_guard import SuccessGuard
 from rasterloom.pipelines.maintenance import rewrite
-from rasterloom.pipelines.maintenance.apply_takedowns import settle
+from rasterloom.pipelines.maintenance.apply_takedowns import apply_pending
 from rasterloom.pipelines.progress.counts import Note, ShardPlan, Workers
 from rasterloom.pipelines.progress.prometheus import Metrics
 from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.step import FileStep, Shard, ShardStep, Step
+from rasterloom.pipelines.step import FileStep, HasResult, Shard, ShardStep, Step, StepContext
 from rasterloom.pipelines.workspace import staging
 from rasterloom.pipelines.workspace.staging import Published
 from rasterloom.pipelines.workspace.status import (
@@ -44,7 +44,7 @@ from rasterloom.versions.record import Record
 logger = logging.getLogger(__name__)
 
 
-def run_step(corpus: Corpus, step: Step, run: Run, recipe_digest: str, progress: Progress) -> Status:
+def run_step(corpus: Corpus, step: HasResult, run: Run, recipe_digest: str, progress: Progress) -> Status:
     """Run a step to its end, from where an earlier run stopped.
 
     Raises:
@@ -53,9 +53,10 @@ def run_step(corpus: Corpus, step: Step, run: Run, recipe_digest: str, progress:
     progress.step_started(step.name)
     if isinstance(step, FileStep):
         _run_files(corpus, step, run, recipe_digest, progress)
-    else:
-        assert isinstance(step, ShardStep)
+    elif isinstance(step, ShardStep):
         _run_shards(corpus, step, run, recipe_digest, progress)
+    else:
+        raise StepFailed(f"{step.name}: the result that was to be read has been replaced; run it again")
     return status(corpus, step)
 
 
@@ -127,7 +128,7 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
         partition_by=step.partition_by,
     )
     if latest_takedown(corpus.store, corpus.name) > taken_down.number:
-        settle(corpus)
+        apply_pending(corpus)
 
 
 def _taken_over(corpus: Corpus, step: ShardStep, place: str, shards: list[Shard]) -> dict[str, Published]:
@@ -161,7 +162,8 @@ def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, pro
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         inputs = inputs_of(corpus, step)
-        make = partial(step.make, corpus, inputs, step, folder, run, progress)
+        context = StepContext(corpus, inputs, step, folder, run, progress)
+        make = partial(step.make, context)
         try:
             counts = make() if step.resumes else corpus.with_retries(step.name, make)
         except RecipeError:

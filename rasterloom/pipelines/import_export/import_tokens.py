@@ -16,11 +16,10 @@ from rasterloom.pipelines.corpus.token_steps import pack_step
 from rasterloom.pipelines.execution.ray_cluster import start_ray
 from rasterloom.pipelines.execution.runner import run_step
 from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.step import Inputs, Shard, ShardResult, ShardStep, Step
-from rasterloom.pipelines.workspace.leases import at_work
+from rasterloom.pipelines.step import HasResult, Inputs, Shard, ShardResult, ShardSpec, ShardStep
+from rasterloom.pipelines.workspace.leases import hold_lease
 from rasterloom.pipelines.workspace.retries import worked_on
 from rasterloom.pipelines.workspace.status import output_files, status
-from rasterloom.recipe.base import Section
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.recipe.run import Run
 from rasterloom.schema import StepKind
@@ -36,10 +35,9 @@ from rasterloom.versions.corpus import Corpus
 SHARD_ROWS = 5_000  # files in a shard
 
 
-class ImportAt(Section):
+class ImportAt(token_work.AtTarget):
     """Config of imported tokens: vocabulary profile and file layout."""
 
-    target: int
     profile: str
     rows_per_file: int = 20_000
     seed: int = 0
@@ -85,7 +83,7 @@ def import_tokens(
         raise RecipeError(message, hint="{replace} replaces them, as a new version")
     steps = import_steps(record.resolve(), entries, ImportAt(target=target, profile=profile))
     progress.plan(corpus.name, (step.name for step in steps), run)
-    with at_work(corpus, "run", worked_on(steps), progress.say), progress.showing():
+    with hold_lease(corpus, "run", worked_on(steps), progress.say), progress.showing():
         for step in steps:
             before = status(corpus, step)
             if before.done:
@@ -113,7 +111,7 @@ def corpus_of(into: str) -> Corpus:
     return Corpus(name, Store(workspace if "://" in workspace else str(Path(workspace).resolve())))
 
 
-def import_steps(record: Path, entries: list[tuple[str, Any]], config: ImportAt) -> list[Step]:
+def import_steps(record: Path, entries: list[tuple[str, Any]], config: ImportAt) -> list[HasResult]:
     """Steps of an import: read the pickles, write token files, index lengths."""
     content = hashlib.blake2b(json.dumps(entries, sort_keys=True).encode(), digest_size=10).hexdigest()
     codes = ShardStep(
@@ -126,11 +124,20 @@ def import_steps(record: Path, entries: list[tuple[str, Any]], config: ImportAt)
         schema=token_work.CODES,
         parquet=CODES_PARQUET,
     )
-    packed = pack_step(config, codes, config.profile)
+    packed = pack_step(config, codes, config.profile, config.rows_per_file)
     return [codes, packed, lengths_step(config.target, packed)]
 
 
-def _plan(store: Store, inputs: Inputs, config: ImportAt, *, entries: list[tuple[str, Any]]) -> list[Shard]:
+@dataclass(frozen=True)
+class ImportSpec(ShardSpec):
+    """Some entries of a record, with where they stand in it."""
+
+    entries: list[tuple[str, Any]]
+
+
+def _plan(
+    store: Store, inputs: Inputs, config: ImportAt, *, entries: list[tuple[str, Any]]
+) -> list[Shard[ImportSpec]]:
     """Divide entries into shards, and mark those that repeat a file."""
     seen: set[str] = set()
     once: list[tuple[str, Any]] = []
@@ -140,13 +147,13 @@ def _plan(store: Store, inputs: Inputs, config: ImportAt, *, entries: list[tuple
         if name:
             seen.add(name)
     return [
-        Shard(f"{number:06d}", {"entries": once[start : start + SHARD_ROWS]})
+        Shard(f"{number:06d}", ImportSpec(once[start : start + SHARD_ROWS]))
         for number, start in enumerate(range(0, len(once), SHARD_ROWS))
     ]
 
 
-def _read(store: Store, spec: dict[str, Any], config: ImportAt, *, folder: str) -> ShardResult:
-    rows, failures = import_samples(spec["entries"], Path(folder), config.target, PROFILES[config.profile])
+def _read(store: Store, spec: ImportSpec, config: ImportAt, *, folder: str) -> ShardResult:
+    rows, failures = import_samples(spec.entries, Path(folder), config.target, PROFILES[config.profile])
     counts = count_of(rows["bucket"]) | ({"failed": failures.num_rows} if failures.num_rows else {})
     return token_work.staged(rows, failures, config.target, config.seed), counts
 

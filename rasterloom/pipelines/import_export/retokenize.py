@@ -6,12 +6,11 @@ steps done.
 """
 
 from rasterloom.errors import RecipeError
-from rasterloom.pipelines.corpus.existing_steps import existing
 from rasterloom.pipelines.corpus.length_index import lengths_step
 from rasterloom.pipelines.corpus.token_steps import text_step, token_steps
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.run import run_steps
-from rasterloom.pipelines.step import Step
+from rasterloom.pipelines.step import FinishedStep, HasResult
 from rasterloom.pipelines.workflow import Planned
 from rasterloom.pipelines.workspace.status import status
 from rasterloom.recipe.recipe import Recipe
@@ -39,7 +38,7 @@ def retokenize(
     return [Planned(s.step, s, not s.done) for s in (status(corpus, step) for step in steps)]
 
 
-def steps_on_tables(recipe: Recipe, targets: tuple[int, ...]) -> list[Step]:
+def steps_on_tables(recipe: Recipe, targets: tuple[int, ...]) -> list[HasResult]:
     """Steps from the present images, scores and selection to tokens."""
     for target in targets:
         try:
@@ -56,9 +55,9 @@ def steps_on_tables(recipe: Recipe, targets: tuple[int, ...]) -> list[Step]:
     return [text, *(step for pair in made.values() for step in pair), *lengths]
 
 
-def _existing(recipe: Recipe) -> list[Step]:
+def _existing(recipe: Recipe) -> list[HasResult]:
     corpus = Corpus.of(recipe)
-    found: dict[str, Step] = {}
+    found: dict[str, HasResult] = {}
     for name in ("images", "scores", "selection"):
         head = head_snapshot(corpus, corpus.table(name), name)
         if head is None:
@@ -73,5 +72,5 @@ def _existing(recipe: Recipe) -> list[Step]:
         if late:
             message = f"{name} was made before the current version of {', '.join(late)}"
             raise RecipeError(message, needs="selection")
-        found[name] = existing(record, name)
+        found[name] = FinishedStep(record, name)
     return list(found.values())

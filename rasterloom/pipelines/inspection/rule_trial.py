@@ -13,7 +13,7 @@ from rasterloom.filtering.scorers.registry import score_columns
 from rasterloom.filtering.selection import check_keep
 from rasterloom.pipelines.corpus import shard_work
 from rasterloom.pipelines.corpus.steps import steps_of_recipe
-from rasterloom.pipelines.step import ShardStep, Step
+from rasterloom.pipelines.step import ShardStep
 from rasterloom.pipelines.workspace.status import inputs_of, status
 from rasterloom.recipe.filtering import Keep
 from rasterloom.recipe.recipe import Recipe
@@ -59,6 +59,7 @@ def try_rule(recipe: Recipe, rule: str, page: Path | None = None) -> Tried:
     corpus = Corpus.of(recipe)
     made = {step.kind: step for step in steps_of_recipe(recipe)}
     selection = made[StepKind.SELECTION]
+    assert isinstance(selection, ShardStep)
     other = recipe.keep.model_copy(update={"rule": rule})
     try:
         check_keep(other, score_columns(recipe.score))
@@ -102,9 +103,8 @@ def try_rule(recipe: Recipe, rule: str, page: Path | None = None) -> Tried:
     return Tried(trial, tuple(changes), {n: (counts[0].get(n, 0), counts[1].get(n, 0)) for n in names})
 
 
-def _selection(corpus: Corpus, step: Step, keep: Keep) -> pa.Table:
+def _selection(corpus: Corpus, step: ShardStep, keep: Keep) -> pa.Table:
     """Rows of a selection in the order of its images: committed, or computed in memory."""
-    assert isinstance(step, ShardStep)
     for given in step.inputs:
         state = status(corpus, given)
         if not state.done:

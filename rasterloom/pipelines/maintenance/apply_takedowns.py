@@ -1,4 +1,4 @@
-"""Taking out of a corpus what was taken down, wherever it still is, or is again.
+"""Applying takedowns that are pending: removing their rows wherever they are.
 
 First the staged shards, so that a run that goes on does not bring rows back, then the tables, on every
 branch. What was found clean is noted down, so that a run sees at a glance whether there is anything to do:
@@ -13,7 +13,7 @@ from typing import Any
 from rasterloom import __version__
 from rasterloom.pipelines.maintenance.rewrite import Cleaned, Cleaner
 from rasterloom.pipelines.workspace import staging
-from rasterloom.pipelines.workspace.leases import at_work
+from rasterloom.pipelines.workspace.leases import hold_lease
 from rasterloom.pipelines.workspace.status import change_record, read_record
 from rasterloom.pipelines.workspace.tombstones import Tombstones, tombstones
 from rasterloom.schema import StepKind
@@ -27,15 +27,15 @@ from rasterloom.versions.record import BEFORE_TAKEDOWN, Record
 from rasterloom.versions.refs import refs
 from rasterloom.versions.replace_files import entries, replace_files
 
-PICTURED = (StepKind.REPORT, StepKind.SAMPLE)  # steps whose folders have pictures of single rows
+SHOWS_IMAGES = (StepKind.REPORT, StepKind.SAMPLE)  # steps whose folders have images of single rows
 
 
-def settle(corpus: Corpus, advance: AdvancePart = silent_part) -> dict[str, int]:
-    """Take out what was taken down and is there, if there is any; return how many rows went, by table."""
+def apply_pending(corpus: Corpus, advance: AdvancePart = silent_part) -> dict[str, int]:
+    """Apply pending takedowns; return how many rows went, by table."""
     known = tombstones(corpus.store, corpus.name)
     if is_settled(corpus, known):
         return {}
-    with at_work(corpus, "takedown"):
+    with hold_lease(corpus, "takedown"):
         gone = apply(corpus, known, advance=advance)
         _note(corpus, known)
     return gone
@@ -59,7 +59,7 @@ def apply(
     if not dry_run:
         for branch in _branches(corpus):
             taken_down |= {v.record.fingerprint: v.record.taken_down for v in made(branch)}
-        _forget_pictures(corpus, taken_down)
+        _forget_images(corpus, taken_down)
     return gone
 
 
@@ -68,7 +68,7 @@ def _branches(corpus: Corpus) -> list[Corpus]:
 
 
 def is_settled(corpus: Corpus, known: Tombstones) -> bool:
-    """Whether every version that a branch is at was made or looked at with all takedowns known."""
+    """True if the version of every branch was made or checked with all takedowns known."""
     if not known.number:
         return True
     clean = _noted(corpus, known)
@@ -94,7 +94,7 @@ def _note(corpus: Corpus, known: Tombstones) -> None:
 
 
 def _clean_staging(corpus: Corpus, cleaner: Cleaner, advance: AdvancePart) -> dict[str, int]:
-    """Clean every shard that is published; return by fingerprint the last takedown that took rows out."""
+    """Clean every published shard; return the last takedown of each fingerprint."""
     store, layout = corpus.store, corpus.layout
     names = [name for name in store.list(layout.all_staging) if staging.is_published(name)]
     taken_down: dict[str, int] = defaultdict(int)
@@ -118,7 +118,7 @@ def _clean_staging(corpus: Corpus, cleaner: Cleaner, advance: AdvancePart) -> di
 
 
 def _clean_table(corpus: Corpus, name: str, cleaner: Cleaner, advance: AdvancePart) -> int:
-    """Commit a table without the rows, step by step, as each has a record of its own; return how many."""
+    """Commit a table without the rows, one step at a time; return how many went."""
     total = 0
     while True:
         table = corpus.table(name)
@@ -158,10 +158,10 @@ def _record(corpus: Corpus, table: Any, step: str, hit: dict[str, Cleaned], clea
     ).signed(record.recipe, __version__)
 
 
-def _forget_pictures(corpus: Corpus, taken_down: dict[str, int]) -> None:
-    """Delete the folders with pictures of what was taken down; their steps make them again."""
+def _forget_images(corpus: Corpus, taken_down: dict[str, int]) -> None:
+    """Delete folders with images that were taken down; their steps make them again."""
     store = corpus.store
-    for step in PICTURED:
+    for step in SHOWS_IMAGES:
         for name in store.list(corpus.layout.records_of(step)):
             record = Record.from_json(store.read(name))
             if max((taken_down.get(f, 0) for f in record.inputs.values()), default=0) > record.takedowns:

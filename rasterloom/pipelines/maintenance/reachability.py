@@ -1,4 +1,4 @@
-"""What of a corpus nothing reaches any more.
+"""Finding the files of a corpus that nothing reaches.
 
 A result is *live* if a version that stays holds it, if such a version was made of it and it has no table
 (``codes``, ``text``), if it was made of live results alone, if it is the last that its step made, or if
@@ -11,9 +11,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from urllib.parse import unquote, urlsplit
 
 from rasterloom.pipelines.workspace import staging
-from rasterloom.pipelines.workspace.leases import dead
+from rasterloom.pipelines.workspace.leases import expired
 from rasterloom.pipelines.workspace.retries import retried
 from rasterloom.schema import StepKind
 from rasterloom.storage.layout import DATA, FILES, LAST, RECORDS, RESULT, SHARDS, STAGING
@@ -44,7 +45,7 @@ _ICEBERG = re.compile(
 
 @dataclass(frozen=True)
 class Grace:
-    """How long what nothing needs is kept."""
+    """Time for which garbage is kept."""
 
     versions: timedelta = timedelta(days=7)
     files: timedelta = timedelta(days=1)
@@ -67,8 +68,28 @@ class Item:
             self.store.delete(self.name)
 
 
-class Search:
-    """What of a corpus nothing reaches, given the snapshots that stay."""
+def scan(
+    corpus: Corpus,
+    grace: Grace,
+    kept: dict[str, set[int]],
+    working: Collection[str],
+    *,
+    models: bool = False,
+    busy: bool = False,
+) -> list[Item]:
+    """Find the files that nothing reaches.
+
+    Args:
+        kept: the snapshots that stay, by table.
+        working: fingerprints of leases.
+        models: also trained models.
+        busy: others work on the corpus.
+    """
+    return _Scan(corpus, grace, kept, working, models, busy).items()
+
+
+class _Scan:
+    """Files and versions of a corpus as one scan sees them."""
 
     def __init__(
         self,
@@ -114,7 +135,7 @@ class Search:
             for name, file in self.files.items()
             if _UNFINISHED.fullmatch(name) and file.written < self.before
         ]
-        leftovers += [self._item("leftovers", name) for name in dead(self.corpus, self.now)]
+        leftovers += [self._item("leftovers", name) for name in expired(self.corpus, self.now)]
         return [*records, *staged, *folders, *self._of_iceberg(), *leftovers, *self._uploads()]
 
     def _item(self, kind: str, name: str) -> Item:
@@ -150,7 +171,7 @@ class Search:
         ]
 
     def _dead_folders(self) -> list[tuple[str, str]]:
-        """Files of steps that make folders, with their kind."""
+        """Files of steps that make folders, with their kinds."""
         folders: dict[tuple[str, str], list[str]] = defaultdict(list)
         for name, found in self._below(FILES, _FOLDER):
             folders[found["step"], found["fingerprint"]].append(name)
@@ -240,6 +261,5 @@ def _root(location: str) -> str:
 
 def _plain(uri: str) -> str:
     """A URI in a form to compare: a path of a local file, whatever slashes it is written with."""
-    from urllib.parse import unquote, urlsplit
 
     return unquote(urlsplit(uri).path) if uri.startswith("file:") else uri

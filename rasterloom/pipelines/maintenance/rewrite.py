@@ -1,4 +1,4 @@
-"""Data files without the rows that were taken down."""
+"""Rewriting of data files without the rows that were taken down."""
 
 import json
 import uuid
@@ -125,7 +125,7 @@ class Cleaner:
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What became of a data file."""
+    """A data file after its rows were taken out."""
 
     name: str | None  # None: nothing is left of it, or it was a dry run
     rows: int

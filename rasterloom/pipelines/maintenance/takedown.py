@@ -1,4 +1,4 @@
-"""Taking pictures out of every table of a corpus, and keeping them out.
+"""Takedown: removing rows from every table of a corpus, and keeping them out.
 
 First a tombstone is written, from which later runs know what must not come back. Then the data files that
 hold any of the rows are written anew without them: those of shards that are staged, so that a run that goes
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rasterloom.errors import VersionError
-from rasterloom.pipelines.maintenance.apply_takedowns import apply, is_settled, settle
+from rasterloom.pipelines.maintenance.apply_takedowns import apply, apply_pending, is_settled
 from rasterloom.pipelines.workspace.tombstones import (
     KINDS,
     Takedown,
@@ -38,10 +38,10 @@ _KEY, _PHASH = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{16}")
 
 @dataclass
 class Outcome:
-    """What a takedown found and did."""
+    """Outcome of a takedown."""
 
     keys: list[str]
-    doubles: list[str]  # keys of rows that were dropped as duplicates of these, and stay
+    duplicates: list[str]  # keys of rows that were dropped as duplicates of these, and stay
     checkpoints: list[str]  # that saw any of the keys
     rows: dict[str, int] = field(default_factory=dict)  # rows that went, by branch and table
     still: list[str] = field(default_factory=list)  # tags whose versions hold some of the keys
@@ -79,7 +79,7 @@ def take_down(
     given: Iterable[str],
     *,
     why: str = "",
-    doubles: bool = False,
+    duplicates: bool = False,
     dry_run: bool = False,
     advance: AdvancePart = silent_part,
 ) -> Outcome:
@@ -88,7 +88,7 @@ def take_down(
     Args:
         given: entries, see :func:`parse`.
         why: kept with the takedown.
-        doubles: also take down what was dropped as a duplicate of these.
+        duplicates: also take down what was dropped as a duplicate of these.
         dry_run: only find out what would go.
 
     Raises:
@@ -99,8 +99,8 @@ def take_down(
         raise VersionError(f"{corpus.name} has no version yet: rasterloom run RECIPE")
     first = Takedown(given_entries, [], why, "", "", [])
     keys = _keys_under(corpus, of_takedowns([replace(first, number=1)]), advance)
-    others = _doubles_of(corpus, keys)
-    if doubles:
+    others = _duplicates_of(corpus, keys)
+    if duplicates:
         keys, others = sorted({*keys, *others}), []
     nodes = lineage.graph(corpus)
     trained = [nodes[f].name for f in lineage.checkpoints_of(corpus, nodes, keys)] if keys else []
@@ -115,7 +115,7 @@ def take_down(
             made = Takedown(given_entries, keys, why, signed.user, signed.finished, trained)
             found.number = write_takedown(corpus.store, corpus.name, made).number
         known = tombstones(corpus.store, corpus.name)
-        found.rows = settle(corpus, advance)
+        found.rows = apply_pending(corpus, advance)
     found.still = [ref.name for ref in refs(corpus) if ref.kind == "tag" and held(corpus, ref.name, known)]
     return found
 
@@ -156,7 +156,7 @@ def _everywhere(corpus: Corpus, name: str) -> list[DataFile]:
     return list(found.values())
 
 
-def _doubles_of(corpus: Corpus, keys: list[str]) -> list[str]:
+def _duplicates_of(corpus: Corpus, keys: list[str]) -> list[str]:
     """Keys of rows that the selection dropped as duplicates of some, which are not among these."""
     files = [f.name for f in corpus.files("selection")]
     if not files or not keys:
@@ -166,7 +166,7 @@ def _doubles_of(corpus: Corpus, keys: list[str]) -> list[str]:
 
 
 def held(corpus: Corpus, ref: str, known: Tombstones) -> bool:
-    """Whether a version of a corpus holds rows that were taken down."""
+    """True if a version of a corpus holds rows that were taken down."""
     at = replace(corpus, ref=ref)
     where = pc.field("key").isin(known.keys)
     for name in TABLES:

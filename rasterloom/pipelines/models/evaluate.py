@@ -25,7 +25,7 @@ from rasterloom.pipelines.models.load import (
     text_codec_of,
 )
 from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.step import FileStep, Step
+from rasterloom.pipelines.step import FileStep, HasResult, StepContext
 from rasterloom.pipelines.training.sample_grid import picture_of
 from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import file_folder, inputs_of, local_folder, output_files
@@ -334,10 +334,11 @@ def keep(workflow: Workflow, checkpoints: Sequence[TrainedModel], evaluation: Ev
     return _write_again(workflow.recipe, corpus, report) if workflow.status(report).done else None
 
 
-def _write_again(recipe: Recipe, corpus: Corpus, report: Step) -> str:
+def _write_again(recipe: Recipe, corpus: Corpus, report: HasResult) -> str:
     assert isinstance(report, FileStep)
     folder = local_folder(corpus, report)
-    report.make(corpus, inputs_of(corpus, report), report, folder, recipe.run, Progress(Console(quiet=True)))
+    quiet = Progress(Console(quiet=True))
+    report.make(StepContext(corpus, inputs_of(corpus, report), report, folder, recipe.run, quiet))
     place = file_folder(corpus, report)
     for path in folder.iterdir() if corpus.store.is_s3 else ():
         corpus.store.put(f"{place}/{path.name}", path.read_bytes())

@@ -3,9 +3,8 @@
 from dataclasses import dataclass, field
 
 from rasterloom.errors import RecipeError
-from rasterloom.pipelines.step import Step
 from rasterloom.pipelines.training.preflight import job_of
-from rasterloom.pipelines.training.stage_step import missing_inputs, worker_takes
+from rasterloom.pipelines.training.stage_step import StageStep, missing_inputs, worker_takes
 from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import Status, status
 from rasterloom.recipe.run import Run
@@ -20,7 +19,7 @@ ALL = "all"
 MFU = 0.4  # of a GPU's peak, assumed: what well-tuned training of such models reaches
 
 
-def stages_of(workflow: Workflow, which: str = ALL) -> list[Step]:
+def stages_of(workflow: Workflow, which: str = ALL) -> list[StageStep]:
     """Training steps of a recipe: of all stages, or of one, by its number from 1.
 
     Raises:
@@ -42,7 +41,7 @@ def stages_of(workflow: Workflow, which: str = ALL) -> list[Step]:
 class Forecast:
     """Resources that a stage would take."""
 
-    step: Step
+    step: StageStep
     status: Status
     workers: tuple[int, int]
     """How many, at least and at most."""
@@ -69,7 +68,7 @@ def forecast(workflow: Workflow, which: str, mfu: float) -> list[Forecast]:
     return [forecast_of(workflow.corpus, step, run, mfu) for step in stages_of(workflow, which)]
 
 
-def forecast_of(corpus: Corpus, step: Step, run: Run, mfu: float) -> Forecast:
+def forecast_of(corpus: Corpus, step: StageStep, run: Run, mfu: float) -> Forecast:
     """Plan one stage, as `forecast` does all."""
     missing = missing_inputs(corpus, step)
     asked = status(corpus, step), (run.train_workers.min, run.train_workers.max), worker_takes(step, run)
@@ -86,7 +85,7 @@ def forecast_of(corpus: Corpus, step: Step, run: Run, mfu: float) -> Forecast:
     return Forecast(step, *asked, (), figures, held, hours)
 
 
-def in_short(workflow: Workflow, step: Step, mfu: float) -> str | None:
+def in_short(workflow: Workflow, step: StageStep, mfu: float) -> str | None:
     """One line on a stage's cost, or its error; None before its tokens are there."""
     try:
         one = forecast_of(workflow.corpus, step, workflow.recipe.run, mfu)

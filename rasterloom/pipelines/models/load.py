@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rasterloom.errors import RecipeError, one_line
 from rasterloom.pipelines.corpus import token_work
-from rasterloom.pipelines.step import Step
-from rasterloom.pipelines.training.stage_step import TrainAt, checkpoint_store
+from rasterloom.pipelines.step import HasResult
+from rasterloom.pipelines.training.stage_step import StageStep, checkpoint_store
 from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import local_folder, scratch_folder
 from rasterloom.recipe.recipe import Recipe
@@ -31,7 +31,7 @@ class TrainedModel:
     name: str  # the stage's, as ``2-768``, or the folder
     model: Path
     target: int  # resolution
-    step: Step | None = None  # that made it, if it is a stage's
+    step: HasResult | None = None  # that made it, if it is a stage's
     at: int | None = None  # the optimizer step in the middle of the stage; None: its end
 
     @property
@@ -145,7 +145,6 @@ def model_at_step(workflow: Workflow, number: int | None, asked: str, text_codec
             value=asked,
         )
     config = step.config
-    assert isinstance(config, TrainAt)
     folder = scratch_folder(step, f"-{there[at].name}")
     lora = config.train.model.lora
     try:
@@ -159,7 +158,7 @@ def model_at_step(workflow: Workflow, number: int | None, asked: str, text_codec
     return TrainedModel(step.part, folder, target_of(step), step, at)
 
 
-def _asked(workflow: Workflow, number: int | None) -> list[Step]:
+def _asked(workflow: Workflow, number: int | None) -> list[StageStep]:
     """The stage of a number, or all of them."""
     stages = workflow.stages
     if not stages:
@@ -188,10 +187,9 @@ def model_in_folder(workflow: Workflow, folder: Path, text_codec: TextCodec) -> 
     return TrainedModel(str(folder), folder, target)
 
 
-def target_of(stage: Step) -> int:
+def target_of(stage: StageStep) -> int:
     """Highest resolution of the tokens that a training step reads."""
     config = stage.config
-    assert isinstance(config, TrainAt)
     return max(part.target for part in config.stage.parts)
 
 

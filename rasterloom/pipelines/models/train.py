@@ -9,7 +9,7 @@ from rasterloom.errors import RecipeError
 from rasterloom.pipelines.models.forecast import stages_of
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.run import run_steps
-from rasterloom.pipelines.step import Step
+from rasterloom.pipelines.step import HasResult
 from rasterloom.pipelines.training.preflight import check_training, job_of
 from rasterloom.pipelines.training.stage_step import missing_inputs, training_store
 from rasterloom.pipelines.workflow import Planned, Workflow
@@ -98,7 +98,7 @@ def start_over(
     workflow.refresh()
 
 
-def _has_begun(corpus: Corpus, step: Step) -> bool:
+def _has_begun(corpus: Corpus, step: HasResult) -> bool:
     places = (file_folder(corpus, step), training_store(corpus, step))
     return status(corpus, step).done or any(corpus.store.list(place) for place in places)
 

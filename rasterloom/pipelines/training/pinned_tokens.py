@@ -7,13 +7,11 @@ in a folder: the length index of their files, and the text vocabulary that they 
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rasterloom.errors import RecipeError, VersionError
 from rasterloom.pipelines.corpus.length_index import write_index
 from rasterloom.pipelines.maintenance.takedown import refuse_held
-from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.step import FileStep
+from rasterloom.pipelines.step import FileStep, StepContext
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.train import Part
@@ -36,7 +34,7 @@ class PinnedAt(Section):
 
 
 @dataclass(frozen=True)
-class Pinned(FileStep):
+class Pinned(FileStep[PinnedAt]):
     """A FileStep that also knows where the text vocabulary of its tokens lies."""
 
     text_file: str = ""  # a name in the store, or a path of this machine
@@ -112,7 +110,6 @@ def _text_file(corpus: Corpus, record: Record, recipe: Recipe, what: str, field:
 def pinned_files(corpus: Corpus, step: Pinned) -> list[DataFile]:
     """The token files of a pinned version."""
     config = step.config
-    assert isinstance(config, PinnedAt)
     there = replace(corpus, name=config.corpus, ref=config.version)
     return there.files("tokens", config.snapshot, f"target == {config.target}")
 
@@ -126,9 +123,10 @@ def _read_text(corpus: Corpus, file: str) -> bytes:
     return Path(file).read_bytes() if Path(file).is_absolute() else corpus.store.read(file)
 
 
-def make_pinned(
-    corpus: Corpus, inputs: Any, step: Pinned, folder: Path, run: Any, progress: Progress
-) -> dict[str, int]:
+def make_pinned(context: StepContext[PinnedAt]) -> dict[str, int]:
     """Write the length index and the text vocabulary."""
-    (folder / TOKENIZER).write_bytes(pinned_text(corpus, step))
-    return write_index(corpus.store, pinned_files(corpus, step), folder / LENGTHS, progress)
+    corpus, step = context.corpus, context.step
+    assert isinstance(step, Pinned)
+    (context.folder / TOKENIZER).write_bytes(pinned_text(corpus, step))
+    files = pinned_files(corpus, step)
+    return write_index(corpus.store, files, context.folder / LENGTHS, context.progress)

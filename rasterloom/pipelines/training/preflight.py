@@ -6,9 +6,10 @@ from pathlib import Path
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.execution.nodes import Nodes, in_words
 from rasterloom.pipelines.execution.ray_cluster import start_ray
-from rasterloom.pipelines.step import Step
+from rasterloom.pipelines.step import HasResult
 from rasterloom.pipelines.training.stage_step import (
-    TrainAt,
+    StageStep,
+    is_stage,
     missing_inputs,
     stage_before,
     stage_job,
@@ -29,7 +30,7 @@ from rasterloom.train.validate import check
 from rasterloom.versions.corpus import Corpus
 
 
-def check_training(recipe: Recipe, steps: list[Step]) -> None:
+def check_training(recipe: Recipe, steps: list[HasResult]) -> None:
     """Look at those training stages among some steps that are not done yet.
 
     What only the tokens tell is checked where they are there already; the stage looks again when its turn
@@ -39,7 +40,7 @@ def check_training(recipe: Recipe, steps: list[Step]) -> None:
         RecipeError: a stage cannot work; the message names the field and the way out.
     """
     corpus = Corpus.of(recipe)
-    stages = [step for step in steps if isinstance(step.config, TrainAt) and not status(corpus, step).done]
+    stages = [step for step in filter(is_stage, steps) if not status(corpus, step).done]
     for step in stages:
         _check_settings(step)
         if not missing_inputs(corpus, step):
@@ -48,13 +49,12 @@ def check_training(recipe: Recipe, steps: list[Step]) -> None:
         _check_cluster(recipe.run, stages)
 
 
-def _check_settings(step: Step) -> None:
+def _check_settings(step: StageStep) -> None:
     """What the recipe alone tells: weights to start from, names of parameters, sizes of batches."""
     from rasterloom.tokenize.buckets import bucket_sizes
     from rasterloom.tokenize.unirep import image_length
 
     config = step.config
-    assert isinstance(config, TrainAt)
     try:
         profile = _profile(config.tokenize)
         shape = shape_of(config.train.init, profile.vocab_size)
@@ -96,7 +96,7 @@ def _profile(config: Tokenize) -> Profile:
     return text_of(config, Path(config.text).read_text(encoding="utf-8"))[1]
 
 
-def _check_tokens(corpus: Corpus, step: Step, run: Run) -> None:
+def _check_tokens(corpus: Corpus, step: StageStep, run: Run) -> None:
     """What the tokens tell: their text vocabulary, the longest sample, whether there are any."""
     job = job_of(corpus, step, run)
     before = stage_before(step)
@@ -108,12 +108,12 @@ def _check_tokens(corpus: Corpus, step: Step, run: Run) -> None:
         raise RecipeError(f"{step.name}: {error}") from None
 
 
-def job_of(corpus: Corpus, step: Step, run: Run) -> StageJob:
+def job_of(corpus: Corpus, step: StageStep, run: Run) -> StageJob:
     """The job of a stage whose tokens are there, in the folder that it works in."""
     return stage_job(corpus, step, work_folder(corpus, step), run)
 
 
-def _check_cluster(run: Run, stages: list[Step]) -> None:
+def _check_cluster(run: Run, stages: list[StageStep]) -> None:
     """Whether Ray has what the workers of each stage ask for."""
     import ray
 
@@ -132,7 +132,7 @@ def _check_cluster(run: Run, stages: list[Step]) -> None:
         _check_room(step, run, Nodes(worker_needs(step, run)).slots(worker_takes(step, run).placement))
 
 
-def _check_room(step: Step, run: Run, room: int) -> None:
+def _check_room(step: HasResult, run: Run, room: int) -> None:
     """Raise RecipeError if there is room for fewer workers than a stage begins with."""
     fewest = run.train_workers.min
     if fewest > room:

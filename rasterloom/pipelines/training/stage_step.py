@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 from pydantic import Field, PlainSerializer
 
@@ -10,8 +10,8 @@ from rasterloom.errors import RecipeError
 from rasterloom.pipelines.corpus import token_work
 from rasterloom.pipelines.execution.nodes import of_kind
 from rasterloom.pipelines.progress.counts import Figures, Note, Unit, Workers
-from rasterloom.pipelines.progress.reporter import Progress, figures
-from rasterloom.pipelines.step import FileStep, Step
+from rasterloom.pipelines.progress.reporter import figures
+from rasterloom.pipelines.step import FileStep, HasResult, Step, StepContext, StepProgress
 from rasterloom.pipelines.training import preview_images
 from rasterloom.pipelines.training.pinned_tokens import Pinned, pinned_files, pinned_step, pinned_text
 from rasterloom.pipelines.workspace.status import file_folder, local_folder, output_files, status
@@ -44,7 +44,12 @@ class TrainAt(Section):
     """The step that each part of the stage has its tokens from: ``tokens/<target>``, or a pinned version."""
 
 
-def stage_step(recipe: Recipe, number: int, corpus: dict[str, Step], before: Step | None) -> FileStep:
+StageStep = FileStep[TrainAt]
+
+
+def stage_step(
+    recipe: Recipe, number: int, corpus: dict[str, HasResult], before: StageStep | None
+) -> StageStep:
     """The step of a stage.
 
     Args:
@@ -57,7 +62,7 @@ def stage_step(recipe: Recipe, number: int, corpus: dict[str, Step], before: Ste
     """
     assert recipe.train
     stage = recipe.train.stages[number]
-    given: dict[str, Step] = {}
+    given: dict[str, HasResult] = {}
     sources = []
     for n, part in enumerate(stage.parts):
         field = f"train.stages[{number}]" + (f".mixture[{n}]" if stage.mixture else "")
@@ -82,7 +87,7 @@ def _code_version(train: Train) -> str:
     return "3" if train.optimizer == "muon" else "2"
 
 
-def _steps_of(recipe: Recipe, part: Part, corpus: dict[str, Step], field: str) -> list[Step]:
+def _steps_of(recipe: Recipe, part: Part, corpus: dict[str, HasResult], field: str) -> list[HasResult]:
     """The step of a part's tokens, and those of the text vocabulary and the length index that go with it."""
     if part.corpus is None and part.target in recipe.tokenize.targets:
         return [
@@ -91,12 +96,12 @@ def _steps_of(recipe: Recipe, part: Part, corpus: dict[str, Step], field: str) -
     return [pinned_step(recipe, part, field)]
 
 
-def token_files(corpus: Corpus, step: Step) -> list[DataFile]:
+def token_files(corpus: Corpus, step: HasResult) -> list[DataFile]:
     """The token files of a step of tokens, or of a pinned version."""
     return pinned_files(corpus, step) if isinstance(step, Pinned) else output_files(corpus, step)
 
 
-def text_content(corpus: Corpus, step: Step) -> str:
+def text_content(corpus: Corpus, step: HasResult) -> str:
     """The tokenizer.json of the step ``text``, or of a pinned version."""
     if isinstance(step, Pinned):
         return pinned_text(corpus, step).decode()
@@ -104,7 +109,7 @@ def text_content(corpus: Corpus, step: Step) -> str:
     return corpus.store.read(file.name).decode()
 
 
-def text_of_stage(step: Step) -> Step:
+def text_of_stage(step: Step) -> HasResult:
     """The input of a stage that has its text vocabulary."""
     return next(given for given in step.inputs if given.kind in (StepKind.TEXT, StepKind.PINNED))
 
@@ -135,14 +140,13 @@ def _part_tokens(corpus: Corpus, step: Step, tokens: str) -> _PartTokens:
     return _PartTokens(token_files(corpus, source), index, snapshot)
 
 
-def stage_job(corpus: Corpus, step: Step, folder: Path, run: Run) -> StageJob:
+def stage_job(corpus: Corpus, step: StageStep, folder: Path, run: Run) -> StageJob:
     """The job of a stage, whose tokens are there.
 
     Raises:
         RecipeError: its parts, or the stage before, were written with other text vocabularies.
     """
     config = step.config
-    assert isinstance(config, TrainAt)
     before = stage_before(step)
     _, profile = _text(corpus, step)
     parts = [_part_tokens(corpus, step, name) for name in config.sources]
@@ -171,14 +175,14 @@ def stage_job(corpus: Corpus, step: Step, folder: Path, run: Run) -> StageJob:
     )
 
 
-def _init(corpus: Corpus, before: Step) -> str:
+def _init(corpus: Corpus, before: HasResult) -> str:
     """The weights that a stage left; the place where they will be, as a stage can be planned before."""
     if not status(corpus, before).done:
         return corpus.store.path(f"{file_folder(corpus, before)}/{MODEL}")
     return str(local_folder(corpus, before) / MODEL)
 
 
-def worker_takes(step: Step, run: Run) -> WorkerTakes:
+def worker_takes(step: HasResult, run: Run) -> WorkerTakes:
     """What a training worker takes of its node: what the recipe says of the stage, else one CPU or GPU."""
     takes = run.takes(step.name)
     return WorkerTakes(
@@ -191,40 +195,44 @@ def worker_takes(step: Step, run: Run) -> WorkerTakes:
     )
 
 
-def worker_needs(step: Step, run: Run) -> dict[str, float]:
+def worker_needs(step: HasResult, run: Run) -> dict[str, float]:
     """What a training worker takes, in Ray's words."""
     takes = worker_takes(step, run)
     return {**takes.needs, **of_kind(takes.accelerator)}
 
 
-def training_store(corpus: Corpus, step: Step) -> str:
+def training_store(corpus: Corpus, step: HasResult) -> str:
     """Where the checkpoints of a stage lie in a workspace on S3, a name in the store: apart from its result,
     which the next stage copies."""
     return corpus.layout.training(step.name, step.fingerprint)
 
 
-def checkpoint_store(corpus: Corpus, step: Step) -> Store:
+def checkpoint_store(corpus: Corpus, step: HasResult) -> Store:
     """Where the checkpoints of a stage are."""
     return Store(f"{_place(corpus, step)}/{CHECKPOINTS}")
 
 
-def _place(corpus: Corpus, step: Step) -> str:
+def _place(corpus: Corpus, step: HasResult) -> str:
     """The folder of a stage's checkpoints, or its ``s3://bucket/prefix``."""
     name = training_store(corpus, step) if corpus.store.is_s3 else file_folder(corpus, step)
     return corpus.store.uri(name) if corpus.store.is_s3 else corpus.store.path(name)
 
 
-def stage_before(step: Step) -> Step | None:
+def is_stage(step: HasResult) -> TypeGuard[StageStep]:
+    """Whether a step trains."""
+    return step.kind is StepKind.TRAIN
+
+
+def stage_before(step: StageStep) -> StageStep | None:
     """The stage whose weights a stage starts from."""
-    return next((given for given in step.inputs if given.kind is StepKind.TRAIN), None)
+    return next(filter(is_stage, step.inputs), None)
 
 
-def _text(corpus: Corpus, step: Step) -> tuple[Any, Profile]:
+def _text(corpus: Corpus, step: StageStep) -> tuple[Any, Profile]:
     """The text encoder of a stage and the ids that go with it: all its tokens must have the same."""
     from rasterloom.tokenize.text_tokenizer import text_of
 
     config = step.config
-    assert isinstance(config, TrainAt)
     before = stage_before(step)
     of_stage = [given for given in step.inputs if given.kind in (StepKind.TEXT, StepKind.PINNED)]
     first = text_content(corpus, of_stage[0])
@@ -238,16 +246,13 @@ def _text(corpus: Corpus, step: Step) -> tuple[Any, Profile]:
     return text_of(config.tokenize, first)
 
 
-def train_stage(
-    corpus: Corpus, inputs: Any, step: FileStep, folder: Path, run: Run, progress: Progress
-) -> dict[str, int]:
+def train_stage(context: StepContext[TrainAt]) -> dict[str, int]:
     """Train one stage; its folder holds the model, the metrics and the checkpoints to go on from."""
     from rasterloom.train import ray_trainer
 
-    config = step.config
-    assert isinstance(config, TrainAt)
-    job = stage_job(corpus, step, folder, run)
-    pictures = _pictures(config, folder)
+    corpus, step, config, progress = context.corpus, context.step, context.config, context.progress
+    job = stage_job(corpus, step, context.folder, context.run)
+    pictures = _pictures(config, context.folder)
     if pictures:
         target = max(part.target for part in config.stage.parts)
         text, profile = _text(corpus, step)
@@ -278,7 +283,7 @@ def _pictures(config: TrainAt, folder: Path) -> preview_images.Pictures | None:
     return preview_images.Pictures(folder, codec, config.train) if codec.can_decode else None
 
 
-def _show(progress: Progress, row: dict[str, Any]) -> None:
+def _show(progress: StepProgress, row: dict[str, Any]) -> None:
     progress.counted(Workers(row["workers"]))
     progress.counted(Figures(figures(row)))
     progress.advanced(row["step"], row["total"])

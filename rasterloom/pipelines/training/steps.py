@@ -1,20 +1,18 @@
 """The workflow after the corpus: train stage by stage, draw samples, write the report."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import yaml
 from PIL import Image
 
 from rasterloom.pipelines.corpus import token_work
-from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step
+from rasterloom.pipelines.step import FileStep, HasResult, Step, StepContext, config_of, table_of
 from rasterloom.pipelines.training import sample_grid
 from rasterloom.pipelines.training.pinned_tokens import Pinned
 from rasterloom.pipelines.training.result_folder import shown_folder
 from rasterloom.pipelines.training.stage_step import (
-    TrainAt,
+    StageStep,
     stage_step,
     text_content,
     text_of_stage,
@@ -25,6 +23,7 @@ from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.run import Run
 from rasterloom.recipe.sampling import SamplingConfig
+from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import StepKind, bucket_name
 from rasterloom.storage.layout import MODEL
 from rasterloom.storage.parquet_io import DataFile
@@ -45,11 +44,11 @@ class Report(Section):
     recipe: dict[str, Any]
 
 
-def training_steps(recipe: Recipe, corpus: list[Step]) -> list[Step]:
+def training_steps(recipe: Recipe, corpus: list[HasResult]) -> list[HasResult]:
     """The steps from tokens to report; the report alone if the recipe does not train."""
     by_name = {step.name: step for step in corpus}
-    stages: list[Step] = []
-    pinned: dict[str, Step] = {}
+    stages: list[StageStep] = []
+    pinned: dict[str, HasResult] = {}
     for number in range(len(recipe.train.stages) if recipe.train else 0):
         stage = stage_step(recipe, number, by_name, stages[-1] if stages else None)
         stages.append(stage)
@@ -59,18 +58,13 @@ def training_steps(recipe: Recipe, corpus: list[Step]) -> list[Step]:
     told = Report(
         recipe=json.loads(recipe.json_from_folder(exclude={"run", "catalog"}, exclude_defaults=True))
     )
-    return [
-        *pinned.values(),
-        *stages,
-        *samples,
-        FileStep(StepKind.REPORT.value, told, "2", shown, make=write_report, shows_rows=True),
-    ]
+    report = FileStep(StepKind.REPORT.value, told, "2", shown, make=write_report, shows_rows=True)
+    return [*pinned.values(), *stages, *samples, report]
 
 
-def _sample_step(recipe: Recipe, last: Step) -> FileStep:
+def _sample_step(recipe: Recipe, last: StageStep) -> FileStep[SampleAt]:
     """Pictures by the last stage's model, of its largest target."""
     config = last.config
-    assert isinstance(config, TrainAt)
     part, tokens = max(zip(config.stage.parts, config.sources, strict=True), key=lambda pair: pair[0].target)
     drawn = SampleAt(target=part.target, sample=recipe.sample, tokenize=config.tokenize)
     source = next(given for given in last.inputs if given.name == tokens)
@@ -79,19 +73,16 @@ def _sample_step(recipe: Recipe, last: Step) -> FileStep:
     return FileStep(StepKind.SAMPLE.value, drawn, "1", inputs, make=make_samples, shows_rows=True)
 
 
-def make_samples(
-    corpus: Corpus, inputs: Inputs, step: FileStep, folder: Path, run: Run, progress: Progress
-) -> dict[str, int]:
+def make_samples(context: StepContext[SampleAt]) -> dict[str, int]:
     """Draw what the recipe asks for with the last checkpoint; nothing where the codec has no decoder."""
     from rasterloom.tokenize.codecs.load import codec_of
     from rasterloom.tokenize.text_tokenizer import text_of
 
-    config = step.config
-    assert isinstance(config, SampleAt)
-    trained, text, *others = step.inputs
+    corpus, config = context.corpus, context.config
+    trained, text, *others = context.step.inputs
     (tokens,) = others or (text,)  # a pinned version has both
     model = local_folder(corpus, trained) / MODEL
-    codec = codec_of(config.tokenize, _device(run))
+    codec = codec_of(config.tokenize, _device(context.run))
     if not codec.can_decode:
         return {"pictures": 0}
     encoder, profile = text_of(config.tokenize, text_content(corpus, text))
@@ -103,7 +94,7 @@ def make_samples(
         bucket_name(*size): sample_grid.pictures_of(codec, profile, _sequences(corpus, files, size))
         for size in sizes
     }
-    return sample_grid.write_samples(folder, asked, images, real, config.sample, profile.downsample)
+    return sample_grid.write_samples(context.folder, asked, images, real, config.sample, profile.downsample)
 
 
 def _sequences(corpus: Corpus, files: list[DataFile], size: tuple[int, int]) -> list[list[int]]:
@@ -116,22 +107,20 @@ def _sequences(corpus: Corpus, files: list[DataFile], size: tuple[int, int]) -> 
     return found
 
 
-def write_report(
-    corpus: Corpus, inputs: Inputs, step: FileStep, folder: Path, run: Run, progress: Progress
-) -> dict[str, int]:
+def write_report(context: StepContext[Report]) -> dict[str, int]:
     """Write the page that shows all the steps."""
     from rasterloom.report.report_page import ReportInputs, build_report
 
-    assert isinstance(step.config, Report)
+    corpus, step = context.corpus, context.step
     states = [status(corpus, given) for given in step.inputs]
     folders = {
         s.step.name: shown_folder(corpus, s.step.name, s.step.fingerprint)
         for s in states
         if s.step.kind in (StepKind.TRAIN, StepKind.SAMPLE)
     }
-    tables = {s.step.table for s in states if isinstance(s.step, ShardStep) and s.step.table}
+    tables = {table for s in states if (table := table_of(s.step))}
     snapshots = {table: corpus.snapshot_id(table) for table in sorted(tables)}
-    decode, note = _decoder(corpus, step, inputs, run)
+    decode, note = _decoder(context)
     build_report(
         ReportInputs(
             corpus=corpus,
@@ -142,9 +131,9 @@ def write_report(
             decode=decode,
             codec_note=note,
             crop=_cropper(step),
-            recipe_text=yaml.safe_dump(step.config.recipe, sort_keys=False, allow_unicode=True),
+            recipe_text=yaml.safe_dump(context.config.recipe, sort_keys=False, allow_unicode=True),
         ),
-        folder,
+        context.folder,
     )
     return {}
 
@@ -160,15 +149,15 @@ def _device(run: Run) -> str | None:
     return None if run.use_gpu else "cpu"
 
 
-def _decoder(corpus: Corpus, step: Step, inputs: Inputs, run: Run) -> tuple[Any, str]:
+def _decoder(context: StepContext[Report]) -> tuple[Any, str]:
     """A function from a token sequence to its picture, for the report; or None, and why there is none."""
     from rasterloom.tokenize.codecs.load import codec_of
 
-    config = next(s.config for s in step.inputs if isinstance(s.config, token_work.TokenizeAt)).tokenize
-    codec = codec_of(config, _device(run))
+    config = _tokenized(context.step)
+    codec = codec_of(config, _device(context.run))
     if not codec.can_decode:
         return None, NO_DECODER.format(codec=config.codec)
-    _, profile = token_work.load_text(corpus.store, inputs["text"][0].name, config)
+    _, profile = token_work.load_text(context.corpus.store, context.inputs["text"][0].name, config)
 
     def decode(ids: list[int]) -> Image.Image:
         return sample_grid.picture_of(codec, profile, ids)
@@ -176,11 +165,17 @@ def _decoder(corpus: Corpus, step: Step, inputs: Inputs, run: Run) -> tuple[Any,
     return decode, ""
 
 
+def _tokenized(report: Step) -> Tokenize:
+    """How the pictures that a report shows were tokenised."""
+    configs = map(config_of, report.inputs)
+    return next(config for config in configs if isinstance(config, token_work.TokenizeAt)).tokenize
+
+
 def _cropper(step: Step) -> Any:
     """A function from a stored picture, its key and a target to the crop that was coded."""
     from rasterloom.tokenize.cropping import crop_as_coded
 
-    config = next(s.config for s in step.inputs if isinstance(s.config, token_work.TokenizeAt)).tokenize
+    config = _tokenized(step)
 
     def crop(image: Image.Image, key: str, target: int) -> Image.Image:
         return crop_as_coded(image, key, 0, config, target)[0]

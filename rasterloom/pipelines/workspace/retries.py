@@ -6,13 +6,15 @@ follows runs again, a run that was killed goes on, and a further plain run finds
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from rasterloom.errors import RecipeError
-from rasterloom.pipelines.step import Inputs, Shard, ShardResult, ShardStep, Step
+from rasterloom.pipelines.step import HasResult, Inputs, Shard, ShardResult, ShardSpec, ShardStep, Step
 from rasterloom.pipelines.workspace import staging
 from rasterloom.pipelines.workspace.status import status
 from rasterloom.schema import ErrorClass
@@ -20,7 +22,18 @@ from rasterloom.storage.store import Store
 from rasterloom.versions.corpus import Corpus
 
 RETRY = "retry"  # name in a step's identity
-Plan = Callable[[Store, Inputs, Any], list[Shard]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrySpec(ShardSpec):
+    """Base class of the shards of a step that can be retried."""
+
+    images: str | None = None  # file of the earlier result, whose other rows stay
+    errors: list[str] | None = None  # classes of the rows that are tried again
+
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+SpecT = TypeVar("SpecT", bound=RetrySpec)
 
 
 def parse_classes(text: str) -> list[str]:
@@ -35,8 +48,8 @@ def parse_classes(text: str) -> list[str]:
 
 
 def with_retries(
-    corpus: Corpus, step: ShardStep, again: Callable[[Store, dict[str, Any], Any], ShardResult]
-) -> ShardStep:
+    corpus: Corpus, step: ShardStep[ConfigT, SpecT], again: Callable[[Store, SpecT, ConfigT], ShardResult]
+) -> ShardStep[ConfigT, SpecT]:
     """Return the step as it is after all retries on record; ``again`` does a shard that has rows to retry."""
     found = step
     for errors in _on_record(corpus, step):
@@ -55,14 +68,21 @@ def retried(settings: Mapping[str, Any]) -> str:
     return str(settings.get(RETRY, "")).rpartition(" of ")[2]
 
 
-def worked_on(steps: Iterable[Step]) -> set[str]:
+def worked_on(steps: Collection[HasResult]) -> set[str]:
     """The fingerprints whose shards a run of some steps makes or looks at."""
-    return {f for step in steps for f in (step.fingerprint, retried(step.settings)) if f}
+    retries = {retried(step.settings) for step in steps if isinstance(step, Step)}
+    return {step.fingerprint for step in steps} | retries - {""}
 
 
 def plan_retry(
-    store: Store, inputs: Inputs, config: Any, *, plan: Plan, place: str, errors: Sequence[str]
-) -> list[Shard]:
+    store: Store,
+    inputs: Inputs,
+    config: ConfigT,
+    *,
+    plan: Callable[[Store, Inputs, ConfigT], list[Shard[SpecT]]],
+    place: str,
+    errors: Sequence[str],
+) -> list[Shard[SpecT]]:
     """Of the shards published in ``place``, those with rows to retry are made again, the others stay."""
     before = {p.shard: p for p in staging.published(store, place).values()}
     shards = []
@@ -72,8 +92,9 @@ def plan_retry(
             shards.append(shard)
         elif rows := sum(earlier.counts.get(error, 0) for error in errors):
             (file,) = earlier.files  # a shard of images is one
-            spec = {**shard.spec, "images": file, "errors": list(errors)}
-            shards.append(Shard(shard.name, spec, now=shard.now, rows=rows))
+            spec = replace(shard.spec, images=file, errors=list(errors))
+            now = shard.now and replace(shard.now, images=file, errors=list(errors))
+            shards.append(Shard(shard.name, spec, now=now, rows=rows))
         else:
             shards.append(Shard(shard.name, shard.spec, made=asdict(earlier)))
     return shards

@@ -1,4 +1,4 @@
-"""Shards between the worker that made them and the version that takes them in.
+"""Staged shards: written and published by workers, committed by the driver.
 
 A worker writes a data file under a name of its own and then publishes the shard by one conditional
 write of a small JSON file that names it. Whoever comes second has written garbage, and knows it.
@@ -50,7 +50,7 @@ class Published:
 def run_shard(
     store: Store, place: str, step: ShardStep, shard: Shard, taken_down: Tombstones = NONE
 ) -> Published:
-    """Do the work of one shard and publish it; if another attempt was first, return that one's result.
+    """Do the work of one shard and publish it, or return what was published first.
 
     Rows that were taken down are left out.
     Where a connection to S3 breaks in the middle of a data file, the work is done again.
@@ -61,7 +61,7 @@ def run_shard(
 
 def _run_shard(store: Store, place: str, step: ShardStep, shard: Shard, taken_down: Tombstones) -> Published:
     start = time.monotonic()
-    found, counts = step.work(store, {**shard.spec, **shard.now}, step.config)
+    found, counts = step.work(store, shard.task, step.config)
     changes: list[dict[str, int]] = []
     attempt = f"{shard.name}-{uuid.uuid4().hex[:12]}"
     files: dict[str, int] = {}
@@ -88,7 +88,7 @@ def _run_shard(store: Store, place: str, step: ShardStep, shard: Shard, taken_do
 
 
 def take_over(store: Store, place: str, shard: Shard, earlier: Published) -> Published:
-    """Publish an earlier version's result as that of a shard: its files become part of both versions."""
+    """Publish an earlier version's result as that of a shard, which shares its files."""
     mine = replace(earlier, shard=shard.name, spec=shard.digest)
     return (
         mine if _publish(store, place, mine) else read_published(store, layout.staged_shard(place, shard.id))
@@ -104,12 +104,12 @@ def _json(result: Published) -> bytes:
 
 
 def publish_anew(store: Store, place: str, result: Published) -> None:
-    """Say of a shard that is published that it has other files now."""
+    """Replace the files of a published shard."""
     store.put(layout.staged_shard(place, result.id), _json(result))
 
 
 def is_published(name: str) -> bool:
-    """Whether a file of the store is the JSON file of a shard."""
+    """True for the JSON file of a shard."""
     return name.endswith(".json") and name.rsplit("/", 2)[-2] == layout.SHARDS
 
 
@@ -119,14 +119,14 @@ def read_published(store: Store, name: str) -> Published:
 
 
 def published(store: Store, place: str) -> dict[str, Published]:
-    """The shards published so far, by id; those that a takedown made out of date among them."""
+    """All published shards by id, with those that a takedown made out of date."""
     names = [n for n in store.list(layout.staged_shards(place)) if n.endswith(".json")]
     found = (read_published(store, name) for name in names)
     return {p.id: p for p in found}
 
 
 def finish(store: Store, place: str, results: list[Published]) -> None:
-    """Say which of the published shards are a step's result, where no table says it."""
+    """Write the list of the shards that are the result of a step without a table."""
     store.put_if_absent(layout.staged_result(place), json.dumps([r.id for r in results]).encode())
 
 

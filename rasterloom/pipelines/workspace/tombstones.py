@@ -1,4 +1,4 @@
-"""What was taken down from a corpus and must not come back.
+"""Takedowns on record, and leaving their rows out of what is made.
 
 Each takedown leaves one file in the corpus, numbered, never changed. Workers leave out of their shards what
 falls under those that were there when the step began; what came later is looked for at the commit.
@@ -21,7 +21,7 @@ from rasterloom.storage.parquet_io import count_of
 from rasterloom.storage.store import Store
 
 KINDS = ("key", "phash", "host", "url", "prefix", "sha256")  # of entries; the last four as in opt-out lists
-# Columns of `images` that a row keeps when its picture goes.
+# Columns of `images` that a row keeps when its image goes.
 STAY = ("key", "shard", "url", "caption", "attempts", "task", "turns", "main")
 
 
@@ -49,9 +49,9 @@ class Tombstones:
     entries: Mapping[str, list[str]] = field(default_factory=dict)  # as they were given
 
     def without(self, table: pa.Table, step: str) -> tuple[pa.Table, dict[str, int]]:
-        """Leave out of a step's rows what was taken down; also return by how much its counts change.
+        """Leave out rows that were taken down; also return the change of the counts.
 
-        Rows of pairs go. A row of images whose picture, or the address that it really came from, falls under
+        Rows of pairs go. A row of images whose image, or the address that it really came from, falls under
         an entry stays as a failure, as every pair has a row there; one whose pair is gone goes with it.
         """
         if not self.number or "key" not in table.column_names:
@@ -74,12 +74,12 @@ class Tombstones:
 
     @property
     def looks_at_rows(self) -> bool:
-        """Whether there is more to look for than keys."""
+        """True if there is more to look for than keys."""
         places = self.places
         return bool(places.hosts or places.urls or places.prefixes or places.hashes or len(self.phashes))
 
     def hit_images(self, images: pa.Table) -> pa.ChunkedArray:
-        """Tell of rows of images whether address or picture fall under an entry, keys apart.
+        """Mask of the rows of images whose address or image falls under an entry.
 
         Of the columns that are looked at those that are missing count as null.
         """
@@ -97,7 +97,7 @@ class Tombstones:
         return hit
 
     def hit_pairs(self, pairs: pa.Table) -> pa.ChunkedArray:
-        """Tell of rows of pairs whether their addresses fall under an entry."""
+        """Mask of the rows of pairs whose address falls under an entry."""
         return self._by_place(pairs, ("url",), "more")
 
     def _by_place(
@@ -114,7 +114,7 @@ class Tombstones:
         return pa.chunked_array([pa.array(found, pa.bool_())])
 
     def cover(self, entries: Mapping[str, list[str]], keys: Iterable[str]) -> bool:
-        """Whether entries of a takedown and the keys under them are all among these already."""
+        """True if entries of a takedown and the keys under them are all among these."""
         mine = {kind: set(self.entries.get(kind, ())) for kind in entries}
         known = set(self.keys.to_pylist())
         return known.issuperset(keys) and all(mine[kind].issuperset(some) for kind, some in entries.items())
@@ -132,13 +132,13 @@ def _falls(places: OptOuts, url: str) -> bool:
 
 def _hashes_of(more: pa.ChunkedArray) -> list[list[dict[str, Any]] | None]:
     return [
-        None if row is None else [{"sha256": picture.get("sha256")} for picture in row]
+        None if row is None else [{"sha256": image.get("sha256")} for image in row]
         for row in more.to_pylist()
     ]
 
 
 def _blanked(images: pa.Table, where: pa.ChunkedArray) -> pa.Table:
-    """Rows without their picture, in their places, as failures."""
+    """Rows without their image, in their places, as failures."""
     if not pc.any(where).as_py():
         return images
     why = {
@@ -153,7 +153,7 @@ def _blanked(images: pa.Table, where: pa.ChunkedArray) -> pa.Table:
 
 
 def counts_of(rows: pa.Table, kind: StepKind | None) -> dict[str, int]:
-    """What some rows of a step's result stand for in its counts."""
+    """Counts that some rows of a step's result contribute."""
     if not rows.num_rows:
         return {}
     if kind is StepKind.IMAGES:

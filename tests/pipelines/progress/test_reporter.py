@@ -24,7 +24,7 @@ from rasterloom.pipelines.progress.live_view import frame
 from rasterloom.pipelines.progress.log_lines import where_at
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.progress.run_state import State, StepState
-from rasterloom.pipelines.step import Shard
+from rasterloom.pipelines.step import Shard, ShardSpec
 from rasterloom.pipelines.workspace.staging import Published
 from rasterloom.recipe.price import Price
 from rasterloom.recipe.run import Run
@@ -32,7 +32,7 @@ from rasterloom.utils.formatting import clock, usd
 from rasterloom.versions.record import Record
 
 STEPS = ("pairs", "images", "scores", "selection")
-SHARDS = [Shard(f"{n:02d}", {"n": n}, rows=100) for n in range(10)]
+SHARDS = [Shard(f"{n:02d}", ShardSpec(), rows=100) for n in range(10)]
 OUTCOMES = {"ok": 90, "timeout": 6, "http_4xx": 3, "dns": 1}
 
 
