@@ -58,21 +58,7 @@ def _corpus_steps(recipe: Recipe) -> list[HasResult]:
         table="pairs",
         parquet=TEXT_PARQUET,
     )
-    origin = shard_work.Origin(recipe.sources, recipe.run.img2dataset_python)
-    images = ShardStep(
-        StepKind.IMAGES.value,
-        recipe.fetch,
-        code_version="3",  # 3: several images a row, hashes of averages
-        identity=_fetch_identity(recipe),
-        inputs=(pairs,),
-        plan=shard_work.plan_images,
-        work=partial(shard_work.fetch_images, origin=origin),
-        schema=IMAGES,
-        table="images",
-        parquet=IMAGE_PARQUET,
-        guarded=True,
-    )
-    images = with_retries(Corpus.of(recipe), images, partial(shard_work.fetch_again, origin=origin))
+    images = _images_step(recipe, pairs)
     scores = ShardStep(
         StepKind.SCORES.value,
         shard_work.Scores(scorers=recipe.score),
@@ -105,6 +91,25 @@ def _corpus_steps(recipe: Recipe) -> list[HasResult]:
     }
     lengths = [lengths_step(target, packed) for target, (_, packed) in tokens.items()]
     return [pairs, images, scores, selection, text, *chain(*tokens.values()), *lengths]
+
+
+def _images_step(recipe: Recipe, pairs: HasResult) -> HasResult:
+    """The step that fetches, with the retries on record."""
+    origin = shard_work.Origin(recipe.sources, recipe.run.img2dataset_python)
+    images = ShardStep(
+        StepKind.IMAGES.value,
+        recipe.fetch,
+        code_version="3",  # 3: several images a row, hashes of averages
+        identity=_fetch_identity(recipe),
+        inputs=(pairs,),
+        plan=shard_work.plan_images,
+        work=partial(shard_work.fetch_images, origin=origin),
+        schema=IMAGES,
+        table="images",
+        parquet=IMAGE_PARQUET,
+        guarded=True,
+    )
+    return with_retries(Corpus.of(recipe), images, partial(shard_work.fetch_again, origin=origin))
 
 
 def _fetch_identity(recipe: Recipe) -> dict[str, str]:
