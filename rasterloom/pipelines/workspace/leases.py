@@ -7,6 +7,7 @@ at once sees the other.
 """
 
 import json
+import logging
 import threading
 import time
 import uuid
@@ -15,9 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from rasterloom.errors import one_line
 from rasterloom.storage.store import StorageError, Store
 from rasterloom.versions.corpus import Corpus
 
+logger = logging.getLogger(__name__)
 GC = "gc"
 BEAT_S = 15.0
 DEAD_S = 120.0  # after which one that has not written its file is taken for dead
@@ -65,7 +68,10 @@ def at_work(
 
 def dead(corpus: Corpus, now: datetime) -> list[str]:
     """Return the names of the files that those left who were killed."""
-    return [name for name, written in _written(corpus).items() if _is_dead(written, now)]
+    found = [name for name, written in _written(corpus).items() if _is_dead(written, now)]
+    if found:
+        logger.warning("%d leases were not renewed for %.0f s and count no more", len(found), DEAD_S)
+    return found
 
 
 def others(corpus: Corpus, mine: str = "") -> list[Worker]:
@@ -95,5 +101,5 @@ def _beat(store: Store, name: str, content: bytes, over: threading.Event) -> Non
     while not over.wait(BEAT_S):
         try:
             store.put(name, content)
-        except (OSError, StorageError):  # the next beat may get through
-            continue
+        except (OSError, StorageError) as error:  # the next beat may get through
+            logger.warning("the lease %s was not renewed: %s", name, one_line(error))
