@@ -58,6 +58,10 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
     if version:
         print(__version__)
         raise typer.Exit
+    try:
+        attach()
+    except (RasterloomError, OSError):  # said by what needs the folder; nothing is printed over the live view
+        logging.getLogger("rasterloom").addHandler(logging.NullHandler())
 
 
 def main() -> None:

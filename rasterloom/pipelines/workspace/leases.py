@@ -6,6 +6,7 @@ lease first and then looks for others, at least one of two that start at the sam
 """
 
 import json
+import logging
 import threading
 import time
 import uuid
@@ -14,9 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from rasterloom.errors import one_line
 from rasterloom.storage.store import StorageError, Store
 from rasterloom.versions.corpus import Corpus
 
+logger = logging.getLogger(__name__)
 GC = "gc"
 RENEW_S = 15.0
 EXPIRES_S = 120.0  # after the last renewal
@@ -64,7 +67,10 @@ def hold_lease(
 
 def expired(corpus: Corpus, now: datetime) -> list[str]:
     """Names of the leases of processes that were killed."""
-    return [name for name, written in _written(corpus).items() if _is_expired(written, now)]
+    found = [name for name, written in _written(corpus).items() if _is_expired(written, now)]
+    if found:
+        logger.warning("%d leases were not renewed for %.0f s and count no more", len(found), EXPIRES_S)
+    return found
 
 
 def others(corpus: Corpus, mine: str = "") -> list[Lease]:
@@ -94,5 +100,5 @@ def _renew(store: Store, name: str, content: bytes, over: threading.Event) -> No
     while not over.wait(RENEW_S):
         try:
             store.put(name, content)
-        except (OSError, StorageError):  # the next one may get through
-            continue
+        except (OSError, StorageError) as error:  # the next renewal may get through
+            logger.warning("the lease %s was not renewed: %s", name, one_line(error))
