@@ -33,8 +33,8 @@ from rasterloom.tokenize.profiles import CHAMELEON, profile_of
 from rasterloom.tokenize.prompt_templates import turns
 from rasterloom.tokenize.text_tokenizer import JsonText, train_text
 from rasterloom.tokenize.unirep import image_length
-from rasterloom.train.data.token_dataset import open_rows
 from rasterloom.train.data.stage_data import split_heldout
+from rasterloom.train.data.token_dataset import open_rows
 from rasterloom.versions.corpus import Corpus
 
 SIDE = 512
