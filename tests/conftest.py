@@ -21,6 +21,18 @@ settings.load_profile("gate")
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
 
 
+_LINES = (Path(__file__).parent / "slow.txt").read_text().splitlines()
+SLOW = tuple(line for line in _LINES if line and not line.startswith("#"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark the tests that slow.txt names."""
+    for item in items:
+        if item.nodeid.startswith(SLOW):
+            item.add_marker("slow")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     endings.arm()
