@@ -1,4 +1,5 @@
 import importlib
+import os
 import random
 import sys
 from pathlib import Path
@@ -11,6 +12,12 @@ import seaweed
 from hypothesis import settings
 
 from rasterloom.utils.local_ray import stop_local_ray
+
+# Before torch is imported, here and in what tests start: threads that wait by spinning take the cores from
+# those that they wait for, and test processes side by side have a core each.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A gate draws the same examples every time; nights draw new ones, by the seed that they print. A deadline
 # would time the machine, not the code.
