@@ -1,13 +1,23 @@
-# make demo   sets everything up in .venv, builds the quickstart corpus, trains on it, writes the report
-# make test   the tests; make nightly goes on killing processes and the S3 server for longer
+# make demo      sets everything up in .venv, builds the quickstart corpus, trains on it, writes the report
+# make test      the tests of every room, in minutes; make test-all has the slow ones too
+# make test-one ROOM=sources   all tests of one room, or of a file: ROOM=sources/test_tar.py
+# make nightly   draws new examples, and goes on killing processes and the S3 server for longer
+# make lint      what a change must pass first; make hooks has git do it at each commit
+# make lock      renews requirements.lock from pyproject.toml and constraints.txt
+# make api       a page for each public module, from the docstrings, in work/api
 # make test-browser   the tests of the report's pages, in Chromium
 PYTHON ?= python3
 BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: setup img2dataset demo demo-small corpus-openclipart test test-browser nightly lint bench clean
+.PHONY: setup img2dataset demo demo-small corpus-openclipart test test-slow test-all test-one test-browser \
+	nightly lint hooks lock resolve api bench clean
 
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Tests wait for servers and processes more than they compute.
+TESTS_AT_ONCE ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile --durations 10
+NOT_HERE := not browser and not nightly
 
 setup: .venv/.dev
 
@@ -16,12 +26,20 @@ setup: .venv/.dev
 	$(PYTHON) -c 'import sys; sys.exit("Rasterloom needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
 	test -d .venv || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv (a few minutes the first time) ..."
-	$(INSTALL) -e '.[demo]'
+	$(INSTALL) -c constraints.txt -e '.[demo]'
 	touch $@
 
-.venv/.dev: .venv/.demo
-	$(INSTALL) -e '.[dev,demo]'
-	touch $@
+# Everything by its hash, but torch and what torch brings: its wheels differ by CPU, CUDA and ROCm, and each is
+# in an index of its own, so no one hash holds for them. constraints.txt pins their versions.
+.venv/.dev: pyproject.toml constraints.txt requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit("Rasterloom needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	test -d .venv || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv (a few minutes the first time) ..."
+	$(INSTALL) --no-deps --require-hashes -r requirements.lock
+	$(INSTALL) -c constraints.txt torch
+	$(INSTALL) --no-deps -e .
+	$(BIN)/python -m pip check
+	touch .venv/.demo $@
 
 # The other fetch engine, whose pins on pandas and OpenCV are older than ours, in an environment of its own.
 img2dataset: .venv-img2dataset/.done
@@ -41,29 +59,62 @@ corpus-openclipart: .venv/.demo
 	$(BIN)/python examples/openclipart/corpus.py
 
 test: setup
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "$(NOT_HERE) and not slow"
+
+test-slow: setup
+	$(PYTEST) -m "$(NOT_HERE) and slow"
+
+test-all: setup
+	$(PYTEST) -m "$(NOT_HERE)"
+
+test-one: setup
+	@test -n "$(ROOM)" || { echo "Which room? make test-one ROOM=sources"; exit 1; }
+	$(BIN)/python -m pytest -m "$(NOT_HERE)" --durations 10 tests/$(ROOM)
 
 # The pages in a real browser: one that RASTERLOOM_CHROMIUM names, or that is found by its usual names.
 CHROMIUM = $(or $(RASTERLOOM_CHROMIUM),$(shell command -v chromium || command -v chromium-browser || command -v google-chrome))
 
-test-browser: .venv/.browser
+test-browser: .venv/.dev
 	@test -n "$(CHROMIUM)" || { echo "No Chromium: install one (Debian: apt-get install chromium) or set RASTERLOOM_CHROMIUM to its path"; exit 1; }
 	RASTERLOOM_CHROMIUM="$(CHROMIUM)" $(BIN)/python -m pytest -m browser tests/report
 
-.venv/.browser: .venv/.dev
-	$(INSTALL) -e '.[dev,demo,browser]'
-	touch $@
-
-# The tests that take chances, taken often, and a walk through docs/cluster-quickstart.md; RASTERLOOM_KILL_SEED=N repeats a night's.
+# The tests that take chances, taken often and with new seeds, and a walk through docs/cluster-quickstart.md.
+# Both seeds are printed; RASTERLOOM_KILL_SEED=N and DRAW_SEED=N repeat a night's.
 nightly: export RASTERLOOM_KILL_ROUNDS ?= 50
 nightly: export RASTERLOOM_KILL_SEED ?= $(shell date +%s)
+nightly: DRAW_SEED ?= $(shell date +%s)
 nightly: setup
+	@echo "hypothesis draws by DRAW_SEED=$(DRAW_SEED)"
+	$(BIN)/python -m pytest -m "hypothesis and not browser" --hypothesis-profile night --hypothesis-seed $(DRAW_SEED)
 	$(BIN)/python -m pytest -m "not browser" -s tests/pipelines/test_survival.py tests/pipelines/test_cluster_quickstart.py
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	git ls-files | xargs $(BIN)/codespell
+
+hooks: setup
+	$(BIN)/pre-commit install
+
+# One lock for the Pythons that `requires-python` allows and for all machines.
+TORCHS := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti \
+	nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand \
+	nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink \
+	nvidia-nvshmem-cu13 nvidia-nvtx
+COMPILE := $(BIN)/uv pip compile --quiet --no-header --no-annotate -c constraints.txt pyproject.toml \
+	--extra dev --extra demo --extra browser
+
+lock: setup
+	$(COMPILE) --universal --python-version 3.11 --generate-hashes $(TORCHS:%=--no-emit-package %) \
+	-o requirements.lock
+
+# Whether there is a set of versions for each Python that we say we run on; the tests run on one.
+resolve: setup
+	for version in 3.11 3.12 3.13; do $(COMPILE) --python-version $$version > /dev/null || exit 1; done
+
+api: setup
+	$(BIN)/python scripts/api_pages.py work/api
 
 bench: setup
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,8 @@ class Reference:
     @torch.no_grad()
     def encode(self, image: np.ndarray) -> np.ndarray:
         found = self.network.encode(as_floats(image[None]).to(self.device)).image_tokens
-        return found.cpu().numpy().reshape(image.shape[0] // 16, image.shape[1] // 16)
+        codes: np.ndarray = found.cpu().numpy()
+        return codes.reshape(image.shape[0] // 16, image.shape[1] // 16)
 
     def __call__(self, images: pa.Table, target: int) -> None:
         for row in images.to_pylist():
@@ -126,7 +128,7 @@ def ours(codec: Any, images: pa.Table, target: int) -> int:
         images, None, target=target, codec=codec, text=TEXT, config=config, profile=CHAMELEON
     )
     assert found.failures.num_rows == 0, found.failures.to_pylist()
-    return found.tokens.num_rows
+    return int(found.tokens.num_rows)
 
 
 _codec: Any = None
@@ -172,12 +174,12 @@ def speed(weights: str, targets: Sequence[int], count: int, threads: int, rounds
             return sum(job.result() for job in jobs)
 
         ways: dict[str, Callable[[], Any]] = {
-            f"reference's way, {threads} threads": lambda t=target, i=images: reference(i, t)
+            f"reference's way, {threads} threads": partial(reference, images, target)
         }
         for precision, codec in codecs.items():
-            ways[f"{precision}, {threads} threads"] = lambda c=codec, t=target, i=images: ours(c, i, t)
+            ways[f"{precision}, {threads} threads"] = partial(ours, codec, images, target)
             if pools:
-                ways[f"{precision}, {threads} workers of 1 thread"] = lambda p=precision: in_workers(p)
+                ways[f"{precision}, {threads} workers of 1 thread"] = partial(in_workers, precision)
         if CUDA:
             for precision, codec in codecs.items():
                 ways[f"{precision}, encoder alone on resident batches"] = resident(codec, count, target)
@@ -186,7 +188,11 @@ def speed(weights: str, targets: Sequence[int], count: int, threads: int, rounds
         for round_ in range(rounds + 1):
             for way, work in ways.items():
                 in_others: list[float] = []
-                wall, cpu = timed(lambda w=work, o=in_others: o.append(w() or 0.0))
+
+                def at_work(work: Callable[[], Any] = work, found: list[float] = in_others) -> None:
+                    found.append(work() or 0.0)
+
+                wall, cpu = timed(at_work)
                 cpu += in_others[0] if "workers" in way else 0.0
                 if round_:
                     took[way].append((wall, cpu))
@@ -252,8 +258,8 @@ def agreement(weights: str, is_random: bool, target: int = 256) -> None:
     codes = [mini.encode(image[None]) for image in images]
     mini.network.to(torch.bfloat16)
     low = []
-    for image in images:
-        pixels = (torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1).bfloat16()
+    for pixels_in in images:
+        pixels = (torch.from_numpy(pixels_in).permute(2, 0, 1)[None].float() / 127.5 - 1).bfloat16()
         features = F.normalize(mini.network.encoder(pixels).float(), dim=1)
         mini_codes = F.conv2d(features, mini.network.codebook.float()[:, :, None, None]).argmax(1)
         low.append(mini_codes.numpy().astype(np.int32))

@@ -82,7 +82,8 @@ def main() -> None:
     rows: list[Row] = []
     print("| files | commit, s | of it CPU | plan, s | of it CPU |\n|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        place, catalog = folder, ()
+        place = folder
+        catalog: tuple[tuple[str, str], ...] = ()
         if options.s3:
             from local_s3 import local_s3
 

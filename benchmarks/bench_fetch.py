@@ -130,6 +130,7 @@ def floor(pictures: list[bytes], chroma: str) -> dict[str, float]:
 
     def opencv(data: bytes) -> None:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        assert image is not None
         scale = SIDE / max(image.shape[:2])
         image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY, *colours])
@@ -237,7 +238,8 @@ def client(server: "Server", number: int, **task: Any) -> dict[str, Any]:
 def slow(python: str | None) -> None:
     """Two of a hundred drip, two stall, two are refused, one sends 50 MB: when does it end?"""
     deadline, number = 5, 1000
-    settings = {"max_side": SIDE, "deadline_s": deadline, "per_host": 64, "max_bytes": 20_000_000}
+    settings: dict[str, Any] = {"max_side": SIDE, "deadline_s": deadline, "per_host": 64}
+    settings["max_bytes"] = 20_000_000
     print(f"\n{number} pictures, 2 % drip, 2 % stall, 2 % are refused, 1 % send 50 MB; deadline {deadline} s")
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -17,8 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -90,7 +91,7 @@ def ours(store: Store, names: list[str], ranks: int, seconds: float) -> tuple[fl
 
 def measured(tokens: Iterator[int], seconds: float) -> tuple[float, float]:
     done, cpu, clock = 0, time.process_time(), time.monotonic()
-    with contextlib.closing(tokens):
+    with contextlib.closing(cast(Generator[int], tokens)):
         for n in tokens:
             done += n
             if time.monotonic() - clock > seconds:
@@ -109,7 +110,8 @@ class Pickles(torch.utils.data.Dataset):  # type: ignore[type-arg]
 
     def __getitem__(self, number: int) -> dict[str, list[int]]:
         with open(self.files[number], "rb") as file:
-            return pickle.load(file)
+            sample: dict[str, list[int]] = pickle.load(file)
+            return sample
 
 
 def padded(samples: list[dict[str, list[int]]]) -> tuple[torch.Tensor, torch.Tensor, int]:

@@ -39,7 +39,7 @@ def unchunked(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 def computed_again(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     chunk = CHUNK_ELEMENTS // len(weight)
-    parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)
+    parts = zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True)
     losses = [checkpoint(unchunked, part, weight, target, use_reentrant=False) for part, target in parts]
     return torch.stack(losses).sum()
 

@@ -8,7 +8,7 @@ Lengths are those of the buckets: pictures whose aspect ratios spread around a s
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,7 +131,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     print("| useful tokens, 32 ranks of 8 rows | " + " | ".join(map(str, TARGETS)) + " |\n|---|---|---|---|")
     lengths = {target: bucket_lengths(target, 1_000_000, rng) for target in TARGETS}
-    ways = {
+    ways: dict[str, Callable[[Lengths], float]] = {
         "pad to the longest of all": lambda one: pad_to_max(one),
         "pad each rank's micro-batch": lambda one: pad_micro_batches(one, 32, rng),
         f"fixed bins of {BIN:,}, best fit": lambda one: best_fit_bins(one, rng),

@@ -135,7 +135,8 @@ def with_ids(made: pa.Table) -> pa.Table:
 
 def report(folder: str) -> None:
     corpus, codec = Corpus("bench", Store(folder)), codec_of(Tokenize(codec="mini"), "cpu")
-    snapshots = {name: corpus.snapshot_id(name) for name in TABLES}
+    found = {name: corpus.snapshot_id(name) for name in TABLES}
+    snapshots = {name: number for name, number in found.items() if number is not None}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     inputs = ReportInputs(
         corpus, snapshots, (), (), None, lambda ids: picture_of(codec, MINI, ids), "corpus: bench"

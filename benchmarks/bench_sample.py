@@ -44,7 +44,7 @@ def model_of(profile: Profile, options: argparse.Namespace) -> ChameleonForCondi
     return model
 
 
-class Guidance(LogitsProcessor):
+class Guidance(LogitsProcessor):  # type: ignore[misc]
     """logits = s * (l - l0) + l0, where l0 sees what comes from boi on, through a cache of its own."""
 
     def __init__(self, model: ChameleonForConditionalGeneration, head: list[int]) -> None:
@@ -54,10 +54,11 @@ class Guidance(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         seen = self.next if self.cache.get_seq_length() == 0 else input_ids[:, -1:]
         without = self.model(input_ids=seen, past_key_values=self.cache, use_cache=True).logits[:, -1].float()
-        return CFG * (scores - without) + without
+        guided: torch.Tensor = CFG * (scores - without) + without
+        return guided
 
 
-class Structure(LogitsProcessor):
+class Structure(LogitsProcessor):  # type: ignore[misc]
     """Image tokens alone; after each row its end."""
 
     def __init__(self, profile: Profile, prompt: int, width: int) -> None:

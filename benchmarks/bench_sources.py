@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,7 +25,7 @@ print(json.dumps({"seconds": time.perf_counter() - start, "peak": peak, **counts
 """
 
 
-def batches(rows: int) -> "object":
+def batches(rows: int) -> Iterator[pa.Table]:
     for start in range(0, rows, BATCH):
         ids = [i - (i % REPEATED == 0 and i > 0) for i in range(start, min(rows, start + BATCH))]
         yield pa.table(
@@ -39,11 +40,11 @@ def batches(rows: int) -> "object":
 
 def write(path: Path, rows: int) -> None:
     if path.suffix == ".parquet":
-        writer = None
-        for table in batches(rows):
-            writer = writer or pq.ParquetWriter(path, table.schema)
-            writer.write_table(table)
-        writer.close()
+        tables = batches(rows)
+        first = next(tables)
+        with pq.ParquetWriter(path, first.schema) as writer:
+            for table in (first, *tables):
+                writer.write_table(table)
         return
     with open(path, "w") as file:
         if path.suffix == ".csv":

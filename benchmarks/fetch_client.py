@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +26,7 @@ def main() -> None:
     defaults["jpeg_chroma"] = task.get("chroma", "4:4:4")
     config = Fetch(**{**defaults, **task.get("settings", {})})
     shard_rows = task.get("shard", 1000)
-    seen = {"counts": {}, "memory": [], "seconds": 0.0}
+    seen: dict[str, Any] = {"counts": {}, "memory": [], "seconds": 0.0}
     start = time.monotonic()
     for shard, first in enumerate(range(0, task["number"], shard_rows)):
         urls = [f"{task['base']}{i}.jpg" for i in range(first, min(first + shard_rows, task["number"]))]

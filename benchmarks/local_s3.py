@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -11,8 +10,8 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path[:0] = [str(TESTS), str(TESTS / "support")]
 
-from conftest import SeaweedFS, two_ports  # noqa: E402
 from faultproxy import FaultProxy  # noqa: E402
+from seaweed import SeaweedFS, served  # noqa: E402
 
 
 class Counting:
@@ -40,18 +39,5 @@ class Counting:
 @contextlib.contextmanager
 def local_s3(folder: str) -> Iterator[SeaweedFS]:
     """SeaweedFS in a folder, started, with the variables set that lead to it."""
-    ports = {f"{name}.port": two_ports(_free_port) for name in ("master", "volume", "filer", "s3")}
-    ports |= {name: _free_port() for name in ("s3.port.iceberg", "s3.port.lance")}
-    server = SeaweedFS(Path(folder), ports)
-    os.environ.update(server.variables)
-    server.start()
-    try:
-        server.shell("s3tables.bucket -create -name tables -account 000000000000\n")
+    with served(Path(folder)) as server:
         yield server
-    finally:
-        server.stop()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

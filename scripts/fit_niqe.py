@@ -2,7 +2,7 @@
 
 docs/quality.md says where the photographs come from, under which licences, and how to get them:
 
-    python scripts/fit_niqe.py FOLDER [--out rasterloom/filtering/niqe.npz]
+    python scripts/fit_niqe.py FOLDER [--out rasterloom/filtering/scorers/niqe.npz]
 
 FOLDER holds the unpacked packages; each of the files named below must be in it, once.
 """
@@ -107,7 +107,7 @@ def reduced(path: Path) -> Iterator[NDArray[np.uint8]]:
             scale = side / max(photograph.size)
             size = (round(photograph.width * scale), round(photograph.height * scale))
             pixels = np.asarray(photograph.convert("RGB").resize(size, Image.Resampling.LANCZOS))
-            yield cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)  # type: ignore[misc]
+            yield cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
 
 
 def fit(lumas: list[NDArray[np.uint8]]) -> Photographs:

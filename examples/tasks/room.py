@@ -88,7 +88,7 @@ def view(balls: Sequence[Ball], size: tuple[int, int]) -> View:
     down = rays[..., 1] < 0
     distance[down] = -EYE[1] / rays[down][:, 1]
     normals[down], colour[down], segments[down] = (0, 1, 0), GROUND, 0
-    boxes = {}
+    boxes: dict[str, tuple[int, int, int, int]] = {}
     for ball in balls:
         offset = EYE - np.array([ball.x, ball.radius, ball.z])
         half = rays @ offset
@@ -100,7 +100,7 @@ def view(balls: Sequence[Ball], size: tuple[int, int]) -> View:
         colour[mine] = segments[mine] = COLOURS[ball.colour]
         if mine.any():
             down_, across = np.flatnonzero(mine.any(axis=1)), np.flatnonzero(mine.any(axis=0))
-            boxes[ball.colour] = tuple(int(v) for v in (across[0], down_[0], across[-1], down_[-1]))
+            boxes[ball.colour] = (int(across[0]), int(down_[0]), int(across[-1]), int(down_[-1]))
     lit = np.where(
         np.isfinite(distance)[..., None], 0.45 + 0.55 * np.clip(normals @ LIGHT, 0, 1)[..., None], 1
     )
