@@ -73,24 +73,24 @@ def draw(seed: int, number: int) -> Drawn:
     lora = Lora(rank=one(2, 4), alpha=one(2, 16), vocabulary=one(True, False)) if one(0, 0, 0, 1) else None
     optimizer = "muon" if zero == 0 and lora is None and one(0, 1) else "adamw"
     guard = Guard(on=one("skip", "rollback"), factor=one(None, None, 1.02), window=one(2, 3), limit=100)
-    shared = dict(
-        model=Model(lora=lora, remat=one("none", "none", "full")),
-        deepspeed=DeepSpeed(zero=zero),
-        optimizer=optimizer,
-        seed=int(rng.integers(100)),
-        heldout=one(0.0, 0.15, 0.3),
-        z_loss=one(0.0, 1e-3, 0.05),
-        cfg_drop=one(0.0, 0.3, 1.0),
-        dropout=0.0,
-        weight_decay=one(0.0, 0.1, 1.0),
-        grad_clip=one(0.1, 0.5, 4.0),
-        micro_batch_tokens=one(None, 60, 90),
-        checkpoint_every=one(2, 3, 50),
-        log_every=one(1, 2, 10),
-        evaluate_every=one(None, 2, 3),
-        guard=guard,
-        trackers=(),
-    )
+    shared = {
+        "model": Model(lora=lora, remat=one("none", "none", "full")),
+        "deepspeed": DeepSpeed(zero=zero),
+        "optimizer": optimizer,
+        "seed": int(rng.integers(100)),
+        "heldout": one(0.0, 0.15, 0.3),
+        "z_loss": one(0.0, 1e-3, 0.05),
+        "cfg_drop": one(0.0, 0.3, 1.0),
+        "dropout": 0.0,
+        "weight_decay": one(0.0, 0.1, 1.0),
+        "grad_clip": one(0.1, 0.5, 4.0),
+        "micro_batch_tokens": one(None, 60, 90),
+        "checkpoint_every": one(2, 3, 50),
+        "log_every": one(1, 2, 10),
+        "evaluate_every": one(None, 2, 3),
+        "guard": guard,
+        "trackers": (),
+    }
     stages, tables, runs = [], [], []
     freeze = one((), (), ("embeddings",), ("norms",), ("layers.0",), ("head", "*.mlp.up_proj.weight"))
     if lora is not None:

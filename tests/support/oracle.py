@@ -102,18 +102,18 @@ def train(job, given, state, *, saves=frozenset(), poisoned=frozenset()):
                 optimizer.step()
         fed.append([ids for ids, _ in documents])
         steps.append(
-            dict(
-                lr=lr,
-                loss=loss,
-                z=z,
-                grad_norm=norm,
-                refused=refused,
-                tokens=sum(len(ids) for ids, _ in documents),
-                loss_tokens=sum(len(targets) for _, targets in documents),
-                rows=numbers,
-                by_row=[(rows[n], *sums) for n, sums in zip(numbers, by_row, strict=True)],
-                droppable=[(rows[n]["key"], drop) for n, drop in zip(numbers, dropped, strict=True)],
-            )
+            {
+                "lr": lr,
+                "loss": loss,
+                "z": z,
+                "grad_norm": norm,
+                "refused": refused,
+                "tokens": sum(len(ids) for ids, _ in documents),
+                "loss_tokens": sum(len(targets) for _, targets in documents),
+                "rows": numbers,
+                "by_row": [(rows[n], *sums) for n, sums in zip(numbers, by_row, strict=True)],
+                "droppable": [(rows[n]["key"], drop) for n, drop in zip(numbers, dropped, strict=True)],
+            }
         )
         if (step + 1) % recipe.checkpoint_every == 0 or step + 1 in saves:
             saved = keep(net, optimizers)
@@ -267,9 +267,13 @@ class Net:
         for ids, at in documents:
             nll, squares = self.nll_and_z(ids, at, self.weights())
             ((nll.sum() + z_loss * squares.sum()) / count).backward()
-            loss, z = loss + float(nll.sum()) / count, z + float(squares.sum()) / count
-            by_row.append((float(nll.sum()), len(at)))
+            loss, z = loss + nll.sum().item() / count, z + squares.sum().item() / count
+            by_row.append((nll.sum().item(), len(at)))
         return loss, z, by_row
+
+    def grad_norm(self):
+        grads = [p.grad for p in self.trained.values() if p.grad is not None]
+        return math.sqrt(sum(float(grad.square().sum()) for grad in grads))
 
 
 def globs_of(pattern):
@@ -294,7 +298,7 @@ def make_optimizers(recipe, net):
         groups = [group for group in groups if group["params"]]
         found.append(torch.optim.AdamW(groups, lr=1.0, betas=BETAS, foreach=False))
     if muon:
-        options = dict(momentum=0.95, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw")
+        options = {"momentum": 0.95, "weight_decay": recipe.weight_decay, "adjust_lr_fn": "match_rms_adamw"}
         found.append(torch.optim.Muon(list(muon.values()), lr=1.0, **options))
     return found
 

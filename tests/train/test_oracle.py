@@ -28,8 +28,9 @@ RECIPES = int(os.environ.get("RASTERLOOM_ORACLE_RECIPES", "10"))
 
 # The project computes in float32, whose 2^-24 Adam's first steps can enlarge where a gradient is near its
 # epsilon, and matrices of other shapes (packing, ranks) round otherwise: of what a tensor has moved, the
-# difference was below 2e-4 in all recipes seen. Muon orthogonalises in bf16 or float32: 2^-8.
-MOVED = {"adamw": 2e-3, "muon": 5e-2}
+# difference was below 2e-4 in all recipes seen. Muon orthogonalises in bf16, where five rounds enlarge the
+# rounding, 2^-8, of what has small singular values.
+MOVED = {"adamw": 2e-3, "muon": 0.15}
 LOSS = {"adamw": 2e-4, "muon": 2e-2}
 
 
@@ -85,7 +86,7 @@ def run(job, runs, folder):
     return starts, saves
 
 
-def fed_to(folder, world_limit):
+def fed_to(folder):
     """Of each attempt and step, the micro-batches of each rank."""
     attempts = []
     for attempt in sorted(folder.iterdir(), key=lambda path: int(path.name.split("-")[1])):
@@ -207,7 +208,7 @@ def check(drawn, folder, ground):
         seen = folder / "seen" / job.folder.name
         starts, saves = run(job, runs, seen)
         outcome = oracle.train(job, given(job), state, saves=saves, poisoned=runs.poison)
-        check_fed(outcome.batches, fed_to(seen, 4), starts, job.train.micro_batch_tokens)
+        check_fed(outcome.batches, fed_to(seen), starts, job.train.micro_batch_tokens)
         check_steps(job, runs, outcome, starts)
         check_heldout(job, outcome)
         check_drops(job, outcome)
