@@ -11,7 +11,15 @@ import traceback
 from pathlib import Path
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["deepspeed", "transformers.models.chameleon.modeling_chameleon", "ranks"])
+# DeepSpeed brings its Muon in with each engine, and that torch.compile with all of its back end: 2 s of a core.
+FORKS.set_forkserver_preload(
+    [
+        "deepspeed",
+        "deepspeed.runtime.zero.muon.original_muon",
+        "transformers.models.chameleon.modeling_chameleon",
+        "ranks",
+    ]
+)
 LIMIT_S = 300
 
 
