@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 
 FORKS = multiprocessing.get_context("forkserver")
-# DeepSpeed brings its Muon in with each engine, and that torch.compile with all of its back end: 2 s of a core.
+# An engine imports DeepSpeed's Muon, and that the whole back end of torch.compile: 2 s of a core a rank.
 FORKS.set_forkserver_preload(
     [
         "deepspeed",
