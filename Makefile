@@ -55,10 +55,14 @@ test-browser: .venv/.browser
 	touch $@
 
 # The tests that take chances, taken often, and a walk through docs/cluster-quickstart.md; RASTERLOOM_KILL_SEED=N repeats a night's.
+# So does RASTERLOOM_ORACLE_SEED=N of the drawn training recipes, each of which is printed with its number.
 nightly: export RASTERLOOM_KILL_ROUNDS ?= 50
 nightly: export RASTERLOOM_KILL_SEED ?= $(shell date +%s)
+nightly: export RASTERLOOM_ORACLE_RECIPES ?= 300
+nightly: export RASTERLOOM_ORACLE_SEED ?= $(shell date +%s)
 nightly: setup
-	$(BIN)/python -m pytest -m "not browser" -s tests/pipelines/test_survival.py tests/pipelines/test_cluster_quickstart.py
+	$(BIN)/python -m pytest -m "not browser" -s tests/pipelines/test_survival.py tests/pipelines/test_cluster_quickstart.py \
+		tests/train/test_oracle.py tests/train/test_known_faults.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -17,10 +17,10 @@ from rasterloom.train.model.initialization import build_model
 from rasterloom.train.model.lora import add_lora
 from rasterloom.train.monitoring.metrics_log import read_metrics
 
-# The project computes in float32, and matrices of other shapes (packing, ranks) round otherwise. AdamW enlarges
-# rounding where a gradient is near its epsilon, in single weights; so the bound is a share of what a tensor has
-# moved and of the farthest that one weight can. Muon orthogonalises in bf16, where five rounds enlarge the
-# rounding, 2^-8, of what has small singular values.
+# The project computes in float32, and matrices of other shapes (packing, ranks) round otherwise. AdamW
+# enlarges rounding where a gradient is near its epsilon, in single weights; so the bound is a share of what a
+# tensor has moved and of the farthest that one weight can. Muon orthogonalises in bf16, where five rounds
+# enlarge the rounding, 2^-8, of what has small singular values.
 MOVED = {"adamw": 2e-3, "muon": 0.15}
 LOSS = {"adamw": 2e-4, "muon": 2e-2}
 

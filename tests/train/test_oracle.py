@@ -22,6 +22,25 @@ def ground(tmp_path_factory):
     return write_checkpoint(folder / "init"), [write_table(folder, table) for table in (0, 1)]
 
 
+def test_the_ten_recipes_of_every_run_have_it_all():
+    drawn = [draw(1, number) for number in range(10)]
+    stages = [stage for recipe in drawn for stage in recipe.train.stages]
+    runs = [run for recipe in drawn for run in recipe.runs]
+    trains = [recipe.train for recipe in drawn]
+    assert {train.deepspeed.zero for train in trains} == {0, 1, 2, 3}
+    assert {train.optimizer for train in trains} == {"adamw", "muon"}
+    assert {train.model.lora is None for train in trains} == {True, False}
+    assert {train.guard.on for train in trains} == {"skip", "rollback"}
+    assert {stage.optimizer_state for stage in stages} == {"keep", "reset"}
+    assert {len(recipe.runs) for recipe in drawn} == {1, 2, 3}
+    assert {cut.dies for run in runs for cut in run.cuts} == {True, False}
+    assert {world for run in runs for world in run.worlds} == {1, 2, 3, 4}
+    assert any(len(set(run.worlds)) > 1 for run in runs) and any(run.poison for run in runs)
+    assert any(stage.freeze for stage in stages) and any(train.micro_batch_tokens for train in trains)
+    parts = [part for stage in stages for part in stage.parts]
+    assert any(part.tasks for part in parts) and any(part.weight for part in parts)
+
+
 @pytest.mark.parametrize("number", range(FIRST, FIRST + RECIPES))
 def test_a_drawn_recipe_trains_as_the_oracle_says(number, tmp_path, ground):
     drawn = draw(SEED, number)
