@@ -203,7 +203,7 @@ def index(rows: int, folder: Path) -> None:
         files.append(DataFile(name, each))
     (folder / "index").mkdir()
     quiet = Progress(Console(file=StringIO()))
-    quiet.start("lengths", None)
+    quiet.step_started("lengths")
     start = time.perf_counter()
     write_index(store, files, folder / "index" / LENGTHS, quiet)
     made = time.perf_counter() - start

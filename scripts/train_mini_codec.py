@@ -13,7 +13,7 @@ import hashlib
 import json
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -128,7 +128,7 @@ def running_mean(mean: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
 class Kernels:
     """Weights of convolutions as matrices [outputs, inputs x kernel], which Muon takes."""
 
-    def __init__(self, kernels: list[nn.Parameter]) -> None:
+    def __init__(self, kernels: Sequence[Tensor]) -> None:
         self.kernels = kernels
         self.matrices = [nn.Parameter(kernel.detach().flatten(1).clone()) for kernel in kernels]
 
