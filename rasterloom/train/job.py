@@ -1,5 +1,6 @@
 """What a training stage is given, and what it leaves behind."""
 
+import enum
 import hashlib
 import json
 from collections.abc import Mapping
@@ -13,6 +14,20 @@ from rasterloom.recipe.train import SPEED_ONLY, Stage, Train
 from rasterloom.schema import Profile
 from rasterloom.storage.store import Store
 from rasterloom.utils import private_folders
+
+PROFILE_FILE = "profile.json"  # in the folder of a model: the ids that it was trained on
+INDEX_FILES = b"rasterloom.files"  # key in the metadata of a length index: its token files
+OUTPUT = "output"  # beside the checkpoints on S3: what a stage leaves behind
+
+
+class Request(enum.IntEnum):
+    """A request to a worker from outside, between two steps; the larger prevails."""
+
+    NOTHING = 0
+    SAVE = 1
+    """A checkpoint: a machine may soon be gone."""
+    STOP = 2
+    """A checkpoint, and an end."""
 
 
 @dataclass(frozen=True)

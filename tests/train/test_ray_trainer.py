@@ -36,15 +36,15 @@ except TrainingStopped as stopped:
 WAITING = """
 import os, pickle, signal, sys
 import ray
-from rasterloom.train import ray_train
+from rasterloom.train import ray_trainer
 ray.init(address=sys.argv[1], logging_level="ERROR", log_to_driver=False)
-ray_train.WAITS_S = 2.0
+ray_trainer.WAITS_S = 2.0
 def say(text):
     print(text)
     os.kill(os.getpid(), signal.SIGTERM)
 try:
-    ray_train.train_stage(pickle.load(open(sys.argv[2], "rb")), say=say)
-except ray_train.TrainingStopped as stopped:
+    ray_trainer.train_stage(pickle.load(open(sys.argv[2], "rb")), say=say)
+except ray_trainer.TrainingStopped as stopped:
     print(stopped)
 """
 STEPS = 1200  # some 20 ms each: seconds in which something can be killed

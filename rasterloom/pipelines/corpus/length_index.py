@@ -19,10 +19,10 @@ from rasterloom.recipe.base import Section
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
 from rasterloom.train.data.collate import heldout_draw
+from rasterloom.train.job import INDEX_FILES
 from rasterloom.versions.corpus import Corpus
 
 NAME = "lengths.parquet"
-FILES = b"rasterloom.files"
 COLUMNS = ["key", "bucket", "task", "n_tokens"]
 
 
@@ -71,5 +71,5 @@ def write_index(store: Store, given: list[DataFile], path: Path, progress: Progr
             counts["rows"] += len(rows)
             counts["tokens"] += rows["n_tokens"].to_numpy().sum(dtype="int64").item()
             progress.update(number + 1, total=len(given), unit="files")
-        writer.add_key_value_metadata({FILES: json.dumps(files)})
+        writer.add_key_value_metadata({INDEX_FILES: json.dumps(files)})
     return counts

@@ -15,6 +15,7 @@ from rasterloom.pipelines.workflow import workflow
 from rasterloom.pipelines.workspace.status import file_folder, local_folder, scratch_folder, status
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import Profile
+from rasterloom.train.job import PROFILE_FILE
 from rasterloom.utils.private_folders import remove_old
 from rasterloom.versions.corpus import Corpus
 
@@ -133,7 +134,7 @@ def model_at(recipe: Recipe, folder: Path, language: Language) -> Trained:
     """
     if not (folder / "config.json").is_file():
         raise RecipeError(f"--model: no checkpoint at {folder} (expected a config.json there)")
-    known = folder / "profile.json"  # plain checkpoints have none
+    known = folder / PROFILE_FILE  # plain checkpoints have none
     if known.is_file() and json.loads(known.read_text()) != json.loads(json.dumps(asdict(language.profile))):
         raise RecipeError(
             f"--model: {folder} was trained on ids that are not those of the corpus {recipe.corpus}"

@@ -18,8 +18,8 @@ from rasterloom.train import deepspeed_compat
 from rasterloom.train.checkpoint.saver import STATE, Checkpoint
 from rasterloom.train.deepspeed_compat import silence
 from rasterloom.train.model.packed_lm import build_model, save_model
+from rasterloom.train.model.shapes import CONFIG_FILE
 
-CONFIG = "config.json"
 _MODULE = "lm."  # in the names of `model.PackedLM`
 
 
@@ -38,8 +38,8 @@ def export_checkpoint(
     """
     if folder.exists():
         return
-    if CONFIG not in checkpoint.files:
-        raise ValueError(f"{checkpoint.name} has no {CONFIG}: an earlier version of Rasterloom wrote it")
+    if CONFIG_FILE not in checkpoint.files:
+        raise ValueError(f"{checkpoint.name} has no {CONFIG_FILE}: an earlier version of Rasterloom wrote it")
     draft = folder.with_name(f"writing-{os.getpid()}-{folder.name}")
     try:
         here = Path(store.path(checkpoint.name))

@@ -215,7 +215,7 @@ def micro_batches(
         number += 1
 
 
-def deal(
+def assign_to_ranks(
     batch_rows: ArrayLike, lengths: ArrayLike, world_size: int, max_tokens: int | None = None
 ) -> list[list[Rows]]:
     """Deal a global batch out to ranks (`balance`), each share in as many micro-batches.

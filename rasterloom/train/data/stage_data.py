@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rasterloom.train.data.collate import heldout_draw
-from rasterloom.train.data.stage_plan import StagePlan, stage_plan
+from rasterloom.train.data.stage_plan import Mixture, StageLength, StagePlan, stage_plan
 from rasterloom.train.data.token_dataset import TokenRows, joined, open_rows
 from rasterloom.train.job import StageJob
 
@@ -56,14 +56,11 @@ def open_stage(job: StageJob) -> StageData:
     stage = job.stage
     plan = stage_plan(
         rows.lengths[train],
+        StageLength(stage.epochs, stage.steps, stage.tokens),
         seed=job.train.seed,
         batch_tokens=stage.batch_tokens,
         rows_multiple=stage.rows_multiple,
-        epochs=stage.epochs,
-        steps=stage.steps,
-        tokens=stage.tokens,
-        parts=[np.flatnonzero(part_of == number) for number in range(len(parts))],
-        weights=weights or None,
+        mixture=Mixture([np.flatnonzero(part_of == number) for number in range(len(parts))], weights or None),
         groups=rows.group_of(train),
     )
     return StageData(rows, train, held, plan, part_of)

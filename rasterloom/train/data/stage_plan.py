@@ -28,33 +28,58 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
+class StageLength:
+    """Length of a stage in epochs, optimizer steps or tokens: just one of them.
+
+    Raises:
+        ValueError: none is given, or several are.
+    """
+
+    epochs: float | None = None
+    steps: int | None = None
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if sum(length is not None for length in (self.epochs, self.steps, self.tokens)) != 1:
+            raise ValueError("give one of epochs, steps and tokens")
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Parts of a stage's rows and their shares of its tokens."""
+
+    parts: Sequence[ArrayLike]
+    """Row numbers of each part."""
+    weights: Sequence[float] | None = None
+    """None: every row comes once an epoch."""
+
+
+@dataclass(frozen=True)
 class StagePlan:
     """The global batches of a stage, in order; made by `stage_plan`."""
 
     lengths: NDArray[np.int64]
+    length: StageLength
     seed: int
     batch_tokens: int
-    epochs: float | None
-    max_steps: int | None
-    max_tokens: int | None
     parts: tuple[Rows, ...]
     passes: tuple[float, ...]
     """How often an epoch goes through each part."""
     groups: NDArray[np.int64] | None
-    """Of each row, the number of the row group that it is read with (`plan.shuffled`)."""
+    """Of each row, the number of the row group that it is read with (`batching.shuffled`)."""
     rows_multiple: int = 1
 
     @cached_property
     def steps(self) -> int:
         """Optimizer steps in the stage. A part of an epoch is that part of its batches, rounded up."""
-        if self.max_steps is not None:
-            return self.max_steps
-        if self.max_tokens is not None:
-            return self._steps_of(self.max_tokens)
-        assert self.epochs is not None
-        whole = int(self.epochs)
+        if self.length.steps is not None:
+            return self.length.steps
+        if self.length.tokens is not None:
+            return self._steps_of(self.length.tokens)
+        epochs = self.length.epochs or 0.0
+        whole = int(epochs)
         steps = sum(len(self.epoch(epoch)) for epoch in range(whole))
-        part = self.epochs - whole
+        part = epochs - whole
         return steps + (math.ceil(part * len(self.epoch(whole)) - 1e-9) if part else 0)
 
     def _steps_of(self, tokens: int) -> int:
@@ -121,36 +146,28 @@ class StagePlan:
 
 def stage_plan(
     lengths: ArrayLike,
+    length: StageLength,
     *,
     seed: int,
     batch_tokens: int,
     rows_multiple: int = 1,
-    epochs: float | None = None,
-    steps: int | None = None,
-    tokens: int | None = None,
-    parts: Sequence[ArrayLike] | None = None,
-    weights: Sequence[float] | None = None,
+    mixture: Mixture | None = None,
     groups: ArrayLike | None = None,
 ) -> StagePlan:
-    """Plan a stage of so many epochs, steps or tokens.
+    """Plan the global batches of a stage.
 
     Args:
         lengths: tokens of each row, [n].
-        rows_multiple: see `plan.plan_batches`; of an epoch the fewer than so many rows left over rest.
-        parts: row numbers of each part of a mixture; all rows are one part when None.
-        weights: the parts' shares of the tokens; when None every row comes once an epoch.
+        rows_multiple: see `batching.plan_batches`; an epoch leaves out the fewer than so many rows left over.
+        mixture: parts of the rows; all rows are one part when None.
         groups: for each row, the number of the row group that it is read with, [n].
 
     Raises:
-        ValueError: there are no rows, fewer than ``rows_multiple``, or one is longer than ``batch_tokens``;
-            or not exactly one of ``epochs``, ``steps`` and ``tokens`` is given.
+        ValueError: there are no rows, fewer than ``rows_multiple``, or one is longer than ``batch_tokens``.
     """
-    if sum(length is not None for length in (epochs, steps, tokens)) != 1:
-        raise ValueError("give one of epochs, steps and tokens")
     lengths = np.asarray(lengths, dtype=np.int64)
-    rows = tuple(
-        np.asarray(part, np.int64) for part in ([np.arange(len(lengths))] if parts is None else parts)
-    )
+    mixture = mixture or Mixture([np.arange(len(lengths))])
+    rows, weights = tuple(np.asarray(part, np.int64) for part in mixture.parts), mixture.weights
     if not all(len(part) for part in rows):
         raise ValueError("the stage has no rows to train on" + _which(rows))
     if (longest := max(int(lengths[part].max()) for part in rows)) > batch_tokens:
@@ -167,7 +184,7 @@ def stage_plan(
             f"rows_multiple {rows_multiple} is more than the rows of an epoch ({fewest}): lower it"
         )
     numbers = None if groups is None else np.asarray(groups)
-    return StagePlan(lengths, seed, batch_tokens, epochs, steps, tokens, rows, passes, numbers, rows_multiple)
+    return StagePlan(lengths, length, seed, batch_tokens, rows, passes, numbers, rows_multiple)
 
 
 def _which(parts: Sequence[Rows]) -> str:

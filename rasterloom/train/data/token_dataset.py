@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pyarrow.fs import FileSystem, LocalFileSystem
 
 from rasterloom.train.data.row_group_cache import COLUMNS, Place, RowGroups
+from rasterloom.train.job import INDEX_FILES
 
 NEEDED = {"key", "bucket", "task", "n_tokens", "input_ids", "loss_spans"}  # of `schema.TOKENS`
 T = TypeVar("T")
@@ -148,7 +149,7 @@ _Sizes = list[list[tuple[int, int]]]  # of each file: number and rows of its row
 def _indexed(files: Sequence[str], filesystem: FileSystem, index: str) -> tuple[pa.Table, _Sizes]:
     with filesystem.open_input_file(index) as source:
         reader = pq.ParquetFile(source, read_dictionary=["bucket", "task"])
-        found = json.loads(reader.metadata.metadata.get(b"rasterloom.files", b"[]"))
+        found = json.loads(reader.metadata.metadata.get(INDEX_FILES, b"[]"))
         names = [file["name"] for file in found]
         if len(names) != len(files) or not all(map(str.endswith, files, names)):
             raise ValueError(f"{index} is the length index of other files: {len(names)} for {len(files)}")

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rasterloom.recipe.train import Train
-from rasterloom.train.data.batching import LINEAR_COST, deal
+from rasterloom.train.data.batching import LINEAR_COST, assign_to_ranks
 from rasterloom.train.data.stage_data import StageData
 from rasterloom.train.estimate.flops import peak_flops, train_flops
 from rasterloom.train.model.shapes import Shape
@@ -57,7 +57,7 @@ def estimate(data: StageData, shape: Shape, train: Train, workers: int) -> Estim
     for step, _, rows in plan.batches():
         np.add.at(came, rows, 1)
         if step % every == 0:
-            dealt = deal(rows, lengths, workers, train.micro_batch_tokens)
+            dealt = assign_to_ranks(rows, lengths, workers, train.micro_batch_tokens)
             tokens = np.array([sum(int(lengths[part].sum()) for part in of_rank) for of_rank in dealt])
             costs = [sum(_cost(lengths[part]) for part in of_rank) for of_rank in dealt]
             shares.append(tokens.mean() / max(1, tokens.max()))

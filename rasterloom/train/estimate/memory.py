@@ -12,9 +12,8 @@ from rasterloom.recipe.model import Lora
 from rasterloom.recipe.train import Train
 from rasterloom.train.deepspeed_config import BUCKET_ELEMENTS, deepspeed_config
 from rasterloom.train.model.freeze import frozen
-from rasterloom.train.model.shapes import Shape, parameter_shapes
+from rasterloom.train.model.shapes import LOGITS_AT_ONCE, Shape, parameter_shapes
 
-CHUNK_LOGITS = 2**27  # loss.CHUNK_ELEMENTS
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 
 
@@ -85,7 +84,7 @@ def memory(shape: Shape, train: Train, freeze: Sequence[str], workers: int, rank
     return Memory(
         states=weights + gradients + optimizer,
         activations=float(activations(shape, train, rank_tokens)),
-        loss=float(4 * min(CHUNK_LOGITS, rank_tokens * shape.vocab) + head),
+        loss=float(4 * min(LOGITS_AT_ONCE, rank_tokens * shape.vocab) + head),
         buckets=float({2: width, 3: 4}.get(zero, 0) * bucket),
         host=host,
         params=params,

@@ -16,6 +16,7 @@ from rasterloom.recipe.model import Lora
 from rasterloom.recipe.train import Train
 from rasterloom.schema import Profile
 from rasterloom.train.data.collate import IGNORE
+from rasterloom.train.job import PROFILE_FILE
 from rasterloom.train.model import attention
 from rasterloom.train.model.activation_checkpointing import prepare_layers
 from rasterloom.train.model.attention import Segments
@@ -105,7 +106,7 @@ def save_model(
     model.config.architectures = [ChameleonForConditionalGeneration.__name__]
     model.config.save_pretrained(folder)
     save_torch_state_dict(merged(model.state_dict() if state_dict is None else state_dict, lora), folder)
-    (folder / "profile.json").write_text(json.dumps(asdict(profile), indent=1))
+    (folder / PROFILE_FILE).write_text(json.dumps(asdict(profile), indent=1))
 
 
 @contextmanager

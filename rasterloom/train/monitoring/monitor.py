@@ -27,7 +27,7 @@ from rasterloom.train.monitoring.trackers import Tracker, open_trackers
 from rasterloom.utils.json_files import read_json, write_json
 
 
-class Watch:
+class Monitor:
     """Looks at an engine that trains. Every rank has one and calls the same of it; rank 0 writes."""
 
     def __init__(
@@ -150,7 +150,7 @@ class Watch:
             record = {"step": step, **told, "codes": [grid.tolist() for grid in codes]}
             write_json(self.job.samples_dir / f"step-{step:08d}.json", record)
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "Monitor":
         return self
 
     def __exit__(
