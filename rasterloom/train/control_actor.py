@@ -1,4 +1,4 @@
-"""Messages between the driver and the workers of a stage, wherever they run, through one Ray actor."""
+"""Messages between the driver and the workers of a stage, through a Ray actor."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +14,7 @@ Record = dict[str, Any]
 
 @dataclass
 class State:
-    """What the driver sees of the workers."""
+    """State of the workers, for the driver."""
 
     has_begun: bool = False
     starts: int = 0
@@ -24,7 +24,7 @@ class State:
 
 
 class ControlActor:
-    """Holds the last step's record for the driver, and the driver's request to stop for the workers."""
+    """Actor with the last step's record and the driver's request to stop."""
 
     def __init__(self) -> None:
         self._state, self._stop = State(), False
@@ -80,9 +80,9 @@ class WorkerChannel:
         self._answer = self._control.write.remote({**record, "workers": self._workers})
 
     def request(self) -> Request:
-        """What the driver asks for, as of the last answer."""
+        """Request of the driver, as of its last answer."""
         return Request.STOP if self._stop else Request.NOTHING
 
     def is_stopped(self) -> bool:
-        """Whether the driver has asked to stop; waits for the answer."""
+        """True if the driver has asked to stop; waits for its answer."""
         return bool(ray.get(self._control.is_stopped.remote()))

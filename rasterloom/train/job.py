@@ -1,4 +1,4 @@
-"""What a training stage is given, and what it leaves behind."""
+"""Job and result of a training stage."""
 
 import enum
 import hashlib
@@ -32,7 +32,7 @@ class Request(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Drawing:
-    """Pictures of fixed prompts that are drawn while a stage trains, every ``train.sample_every`` steps."""
+    """Preview images of fixed prompts, every ``train.sample_every`` steps."""
 
     prompts: tuple[str, ...]
     prompt_ids: tuple[tuple[int, ...], ...]
@@ -47,7 +47,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class PartFiles:
-    """Those of a job's token files that make a part of its mixture."""
+    """Token files of a part of a job's mixture."""
 
     files: int
     """How many; they follow those of the part before."""
@@ -61,7 +61,7 @@ class PartFiles:
 
 @dataclass(frozen=True)
 class WorkerTakes:
-    """What a worker takes of the node that it runs on."""
+    """Resources that a worker takes of its node."""
 
     cpus: float = 1.0
     gpus: float = 0.0

@@ -96,7 +96,7 @@ def _fit(job: StageJob, on_progress: Progress, say: Say, stop: threading.Event) 
                 ray.get(control.stop.remote())
             elif not state.has_begun and time.monotonic() > tell_at:
                 message = _waiting_message(job)
-                log.warning("%s %s", job.stage.label, message)
+                log.info("%s %s", job.stage.label, message)
                 say(message)
                 tell_at = math.inf
             if state.starts > max(1, starts):

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class WorkerConfig(TypedDict):
-    """What each worker is given."""
+    """Arguments of each worker."""
 
     job: StageJob
     control: Any

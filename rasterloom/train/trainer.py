@@ -1,4 +1,4 @@
-"""The training loop of one worker: one stage, from its plan to its weights.
+"""Training loop of one worker: one stage, from its plan to its weights.
 
 Nothing here knows of Ray: it runs wherever torch.distributed has been set up.
 """

@@ -1,4 +1,4 @@
-"""Pictures of a stage while it trains: what to draw, and the codes that it leaves made into pictures.
+"""Preview images of a stage while it trains.
 
 Training knows no codec. It draws codes into ``samples/step-<n>.json``; the driver, which has the codec, puts
 the pictures beside them as they come, and into TensorBoard where the recipe has that.
@@ -14,6 +14,8 @@ from PIL import Image
 from rasterloom.recipe.sampling import Sample
 from rasterloom.recipe.train import Train
 from rasterloom.schema import Profile
+from rasterloom.tokenize.conversation import encode_prompt
+from rasterloom.tokenize.prompt_templates import t2i_prompt
 from rasterloom.train.job import Drawing
 from rasterloom.train.monitoring.trackers import EVENTS, TensorBoard
 from rasterloom.utils.json_files import read_json
@@ -22,9 +24,10 @@ MOST_PROMPTS = 4  # of the recipe's: every picture costs the stage time
 
 
 def drawing_of(config: Sample, size: tuple[int, int], text: Any, profile: Profile) -> Drawing | None:
-    """The first prompts of a recipe's ``sample``, drawn at one size; None if it has none."""
-    from rasterloom.tokenize.conversation import encode_prompt
-    from rasterloom.tokenize.prompt_templates import t2i_prompt
+    """Preview of the first prompts of a recipe's ``sample``, at one size.
+
+    None if it has no prompts.
+    """
 
     prompts = config.prompts[:MOST_PROMPTS]
     if not prompts:
@@ -43,14 +46,14 @@ def drawing_of(config: Sample, size: tuple[int, int], text: Any, profile: Profil
 
 
 class Pictures:
-    """Decodes the drawings in a stage's folder, each once."""
+    """Decoder of the previews in a stage's folder, each once."""
 
     def __init__(self, stage: Path, codec: Any, train: Train) -> None:
         self.stage, self.codec = stage, codec
         self.to_tensorboard = "tensorboard" in train.trackers
 
     def update(self) -> None:
-        """Make the pictures of drawings that have none yet, or that were drawn again."""
+        """Decode previews that have no images yet, or newer codes."""
         for drawing in sorted((self.stage / "samples").glob("step-*.json")):
             first = _picture_of(drawing, 0)
             if first.exists() and first.stat().st_mtime_ns >= drawing.stat().st_mtime_ns:

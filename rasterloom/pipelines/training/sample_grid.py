@@ -1,4 +1,4 @@
-"""Drawing samples from a checkpoint: pictures, a grid of them, and what the checks say."""
+"""Images sampled from a checkpoint, their grid and their checks."""
 
 import json
 from collections.abc import Sequence
@@ -12,13 +12,17 @@ from PIL import Image, ImageDraw, ImageFont
 from rasterloom.pipelines.training import sample_checks
 from rasterloom.recipe.sampling import ColourCheck, Sample
 from rasterloom.schema import Profile, bucket_name
+from rasterloom.tokenize.buckets import bucket_sizes
+from rasterloom.tokenize.conversation import encode_prompt
+from rasterloom.tokenize.prompt_templates import t2i_prompt
+from rasterloom.tokenize.unirep import unframe
 
 REAL_PICTURES = 100  # of each bucket, to tell how much real pictures break between rows
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A picture to draw, and the colour it should have if it is part of the colour check."""
+    """Request for one image; with a colour, for the colour check."""
 
     prompt: str
     width: int
@@ -28,7 +32,6 @@ class Asked:
 
 def default_sizes(target: int) -> tuple[tuple[int, int], ...]:
     """A square, a wide and a tall bucket of a target, (width, height) in pixels."""
-    from rasterloom.tokenize.buckets import bucket_sizes
 
     sizes = bucket_sizes(target)
     wide = min(sizes, key=lambda wh: abs(wh[0] / wh[1] - 5 / 3))
@@ -36,7 +39,7 @@ def default_sizes(target: int) -> tuple[tuple[int, int], ...]:
 
 
 def asked_of(config: Sample, sizes: Sequence[tuple[int, int]]) -> list[Asked]:
-    """All pictures that a config asks for: every prompt at every size, then the colour check's."""
+    """Requests of a config: every prompt at every size, then the colour check's."""
     shown = [Asked(prompt, w, h) for prompt in config.prompts for w, h in sizes]
     return shown + (_colours(config.colour_check) if config.colour_check else [])
 
@@ -53,10 +56,8 @@ def _colours(check: ColourCheck) -> list[Asked]:
 def draw(
     model: Path, profile: Profile, text: Any, codec: Any, asked: Sequence[Asked], config: Sample
 ) -> list[Image.Image]:
-    """Draw pictures with the model in a folder, and decode them."""
-    from rasterloom.tokenize.conversation import encode_prompt
-    from rasterloom.tokenize.prompt_templates import t2i_prompt
-    from rasterloom.train.model.sampler import open_sampler
+    """Generate images with the model in a folder, and decode them."""
+    from rasterloom.train.model.sampler import open_sampler  # heavy
 
     prompts = [
         encode_prompt([("human", t2i_prompt(a.width, a.height, a.prompt))], [], text.encode, profile).tolist()
@@ -81,7 +82,7 @@ def write_samples(
     config: Sample,
     downsample: int,
 ) -> dict[str, int]:
-    """Write pictures, grid and ``samples.json``; return the checks' counts.
+    """Write images, grid and ``samples.json``; return the checks' counts.
 
     Args:
         real: pictures of the corpus through the codec, by bucket, to compare with.
@@ -147,7 +148,7 @@ def _check_rows(
 
 
 def grid(images: Sequence[Image.Image], captions: Sequence[str], scale: int = 2) -> Image.Image:
-    """Lay pictures out in rows, one row a prompt, the prompt above it."""
+    """Lay images out in rows, one row a prompt, the prompt above it."""
     rows: dict[str, list[Image.Image]] = {}
     for image, caption in zip(images, captions, strict=True):
         rows.setdefault(caption, []).append(image.resize((image.width * scale, image.height * scale)))
@@ -175,8 +176,10 @@ def pictures_of(codec: Any, profile: Profile, sequences: Sequence[Sequence[int]]
 
 
 def picture_of(codec: Any, profile: Profile, ids: Sequence[int]) -> Image.Image:
-    """Decode the first image in a token sequence, or in a part of one. ValueError if there is none."""
-    from rasterloom.tokenize.unirep import unframe
+    """Decode the first image in a token sequence, or in a part of one.
+
+    Raises ValueError if there is none.
+    """
 
     array = np.asarray(ids)
     start, end = np.flatnonzero(array == profile.boi), np.flatnonzero(array == profile.eoi)

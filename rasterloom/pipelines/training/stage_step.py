@@ -1,4 +1,4 @@
-"""A training stage as a step: what it is trained on, and the job that its workers are given."""
+"""Training stage as a step: its inputs, and the job of its workers."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from rasterloom.recipe.train import SPEED_ONLY, Part, Stage, Train
 from rasterloom.schema import Profile
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
+from rasterloom.tokenize.text_tokenizer import text_of
 from rasterloom.train.job import PartFiles, StageJob, WorkerTakes
 from rasterloom.versions.corpus import Corpus
 
@@ -76,7 +77,10 @@ def stage_step(recipe: Recipe, number: int, corpus: dict[str, Step], before: Ste
 
 
 def _code_version(train: Train) -> str:
-    """The code version of a stage. 2: mixtures; 3, with Muon: torch's, which rounds to bfloat16 inside."""
+    """Code version of a stage.
+
+    2: mixtures; 3, with Muon: torch's, which rounds to bfloat16 inside.
+    """
     return "3" if train.optimizer == "muon" else "2"
 
 
@@ -106,7 +110,10 @@ def text_of_stage(step: Step) -> Step:
 
 
 def missing_inputs(corpus: Corpus, step: Step) -> list[str]:
-    """What a stage needs and is not there yet; what can be looked up or follows from it does not count."""
+    """Inputs of a stage that are not there yet.
+
+    What can be looked up, or follows from the others, does not count.
+    """
     made_here = ("pinned", "lengths", "train")
     needed = [given for given in step.inputs if given.name.split("/")[0] not in made_here]
     return [given.name for given in needed if not status(corpus, given).done]
@@ -168,14 +175,14 @@ def stage_job(corpus: Corpus, step: Step, folder: Path, run: Run) -> StageJob:
 
 
 def _init(corpus: Corpus, before: Step) -> str:
-    """The weights that a stage left; the place where they will be, as a stage can be planned before."""
+    """Folder of the weights that a stage leaves, also before it is done."""
     if not status(corpus, before).done:
         return corpus.store.path(f"{file_folder(corpus, before)}/model")
     return str(local_folder(corpus, before) / "model")
 
 
 def worker_takes(step: Step, run: Run) -> WorkerTakes:
-    """What a training worker takes of its node: what the recipe says of the stage, else one CPU or GPU."""
+    """Resources of a training worker: the recipe's, else one CPU or GPU."""
     takes = run.takes(step.name)
     return WorkerTakes(
         cpus=takes.cpus or 1.0,
@@ -188,19 +195,21 @@ def worker_takes(step: Step, run: Run) -> WorkerTakes:
 
 
 def worker_needs(step: Step, run: Run) -> dict[str, float]:
-    """What a training worker takes, in Ray's words."""
+    """Resources of a training worker, in Ray's terms."""
     takes = worker_takes(step, run)
     return {**takes.needs, **of_kind(takes.accelerator)}
 
 
 def training_store(corpus: Corpus, step: Step) -> str:
-    """Where the checkpoints of a stage lie in a workspace on S3, a name in the store: apart from its result,
-    which the next stage copies."""
+    """Name of a stage's checkpoint folder in a workspace on S3.
+
+    Apart from its result, which the next stage copies.
+    """
     return f"{corpus.name}/training/{step.name}/{step.fingerprint}"
 
 
 def checkpoint_store(corpus: Corpus, step: Step) -> Store:
-    """Where the checkpoints of a stage are."""
+    """Store of a stage's checkpoints."""
     return Store(f"{_place(corpus, step)}/checkpoints")
 
 
@@ -216,8 +225,7 @@ def stage_before(step: Step) -> Step | None:
 
 
 def _text(corpus: Corpus, step: Step) -> tuple[Any, Profile]:
-    """The text encoder of a stage and the ids that go with it: all its tokens must have the same."""
-    from rasterloom.tokenize.text_tokenizer import text_of
+    """Text encoder of a stage, and the token ids that go with it."""
 
     config = step.config
     assert isinstance(config, TrainAt)
@@ -237,8 +245,8 @@ def _text(corpus: Corpus, step: Step) -> tuple[Any, Profile]:
 def train_stage(
     corpus: Corpus, inputs: Any, step: FileStep, folder: Path, run: Run, progress: Progress
 ) -> dict[str, int]:
-    """Train one stage; its folder holds the model, the metrics and the checkpoints to go on from."""
-    from rasterloom.train import ray_trainer
+    """Train one stage, which resumes from the checkpoints in its folder."""
+    from rasterloom.train import ray_trainer  # heavy
 
     config = step.config
     assert isinstance(config, TrainAt)
@@ -264,8 +272,8 @@ def train_stage(
 
 
 def _pictures(config: TrainAt, folder: Path) -> preview_images.Pictures | None:
-    """What decodes the pictures that are drawn on the way; None if there are to be none."""
-    from rasterloom.tokenize.codecs.load import codec_of
+    """Decoder of preview images; None if there are to be none."""
+    from rasterloom.tokenize.codecs.load import codec_of  # heavy
 
     if not config.train.sample_every or not config.sample.prompts:
         return None

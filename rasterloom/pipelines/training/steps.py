@@ -1,4 +1,4 @@
-"""The workflow after the corpus: train stage by stage, draw samples, write the report."""
+"""Steps after the corpus: training stages, samples, report."""
 
 import json
 from pathlib import Path
@@ -27,11 +27,15 @@ from rasterloom.recipe.run import Run
 from rasterloom.recipe.sampling import Sample
 from rasterloom.schema import bucket_name
 from rasterloom.storage.parquet_io import DataFile
+from rasterloom.tokenize.buckets import bucket_sizes
+from rasterloom.tokenize.crop import apply_crop, plan_crop
+from rasterloom.tokenize.limits import crop_seed
+from rasterloom.tokenize.text_tokenizer import text_of
 from rasterloom.versions.corpus import Corpus
 
 
 class SampleAt(Section):
-    """What to draw, for a model of one target."""
+    """Settings of samples, for a model of one target."""
 
     target: int
     sample: Sample
@@ -39,7 +43,7 @@ class SampleAt(Section):
 
 
 class Report(Section):
-    """What the report shows beside the other steps."""
+    """Settings of the report."""
 
     recipe: dict[str, Any]
 
@@ -67,7 +71,7 @@ def training_steps(recipe: Recipe, corpus: list[Step]) -> list[Step]:
 
 
 def _sample_step(recipe: Recipe, last: Step) -> FileStep:
-    """Pictures by the last stage's model, of its largest target."""
+    """Step of images by the last stage's model, of its largest target."""
     config = last.config
     assert isinstance(config, TrainAt)
     part, tokens = max(zip(config.stage.parts, config.sources, strict=True), key=lambda pair: pair[0].target)
@@ -81,9 +85,8 @@ def _sample_step(recipe: Recipe, last: Step) -> FileStep:
 def make_samples(
     corpus: Corpus, inputs: Inputs, step: FileStep, folder: Path, run: Run, progress: Progress
 ) -> dict[str, int]:
-    """Draw what the recipe asks for with the last checkpoint; nothing where the codec has no decoder."""
-    from rasterloom.tokenize.codecs.load import codec_of
-    from rasterloom.tokenize.text_tokenizer import text_of
+    """Generate the recipe's samples; none where the codec has no decoder."""
+    from rasterloom.tokenize.codecs.load import codec_of  # heavy
 
     config = step.config
     assert isinstance(config, SampleAt)
@@ -119,7 +122,7 @@ def write_report(
     corpus: Corpus, inputs: Inputs, step: FileStep, folder: Path, run: Run, progress: Progress
 ) -> dict[str, int]:
     """Write the page that shows all the steps."""
-    from rasterloom.report.report_page import ReportInputs, build_report
+    from rasterloom.report.report_page import ReportInputs, build_report  # heavy
 
     assert isinstance(step.config, Report)
     states = [status(corpus, given) for given in step.inputs]
@@ -155,13 +158,13 @@ NO_DECODER = (
 
 
 def _device(run: Run) -> str | None:
-    """Where a codec runs in the driver: on a GPU, if there is one and the recipe has them used."""
+    """Device of a codec in the driver; None: a GPU if there is one."""
     return None if run.use_gpu else "cpu"
 
 
 def _decoder(corpus: Corpus, step: Step, inputs: Inputs, run: Run) -> tuple[Any, str]:
-    """A function from a token sequence to its picture, for the report; or None, and why there is none."""
-    from rasterloom.tokenize.codecs.load import codec_of
+    """Function from a token sequence to its image; or None, and why."""
+    from rasterloom.tokenize.codecs.load import codec_of  # heavy
 
     config = next(s.config for s in step.inputs if isinstance(s.config, token_work.TokenizeAt)).tokenize
     codec = codec_of(config, _device(run))
@@ -176,10 +179,7 @@ def _decoder(corpus: Corpus, step: Step, inputs: Inputs, run: Run) -> tuple[Any,
 
 
 def _cropper(step: Step) -> Any:
-    """A function from a stored picture, its key and a target to the crop that was coded."""
-    from rasterloom.tokenize.buckets import bucket_sizes
-    from rasterloom.tokenize.crop import apply_crop, plan_crop
-    from rasterloom.tokenize.limits import crop_seed
+    """Function from a stored image, its key and a target to the coded crop."""
 
     config = next(s.config for s in step.inputs if isinstance(s.config, token_work.TokenizeAt)).tokenize
 

@@ -1,4 +1,4 @@
-"""Makes a model of a checkpoint in the middle of a stage: whole weights out of DeepSpeed's files.
+"""Export of a model from a checkpoint in the middle of a stage.
 
 No rank and no process group is needed: the files of all ranks are read, whatever ZeRO has sharded.
 """
@@ -26,7 +26,7 @@ _MODULE = "lm."  # in the names of `model.PackedLM`
 def export_checkpoint(
     store: Store, checkpoint: Checkpoint, profile: Profile, folder: Path, *, lora: Lora | None
 ) -> None:
-    """Write the model of a checkpoint as the end of a stage is written: float32, adapters merged.
+    """Write the model of a checkpoint: float32, adapters merged.
 
     Args:
         folder: is there when all of it is written; one that is there already stays as it is.

@@ -1,4 +1,4 @@
-"""What a rank trains on: its part of each global batch of a stage, in micro-batches."""
+"""Data loader of a rank: its micro-batches of each global batch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from rasterloom.train.job import StageJob
 
 @dataclass(frozen=True)
 class StageLoader:
-    """The rows of a stage, which of them are trained on, and in which order."""
+    """Data loader of a stage: rows, those trained on, and their order."""
 
     job: StageJob
     rows: TokenRows

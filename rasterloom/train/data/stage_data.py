@@ -1,4 +1,4 @@
-"""The data of a stage: its rows, which of them are trained on and which held out, and its batches.
+"""Data of a stage: rows to train on, held-out rows, global batches.
 
 Nothing here needs torch: the driver opens a stage's data to check it before any worker is started.
 """
@@ -16,7 +16,7 @@ from rasterloom.train.job import StageJob
 
 @dataclass(frozen=True)
 class StageData:
-    """What a stage is trained on, and how."""
+    """Rows and plan of a stage."""
 
     rows: TokenRows
     train: NDArray[np.int64]
@@ -94,7 +94,7 @@ def split_heldout(rows: TokenRows, share: float) -> tuple[NDArray[np.int64], NDA
 
 
 def _of_tasks(rows: TokenRows, tasks: tuple[str, ...], number: int, job: StageJob) -> NDArray[np.bool_]:
-    """Which rows are of some tasks. Raises ValueError where none is."""
+    """Mask of the rows of some tasks. Raises ValueError where none is."""
     numbers = [n for n, name in enumerate(rows.task_names) if name in tasks]
     wanted = np.isin(rows.task_numbers, numbers)
     if not wanted.any():

@@ -1,4 +1,6 @@
-"""The global batches of a stage, in order: epochs of its rows, or of a mixture, until it is long enough.
+"""Plan of a stage: its global batches, in order.
+
+They are epochs of its rows, or of a mixture, until the stage is long enough.
 
 A mixture's epoch has as many tokens as all of its parts have together, dealt out by the parts' weights. Each
 part is an endless row of passes over its rows, every pass shuffled anew, of which an epoch takes the next
@@ -19,8 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from rasterloom.train.data.batching import WINDOW_GROUPS, Rows, cut, plan_batches, shuffled
 
 
-class Batch(NamedTuple):
-    """A global batch: the optimizer step that it makes, counted from 0, its epoch and its rows."""
+class GlobalBatch(NamedTuple):
+    """Global batch: its optimizer step, counted from 0, epoch and rows."""
 
     step: int
     epoch: int
@@ -94,13 +96,13 @@ class StagePlan:
             steps += len(batches)
             epoch += 1
 
-    def batches(self, start: int = 0) -> Iterator[Batch]:
+    def batches(self, start: int = 0) -> Iterator[GlobalBatch]:
         """Yield the batches from step ``start`` to the end of the stage."""
         step, epoch = 0, 0
         while step < self.steps:
             batches = self.epoch(epoch)
             for rows in batches[: self.steps - step][max(0, start - step) :]:
-                yield Batch(max(step, start), epoch, rows)
+                yield GlobalBatch(max(step, start), epoch, rows)
                 start = max(step, start) + 1
             step += len(batches)
             epoch += 1
@@ -131,7 +133,7 @@ class StagePlan:
         return np.concatenate(drawn)[np.argsort(np.concatenate(places), kind="stable")]
 
     def _stretch(self, number: int, epoch: int) -> Rows:
-        """What an epoch has of a part's endless row of passes."""
+        """Rows of an epoch from a part's endless sequence of passes."""
         rows = self.parts[number]
         groups = None if self.groups is None else self.groups[rows]
         start, end = (round(self.passes[number] * e * len(rows)) for e in (epoch, epoch + 1))

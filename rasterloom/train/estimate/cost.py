@@ -1,4 +1,4 @@
-"""What a stage will take, before it starts: steps, tokens, FLOPs, device-hours, memory."""
+"""Estimate of a stage: steps, tokens, FLOPs, device-hours."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ BATCHES_DEALT = 16  # of a stage, to tell how evenly its ranks come out
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a stage comes to."""
+    """Estimated size and cost of a stage."""
 
     rows: int
     """Rows to train on."""

@@ -1,4 +1,4 @@
-"""About how much memory a worker takes, by the recipe: on its device, and beside it. Pure, without torch.
+"""Estimate of a worker's memory, on its device and beside it, without torch.
 
 The bytes are those that DeepSpeed 0.19 was seen to hold (tests/train/estimate/test_memory.py), when a step's
 gradients are there and the optimizer has its moments. What the allocator and the network add is not in it.
@@ -42,7 +42,7 @@ class Memory:
 
 
 def memory(shape: Shape, train: Train, freeze: Sequence[str], workers: int, rank_tokens: int) -> Memory:
-    """Add up what a worker holds.
+    """Estimate the memory of a worker.
 
     Bytes of a parameter, of which ZeRO 1 shards what the optimizer holds, 2 the gradients too, 3 the weights
     too (arXiv 1910.02054, section 3.1):

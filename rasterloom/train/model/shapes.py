@@ -22,7 +22,7 @@ CHAMELEON_VOCAB = 65_536
 
 @dataclass(frozen=True)
 class Shape:
-    """What a Chameleon is made of, in transformers' words."""
+    """Dimensions of a Chameleon, in transformers' terms."""
 
     hidden: int
     intermediate: int
@@ -134,7 +134,7 @@ def shape_of_config(fields: Mapping[str, Any]) -> Shape:
 
 
 def config_fields(init: str) -> dict[str, Any]:
-    """What the config.json of a checkpoint says.
+    """Fields of a checkpoint's config.json.
 
     Raises:
         ValueError: there is none.

@@ -1,4 +1,4 @@
-"""What is seen of a stage while it trains: its log, held-out losses, and pictures of fixed prompts."""
+"""Monitoring of a stage: log, held-out losses, previews of fixed prompts."""
 
 import resource
 import sys
@@ -28,7 +28,10 @@ from rasterloom.utils.json_files import read_json, write_json
 
 
 class Monitor:
-    """Looks at an engine that trains. Every rank has one and calls the same of it; rank 0 writes."""
+    """Monitor of an engine that trains.
+
+    Every rank has one and calls the same of it; rank 0 writes.
+    """
 
     def __init__(
         self, engine: Any, job: StageJob, rows: TokenRows, held: NDArray[np.int64], *, start: int, total: int
@@ -82,7 +85,7 @@ class Monitor:
         return self.log.write(sums, step=step, total=self.total, lr=lr, seconds=seconds, more=more)
 
     def _summary(self, step: int) -> dict[str, Any]:
-        """What is told of all steps since the last summary: the one time that the tally is read."""
+        """Summary of the steps since the last one, which reads the tally."""
         sums = self.tally.read()
         flops = train_flops(
             shape_of_config(self.engine.module.lm.config.to_dict()),
@@ -125,7 +128,7 @@ class Monitor:
             tracker.scalars(flat(losses, "heldout"), step)
 
     def draw(self, step: int) -> None:
-        """Draw the job's prompts as codes into ``samples/step-<n>.json``; whoever has the codec decodes them.
+        """Generate the previews' codes into ``samples/step-<n>.json``; the driver decodes them.
 
         Every rank draws the same, for with ZeRO-3 a forward pass takes all of them.
         """
