@@ -31,14 +31,14 @@ class Request(enum.IntEnum):
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Preview:
     """Preview images of fixed prompts, every ``train.sample_every`` steps."""
 
     prompts: tuple[str, ...]
     prompt_ids: tuple[tuple[int, ...], ...]
     """Of each prompt, from bos to the separator before boi."""
     sizes: tuple[tuple[int, int], ...]
-    """(width, height) of each picture in pixels."""
+    """(width, height) of each image in pixels."""
     cfg: float
     temperature: float
     top_k: int
@@ -121,8 +121,8 @@ class StageJob:
     """Folder or ``s3://bucket/prefix`` of the checkpoints, where every machine reaches it; None: in
     ``out_dir``. On S3 it also holds what else a stage leaves behind, so that ``out_dir`` may be each
     machine's own."""
-    drawing: Drawing | None = None
-    """What is drawn while the stage trains; it changes nothing in the weights."""
+    preview: Preview | None = None
+    """Generated while the stage trains; it changes nothing in the weights."""
 
     @property
     def use_gpu(self) -> bool:

@@ -122,7 +122,7 @@ def _pictures(
     codec: Any,
 ) -> list[Picture]:
     """The pictures of some keys that are still in the corpus, as they were cropped and as they were coded."""
-    from rasterloom.pipelines.training.sample_grid import picture_of
+    from rasterloom.pipelines.training.sample_grid import image_of
     from rasterloom.report.gallery import read_rows
     from rasterloom.report.queries import Tables
     from rasterloom.tokenize.buckets import bucket_sizes
@@ -142,7 +142,7 @@ def _pictures(
                 seed = crop_seed(stored["key"], recipe.tokenize)
                 plan = plan_crop(upright.size, bucket_sizes(target), seed=seed)
                 original = np.asarray(apply_crop(upright, plan))
-            decoded = np.asarray(picture_of(codec, language.profile, row["input_ids"]))
+            decoded = np.asarray(image_of(codec, language.profile, row["input_ids"]))
             if plan.bucket == size:  # else the image was fetched again since
                 pictures.append(Picture(row["caption"] or "", size, original, decoded))
     return pictures

@@ -7,15 +7,15 @@ in a folder: the length index of their files, and the text vocabulary that they 
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rasterloom.errors import RecipeError, VersionError
 from rasterloom.pipelines.corpus.length_index import NAME, write_index
 from rasterloom.pipelines.maintenance.takedown import refuse_held
 from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.step import FileStep
+from rasterloom.pipelines.step import FileStep, Inputs
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
+from rasterloom.recipe.run import Run
 from rasterloom.recipe.train import Part
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.versions.commit import head_snapshot
@@ -128,7 +128,7 @@ def _read_text(corpus: Corpus, file: str) -> bytes:
 
 
 def make_pinned(
-    corpus: Corpus, inputs: Any, step: Pinned, folder: Path, run: Any, progress: Progress
+    corpus: Corpus, inputs: Inputs, step: Pinned, folder: Path, run: Run, progress: Progress
 ) -> dict[str, int]:
     """Write the length index and the text vocabulary."""
     (folder / TEXT).write_bytes(pinned_text(corpus, step))

@@ -71,12 +71,12 @@ def _check_settings(step: Step) -> None:
         raise RecipeError(f"{step.name}: {error}") from None
     for part in config.stage.parts:
         if part.tasks and "t2i" not in part.tasks:
-            continue  # rows of other tasks may have smaller pictures, or none
+            continue  # rows of other tasks may have smaller images, or none
         smallest = min(image_length(*size, profile) for size in bucket_sizes(part.target))
         for field, most in _limits(config.train):
             if most is not None and most < smallest:
                 raise RecipeError(
-                    f"{step.name}: {field} is {most}, but a picture of target {part.target} alone has at "
+                    f"{step.name}: {field} is {most}, but an image of target {part.target} alone has at "
                     f"least {smallest} tokens"
                 )
 

@@ -44,7 +44,7 @@ def row_breaks(image: Image.Image, downsample: int) -> float:
     inside = steps[~at_border].mean()
     return float(
         (steps[at_border].mean() + 0.1) / (inside + 0.1)
-    )  # 0.1: flat pictures do not divide by nothing
+    )  # 0.1: flat images do not divide by nothing
 
 
 def lines_up_limit(real: Sequence[Image.Image], downsample: int) -> float:

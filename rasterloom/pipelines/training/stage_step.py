@@ -10,7 +10,7 @@ from rasterloom.errors import RecipeError
 from rasterloom.pipelines.corpus import token_work
 from rasterloom.pipelines.execution.nodes import of_kind
 from rasterloom.pipelines.progress.reporter import Progress, figures
-from rasterloom.pipelines.step import FileStep, Step
+from rasterloom.pipelines.step import FileStep, Inputs, Step
 from rasterloom.pipelines.training import preview_images
 from rasterloom.pipelines.training.pinned_tokens import INDEX, Pinned, pinned_files, pinned_step, pinned_text
 from rasterloom.pipelines.workspace.status import file_folder, local_folder, output_files, status
@@ -22,7 +22,7 @@ from rasterloom.recipe.train import SPEED_ONLY, Part, Stage, Train
 from rasterloom.schema import Profile
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
-from rasterloom.tokenize.text_tokenizer import text_of
+from rasterloom.tokenize.text_tokenizer import TextEncoder, text_of
 from rasterloom.train.job import PartFiles, StageJob, WorkerTakes
 from rasterloom.versions.corpus import Corpus
 
@@ -224,7 +224,7 @@ def stage_before(step: Step) -> Step | None:
     return next((given for given in step.inputs if given.name.startswith("train/")), None)
 
 
-def _text(corpus: Corpus, step: Step) -> tuple[Any, Profile]:
+def _text(corpus: Corpus, step: Step) -> tuple[TextEncoder, Profile]:
     """Text encoder of a stage, and the token ids that go with it."""
 
     config = step.config
@@ -243,7 +243,7 @@ def _text(corpus: Corpus, step: Step) -> tuple[Any, Profile]:
 
 
 def train_stage(
-    corpus: Corpus, inputs: Any, step: FileStep, folder: Path, run: Run, progress: Progress
+    corpus: Corpus, inputs: Inputs, step: FileStep, folder: Path, run: Run, progress: Progress
 ) -> dict[str, int]:
     """Train one stage, which resumes from the checkpoints in its folder."""
     from rasterloom.train import ray_trainer  # heavy
@@ -251,34 +251,34 @@ def train_stage(
     config = step.config
     assert isinstance(config, TrainAt)
     job = stage_job(corpus, step, folder, run)
-    pictures = _pictures(config, folder)
-    if pictures:
+    previews = _preview_images(config, folder)
+    if previews:
         target = max(part.target for part in config.stage.parts)
         text, profile = _text(corpus, step)
-        drawing = preview_images.drawing_of(config.sample, (target, target), text, profile)
-        job = replace(job, drawing=drawing)
+        preview = preview_images.preview_of(config.sample, (target, target), text, profile)
+        job = replace(job, preview=preview)
 
     def show(row: dict[str, Any]) -> None:
         _show(progress, row)
-        if pictures:
-            pictures.update()
+        if previews:
+            previews.update()
 
     progress.holds(job.workers, job.takes.cpus, job.takes.gpus)
     progress.update(0, "workers start", total=None, unit="steps")
     result = ray_trainer.train_stage(job, show, lambda text: progress.say(f"{step.name} {text}"))
-    if pictures:
-        pictures.update()
+    if previews:
+        previews.update()
     return {"steps": result.steps, "tokens": result.tokens}
 
 
-def _pictures(config: TrainAt, folder: Path) -> preview_images.Pictures | None:
+def _preview_images(config: TrainAt, folder: Path) -> preview_images.PreviewImages | None:
     """Decoder of preview images; None if there are to be none."""
     from rasterloom.tokenize.codecs.load import codec_of  # heavy
 
     if not config.train.sample_every or not config.sample.prompts:
         return None
     codec = codec_of(config.tokenize, "cpu")  # the GPUs are busy
-    return preview_images.Pictures(folder, codec, config.train) if codec.can_decode else None
+    return preview_images.PreviewImages(folder, codec, config.train) if codec.can_decode else None
 
 
 def _show(progress: Progress, row: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Steps after the corpus: training stages, samples, report."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,10 @@ def make_samples(
     encoder, profile = text_of(config.tokenize, text_content(corpus, text))
     files = token_files(corpus, tokens)
     sizes = config.sample.sizes or sample_grid.default_sizes(config.target)
-    asked = sample_grid.asked_of(config.sample, sizes)
+    asked = sample_grid.image_requests(config.sample, sizes)
     images = sample_grid.draw(model, profile, encoder, codec, asked, config.sample)
     real = {
-        bucket_name(*size): sample_grid.pictures_of(codec, profile, _sequences(corpus, files, size))
+        bucket_name(*size): sample_grid.images_of(codec, profile, _sequences(corpus, files, size))
         for size in sizes
     }
     return sample_grid.write_samples(folder, asked, images, real, config.sample, profile.downsample)
@@ -113,7 +114,7 @@ def _sequences(corpus: Corpus, files: list[DataFile], size: tuple[int, int]) -> 
     names = [f.name for f in files if bucket_name(*size) in f.partition]
     if not names:
         return []
-    rows = corpus.dataset(names).head(sample_grid.REAL_PICTURES, columns=["input_ids"])
+    rows = corpus.dataset(names).head(sample_grid.REAL_IMAGES, columns=["input_ids"])
     found: list[list[int]] = rows["input_ids"].to_pylist()
     return found
 
@@ -152,7 +153,7 @@ def write_report(
 
 
 NO_DECODER = (
-    "The weights of the codec {codec} hold its encoder alone, so that neither what it keeps of pictures nor "
+    "The weights of the codec {codec} hold its encoder alone, so that neither what it keeps of images nor "
     "samples of a model can be shown. Meta's vqgan.ckpt and diffusers' folders hold the decoder too."
 )
 
@@ -162,7 +163,9 @@ def _device(run: Run) -> str | None:
     return None if run.use_gpu else "cpu"
 
 
-def _decoder(corpus: Corpus, step: Step, inputs: Inputs, run: Run) -> tuple[Any, str]:
+def _decoder(
+    corpus: Corpus, step: Step, inputs: Inputs, run: Run
+) -> tuple[Callable[[list[int]], Image.Image] | None, str]:
     """Function from a token sequence to its image; or None, and why."""
     from rasterloom.tokenize.codecs.load import codec_of  # heavy
 
@@ -173,18 +176,18 @@ def _decoder(corpus: Corpus, step: Step, inputs: Inputs, run: Run) -> tuple[Any,
     _, profile = token_work.load_text(corpus.store, inputs["text"][0].name, config)
 
     def decode(ids: list[int]) -> Image.Image:
-        return sample_grid.picture_of(codec, profile, ids)
+        return sample_grid.image_of(codec, profile, ids)
 
     return decode, ""
 
 
-def _cropper(step: Step) -> Any:
+def _cropper(step: Step) -> Callable[[Image.Image, str, int], Image.Image]:
     """Function from a stored image, its key and a target to the coded crop."""
 
     config = next(s.config for s in step.inputs if isinstance(s.config, token_work.TokenizeAt)).tokenize
 
-    def crop(picture: Image.Image, key: str, target: int) -> Image.Image:
-        plan = plan_crop(picture.size, bucket_sizes(target), seed=crop_seed(key, config))
-        return apply_crop(picture, plan)
+    def crop(image: Image.Image, key: str, target: int) -> Image.Image:
+        plan = plan_crop(image.size, bucket_sizes(target), seed=crop_seed(key, config))
+        return apply_crop(image, plan)
 
     return crop

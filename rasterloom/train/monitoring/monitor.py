@@ -132,7 +132,7 @@ class Monitor:
 
         Every rank draws the same, for with ZeRO-3 a forward pass takes all of them.
         """
-        drawing = self.job.drawing
+        drawing = self.job.preview
         if drawing is None:
             return
         lm = self.engine.module.lm

@@ -21,7 +21,7 @@ class Tracker(Protocol):
         """Note values by name, as of a step."""
         ...
 
-    def picture(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:
+    def image(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:
         """Note an image, RGB [h, w, 3], as of a step."""
         ...
 
@@ -75,7 +75,7 @@ class TensorBoard:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def picture(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:
+    def image(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:
         self._writer.add_image(name, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
@@ -104,7 +104,7 @@ class WeightsAndBiases:
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         self._run.log({**values, "step": step})
 
-    def picture(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:
+    def image(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:
         self._run.log({name: self._wandb.Image(pixels), "step": step})
 
     def close(self) -> None:
