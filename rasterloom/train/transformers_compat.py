@@ -16,7 +16,7 @@ class TransformersMoved(RuntimeError):
     """Raised where transformers lacks a part that is needed."""
 
     def __init__(self, name: str) -> None:
-        import transformers
+        import transformers  # heavy
 
         super().__init__(
             f"transformers {transformers.__version__} has no {name}: Rasterloom takes transformers "
@@ -27,7 +27,7 @@ class TransformersMoved(RuntimeError):
 def without_initial_weights() -> AbstractContextManager[Any]:
     """Build models whose weights are not drawn, in a block."""
     try:
-        from transformers.initialization import no_init_weights
+        from transformers.initialization import no_init_weights  # heavy
     except ImportError:
         raise TransformersMoved("transformers.initialization.no_init_weights") from None
     context: AbstractContextManager[Any] = no_init_weights()

@@ -217,7 +217,7 @@ WRONG = {
     "batch smaller than a picture": (
         "{target: 96, steps: 2, batch_tokens: 30}",
         {},
-        "train/1-96: batch_tokens is 30, but a picture of target 96 alone has at least",
+        "train/1-96: batch_tokens is 30, but an image of target 96 alone has at least",
     ),
     "batch smaller than the longest sample": (
         "{target: 96, steps: 2, batch_tokens: 130}",

@@ -77,7 +77,7 @@ def _rank(job, rank, world, folder, environment, options):
 
 def _run(job, rank, world, stop_at=None, die_at=None, poison=(), spoilt="loss", seen=None):
     from rasterloom.train import trainer as engine
-    from rasterloom.train.optim.train_step import Asked
+    from rasterloom.train.job import Request
 
     steps = 0
     original = engine.train_step
@@ -97,10 +97,10 @@ def _run(job, rank, world, stop_at=None, die_at=None, poison=(), spoilt="loss", 
 
     engine.train_step = train_step
 
-    def asked():
-        return Asked.STOP if steps == stop_at and rank == min(1, world - 1) else Asked.NOTHING
+    def request():
+        return Request.STOP if steps == stop_at and rank == min(1, world - 1) else Request.NOTHING
 
-    return engine.run_worker(job, asked=asked)
+    return engine.run_worker(job, request=request)
 
 
 def _documents(part):

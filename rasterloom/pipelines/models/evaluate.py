@@ -26,7 +26,7 @@ from rasterloom.pipelines.models.load import (
 )
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.step import FileStep, HasResult, StepContext
-from rasterloom.pipelines.training.sample_grid import picture_of
+from rasterloom.pipelines.training.sample_grid import image_of
 from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import file_folder, inputs_of, local_folder, output_files
 from rasterloom.recipe.recipe import Recipe
@@ -182,7 +182,7 @@ def _images(
             row = coded[stored["key"]]
             size = row["width"], row["height"]
             original, bucket = _as_coded(stored["image"], stored["key"], config, target)
-            decoded = np.asarray(picture_of(tools.codec, tools.text_codec.profile, row["input_ids"]))
+            decoded = np.asarray(image_of(tools.codec, tools.text_codec.profile, row["input_ids"]))
             if bucket == size:  # else the image was fetched again since
                 images.append(EvaluatedImage(row["caption"] or "", size, original, decoded))
     return images

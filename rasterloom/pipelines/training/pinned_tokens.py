@@ -86,7 +86,7 @@ def pinned_step(recipe: Recipe, part: Part, field: str) -> Pinned:
 
 
 def _text_file(corpus: Corpus, record: Record, recipe: Recipe, what: str, field: str) -> str:
-    """Where the text vocabulary lies that some tokens were written with."""
+    """Location of the text vocabulary that some tokens were written with."""
     codec = record.config.get("profile") or record.config["tokenize"]["codec"]
     if codec != recipe.tokenize.codec:
         raise RecipeError(

@@ -1,4 +1,4 @@
-"""What is wrong with the training of a recipe, found out before anything starts."""
+"""Checks of a recipe's training before anything starts."""
 
 import os
 from pathlib import Path
@@ -22,6 +22,10 @@ from rasterloom.recipe.run import Run
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.recipe.train import Train
 from rasterloom.schema import Profile
+from rasterloom.tokenize.buckets import bucket_sizes
+from rasterloom.tokenize.profiles import profile_of
+from rasterloom.tokenize.text_tokenizer import text_of
+from rasterloom.tokenize.unirep import image_length
 from rasterloom.train.data.stage_data import open_stage
 from rasterloom.train.job import StageJob
 from rasterloom.train.model.freeze import frozen
@@ -31,7 +35,7 @@ from rasterloom.versions.corpus import Corpus
 
 
 def check_training(recipe: Recipe, steps: list[HasResult]) -> None:
-    """Look at those training stages among some steps that are not done yet.
+    """Check the training stages among some steps that are not done yet.
 
     What only the tokens tell is checked where they are there already; the stage looks again when its turn
     comes.
@@ -50,9 +54,7 @@ def check_training(recipe: Recipe, steps: list[HasResult]) -> None:
 
 
 def _check_settings(step: StageStep) -> None:
-    """What the recipe alone tells: weights to start from, names of parameters, sizes of batches."""
-    from rasterloom.tokenize.buckets import bucket_sizes
-    from rasterloom.tokenize.unirep import image_length
+    """Check what the recipe alone says: initial weights, parameter names, batch sizes."""
 
     config = step.config
     try:
@@ -69,12 +71,12 @@ def _check_settings(step: StageStep) -> None:
         raise RecipeError(f"{step.name}: {error}") from None
     for part in config.stage.parts:
         if part.tasks and "t2i" not in part.tasks:
-            continue  # rows of other tasks may have smaller pictures, or none
+            continue  # rows of other tasks may have smaller images, or none
         smallest = min(image_length(*size, profile) for size in bucket_sizes(part.target))
         for field, most in _limits(config.train):
             if most is not None and most < smallest:
                 raise RecipeError(
-                    f"{step.name}: {field} is {most}, but a picture of target {part.target} alone has at "
+                    f"{step.name}: {field} is {most}, but an image of target {part.target} alone has at "
                     f"least {smallest} tokens"
                 )
 
@@ -87,9 +89,7 @@ def _limits(train: Train) -> list[tuple[str, int | None]]:
 
 
 def _profile(config: Tokenize) -> Profile:
-    """The ids that a recipe's tokens are written in, as far as it tells before they are made."""
-    from rasterloom.tokenize.profiles import profile_of
-    from rasterloom.tokenize.text_tokenizer import text_of
+    """Token ids of a recipe, as far as known before tokenization."""
 
     if config.text is None:
         return profile_of(config.codec, config.text_vocab)
@@ -97,7 +97,7 @@ def _profile(config: Tokenize) -> Profile:
 
 
 def _check_tokens(corpus: Corpus, step: StageStep, run: Run) -> None:
-    """What the tokens tell: their text vocabulary, the longest sample, whether there are any."""
+    """Check the tokens: text vocabulary, longest sample, number."""
     job = job_of(corpus, step, run)
     before = stage_before(step)
     try:
@@ -114,8 +114,8 @@ def job_of(corpus: Corpus, step: StageStep, run: Run) -> StageJob:
 
 
 def _check_cluster(run: Run, stages: list[StageStep]) -> None:
-    """Whether Ray has what the workers of each stage ask for."""
-    import ray
+    """Check that Ray has the resources that each stage's workers ask for."""
+    import ray  # heavy
 
     on_cluster = run.ray_address or os.environ.get("RAY_ADDRESS")
     if not on_cluster and not run.use_gpu:  # known before a Ray is started

@@ -1,4 +1,4 @@
-"""What a page shows of a folder that training or sampling left, without its weights."""
+"""Small files of a training or sampling step, for pages."""
 
 import shutil
 from pathlib import Path
@@ -12,7 +12,7 @@ HEAVY = (f"{MODEL}/", f"{CHECKPOINTS}/", "events/")  # gigabytes that no page sh
 
 
 def shown_folder(corpus: Corpus, step: str, fingerprint: str) -> Path:
-    """A local folder with a step's small files: where they lie, or a fresh copy of what lies on S3."""
+    """Local folder with a step's small files; of S3 a fresh copy."""
     store, place = corpus.store, corpus.layout.files(step, fingerprint)
     if not store.is_s3:
         return Path(store.path(place))

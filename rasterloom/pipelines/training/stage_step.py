@@ -1,4 +1,4 @@
-"""A training stage as a step: what it is trained on, and the job that its workers are given."""
+"""Training stage as a step: its inputs, and the job of its workers."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from rasterloom.schema import Profile, StepKind
 from rasterloom.storage.layout import CHECKPOINTS, MODEL
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
+from rasterloom.tokenize.text_tokenizer import TextEncoder, text_of
 from rasterloom.train.job import PartFiles, StageJob, WorkerTakes
 from rasterloom.versions.corpus import Corpus
 
@@ -83,7 +84,10 @@ def stage_step(
 
 
 def _code_version(train: Train) -> str:
-    """The code version of a stage. 2: mixtures; 3, with Muon: torch's, which rounds to bfloat16 inside."""
+    """Code version of a stage.
+
+    2: mixtures; 3, with Muon: torch's, which rounds to bfloat16 inside.
+    """
     return "3" if train.optimizer == "muon" else "2"
 
 
@@ -115,7 +119,10 @@ def text_of_stage(step: Step) -> HasResult:
 
 
 def missing_inputs(corpus: Corpus, step: Step) -> list[str]:
-    """What a stage needs and is not there yet; what can be looked up or follows from it does not count."""
+    """Inputs of a stage that are not there yet.
+
+    What can be looked up, or follows from the others, does not count.
+    """
     made_here = (StepKind.PINNED, StepKind.LENGTHS, StepKind.TRAIN)
     needed = [given for given in step.inputs if given.kind not in made_here]
     return [given.name for given in needed if not status(corpus, given).done]
@@ -176,14 +183,14 @@ def stage_job(corpus: Corpus, step: StageStep, folder: Path, run: Run) -> StageJ
 
 
 def _init(corpus: Corpus, before: HasResult) -> str:
-    """The weights that a stage left; the place where they will be, as a stage can be planned before."""
+    """Folder of the weights that a stage leaves, also before it is done."""
     if not status(corpus, before).done:
         return corpus.store.path(f"{file_folder(corpus, before)}/{MODEL}")
     return str(local_folder(corpus, before) / MODEL)
 
 
 def worker_takes(step: HasResult, run: Run) -> WorkerTakes:
-    """What a training worker takes of its node: what the recipe says of the stage, else one CPU or GPU."""
+    """Resources of a training worker: the recipe's, else one CPU or GPU."""
     takes = run.takes(step.name)
     return WorkerTakes(
         cpus=takes.cpus or 1.0,
@@ -196,19 +203,21 @@ def worker_takes(step: HasResult, run: Run) -> WorkerTakes:
 
 
 def worker_needs(step: HasResult, run: Run) -> dict[str, float]:
-    """What a training worker takes, in Ray's words."""
+    """Resources of a training worker, in Ray's terms."""
     takes = worker_takes(step, run)
     return {**takes.needs, **of_kind(takes.accelerator)}
 
 
 def training_store(corpus: Corpus, step: HasResult) -> str:
-    """Where the checkpoints of a stage lie in a workspace on S3, a name in the store: apart from its result,
-    which the next stage copies."""
+    """Name of a stage's checkpoint folder in a workspace on S3.
+
+    Apart from its result, which the next stage copies.
+    """
     return corpus.layout.training(step.name, step.fingerprint)
 
 
 def checkpoint_store(corpus: Corpus, step: HasResult) -> Store:
-    """Where the checkpoints of a stage are."""
+    """Store of a stage's checkpoints."""
     return Store(f"{_place(corpus, step)}/{CHECKPOINTS}")
 
 
@@ -228,9 +237,8 @@ def stage_before(step: StageStep) -> StageStep | None:
     return next(filter(is_stage, step.inputs), None)
 
 
-def _text(corpus: Corpus, step: StageStep) -> tuple[Any, Profile]:
-    """The text encoder of a stage and the ids that go with it: all its tokens must have the same."""
-    from rasterloom.tokenize.text_tokenizer import text_of
+def _text(corpus: Corpus, step: StageStep) -> tuple[TextEncoder, Profile]:
+    """Text encoder of a stage, and the token ids that go with it."""
 
     config = step.config
     before = stage_before(step)
@@ -247,40 +255,40 @@ def _text(corpus: Corpus, step: StageStep) -> tuple[Any, Profile]:
 
 
 def train_stage(context: StepContext[TrainAt]) -> dict[str, int]:
-    """Train one stage; its folder holds the model, the metrics and the checkpoints to go on from."""
-    from rasterloom.train import ray_trainer
+    """Train one stage, which resumes from the checkpoints in its folder."""
+    from rasterloom.train import ray_trainer  # heavy
 
     corpus, step, config, progress = context.corpus, context.step, context.config, context.progress
     job = stage_job(corpus, step, context.folder, context.run)
-    pictures = _pictures(config, context.folder)
-    if pictures:
+    previews = _preview_images(config, context.folder)
+    if previews:
         target = max(part.target for part in config.stage.parts)
         text, profile = _text(corpus, step)
-        drawing = preview_images.drawing_of(config.sample, (target, target), text, profile)
-        job = replace(job, drawing=drawing)
+        preview = preview_images.preview_of(config.sample, (target, target), text, profile)
+        job = replace(job, preview=preview)
 
     def show(row: dict[str, Any]) -> None:
         _show(progress, row)
-        if pictures:
-            pictures.update()
+        if previews:
+            previews.update()
 
     progress.counted(Workers(job.workers, job.takes.cpus, job.takes.gpus))
     progress.counted(Unit("steps"))
     progress.counted(Note("workers start"))
     result = ray_trainer.train_stage(job, show, lambda text: progress.say(f"{step.name} {text}"))
-    if pictures:
-        pictures.update()
+    if previews:
+        previews.update()
     return {"steps": result.steps, "tokens": result.tokens}
 
 
-def _pictures(config: TrainAt, folder: Path) -> preview_images.Pictures | None:
-    """What decodes the pictures that are drawn on the way; None if there are to be none."""
-    from rasterloom.tokenize.codecs.load import codec_of
+def _preview_images(config: TrainAt, folder: Path) -> preview_images.PreviewImages | None:
+    """Decoder of preview images; None if there are to be none."""
+    from rasterloom.tokenize.codecs.load import codec_of  # heavy
 
     if not config.train.sample_every or not config.sample.prompts:
         return None
     codec = codec_of(config.tokenize, "cpu")  # the GPUs are busy
-    return preview_images.Pictures(folder, codec, config.train) if codec.can_decode else None
+    return preview_images.PreviewImages(folder, codec, config.train) if codec.can_decode else None
 
 
 def _show(progress: StepProgress, row: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
-"""The workflow after the corpus: train stage by stage, draw samples, write the report."""
+"""Steps after the corpus: training stages, samples, report."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import yaml
@@ -27,11 +28,13 @@ from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import StepKind, bucket_name
 from rasterloom.storage.layout import MODEL
 from rasterloom.storage.parquet_io import DataFile
+from rasterloom.tokenize.cropping import crop_as_coded
+from rasterloom.tokenize.text_tokenizer import text_of
 from rasterloom.versions.corpus import Corpus
 
 
 class SampleAt(Section):
-    """What to draw, for a model of one target."""
+    """Settings of samples, for a model of one target."""
 
     target: int
     sample: SamplingConfig
@@ -39,7 +42,7 @@ class SampleAt(Section):
 
 
 class Report(Section):
-    """What the report shows beside the other steps."""
+    """Settings of the report."""
 
     recipe: dict[str, Any]
 
@@ -63,7 +66,7 @@ def training_steps(recipe: Recipe, corpus: list[HasResult]) -> list[HasResult]:
 
 
 def _sample_step(recipe: Recipe, last: StageStep) -> FileStep[SampleAt]:
-    """Pictures by the last stage's model, of its largest target."""
+    """Step of images by the last stage's model, of its largest target."""
     config = last.config
     part, tokens = max(zip(config.stage.parts, config.sources, strict=True), key=lambda pair: pair[0].target)
     drawn = SampleAt(target=part.target, sample=recipe.sample, tokenize=config.tokenize)
@@ -74,9 +77,8 @@ def _sample_step(recipe: Recipe, last: StageStep) -> FileStep[SampleAt]:
 
 
 def make_samples(context: StepContext[SampleAt]) -> dict[str, int]:
-    """Draw what the recipe asks for with the last checkpoint; nothing where the codec has no decoder."""
-    from rasterloom.tokenize.codecs.load import codec_of
-    from rasterloom.tokenize.text_tokenizer import text_of
+    """Generate the recipe's samples; none where the codec has no decoder."""
+    from rasterloom.tokenize.codecs.load import codec_of  # heavy
 
     corpus, config = context.corpus, context.config
     trained, text, *others = context.step.inputs
@@ -88,10 +90,10 @@ def make_samples(context: StepContext[SampleAt]) -> dict[str, int]:
     encoder, profile = text_of(config.tokenize, text_content(corpus, text))
     files = token_files(corpus, tokens)
     sizes = config.sample.sizes or sample_grid.default_sizes(config.target)
-    asked = sample_grid.asked_of(config.sample, sizes)
+    asked = sample_grid.image_requests(config.sample, sizes)
     images = sample_grid.draw(model, profile, encoder, codec, asked, config.sample)
     real = {
-        bucket_name(*size): sample_grid.pictures_of(codec, profile, _sequences(corpus, files, size))
+        bucket_name(*size): sample_grid.images_of(codec, profile, _sequences(corpus, files, size))
         for size in sizes
     }
     return sample_grid.write_samples(context.folder, asked, images, real, config.sample, profile.downsample)
@@ -102,14 +104,14 @@ def _sequences(corpus: Corpus, files: list[DataFile], size: tuple[int, int]) -> 
     names = [f.name for f in files if bucket_name(*size) in f.partition]
     if not names:
         return []
-    rows = corpus.dataset(names).head(sample_grid.REAL_PICTURES, columns=["input_ids"])
+    rows = corpus.dataset(names).head(sample_grid.REAL_IMAGES, columns=["input_ids"])
     found: list[list[int]] = rows["input_ids"].to_pylist()
     return found
 
 
 def write_report(context: StepContext[Report]) -> dict[str, int]:
     """Write the page that shows all the steps."""
-    from rasterloom.report.report_page import ReportInputs, build_report
+    from rasterloom.report.report_page import ReportInputs, build_report  # heavy
 
     corpus, step = context.corpus, context.step
     states = [status(corpus, given) for given in step.inputs]
@@ -139,19 +141,19 @@ def write_report(context: StepContext[Report]) -> dict[str, int]:
 
 
 NO_DECODER = (
-    "The weights of the codec {codec} hold its encoder alone, so that neither what it keeps of pictures nor "
+    "The weights of the codec {codec} hold its encoder alone, so that neither what it keeps of images nor "
     "samples of a model can be shown. Meta's vqgan.ckpt and diffusers' folders hold the decoder too."
 )
 
 
 def _device(run: Run) -> str | None:
-    """Where a codec runs in the driver: on a GPU, if there is one and the recipe has them used."""
+    """Device of a codec in the driver; None: a GPU if there is one."""
     return None if run.use_gpu else "cpu"
 
 
-def _decoder(context: StepContext[Report]) -> tuple[Any, str]:
-    """A function from a token sequence to its picture, for the report; or None, and why there is none."""
-    from rasterloom.tokenize.codecs.load import codec_of
+def _decoder(context: StepContext[Report]) -> tuple[Callable[[list[int]], Image.Image] | None, str]:
+    """Function from a token sequence to its image; or None, and why."""
+    from rasterloom.tokenize.codecs.load import codec_of  # heavy
 
     config = _tokenized(context.step)
     codec = codec_of(config, _device(context.run))
@@ -160,20 +162,19 @@ def _decoder(context: StepContext[Report]) -> tuple[Any, str]:
     _, profile = token_work.load_text(context.corpus.store, context.inputs["text"][0].name, config)
 
     def decode(ids: list[int]) -> Image.Image:
-        return sample_grid.picture_of(codec, profile, ids)
+        return sample_grid.image_of(codec, profile, ids)
 
     return decode, ""
 
 
 def _tokenized(report: Step) -> Tokenize:
-    """How the pictures that a report shows were tokenised."""
+    """Tokenization of the images that a report shows."""
     configs = map(config_of, report.inputs)
     return next(config for config in configs if isinstance(config, token_work.TokenizeAt)).tokenize
 
 
-def _cropper(step: Step) -> Any:
-    """A function from a stored picture, its key and a target to the crop that was coded."""
-    from rasterloom.tokenize.cropping import crop_as_coded
+def _cropper(step: Step) -> Callable[[Image.Image, str, int], Image.Image]:
+    """Function from a stored image, its key and a target to the coded crop."""
 
     config = _tokenized(step)
 

@@ -1,4 +1,4 @@
-"""Makes a model of a checkpoint in the middle of a stage: whole weights out of DeepSpeed's files.
+"""Export of a model from a checkpoint in the middle of a stage.
 
 No rank and no process group is needed: the files of all ranks are read, whatever ZeRO has sharded.
 """
@@ -18,15 +18,15 @@ from rasterloom.train import deepspeed_compat
 from rasterloom.train.checkpoint.saver import STATE, Checkpoint
 from rasterloom.train.deepspeed_compat import silence
 from rasterloom.train.model.packed_lm import build_model, save_model
+from rasterloom.train.model.shapes import CONFIG_FILE
 
-CONFIG = "config.json"
 _MODULE = "lm."  # in the names of `model.PackedLM`
 
 
 def export_checkpoint(
     store: Store, checkpoint: Checkpoint, profile: Profile, folder: Path, *, lora: Lora | None
 ) -> None:
-    """Write the model of a checkpoint as the end of a stage is written: float32, adapters merged.
+    """Write the model of a checkpoint: float32, adapters merged.
 
     Args:
         folder: is there when all of it is written; one that is there already stays as it is.
@@ -38,8 +38,8 @@ def export_checkpoint(
     """
     if folder.exists():
         return
-    if CONFIG not in checkpoint.files:
-        raise ValueError(f"{checkpoint.name} has no {CONFIG}: an earlier version of Rasterloom wrote it")
+    if CONFIG_FILE not in checkpoint.files:
+        raise ValueError(f"{checkpoint.name} has no {CONFIG_FILE}: an earlier version of Rasterloom wrote it")
     draft = folder.with_name(f"writing-{os.getpid()}-{folder.name}")
     try:
         here = Path(store.path(checkpoint.name))

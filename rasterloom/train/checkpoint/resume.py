@@ -1,4 +1,4 @@
-"""Loading a checkpoint into an engine, also one that another number of workers has written."""
+"""Loading of checkpoints into an engine, at any number of workers."""
 
 import shutil
 from collections.abc import Iterator

@@ -32,7 +32,7 @@ NOTES = "notes"
 
 @dataclass(frozen=True)
 class Position:
-    """Where a stage stands."""
+    """Position of a stage in its plan."""
 
     job: str  # digest of the job: another job's checkpoint is of no use
     tokens_snapshot: str
@@ -83,7 +83,10 @@ def latest(store: Store, job: str | None) -> Checkpoint | None:
 
 
 class Saver:
-    """Writes the checkpoints of one attempt. Every rank has one, and calls its methods at the same steps."""
+    """Writer of one attempt's checkpoints.
+
+    Every rank has one, and calls its methods at the same steps.
+    """
 
     def __init__(self, store: Store, scratch: Path, *, keep: int, notes: Sequence[Path]) -> None:
         """Make one; nothing is written yet.
@@ -100,7 +103,7 @@ class Saver:
 
     @property
     def ready(self) -> bool:
-        """Whether an upload that is under way has done this rank's part; False if none is."""
+        """True if an upload under way has done this rank's part."""
         return self._under_way is not None and self._under_way[1].done
 
     def save(self, engine: Any, position: Position) -> None:

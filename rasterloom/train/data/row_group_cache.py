@@ -1,4 +1,7 @@
-"""Row groups of token files: read when they are needed, several at once where that takes time, and kept."""
+"""Cache of the row groups of token files.
+
+They are read when they are needed, several at once where that takes time.
+"""
 
 import threading
 from collections import OrderedDict
@@ -17,8 +20,8 @@ REMOTE_READERS = 8  # groups read at once from elsewhere than this machine, wher
 COLUMNS = ["input_ids", "loss_spans"]
 
 
-class Place(NamedTuple):
-    """Where a row group lies."""
+class RowGroupPlace(NamedTuple):
+    """Location of a row group."""
 
     file: int  # number of its file
     number: int  # in its file
@@ -26,9 +29,9 @@ class Place(NamedTuple):
 
 
 class RowGroups:
-    """The row groups of some files; those read last stay in memory. May be used by several threads."""
+    """Least-recently-used cache of row groups; safe for several threads."""
 
-    def __init__(self, files: Sequence[str], filesystem: FileSystem, places: Sequence[Place]) -> None:
+    def __init__(self, files: Sequence[str], filesystem: FileSystem, places: Sequence[RowGroupPlace]) -> None:
         self.files, self.filesystem, self.places = files, filesystem, places
         self.cache_bytes = CACHE_BYTES
         self.kept: OrderedDict[int, pa.Table] = OrderedDict()

@@ -1,4 +1,4 @@
-"""The model: Chameleon as transformers has it, without its image encoder, on concatenated sequences."""
+"""PackedLM: transformers' Chameleon on concatenated sequences, without image encoder."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Draws images, as codes, and answers in text from a trained model, in batches.
+"""Sampler of image codes and text answers from a trained model.
 
 Guidance, top-k and temperature are those of Lumina-mGPT, in its order: logits = s * (l - l0) + l0, where l0
 sees only boi and the size; then the image codes alone; then their top k; then temperature. Unlike there the
@@ -73,21 +73,21 @@ class Sampler:
             contexts = [[*prompt_ids[i], *heads[i]] for i in part]
             if cfg != 1:
                 contexts += [heads[i] for i in part]
-            forms = [
+            grids = [
                 (sizes[i][1] // self.profile.downsample, sizes[i][0] // self.profile.downsample) for i in part
             ]
-            luck = [
-                np.random.default_rng([seed, i]).random(h * w) for i, (h, w) in zip(part, forms, strict=True)
+            uniforms = [
+                np.random.default_rng([seed, i]).random(h * w) for i, (h, w) in zip(part, grids, strict=True)
             ]
-            drawn = self._draw(contexts, forms, luck, cfg, temperature, top_k, add)
+            drawn = self._draw(contexts, grids, uniforms, cfg, temperature, top_k, add)
             images.update(zip(part, drawn, strict=True))
         return [images[i] for i in range(len(sizes))]
 
     def _draw(
         self,
         contexts: list[list[int]],
-        forms: list[tuple[int, int]],
-        luck: list[NDArray[np.float64]],
+        grids: list[tuple[int, int]],
+        uniforms: list[NDArray[np.float64]],
         cfg: float,
         temperature: float,
         top_k: int,
@@ -95,10 +95,10 @@ class Sampler:
     ) -> list[Codes]:
         """Draw a batch: ``contexts`` with the prompts, then those without, if there is guidance."""
         profile, device = self.profile, self.device
-        script = _script(forms, profile)
+        script = _script(grids, profile)
         free = script < 0
         chances = np.zeros(script.shape)
-        for row, (mine, chance) in enumerate(zip(free, luck, strict=True)):
+        for row, (mine, chance) in enumerate(zip(free, uniforms, strict=True)):
             chances[row, mine] = chance
         steps = script.shape[1]
         decoder = _Decoder(self.model, contexts, room=steps, pad=profile.pad, device=device)
@@ -123,7 +123,7 @@ class Sampler:
             at = end
         drawn = codes.cpu().numpy().astype(np.int32)
         return [
-            drawn[row, mine].reshape(form) for row, (mine, form) in enumerate(zip(free, forms, strict=True))
+            drawn[row, mine].reshape(grid) for row, (mine, grid) in enumerate(zip(free, grids, strict=True))
         ]
 
     @torch.no_grad()
@@ -155,10 +155,10 @@ class Sampler:
         add = adding(on_tokens)
         for start in range(0, len(prompt_ids), batch):
             part = [list(prompt) for prompt in prompt_ids[start : start + batch]]
-            luck = np.stack(
+            uniforms = np.stack(
                 [np.random.default_rng([seed, start + i]).random(max_tokens) for i in range(len(part))]
             )
-            chances = torch.from_numpy(luck).to(self.device)
+            chances = torch.from_numpy(uniforms).to(self.device)
             decoder = _Decoder(self.model, part, room=max_tokens, pad=self.profile.pad, device=self.device)
             hidden = decoder.start()
             ended = torch.zeros(len(part), dtype=torch.bool, device=self.device)
@@ -233,8 +233,11 @@ class _Decoder:
 
 
 class _Cache:
-    """Keys and values of all layers, allocated once. transformers' own either copies them at every token
-    or lets attention run over the room that is still empty."""
+    """Key-value cache of all layers, allocated once.
+
+    transformers' own either copies keys and values at every token or lets attention run over the room that is
+    still empty.
+    """
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -258,26 +261,31 @@ class _Cache:
 
 
 def _head(size: tuple[int, int], profile: Profile) -> list[int]:
-    """How an image of so many pixels begins: boi, height, width. It is all that guidance samples without."""
+    """Head of an image's tokens: boi, height, width.
+
+    It is all that guidance samples without.
+    """
     width, height = size
     if width % profile.grid_unit or height % profile.grid_unit or width < 1 or height < 1:
         raise ValueError(f"size {width}x{height} is not a multiple of {profile.grid_unit} pixels")
     return [profile.boi, *(profile.grid0 + side // profile.grid_unit for side in (height, width))]
 
 
-def _script(forms: Sequence[tuple[int, int]], profile: Profile) -> NDArray[np.int64]:
-    """What follows the heads of images of (height, width) codes: -1 for a code that is to be drawn, eol
-    after each row but the last, and padding after shorter images; int64 [images, tokens]."""
-    rows = [([-1] * width + [profile.eol]) * height for height, width in forms]
+def _script(grids: Sequence[tuple[int, int]], profile: Profile) -> NDArray[np.int64]:
+    """Template of images of (height, width) codes, int64 [images, tokens].
+
+    -1 for a code that is to be drawn, eol after each row but the last, and padding after shorter images.
+    """
+    rows = [([-1] * width + [profile.eol]) * height for height, width in grids]
     longest = max(map(len, rows)) - 1
     return np.array([(row[:-1] + [profile.pad] * longest)[:longest] for row in rows], np.int64)
 
 
-def _choose(logits: Tensor, luck: Tensor, temperature: float, top_k: int) -> Tensor:
-    """Pick one code a row, [rows] int64, by the inverse of the cumulative distribution at ``luck``."""
+def _choose(logits: Tensor, uniforms: Tensor, temperature: float, top_k: int) -> Tensor:
+    """Pick one code a row, [rows] int64, by the inverse of the cumulative distribution at ``uniforms``."""
     if top_k < logits.shape[-1]:
         least = logits.topk(top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
     mass = (logits / temperature).double().softmax(dim=-1).cumsum(dim=-1)
-    wanted = luck[:, None] * mass[:, -1:]
+    wanted = uniforms[:, None] * mass[:, -1:]
     return torch.searchsorted(mass, wanted, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)
