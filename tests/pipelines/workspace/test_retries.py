@@ -163,7 +163,7 @@ def test_a_retry_that_was_stopped_goes_on(recipe, site):
     site.pictures_asked()
     (step,) = (s for s in Workflow(given).steps if s.name == "images")
     ask_for_retry(Corpus.of(given), step, ["http_5xx"], print)  # and killed here
-    (planned,) = (p for p in run_module.plan(given) if p.step.name == "images")
+    (planned,) = (p for p in Workflow(given).plan() if p.step.name == "images")
     assert planned.runs and "retry" in planned.status.reason
     with pytest.raises(RecipeError, match="not finished"):
         run(given, "timeout")
