@@ -155,7 +155,7 @@ def test_what_cannot_be_asked_is_one_line(undisturbed, model, tmp_path, monkeypa
 
 def test_checkpoints_that_are_not_there_or_are_others(undisturbed, model, tmp_path):
     recipe = undisturbed.recipe
-    with pytest.raises(RecipeError, match="it has no train section"):
+    with pytest.raises(RecipeError, match="the recipe has no train section"):
         model_of_stage(Workflow(recipe))
     trains = recipe.model_validate({**recipe.model_dump(), "train": {"stages": [{"target": 64, "steps": 1}]}})
     with pytest.raises(RecipeError, match="no stage is trained yet: run the steps up to train/1-64 first"):
