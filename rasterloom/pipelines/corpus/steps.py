@@ -14,6 +14,8 @@ from rasterloom.pipelines.step import ShardStep, Step
 from rasterloom.pipelines.workspace.retries import with_retries
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION, StepKind
+from rasterloom.sources.pairs import check_sources
+from rasterloom.sources.readers import registry as readers
 from rasterloom.storage.parquet_options import IMAGE_PARQUET, TEXT_PARQUET
 from rasterloom.versions.corpus import Corpus
 
@@ -40,8 +42,6 @@ def steps_of_recipe(recipe: Recipe) -> list[Step]:
 def _corpus_steps(recipe: Recipe) -> list[Step]:
     from rasterloom.filtering.scorers import registry as scorers
     from rasterloom.filtering.selection import check_keep
-    from rasterloom.sources.pairs import check_sources
-    from rasterloom.sources.readers import registry as readers
 
     columns = scorers.score_columns(recipe.score)
     check_keep(recipe.keep, columns)
