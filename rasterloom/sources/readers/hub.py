@@ -39,7 +39,7 @@ def _load(source: Source) -> Any:
         raise SourceError(f"{source.paths[0]}: a source of kind hf has one path")
     path = source.paths[0]
     try:
-        import datasets
+        import datasets  # heavy
     except ImportError:
         raise SourceError(f"{path}: needs the library datasets: pip install 'rasterloom[hf]'") from None
     datasets.disable_progress_bars()
@@ -72,7 +72,7 @@ def _check_files(path: str, files: Sequence[str]) -> None:
 
 def image_column(source: Source) -> str:
     """Return the column of images: what the source names, or the only one of that type, else empty."""
-    import datasets
+    import datasets  # heavy
 
     features = load(source).features or {}
     if source.image:

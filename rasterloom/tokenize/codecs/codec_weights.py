@@ -7,6 +7,7 @@ imports torch but `read_tensors`, so that `plan` stays light.
 
 import hashlib
 import json
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -153,16 +154,14 @@ def read_tensors(weights: Weights) -> dict[str, "Tensor"]:
 
 
 def _of_safetensors(file: Path, prefix: str) -> dict[str, "Tensor"]:
-    from safetensors import safe_open
+    from safetensors import safe_open  # heavy
 
     with safe_open(file, "pt") as data:
         return {place.name: data.get_tensor(prefix + place.name) for place in _tensors(file, prefix)}
 
 
 def _of_pickle(file: Path) -> dict[str, "Tensor"]:
-    import pickle
-
-    import torch
+    import torch  # heavy
 
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
@@ -277,8 +276,8 @@ def _hub_id(codec: str, given: str) -> Given:
 
 
 def _from_hub(codec: str, given: Given) -> Weights:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import snapshot_download  # heavy
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # heavy
 
     def fetch(patterns: list[str]) -> Path:
         return Path(snapshot_download(given.repo, revision=given.revision, allow_patterns=patterns))

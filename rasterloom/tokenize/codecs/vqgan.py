@@ -186,7 +186,7 @@ def load_network(weights: Weights) -> tuple[Any, bool]:
     Raises:
         ValueError: tensors are missing, left over or of another shape than the network's
     """
-    from diffusers import VQModel
+    from diffusers import VQModel  # heavy
 
     tensors = read_tensors(weights)
     names = diffusers_names(tensors)

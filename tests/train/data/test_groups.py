@@ -16,7 +16,9 @@ def batch(rng, cells):
     for _ in cells:
         n = int(rng.integers(4, 12))
         samples.append(
-            TokenSample(rng.integers(0, 9, n).astype(np.int32), np.array([[int(rng.integers(1, 4)), n]], np.int32))
+            TokenSample(
+                rng.integers(0, 9, n).astype(np.int32), np.array([[int(rng.integers(1, 4)), n]], np.int32)
+            )
         )
     return samples, pack(samples, cells)
 
