@@ -79,14 +79,17 @@ test-browser: .venv/.dev
 	RASTERLOOM_CHROMIUM="$(CHROMIUM)" $(BIN)/python -m pytest -m browser tests/report
 
 # The tests that take chances, taken often and with new seeds, and a walk through docs/cluster-quickstart.md.
-# Both seeds are printed; RASTERLOOM_KILL_SEED=N and DRAW_SEED=N repeat a night's.
+# The seeds are printed; RASTERLOOM_KILL_SEED=N, RASTERLOOM_ORACLE_SEED=N and DRAW_SEED=N repeat a night's.
 nightly: export RASTERLOOM_KILL_ROUNDS ?= 50
 nightly: export RASTERLOOM_KILL_SEED ?= $(shell date +%s)
+nightly: export RASTERLOOM_ORACLE_RECIPES ?= 300
+nightly: export RASTERLOOM_ORACLE_SEED ?= $(shell date +%s)
 nightly: DRAW_SEED ?= $(shell date +%s)
 nightly: setup
 	@echo "hypothesis draws by DRAW_SEED=$(DRAW_SEED)"
 	$(BIN)/python -m pytest -m "hypothesis and not browser" --hypothesis-profile night --hypothesis-seed $(DRAW_SEED)
-	$(BIN)/python -m pytest -m "not browser" -s tests/pipelines/test_survival.py tests/pipelines/test_cluster_quickstart.py
+	$(BIN)/python -m pytest -m "not browser" -s tests/pipelines/test_survival.py tests/pipelines/test_cluster_quickstart.py \
+		tests/train/test_oracle.py tests/train/test_known_faults.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -31,9 +31,9 @@ from rasterloom.pipelines.corpus.token_steps import group_rows
 from rasterloom.schema import TOKENS, pair_key
 from rasterloom.storage.parquet_options import TOKEN_PARQUET
 from rasterloom.storage.store import Store
-from rasterloom.train.data.batching import deal
+from rasterloom.train.data.batching import assign_to_ranks
 from rasterloom.train.data.collate import pack
-from rasterloom.train.data.stage_plan import stage_plan
+from rasterloom.train.data.stage_plan import StageLength, stage_plan
 from rasterloom.train.data.token_dataset import open_rows, prefetched
 
 GPU_EATS = 8_000  # tokens/s of a 7B model on one H100, about (docs/scale.md)
@@ -72,9 +72,9 @@ def ours(store: Store, names: list[str], ranks: int, seconds: float) -> tuple[fl
     rows = open_rows([store.path(name) for name in names], store.filesystem)
     plan = stage_plan(
         rows.lengths,
+        StageLength(epochs=100),
         seed=0,
         batch_tokens=int(ROWS_A_RANK * ranks * rows.lengths.mean()),
-        epochs=100,
         groups=rows.group_of(range(len(rows.lengths))),
     )
 
@@ -82,7 +82,7 @@ def ours(store: Store, names: list[str], ranks: int, seconds: float) -> tuple[fl
         epoch = 0
         while True:
             for batch in plan.epoch(epoch):
-                (share,) = deal(batch, plan.lengths, ranks)[0]
+                (share,) = assign_to_ranks(batch, plan.lengths, ranks)[0]
                 yield sum(pack(rows.fetch(share)).lengths)
             epoch += 1
 

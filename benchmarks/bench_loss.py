@@ -21,7 +21,8 @@ from torch.nn import LinearCrossEntropyOptions
 from torch.nn.functional import cross_entropy, linear, linear_cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from rasterloom.train.model.loss import CHUNK_ELEMENTS, token_losses
+from rasterloom.train.model.loss import token_losses
+from rasterloom.train.model.shapes import LOGITS_AT_ONCE
 
 Z_LOSS = 1e-5
 MEMORY_LEFT = 3 * 2**30  # for others: a way that needs more than the rest fails, and says so
@@ -38,7 +39,7 @@ def unchunked(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 def computed_again(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    chunk = CHUNK_ELEMENTS // len(weight)
+    chunk = LOGITS_AT_ONCE // len(weight)
     parts = zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True)
     losses = [checkpoint(unchunked, part, weight, target, use_reentrant=False) for part, target in parts]
     return torch.stack(losses).sum()

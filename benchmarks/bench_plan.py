@@ -18,7 +18,7 @@ from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.profiles import CHAMELEON
 from rasterloom.tokenize.unirep import image_length
 from rasterloom.train.data.batching import LINEAR_COST, balance, plan_batches
-from rasterloom.train.data.stage_plan import stage_plan
+from rasterloom.train.data.stage_plan import Mixture, StageLength, stage_plan
 
 TARGETS = (512, 768, 1024)
 ROWS_A_RANK = 8  # of a global batch: the paper's 256 over 32
@@ -169,7 +169,12 @@ def main() -> None:
     began = time.process_time()
     halves = np.array_split(np.arange(len(many)), 2)
     plan = stage_plan(
-        many, seed=0, batch_tokens=1 << 20, epochs=1, parts=halves, weights=[3, 1], groups=groups
+        many,
+        StageLength(epochs=1),
+        seed=0,
+        batch_tokens=1 << 20,
+        mixture=Mixture(halves, [3, 1]),
+        groups=groups,
     )
     steps = plan.steps
     mixed = time.process_time() - began

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import skimage.data
 from PIL import Image
 
-from rasterloom.pipelines.training.sample_grid import picture_of
+from rasterloom.pipelines.training.sample_grid import image_of
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.report.report_page import ReportInputs, build_report
 from rasterloom.storage.store import Store
@@ -139,7 +139,7 @@ def report(folder: str) -> None:
     snapshots = {name: number for name, number in found.items() if number is not None}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     inputs = ReportInputs(
-        corpus, snapshots, (), (), None, lambda ids: picture_of(codec, MINI, ids), "corpus: bench"
+        corpus, snapshots, (), (), None, lambda ids: image_of(codec, MINI, ids), "corpus: bench"
     )
     start, cpu = time.perf_counter(), time.process_time()
     page = build_report(inputs, Path(folder) / "out")

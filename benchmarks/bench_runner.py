@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +24,7 @@ from rich.console import Console
 from rasterloom.pipelines.execution.ray_cluster import start_ray
 from rasterloom.pipelines.execution.runner import run_step
 from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.step import Shard, ShardStep
+from rasterloom.pipelines.step import Shard, ShardSpec, ShardStep
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.run import Run
 from rasterloom.schema import SCORES
@@ -37,12 +38,17 @@ class Shards(BaseModel):
     shards: int
 
 
-def plan(store: Store, inputs: Any, config: Shards) -> list[Shard]:
-    return [Shard(f"{n:06d}", {"n": n}) for n in range(config.shards)]
+@dataclass(frozen=True)
+class Number(ShardSpec):
+    n: int
 
 
-def work(store: Store, spec: dict[str, Any], config: Shards) -> tuple[pa.Table, dict[str, int]]:
-    return pa.table({"key": [f"{spec['n']:032x}"], "shard": [spec["n"]]}, schema=SCORES), {"ok": 1}
+def plan(store: Store, inputs: Any, config: Shards) -> list[Shard[Number]]:
+    return [Shard(f"{n:06d}", Number(n)) for n in range(config.shards)]
+
+
+def work(store: Store, spec: Number, config: Shards) -> tuple[pa.Table, dict[str, int]]:
+    return pa.table({"key": [f"{spec.n:032x}"], "shard": [spec.n]}, schema=SCORES), {"ok": 1}
 
 
 def measure(corpus: Corpus, shards: int, server: Counting | None) -> None:

@@ -20,11 +20,12 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from rasterloom.pipelines.corpus import token_work
-from rasterloom.pipelines.corpus.length_index import NAME, LengthsAt, make_lengths
+from rasterloom.pipelines.corpus.length_index import write_index
 from rasterloom.pipelines.corpus.token_steps import group_rows
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import TOKENS
+from rasterloom.storage.layout import LENGTHS
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.parquet_options import CODES_PARQUET, TOKEN_PARQUET
 from rasterloom.storage.store import Store
@@ -35,7 +36,6 @@ from rasterloom.tokenize.text_tokenizer import JsonText, train_text
 from rasterloom.tokenize.unirep import image_length
 from rasterloom.train.data.stage_data import split_heldout
 from rasterloom.train.data.token_dataset import open_rows
-from rasterloom.versions.corpus import Corpus
 
 SIDE = 512
 CODES = (SIDE // CHAMELEON.downsample) ** 2  # of a picture
@@ -203,13 +203,11 @@ def index(rows: int, folder: Path) -> None:
         files.append(DataFile(name, each))
     (folder / "index").mkdir()
     quiet = Progress(Console(file=StringIO()))
-    quiet.start("lengths", None)
+    quiet.step_started("lengths")
     start = time.perf_counter()
-    make_lengths(
-        Corpus("bench", store), {"tokens": files}, LengthsAt(target=SIDE), folder / "index", None, quiet
-    )
+    write_index(store, files, folder / "index" / LENGTHS, quiet)
     made = time.perf_counter() - start
-    paths, place = [store.path(file.name) for file in files], folder / "index" / NAME
+    paths, place = [store.path(file.name) for file in files], folder / "index" / LENGTHS
     size = place.stat().st_size / 2**20
     print(f"\n{len(files) * each:,} rows in {len(files)} files; index of {size:,.0f} MiB")
     print(f"{'made once, from the token files':42} {made:>7.2f} s")
@@ -244,7 +242,9 @@ def packing(rows: int, folder: Path) -> None:
     config = token_work.TokenizeAt(target=SIDE, tokenize=Tokenize(targets=(SIDE,)))
     before = pa.total_allocated_bytes()
     start = time.perf_counter()
-    shards = token_work.plan_pack(store, {"codes": files}, config)
+    shards = token_work.plan_pack(
+        store, {"codes": files}, config, rows_per_file=config.tokenize.rows_per_file
+    )
     took = time.perf_counter() - start
     peak = pa.default_memory_pool().max_memory() - before
     n = len(files) * each

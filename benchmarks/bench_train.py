@@ -38,7 +38,7 @@ from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.profiles import CHAMELEON, MINI
 from rasterloom.train.data.batching import plan_batches
 from rasterloom.train.data.collate import IGNORE, pack
-from rasterloom.train.data.token_dataset import Sample
+from rasterloom.train.data.token_dataset import TokenSample
 from rasterloom.train.estimate.flops import mfu, train_flops
 from rasterloom.train.model.initialization import build_model
 from rasterloom.train.model.packed_lm import training_model
@@ -74,7 +74,7 @@ class Stopwatch:
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
 
-    def done(self, samples: Sequence[Sample], slots: int) -> None:
+    def done(self, samples: Sequence[TokenSample], slots: int) -> None:
         """A step on these samples has been taken."""
         self.step += 1
         if self.device == "cuda":
@@ -94,7 +94,7 @@ class Stopwatch:
             result.peak = torch.cuda.max_memory_allocated()
 
 
-def make_samples(target: int, count: int, profile: Profile) -> list[Sample]:
+def make_samples(target: int, count: int, profile: Profile) -> list[TokenSample]:
     rng = np.random.default_rng(0)
     buckets = bucket_sizes(target)
     samples = []
@@ -103,17 +103,17 @@ def make_samples(target: int, count: int, profile: Profile) -> list[Sample]:
         image = 4 + height // 16 * (width // 16 + 1)
         prompt = 0 if rng.random() < 0.1 else 2 + min(338, int(rng.lognormal(np.log(40), 0.7)))
         ids = rng.integers(0, profile.vocab_size, prompt + image + 1, dtype=np.int32)
-        samples.append(Sample(ids, np.array([[prompt, len(ids)]], dtype=np.int32)))
+        samples.append(TokenSample(ids, np.array([[prompt, len(ids)]], dtype=np.int32)))
     return samples
 
 
-def batches(samples: list[Sample], batch_tokens: int) -> list[list[Sample]]:
+def batches(samples: list[TokenSample], batch_tokens: int) -> list[list[TokenSample]]:
     lengths = [len(sample.input_ids) for sample in samples]
     plan = plan_batches(lengths, seed=0, epoch=0, batch_tokens=batch_tokens)
     return [[samples[row] for row in rows] for rows in plan]
 
 
-def padded_batch(samples: Sequence[Sample], profile: Profile, length: int) -> dict[str, Tensor]:
+def padded_batch(samples: Sequence[TokenSample], profile: Profile, length: int) -> dict[str, Tensor]:
     longest = max(length, *(len(sample.input_ids) for sample in samples))
     batch: dict[str, list[Tensor]] = {"input_ids": [], "labels": [], "attention_mask": []}
     for sample in samples:
@@ -126,7 +126,7 @@ def padded_batch(samples: Sequence[Sample], profile: Profile, length: int) -> di
     return {name: torch.stack(rows) for name, rows in batch.items()}
 
 
-def ours(args: argparse.Namespace, samples: list[Sample], profile: Profile) -> Result:
+def ours(args: argparse.Namespace, samples: list[TokenSample], profile: Profile) -> Result:
     model, optimizer = our_model(args, profile)
     watch = Stopwatch("ours", args.device)
     for batch in batches(samples, args.batch_tokens):
@@ -145,7 +145,7 @@ def our_model(args: argparse.Namespace, profile: Profile) -> tuple[torch.nn.Modu
 
 
 def our_step(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Sequence[Sample], device: str
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Sequence[TokenSample], device: str
 ) -> None:
     packed = pack(batch)
     ids, targets = (torch.from_numpy(x).to(device) for x in (packed.input_ids, packed.targets))
@@ -168,7 +168,7 @@ def plain_model(args: argparse.Namespace, profile: Profile) -> ChameleonForCondi
     return lm
 
 
-def padded(args: argparse.Namespace, samples: list[Sample], profile: Profile, length: int) -> Result:
+def padded(args: argparse.Namespace, samples: list[TokenSample], profile: Profile, length: int) -> Result:
     lm = plain_model(args, profile)
     optimizer = adamw(lm, args)
     watch = Stopwatch("padded", args.device)
@@ -183,13 +183,13 @@ def padded(args: argparse.Namespace, samples: list[Sample], profile: Profile, le
     return watch.result
 
 
-def trainer(args: argparse.Namespace, samples: list[Sample], profile: Profile, length: int) -> Result:
+def trainer(args: argparse.Namespace, samples: list[TokenSample], profile: Profile, length: int) -> Result:
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     watch = Stopwatch("trainer", args.device)
-    seen: list[tuple[list[Sample], int]] = []
+    seen: list[tuple[list[TokenSample], int]] = []
 
-    def collate(batch: list[Sample]) -> dict[str, Tensor]:
+    def collate(batch: list[TokenSample]) -> dict[str, Tensor]:
         tensors = padded_batch(batch, profile, length)
         seen.append((batch, tensors["input_ids"].numel()))
         return tensors
@@ -222,7 +222,7 @@ def trainer(args: argparse.Namespace, samples: list[Sample], profile: Profile, l
     return watch.result
 
 
-def measure(way: str, args: argparse.Namespace, samples: list[Sample], profile: Profile) -> Result:
+def measure(way: str, args: argparse.Namespace, samples: list[TokenSample], profile: Profile) -> Result:
     longest = max(len(sample.input_ids) for sample in samples)
     peer, name = (trainer, "trainer") if find_spec("accelerate") else (padded, "padded")
     if way == "ours":
@@ -254,7 +254,7 @@ def row(target: int, result: Result, best: Result, device: str, shape: Shape) ->
     return "| " + " | ".join(cells) + " |"
 
 
-def profile_step(args: argparse.Namespace, samples: list[Sample], profile: Profile) -> str:
+def profile_step(args: argparse.Namespace, samples: list[TokenSample], profile: Profile) -> str:
     """Where the time of our step goes, by kind of kernel."""
     model, optimizer = our_model(args, profile)
     warm, *measured = batches(samples, args.batch_tokens)[:3]

@@ -1,50 +1,111 @@
-"""The errors that end a command, and the exit code of each."""
+"""Errors that end a command, and the exit code of each."""
+
+import re
+from collections.abc import Callable
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 
-
-class StageImpossible(ValueError):
-    """The job cannot be done, and not with other workers either; every rank raises it."""
+_ARGUMENT = re.compile(r"\{(\w+)\}")
 
 
-class TrainingDiverged(RuntimeError):
-    """The guard stops the stage."""
+class RasterloomError(Exception):
+    """Base class of every error that ends a command.
+
+    Args:
+        message: what is wrong, and what is expected, in one line.
+        field: the argument at fault, by its Python name; the command line shows the option in its place.
+        value: what was given for it.
+        hint: the way out; the name of an argument in it stands in braces, as in ``{replace}``.
+        needs: the step that has to be finished first.
+    """
+
+    exit_code = FAILED
+
+    def __init__(
+        self, message: object = "", *, field: str = "", value: object = None, hint: str = "", needs: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.message = str(message)
+        self.field, self.value, self.hint, self.needs = field, value, hint, needs
+
+    def __str__(self) -> str:
+        return self.text(str, "run the steps up to {} first".format)
+
+    def text(self, option: Callable[[str], str], run: Callable[[str], str]) -> str:
+        """Render the error, with arguments and the step to run first named by the caller's own functions."""
+        at_fault = [option(self.field)] if self.field else []
+        at_fault += [] if self.value is None else [str(self.value)]
+        hint = _ARGUMENT.sub(lambda found: option(found[1]), self.hint)
+        parts = [" ".join(at_fault), self.message, hint, run(self.needs) if self.needs else ""]
+        return ": ".join(part for part in parts if part)
 
 
-class TrainingError(RuntimeError):
-    """A stage failed; the message is that of the worker that failed first."""
+class UserError(RasterloomError):
+    """A recipe, an option or an input that cannot be used."""
+
+    exit_code = WRONG_USE
 
 
-class TrainingStopped(RuntimeError):
-    """A stage was asked to stop, and has saved a checkpoint to go on from."""
+class RecipeError(UserError, ValueError):
+    """The recipe or an option cannot be used; the message names the field and what it takes."""
 
 
-class OptOutError(ValueError):
-    """The list cannot be read; the message names the file and the entry."""
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's words in one line."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-class SourceError(ValueError):
-    """A source cannot be used; the message names the file and what is wrong with it."""
-
-
-class VersionError(ValueError):
+class VersionError(UserError, ValueError):
     """There is no such version, or it cannot be changed; the message says which there are."""
 
 
-class RecipeError(ValueError):
-    """The recipe cannot be used; the message names the field and what it takes."""
+class PluginError(UserError, ValueError):
+    """A plug-in is missing or broken; the message names its distribution and entry point."""
 
 
-class StorageError(RuntimeError):
+class SourceError(UserError, ValueError):
+    """A source cannot be used; the message names the file and what is wrong with it."""
+
+
+class OptOutError(UserError, ValueError):
+    """The opt-out list cannot be read; the message names the file and the entry."""
+
+
+class RunError(RasterloomError):
+    """Work that was begun and could not be finished."""
+
+
+class StorageError(RunError, RuntimeError):
     """The workspace cannot be read or written; the message says where and what to do."""
 
 
-class StepFailed(RuntimeError):
-    """A step could not be finished; what it published so far stays, and a further run goes on from there."""
+class StepFailed(RunError, RuntimeError):
+    """A step could not be finished; its committed shards stay, and the next run continues from them."""
+
+
+class StageImpossible(RunError, ValueError):
+    """The job cannot be done, and not with other workers either; every rank raises it."""
+
+
+class TrainingDiverged(RunError, RuntimeError):
+    """The loss guard stops the stage."""
+
+
+class TrainingError(RunError, RuntimeError):
+    """A stage failed; the message is that of the worker that failed first."""
+
+
+class TrainingStopped(RunError, RuntimeError):
+    """A stage was asked to stop, and has saved a checkpoint to continue from."""
+
+
+def one_line(error: BaseException, *, named: bool = False, limit: int | None = None) -> str:
+    """Return an error's message in one line.
+
+    Args:
+        named: begin with the error's class, and keep only the last line of a message of several.
+        limit: characters, at most.
+    """
+    if named:
+        lines = str(error).strip().splitlines()
+        text = f"{type(error).__name__}: {lines[-1].strip() if lines else 'no message'}"
+    elif isinstance(error, OSError) and error.strerror:
+        text = error.strerror
+    else:
+        text = " ".join(str(error).split()) or type(error).__name__
+    return text[:limit]

@@ -111,6 +111,38 @@ TOKENS = pa.schema(
 )
 
 
+class StepKind(StrEnum):
+    """Kinds of steps of the workflow. A step's name is its kind, and ``/part`` where there are several."""
+
+    PAIRS = "pairs"
+    IMAGES = "images"
+    SCORES = "scores"
+    SELECTION = "selection"
+    TEXT = "text"
+    CODES = "codes"  # codes/<target>
+    TOKENS = "tokens"  # tokens/<target>
+    LENGTHS = "lengths"  # lengths/<target>
+    PINNED = "pinned"  # pinned/<corpus>-<version>-<target>
+    TRAIN = "train"  # train/<number>-<label>
+    SAMPLE = "sample"
+    REPORT = "report"
+
+    @classmethod
+    def of(cls, name: str) -> "StepKind | None":
+        """Kind of the step of a name; None if it is none of the workflow's."""
+        kind = name.partition("/")[0]
+        return cls(kind) if kind in list(cls) else None
+
+    @staticmethod
+    def part(name: str) -> str:
+        """What a step's name says beside its kind: ``512`` of ``tokens/512``; empty if nothing."""
+        return name.partition("/")[2]
+
+    def step(self, part: object) -> str:
+        """Name of the step of this kind for a part."""
+        return f"{self}/{part}"
+
+
 class ErrorClass(StrEnum):
     """Why a pair has no image. The value stands in ``images.error``."""
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from rasterloom.pipelines.progress.live_view import frame
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.run import run
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.recipe.loader import load_recipe
 
 EVERY_S = 0.2
@@ -47,7 +48,7 @@ def main() -> int:
     watcher = threading.Thread(target=look)
     watcher.start()
     try:
-        run(load_recipe(options.recipe), options.until or options.step, progress)
+        run(Workflow(load_recipe(options.recipe)), options.until or options.step, progress)
     finally:
         over.set()
         watcher.join()

@@ -13,7 +13,7 @@ import hashlib
 import json
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -34,10 +34,10 @@ from codec_pictures import (
 from numpy.random import Generator
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from rasterloom.tokenize.codecs.mini import Block, MiniCodec, MiniNetwork
-from rasterloom.train.optim.muon import Muon
+from rasterloom.train.optim.muon import MuonAdamW
 
 SCENES = 2500
 SCENE_SEED = 900_000_000
@@ -125,6 +125,24 @@ def running_mean(mean: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
     return mean.lerp(value, max(1 / 500, 9 / (10 + int(count))))
 
 
+class Kernels:
+    """Weights of convolutions as matrices [outputs, inputs x kernel], which Muon takes."""
+
+    def __init__(self, kernels: Sequence[Tensor]) -> None:
+        self.kernels = kernels
+        self.matrices = [nn.Parameter(kernel.detach().flatten(1).clone()) for kernel in kernels]
+
+    def take_gradients(self) -> None:
+        for kernel, matrix in zip(self.kernels, self.matrices, strict=True):
+            matrix.grad = None if kernel.grad is None else kernel.grad.flatten(1)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Copy the stepped matrices into the network."""
+        for kernel, matrix in zip(self.kernels, self.matrices, strict=True):
+            kernel.copy_(matrix.view_as(kernel))
+
+
 def train(network: MiniNetwork, data: Iterator[Tensor], steps: int, *, refine: bool = False) -> MiniNetwork:
     """Trains in place; returns the running mean of the weights, which reconstructs better.
 
@@ -135,15 +153,17 @@ def train(network: MiniNetwork, data: Iterator[Tensor], steps: int, *, refine: b
     mean = torch.optim.swa_utils.AveragedModel(network, avg_fn=running_mean, use_buffers=True)
     codebook = CodebookTrainer(network.codebook)
     blocks = [block for block in network.modules() if isinstance(block, Block)]
-    matrices = [conv.weight for block in blocks for conv in (block.first, block.second)]
-    rest = [p for p in network.parameters() if all(p is not matrix for matrix in matrices)]
-    groups = [{"params": matrices, "muon": True}, {"params": rest, "muon": False}]
-    optimiser = Muon(groups, learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    kernels = Kernels([conv.weight for block in blocks for conv in (block.first, block.second)])
+    rest = [p for p in network.parameters() if all(p is not kernel for kernel in kernels.kernels)]
+    groups = [{"params": kernels.matrices, "muon": True}, {"params": rest, "muon": False}]
+    for group in groups:
+        group["weight_decay"] = 0.0
+    optimiser = MuonAdamW(groups, lr=learning_rate, betas=(0.9, 0.95))
     recent: deque[Tensor] = deque(maxlen=40)
     losses: list[float] = []
     started = time.monotonic()
     for step in range(steps):
-        optimiser.zero_grad()
+        network.zero_grad()
         for group in optimiser.param_groups:
             group["lr"] = learning_rate * rate(step, steps)
         pixels = next(data)
@@ -163,7 +183,9 @@ def train(network: MiniNetwork, data: Iterator[Tensor], steps: int, *, refine: b
         squared = error.square().mean()
         (squared + ABSOLUTE * error.abs().mean() + COMMITMENT * commitment).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 0.5)
+        kernels.take_gradients()
         optimiser.step()
+        kernels.update()
         mean.update_parameters(network)
         losses.append(squared.item())
         if (step + 1) % 50 == 0:

@@ -79,7 +79,7 @@ def test_checkpoints_become_the_same_models(at_its_place, workspace, recipe):
 def test_a_stage_that_was_cut_off_goes_on_to_the_same_end(at_its_place, workspace):
     before, stopped = EXPECTED["resumed"], EXPECTED["resumed"]["from"]
     printed = at_its_place("train", "/srv/half.yaml", "--resume")
-    assert f"train/2-96 goes on from step {stopped}, " in printed
+    assert f"train/2-96 continues from step {stopped}, " in printed
     steps = planned(at_its_place, "half")
     assert not steps["train/2-96"]["runs"]
     folder = workspace / "work/little/files/train/2-96" / steps["train/2-96"]["fingerprint"]

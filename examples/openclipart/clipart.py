@@ -1,6 +1,6 @@
-"""Image-text pairs out of Debian's packages `openclipart-png` and `openclipart-svg` (public domain).
+"""Image-text pairs from Debian's packages `openclipart-png` and `openclipart-svg` (public domain).
 
-The first has the pictures, the second the same ones as SVG, with title, description and keywords.
+The first has the images, the second the same images as SVG, with title, description and keywords.
 """
 
 import shutil
@@ -40,7 +40,7 @@ def fetch_packages(folder: Path) -> Path:
 
 
 def write_pairs(clipart: Path, address: str, path: Path) -> int:
-    """Write a row for every PNG: its URL below ``address``, and what its SVG says of it."""
+    """Write a row for every PNG: its URL below ``address``, and the text of its SVG."""
     rows = []
     for png in sorted((clipart / "png").rglob("*.png")):
         name = png.relative_to(clipart / "png")
@@ -52,7 +52,7 @@ def write_pairs(clipart: Path, address: str, path: Path) -> int:
 
 
 def caption(svg: Path) -> str | None:
-    """Title, description and keywords of a drawing; null where there is no drawing, or it says nothing."""
+    """Title, description and keywords of an SVG; null if there is no SVG or no text in it."""
     try:
         root = ElementTree.parse(svg).getroot()
     except (OSError, ElementTree.ParseError):

@@ -1,8 +1,8 @@
-"""`make corpus-openclipart`: 8,118 real pairs through fetch, filter and tokens, every row accounted for.
+"""`make corpus-openclipart`: fetches, filters and tokenises 8,118 real pairs.
 
-Downloads two Debian packages, serves their pictures on loopback, and runs the recipe up to the index of its
-tokens at 256 and 512. ``--until selection`` leaves the tokens out, which take most of the time. On S3:
-docs/versions.md.
+Downloads two Debian packages, serves their images from a local server, and runs the recipe up to the index of
+its tokens at 256 and 512. ``--until selection`` leaves out the tokens, which take most of the time. See
+docs/versions.md for a run on S3.
 """
 
 import argparse
@@ -13,10 +13,10 @@ from pathlib import Path
 from clipart import fetch_packages, write_pairs
 from rich.console import Console
 
-from rasterloom.cli.options import where
+from rasterloom.cli.options import result_lines
 from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.run import run
-from rasterloom.pipelines.workflow import plan
+from rasterloom.pipelines.run import result_files, run
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.recipe.loader import load_recipe
 
 HERE = Path(__file__).resolve().parent
@@ -37,10 +37,11 @@ def main() -> int:
     host = recipe.fetch.allow_hosts[0]
     if not pairs.exists():
         console.print(f"{write_pairs(clipart, f'http://{host}', pairs):,} pairs in {pairs}")
-    fetches = any(p.runs and p.step.name == "images" for p in plan(recipe))
+    workflow = Workflow(recipe)
+    fetches = any(p.runs and p.step.name == "images" for p in workflow.plan())
     with serve_files(clipart / "png", int(host.rsplit(":", 1)[1])) if fetches else nullcontext():
-        run(recipe, options.until, Progress(console))
-    console.print(where(recipe, options.until), highlight=False)
+        run(workflow, options.until, Progress(console))
+    console.print("\n".join(result_lines(result_files(workflow, options.until))), highlight=False)
     return 0
 
 

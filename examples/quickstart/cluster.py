@@ -1,7 +1,7 @@
-"""The quickstart for a cluster on this machine: a folder to submit, and the web site that its lists lead to.
+"""Writes the folder to submit for docs/cluster-quickstart.md, and serves its images.
 
-Writes FOLDER/recipe.yaml, the small quickstart's with its workspace on S3, and the lists of pairs beside it;
-then serves the pictures until it is interrupted. docs/cluster-quickstart.md goes on from there.
+The folder has recipe.yaml, the small quickstart's with its workspace on S3, and the lists of pairs. It then
+serves the images until it is interrupted.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main() -> int:
     port = options.port or usual
     site = options.folder.with_name(f"{options.folder.name}-site")
     if not (options.folder / "recipe.yaml").exists():
-        print(f"Drawing {options.scenes:,} scenes into {site} ...", flush=True)
+        print(f"Rendering {options.scenes:,} scenes into {site} ...", flush=True)
         build_site(site, options.scenes, port)
         options.folder.mkdir(parents=True, exist_ok=True)
         for pairs in site.glob("pairs-*.parquet"):
@@ -46,7 +46,7 @@ def main() -> int:
         recipe = recipe.replace(f"127.0.0.1:{usual}", f"127.0.0.1:{port}")
         (options.folder / "recipe.yaml").write_text(recipe)
     with serve(site, port), suppress(KeyboardInterrupt):
-        print(f"{options.folder}/recipe.yaml is ready; serving its pictures until interrupted", flush=True)
+        print(f"{options.folder}/recipe.yaml is ready; serving its images until interrupted", flush=True)
         threading.Event().wait()
     return 0
 

@@ -1,4 +1,4 @@
-"""`make demo`: draws the quickstart's pictures, serves them on loopback, and runs the recipe on them."""
+"""`make demo`: renders the quickstart's images, serves them locally, and runs the recipe."""
 
 import argparse
 import errno
@@ -10,10 +10,10 @@ from rich.console import Console
 from server import serve
 from website import build_site
 
-from rasterloom.cli.options import where
+from rasterloom.cli.options import result_lines
 from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.run import run
-from rasterloom.pipelines.workflow import plan
+from rasterloom.pipelines.run import result_files, run
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.recipe.recipe import Recipe
 
@@ -29,14 +29,15 @@ def main() -> int:
     recipe = load_recipe(options.recipe)
     folder, port = site_of(recipe)
     if not Path(recipe.sources[-1].path).exists():
-        console.print(f"Drawing {options.scenes:,} scenes into {folder} ...")
+        console.print(f"Rendering {options.scenes:,} scenes into {folder} ...")
         build_site(folder, options.scenes, port)
-    fetches = any(p.runs and p.step.name == "images" for p in plan(recipe))
+    workflow = Workflow(recipe)
+    fetches = any(p.runs and p.step.name == "images" for p in workflow.plan())
     with serve(folder, port) if fetches else nullcontext():
-        planned = run(recipe, None, Progress(console))
+        planned = run(workflow, None, Progress(console))
     if not any(p.runs for p in planned):
-        console.print("Everything was done before: nothing ran.")
-    console.print(where(recipe, "report"), highlight=False)
+        console.print("All steps were done before: nothing ran.")
+    console.print("\n".join(result_lines(result_files(workflow, "report"))), highlight=False)
     return 0
 
 

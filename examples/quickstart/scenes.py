@@ -1,7 +1,7 @@
-"""Draws the captioned scenes of the quickstart corpus: coloured shapes on plain backgrounds.
+"""Renders the captioned scenes of the quickstart corpus: coloured shapes on plain backgrounds.
 
-A scene is a function of its seed alone. Colour, size, number and place are in the caption, so that a
-model trained on the scenes can be asked for each of them.
+A scene depends only on its seed. Colour, size, number and position are in the caption, so that a model
+trained on the scenes can be prompted for each of them.
 """
 
 import math
@@ -23,19 +23,19 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle", "star", "ring")
 # Diameters and places are whole cells: at a target of 128 a cell is one code of 8 x 8 pixels in every
-# frame. So a shape is made of the same codes wherever it lies, which a tiny model can learn.
-SIZES = {"small": 4, "": 6, "large": 10}  # diameter in cells; the middle size goes unsaid
-# A tone of grey. What a scene does not say in its caption, a model has to guess: one tone, few places.
+# frame. A shape therefore has the same codes at any position, which a tiny model can learn.
+SIZES = {"small": 4, "": 6, "large": 10}  # diameter in cells; the middle size is not in the caption
+# A tone of grey. A model must guess what the caption omits, so there is one tone and few positions.
 BACKGROUND = 228
 GRADIENTS = 0.05  # share of scenes whose background is not plain
 NUMBERS = {1: "a", 2: "two", 3: "three"}
 
-# (width : height), share. Few ratios with many scenes each: a ratio with few scenes is not learnt.
+# (width : height), share. Few ratios with many scenes each: a model does not learn a ratio with few scenes.
 FRAMES = {(1, 1): 0.40, (5, 3): 0.28, (3, 5): 0.28, (3, 1): 0.02, (1, 3): 0.02}
 SHORT_SIDES = (96, 120, 144, 192, 240, 288, 360, 399)  # pixels; all divisible by 3
 GAP = 2  # cells between shapes, 1 between three
 MARGIN = 1  # cells kept free at each edge; a crop of 5:3 to 2:1 takes as much
-FARTHEST = 2  # cells from the middle to where a scene may be moved, in steps of two
+FARTHEST = 2  # cells from the centre by which a scene may be moved, in steps of two
 OVERSAMPLE = 4
 
 
@@ -55,7 +55,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn scene: an RGB image, its caption, and the colours and shapes that the caption names."""
+    """A rendered scene: an RGB image, its caption, and the colours and shapes that the caption names."""
 
     image: Image.Image
     caption: str
@@ -64,12 +64,12 @@ class Scene:
 
 
 def scenes(n: int, seed: int) -> Iterator[Scene]:
-    """Draws `n` scenes one by one; different seeds share no scene (for n up to a million)."""
+    """Renders `n` scenes one by one; different seeds share no scene (for n up to a million)."""
     return (draw_scene(seed * 1_000_000 + i) for i in range(n))
 
 
 def draw_scene(seed: int, size: tuple[int, int] | None = None) -> Scene:
-    """Draws the scene of a seed, at `size` (width, height) in pixels if given, else at one of its own."""
+    """Renders the scene of a seed, at `size` (width, height) in pixels if given, else at one of its own."""
     rng = np.random.default_rng(seed)
     frame = _frame(rng)
     canvas = _background(rng, *(size or frame))
@@ -104,7 +104,7 @@ def _cell(width: int, height: int) -> float:
 
 
 def _story(rng: Generator, roomy: bool) -> tuple[list[Group], str]:
-    """What a scene shows: mostly one shape, else a few equal ones or two groups in relation."""
+    """Content of a scene: mostly one shape, else a few equal ones or two groups in relation."""
     kind = rng.choice(["one", "several", "relation"], p=[0.70, 0.12, 0.18])
     if kind == "relation":
         colours = rng.choice(list(COLOURS), 2, replace=False)
@@ -169,7 +169,7 @@ def _background(rng: Generator, width: int, height: int) -> Image.Image:
 
 
 def _paint(canvas: Image.Image, group: Group, centre: tuple[float, float], diameter: float) -> None:
-    """Paints one shape, drawn four times as large and reduced, so that its edges are smooth."""
+    """Paints one shape at four times its size and reduces it, so that its edges are smooth."""
     side = math.ceil(diameter) + 2
     left, top = math.floor(centre[0] - side / 2), math.floor(centre[1] - side / 2)
     x, y, r = ((v * OVERSAMPLE) for v in (centre[0] - left, centre[1] - top, diameter / 2))

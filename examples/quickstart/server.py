@@ -1,4 +1,4 @@
-"""The quickstart's web server, on loopback: serves a site's files, and misbehaves below /trouble/.
+"""The quickstart's local web server: serves files, and simulates faults below /trouble/.
 
 python examples/quickstart/server.py FOLDER --port 8765
 """
@@ -24,7 +24,7 @@ ASKED_TO_WAIT_S = 1
 
 @contextmanager
 def serve(folder: Path, port: int = 0) -> Iterator[int]:
-    """Serve a site in a thread while the context lasts; gives the port, a free one for 0.
+    """Serve a site in a thread within a context; yields the port, a free one for 0.
 
     OSError if the port is taken.
     """
@@ -34,7 +34,7 @@ def serve(folder: Path, port: int = 0) -> Iterator[int]:
 
 @contextmanager
 def serve_files(folder: Path, port: int = 0) -> Iterator[int]:
-    """Serve a folder's files and no trouble, as `serve` does."""
+    """Serve a folder's files without faults, as `serve` does."""
     app = web.Application()
     app.router.add_static("/", folder)
     with _serving(app, port) as taken:
@@ -76,7 +76,7 @@ async def _text(text: str) -> web.Response:
 
 
 class _Troubles:
-    """The misbehaviours, by the names that `troubles.py` has for them."""
+    """The simulated faults, by their names in `troubles.py`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -112,7 +112,7 @@ class _Troubles:
         return (self._folder / "served" / name).read_bytes()
 
     def _second_time(self, name: str, refusal: web.Response) -> web.Response:
-        """Refuse the first request of the server's life, then give in."""
+        """Refuse the first request, then accept."""
         if self._asked[name] == 1:
             return refusal
         return web.Response(body=self._served(name), content_type="image/jpeg")

@@ -1,6 +1,6 @@
-"""What a list of URLs meets in life, each with the outcome that the quickstart corpus must give it.
+"""Typical faults in a list of URLs, each with the outcome that the quickstart corpus must have.
 
-Some troubles are files, which `website.py` writes; the others are ways to misbehave, which `server.py` has.
+Some faults are files, which `website.py` writes; the others are server faults, which `server.py` simulates.
 """
 
 import struct
@@ -22,7 +22,7 @@ KEPT, DUPLICATE, RULE = "kept", "duplicate", "rule"  # every other outcome is a 
 
 @dataclass(frozen=True)
 class Trouble:
-    """One row: URL ({site} is the server), caption, what becomes of it, and its file if it has one."""
+    """One row: URL ({site} is the server), caption, outcome, and its file if it has one."""
 
     url: str | None
     caption: str | None
@@ -31,7 +31,7 @@ class Trouble:
 
 
 def _crop(name: str, box: tuple[int, int, int, int]) -> Image.Image:
-    """Part of a photograph, so that it is no duplicate of the whole."""
+    """Crop of a photograph, so that it is not a duplicate of the whole."""
     return Image.open(PHOTOS / name).crop(box)
 
 
@@ -42,7 +42,7 @@ def _file(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def _rotated() -> bytes:
-    """Stored lying on its side, with the EXIF note that says so."""
+    """Image stored sideways, with the EXIF orientation that says so."""
     exif = Image.Exif()
     exif[0x0112] = 6
     wheel = _crop("motorcycle_right.png", (440, 240, 741, 460))
@@ -99,7 +99,7 @@ def _half_size() -> bytes:
 
 # By name. The URL of a trouble with a file is {site}/files/troubles/<name>.
 TROUBLES: dict[str, Trouble] = {
-    # files that are hard to read right
+    # files that are hard to read correctly
     "rotated.jpg": Trouble("", "the front wheel of a red motorcycle", KEPT, _rotated),
     "cmyk.jpg": Trouble(
         "",
@@ -134,7 +134,7 @@ TROUBLES: dict[str, Trouble] = {
     ),
     "half-size.png": Trouble("", "the same rocket, at half the size", DUPLICATE, _half_size),
     "no-caption.jpg": Trouble("", "  ", "bad_caption", lambda: (PHOTOS / "rocket.jpg").read_bytes()),
-    # servers that misbehave
+    # faulty servers
     "missing": Trouble("{site}/trouble/missing", "a picture that is gone", "http_4xx"),
     "broken-server": Trouble("{site}/trouble/broken-server", "a picture behind a broken server", "http_5xx"),
     "flaky-server": Trouble("{site}/trouble/flaky-server", "distant galaxies, upper left", KEPT),
@@ -159,7 +159,7 @@ TROUBLES: dict[str, Trouble] = {
     "no-such-url": Trouble("http://[half an address/a.jpg", "a URL that is none", "bad_url"),
 }
 
-# What the server answers in the end where it lets itself be persuaded.
+# The server's final responses after retries.
 SERVED: dict[str, Callable[[], bytes]] = {
     "flaky-server": lambda: _file(_crop("hubble_deep_field.jpg", (0, 0, 400, 400)), "JPEG", quality=92),
     "busy-server": lambda: _file(_crop("hubble_deep_field.jpg", (560, 440, 1000, 872)), "JPEG", quality=92),

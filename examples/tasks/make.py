@@ -1,6 +1,6 @@
-"""Draws a small corpus of every task: python examples/tasks/make.py [FOLDER] [--rooms N]
+"""Renders a small corpus of every task: python examples/tasks/make.py [FOLDER] [--rooms N]
 
-The folder gets pictures, a table of samples by task (tasks.jsonl), and conversations in the form that
+The folder gets images, a table of samples by task (tasks.jsonl), and conversations in the format that
 Lumina-mGPT is fine-tuned on (conversations.json). `examples/tasks.yaml` turns both into tokens.
 """
 
@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parents[1]
 
 
 def make(folder: Path, rooms: int) -> None:
-    """Write pictures, tasks.jsonl and conversations.json of so many rooms."""
+    """Write images, tasks.jsonl and conversations.json of the given number of rooms."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     talks: list[dict[str, Any]] = []
@@ -34,7 +34,7 @@ def make(folder: Path, rooms: int) -> None:
 
 
 class _Room:
-    """A room's pictures, in files of the folder, and what is said of them."""
+    """Images of a room, in files of the folder, with their texts."""
 
     def __init__(self, folder: Path, number: int) -> None:
         self.folder, self.number = folder, number
@@ -55,7 +55,7 @@ class _Room:
 
     @property
     def other(self) -> str:
-        """A colour that no ball has."""
+        """A colour of none of the balls."""
         return next(colour for colour in COLOURS if colour not in {ball.colour for ball in self.balls})
 
     def recoloured(self) -> list[Ball]:
@@ -67,7 +67,7 @@ class _Room:
         return image
 
     def rows(self) -> list[dict[str, Any]]:
-        """A sample of each task, as rows of a table: what is asked with, what is answered, and words."""
+        """A sample of each task as rows of a table: input, output and text."""
         depth, body_pose = self.save("depth", self.view.depth), figure(self.number, self.size)
         body, pose = (self.save(n, i) for n, i in zip(("figure", "pose"), body_pose, strict=True))
         around = [
@@ -94,7 +94,7 @@ class _Room:
         ]  # fmt: skip
 
     def talks(self) -> list[dict[str, Any]]:
-        """Conversations of several turns, of several pictures, and of none."""
+        """Conversations with several turns, with several images, and with none."""
         balls, edited = self.balls, f"images/{self.number:03d}-edited.png"
         bigger = [
             replace(b, radius=1.3 * b.radius) if b.colour == self.other else b for b in self.recoloured()

@@ -1,4 +1,4 @@
-"""Rooms with a few balls in them, cast ray by ray: a picture, and what else is known of every pixel."""
+"""Ray-traced rooms with a few balls: an image and annotations of every pixel."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ FARTHEST = 12.0  # metres, of depth
 
 @dataclass(frozen=True)
 class Ball:
-    """A ball on the ground: where it lies, in metres to the right of and towards the viewer, and its size."""
+    """A ball on the ground: its position, in metres to the right of and towards the viewer, and its size."""
 
     colour: str
     x: float
@@ -34,7 +34,7 @@ class Ball:
 
 @dataclass(frozen=True)
 class View:
-    """What is seen: all of one size, pixel by pixel of the same place."""
+    """Image and annotations of one view, all of the same size and aligned."""
 
     image: Image.Image
     depth: Image.Image  # the nearer the brighter
@@ -60,7 +60,7 @@ def draw_balls(seed: int) -> list[Ball]:
 
 
 def turned(balls: Sequence[Ball], angle: float) -> list[Ball]:
-    """Turn a room around its middle by an angle in radians."""
+    """Rotate a room around its centre by an angle in radians."""
     c, s = np.cos(angle), np.sin(angle)
     return [replace(b, x=float(c * b.x + s * b.z), z=float(c * b.z - s * b.x)) for b in balls]
 
@@ -72,7 +72,7 @@ def words(balls: Sequence[Ball]) -> str:
 
 
 def view(balls: Sequence[Ball], size: tuple[int, int]) -> View:
-    """Look at a room; ``size`` is (width, height) in pixels."""
+    """Render a view of a room; ``size`` is (width, height) in pixels."""
     width, height = size
     x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     scale = 2 / min(size)

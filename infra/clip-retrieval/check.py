@@ -42,7 +42,7 @@ def main() -> None:
             *(program, "back", f"--indices_paths={indices}", f"--port={port}"),
             f"--clip_model=hf_clip:{chosen.clip}",
             '--columns_to_return=["key","url","caption"]',
-            # Each would be fetched from the network when the service starts.
+            # Each would be downloaded when the service starts.
             *("--enable_mclip_option=False", "--provide_aesthetic_embeddings=False"),
         ]
     )
@@ -76,7 +76,7 @@ def find_again(embeddings: Path, url: str) -> None:
     for row in asked:
         hits = ask(url, embedding_input=vectors[row].tolist())
         best = vectors[list(rows["key"]).index(hits[0]["key"])]
-        # Another row may have the same embedding; one as near is as good.
+        # Another row may have the same embedding: accept any row that is equally near.
         found += bool(hits[0]["key"] == rows["key"].iloc[row] or best @ vectors[row] > 0.9999)
     hit = ask(url, text="a red circle")[0]
     print(f"{len(rows)} rows indexed; {found} of {len(asked)} found again by their own embedding")

@@ -1,9 +1,9 @@
-"""Index exported embeddings with clip-retrieval as a Ray task, in a runtime environment of its own.
+"""Index exported embeddings with clip-retrieval as a Ray task, in a separate environment.
 
 python infra/clip-retrieval/on_ray.py EMBEDDINGS INDEX [--address ADDRESS] [--env ENVIRONMENT]
 
-The folders must be where the task can reach them: on a disk that the nodes share. Without --env, Ray makes
-the environment on the node that the task runs on (6 GB, and minutes); with it, it lies there already, in the
+The folders must be where the task can reach them: on a disk that the nodes share. Without --env, Ray creates
+the environment on the node that runs the task (6 GB, some minutes); with --env, it exists already, in the
 image or on the shared disk.
 """
 

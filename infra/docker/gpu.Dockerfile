@@ -2,8 +2,8 @@
 # Build: docker build -f infra/docker/gpu.Dockerfile -t ghcr.io/rasterloom/rasterloom:0.1.0-gpu .
 # Check: docker run --rm --gpus all --shm-size 16g ghcr.io/rasterloom/rasterloom:0.1.0-gpu rasterloom doctor
 
-# Python as in cpu.Dockerfile: Ray takes no node whose Python differs. The node's driver needs no more of CUDA
-# than what torch brings along, so that the toolkit stays behind in the stage that builds flash-attn.
+# The same Python as in cpu.Dockerfile: Ray rejects nodes with another one. The CUDA libraries that come with torch
+# are enough at run time, so the toolkit stays in the stage that builds flash-attn.
 ARG CUDA=13.0.2
 FROM nvidia/cuda:${CUDA}-devel-ubuntu24.04 AS cuda
 
@@ -14,9 +14,9 @@ ENV CUDA_HOME=/usr/local/cuda PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
     PATH=/opt/rasterloom/bin:/usr/local/cuda/bin:$PATH
 WORKDIR /src
 COPY constraints.txt ./
-# torch of PyPI brings CUDA libraries of its own; they must be of the CUDA that flash-attn is built with.
+# PyPI's torch comes with CUDA libraries; their version must be the one that flash-attn is built with.
 RUN pip install -c constraints.txt torch setuptools wheel packaging ninja psutil
-# Built here once: on a node it takes an hour. 80: A100, 90: H100. One job takes some 4 GB of memory.
+# Built here once: on a node it takes an hour. 80: A100, 90: H100. One build job takes some 4 GB of memory.
 ARG FLASH_ATTN=2.8.3
 ARG MAX_JOBS=8
 RUN FLASH_ATTN_CUDA_ARCHS="80;90" MAX_JOBS=${MAX_JOBS} \
@@ -27,7 +27,7 @@ RUN pip install -c constraints.txt '.[hf,language,nsfw,ocr]'
 
 FROM python:3.11.14-slim-bookworm
 # g++: triton and DeepSpeed build small kernels on first use. libibverbs1, librdmacm1: EFA and InfiniBand. wget:
-# KubeRay's probes call it. libgomp1: torch. tini: ends what a job leaves behind.
+# for KubeRay's probes. libgomp1: for torch. tini: reaps processes that a job leaves behind.
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates g++ libgomp1 libibverbs1 \
         librdmacm1 tini wget \
     && rm -rf /var/lib/apt/lists/* \

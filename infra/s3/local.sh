@@ -11,7 +11,7 @@ weed=${WEED:-weed}
 mkdir -p "$data"
 umask 077
 
-# Keys of this folder's own, made once.
+# Keys for this folder, created once.
 if [ ! -f "$data/env" ]; then
     secret=$(head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n')
     cat > "$data/env" << END
@@ -34,7 +34,7 @@ server=$!
 trap 'kill "$server" 2> /dev/null; wait "$server" 2> /dev/null' EXIT
 trap 'exit 0' INT TERM
 
-# The bucket of tables, as soon as the server takes it; one that is there from before is as good.
+# Create the bucket of tables as soon as the server accepts it; an existing one is kept.
 until echo "s3tables.bucket -list -account 000000000000" |
     "$weed" shell -master="127.0.0.1:$master" 2> /dev/null | grep -q tables; do
     kill -0 "$server" || { echo "the server ended; see $data/log" >&2; exit 1; }

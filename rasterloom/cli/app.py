@@ -1,25 +1,30 @@
-"""The command line: ``rasterloom`` and ``python -m rasterloom``."""
+"""Entry point of the command line: ``rasterloom`` and ``python -m rasterloom``."""
 
+import errno
+import logging
 import sys
-import traceback
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from rasterloom import __version__
 from rasterloom.cli import evaluate, jobs, sample, tokens, train, versions
+from rasterloom.cli.exchange import adopt_command, export_command
 from rasterloom.cli.explain import explain_command, failures_command, keep_command
 from rasterloom.cli.gc import gc_command
-from rasterloom.cli.options import (
-    err,
-)
+from rasterloom.cli.lineage import lineage_command
+from rasterloom.cli.options import err, with_options
 from rasterloom.cli.report import embeddings_command, report_command
 from rasterloom.cli.run import doctor_command, plan_command, run_command
 from rasterloom.cli.takedown import takedown_command
-from rasterloom.errors import FAILED, INTERRUPTED, WRONG_USE, RecipeError
+from rasterloom.errors import FAILED, INTERRUPTED, WRONG_USE, RasterloomError, one_line
+from rasterloom.utils.log_file import attach
+
+EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong use (recipe, options or input), 130 interrupted."
 
 app = typer.Typer(
     help="From a list of image-text pairs to a trained autoregressive image model.",
+    epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -34,6 +39,9 @@ app.command("keep")(keep_command)
 app.command("report")(report_command)
 app.command("embeddings")(embeddings_command)
 app.add_typer(versions.app, name="versions")
+versions.app.command("lineage")(lineage_command)
+versions.app.command("export")(export_command)
+versions.app.command("adopt")(adopt_command)
 versions.app.command("takedown")(takedown_command)
 versions.app.command("gc")(gc_command)
 app.add_typer(tokens.app, name="tokens")
@@ -50,37 +58,56 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
     if version:
         print(__version__)
         raise typer.Exit
+    try:
+        attach()
+    except (RasterloomError, OSError):  # said by what needs the folder; nothing is printed over the live view
+        logging.getLogger("rasterloom").addHandler(logging.NullHandler())
 
 
 def main() -> None:
-    """Run the command line: exit code 0 done, 1 failed, 2 wrong use, 130 interrupted."""
-    from pyiceberg.exceptions import CommitFailedException, RESTError
+    """Run the command line, and exit with one of ``EXIT_CODES``."""
+    sys.exit(_run())
 
-    from rasterloom.errors import VersionError
-    from rasterloom.storage.store import StorageError
 
+def _run() -> int:
     try:
-        code: Any = app(standalone_mode=False)
-    except (RecipeError, VersionError) as error:
-        err.print(str(error), highlight=False, style="red")
-        sys.exit(WRONG_USE)
+        code = app(standalone_mode=False)
+    except RasterloomError as error:
+        return _failed(with_options(error), error.exit_code)
     except typer.Exit as error:
-        code = error.exit_code
+        return error.exit_code
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:
-        from rasterloom.pipelines.execution.runner import StepFailed
-
-        usage = getattr(error, "exit_code", None)
-        if usage == WRONG_USE:  # click's own words on wrong options
-            said = error.format_message() if hasattr(error, "format_message") else str(error)
-            err.print(f"{said}  (--help says more)", style="red")
-            sys.exit(WRONG_USE)
-        if isinstance(error, StepFailed | StorageError | CommitFailedException | RESTError | OSError):
-            err.print(" ".join(str(error).split()), highlight=False, style="red")
-            sys.exit(FAILED)
-        err.print(traceback.format_exc(), end="", highlight=False)
-        sys.exit(FAILED)
+        if hasattr(error, "format_message"):  # click's own, on wrong options
+            return _failed(f"{error.format_message()}  (--help says more)", WRONG_USE)
+        if _names_a_file(error):
+            return _failed(" ".join(str(error).split()), FAILED)
+        return _failed(_logged(error), FAILED)
     if code == INTERRUPTED:  # typer makes it of a KeyboardInterrupt
-        err.print("Stopped. What was finished is kept; run the same command to go on.")
-    sys.exit(code if isinstance(code, int) else 0)
+        err.print("Stopped. What was finished is kept; run the same command to continue.")
+    return code if isinstance(code, int) else 0
+
+
+def _failed(text: str, code: int) -> int:
+    err.print(text, highlight=False, style="red")
+    return code
+
+
+def _names_a_file(error: Exception) -> bool:
+    """True of a full disk, or of a file that may not be written or read: no defect of the program."""
+    if not isinstance(error, OSError):
+        return False
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or (error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and bool(error.filename))
+
+
+def _logged(error: Exception) -> str:
+    """Write an unexpected error's traceback to the log file; return the line that says where."""
+    text = one_line(error, named=True)
+    try:
+        path = attach()
+    except (RasterloomError, OSError) as refused:
+        return f"unexpected error: {text} (no log file: {one_line(refused)})"
+    logging.getLogger("rasterloom").error("unexpected error", exc_info=error)
+    return f"unexpected error: {text}; traceback in {path}"

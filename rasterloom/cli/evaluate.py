@@ -2,83 +2,86 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from rasterloom.cli.options import AT_STEP, AsFormat, OutputFormat, RecipePath, err, out, print_json
-from rasterloom.errors import RecipeError
-from rasterloom.recipe.loader import load_recipe
+from rasterloom.cli.options import (
+    AT_STEP,
+    AsFormat,
+    OutputFormat,
+    RecipePath,
+    err,
+    load_recipe,
+    out,
+    print_json,
+)
 from rasterloom.utils.redact import as_json, safe
+
+if TYPE_CHECKING:
+    from rasterloom.pipelines.models.evaluate import Evaluation, EvaluationRequest
+    from rasterloom.pipelines.workflow import Workflow
+
+
+Stages = Annotated[
+    list[int] | None,
+    typer.Option(min=1, help="Stage to measure, from 1; may be given again. Default: the last finished one."),
+]
+Steps = Annotated[
+    list[str] | None,
+    typer.Option(metavar="N|latest", help=f"{AT_STEP} May be given again, of one stage."),
+]
+Models = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FOLDER", help="Checkpoint to measure as well; may be given again."),
+]
+Target = Annotated[
+    int | None, typer.Option(help="Resolution of the tokens to measure on. Default: the last checkpoint's.")
+]
+Images = Annotated[
+    int,
+    typer.Option("--pictures", min=0, help="Number of held-out images for codec and CLIP metrics."),
+]
+Clip = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER", help="CLIP in transformers' format. Default: that of the recipe's score clip."
+    ),
+]
+Save = Annotated[
+    Path | None, typer.Option("--out", metavar="FILE.json", help="Save the metrics to this file too.")
+]
 
 
 def evaluate_command(
     recipe: RecipePath,
-    stage: Annotated[
-        list[int] | None,
-        typer.Option(
-            min=1, help="Stage to measure, from 1; may be given again. Default: the last that is done."
-        ),
-    ] = None,
-    step: Annotated[
-        list[str] | None,
-        typer.Option(metavar="N|latest", help=f"{AT_STEP} May be given again, of one stage."),
-    ] = None,
-    model: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FOLDER", help="A checkpoint to measure beside; may be given again."),
-    ] = None,
-    target: Annotated[
-        int | None, typer.Option(help="Measure on tokens of this resolution. Default: the last checkpoint's.")
-    ] = None,
-    pictures: Annotated[
-        int, typer.Option(min=0, help="Held-out pictures for the codec's figures and for CLIP's.")
-    ] = 64,
-    clip: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FOLDER", help="A CLIP of transformers. Default: that of the recipe's score clip."
-        ),
-    ] = None,
-    save: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE.json", help="Save the figures here too.")
-    ] = None,
+    stage: Stages = None,
+    step: Steps = None,
+    model: Models = None,
+    target: Target = None,
+    images: Images = 64,
+    clip: Clip = None,
+    save: Save = None,
     output: AsFormat = OutputFormat.TABLE,
 ) -> None:
-    """Measure checkpoints, side by side, on what was held out of training.
+    """Measure checkpoints, side by side, on held-out rows.
 
-    Held-out loss in all, by task and by bucket; what the codec keeps of the
-    held-out pictures (PSNR, SSIM); and, where CLIP's weights are at hand,
-    how well drawn pictures fit their captions (CLIP score) and how far they
-    lie from the held-out ones (CLIP-FD: FID's distance, of CLIP's image
-    embeddings). Figures of stages are kept, and stand in the report.
+    Held-out loss in all, by task and by bucket; reconstruction quality of
+    the codec on held-out images (PSNR, SSIM); and, where CLIP's weights are
+    available, how well generated images fit their captions (CLIP score) and
+    their distance from the held-out ones (CLIP-FD: FID's distance, of CLIP's
+    image embeddings). Metrics of stages are kept, and shown in the report.
     """
-    from rasterloom.pipelines.models import evaluate
-    from rasterloom.pipelines.models.load import codec_or_none, language_of, model_at, trained_at, trained_of
-    from rasterloom.pipelines.progress.reporter import Progress
+    from rasterloom.pipelines.models import evaluate  # heavy
+    from rasterloom.pipelines.models.load import choices_of  # heavy
+    from rasterloom.pipelines.workflow import Workflow  # heavy
 
     loaded = load_recipe(recipe)
-    stages = stage or []
-    if step and len(stages) > 1:
-        raise RecipeError("--step takes the checkpoints of one stage: give one --stage")
-    clip_model = evaluate.clip_of(loaded, clip)
-    language = language_of(loaded)
-    if step:
-        number = stages[0] if stages else None
-        checkpoints = [trained_at(loaded, number, one, language) for one in step]
-    else:
-        checkpoints = [trained_of(loaded, number) for number in stages]
-        checkpoints += [] if stages or model else [trained_of(loaded)]
-    checkpoints += [model_at(loaded, folder, language) for folder in model or ()]
-    codec = codec_or_none(loaded)
-    progress = Progress(err)
-    with progress.showing():
-        held = evaluate.held_out(loaded, target or checkpoints[-1].target, language, codec, pictures)
-        found = evaluate.evaluate(loaded, checkpoints, language, codec, held, clip_model, progress)
+    choices = choices_of(stage or (), step or (), model or ())
+    found, report = _evaluate(Workflow(loaded), evaluate.EvaluationRequest(choices, target, images, clip))
     if save:
         save.write_text(as_json(asdict(found), indent=None if output is OutputFormat.JSON else 1))
-    report = evaluate.keep(loaded, checkpoints, found)
     if output is OutputFormat.JSON:
         print_json(asdict(found))
         return
@@ -89,8 +92,19 @@ def evaluate_command(
         out.print(f"report: {report}", highlight=False)
 
 
-def _table(found: Any) -> Table:
-    """A line a figure, a column a checkpoint."""
+def _evaluate(workflow: "Workflow", request: "EvaluationRequest") -> "tuple[Evaluation, str | None]":
+    """Metrics of the checkpoints, and the report's path if there is one."""
+    from rasterloom.pipelines.models import evaluate  # heavy
+    from rasterloom.pipelines.progress.reporter import Progress  # heavy
+
+    progress = Progress(err)
+    with progress.showing():
+        models, found = evaluate.measure(workflow, request, progress)
+    return found, evaluate.keep(workflow, models, found)
+
+
+def _table(found: "Evaluation") -> Table:
+    """Table with a row for each metric and a column for each checkpoint."""
     table = Table(
         f"held out of {found.target}",
         *(safe(c.name) for c in found.checkpoints),
@@ -109,10 +123,10 @@ def _table(found: Any) -> Table:
         for name, first in columns[0][kind].items():
             add(f"  {name}", [c[kind].get(name, {}).get("loss") for c in columns], f"{first['rows']:,} rows")
     if found.clip_of_heldout is not None:
-        real = f"{found.clip_of_heldout:.4g} of the held-out pictures; {found.drawn:,} drawn"
+        real = f"{found.clip_of_heldout:.4g} of the held-out images; {found.drawn:,} generated"
         add("CLIP score", [c.clip for c in found.checkpoints], real)
         add("CLIP-FD", [c.clip_fd for c in found.checkpoints], f"{found.clip_dimensions} dimensions")
     if found.codec:
-        told = f"{found.codec.psnr:.2f} dB PSNR, {found.codec.ssim:.3f} SSIM"
-        table.add_row("codec", *[""] * len(columns), f"{told} of {found.codec.pictures:,} pictures")
+        quality = f"{found.codec.psnr:.2f} dB PSNR, {found.codec.ssim:.3f} SSIM"
+        table.add_row("codec", *[""] * len(columns), f"{quality} of {found.codec.pictures:,} images")
     return table

@@ -11,10 +11,10 @@ from rasterloom.cli.options import (
     AsFormat,
     OutputFormat,
     RecipePath,
+    load_recipe,
     out,
     print_json,
 )
-from rasterloom.recipe.loader import load_recipe
 from rasterloom.utils.redact import safe
 
 
@@ -31,8 +31,8 @@ def failures_command(
     limit: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 20,
     output: AsFormat = OutputFormat.TABLE,
 ) -> None:
-    """Show what did not make it into the corpus: by class, by host, and pair by pair."""
-    from rasterloom.pipelines.inspection.failures import failures, summary
+    """List the pairs that did not enter the corpus: by reason, by host, or one by one."""
+    from rasterloom.pipelines.inspection.failures import failures, summary  # heavy
 
     loaded = load_recipe(recipe)
     if output is OutputFormat.JSON:
@@ -53,8 +53,8 @@ def failures_command(
         return
     found = failures(loaded, reason, host, limit + 1)
     for f in found[:limit]:
-        told = (f.key, f.reason, f.url or "(no URL)", f.detail)
-        out.print("  ".join(map(safe, told)), highlight=False)
+        columns = (f.key, f.reason, f.url or "(no URL)", f.detail)
+        out.print("  ".join(map(safe, columns)), highlight=False)
     more = "; there are more, --limit shows them" if len(found) > limit else ""
     out.print(f"{min(limit, len(found))} pairs{more}.")
 
@@ -64,8 +64,8 @@ def explain_command(
     key: Annotated[str, typer.Argument(metavar="KEY", help="Key of the pair, or its first digits.")],
     output: AsFormat = OutputFormat.TABLE,
 ) -> None:
-    """Tell one image's story: where it came from, its scores, what the rule says, what it doubles."""
-    from rasterloom.pipelines.inspection.explain import explain
+    """Explain one image: its source, scores, keep rule, duplicates and tokens."""
+    from rasterloom.pipelines.inspection.explain import explain  # heavy
 
     chapters = explain(load_recipe(recipe), key)
     if output is OutputFormat.JSON:
@@ -79,14 +79,14 @@ def explain_command(
 
 def keep_command(
     recipe: RecipePath,
-    rule: Annotated[str, typer.Option("--try", metavar="RULE", help="A keep rule to compare.")],
-    page: Annotated[Path, typer.Option("--out", help="File for a gallery of what would change.")] = Path(
+    rule: Annotated[str, typer.Option("--try", metavar="RULE", help="Keep rule to try.")],
+    page: Annotated[Path, typer.Option("--out", help="File for a gallery of the changes.")] = Path(
         "keep-try.html"
     ),
     output: AsFormat = OutputFormat.TABLE,
 ) -> None:
-    """Show what another keep rule would change. Nothing is run, and no version is made."""
-    from rasterloom.pipelines.inspection.rule_trial import try_rule
+    """Show the effect of another keep rule. Nothing is run, and no version is made."""
+    from rasterloom.pipelines.inspection.rule_trial import try_rule  # heavy
 
     tried = try_rule(load_recipe(recipe), rule, page)
     if output is OutputFormat.JSON:

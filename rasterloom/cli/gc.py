@@ -1,33 +1,32 @@
-"""The command that removes what no version needs."""
+"""The command ``versions gc``."""
 
 import re
 import sys
 from datetime import timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from rasterloom.cli.options import AsFormat, OutputFormat, RecipePath, out, print_json
+from rasterloom.cli.options import AsFormat, OutputFormat, RecipePath, load_recipe, out, print_json
 from rasterloom.errors import RecipeError
-from rasterloom.pipelines.maintenance.gc import Garbage, collect, find
-from rasterloom.pipelines.maintenance.reachability import Grace
-from rasterloom.recipe.loader import load_recipe
-from rasterloom.versions.corpus import Corpus
+
+if TYPE_CHECKING:
+    from rasterloom.pipelines.maintenance.gc import Garbage
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "": 86400}
 
 KINDS = {
-    "records": "records of results that no version is made of",
+    "records": "records of results without a version",
     "results": "their lists of shards",
     "shards": "their shards",
-    "data": "data files that no version or shard names",
+    "data": "data files without a version or shard",
     "folders": "folders of text vocabularies, indexes, samples and reports",
     "models": "trained models",
     "metadata": "metadata of Iceberg",
-    "leftovers": "what jobs that were killed left",
-    "uploads": "uploads to S3 that nobody finished",
+    "leftovers": "leftovers of killed jobs",
+    "uploads": "unfinished uploads to S3",
 }
 
 
@@ -43,20 +42,24 @@ def gc_command(
         ),
     ] = "24h",
     models: Annotated[
-        bool, typer.Option("--models", help="Also models that were trained on versions that are gone.")
+        bool, typer.Option("--models", help="Also models that were trained on removed versions.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove it without asking.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List them, and remove nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
     output: AsFormat = OutputFormat.TABLE,
 ) -> None:
-    """Remove versions that no branch or tag is at, and files that nothing needs any more.
+    """Remove versions without a branch or tag, and unreachable files.
 
-    Says first what would go, and asks. What a running job works on stays,
-    and so does every file that Rasterloom did not write.
+    Lists them first, and asks. Files of running jobs stay, and so does
+    every file that Rasterloom did not write.
     """
+    from rasterloom.pipelines.maintenance.gc import collect, find  # heavy
+    from rasterloom.pipelines.maintenance.reachability import Grace  # heavy
+    from rasterloom.versions.corpus import Corpus  # heavy
+
     grace = Grace(_age("--older-than", older_than), _age("--files-older-than", files_older_than))
     corpus = Corpus.of(load_recipe(recipe))
-    with out.status("looking for what nothing needs"):
+    with out.status("looking for unreachable files"):
         found = find(corpus, grace, models=models)
     _show(found, output)
     if dry_run or not (found.snapshots or found.items):
@@ -72,14 +75,14 @@ def gc_command(
             corpus,
             grace,
             models=models,
-            advance=lambda what, done, total: status.update(f"{what}: {done:,} of {total:,}"),
+            advance=lambda part: lambda done, total: status.update(f"{part}: {done:,} of {total:,}"),
         )
     snapshots, files = sum(gone.snapshots.values()), len(gone.items)
     size = sum(item.size for item in gone.items) / 1e6
     out.print(f"{snapshots:,} snapshots and {files:,} files are gone: {size:,.1f} MB", highlight=False)
 
 
-def _show(found: Garbage, output: OutputFormat) -> None:
+def _show(found: "Garbage", output: OutputFormat) -> None:
     kinds = found.by_kind()
     if output is OutputFormat.JSON:
         files = {kind: {"files": number, "bytes": size} for kind, (number, size) in kinds.items()}

@@ -19,6 +19,8 @@ from rasterloom.cli.options import (
     print_json,
     result,
 )
+from rasterloom.errors import FAILED
+from rasterloom.utils.formatting import clock
 from rasterloom.utils.redact import safe
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ Address = Annotated[
     typer.Option(help="Address of the Ray cluster's dashboard.", envvar="RAY_API_SERVER_ADDRESS"),
 ]
 LOCAL = "http://127.0.0.1:8265"
-JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id, or its last characters.")]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="Job id, or its last characters.")]
 
 app = typer.Typer(help="List, follow and stop the jobs of a Ray cluster.", no_args_is_help=True)
 
@@ -39,39 +41,39 @@ def submit_command(
     address: Address = LOCAL,
     until: Until = None,
     retry: Retry = "",
-    follow: Annotated[bool, typer.Option("--follow", help="Show the job's log until it ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Follow the job's log until it ends.")] = False,
     env: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Give the job this variable of yours; its value is not shown."),
+        typer.Option(metavar="NAME", help="Environment variable to pass to the job; its value is not shown."),
     ] = None,
-    code: Annotated[bool, typer.Option("--code", help="Take this installation's code along, too.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the job; send nothing.")] = False,
+    code: Annotated[bool, typer.Option("--code", help="Send this installation's code as well.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the job, and send nothing.")] = False,
     quiet: Quiet = False,
     log: LogAs = LogFormat.TEXT,
 ) -> None:
-    """Run a recipe as a job of a Ray cluster. The recipe's folder goes along.
+    """Run a recipe as a job of a Ray cluster, with the recipe's folder.
 
-    What is finished stays in the workspace: submit again after a stop, and the job goes on from there.
+    Finished work stays in the workspace: submit again after a stop, and the job continues from there.
     """
-    from rasterloom.pipelines.cluster.job_client import Jobs
-    from rasterloom.pipelines.cluster.submit import prepare, submit
+    from rasterloom.pipelines.cluster.job_client import Jobs  # heavy
+    from rasterloom.pipelines.cluster.submit import prepare, submit  # heavy
 
     told = [*(["--quiet"] if quiet else []), *(["--log", log.value] if log is not LogFormat.TEXT else [])]
     job = prepare(recipe, until, retry, env or [], code, tuple(told))
     if dry_run:
         takes = ", ".join(f"{k.removeprefix('entrypoint_')} {v}" for k, v in job.takes.items() if v)
         out.print(f"entrypoint: {job.entrypoint}", highlight=False)
-        out.print(f"the driver takes: {takes or 'nothing, on the head node'}", highlight=False)
+        out.print(f"resources of the driver: {takes or 'nothing, on the head node'}", highlight=False)
         out.print(f"variables: {', '.join(job.variables) or 'none'}", highlight=False)
         out.print(f"files of {job.package.folder}, {job.package.size / 2**20:.1f} MiB:", highlight=False)
         for name, size in job.package.files.items():
             out.print(f"  {size:>12,}  {safe(name)}", highlight=False)
         return
-    jobs = Jobs(address)
+    jobs = Jobs.open(address)
     found = submit(job, jobs)
-    words = [f"submitted as {found}"]
-    words += [] if follow else [f"rasterloom jobs follow {found} --address {address}"]
-    result(log, words, job=found, status="SUBMITTED")
+    lines = [f"submitted as {found}"]
+    lines += [] if follow else [f"rasterloom jobs follow {found} --address {address}"]
+    result(log, lines, job=found, status="SUBMITTED")
     if follow:
         _follow(jobs, found, log)
 
@@ -79,14 +81,13 @@ def submit_command(
 @app.command("list")
 def list_command(
     address: Address = LOCAL,
-    everything: Annotated[bool, typer.Option("--all", help="Jobs of others too.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All jobs, not only Rasterloom's.")] = False,
     output: AsFormat = OutputFormat.TABLE,
 ) -> None:
-    """List the cluster's jobs, the latest first, and what those that run are at."""
-    from rasterloom.pipelines.cluster.job_client import Jobs
-    from rasterloom.utils.formatting import clock
+    """List the cluster's jobs, latest first, with the present step of each."""
+    from rasterloom.pipelines.cluster.job_client import Jobs  # heavy
 
-    jobs = Jobs(address)
+    jobs = Jobs.open(address)
     found = [job for job in jobs.all() if everything or job.ours]
     if output is OutputFormat.JSON:
         for job in found:
@@ -104,36 +105,36 @@ def list_command(
     if found:
         out.print(table, highlight=False)
     else:
-        out.print("No jobs of Rasterloom there; --all shows those of others.")
+        out.print("No jobs of Rasterloom; --all shows those of others.")
 
 
 @app.command("follow")
 def follow_command(job: JobId, address: Address = LOCAL) -> None:
-    """Show a job's log as it grows, until the job ends. Ctrl-C stops the showing, not the job."""
-    from rasterloom.pipelines.cluster.job_client import Jobs
+    """Follow a job's log until it ends. Ctrl-C does not stop the job."""
+    from rasterloom.pipelines.cluster.job_client import Jobs  # heavy
 
-    jobs = Jobs(address)
+    jobs = Jobs.open(address)
     _follow(jobs, jobs.find(job))
 
 
 @app.command("logs")
 def logs_command(job: JobId, address: Address = LOCAL) -> None:
-    """Print a job's log as it is now."""
-    from rasterloom.pipelines.cluster.job_client import Jobs
+    """Print a job's log."""
+    from rasterloom.pipelines.cluster.job_client import Jobs  # heavy
 
-    jobs = Jobs(address)
+    jobs = Jobs.open(address)
     out.print(jobs.logs(jobs.find(job)), end="", highlight=False)
 
 
 @app.command("stop")
 def stop_command(job: JobId, address: Address = LOCAL) -> None:
-    """Stop a job. What it finished stays; submit the recipe again and it goes on from there."""
-    from rasterloom.pipelines.cluster.job_client import Jobs
+    """Stop a job. Finished work stays; submit the recipe again to continue."""
+    from rasterloom.pipelines.cluster.job_client import Jobs  # heavy
 
-    jobs = Jobs(address)
+    jobs = Jobs.open(address)
     found = jobs.find(job)
     if jobs.stop(found):
-        out.print(f"{found}: {jobs.status(found)}; submit its recipe again to go on", highlight=False)
+        out.print(f"{found}: {jobs.status(found)}; submit its recipe again to continue", highlight=False)
     else:
         out.print(f"{found}: it had ended before, {jobs.status(found)}", highlight=False)
 
@@ -142,9 +143,10 @@ def _follow(jobs: "Jobs", job: str, log: LogFormat = LogFormat.TEXT) -> None:
     try:
         status = jobs.follow(job, out)
     except KeyboardInterrupt:
-        err.print(f"\nThe job goes on; rasterloom jobs stop {job} --address {jobs.address}", highlight=False)
+        stop = f"rasterloom jobs stop {job} --address {jobs.address}"
+        err.print(f"\nThe job continues; {stop}", highlight=False)
         return
     said = jobs.job(job).last_words if status == "FAILED" else ""
     result(log, [f"{job}: {status}" + (f": {said}" if said else "")], job=job, status=status)
     if status != "SUCCEEDED":
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)

@@ -1,6 +1,7 @@
-"""What the commands share: arguments, and where they print."""
+"""Arguments, consoles and messages that the commands share."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,47 +10,82 @@ import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.status import Status
+from rich.table import Table
 from rich.text import Text
 
-from rasterloom.recipe.recipe import Recipe
+from rasterloom.errors import RasterloomError
 from rasterloom.utils.redact import LINES, as_json, safe
-from rasterloom.versions.corpus import Corpus
 
 if TYPE_CHECKING:
     from rasterloom.pipelines.progress.reporter import Progress
+    from rasterloom.pipelines.workflow import Planned
+    from rasterloom.recipe.recipe import Recipe
+    from rasterloom.versions.corpus import Corpus
+
+# Arguments of the use cases whose option has another name; of all others the name is the option's.
+OPTIONS = {"folder": "--out", "page": "--out"}
 
 
-def tell_settled(corpus: Corpus) -> None:
-    """Take out what a step back in time brought back, and say so."""
-    from rasterloom.pipelines.maintenance.apply_takedowns import settle
+def with_options(error: RasterloomError) -> str:
+    """Render an error with the command line's names for its arguments."""
 
-    gone = settle(corpus)
+    def option(field: str) -> str:
+        return OPTIONS.get(field) or f"--{field.replace('_', '-')}"
+
+    return error.text(option, "rasterloom run RECIPE --until {}".format)
+
+
+def load_recipe(path: Path | str) -> "Recipe":
+    """Load a recipe, and import what that takes no sooner: ``--help`` does without."""
+    from rasterloom.recipe.loader import load_recipe as load  # heavy
+
+    return load(path)
+
+
+def apply_pending_takedowns(corpus: "Corpus") -> None:
+    """Remove rows that a rollback or a branch brought back, and print how many."""
+    from rasterloom.pipelines.maintenance.apply_takedowns import apply_pending  # heavy
+
+    gone = apply_pending(corpus)
     if gone:
         rows = ", ".join(f"{table} {n:,}" for table, n in gone.items())
-        out.print(f"What was taken down since stays out: {rows}", highlight=False)
+        out.print(f"Rows taken down since stay out: {rows}", highlight=False)
 
 
-def where(recipe: Recipe, last: str, here: bool = False) -> str:
-    """The lines that say where the results of a run lie; what is on S3 is brought ``here`` if asked."""
-    from rasterloom.pipelines.run import result_files
+def open_corpus(recipe: Path, at: str | None = None) -> "Corpus":
+    """Open a recipe's corpus at an existing version."""
+    from rasterloom.versions.corpus import Corpus  # heavy
+    from rasterloom.versions.refs import check_ref  # heavy
 
-    return "\n".join(_places(result_files(recipe, last, here)))
+    corpus = Corpus.of(load_recipe(recipe))
+    corpus = replace(corpus, ref=at) if at else corpus
+    check_ref(corpus)
+    return corpus
 
 
-def _places(files: dict[str, str]) -> list[str]:
+def result_lines(files: dict[str, str]) -> list[str]:
+    """Lines that name the files of a result."""
     return [f"{name}: {path}" for name, path in files.items()]
 
 
+def plan_table(planned: "Iterable[Planned]") -> Table:
+    """Table of steps: whether each would run, and why."""
+    table = Table("step", "", "why", box=None, pad_edge=False)
+    for p in planned:
+        table.add_row(p.step.name, run_or_skip(p.runs), p.status.reason)
+    return table
+
+
 AT_STEP = (
-    "A checkpoint in the middle of the stage, by its optimizer step, or latest; without --stage, of the last "
-    "stage that has any."
+    "Checkpoint in the middle of the stage: its optimizer step, or latest. Without --stage: of the last "
+    "stage that has checkpoints."
 )
 
 
 class SafeConsole(Console):
-    """Where all commands print: a string is text, never markup, and fit to be shown.
+    """Console of all commands: a string is text, never markup, and safe to show.
 
-    Markup is what the program writes itself: ``markup=True``, with strangers' words in no part of it.
+    Markup is for texts of the program itself: ``markup=True``, with no part of it from outside.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -83,7 +119,7 @@ def _text(given: RenderableType) -> RenderableType:
 out = SafeConsole()
 err = SafeConsole(stderr=True)
 
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.")]
 
 
 class OutputFormat(StrEnum):
@@ -91,7 +127,14 @@ class OutputFormat(StrEnum):
     JSON = "json"
 
 
-AsFormat = Annotated[OutputFormat, typer.Option("--format", help="A table to read, or JSON lines.")]
+AsFormat = Annotated[OutputFormat, typer.Option("--format", help="Table to read, or JSON lines.")]
+
+AtVersion = Annotated[
+    str | None,
+    typer.Option(
+        "--at", metavar="VERSION", help="Branch, tag or snapshot. Default: the recipe's own version."
+    ),
+]
 
 Until = Annotated[
     str | None,
@@ -99,10 +142,13 @@ Until = Annotated[
 ]
 
 Retry = Annotated[
-    str, typer.Option(metavar="CLASSES", help="Fetch failed pairs again first: timeout,http_5xx.")
+    str,
+    typer.Option(
+        metavar="CLASSES", help="Fetch failed pairs of these classes again first: timeout,http_5xx."
+    ),
 ]
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors, nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 
 
 class LogFormat(StrEnum):
@@ -111,7 +157,7 @@ class LogFormat(StrEnum):
 
 
 LogAs = Annotated[
-    LogFormat, typer.Option("--log", help="How to tell what goes on: for people, or a JSON object a line.")
+    LogFormat, typer.Option("--log", help="Format of progress: text, or one JSON object a line.")
 ]
 
 
@@ -120,13 +166,13 @@ def run_or_skip(runs: bool) -> Text:
 
 
 def print_json(value: Any) -> None:
-    """Print an object in a line, for programs: logins are masked there too."""
+    """Print an object as one line of JSON, with secrets masked."""
     print(as_json(value))
 
 
 def progress_on(console: Console, quiet: bool, log: LogFormat) -> "Progress":
-    """What a long command tells while it works."""
-    from rasterloom.pipelines.progress.reporter import Progress
+    """Progress reporter of a long command."""
+    from rasterloom.pipelines.progress.reporter import Progress  # heavy
 
     return Progress(
         SafeConsole(quiet=True) if quiet else console, as_json=log is LogFormat.JSON and not quiet
@@ -134,7 +180,7 @@ def progress_on(console: Console, quiet: bool, log: LogFormat) -> "Progress":
 
 
 def result(log: LogFormat, lines: list[str], **facts: Any) -> None:
-    """Print what came of a command: lines, or one JSON object with the facts."""
+    """Print a command's result: lines, or one JSON object of the facts."""
     if log is LogFormat.JSON:
         print_json({"event": "result", **facts})
         return

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from rasterloom.cli.options import (
@@ -16,15 +15,15 @@ from rasterloom.cli.options import (
     RecipePath,
     Retry,
     Until,
-    _places,
+    load_recipe,
     out,
+    plan_table,
     print_json,
     progress_on,
     result,
-    run_or_skip,
+    result_lines,
 )
 from rasterloom.errors import FAILED
-from rasterloom.recipe.loader import load_recipe
 from rasterloom.utils.redact import PAGE, safe
 
 
@@ -37,27 +36,30 @@ def run_command(
 ) -> None:
     """Run the steps of a recipe that are not done yet.
 
-    Stop it whenever you like: what is finished stays, and the next run goes on from there.
+    It can be stopped at any time: finished work is kept, and the next run continues from there.
     """
-    from rasterloom.pipelines.cluster.submit import check_job
-    from rasterloom.pipelines.run import result_files, run
+    from rasterloom.pipelines.cluster.submit import check_job  # heavy
+    from rasterloom.pipelines.run import result_files, run  # heavy
+    from rasterloom.pipelines.workflow import Workflow  # heavy
 
     loaded = load_recipe(recipe)
     check_job(loaded)
-    planned = run(loaded, until, progress_on(out, quiet, log), retry)
+    workflow = Workflow(loaded)
+    planned = run(workflow, until, progress_on(out, quiet, log), retry)
     ran = sum(p.runs for p in planned)
     lines = [] if quiet else [f"{len(planned)} steps, {ran} ran now, {len(planned) - ran} were done before."]
-    found = result_files(loaded, planned[-1].step.name)
-    result(log, [*lines, *_places(found)], steps=len(planned), ran=ran, files=found)
+    found = result_files(workflow, planned[-1].step.name)
+    result(log, [*lines, *result_lines(found)], steps=len(planned), ran=ran, files=found)
 
 
 def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = OutputFormat.TABLE) -> None:
-    """Say which steps would run, and why; of training, what it would take. Nothing is changed."""
-    from rasterloom.pipelines.models.forecast import MFU, in_short
-    from rasterloom.pipelines.workflow import plan
+    """Show which steps would run and why, and the cost of training. Nothing is changed."""
+    from rasterloom.pipelines.models.forecast import MFU, in_short  # heavy
+    from rasterloom.pipelines.training.stage_step import is_stage  # heavy
+    from rasterloom.pipelines.workflow import Workflow  # heavy
 
-    loaded = load_recipe(recipe)
-    planned = plan(loaded, until)
+    workflow = Workflow(load_recipe(recipe))
+    planned = workflow.plan(until)
     if output is OutputFormat.JSON:
         for p in planned:
             row = {
@@ -68,24 +70,21 @@ def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = Out
             }
             print_json(row)
         return
-    table = Table("step", "", "why", box=None, pad_edge=False)
-    for p in planned:
-        table.add_row(p.step.name, run_or_skip(p.runs), p.status.reason)
-    out.print(table)
+    out.print(plan_table(planned))
     out.print(f"{sum(p.runs for p in planned)} of {len(planned)} steps would run.")
     for p in planned:
-        if p.runs and p.step.name.startswith("train/") and (line := in_short(loaded, p.step, MFU)):
+        if p.runs and is_stage(p.step) and (line := in_short(workflow, p.step, MFU)):
             out.print(line, highlight=False)
 
 
 def doctor_command(
     recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]")] = None,
     address: Annotated[
-        str | None, typer.Option(help="Dashboard of a Ray cluster to ask.", envvar="RAY_API_SERVER_ADDRESS")
+        str | None, typer.Option(help="Dashboard of a Ray cluster to check.", envvar="RAY_API_SERVER_ADDRESS")
     ] = None,
 ) -> None:
     """Check that this machine, a recipe's workspace and a cluster have what Rasterloom needs."""
-    from rasterloom.pipelines.cluster.doctor import examine
+    from rasterloom.pipelines.cluster.doctor import examine  # heavy
 
     findings = examine(load_recipe(recipe) if recipe else None, address)
     for finding in findings:

@@ -1,71 +1,83 @@
-"""The commands that ask a trained model: sample and evaluate."""
+"""The command ``sample``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rasterloom.cli.options import AT_STEP, RecipePath, out
-from rasterloom.errors import RecipeError
-from rasterloom.recipe.loader import load_recipe
+from rasterloom.cli.options import AT_STEP, RecipePath, load_recipe, out
 
-StageNumber = Annotated[
-    int | None, typer.Option(min=1, help="Stage of the recipe, from 1. Default: the last that is done.")
+if TYPE_CHECKING:
+    from rasterloom.pipelines.models.generate import SampleRequest
+    from rasterloom.pipelines.models.load import ModelChoice
+
+Prompts = Annotated[list[str] | None, typer.Option(help="Prompt; may be given again.")]
+PromptFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Text file of prompts, one a line.")]
+Images = Annotated[
+    list[Path] | None, typer.Option(metavar="FILE", help="Image to ask about; may be given again.")
 ]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        help="t2i, edit, caption, depth, ... (docs/tasks.md). Default: t2i of a prompt, edit of a prompt "
+        "and an image, caption of an image."
+    ),
+]
+Sizes = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="WxH",
+        help="Size of the images, a bucket of the target; may be given again. Default: the square, or the "
+        "given image's bucket.",
+    ),
+]
+Cfg = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Classifier-free guidance scale; 1: none. Default: 3 without --image, 1 with one, as in "
+        "Lumina-mGPT.",
+    ),
+]
+ImageTopK = Annotated[int, typer.Option(min=1, help="Top-k of image tokens.")]
+TextTopK = Annotated[int, typer.Option(min=1, help="Top-k of text tokens.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Length limit of a text answer, in tokens.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Answers that are sampled at once.")]
+Folder = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FOLDER", help="New or empty folder. Default: samples, samples-2, ..."),
+]
+StageNumber = Annotated[
+    int | None, typer.Option(min=1, help="Stage of the recipe, from 1. Default: the last finished one.")
+]
+AtStep = Annotated[str | None, typer.Option(metavar="N|latest", help=AT_STEP)]
 ModelFolder = Annotated[
     Path | None,
-    typer.Option("--model", metavar="FOLDER", help="Any checkpoint in transformers' form instead."),
+    typer.Option("--model", metavar="FOLDER", help="Checkpoint in transformers' format, instead of a stage."),
 ]
 
 
 def sample_command(
     recipe: RecipePath,
-    prompt: Annotated[list[str] | None, typer.Option(help="What to ask for; may be given again.")] = None,
-    prompts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A text file of prompts, one a line.")
-    ] = None,
-    image: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="A picture to ask about; may be given again.")
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            help="t2i, edit, caption, depth, ... (docs/tasks.md). Default: t2i of a prompt, edit of a prompt "
-            "and an image, caption of an image."
-        ),
-    ] = None,
-    size: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="WxH",
-            help="Size of the pictures, a bucket of the target; may be given again. Default: the square, or "
-            "the image's own.",
-        ),
-    ] = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="Answers to each.")] = 1,
-    cfg: Annotated[
-        float | None,
-        typer.Option(
-            min=0, help="Guidance; 1: none. Default: 3 without --image, 1 with one, as in Lumina-mGPT."
-        ),
-    ] = None,
+    prompt: Prompts = None,
+    prompts: PromptFile = None,
+    image: Images = None,
+    task: Task = None,
+    size: Sizes = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="Answers to each prompt.")] = 1,
+    cfg: Cfg = None,
     temperature: Annotated[float, typer.Option(min=0.01)] = 1.0,
-    top_k: Annotated[int, typer.Option(min=1, help="Of the codes of a picture.")] = 2000,
-    text_top_k: Annotated[int, typer.Option(min=1, help="Of the tokens of a text.")] = 10,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Where a text is cut off.")] = 512,
+    top_k: ImageTopK = 2000,
+    text_top_k: TextTopK = 10,
+    max_tokens: MaxTokens = 512,
     seed: int = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Answers that are drawn at once.")] = 8,
-    folder: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", metavar="FOLDER", help="A new or empty folder. Default: samples, samples-2, ..."
-        ),
-    ] = None,
+    batch: BatchSize = 8,
+    folder: Folder = None,
     stage: StageNumber = None,
-    step: Annotated[str | None, typer.Option(metavar="N|latest", help=AT_STEP)] = None,
+    step: AtStep = None,
     model: ModelFolder = None,
 ) -> None:
-    """Draw pictures with a trained model, let it tell of a picture, or edit one.
+    """Generate images with a trained model, or let it describe or edit an image.
 
     \b
     rasterloom sample RECIPE --prompt "a red circle" --n 4
@@ -73,23 +85,19 @@ def sample_command(
     rasterloom sample RECIPE --image cat.jpg
     rasterloom sample RECIPE --image cat.jpg --prompt "make it red"
 
-    Pictures always have the size asked for. Answer number i depends on
+    Images always have the requested size. Answer number i depends on
     --seed and i alone, not on --batch.
     """
-    from rasterloom.pipelines.models import generate
-    from rasterloom.pipelines.models.load import decoder_of, language_of, model_at, trained_at, trained_of
-    from rasterloom.pipelines.progress.reporter import Progress
+    from rasterloom.pipelines.models import generate  # heavy
+    from rasterloom.pipelines.models.load import ModelChoice  # heavy
 
-    loaded = load_recipe(recipe)
-    if model and (stage or step):
-        raise RecipeError("give either --stage or --model")
-    request = generate.Request(
+    request = generate.SampleRequest(
         prompts=(*(prompt or ()), *(generate.prompts_in(prompts) if prompts else ())),
         images=tuple(image or ()),
         task=task,
         sizes=tuple(size or ()),
         n=n,
-        cfg=cfg if cfg is not None else 1.0 if image else 3.0,
+        cfg=cfg,
         temperature=temperature,
         top_k=top_k,
         text_top_k=text_top_k,
@@ -97,22 +105,27 @@ def sample_command(
         batch=batch,
         max_tokens=max_tokens,
     )
-    if not request.prompts and not request.images:
-        raise RecipeError("nothing is asked for: give --prompt, --prompts or --image")
+    _sample(recipe, generate.checked(request), ModelChoice(stage, step, model), folder)
+
+
+def _sample(recipe: Path, request: "SampleRequest", choice: "ModelChoice", folder: Path | None) -> None:
+    from rasterloom.pipelines.models import generate  # heavy
+    from rasterloom.pipelines.models.load import decoder_of, load_model, text_codec_of  # heavy
+    from rasterloom.pipelines.progress.reporter import Progress  # heavy
+    from rasterloom.pipelines.workflow import Workflow  # heavy
+    from rasterloom.storage.layout import GRID, SAMPLES_JSON  # heavy
+
+    workflow = Workflow(load_recipe(recipe))
+    choice.check()
     folder = generate.free_folder(folder)
-    language = language_of(loaded)
-    if model:
-        trained = model_at(loaded, model, language)
-    else:
-        trained = trained_at(loaded, stage, step, language) if step else trained_of(loaded, stage)
+    text_codec = text_codec_of(workflow)
+    model = load_model(workflow, choice, text_codec)
     progress = Progress(out)
     with progress.showing():
-        drawn = generate.draw(loaded, trained, language, decoder_of(loaded), request, progress)
-    generate.write(drawn, trained, request, folder)
-    for text in drawn.texts:
+        codec = decoder_of(workflow.recipe)
+        found = generate.generate(workflow.recipe, model, text_codec, codec, request, progress)
+    generate.write(found, model, request, folder)
+    for text in found.texts:
         out.print(text, highlight=False)
-    out.print(generate.pace(drawn), highlight=False)
-    out.print(
-        f"samples: {folder / ('grid.png' if drawn.pictures else 'samples.json')}",
-        highlight=False,
-    )
+    out.print(generate.throughput(found), highlight=False)
+    out.print(f"samples: {folder / (GRID if found.images else SAMPLES_JSON)}", highlight=False)

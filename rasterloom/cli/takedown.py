@@ -1,18 +1,18 @@
-"""The command that takes pictures out of a corpus for good."""
+"""The command ``versions takedown``."""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rasterloom.cli.options import AsFormat, OutputFormat, RecipePath, out, print_json
-from rasterloom.errors import RecipeError
-from rasterloom.pipelines.maintenance.takedown import Outcome, take_down
-from rasterloom.pipelines.workspace.tombstones import takedowns
-from rasterloom.recipe.loader import load_recipe
+from rasterloom.cli.options import AsFormat, OutputFormat, RecipePath, load_recipe, out, print_json
+from rasterloom.errors import RecipeError, one_line
 from rasterloom.utils.redact import safe
-from rasterloom.versions.corpus import Corpus
+
+if TYPE_CHECKING:
+    from rasterloom.pipelines.maintenance.takedown import Outcome
+    from rasterloom.versions.corpus import Corpus
 
 
 def takedown_command(
@@ -22,22 +22,25 @@ def takedown_command(
         typer.Argument(
             metavar="[LIST]...",
             help="A file with one of these a line, or these themselves: key, URL, prefix of URLs*, host, "
-            "SHA-256 or perceptual hash of a picture. None: show the takedowns there were.",
+            "SHA-256 or perceptual hash of an image. Without any: list earlier takedowns.",
         ),
     ] = None,
-    why: Annotated[str, typer.Option(help="Kept with the takedown.")] = "",
+    why: Annotated[str, typer.Option(help="Reason, kept with the takedown.")] = "",
     doubles: Annotated[
-        bool, typer.Option("--doubles", help="Also what was dropped as a duplicate of these.")
+        bool, typer.Option("--doubles", help="Also rows that were dropped as duplicates of these.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the effect, and change nothing.")] = False,
     output: AsFormat = OutputFormat.TABLE,
 ) -> None:
-    """Take pairs out of every table, on every branch, and keep them from coming back.
+    """Remove pairs from every table, on every branch, for good.
 
     Each table gets a version without them, and later fetches leave them out.
-    Also shown are the checkpoints that saw them. Older versions and tags hold
-    them still: delete those tags, and `versions gc` removes the files.
+    Also shown are the checkpoints trained on them. Older versions and tags
+    still hold them: delete those tags, and `versions gc` removes the files.
     """
+    from rasterloom.pipelines.maintenance.takedown import take_down  # heavy
+    from rasterloom.versions.corpus import Corpus  # heavy
+
     corpus = Corpus.of(load_recipe(recipe))
     if not what:
         _show(corpus, output)
@@ -48,9 +51,9 @@ def takedown_command(
             corpus,
             given,
             why=why,
-            doubles=doubles,
+            duplicates=doubles,
             dry_run=dry_run,
-            advance=lambda what, done, total: status.update(f"{what}: {done:,} of {total:,} files"),
+            advance=lambda part: lambda done, total: status.update(f"{part}: {done:,} of {total:,} files"),
         )
     if output is OutputFormat.JSON:
         print_json(asdict(found))
@@ -58,13 +61,13 @@ def takedown_command(
     _tell(found, dry_run)
 
 
-def _tell(found: Outcome, dry_run: bool) -> None:
+def _tell(found: "Outcome", dry_run: bool) -> None:
     went = "would go" if dry_run else "are gone"
     rows = ", ".join(f"{table} {n:,}" for table, n in found.rows.items()) or "none"
     lines = [f"{len(found.keys):,} pairs; rows that {went}: {rows}"]
-    if found.doubles:
-        doubles = f"{len(found.doubles):,} rows were dropped as duplicates of these and stay"
-        lines.append(f"{doubles} (--doubles takes them down, too): {_some(found.doubles)}")
+    if found.duplicates:
+        doubles = f"{len(found.duplicates):,} rows were dropped as duplicates of these and stay"
+        lines.append(f"{doubles} (--doubles takes them down, too): {_some(found.duplicates)}")
     lines.append(f"checkpoints that saw them: {', '.join(found.checkpoints) or 'none'}")
     if found.still:
         lines.append(f"tags that hold them still: {', '.join(found.still)}")
@@ -76,7 +79,9 @@ def _tell(found: Outcome, dry_run: bool) -> None:
         out.print(line, highlight=False)
 
 
-def _show(corpus: Corpus, output: OutputFormat) -> None:
+def _show(corpus: "Corpus", output: OutputFormat) -> None:
+    from rasterloom.pipelines.workspace.tombstones import takedowns  # heavy
+
     found = takedowns(corpus.store, corpus.name)
     for t in found:
         if output is OutputFormat.JSON:
@@ -101,7 +106,7 @@ def _entries(given: str) -> list[str]:
         if path.is_file():
             return path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
-        raise RecipeError(f"{given}: {error.strerror}") from None
+        raise RecipeError(f"{given}: {one_line(error)}") from None
     except UnicodeDecodeError:
         raise RecipeError(f"{given} is no list: it is not UTF-8 text") from None
     if path.suffix in (".txt", ".list", ".csv"):

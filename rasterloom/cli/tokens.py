@@ -1,4 +1,4 @@
-"""The commands that make, show and import tokens."""
+"""The command ``tokenize``, and the commands on tokens."""
 
 import shutil
 from enum import StrEnum
@@ -6,13 +6,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from rasterloom.cli.options import LogAs, LogFormat, Quiet, RecipePath, out, progress_on, result, run_or_skip
-from rasterloom.recipe.loader import load_recipe
+from rasterloom.cli.options import (
+    LogAs,
+    LogFormat,
+    Quiet,
+    RecipePath,
+    load_recipe,
+    out,
+    plan_table,
+    progress_on,
+    result,
+)
 from rasterloom.utils.redact import safe
 
-app = typer.Typer(help="Look at a corpus's tokens, or bring some in.", no_args_is_help=True)
+app = typer.Typer(help="Show a corpus's tokens, or import some.", no_args_is_help=True)
 
 FAILURES_SHOWN = 10
 
@@ -28,28 +36,23 @@ def tokenize_command(
         list[int] | None,
         typer.Option(help="Resolution, a multiple of 32; may be given again. Default: the recipe's targets."),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, and change nothing.")] = False,
     quiet: Quiet = False,
     log: LogAs = LogFormat.TEXT,
 ) -> None:
-    """Tokenise what a corpus keeps, at one more target.
+    """Tokenize the selected images of a corpus at one more target.
 
-    Works on images, scores and selection as they stand: nothing is
+    Works on images, scores and selection as they are: nothing is
     downloaded or scored, and the recipe's sources may be gone. The result
     is a new version of the table tokens, with this target beside the
-    others. Stop it whenever you like; the same command goes on.
+    others. It can be stopped at any time; the same command continues.
     """
-    from rasterloom.pipelines.import_export.retokenize import retokenize
+    from rasterloom.pipelines.import_export.retokenize import retokenize  # heavy
 
     loaded = load_recipe(recipe)
     planned = retokenize(loaded, tuple(target or ()), progress_on(out, quiet, log), dry_run)
     if dry_run:
-        table = Table("step", "", "why", box=None, pad_edge=False)
-        for p in planned:
-            table.add_row(p.step.name, run_or_skip(p.runs), p.status.reason)
-        out.print(table)
+        out.print(plan_table(planned))
         return
     ran = sum(p.runs for p in planned)
     made = ", ".join(str(t) for t in target or loaded.tokenize.targets)
@@ -68,26 +71,25 @@ def show_command(
         str, typer.Argument(metavar="KEY|N", help="Key of a row, or its first digits; or its number, from 0.")
     ],
     target: Annotated[int | None, typer.Option(help="Resolution, where there are several.")] = None,
-    picture: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE.png", help="Save original and decoded picture here.")
+    image: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.png", help="Save original and decoded image here.")
     ] = None,
 ) -> None:
-    """Draw one sequence: every token of its frame, with what is learnt marked.
+    """Show one token sequence, with the loss mask beside its tokens.
 
     Up to nine decimal digits are a row's number, anything else is a key.
-    With --out, the picture is decoded from its codes and saved beside the
-    crop that they were made from.
+    With --out, the image is decoded from its codes and saved beside the
+    crop that was encoded.
     """
-    from rasterloom.pipelines.inspection.token_view import draw, find
-    from rasterloom.pipelines.inspection.token_view import picture as save_picture
+    from rasterloom.pipelines.inspection.token_view import find, save_images, text_lines  # heavy
 
     with out.status("looking for the row"):
         found = find(load_recipe(recipe), which, target)
-    for line in draw(found, shutil.get_terminal_size((100, 24)).columns):
+    for line in text_lines(found, shutil.get_terminal_size((100, 24)).columns):
         out.print(line, highlight=False)
-    if picture:
-        save_picture(found, picture)
-        out.print(f"picture: {picture}", highlight=False)
+    if image:
+        save_images(found, image)
+        out.print(f"image: {image}", highlight=False)
 
 
 @app.command("import")
@@ -98,21 +100,21 @@ def import_command(
     profile: Annotated[Profile, typer.Option(help="chameleon: Lumina-mGPT; movq: Lumina-mGPT 2.0.")],
     into: Annotated[str, typer.Option(metavar="CORPUS", help="A recipe, or WORKSPACE/CORPUS.")],
     target: Annotated[
-        int | None, typer.Option(help="Resolution. Default: that of the first picture's size.")
+        int | None, typer.Option(help="Resolution. Default: that of the first image's size.")
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Put them in the place of tokens that the corpus made.")
+        bool, typer.Option("--replace", help="Replace tokens that the corpus made itself.")
     ] = False,
 ) -> None:
-    """Bring in what Lumina-mGPT's pre_tokenize.py made.
+    """Import the output of Lumina-mGPT's pre_tokenize.py.
 
     Reads the record and its pickles, {token, label, id} each, checks
     every frame, and makes them a version of the corpus's table tokens.
-    Samples that are broken are told apart, with the reason. Pickles are
-    read without running any code of theirs.
+    Broken samples are listed with the reason. Pickles are read without
+    running any code in them.
     """
-    from rasterloom.pipelines.import_export.import_tokens import corpus_of, import_tokens, target_of
-    from rasterloom.recipe.run import Run
+    from rasterloom.pipelines.import_export.import_tokens import corpus_of, import_tokens, target_of  # heavy
+    from rasterloom.recipe.run import Run  # heavy
 
     run = load_recipe(into).run if into.endswith((".yaml", ".yml")) else Run()
     shown = progress_on(out, quiet=False, log=LogFormat.TEXT)

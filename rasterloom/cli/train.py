@@ -1,8 +1,8 @@
-"""The command that trains the stages of a recipe, or says what they would take."""
+"""The command ``train``."""
 
 import sys
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -14,113 +14,160 @@ from rasterloom.cli.options import (
     OutputFormat,
     Quiet,
     RecipePath,
+    load_recipe,
     out,
     print_json,
     progress_on,
     result,
 )
 from rasterloom.errors import RecipeError
-from rasterloom.recipe.loader import load_recipe
 from rasterloom.utils.redact import safe
 
+if TYPE_CHECKING:
+    from rasterloom.pipelines.models.forecast import Forecast
+    from rasterloom.pipelines.step import HasResult
+    from rasterloom.pipelines.workflow import Workflow
+    from rasterloom.train.estimate.cost import Estimate
+    from rasterloom.train.estimate.memory import Memory
+    from rasterloom.versions.corpus import Corpus
+
 SHOWN = 8  # buckets
-EVEN = 0.985  # of useful tokens: what ranks of many rows reach
+EVEN = 0.985  # of useful tokens: what many rows reach
 GIB = 2**30
+
+Stage = Annotated[str, typer.Option(metavar="N|all", help="Stage to train, from 1, or all of them.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show the forecast of each stage, and change nothing.")
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue from a checkpoint, and fail if there is none.")
+]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Delete the results of the stages, and start them over.")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before --fresh deletes.")]
+Mfu = Annotated[float, typer.Option(min=0.01, max=1, help="Model FLOPs utilization that --dry-run assumes.")]
+Usd = Annotated[
+    float | None, typer.Option(min=0, help="Price of a GPU hour for --dry-run. Default: run.price.gpu.")
+]
 
 
 def train_command(
     recipe: RecipePath,
-    stage: Annotated[str, typer.Option(metavar="N|all", help="Which stage, from 1; all of them.")] = "all",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what each stage would take, and do nothing.")
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from a checkpoint, and fail if there is none.")
-    ] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Delete what the stages have so far, and start them over.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before --fresh deletes.")] = False,
-    mfu: Annotated[
-        float, typer.Option(min=0.01, max=1, help="Share of a GPU's peak that is assumed for --dry-run.")
-    ] = 0.4,
-    usd_per_gpu_hour: Annotated[
-        float | None,
-        typer.Option(min=0, help="Price of a GPU for an hour, for --dry-run; else run.price.gpu."),
-    ] = None,
+    stage: Stage = "all",
+    dry_run: DryRun = False,
+    resume: Resume = False,
+    fresh: Fresh = False,
+    yes: Yes = False,
+    mfu: Mfu = 0.4,
+    usd_per_gpu_hour: Usd = None,
     output: AsFormat = OutputFormat.TABLE,
     quiet: Quiet = False,
     log: LogAs = LogFormat.TEXT,
 ) -> None:
     """Train the stages of a recipe that are not done yet.
 
-    What a stage needs is made first: the tokens, and the stages before it.
-    Stop it whenever you like: the same command goes on from the last good
-    checkpoint. --resume insists that there is one, --fresh starts over.
+    Steps that a stage depends on run first: tokens, and earlier stages.
+    It can be stopped at any time: the same command continues from the last
+    good checkpoint. --resume requires one, --fresh starts over.
     """
-    from rasterloom.pipelines.models.forecast import forecast
-    from rasterloom.pipelines.models.train import start_over, train, unfinished
+    from rasterloom.pipelines.models.train import start_over, train, unfinished  # heavy
+    from rasterloom.pipelines.workflow import Workflow  # heavy
+    from rasterloom.schema import StepKind  # heavy
 
     loaded = load_recipe(recipe)
     if resume and fresh:
-        raise RecipeError("--resume goes on and --fresh starts over: give one of them")
+        raise RecipeError("--resume continues and --fresh starts over: give one of them")
+    workflow = Workflow(loaded)
     if dry_run:
-        for one in forecast(loaded, stage, mfu):
-            price = loaded.run.price.gpu or None if usd_per_gpu_hour is None else usd_per_gpu_hour
-            _tell(one, mfu, price, output)
+        _dry_run(workflow, stage, mfu, usd_per_gpu_hour, output)
         return
     progress = progress_on(out, quiet, log)
     if resume:
-        for name, checkpoint in unfinished(loaded, stage).items():
-            progress.say(f"{name} goes on from {checkpoint}")
+        for name, checkpoint in unfinished(workflow, stage).items():
+            progress.say(f"{name} continues from {checkpoint}")
     if fresh:
         if not yes and not sys.stdin.isatty():
             raise RecipeError("--fresh deletes: add --yes where nobody can be asked")
-        start_over(loaded, stage, lambda text: yes or typer.confirm(safe(text)), progress.say)
-    planned = train(loaded, stage, progress)
+        start_over(workflow, stage, lambda text: yes or typer.confirm(safe(text)), progress.say)
+    planned = train(workflow, stage, progress)
     ran = sum(p.runs for p in planned)
-    models = {p.step.name: _where(loaded, p.step) for p in planned if p.step.name.startswith("train/")}
+    stages = [p.step for p in planned if p.step.kind is StepKind.TRAIN]
+    models = {step.name: _model_path(workflow.corpus, step) for step in stages}
     lines = [] if quiet else [f"{len(planned)} steps, {ran} ran now."]
     lines += [f"{name}: {place}" for name, place in models.items()]
     result(log, lines, steps=len(planned), ran=ran, files=models)
 
 
-def _where(recipe: Any, step: Any) -> str:
-    from rasterloom.pipelines.workspace.status import file_folder
-    from rasterloom.versions.corpus import Corpus
+def _model_path(corpus: "Corpus", step: "HasResult") -> str:
+    from rasterloom.pipelines.workspace.status import file_folder  # heavy
+    from rasterloom.storage.layout import MODEL  # heavy
 
-    corpus = Corpus.of(recipe)
-    return corpus.store.path(f"{file_folder(corpus, step)}/model")
+    return str(corpus.store.path(f"{file_folder(corpus, step)}/{MODEL}"))
 
 
-def _tell(one: Any, mfu: float, usd: float | None, output: OutputFormat) -> None:
-    """Print what a stage would take."""
-    estimate, memory, hours = one.estimate, one.memory, one.gpu_hours
-    if output is OutputFormat.JSON:
-        row = {"stage": one.step.name, "done": one.status.done, "missing": list(one.missing)}
-        row |= {"workers": one.workers, "takes": asdict(one.takes)}
-        if estimate:
-            row |= {**asdict(estimate), "memory": asdict(memory), "mfu": mfu, "gpu_hours": hours}
-            row |= {"usd": {d: h * usd for d, h in hours.items()}} if usd is not None else {}
-        print_json(row)
-        return
+def _dry_run(workflow: "Workflow", stage: str, mfu: float, usd: float | None, output: OutputFormat) -> None:
+    from rasterloom.pipelines.models.forecast import forecast  # heavy
+
+    price = (workflow.recipe.run.price.gpu or None) if usd is None else usd
+    for one in forecast(workflow, stage, mfu):
+        if output is OutputFormat.JSON:
+            print_json(_facts(one, mfu, price))
+        else:
+            _show(one, mfu, price)
+
+
+def _facts(one: "Forecast", mfu: float, usd: float | None) -> dict[str, object]:
+    row: dict[str, object] = {
+        "stage": one.step.name,
+        "done": one.status.done,
+        "missing": list(one.missing),
+        "workers": one.workers,
+        "takes": asdict(one.takes),
+    }
+    if one.estimate and one.memory:
+        row |= {**asdict(one.estimate), "memory": asdict(one.memory), "mfu": mfu, "gpu_hours": one.gpu_hours}
+        row |= {"usd": {d: h * usd for d, h in one.gpu_hours.items()}} if usd is not None else {}
+    return row
+
+
+def _show(one: "Forecast", mfu: float, usd: float | None) -> None:
+    from rasterloom.pipelines.models.forecast import hours_text  # heavy
+
     out.print(Text.assemble((safe(one.step.name), "bold"), f"  {safe(one.status.reason)}"), highlight=False)
     _line("workers", _workers(one))
-    if estimate is None:
-        out.print(
-            f"  nothing can be said yet: {', '.join(one.missing)} would run first "
-            "(rasterloom run RECIPE --until tokens)",
-            highlight=False,
-        )
+    if one.estimate is None or one.memory is None:
+        missing = ", ".join(one.missing)
+        text = f"  no forecast yet: {missing} would run first (rasterloom run RECIPE --until tokens)"
+        out.print(text, highlight=False)
         return
+    _show_data(one, one.estimate)
+    _show_memory(one.memory)
+    for name, found in (("tasks", one.estimate.by_task), ("buckets", one.estimate.by_bucket)):
+        shown = [f"{of} {tokens:,}" for of, tokens in list(found.items())[:SHOWN]]
+        more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        _line(name, ", ".join(shown) + more)
+    _line("FLOPs", f"{one.estimate.flops:.3g}")
+    each = (f"{hours_text(h)} of {device}{_price(h, usd)}" for device, h in one.gpu_hours.items())
+    _line("GPUs", f"{', '.join(each)}, at {mfu:.0%} MFU")
+
+
+def _show_data(one: "Forecast", estimate: "Estimate") -> None:
+    from rasterloom.pipelines.training.stage_step import TrainAt  # heavy
+
     _line("rows", f"{estimate.rows:,}, and {estimate.held:,} held out")
     _line("tokens", f"{estimate.tokens:,}, {estimate.epochs:.2f} times {estimate.epoch_tokens:,}")
     _line("steps", f"{estimate.steps:,}, {estimate.tokens / estimate.steps:,.0f} tokens each")
     parts = f"{estimate.micro_batches} micro-batches" if estimate.micro_batches > 1 else "all at once"
     _line("a worker", f"at most {estimate.rank_tokens:,} tokens at once, {parts}")
-    uneven = estimate.useful_share < EVEN and one.step.config.stage.rows_multiple == 1
+    config = one.step.config
+    assert isinstance(config, TrainAt)
+    uneven = estimate.useful_share < EVEN and config.stage.rows_multiple == 1
     way_out = "; the stage's rows_multiple evens it out (docs/training.md, Plan)" if uneven else ""
     _line("useful", f"{estimate.useful_share:.1%} of the tokens that fit the slowest worker's time{way_out}")
+
+
+def _show_memory(memory: "Memory") -> None:
     _line(
         "memory",
         f"about {memory.total / GIB:,.2f} GiB a worker: {memory.states / GIB:,.2f} weights, gradients and "
@@ -131,20 +178,11 @@ def _tell(one: Any, mfu: float, usd: float | None, output: OutputFormat) -> None
         _line("", f"and {memory.host / GIB:,.2f} GiB beside the GPU, offloaded")
     if memory.trained < memory.params:
         _line("trained", f"{memory.trained:,} of {memory.params:,} parameters")
-    for name, found in (("tasks", estimate.by_task), ("buckets", estimate.by_bucket)):
-        shown = [f"{of} {tokens:,}" for of, tokens in list(found.items())[:SHOWN]]
-        more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-        _line(name, ", ".join(shown) + more)
-    _line("FLOPs", f"{estimate.flops:.3g}")
-    from rasterloom.pipelines.models.forecast import hours_text
-
-    each = (f"{hours_text(h)} of {device}{_price(h, usd)}" for device, h in hours.items())
-    _line("GPUs", f"{', '.join(each)}, at {mfu:.0%} MFU")
 
 
-def _workers(one: Any) -> str:
-    """How many, and what each takes of its node."""
-    from rasterloom.pipelines.execution.nodes import in_words, of_kind
+def _workers(one: "Forecast") -> str:
+    """Number of workers, and the resources of each."""
+    from rasterloom.pipelines.execution.nodes import in_words, of_kind  # heavy
 
     fewest, most = one.workers
     many = f"{most}" if fewest == most else f"{fewest} to {most}"

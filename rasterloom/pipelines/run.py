@@ -1,26 +1,28 @@
-"""A recipe from its first step to its last: what would run, and running it."""
+"""Running the steps of a recipe, from the first to the last."""
 
 from rasterloom.pipelines.corpus.existing_steps import is_fixed, refuse_change
 from rasterloom.pipelines.execution.ray_cluster import start_ray
 from rasterloom.pipelines.execution.runner import StepFailed, run_step
-from rasterloom.pipelines.maintenance.apply_takedowns import settle
+from rasterloom.pipelines.maintenance.apply_takedowns import apply_pending
 from rasterloom.pipelines.maintenance.takedown import refuse_held
 from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.step import ShardStep, Step
+from rasterloom.pipelines.step import HasResult, ShardStep
 from rasterloom.pipelines.training.preflight import check_training
-from rasterloom.pipelines.workflow import Planned, workflow
-from rasterloom.pipelines.workspace.leases import at_work
+from rasterloom.pipelines.workflow import Planned, Workflow
+from rasterloom.pipelines.workspace.leases import hold_lease
 from rasterloom.pipelines.workspace.retries import ask_for_retry, parse_classes, worked_on
 from rasterloom.pipelines.workspace.status import Status, file_folder, local_folder, status
 from rasterloom.recipe.recipe import Recipe
+from rasterloom.schema import StepKind
+from rasterloom.storage.layout import GRID, INDEX_HTML
 from rasterloom.storage.local_disk import advice, is_full
 from rasterloom.storage.store import StorageError
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.workspace_check import check_workspace
 
 
-def run(recipe: Recipe, until: str | None, progress: Progress, retry: str = "") -> list[Planned]:
-    """Run what is not done yet, one step after the other; return what was planned.
+def run(workflow: Workflow, until: str | None, progress: Progress, retry: str = "") -> list[Planned]:
+    """Run the steps that are not done, in order; return the plan.
 
     Args:
         retry: classes of error, as in ``timeout,http_5xx``, whose rows of ``images`` are fetched again first.
@@ -30,36 +32,40 @@ def run(recipe: Recipe, until: str | None, progress: Progress, retry: str = "") 
         StorageError: the workspace or its catalog cannot be used.
         RecipeError: there is no such step or class, or ``images`` is not finished and cannot be retried.
     """
-    corpus = Corpus.of(recipe)
+    recipe, corpus = workflow.recipe, workflow.corpus
     check_workspace(corpus)
     if retry:
         if is_fixed(corpus):
-            refuse_change(corpus, "--retry")
-        (images,) = (step for step in workflow(recipe) if step.name == "images")
+            refuse_change(corpus, "a retry")
+        images = workflow.step(StepKind.IMAGES)
         assert isinstance(images, ShardStep)
         ask_for_retry(corpus, images, parse_classes(retry), progress.say)
-    steps = workflow(recipe, until)
+        workflow.refresh(steps=True)  # the retry is part of its steps
+    steps = workflow.until(until)
     check_training(recipe, steps)
-    return run_steps(recipe, steps, progress)
+    try:
+        return run_steps(recipe, steps, progress)
+    finally:
+        workflow.refresh()
 
 
-def run_steps(recipe: Recipe, steps: list[Step], progress: Progress) -> list[Planned]:
-    """Run those of the steps that are not done yet; return what was planned.
+def run_steps(recipe: Recipe, steps: list[HasResult], progress: Progress) -> list[Planned]:
+    """Run those of some steps that are not done; return the plan.
 
     Raises:
         StepFailed: a step could not be finished.
         VersionError: the recipe names a version that holds what was taken down since.
     """
     corpus = Corpus.of(recipe)
-    with at_work(corpus, "run", worked_on(steps), progress.say):
-        if gone := settle(corpus):
+    with hold_lease(corpus, "run", worked_on(steps), progress.say):
+        if gone := apply_pending(corpus):
             rows = ", ".join(f"{table} {n:,}" for table, n in gone.items())
             progress.say(f"What was taken down and was not out yet is out now: {rows}")
         refuse_held(corpus)
         return _run_steps(corpus, recipe, steps, progress)
 
 
-def _run_steps(corpus: Corpus, recipe: Recipe, steps: list[Step], progress: Progress) -> list[Planned]:
+def _run_steps(corpus: Corpus, recipe: Recipe, steps: list[HasResult], progress: Progress) -> list[Planned]:
     planned: list[Planned] = []
     progress.plan(corpus.name, (step.name for step in steps), recipe.run)
     try:
@@ -103,19 +109,19 @@ def summary(done: Status) -> str:
     return f"{text} in {record.seconds:.1f} s" if text else f"in {record.seconds:.1f} s"
 
 
-def result_files(recipe: Recipe, last: str, here: bool = False) -> dict[str, str]:
-    """Where the results that a person looks at lie, once the step ``last`` is done.
+def result_files(workflow: Workflow, last: str, here: bool = False) -> dict[str, str]:
+    """Paths of the results for a person to look at, after the step ``last``.
 
     Args:
         here: bring what lies on S3 to this machine.
     """
-    corpus = Corpus.of(recipe)
-    found = {}
+    corpus = workflow.corpus
+    found: dict[str, str] = {}
     place = corpus.store.uri if corpus.store.is_s3 else corpus.store.path
-    for step in workflow(recipe, last):
-        for kind, name in (("sample", "grid.png"), ("report", "index.html")):
-            if step.name == kind and status(corpus, step).done:
+    for step in workflow.until(last):
+        for kind, name in ((StepKind.SAMPLE, GRID), (StepKind.REPORT, INDEX_HTML)):
+            if step.kind is kind and workflow.status(step).done:
                 found[kind] = place(f"{file_folder(corpus, step)}/{name}")
                 if here and corpus.store.is_s3:
                     found[f"{kind}, a copy"] = str(local_folder(corpus, step) / name)
-    return found or {"workspace": recipe.workspace}
+    return found or {"workspace": workflow.recipe.workspace}

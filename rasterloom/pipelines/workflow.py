@@ -1,10 +1,13 @@
-"""The steps of a recipe, and which of them would run."""
+"""The steps of a recipe and their states."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.corpus.steps import corpus_steps
-from rasterloom.pipelines.step import Step
+from rasterloom.pipelines.step import HasResult, Step
+from rasterloom.pipelines.training.stage_step import StageStep, is_stage
 from rasterloom.pipelines.training.steps import training_steps
 from rasterloom.pipelines.workspace.status import Status, status
 from rasterloom.recipe.recipe import Recipe
@@ -13,37 +16,91 @@ from rasterloom.versions.corpus import Corpus
 
 @dataclass(frozen=True)
 class Planned:
-    """A step and what is to be done about it."""
+    """A step, its state, and whether it would run."""
 
-    step: Step
+    step: HasResult
     status: Status
     runs: bool
 
 
-def workflow(recipe: Recipe, until: str | None = None) -> list[Step]:
-    """All steps of a recipe in order, or those up to and including ``until``.
+class Workflow:
+    """The steps of a recipe, made once, and their states in its workspace.
 
-    Raises:
-        RecipeError: there is no step of that name.
+    Making steps digests the sources and the weights that a recipe names: a command makes one workflow and
+    passes it on. All that raises RecipeError does so where the recipe names what is not there, or a rule
+    that cannot be used.
     """
-    steps = corpus_steps(recipe)
-    if until is None or not _named(steps, until):  # a version that a stage trains on may not be there yet
-        steps += training_steps(recipe, steps)
-    if until is None:
-        return steps
-    named = _named(steps, until)
-    if not named:
-        raise RecipeError(f"no step is called {until}; the steps: {', '.join(step.name for step in steps)}")
-    return steps[: named[-1] + 1]
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.corpus = Corpus.of(recipe)
+        self._statuses: dict[tuple[str, str], Status] = {}
+
+    @cached_property
+    def corpus_steps(self) -> list[HasResult]:
+        """The steps that build the corpus, in order. Raises RecipeError."""
+        return corpus_steps(self.recipe)
+
+    @cached_property
+    def steps(self) -> list[HasResult]:
+        """All steps, in order. Raises RecipeError."""
+        return [*self.corpus_steps, *training_steps(self.recipe, self.corpus_steps)]
+
+    @property
+    def stages(self) -> list[StageStep]:
+        """The training steps, in order. Raises RecipeError."""
+        return list(filter(is_stage, self.steps))
+
+    def until(self, name: str | None) -> list[HasResult]:
+        """The steps up to those of a name or a kind, included; all if None.
+
+        Raises:
+            RecipeError: there is no step of that name.
+        """
+        if name is None:
+            return self.steps
+        # A version that a stage trains on may not be there yet.
+        steps = self.corpus_steps if _named(self.corpus_steps, name) else self.steps
+        named = _named(steps, name)
+        if not named:
+            names = ", ".join(step.name for step in steps)
+            raise RecipeError(f"no step is called {name}; the steps: {names}")
+        return steps[: named[-1] + 1]
+
+    def step(self, name: str) -> HasResult:
+        """The step of a name, the last of a kind if there are several. Raises RecipeError."""
+        return self.until(name)[-1]
+
+    def with_inputs(self, wanted: Sequence[HasResult]) -> list[HasResult]:
+        """Some steps, and all that they are made from, in their order."""
+        needed: set[str] = set()
+        waiting: list[HasResult] = list(wanted)
+        while waiting:
+            step = waiting.pop()
+            if step.name not in needed:
+                needed.add(step.name)
+                waiting += step.inputs if isinstance(step, Step) else ()
+        return [step for step in self.steps if step.name in needed]
+
+    def status(self, step: HasResult) -> Status:
+        """The state of a step, as it was when it was first asked for."""
+        key = step.name, step.fingerprint
+        if key not in self._statuses:
+            self._statuses[key] = status(self.corpus, step)
+        return self._statuses[key]
+
+    def refresh(self, *, steps: bool = False) -> None:
+        """Forget the states, as steps have run; the steps too, where what they are made of has changed."""
+        self._statuses.clear()
+        for name in ("steps", "corpus_steps") if steps else ():
+            self.__dict__.pop(name, None)
+
+    def plan(self, until: str | None = None) -> list[Planned]:
+        """Each step, and whether and why it would run. Nothing is changed. Raises RecipeError."""
+        states = [self.status(step) for step in self.until(until)]
+        return [Planned(state.step, state, not state.done) for state in states]
 
 
-def _named(steps: list[Step], name: str) -> list[int]:
-    """Which of the steps bear a name, such as ``tokens/512``, or ``tokens`` for all targets."""
-    return [i for i, step in enumerate(steps) if step.name == name or step.name.split("/")[0] == name]
-
-
-def plan(recipe: Recipe, until: str | None = None) -> list[Planned]:
-    """Say of each step whether it would run, and why. Nothing is changed."""
-    corpus = Corpus.of(recipe)
-    found = [status(corpus, step) for step in workflow(recipe, until)]
-    return [Planned(s.step, s, not s.done) for s in found]
+def _named(steps: list[HasResult], name: str) -> list[int]:
+    """Positions of the steps of a name or a kind: ``tokens/512``, or ``tokens`` for all targets."""
+    return [i for i, step in enumerate(steps) if name in (step.name, step.kind)]

@@ -1,4 +1,4 @@
-"""What every section of a recipe is: frozen data that takes no field it does not know."""
+"""Base class of the sections of a recipe: frozen, without unknown fields."""
 
 from pydantic import BaseModel, ConfigDict
 

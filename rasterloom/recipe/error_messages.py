@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a recipe, in one line a problem."""
+"""Messages for validation errors of a recipe, one line each."""
 
 import difflib
 from typing import Any, get_args
@@ -10,7 +10,7 @@ from rasterloom.recipe.recipe import Recipe
 
 
 def explain(error: ValidationError) -> list[str]:
-    """Turn pydantic's findings into one line each: field, what is wrong, what it got."""
+    """Render validation errors as one line each: field, problem, given value."""
     items = error.errors(include_url=False)
     # An item that is wrong makes the list around it "too short": only the item is news.
     inner = {item["loc"][:n] for item in items for n in range(1, len(item["loc"]))}
@@ -50,7 +50,7 @@ def _did_you_mean(loc: tuple[int | str, ...]) -> str:
 
 
 def _section_of(model: Any, part: int | str) -> Any:
-    """Follow one step of an error's location into the section that it names, else None."""
+    """Section that one part of an error's location names, or None."""
     if isinstance(part, int):
         return model
     field = model.model_fields.get(part)

@@ -1,4 +1,4 @@
-"""`score` and `keep`: what is kept."""
+"""Sections `score` and `keep`: filtering of images."""
 
 from typing import Any
 
@@ -8,19 +8,20 @@ from rasterloom.recipe.base import Section
 
 
 class Score(Section):
-    """A scorer by name, with its options: ``quality`` or ``{aesthetic: {head: head.pth}}``."""
+    """Scorer by name, with its options: ``quality`` or ``{aesthetic: {head: head.pth}}``."""
 
     name: str
-    """quality, flatness, aesthetic, clip, nsfw, text_area, language or caption: see docs/filter.md."""
+    """quality, flatness, aesthetic, clip, nsfw, text_area, language, caption (docs/filter.md), or a plug-in's
+    (docs/extending.md)."""
     options: dict[str, Any] = Field({})
-    """Options of that scorer."""
+    """Options of the scorer."""
 
 
 class Dedup(Section):
-    """Of images that double each other, one is kept: what was kept before, else the best."""
+    """Deduplication: one image of each group of duplicates is kept, an earlier choice or the best."""
 
     exact: bool = True
-    """Drop images whose bytes are the same."""
+    """Drop images with equal bytes."""
     phash_radius: int | None = Field(4, ge=0, le=16)
     """Drop images whose 64-bit perceptual hashes differ in at most so many bits; null: keep them."""
     semantic: float | None = Field(None, gt=0, le=1)
@@ -29,15 +30,15 @@ class Dedup(Section):
     prefer: str = ""
     """Score to keep the best of a group by; the largest image when empty."""
     memory: bool = True
-    """What the corpus's last version kept of a group stays what is kept of it, whatever comes after, as long
-    as the other fields here are the same; false: every version chooses anew."""
+    """Keep the image of a group that the corpus's last version kept, as long as the other fields here are
+    the same; false: every version chooses anew."""
 
 
 class Keep(Section):
-    """Which images are kept."""
+    """Selection of images."""
 
     rule: str = "true"
     """SQL over the columns of images and scores, and ``min_side``, ``max_side``, ``area``, ``aspect``,
     ``caption_length``."""
     dedup: Dedup = Dedup()
-    """What counts as a double; may stand at the top of the recipe, too."""
+    """Deduplication; may also stand at the top level of the recipe."""

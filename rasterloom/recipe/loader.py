@@ -1,4 +1,4 @@
-"""Reading a recipe from its file."""
+"""Loading of a recipe from its file."""
 
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from rasterloom.recipe.tokenize import HUB_ID
 def load_recipe(path: str | Path) -> Recipe:
     """Read and check a recipe.
 
-    Relative paths in it are taken from the recipe's folder, so that it can be run from anywhere.
+    Relative paths in it are relative to the recipe's folder.
 
     Raises:
         RecipeError: the file is missing, is not YAML, or a field is wrong. One line a problem, each with
-            the field's name, what it got and what it takes.
+            the field's name, the value and what it takes.
     """
     path = Path(path)
     try:
@@ -42,7 +42,7 @@ def load_recipe(path: str | Path) -> Recipe:
 
 
 def _place_deepspeed_config(data: dict[str, Any], folder: Path) -> None:
-    """Resolve the path of DeepSpeed's JSON already here: the check of the recipe reads it."""
+    """Resolve the path of DeepSpeed's JSON before validation, which reads it."""
     train = data.get("train")
     deepspeed = train.get("deepspeed") if isinstance(train, dict) else None
     if isinstance(deepspeed, dict) and isinstance(deepspeed.get("config"), str):

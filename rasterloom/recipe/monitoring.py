@@ -1,4 +1,4 @@
-"""What of `train` only watches: it changes nothing in the weights, and so is nobody's identity."""
+"""Fields of `train` for monitoring: they change no weights and are part of no identity."""
 
 from typing import Literal
 
@@ -10,13 +10,13 @@ Tracker = Literal["tensorboard", "wandb"]
 
 
 class Watch(Section):
-    """How a stage is looked at while it trains; changing this trains nothing again."""
+    """Monitoring of a stage; a change here trains nothing again."""
 
     trackers: tuple[Tracker, ...] = Field(("tensorboard",), exclude=True)
-    """Where figures go beside ``metrics.jsonl``; ``wandb`` takes the extra of that name."""
+    """Trackers that get the metrics beside ``metrics.jsonl``; ``wandb`` needs the extra of that name."""
     log_every: int = Field(10, ge=1, exclude=True)
-    """Steps between two readings of what the device has summed up."""
+    """Steps between two log entries."""
     evaluate_every: int | None = Field(None, ge=1, exclude=True)
     """Steps between measurements of the held-out loss; at the start and the end of a stage when null."""
     sample_every: int | None = Field(None, ge=1, exclude=True)
-    """Steps between pictures of the recipe's ``sample.prompts``; none are drawn when null."""
+    """Steps between sampled images of the recipe's ``sample.prompts``; null: no images."""

@@ -1,4 +1,4 @@
-"""`run.price`: what a run costs, as far as its workers tell."""
+"""Section `run.price`: cost of a run."""
 
 from pydantic import Field
 
@@ -6,14 +6,14 @@ from rasterloom.recipe.base import Section
 
 
 class Price(Section):
-    """Dollars an hour. What is charged is what a worker holds while it works: nodes that idle, storage and
-    traffic are not in it."""
+    """Prices in dollars an hour. Only the CPUs and GPUs of working workers count, not idle nodes, storage or
+    traffic."""
 
     cpu: float = Field(0.0, ge=0)
-    """Of a CPU."""
+    """Price of a CPU."""
     gpu: float = Field(0.0, ge=0)
-    """Of a GPU."""
+    """Price of a GPU."""
 
     def usd(self, seconds: float, cpus: float, gpus: float) -> float:
-        """The price of CPUs and GPUs that were held for some seconds."""
+        """Price of CPUs and GPUs for some seconds."""
         return seconds / 3600 * (cpus * self.cpu + gpus * self.gpu)

@@ -1,4 +1,4 @@
-"""The whole recipe, and the short forms that it may be written in."""
+"""Recipe as a whole, with its short forms."""
 
 import hashlib
 import json
@@ -10,10 +10,11 @@ from rasterloom.recipe.base import Section
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.filtering import Keep, Score
 from rasterloom.recipe.run import Run
-from rasterloom.recipe.sampling import Sample
+from rasterloom.recipe.sampling import SamplingConfig
 from rasterloom.recipe.sources import Source
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.recipe.train import Train
+from rasterloom.schema import StepKind
 
 
 class Recipe(Section):
@@ -21,36 +22,36 @@ class Recipe(Section):
     """Name of the corpus: a namespace of tables in the workspace. ``name@branch`` reads and commits to a
     branch of it, ``name@tag`` and ``name@snapshot`` read a version that does not change."""
     workspace: str = "./work"
-    """A folder, or s3://bucket/prefix; a relative folder is taken from the recipe's folder."""
+    """Folder or s3://bucket/prefix; relative to the recipe's folder."""
     catalog: dict[str, str] = Field({})
     """Properties for pyiceberg's load_catalog; an SQLite file in a local workspace when empty. Secrets are
     better given as variables: PYICEBERG_CATALOG__RASTERLOOM__CREDENTIAL for ``credential``."""
     sources: tuple[Source, ...] = Field(min_length=1)
-    """Where pairs come from."""
+    """Sources of image-text pairs."""
     fetch: Fetch = Fetch()
-    """How images are fetched and stored."""
+    """Download of images."""
     score: tuple[Score, ...] = (Score(name="quality"),)
-    """What is measured of each image and caption: ``quality``, or ``{clip: {clip: FOLDER}}`` with options."""
+    """Scores of images and captions: ``quality``, or ``{clip: {clip: FOLDER}}`` with options."""
     keep: Keep = Keep()
-    """Which images are kept: a rule in SQL, or the section."""
+    """Selection of images: a rule in SQL, or the section."""
     tokenize: Tokenize = Tokenize()
-    """How a kept pair becomes a sequence of tokens."""
+    """Tokenization of selected pairs."""
     train: Train | None = None
-    """The stages of training; nothing is trained when null."""
-    sample: Sample = Sample()
-    """What the trained model draws for the report."""
+    """Training stages; null: no training."""
+    sample: SamplingConfig = SamplingConfig()
+    """Images that the trained model generates for the report."""
     run: Run = Run()
-    """How fast, and on what."""
+    """Resources and speed."""
     _folder: str = PrivateAttr("")
 
     @property
     def digest(self) -> str:
-        """What records know the recipe by: all of it but ``run``, wherever its folder lies."""
+        """Digest of the recipe without ``run``, independent of its folder's path."""
         text = self.json_from_folder(exclude={"run"})
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def json_from_folder(self, **options: Any) -> str:
-        """The recipe as JSON, with paths below its folder relative to it: jobs have it in other places."""
+        """Return the recipe as JSON, with paths relative to its folder."""
         text = self.model_dump_json(**options)
         return text.replace(json.dumps(f"{self._folder}/")[1:-1], "") if self._folder else text
 
@@ -82,8 +83,8 @@ class Recipe(Section):
     def _takes_of_stages_that_there_are(self) -> "Recipe":
         stages = len(self.train.stages) if self.train else 0
         for name in self.run.steps:
-            kind, _, number = name.partition("/")
-            if kind == "train" and number and int(number) > stages:
+            number = StepKind.part(name)
+            if StepKind.of(name) is StepKind.TRAIN and number and int(number) > stages:
                 raise ValueError(f"run.steps: {name}: train.stages has {stages}")
         return self
 

@@ -1,4 +1,4 @@
-"""What parts of a run take of a Ray cluster: `run.steps`, `run.driver`, `run.train_workers`."""
+"""Resources in a Ray cluster: `run.steps`, `run.driver`, `run.train_workers`."""
 
 from typing import Any, Literal
 
@@ -10,12 +10,12 @@ Custom = dict[str, float]
 
 
 class Between(Section):
-    """How many of something: from ``min`` to ``max``, as there is need and room; one number: so many."""
+    """Range from ``min`` to ``max``, as needed and available; a single number stands for both."""
 
     min: int = Field(1, ge=1)
-    """The least."""
+    """Minimum."""
     max: int
-    """The most."""
+    """Maximum."""
 
     @model_validator(mode="before")
     @classmethod
@@ -30,14 +30,14 @@ class Between(Section):
 
 
 class Takes(Section):
-    """What a process takes of the node that it runs on."""
+    """Resources of a process on its node."""
 
     cpus: float | None = Field(None, ge=0)
-    """CPUs; one when null."""
+    """CPUs; null: one."""
     memory: ByteSize | None = None
-    """Memory that Ray sets aside, as in ``2GB``; null: Ray does not count it."""
+    """Memory that Ray reserves, such as ``2GB``; null: none."""
     resources: Custom = Field({})
-    """Custom resources of the nodes to run on, as in ``{fetch: 1}``."""
+    """Custom resources of the node, such as ``{fetch: 1}``."""
 
     @field_validator("resources")
     @classmethod
@@ -51,21 +51,21 @@ class Takes(Section):
 
 
 class StepTakes(Takes):
-    """What one shard of a step takes, or one training worker."""
+    """Resources of one shard of a step, or of one training worker."""
 
     gpus: float | None = Field(None, gt=0)
-    """GPUs of an actor, where the step uses one; one when null, 0.5 puts two actors on each."""
+    """GPUs of an actor, where the step uses one; null: one; 0.5: two actors on each GPU."""
     actors: Between | None = None
-    """Actors of a step that uses GPUs, a number or ``{min, max}``; one a GPU of the cluster when null."""
+    """Actors of a step that uses GPUs, a number or ``{min, max}``; null: one for each GPU of the cluster."""
     accelerator: str | None = None
-    """Kind of GPU, as Ray names them, such as ``A100`` or ``H100``; any when null."""
+    """Accelerator type in Ray's terms, such as ``A100`` or ``H100``; null: any."""
     placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] | None = None
-    """How training workers are placed: ``PACK`` (when null) on as few nodes as hold them, ``SPREAD`` on as
-    many as there are, ``STRICT_PACK`` all on one, ``STRICT_SPREAD`` each on one of its own."""
+    """Placement strategy of training workers: ``PACK`` (the default) on as few nodes as possible, ``SPREAD``
+    on as many as possible, ``STRICT_PACK`` all on one, ``STRICT_SPREAD`` each on its own."""
 
 
 class DriverTakes(Takes):
-    """What a submitted job's driver takes."""
+    """Resources of the driver of a submitted job."""
 
     cpus: float | None = Field(1.0, ge=0)
     """CPUs; 0, with no memory and no resources, puts the driver on the head node."""

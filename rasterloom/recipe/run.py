@@ -1,4 +1,4 @@
-"""`run`: how fast, not what."""
+"""Section `run`: resources and speed, part of no step's identity."""
 
 import re
 
@@ -7,49 +7,58 @@ from pydantic import Field, field_validator
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.price import Price
 from rasterloom.recipe.resources import Between, DriverTakes, StepTakes
+from rasterloom.schema import StepKind
 
-SHARDED = ("pairs", "images", "scores", "selection", "codes", "tokens")  # the others run in the driver
-ON_GPU = ("scores", "codes")
-TRAIN = "train"
+# Kinds of steps over shards; the others run in the driver.
+SHARDED = (
+    StepKind.PAIRS,
+    StepKind.IMAGES,
+    StepKind.SCORES,
+    StepKind.SELECTION,
+    StepKind.CODES,
+    StepKind.TOKENS,
+)
+ON_GPU = (StepKind.SCORES, StepKind.CODES)
+TRAIN = StepKind.TRAIN
 
 
 class Run(Section):
-    """How fast, not what: nothing here is part of a step's identity."""
+    """Resources and speed; nothing here is part of a step's identity."""
 
     ray_address: str | None = None
     """Address of a Ray cluster; null starts Ray on this machine."""
     cpus: int | None = Field(None, ge=1)
-    """CPUs of a Ray started here; all of them when null."""
+    """CPUs of a Ray started here; null: all."""
     in_flight: int | None = Field(None, ge=1)
-    """Shards under way at once; two a CPU when null."""
+    """Shards in flight; null: two for each CPU."""
     train_workers: Between = Between(min=2, max=2)
-    """Training workers, each a GPU or a CPU; ``{min, max}`` takes as many as there is room for, and goes on
-    with other numbers as nodes come and go."""
+    """Training workers, one for each GPU or CPU; ``{min, max}`` uses as many as the cluster has room for, and
+    adapts as nodes come and go."""
     max_failures: int = Field(3, ge=0)
-    """How often lost training workers are replaced before a stage fails; a machine whose end is announced to
-    Ray does not count."""
+    """Times that lost training workers are replaced before a stage fails; a preemption that Ray announces
+    does not count."""
     use_gpu: bool = False
-    """Take GPUs: for training, and an actor on each for the scores that gain by it."""
+    """Use GPUs for training, and in an actor on each for scores and codecs."""
     min_success: float = Field(0.05, ge=0, le=1)
-    """Fetching stops when a smaller share of the last ``success_window`` pairs became images; 0: never."""
+    """Stop fetching when a smaller share of the last ``success_window`` pairs became images; 0: never."""
     success_window: int = Field(2000, ge=1)
-    """Pairs that ``min_success`` looks back on."""
+    """Number of pairs that ``min_success`` is measured on."""
     img2dataset_python: str | None = None
-    """Python that has img2dataset installed, for ``fetch: {engine: img2dataset}``; this one when null."""
+    """Python with img2dataset installed, for ``fetch: {engine: img2dataset}``; null: this one."""
     steps: dict[str, StepTakes] = Field({})
-    """What a shard takes, by step: ``images``, ``codes`` for all targets or ``codes/512`` for one; and what a
-    training worker takes: ``train`` in all stages, ``train/2`` in the second."""
+    """Resources of a shard by step: ``images``, ``codes`` for all targets or ``codes/512`` for one; and of a
+    training worker: ``train`` in all stages, ``train/2`` in the second."""
     driver: DriverTakes = DriverTakes()
-    """What the driver of a submitted job takes."""
+    """Resources of a submitted job's driver."""
     price: Price = Price()
-    """Dollars an hour of a CPU and a GPU, for what a run tells of its cost."""
+    """Prices of a CPU and a GPU, for the cost that a run reports."""
 
     @field_validator("steps")
     @classmethod
     def _are_steps(cls, value: dict[str, StepTakes]) -> dict[str, StepTakes]:
         for name, takes in value.items():
-            kind = name.split("/")[0]
-            if kind == TRAIN:
+            kind = StepKind.of(name)
+            if kind is TRAIN:
                 _check_training(name, takes)
                 continue
             if kind not in SHARDED:
@@ -64,11 +73,11 @@ class Run(Section):
         return value
 
     def takes(self, step: str) -> StepTakes:
-        """What the recipe says of a step: of its own name, else of its kind, else nothing.
+        """Return the resources of a step: by its name, else by its kind, else the defaults.
 
-        A training stage is called ``train/2-512`` and may be spoken of as ``train/2``.
+        A training stage is called ``train/2-512`` and may also be named ``train/2``.
         """
-        names = (step, step.split("-")[0], step.split("/")[0])
+        names = (step, step.partition("-")[0], step.partition("/")[0])
         return next((self.steps[name] for name in names if name in self.steps), StepTakes())
 
 

@@ -1,63 +1,66 @@
-"""`sources`: where pairs come from."""
+"""Section `sources`: sources of image-text pairs."""
 
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from rasterloom.recipe.base import Section
+from rasterloom.utils import plugins
 
 KINDS = ("parquet", "csv", "jsonl", "conversations", "folder", "webdataset", "img2dataset", "hf")
 
 
 class Column(Section):
-    """A value that each row brings itself."""
+    """Value from a column of each row."""
 
     column: str
-    """Its column in the source."""
+    """Column in the source."""
 
 
 class Source(Section):
-    """Image-text pairs: a list of URLs, or images with their captions. docs/sources.md tells of each kind."""
+    """Image-text pairs: a list of URLs, or images with captions; docs/sources.md describes each kind."""
 
     path: str | Annotated[tuple[str, ...], Field(min_length=1)]
-    """A file, a folder, a glob, s3://bucket/key, or a list of these; hf://owner/name of a data set on the
-    Hugging Face hub. A relative path is taken from the recipe's folder."""
+    """File, folder, glob, s3://bucket/key, or a list of these; hf://owner/name of a dataset on the Hugging
+    Face Hub. A relative path is relative to the recipe's folder."""
     kind: str = "auto"
-    """parquet, csv, jsonl, conversations, folder, webdataset, img2dataset or hf; by the path when auto."""
+    """parquet, csv, jsonl, conversations, folder, webdataset, img2dataset, hf, or a plug-in's
+    (docs/extending.md); auto: by the path."""
     name: str = ""
-    """Name of the source in the tables; that of its file, without its suffix, or folder when empty."""
+    """Name of the source in the tables; empty: that of its file, without its suffix, or folder."""
     url: str = "url"
-    """Column that holds the URL."""
+    """Column with the URL."""
     caption: str = "caption"
-    """Column that holds the caption."""
+    """Column with the caption."""
     image: str = ""
-    """Column that holds the image itself, in Parquet files and Hugging Face data sets."""
+    """Column with the image itself, in Parquet files and Hugging Face datasets."""
     task: str | Column = ""
-    """Task of the rows, as docs/tasks.md has them, or ``{column: NAME}``; t2i when empty."""
+    """Task of the rows (docs/tasks.md), or ``{column: NAME}``; empty: t2i."""
     input: str = ""
-    """Column with the picture, or the list of pictures, that a task asks about: a URL, a path in the source's
-    folder or, in Parquet files, the picture itself. When empty, the row's own picture."""
+    """Column with the image, or the list of images, in a task's prompt: a URL, a path in the source's folder
+    or, in Parquet files, the image itself. Empty: the row's own image."""
     output: str = ""
-    """Column with the picture, or the list of pictures, that a task answers with."""
+    """Column with the image, or the list of images, in a task's answer."""
     root: str = ""
-    """Folder that the images lie in that a conversations file, or the columns ``input`` and ``output``, name;
-    the file's own when empty."""
+    """Folder of the images that a conversations file, or the columns ``input`` and ``output``, name; empty:
+    the file's own."""
     weight: float | Column = 1.0
-    """How much a pair counts beside those of other sources: a number, or ``{column: NAME}``."""
+    """Sampling weight of a pair: a number, or ``{column: NAME}``."""
     licence: str | Column = ""
-    """Licence of the images: a text, or ``{column: NAME}``."""
+    """Licence of the images: text, or ``{column: NAME}``."""
     split: str = "train"
-    """Split of a Hugging Face data set."""
+    """Split of a Hugging Face dataset."""
     config: str | None = None
-    """Configuration of a Hugging Face data set."""
+    """Configuration of a Hugging Face dataset."""
     revision: str | None = None
-    """Commit, branch or tag of a Hugging Face data set on the hub."""
+    """Commit, branch or tag of a Hugging Face dataset on the hub."""
 
     @field_validator("kind")
     @classmethod
     def _known_kind(cls, value: str) -> str:
-        if value not in ("auto", *KINDS):
-            raise ValueError(f"unknown kind {value!r}; known: auto, {', '.join(KINDS)}")
+        if value not in ("auto", *KINDS) and plugins.find(plugins.READERS, value) is None:
+            known = plugins.known_names(plugins.READERS, ("auto", *KINDS))
+            raise ValueError(f"unknown kind {value!r}; known: {known}")
         return value
 
     @field_validator("path", mode="before")
@@ -85,7 +88,7 @@ class Source(Section):
 
     @property
     def has_tasks(self) -> bool:
-        """Whether its rows may be something else than plain pairs."""
+        """True if its rows may be other than plain pairs."""
         return bool(self.task or self.input or self.output)
 
     @property

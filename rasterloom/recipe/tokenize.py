@@ -1,4 +1,4 @@
-"""`tokenize`: how a kept pair becomes a sequence."""
+"""Section `tokenize`: tokenization of selected pairs."""
 
 import re
 import string
@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from rasterloom.recipe.base import Section
+from rasterloom.utils import plugins
 
 # owner/name or owner/name@revision on the Hugging Face hub, but not the relative path of a file
 HUB_ID = re.compile(
@@ -16,15 +17,15 @@ CODECS = ("mini", "chameleon", "movq")
 
 
 class Prompt(Section):
-    """What a task's sample says; ``<|image|>`` stands for a picture, ``{name}`` for a column of its row.
+    """Prompt template of a task; ``<|image|>`` stands for an image, ``{name}`` for a column of its row.
 
-    ``{width}`` and ``{height}`` are the pixels of the picture that answers, ``{caption}`` is the caption.
+    ``{width}`` and ``{height}`` are the answer image's size in pixels, ``{caption}`` is the caption.
     """
 
     human: str
-    """The question."""
+    """Question."""
     gpt: str = "<|image|>"
-    """The answer, which is learnt; a picture alone when not given."""
+    """Answer, which is in the loss; by default an image alone."""
 
     @field_validator("human", "gpt")
     @classmethod
@@ -44,46 +45,47 @@ def _checked(template: str) -> str:
 
 
 class Tokenize(Section):
-    """How a kept pair becomes a Uni-Rep sequence."""
+    """Tokenization of selected pairs into Uni-Rep sequences."""
 
     codec: str = "mini"
-    """Network that turns a picture into codes: mini, chameleon (Lumina-mGPT) or movq (Lumina-mGPT 2.0)."""
+    """Image tokenizer: mini, chameleon (Lumina-mGPT), movq (Lumina-mGPT 2.0), or a plug-in's
+    (docs/extending.md)."""
     weights: str | None = None
-    """Weights of the codec: a file, a folder, or an id on the Hugging Face hub; mini brings its own."""
+    """Weights of the codec: a file, a folder, or an id on the Hugging Face Hub; mini has its own."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the codec's network. bf16 is faster where the processor has units for it, and turns some codes."""
+    """Precision of the codec. bf16 is faster on hardware that supports it, and changes some codes."""
     text: str | None = None
-    """A tokenizer.json of your own; else a byte-level BPE is trained on the corpus."""
+    """Path of a tokenizer.json; null: a byte-level BPE is trained on the corpus."""
     text_vocab: int = Field(439, ge=256)
     """Size of the text vocabulary when it is trained on the corpus."""
     targets: tuple[int, ...] = (512,)
     """Resolutions: a target of 512 gives buckets of about 512 x 512 pixels."""
     crop: Literal["random", "center"] = "random"
-    """Where a crop lies: seeded by the pair's key, or in the middle."""
+    """Position of a crop: random by the pair's key, or in the middle."""
     shared_crop: bool = True
-    """The images of one conversation lie alike in their crops; false: each has a seed of its own."""
+    """Same crop position for all images of a conversation; false: each has its own."""
     exif: bool = True
-    """Turn a picture as its EXIF orientation says; false: take its pixels as they are stored."""
+    """Apply the EXIF orientation; false: use the pixels as stored."""
     min_side: float = Field(0.25, ge=0, le=1)
-    """Least size of a picture, as a share of its bucket's: 0.25 lets it be enlarged 4 times; 0: any size."""
+    """Minimum size of an image as a share of its bucket's: 0.25 allows 4-fold enlargement; 0: any size."""
     max_cut: float = Field(0.5, ge=0, le=1)
-    """Largest share of a picture's area that its crop may cut away; 1: any."""
+    """Largest share of an image's area that its crop may remove; 1: any."""
     max_tokens: int | None = Field(None, ge=1)
-    """A longer sample is a failure, never cut off; null: no limit."""
+    """Length limit of a sample; a longer one fails and is never truncated; null: no limit."""
     size_in_prompt: float = Field(1.0, ge=0, le=1)
-    """Share of the text-to-image prompts that name the picture's size, chosen by key."""
+    """Share of text-to-image prompts that name the image's size, chosen by key."""
     prompts: dict[str, str | Prompt] = Field(default_factory=dict)
-    """Prompts of tasks, beside those of docs/tasks.md or in their place, as ``depth: "Depth. <|image|>"``."""
+    """Prompt templates of tasks, beside or instead of docs/tasks.md's: ``depth: "Depth. <|image|>"``."""
     prompt_target: int | None = None
-    """Resolution of pictures in prompts, where it is to be lower than that of answers."""
+    """Resolution of images in prompts, if lower than that of answers."""
     view_side: int = 384
-    """Side of the views of the task multiview, in pixels; the target where that is lower."""
+    """Side of the views of the task multiview, in pixels; at most the target."""
     batch: int = Field(32, ge=1)
-    """Pictures of one bucket that are prepared together and, on a GPU, encoded at once."""
+    """Images of one bucket that are prepared together and, on a GPU, encoded as a batch."""
     rows_per_file: int = Field(20_000, ge=1)
-    """The most sequences in a file of the table ``tokens``."""
+    """Maximum number of sequences in a file of the table ``tokens``."""
     seed: int = 0
-    """Decides, with a pair's key, where its crop lies and in what order rows are filed."""
+    """Random seed of crop positions and of the order of rows, together with a pair's key."""
 
     def __hash__(self) -> int:  # of its values: `prompts` is a dict
         return hash(self.model_dump_json())
@@ -91,8 +93,9 @@ class Tokenize(Section):
     @field_validator("codec")
     @classmethod
     def _known_codec(cls, value: str) -> str:
-        if value not in CODECS:
-            raise ValueError(f"unknown codec {value!r}; known: {', '.join(CODECS)}")
+        if value not in CODECS and plugins.find(plugins.CODECS, value) is None:
+            known = plugins.known_names(plugins.CODECS, CODECS)
+            raise ValueError(f"unknown codec {value!r}; known: {known}")
         return value
 
     @field_validator("prompts")
@@ -113,7 +116,7 @@ class Tokenize(Section):
         if self.codec == "mini":
             if self.precision != "fp32":
                 raise ValueError(f"precision: {self.precision} is for chameleon and movq; mini takes fp32")
-        elif not self.weights:
+        elif self.codec in CODECS and not self.weights:
             raise ValueError(
                 f"weights: required, as {self.codec} brings none. It takes a file with the names of taming "
                 "(Meta's vqgan.ckpt, SBER's movqgan_270M.ckpt), a folder of transformers' Chameleon or of "

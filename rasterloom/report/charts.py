@@ -1,4 +1,4 @@
-"""The charts of the page as inline SVG: coloured by the page's CSS, so that dark mode reaches them."""
+"""Charts as inline SVG, coloured by the page's CSS."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ LEFT, RIGHT, TOP, BOTTOM = 44.0, 402.0, 12.0, 236.0  # where its curves lie
 
 
 def svg(width: float, height: float, label: str, parts: Sequence[str], kind: str = "chart") -> Markup:
-    """An SVG picture that scales with its column; ``label`` is what a screen reader says of it."""
+    """SVG image that scales with its column; ``label`` is for screen readers."""
     head = Markup('<svg class="{}" viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">').format(
         kind, width, height, label
     )
@@ -36,7 +36,7 @@ def line(points: Sequence[Point], kind: str) -> str:
 
 
 def histogram(data: Histogram) -> Markup:
-    """Bars of equal bins: kept at the bottom, the others on top of them."""
+    """Histogram: selected rows at the bottom of each bar, dropped ones on top."""
     width, height, base = 360.0, 170.0, 140.0
     most = max(k + d for k, d in zip(data.kept, data.dropped, strict=True)) or 1
     step = width / len(data.kept)
@@ -69,7 +69,7 @@ def histogram(data: Histogram) -> Markup:
 
 @dataclass(frozen=True)
 class LossAxes:
-    """Steps across, a loss up on a logarithmic axis, in a picture of ``WIDE`` by ``TALL``."""
+    """Axes of a loss chart: steps, and the loss on a logarithmic scale."""
 
     start: float
     end: float
@@ -78,7 +78,7 @@ class LossAxes:
 
     @classmethod
     def around(cls, series: Sequence[Sequence[Point]], values: Sequence[float]) -> "LossAxes":
-        """Axes wide enough for some curves, and for these values beside them; not all may be empty."""
+        """Fit axes to curves and further values; not all may be empty."""
         steps = [x for points in series for x, _ in points] or [0.0, 1.0]
         losses = [*values, *(y for points in series for _, y in points)]
         return cls(min(steps), max(steps), math.log(min(losses)) - 0.03, math.log(max(losses)) + 0.03)
@@ -134,7 +134,7 @@ def loss_curve(stage: Stage) -> Markup:
 
 
 def two_loss_curves(a: Stage | None, b: Stage | None) -> Markup:
-    """The smoothed losses of two runs of a stage over each other, and dashed what was held out."""
+    """Overlaid smoothed losses of two runs of a stage, with dashed held-out losses."""
     both = [(side, stage) for side, stage in (("a", a), ("b", b)) if stage]
     smooth = {side: smoothed([(x, y) for x, y in s.series("loss") if y > 0]) for side, s in both}
     held = {side: s.heldout_curve for side, s in both}
@@ -159,7 +159,7 @@ def two_loss_curves(a: Stage | None, b: Stage | None) -> Markup:
 
 
 def smoothed(series: Sequence[Point], share: float = 0.04) -> list[Point]:
-    """The geometric mean around each point, over ``share`` of the curve and less towards its ends."""
+    """Smooth a curve by the geometric mean over ``share`` of it, less towards its ends."""
     sums = [0.0, *accumulate(math.log(y) for _, y in series)]
     reach = round(share * len(series) / 2)
     found = []
@@ -170,7 +170,7 @@ def smoothed(series: Sequence[Point], share: float = 0.04) -> list[Point]:
 
 
 def thinned(series: Sequence[Point]) -> list[Point]:
-    """At most ``POINTS`` of the points, evenly, with the last one."""
+    """Thin out points evenly to at most ``POINTS``, with the last one."""
     step = max(1, math.ceil(len(series) / POINTS))
     return [*series[:-1:step], *series[-1:]]
 
@@ -189,7 +189,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def lineage_graph(steps: list[Made]) -> Markup:
-    """The workflow from top to bottom: a box a step, a line from each step to those that read it.
+    """Workflow as a graph: a box for each step, a line to each step that reads it.
 
     A line that follows from the others, as from pairs to scores by way of images, is left out.
     """

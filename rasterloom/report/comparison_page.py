@@ -1,4 +1,4 @@
-"""Two versions of a corpus, or two runs of training, side by side on one page."""
+"""Page that compares two versions of a corpus or two training runs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,9 +9,10 @@ from rasterloom import __version__
 from rasterloom.report import charts, queries
 from rasterloom.report.diff_page import LONGEST, Compared
 from rasterloom.report.evaluation_table import read_evaluation
-from rasterloom.report.gallery import Picture
+from rasterloom.report.gallery import GalleryImage
 from rasterloom.report.report_page import environment, identity, styles
 from rasterloom.report.training_runs import ALL, Samples, Stage, read_samples, read_stage
+from rasterloom.schema import StepKind
 from rasterloom.utils import formatting
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.record import Record
@@ -22,8 +23,8 @@ PLACES = 3  # pictures of a prompt on either side
 
 
 @dataclass(frozen=True)
-class Side:
-    """One of the two that are compared. Parts that are missing are left out of the page."""
+class Operand:
+    """Baseline or candidate of a comparison; missing parts are left out of the page."""
 
     name: str
     corpus: Corpus
@@ -37,7 +38,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Line:
-    """A figure of both sides, in words; ``change`` is B less A, empty where one is missing."""
+    """Figure of both operands as text; ``change`` is B minus A, empty if one is missing."""
 
     name: str
     a: str
@@ -48,16 +49,16 @@ class Line:
 
 @dataclass(frozen=True)
 class StagePair:
-    """A stage of both sides, by its number."""
+    """Stage of both operands, by its number."""
 
     title: str
     chart: Any
     figures: list[Line]
-    drawings: list[tuple[str, Picture, Picture]]
+    drawings: list[tuple[str, GalleryImage, GalleryImage]]
 
 
-def write_comparison(a: Side, b: Side, compared: Sequence[Compared], out: Path) -> None:
-    """Write one HTML file that needs no other and no network.
+def write_comparison(a: Operand, b: Operand, compared: Sequence[Compared], out: Path) -> None:
+    """Write a self-contained HTML file.
 
     Args:
         compared: what differs between their tables, row by row; none where that was not asked.
@@ -101,13 +102,13 @@ def write_comparison(a: Side, b: Side, compared: Sequence[Compared], out: Path) 
 
 
 def _numbered(stages: Iterable[tuple[str, Path]]) -> dict[int, Stage]:
-    """Stages by number, the ``2`` of ``2-768``: what is compared is the second with the second."""
+    """Stages by number, the ``2`` of ``2-768``."""
     read = ((name, read_stage(name, folder)) for name, folder in stages)
     return {int(name.partition("-")[0]): stage for name, stage in read if stage}
 
 
 def count_line(name: str, sides: Sequence[int | None], head: bool = False) -> Line:
-    """Rows, steps or tokens of A and B."""
+    """Line of a count: rows, steps or tokens."""
     a, b = sides
     change = "" if a is None or b is None else "the same" if a == b else f"{b - a:+,}"
     of_a, of_b = ("–" if number is None else formatting.count(number) for number in sides)
@@ -115,7 +116,7 @@ def count_line(name: str, sides: Sequence[int | None], head: bool = False) -> Li
 
 
 def figure_line(name: str, sides: Sequence[float | None]) -> Line:
-    """A measured figure of A and B; its change in percent of A's."""
+    """Line of a measured figure, with its change in percent of A's."""
     a, b = sides
     change = ""
     if a and b is not None:
@@ -138,7 +139,7 @@ def _headlines(
 
 
 def _funnel(a: list[queries.Level], b: list[queries.Level]) -> list[Line]:
-    """Every level and why rows were lost there; reasons for which both lost as many are one line."""
+    """Levels of the funnel with their losses; equal losses are merged into one line."""
     levels = [{level.name: level for level in side} for side in (a, b)]
     found = []
     for name in {**levels[0], **levels[1]}:
@@ -193,8 +194,8 @@ def _heldout(sides: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[Line]:
     ]
 
 
-def _drawings(a: Stage | None, b: Stage | None) -> list[tuple[str, Picture, Picture]]:
-    """What the two drew of the prompts that both were given, as the stage ended."""
+def _drawings(a: Stage | None, b: Stage | None) -> list[tuple[str, GalleryImage, GalleryImage]]:
+    """Last sampled images of the prompts that both stages share."""
     of_a, of_b = (
         {prompt: pictures[-1] for prompt, pictures in s.drawings.prompts} if s and s.drawings else {}
         for s in (a, b)
@@ -204,15 +205,15 @@ def _drawings(a: Stage | None, b: Stage | None) -> list[tuple[str, Picture, Pict
 
 def _drawn(
     a: Samples | None, b: Samples | None
-) -> list[tuple[str, tuple[Picture, ...], tuple[Picture, ...]]]:
-    """The samples of the prompts that both were given."""
+) -> list[tuple[str, tuple[GalleryImage, ...], tuple[GalleryImage, ...]]]:
+    """Samples of the prompts that both operands share."""
     of_a, of_b = (dict(samples.prompts) if samples else {} for samples in (a, b))
     shared = [prompt for prompt in of_a if prompt in of_b][:SHOWN]
     return [(prompt, of_a[prompt][:PLACES], of_b[prompt][:PLACES]) for prompt in shared]
 
 
 def _settings(a: Sequence[Record], b: Sequence[Record]) -> list[tuple[str, Line]]:
-    """Settings that differ, with their step; a step that one side has not is a line of its own."""
+    """Differing settings, with their step; a step of one operand alone is one line."""
     of_a, of_b = ({_step(record): record for record in records} for records in (a, b))
     found: list[tuple[str, Line]] = []
     for step in {**of_a, **of_b}:
@@ -228,7 +229,7 @@ def _settings(a: Sequence[Record], b: Sequence[Record]) -> list[tuple[str, Line]
 
 def _step(record: Record) -> str:
     """A step's name; of training with its number alone, as stages are compared by it."""
-    return record.step.partition("-")[0] if record.step.startswith("train/") else record.step
+    return record.step.partition("-")[0] if record.kind is StepKind.TRAIN else record.step
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

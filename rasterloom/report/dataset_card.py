@@ -1,4 +1,4 @@
-"""A data card in Hugging Face's format: Markdown below YAML front matter that `huggingface_hub` reads."""
+"""Dataset card in Hugging Face's format: Markdown with YAML front matter."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -25,7 +25,7 @@ SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 
 
 def front_matter(name: str, rows: int, licences: Iterable[str], **more: Any) -> str:
-    """The YAML between the two lines of dashes, with what the Hub sorts data sets by."""
+    """YAML front matter with the Hub's tags."""
     found = sorted({licence(one) for one in licences}) or ["unknown"]
     front: dict[str, Any] = {
         "pretty_name": name,
@@ -38,7 +38,7 @@ def front_matter(name: str, rows: int, licences: Iterable[str], **more: Any) -> 
 
 
 def licence(text: str) -> str:
-    """The Hub's name of a licence; ``unknown`` where a source says nothing, ``other`` of all the rest."""
+    """Licence in the Hub's terms; ``unknown`` where a source has none, else ``other``."""
     name = "-".join(text.lower().replace("_", " ").replace("/", " ").split())
     if name in ("", "unknown") or text == UNNAMED:
         return "unknown"
@@ -46,7 +46,7 @@ def licence(text: str) -> str:
 
 
 def size_category(rows: int) -> str:
-    """``1K<n<10K`` and so on."""
+    """Size category such as ``1K<n<10K``."""
     steps = [1000 * 10**i for i in range(len(SIZES))]
     if rows < steps[0]:
         return "n<1K"
@@ -55,7 +55,7 @@ def size_category(rows: int) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    """A table in Markdown, and an empty line; what strangers wrote stays text."""
+    """Markdown table with escaped cells."""
     lines = [heads, ["---"] * len(heads), *rows]
     return [*("| " + " | ".join(map(cell, line)) + " |" for line in lines), ""]
 
@@ -66,7 +66,7 @@ def cell(value: object) -> str:
 
 
 def counts(title: str, found: Mapping[str, int], of: str) -> list[str]:
-    """A section of how often there is what, the most frequent first."""
+    """Section with counts of values, the most frequent first."""
     most = sorted(found.items(), key=lambda item: (-item[1], item[0]))
     return [f"## {title}", "", *table(["", of], most)]
 
@@ -78,7 +78,7 @@ def data_card(
     stages: Sequence[Stage],
     recipe_text: str,
 ) -> str:
-    """The card of a corpus, all of it counted where the rows lie."""
+    """Dataset card of a corpus."""
     corpus, origin = tables.corpus, queries.origins(tables)
     kept = next((level.rows for level in levels if level.name == "kept"), levels[-1].rows if levels else 0)
     lines = [

@@ -1,4 +1,4 @@
-"""A page on what differs between two versions of a corpus, with a sample of the pictures on either side."""
+"""Page on the differences of two versions of a corpus, with sample images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rasterloom import __version__
-from rasterloom.report.gallery import Gallery, Picture, pictures_of, read_rows
+from rasterloom.report.gallery import Gallery, GalleryImage, images_of, read_rows
 from rasterloom.report.queries import Tables
 from rasterloom.report.report_page import environment, styles
 from rasterloom.utils import formatting
@@ -19,14 +19,14 @@ LONGEST = 60  # characters of a value
 
 @dataclass(frozen=True)
 class Compared:
-    """A table's difference and galleries of rows added, removed and changed."""
+    """Difference of a table, with galleries of added, removed and changed rows."""
 
     diff: Diff
     galleries: tuple[Gallery, ...]
 
 
 def write_difference(a: Corpus, b: Corpus, found: Sequence[Diff], out: Path) -> None:
-    """Write one HTML file that needs no other and no network.
+    """Write a self-contained HTML file.
 
     Args:
         found: the differences of tables from version A to version B, whose examples are shown.
@@ -54,18 +54,18 @@ def _tables(corpus: Corpus) -> Tables:
     return Tables(corpus, {name: head for name, head in heads.items() if head is not None})
 
 
-def _pictures(tables: Tables, keys: set[str]) -> dict[str, Picture]:
-    return pictures_of(tables, keys) if tables.has("images") else {}
+def _pictures(tables: Tables, keys: set[str]) -> dict[str, GalleryImage]:
+    return images_of(tables, keys) if tables.has("images") else {}
 
 
 def _galleries(
-    diff: Diff, a: Tables, b: Tables, pictures_a: dict[str, Picture], pictures_b: dict[str, Picture]
+    diff: Diff, a: Tables, b: Tables, pictures_a: dict[str, GalleryImage], pictures_b: dict[str, GalleryImage]
 ) -> tuple[Gallery, ...]:
     changes = _changes(diff, a, b)
     found = []
     for kind, rows in (("added", diff.added), ("removed", diff.removed), ("changed", diff.changed)):
         pictures = pictures_a if kind == "removed" else pictures_b
-        shown = (pictures.get(key, Picture("", key)) for key in diff.examples[kind])
+        shown = (pictures.get(key, GalleryImage("", key)) for key in diff.examples[kind])
         if kind == "changed":
             keys = diff.examples[kind]
             shown = (replace(p, notes=changes.get(key, ())) for key, p in zip(keys, shown, strict=True))
@@ -75,7 +75,7 @@ def _galleries(
 
 
 def _changes(diff: Diff, a: Tables, b: Tables) -> dict[str, tuple[str, ...]]:
-    """What changed in each example, such as ``kept: true → false``, by key."""
+    """Changed values of each example by key, such as ``kept: true → false``."""
     keys = diff.examples["changed"]
     if not keys:
         return {}

@@ -1,4 +1,4 @@
-"""What `rasterloom evaluate` found of a recipe's stages, as one table."""
+"""Table of evaluation metrics, a column for each stage."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from rasterloom.utils import formatting
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Stages side by side: a column a stage, a line a figure."""
+    """Metrics of stages: a column for each stage, a row for each metric."""
 
     stages: tuple[str, ...]
     lines: tuple[tuple[str, tuple[str, ...]], ...]
@@ -18,7 +18,7 @@ class Evaluation:
 
 
 def read_evaluation(stages: Sequence[Stage]) -> Evaluation | None:
-    """Lay out what the stages' folders have; None if none was evaluated."""
+    """Build the table from the stages' folders; None if none was evaluated."""
     found = [(stage.name, stage.evaluation) for stage in stages if stage.evaluation]
     if not found:
         return None

@@ -1,4 +1,4 @@
-"""Pairs that have no image: a fixed sample of each class of error, for a person to look into."""
+"""Samples of failed pairs, by error class."""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,8 @@ SHOWN = 8  # of each class
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A pair that has no image. All of it is text of unknown origin, cleaned, to be escaped."""
+class FailureSample:
+    """Pair without an image: cleaned text of unknown origin, to be escaped."""
 
     url: str
     host: str
@@ -23,18 +23,18 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Failures:
-    """The pairs that failed with one class of error, and a sample of them."""
+class FailureGroup:
+    """Failed pairs of one error class, with a sample."""
 
     error: str
     meaning: str
     rows: int
     hosts: int
-    sample: tuple[Failure, ...]
+    sample: tuple[FailureSample, ...]
 
 
-def failures(tables: Tables) -> list[Failures]:
-    """What was asked for and did not come, by class of error, the most frequent first."""
+def failures(tables: Tables) -> list[FailureGroup]:
+    """Failed pairs by error class, the most frequent first."""
     if not tables.has("images"):
         return []
     groups = tables.sql(
@@ -49,14 +49,14 @@ def failures(tables: Tables) -> list[Failures]:
         """
     )
     return [
-        Failures(
+        FailureGroup(
             g["error"], failure.error(g["error"]), g["rows"], g["hosts"], tuple(map(_failure, g["sample"]))
         )
         for g in groups
     ]
 
 
-def _failure(row: dict[str, str | int | None]) -> Failure:
+def _failure(row: dict[str, str | int | None]) -> FailureSample:
     names = ("url", "host", "detail", "caption")
     text = {name: formatting.plain(str(row[name] or "")) for name in names}
-    return Failure(**text, attempts=int(row["attempts"] or 0))
+    return FailureSample(**text, attempts=int(row["attempts"] or 0))

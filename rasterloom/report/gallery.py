@@ -1,4 +1,4 @@
-"""Galleries: a fixed sample of the images that met each end, and only those read, as small WebP data URIs.
+"""Galleries: a fixed random sample of images for each outcome, as WebP data URIs.
 
 Keys are digests, so the order of a digest of theirs is a random order that is the same on every run.
 """
@@ -27,8 +27,8 @@ THUMBNAIL = 200  # pixels, the longer side
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture on the page; ``src`` is a data URI, empty if it could not be read or there is none."""
+class GalleryImage:
+    """Image on a page; ``src`` is a data URI, empty if it is missing or cannot be read."""
 
     src: str
     caption: str
@@ -39,35 +39,35 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """A sample of the images that met one end; ``pairs`` has duplicates, each with what was kept instead."""
+    """Sample of the images of one outcome; ``pairs`` has duplicates beside the images kept instead."""
 
     reason: str
     rows: int
     kept: bool
-    pictures: tuple[Picture, ...] = ()
-    pairs: tuple[tuple[Picture, Picture], ...] = ()
+    pictures: tuple[GalleryImage, ...] = ()
+    pairs: tuple[tuple[GalleryImage, GalleryImage], ...] = ()
 
     @property
     def shown(self) -> int:
         return len(self.pictures) + len(self.pairs)
 
 
-def picture(
+def gallery_image(
     image: Image.Image, caption: str, notes: tuple[str, ...] = (), longest: int = THUMBNAIL, quality: int = 72
-) -> Picture:
-    """A picture scaled down until its longer side is ``longest`` pixels at most."""
+) -> GalleryImage:
+    """Scale an image down to a longer side of at most ``longest`` pixels."""
     small = image.convert("RGB")
     small.thumbnail((longest, longest), Image.Resampling.LANCZOS, reducing_gap=3)
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=quality, method=4)
     src = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return Picture(src, caption, notes, small.width, small.height)
+    return GalleryImage(src, caption, notes, small.width, small.height)
 
 
 def read_rows(
     tables: Tables, table: str, keys: Iterable[str], columns: list[str]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of some keys. The key column is read first, then only the row groups that hold them."""
+    """Yield the rows of some keys, reading only their row groups."""
     wanted = sorted(set(keys))
     for path in tables.files_with(table, wanted) if wanted else ():
         with tables.corpus.store.filesystem.open_input_file(path) as source:
@@ -84,7 +84,7 @@ def read_rows(
 
 
 def galleries(tables: Tables) -> list[Gallery]:
-    """Kept images first, then the others by the reason why not, the most frequent first."""
+    """Galleries of the selected images, then of each reason for dropping one."""
     if not tables.has("images", "selection"):
         return []
     groups = tables.sql(
@@ -104,12 +104,12 @@ def galleries(tables: Tables) -> list[Gallery]:
     for group in groups:
         group["sample"] = group["sample"][: KEPT if group["kept"] else each]
     keys = {key for g in groups for chosen in g["sample"] for key in chosen.values() if key}
-    pictures = pictures_of(tables, keys)
+    pictures = images_of(tables, keys)
     return [_gallery(group, pictures) for group in groups]
 
 
-def pictures_of(tables: Tables, keys: set[str]) -> dict[str, Picture]:
-    """The stored pictures of some keys, with captions, sizes and scores; only what is shown is read."""
+def images_of(tables: Tables, keys: set[str]) -> dict[str, GalleryImage]:
+    """Stored images of some keys, with captions, sizes and scores."""
     scores = _scores(tables, keys)
     columns = ["caption", "original_width", "original_height", "image", *_told(tables)]
     return {
@@ -119,7 +119,7 @@ def pictures_of(tables: Tables, keys: set[str]) -> dict[str, Picture]:
 
 
 def _told(tables: Tables) -> list[str]:
-    """Columns that tell of a row's task; tables of earlier versions have none."""
+    """Columns on a row's task; tables of earlier versions have none."""
     return [name for name in ("task", "main") if name in tables.data["images"].schema.names]
 
 
@@ -130,7 +130,7 @@ def _scores(tables: Tables, keys: set[str]) -> dict[str, dict[str, Any]]:
     return {row.pop("key"): row for row in read_rows(tables, "scores", keys, names)}
 
 
-def _of_row(row: dict[str, Any], scores: dict[str, Any]) -> Picture:
+def _of_row(row: dict[str, Any], scores: dict[str, Any]) -> GalleryImage:
     caption = formatting.plain(row["caption"])
     values = [
         f"{name} {formatting.figure(value)}" for name, value in scores.items() if isinstance(value, float)
@@ -138,17 +138,17 @@ def _of_row(row: dict[str, Any], scores: dict[str, Any]) -> Picture:
     task = row.get("task") or T2I
     asks = () if task == T2I else (task,)
     if row["image"] is None and task != T2I:
-        return Picture("", caption, (*asks, "text alone"))
-    several = () if row.get("main") is None else ("one of several pictures",)
+        return GalleryImage("", caption, (*asks, "text alone"))
+    several = () if row.get("main") is None else ("one of several images",)
     notes = (*asks, *several, f"{row['original_width']}×{row['original_height']}", *values[:3])
     try:
         with Image.open(io.BytesIO(row["image"] or b"")) as image:
-            return picture(image, caption, notes)
+            return gallery_image(image, caption, notes)
     except (OSError, ValueError, Image.DecompressionBombError):
-        return Picture("", caption, notes)
+        return GalleryImage("", caption, notes)
 
 
-def _gallery(group: dict[str, Any], pictures: dict[str, Picture]) -> Gallery:
+def _gallery(group: dict[str, Any], pictures: dict[str, GalleryImage]) -> Gallery:
     shown = [chosen for chosen in group["sample"] if chosen["key"] in pictures]
     pairs = [(pictures[c["key"]], pictures[c["of"]]) for c in shown if c["of"] in pictures]
     alone = [pictures[c["key"]] for c in shown if c["of"] not in pictures]

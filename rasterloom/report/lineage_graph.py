@@ -1,4 +1,4 @@
-"""Which step made what, from which versions: the records of the steps, and the snapshots they became."""
+"""Lineage of a corpus: records of steps, with their snapshots."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from rasterloom.versions.record import Record
 
 @dataclass(frozen=True)
 class Made:
-    """A finished step. ``table`` and ``snapshot_id`` are None where it left no table."""
+    """Finished step; ``table`` and ``snapshot_id`` are None where it has no table."""
 
     record: Record
     table: str | None = None
@@ -21,7 +21,7 @@ class Made:
 
     @property
     def when(self) -> datetime | None:
-        """When the step was finished; None in a record that does not say."""
+        """Time when the step was finished, or None if unknown."""
         return datetime.fromisoformat(self.record.finished) if self.record.finished else None
 
     @property
@@ -41,7 +41,7 @@ class Made:
 
 
 def lineage(tables: Tables, records: Iterable[Record]) -> list[Made]:
-    """Find the snapshot of every record among the versions that the page speaks of and their ancestors."""
+    """Find the snapshot of every record among the page's versions and their ancestors."""
     found: dict[str, tuple[str, int]] = {}
     for table, snapshot_id in tables.snapshots.items():
         opened = tables.corpus.table(table)
@@ -57,7 +57,7 @@ def lineage(tables: Tables, records: Iterable[Record]) -> list[Made]:
 
 
 def depths(steps: list[Made]) -> dict[str, int]:
-    """How many steps lie before each step, along the longest way; steps are given in the workflow's order."""
+    """Depth of each step in the workflow, along the longest path."""
     depth: dict[str, int] = {}
     for made in steps:
         depth[made.record.step] = max((depth[p] + 1 for p in made.parents if p in depth), default=0)
@@ -65,7 +65,7 @@ def depths(steps: list[Made]) -> dict[str, int]:
 
 
 def nearest_parents(steps: list[Made]) -> dict[str, list[str]]:
-    """The steps that each step reads, less those that one of the others was made from already."""
+    """Direct inputs of each step, by transitive reduction."""
     before: dict[str, set[str]] = {}
     found = {}
     for made in steps:

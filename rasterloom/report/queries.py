@@ -1,4 +1,4 @@
-"""What a page says of a corpus's tables: counted by DuckDB where the rows lie, no picture among them."""
+"""SQL queries on the tables of a corpus, by DuckDB; no image is read."""
 
 import tempfile
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from typing import Any, Self
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
+from rasterloom.schema import StepKind
 from rasterloom.sources import failure
 from rasterloom.versions.corpus import TABLES, Corpus
 from rasterloom.versions.record import Record
@@ -21,7 +22,7 @@ FAILED = "failed: "  # begins the reason of a pair without an image, and of an i
 
 
 class Tables:
-    """The tables of a corpus at the snapshots that a page speaks of, open for SQL under their names.
+    """Tables of a corpus at given snapshots, open for SQL under their names.
 
     To be used in a ``with`` statement, which closes them.
     """
@@ -44,12 +45,12 @@ class Tables:
 
     @cached_property
     def _spill(self) -> "tempfile.TemporaryDirectory[str]":
-        """A folder of our own: the names of DuckDB's files in it are predictable."""
+        """Private folder for DuckDB's temporary files, whose names are predictable."""
         return tempfile.TemporaryDirectory(prefix="rasterloom-report-", ignore_cleanup_errors=True)
 
     @cached_property
     def _db(self) -> Any:
-        import duckdb  # here, so that importing the report stays light
+        import duckdb  # heavy
 
         db = duckdb.connect(config={"temp_directory": self._spill.name, "memory_limit": MEMORY})
         db.execute("SET preserve_insertion_order = false")  # every query that needs an order names it
@@ -64,7 +65,7 @@ class Tables:
 
     @cached_property
     def measured(self) -> list[str]:
-        """What is measured of every fetched image: column ``x<i>`` of a table ``measured``, beside ``kept``.
+        """Scores of every fetched image: columns ``x<i>`` of a table ``measured``, beside ``kept``.
 
         The tables are joined once, into this narrow one that every distribution is then counted from.
         """
@@ -86,17 +87,17 @@ class Tables:
         return list(values)
 
     def has(self, *names: str) -> bool:
-        """Whether all of these tables have rows to speak of."""
+        """True if all of these tables have rows."""
         return all(name in self.data for name in names)
 
     def sql(self, query: str, *parameters: Any) -> list[dict[str, Any]]:
-        """The rows of a query over the tables."""
+        """Run a query over the tables, and return its rows."""
         answer = self._db.execute(query, list(parameters))
         names = [column[0] for column in answer.description or ()]
         return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
 
     def files_with(self, table: str, keys: list[str]) -> list[str]:
-        """The paths of the files that hold rows of some keys, sorted; only the key column is read."""
+        """Sorted paths of the files with rows of some keys; only the key column is read."""
         if self.corpus.store.is_s3:
             hits = self.data[table].to_table(columns=["key", "__filename"], filter=pc.field("key").isin(keys))
             return sorted(pc.unique(hits["__filename"]).to_pylist())
@@ -111,7 +112,7 @@ class Tables:
 
 @dataclass(frozen=True)
 class Loss:
-    """Rows that a stage of the funnel lost for one reason."""
+    """Rows lost at a level of the funnel for one reason."""
 
     reason: str
     rows: int
@@ -120,7 +121,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Level:
-    """A level of the funnel. ``given`` is ``rows`` and the losses added up."""
+    """Level of the funnel; ``given`` is the sum of ``rows`` and losses."""
 
     name: str
     rows: int
@@ -129,7 +130,7 @@ class Level:
 
 
 def _level(name: str, rows: int, given: int, losses: list[Loss], gap: str) -> Level:
-    """A level that adds up: rows that no reason explains are a loss of their own, called ``gap``."""
+    """Level whose unexplained rows are a loss of their own, ``gap``."""
     missing = given - rows - sum(loss.rows for loss in losses)
     if missing:
         losses = [*losses, Loss(gap, missing, "tables of different versions" if missing < 0 else "")]
@@ -137,7 +138,7 @@ def _level(name: str, rows: int, given: int, losses: list[Loss], gap: str) -> Le
 
 
 def funnel(tables: Tables, records: Sequence[Record]) -> list[Level]:
-    """From pairs to sequences, as far as the tables go."""
+    """Funnel from pairs to sequences, as far as there are tables."""
     if not tables.has("images"):
         return []
     outcomes = tables.sql("SELECT status = 'ok' AS ok, error, count(*) AS rows FROM images GROUP BY ALL")
@@ -158,7 +159,7 @@ def funnel(tables: Tables, records: Sequence[Record]) -> list[Level]:
     ]
     levels.append(_level("kept", kept, ok, dropped, "not accounted for"))
     for row in token_counts(tables):
-        counts = next((r.counts for r in records if r.step == f"codes/{row['target']}"), {})
+        counts = next((r.counts for r in records if r.step == StepKind.CODES.step(row["target"])), {})
         lost = [Loss(k.removeprefix(FAILED), n) for k, n in counts.items() if k.startswith(FAILED)]
         levels.append(_level(f"tokens at {row['target']}", row["sequences"], kept, lost, "not tokenised"))
     return levels
@@ -166,7 +167,7 @@ def funnel(tables: Tables, records: Sequence[Record]) -> list[Level]:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Rows by value in equal bins from ``low`` to ``high``; the outermost bins hold what lies beyond."""
+    """Histogram in equal bins from ``low`` to ``high``; the outermost bins are open."""
 
     name: str
     low: float
@@ -177,13 +178,13 @@ class Histogram:
 
 
 def histograms(tables: Tables) -> list[Histogram]:
-    """How every score is distributed, and the short side, among kept images and the others."""
+    """Histograms of the scores and the short side, for selected and dropped images."""
     made = [_histogram(tables, name, f"x{i}") for i, name in enumerate(tables.measured)]
     return [histogram for histogram in made if histogram]
 
 
 def quantiles(tables: Tables) -> dict[str, tuple[float, float, float]]:
-    """Of every score, and the short side, the tenth, the half and nine tenths of what is kept."""
+    """Quantiles 0.1, 0.5 and 0.9 of the scores and the short side of selected images."""
     if not tables.measured:
         return {}
     columns = ", ".join(
@@ -195,7 +196,7 @@ def quantiles(tables: Tables) -> dict[str, tuple[float, float, float]]:
 
 
 def origins(tables: Tables) -> dict[str, dict[str, int]]:
-    """How many kept pairs are of which ``licence`` and ``source``, of each the most frequent."""
+    """Counts of selected pairs by ``licence`` and by ``source``."""
     found: dict[str, dict[str, int]] = {"licence": {}, "source": {}}
     if not tables.has("pairs"):
         return found
@@ -244,7 +245,7 @@ def _quoted(name: str) -> str:
 
 
 def buckets(tables: Tables) -> dict[int, list[dict[str, Any]]]:
-    """For each target its buckets, the widest first: ``bucket``, ``w``, ``h``, ``sequences``.
+    """Buckets of each target, the widest first: ``bucket``, ``w``, ``h``, ``sequences``.
 
     Text alone comes last, with sides of 0.
     """
@@ -264,7 +265,7 @@ def buckets(tables: Tables) -> dict[int, list[dict[str, Any]]]:
 
 
 def tasks(tables: Tables) -> dict[int, list[dict[str, Any]]]:
-    """For each target its tasks, the most frequent first: ``task``, ``sequences``."""
+    """Tasks of each target, the most frequent first: ``task``, ``sequences``."""
     if not tables.has("tokens"):
         return {}
     rows = tables.sql(
@@ -280,7 +281,7 @@ def tasks(tables: Tables) -> dict[int, list[dict[str, Any]]]:
 
 
 def token_counts(tables: Tables) -> list[dict[str, Any]]:
-    """Sequences and tokens for each target."""
+    """Sequences and tokens of each target."""
     if not tables.has("tokens"):
         return []
     return tables.sql(

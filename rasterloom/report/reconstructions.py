@@ -1,4 +1,4 @@
-"""What the codec keeps of a picture: the crop that was coded, beside what its codes decode to."""
+"""Reconstruction pairs: the encoded crop beside the decoded image."""
 
 import io
 from collections.abc import Callable
@@ -8,9 +8,10 @@ from itertools import zip_longest
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from rasterloom.report.gallery import SEED, Picture, picture, read_rows
+from rasterloom.report.gallery import SEED, GalleryImage, gallery_image, read_rows
 from rasterloom.report.queries import Tables
 from rasterloom.utils import formatting
 
@@ -18,24 +19,24 @@ SHOWN = 8
 LONGEST = 320  # pixels
 
 Decode = Callable[[list[int]], Image.Image]
-"""Some of a row's ``input_ids`` -> their first picture. Raises ValueError or LookupError if there is none."""
+"""Decode the first image in ``input_ids``. Raises ValueError or LookupError if there is none."""
 Crop = Callable[[Image.Image, str, int], Image.Image]
-"""A stored picture, its key and the target -> the very crop that was coded."""
+"""Crop a stored image, by its key and target, as it was encoded."""
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A pair of pictures. ``psnr`` in dB is None where the crop is only like the one that was coded."""
+    """Reconstruction pair; ``psnr`` in dB is None if the crop is not exact."""
 
     bucket: str
     tokens: int
-    original: Picture
-    decoded: Picture
+    original: GalleryImage
+    decoded: GalleryImage
     psnr: float | None
 
 
 def reconstructions(tables: Tables, decode: Decode, crop: Crop | None = None) -> list[Reconstruction]:
-    """A fixed sample of rows of the highest target, from its most frequent buckets in turn.
+    """Sample rows of the highest target, from its most frequent buckets in turn.
 
     Without ``crop`` the original is cut to the bucket in the middle, and no PSNR is given.
     """
@@ -61,7 +62,7 @@ def reconstructions(tables: Tables, decode: Decode, crop: Crop | None = None) ->
 def _pair(
     row: dict[str, Any], stored: dict[str, Any], target: int, decode: Decode, crop: Crop | None
 ) -> Reconstruction | None:
-    """One pair, None if either picture cannot be had."""
+    """Return one pair, or None if an image cannot be read."""
     try:
         decoded = _answer(row, decode).convert("RGB")
         with Image.open(io.BytesIO(stored["image"] or b"")) as image:
@@ -74,14 +75,14 @@ def _pair(
     return Reconstruction(
         row["bucket"],
         row["n_tokens"],
-        picture(original, caption, longest=LONGEST, quality=82),
-        picture(decoded, caption, longest=LONGEST, quality=82),
-        psnr(original, decoded) if crop and original.size == decoded.size else None,
+        gallery_image(original, caption, longest=LONGEST, quality=82),
+        gallery_image(decoded, caption, longest=LONGEST, quality=82),
+        psnr(_rgb(original), _rgb(decoded)) if crop and original.size == decoded.size else None,
     )
 
 
 def _answer(row: dict[str, Any], decode: Decode) -> Image.Image:
-    """The first picture that a row answers with, else the first there is: the one that stands for it."""
+    """First image of a row's answer, else its first image."""
     spans = row["loss_spans"]
     for start, end in zip(spans[::2], spans[1::2], strict=True):
         with suppress(ValueError, LookupError):
@@ -89,8 +90,11 @@ def _answer(row: dict[str, Any], decode: Decode) -> Image.Image:
     return decode(row["input_ids"])
 
 
-def psnr(a: Image.Image, b: Image.Image) -> float:
-    """Peak signal-to-noise ratio of two pictures of one size, over all channels, in dB; at most 99."""
-    difference = np.asarray(a.convert("RGB"), np.float64) - np.asarray(b.convert("RGB"), np.float64)
-    error = float(np.mean(difference**2))
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    return np.asarray(image.convert("RGB"))
+
+
+def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    """Peak signal-to-noise ratio over all channels, in dB; at most 99."""
+    error = float(np.mean((a.astype(np.float64) - b) ** 2))
     return min(99.0, 10 * float(np.log10(255**2 / error))) if error else 99.0

@@ -1,4 +1,4 @@
-"""Building the page: everything it says is gathered first, then one template puts it into one file."""
+"""Report of a corpus: one self-contained HTML page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,39 +18,40 @@ from rasterloom.report.gallery import galleries
 from rasterloom.report.lineage_graph import lineage
 from rasterloom.report.reconstructions import Crop, Decode, reconstructions
 from rasterloom.report.training_runs import Samples, Stage, read_samples, read_stage
+from rasterloom.storage.layout import INDEX_HTML
 from rasterloom.utils import formatting
 from rasterloom.utils.redact import PAGE, safe
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.record import Record
 
-INDEX, CARD = "index.html", "README.md"
+CARD = "README.md"
 
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """What a page speaks of. Parts that are missing are left out of the page."""
+    """Inputs of a report; missing parts are left out of the page."""
 
     corpus: Corpus
     snapshots: dict[str, int]
-    """Table -> the snapshot that the page speaks of; a table that is not named is left out."""
+    """Snapshot of each table; a table without one is left out."""
     records: tuple[Record, ...]
-    """Of every step, in the order of the workflow."""
+    """Records of the steps, in the order of the workflow."""
     stages: tuple[tuple[str, Path], ...]
     """Name and folder (``metrics.jsonl``, ``heldout.json``) of every training stage, in order."""
     samples: Path | None
-    """Folder of ``samples.json`` and the pictures that it names."""
+    """Folder of ``samples.json`` and its images."""
     decode: Decode | None
-    """A token row's ``input_ids`` -> its picture, by the codec; no reconstructions when None."""
+    """Decoder of a token row's ``input_ids`` into its image; None: no reconstructions."""
     recipe_text: str
     crop: Crop | None = None
-    """(stored picture, key, target) -> the crop that was coded, for exact reconstruction pairs."""
+    """Function (stored image, key, target) -> encoded crop, for exact reconstruction pairs."""
     codec_note: str = ""
-    """What the page says where pictures should be that the codec cannot decode."""
+    """Note in place of images that the codec cannot decode."""
 
 
 @dataclass(frozen=True)
 class Headline:
-    """A figure at the top of the page."""
+    """Headline figure."""
 
     value: str
     name: str
@@ -58,7 +59,7 @@ class Headline:
 
 
 def build_report(inputs: ReportInputs, out: Path) -> Path:
-    """Write ``out/index.html``, one file that needs no other and no network, and return its path.
+    """Write the self-contained ``out/index.html``, and return its path.
 
     Beside it lies ``README.md``, a data card of the same figures.
     """
@@ -68,7 +69,7 @@ def build_report(inputs: ReportInputs, out: Path) -> Path:
         card = data_card(tables, inputs.records, shown["levels"], stages, inputs.recipe_text)
     out.mkdir(parents=True, exist_ok=True)
     (out / CARD).write_text(safe(card, PAGE), encoding="utf-8")
-    path = out / INDEX
+    path = out / INDEX_HTML
     path.write_text(environment().get_template("page.html").render(shown), encoding="utf-8")
     return path
 
@@ -98,7 +99,7 @@ def environment() -> Environment:
 
 
 def _safe(value: Any) -> Any:
-    """A value as a page shows it: markup of ours as it is, texts without control characters and logins."""
+    """Prepare a value for a page: remove control characters and secrets, keep our own markup."""
     return safe(value, PAGE) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
@@ -107,7 +108,7 @@ def styles() -> Markup:
 
 
 def identity(corpus: Corpus, records: Sequence[Record]) -> list[str]:
-    """Which version of a corpus this is, by which recipe, and how old."""
+    """One line that identifies a version: recipe, tables and age."""
     last = max(records, key=lambda record: record.finished, default=None)
     if last is None or not last.finished:
         return [f"{corpus.name}@{corpus.ref}"]

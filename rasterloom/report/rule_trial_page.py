@@ -1,11 +1,11 @@
-"""A page on what another keep rule would change, with a sample of the pictures on either side."""
+"""Page on the effect of another keep rule, with sample images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rasterloom import __version__
-from rasterloom.report.gallery import Gallery, pictures_of
+from rasterloom.report.gallery import Gallery, images_of
 from rasterloom.report.queries import Tables
 from rasterloom.report.report_page import environment, styles
 from rasterloom.versions.corpus import Corpus
@@ -13,7 +13,7 @@ from rasterloom.versions.corpus import Corpus
 
 @dataclass(frozen=True)
 class Group:
-    """Images that would newly be kept, or dropped, for one reason, and the keys of those that are shown."""
+    """Images newly kept or dropped for one reason, with keys of a sample."""
 
     reason: str
     rows: int
@@ -23,7 +23,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Trial:
-    """Two rules and what they keep."""
+    """Two keep rules and the images they select."""
 
     corpus: str
     rule_before: str
@@ -38,13 +38,13 @@ class Trial:
 def write_trial(
     corpus: Corpus, snapshots: dict[str, int], trial: Trial, groups: Sequence[Group], out: Path
 ) -> None:
-    """Write one HTML file that needs no other and no network.
+    """Write a self-contained HTML file.
 
     Args:
         snapshots: of the tables images and scores
     """
     with Tables(corpus, snapshots) as tables:
-        pictures = pictures_of(tables, {key for group in groups for key in group.keys})
+        pictures = images_of(tables, {key for group in groups for key in group.keys})
     galleries = [
         Gallery(g.reason, g.rows, g.kept, tuple(pictures[key] for key in g.keys if key in pictures))
         for g in groups

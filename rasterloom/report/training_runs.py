@@ -1,4 +1,4 @@
-"""What training and sampling left in their folders, read with patience for what is missing."""
+"""Reading of the folders of training and sampling; missing files are tolerated."""
 
 import json
 import math
@@ -9,7 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from rasterloom.report.gallery import Picture, picture
+from rasterloom.report.gallery import GalleryImage, gallery_image
+from rasterloom.storage.layout import EVALUATION, GRID, SAMPLES_JSON
 from rasterloom.utils import formatting
 
 ALL = "all"  # buckets together
@@ -22,7 +23,7 @@ STRIP_LONGEST = 192  # pixels
 
 @dataclass(frozen=True)
 class Stage:
-    """A training stage: its measured steps in order, and the loss on rows it never trained on."""
+    """Training stage: measured steps in order, and held-out losses."""
 
     name: str
     steps: tuple[dict[str, Any], ...]
@@ -35,25 +36,25 @@ class Stage:
 
     @property
     def last_step(self) -> int:
-        """How far it came; not every step is measured (``log_every``)."""
+        """Last measured step; ``log_every`` leaves steps out."""
         return int(self.steps[-1]["step"]) if self.steps else 0
 
     @property
     def heldout_loss(self) -> float | None:
-        """Of all buckets together, as the stage ended."""
+        """Held-out loss of all buckets together at the stage's end."""
         return self.after[ALL]["loss"] if ALL in self.after else None
 
     @property
     def heldout_buckets(self) -> dict[str, float]:
-        """Bucket -> held-out loss as the stage ended."""
+        """Held-out loss of each bucket at the stage's end."""
         return {name: row["loss"] for name, row in self.after.items() if name != ALL and row["loss"] > 0}
 
     def series(self, name: str) -> list[tuple[float, float]]:
-        """(step, value) wherever a finite value was measured."""
+        """List (step, value) of all finite values."""
         return [(row["step"], row[name]) for row in self.steps if _finite(row.get(name))]
 
     def last(self, name: str, over: int = 20) -> float | None:
-        """The mean of the last few values, None if there is none."""
+        """Mean of the last few values, or None without any."""
         values = [value for _, value in self.series(name)][-over:]
         return sum(values) / len(values) if values else None
 
@@ -79,7 +80,7 @@ def read_stage(name: str, folder: Path) -> Stage | None:
         after = _losses(heldout)
     if not rows and not after:
         return None
-    evaluation = _json(_text(folder / "evaluation.json"))
+    evaluation = _json(_text(folder / EVALUATION))
     return Stage(
         name,
         tuple(rows[step] for step in sorted(rows)),
@@ -111,14 +112,14 @@ def _curve(steps: Any) -> tuple[tuple[float, float], ...]:
 
 @dataclass(frozen=True)
 class Drawings:
-    """Pictures of the same prompts, drawn with the same dice while a stage trained."""
+    """Images of the same prompts and seed, sampled during a stage."""
 
     steps: tuple[int, ...]
-    prompts: tuple[tuple[str, tuple[Picture, ...]], ...]  # of each prompt its pictures, by step
+    prompts: tuple[tuple[str, tuple[GalleryImage, ...]], ...]  # of each prompt its pictures, by step
 
 
 def read_drawings(folder: Path) -> Drawings | None:
-    """Read ``step-<n>.json`` and the pictures beside them, of some steps evenly; None if there are none."""
+    """Read ``step-<n>.json`` and their images, of evenly spaced steps; None if there are none."""
     found = []
     for path in sorted(folder.glob("step-*.json")) if folder.is_dir() else ():
         record = _json(_text(path))
@@ -145,28 +146,28 @@ def read_drawings(folder: Path) -> Drawings | None:
 
 @dataclass(frozen=True)
 class Samples:
-    """Pictures that the model drew, by prompt, and how often it did what the prompt said."""
+    """Sampled images by prompt, with the share that passed the checks."""
 
-    prompts: tuple[tuple[str, tuple[Picture, ...]], ...]
-    grid: Picture | None
+    prompts: tuple[tuple[str, tuple[GalleryImage, ...]], ...]
+    grid: GalleryImage | None
     settings: str
     checks: tuple[tuple[str, str], ...]  # what was checked, the share that was right
     left_out: int = 0
 
 
 def read_samples(folder: Path) -> Samples | None:
-    """Read ``samples.json`` and its pictures; None if there is nothing to show."""
-    found = _json(_text(folder / "samples.json"))
+    """Read ``samples.json`` and its images; None if there are none."""
+    found = _json(_text(folder / SAMPLES_JSON))
     found = found if isinstance(found, dict) else {}
     listed = [item for item in found.get("images") or () if isinstance(item, dict) and item.get("file")]
-    prompts: dict[str, list[Picture]] = {}
+    prompts: dict[str, list[GalleryImage]] = {}
     for item in listed[:SAMPLES]:
         prompt = formatting.plain(str(item.get("prompt") or ""))
         made = _file_picture(folder, str(item["file"]), prompt, SAMPLE_LONGEST)
         if made:
             prompts.setdefault(prompt, []).append(made)
-    sheet = str(found.get("grid") or "grid.png")
-    grid = None if prompts else _file_picture(folder, sheet, "drawn samples", 1600)
+    sheet = str(found.get("grid") or GRID)
+    grid = None if prompts else _file_picture(folder, sheet, "sampled images", 1600)
     if not prompts and grid is None:
         return None
     names = {"cfg": "guidance", "temperature": "temperature", "top_k": "top-k"}
@@ -187,13 +188,13 @@ def _share(value: Any) -> str:
     return f"{right} of {asked}" if _finite(right) and _finite(asked) and asked else ""
 
 
-def _file_picture(folder: Path, name: str, caption: str, longest: int) -> Picture | None:
+def _file_picture(folder: Path, name: str, caption: str, longest: int) -> GalleryImage | None:
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
         return None
     try:
         with Image.open(path) as image:
-            return picture(image, caption, (f"{image.width}×{image.height}",), longest, quality=82)
+            return gallery_image(image, caption, (f"{image.width}×{image.height}",), longest, quality=82)
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
 

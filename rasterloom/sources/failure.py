@@ -1,4 +1,4 @@
-"""The one exception that says why a pair has no image."""
+"""FetchFailure: why a pair has no image."""
 
 from rasterloom.schema import ErrorClass
 from rasterloom.utils.redact import cut
@@ -40,7 +40,7 @@ def error(name: str | None) -> str:
     return ERRORS.get(name or "", name or "unknown")  # type: ignore[call-overload, no-any-return]
 
 
-class Failure(Exception):
+class FetchFailure(Exception):
     """A pair cannot become an image.
 
     Attributes:

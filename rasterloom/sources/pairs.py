@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from rasterloom.recipe.sources import Column, Source
 from rasterloom.schema import PAIRS, T2I, ErrorClass, pair_key
-from rasterloom.sources.failure import Failure
+from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.files import SourceError
 from rasterloom.sources.readers.registry import (
     brings_images,
@@ -28,7 +28,7 @@ from rasterloom.sources.readers.row import (
     UNREADABLE,
     UNUSABLE,
     Row,
-    Sample,
+    SourceSample,
     wanted_columns,
 )
 from rasterloom.sources.readers.tasks import is_url, text_of
@@ -95,23 +95,23 @@ def check_pair(pair: dict[str, Any]) -> None:
     """Check that a row of pairs names an image and a caption, or is a sample, which need not have them.
 
     Raises:
-        Failure: BAD_ROW, BLOCKED_PATH, BAD_URL or BAD_CAPTION.
+        FetchFailure: BAD_ROW, BLOCKED_PATH, BAD_URL or BAD_CAPTION.
     """
     if pair["turns"] is not None:
         return
     is_pair = pair["task"] is not None
     if not is_pair and BLOCKED in (pair["meta"] or "") and (why := json.loads(pair["meta"]).get(BLOCKED)):
-        raise Failure(ErrorClass.BLOCKED_PATH, str(why))
+        raise FetchFailure(ErrorClass.BLOCKED_PATH, str(why))
     has_image = pair["path"] is not None or bool((pair["url"] or "").strip())
     has_caption = bool((pair["caption"] or "").strip())
     if pair["path"] is None or not has_caption:
         reason = json.loads(pair["meta"]).get(UNUSABLE) if UNUSABLE in (pair["meta"] or "") else None
         if reason is not None:
-            raise Failure(ErrorClass.BAD_ROW, str(reason))
+            raise FetchFailure(ErrorClass.BAD_ROW, str(reason))
     if not has_image:
-        raise Failure(ErrorClass.BAD_URL, "no URL, or none that is text")
+        raise FetchFailure(ErrorClass.BAD_URL, "no URL, or none that is text")
     if not has_caption:
-        raise Failure(ErrorClass.BAD_CAPTION, "no caption, or none that is text")
+        raise FetchFailure(ErrorClass.BAD_CAPTION, "no caption, or none that is text")
 
 
 def read_sources(sources: Sequence[Source]) -> tuple[pa.Table, dict[str, int]]:
@@ -199,7 +199,7 @@ def _pair(
     return key, url, caption, name, meta, weight, licence, path, task, None, None, None
 
 
-def _places_of(sample: Sample) -> tuple[str | None, str | None, int | None, list[str] | None]:
+def _places_of(sample: SourceSample) -> tuple[str | None, str | None, int | None, list[str] | None]:
     """Return url, path, main and more of a sample, as `schema.PAIRS` has them."""
     if not sample.places:
         return None, None, None, None

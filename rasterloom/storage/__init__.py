@@ -1,1 +1,1 @@
-"""Files on a disk or S3, and where each lies in a workspace."""
+"""Files on a disk or S3, and the layout of a workspace."""

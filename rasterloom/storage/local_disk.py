@@ -1,4 +1,4 @@
-"""A disk that is full: knowing it, and saying it in one line."""
+"""Detection and messages of a full disk."""
 
 import contextlib
 import errno
@@ -11,7 +11,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, one's quota used u
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether an error says that there is no room on a disk, or came of one that does."""
+    """Return whether an error or its cause is a full disk's."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in FULL:
             return True
@@ -22,7 +22,7 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def advice(place: str) -> str:
-    """What to tell whoever wrote to ``place``."""
+    """Return the message for whoever wrote to ``place``."""
     return (
         f"{place}: no space is left on this disk, or of your quota: make room and run the same command "
         f"again; what was finished is kept"
@@ -30,8 +30,8 @@ def advice(place: str) -> str:
 
 
 @contextlib.contextmanager
-def told(place: str) -> Iterator[None]:
-    """Turn the error of a full disk into a StorageError that names the place and the way out."""
+def full_disk_errors(place: str) -> Iterator[None]:
+    """Turn the error of a full disk into a StorageError with advice."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Rows out of the Parquet files of a store, and how many there are of what."""
+"""Reading of Parquet rows from a store."""
 
 import json
 import re
@@ -17,7 +17,10 @@ from rasterloom.storage.store import Store
 
 @dataclass(frozen=True)
 class DataFile:
-    """A Parquet file of a table: its name in the store, its rows, its partition values as text."""
+    """Parquet file of a table.
+
+    Its name in the store, its rows, its partition values as text.
+    """
 
     name: str
     rows: int
@@ -54,7 +57,7 @@ def read_files(
 
 
 def read_more(store: Store, names: list[str], key: str) -> list[dict[str, Any]]:
-    """Read what the column ``more`` of images says of one row's further pictures, but not these."""
+    """Read one row's further images, without their bytes, from the column ``more``."""
     columns = [f"more.list.element.{field.name}" for field in PICTURE if field.name != "image"]
     for name in names:
         with store.filesystem.open_input_file(store.path(name)) as source:
@@ -68,7 +71,7 @@ def read_more(store: Store, names: list[str], key: str) -> list[dict[str, Any]]:
 
 
 def read_rows(store: Store, name: str, start: int, rows: int, columns: list[str]) -> pa.Table:
-    """Read a range of rows of a Parquet file, and only the row groups that hold it."""
+    """Read a range of rows, from the row groups that hold it."""
     with store.filesystem.open_input_file(store.path(name)) as source:
         file = pq.ParquetFile(source)
         first, groups, before = 0, [], 0
@@ -83,20 +86,20 @@ def read_rows(store: Store, name: str, start: int, rows: int, columns: list[str]
 
 @dataclass(frozen=True)
 class First:
-    """A data file as it was before takedowns took rows out of it."""
+    """Data file before takedowns removed rows from it."""
 
     name: str
     rows: int
     gone: tuple[int, ...] = ()  # numbers of the rows that are out, sorted
 
     def now(self, start: int, rows: int) -> tuple[int, int]:
-        """Where a range of its rows begins in the file as it is now, and how many are left of it."""
+        """Return the start and length of a row range after the takedowns."""
         before = bisect_left(self.gone, start)
         return start - before, rows - (bisect_left(self.gone, start + rows) - before)
 
 
 def first_of(store: Store, file: DataFile) -> First:
-    """The file that a data file stands for: itself, unless a takedown wrote it.
+    """Return the original of a file that a takedown rewrote, or itself.
 
     Shards are named after rows of the first file, so that they are the same ones after a takedown.
     """

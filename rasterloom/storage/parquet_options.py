@@ -18,7 +18,7 @@ TOKEN_PARQUET = {
 CODES_PARQUET = {**TOKEN_PARQUET, "compression_level": 1, "row_group_size": 128}
 
 
-# Encoded pictures do not compress; few rows a group keep a reader's memory small.
+# Encoded images do not compress; few rows a group keep a reader's memory small.
 IMAGE_PARQUET = {
     "row_group_size": 64,
     "compression": {

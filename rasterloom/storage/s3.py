@@ -1,21 +1,38 @@
-"""S3 as a store needs it: clients that give up in time, conditional writes, errors in one line."""
+"""S3 clients with time-outs, conditional writes and one-line errors."""
 
 import contextlib
 import os
-import random
-import time
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+import boto3
 import pyarrow.fs as pafs
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    IncompleteReadError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
 
 from rasterloom.errors import StorageError
+from rasterloom.utils.retry import RetryPolicy
 
 CONNECT_S, REQUEST_S = 10, 60
-TRIES = 6  # of a request that may pass, with a wait that doubles and is jittered
+TRIES = 6  # of a request
 ABSENT, CONFLICT, EXISTS = 404, 409, 412
+
+
+class _Contended(StorageError):
+    """A conditional write met another one, and neither is there."""
+
+
+# boto3 tries a request again by itself; this is for what it takes to be done.
+WRITES = RetryPolicy(lambda error: isinstance(error, _Contended), TRIES)
+READS = RetryPolicy(lambda error: _is_cut_off(error), TRIES)
 
 _ADVICE = {
     "NoSuchBucket": "there is no such bucket: create it, or name another in the recipe's workspace",
@@ -25,12 +42,12 @@ _ADVICE = {
     "ExpiredToken": "the session token has expired: get new credentials and run again",
     "NoCredentialsError": "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
     "EndpointConnectionError": "nobody answers: see AWS_ENDPOINT_URL",
-    "SlowDown": "the server kept asking for a slower pace: run again later",
+    "SlowDown": "the server kept asking for fewer requests: run again later",
 }
 
 
 def endpoint() -> str | None:
-    """The S3 server's address where it is not Amazon's, from the environment, as boto3 has it."""
+    """Return the environment's S3 endpoint, as boto3; None for Amazon's."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
@@ -56,9 +73,6 @@ def filesystem() -> pafs.FileSystem:
 
 def client() -> Any:
     """The boto3 client for conditional writes and for looking objects up."""
-    import boto3
-    from botocore.config import Config
-
     retries = {"mode": "standard", "max_attempts": TRIES}
     config = Config(retries=retries, connect_timeout=CONNECT_S, read_timeout=REQUEST_S)
     # A session of its own: boto3's default one keeps the credentials that it first saw.
@@ -66,13 +80,11 @@ def client() -> Any:
 
 
 def check_bucket(client: Any, bucket: str) -> None:
-    """Raise StorageError if there is no such bucket, or it may not be looked at.
+    """Raise StorageError if a bucket is missing or not accessible.
 
     Some servers make a bucket of any name that is written to: a typing error would go unnoticed.
     """
-    from botocore.exceptions import ClientError
-
-    with told(f"s3://{bucket}"):
+    with storage_errors(f"s3://{bucket}"):
         try:
             client.head_bucket(Bucket=bucket)
         except ClientError as error:
@@ -82,7 +94,7 @@ def check_bucket(client: Any, bucket: str) -> None:
 
 
 def put_if_absent(client: Any, bucket: str, key: str, data: bytes) -> bool:
-    """Write an object unless there is one, and tell whether it is the one that this call wrote.
+    """Write an object unless it exists; return whether this call did.
 
     An answer can be lost on its way: the request is made again, and finds the object that it wrote itself.
     So one of the very same bytes counts as written by this call.
@@ -90,61 +102,59 @@ def put_if_absent(client: Any, bucket: str, key: str, data: bytes) -> bool:
     Raises:
         StorageError: the server cannot be reached or refuses.
     """
-    from botocore.exceptions import ClientError
-
-    with told(f"s3://{bucket}/{key}"):
-        for _ in range(TRIES):
-            try:
-                client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-                return True
-            except ClientError as error:
-                status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-                if status not in (CONFLICT, EXISTS):
-                    raise
-            with contextlib.suppress(FileNotFoundError):  # a write in conflict with ours came to nothing
-                return get(client, bucket, key) == data
-    raise StorageError(f"s3://{bucket}/{key}: others kept writing to it at the same time")
+    with storage_errors(f"s3://{bucket}/{key}"):
+        for attempt in WRITES.attempts(f"write of s3://{bucket}/{key}"):
+            with attempt:
+                try:
+                    client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+                    return True
+                except ClientError as error:
+                    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+                    if status not in (CONFLICT, EXISTS):
+                        raise
+                try:
+                    return get(client, bucket, key) == data
+                except FileNotFoundError:  # a write in conflict with this one came to nothing
+                    said = f"s3://{bucket}/{key}: others kept writing to it at the same time"
+                    raise _Contended(said) from None
+    raise AssertionError("unreachable")
 
 
 def get(client: Any, bucket: str, key: str) -> bytes:
-    """Read an object, again if its body breaks off, which boto3 does not do by itself.
+    """Read an object, with retries of a body that breaks off.
 
     Raises:
         FileNotFoundError: there is no such object.
         StorageError: the server cannot be reached or refuses.
     """
-    from botocore.exceptions import (
-        ClientError,
-        IncompleteReadError,
-        ReadTimeoutError,
-        ResponseStreamingError,
-    )
 
-    with told(f"s3://{bucket}/{key}"):
-        for attempt in range(TRIES):
-            try:
-                found: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
-                return found
-            except ClientError as error:
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] != ABSENT:
-                    raise
-                if error.response["Error"].get("Code") == "NoSuchBucket":
-                    raise
-                raise FileNotFoundError(key) from None
-            except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
-                if attempt == TRIES - 1:
-                    raise
-                wait(attempt)
-    raise AssertionError("unreachable")
+    def read() -> bytes:
+        try:
+            found: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+            return found
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] != ABSENT:
+                raise
+            if error.response["Error"].get("Code") == "NoSuchBucket":
+                raise
+            raise FileNotFoundError(key) from None
+
+    with storage_errors(f"s3://{bucket}/{key}"):
+        return READS.call(f"read of s3://{bucket}/{key}", read)
+
+
+def _is_cut_off(error: BaseException) -> bool:
+    """Return whether the body of an answer broke off."""
+    return isinstance(error, IncompleteReadError | ReadTimeoutError | ResponseStreamingError)
 
 
 def uploads(client: Any, bucket: str, prefix: str) -> Iterator[tuple[str, str, datetime]]:
-    """Yield the multipart uploads that nobody finished: key, the upload's id, when it began (UTC).
+    """Yield unfinished multipart uploads: key, upload id, start (UTC).
 
     Raises:
         StorageError: the server cannot be reached or refuses.
     """
-    with told(f"s3://{bucket}/{prefix}: s3:ListBucketMultipartUploads"):
+    with storage_errors(f"s3://{bucket}/{prefix}: s3:ListBucketMultipartUploads"):
         pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
         for page in pages:
             for found in page.get("Uploads", ()):
@@ -152,8 +162,8 @@ def uploads(client: Any, bucket: str, prefix: str) -> Iterator[tuple[str, str, d
 
 
 def uploaded(client: Any, bucket: str, key: str, upload: str) -> int:
-    """Return how many bytes of an unfinished upload are there; none if it has ended since."""
-    with told(f"s3://{bucket}/{key}"):
+    """Return the size of an unfinished upload; 0 if it has ended."""
+    with storage_errors(f"s3://{bucket}/{key}"):
         try:
             pages = client.get_paginator("list_parts").paginate(Bucket=bucket, Key=key, UploadId=upload)
             return sum(part["Size"] for page in pages for part in page.get("Parts", ()))
@@ -162,21 +172,14 @@ def uploaded(client: Any, bucket: str, key: str, upload: str) -> int:
 
 
 def abort(client: Any, bucket: str, key: str, upload: str) -> None:
-    """Give up an unfinished upload, and with it what is there of it; one that has ended is no error."""
-    with told(f"s3://{bucket}/{key}"), contextlib.suppress(client.exceptions.NoSuchUpload):
+    """Abort an unfinished upload; one that has ended is no error."""
+    with storage_errors(f"s3://{bucket}/{key}"), contextlib.suppress(client.exceptions.NoSuchUpload):
         client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload)
 
 
-def wait(attempt: int) -> None:
-    """Sleep before another attempt: a tenth of a second, doubled each time, jittered by half."""
-    time.sleep(0.1 * 2**attempt * random.uniform(0.5, 1.5))
-
-
 @contextlib.contextmanager
-def told(place: str) -> Iterator[None]:
-    """Turn what boto3 raises into a StorageError of one line, without anything that is secret."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
+def storage_errors(place: str) -> Iterator[None]:
+    """Turn boto3's errors into a StorageError of one line, without secrets."""
     try:
         yield
     except ClientError as error:

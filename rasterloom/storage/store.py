@@ -1,4 +1,4 @@
-"""Where a workspace lies: a local folder or an S3 prefix, behind the few operations that are needed.
+"""File store of a workspace: a local folder or an S3 prefix.
 
 The one that everything rests on is :meth:`Store.put_if_absent`: of any number of writers of one name,
 exactly one wins, and readers see all of its bytes or nothing.
@@ -14,17 +14,18 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+from botocore.exceptions import BotoCoreError, ClientError
 
 from rasterloom.errors import StorageError
 from rasterloom.storage import local_disk, s3
 from rasterloom.utils.redact import masked
 
-__all__ = ["Entry", "File", "StorageError", "Store", "Upload"]
+__all__ = ["Entry", "File", "StorageError", "Store", "UnfinishedUpload"]
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class File:
 
 
 @dataclass(frozen=True)
-class Upload:
-    """A file on S3 that is being written in parts, or was when its writer was killed: none can read it."""
+class UnfinishedUpload:
+    """Unfinished multipart upload on S3, which no reader sees."""
 
     name: str  # relative to the store's root
     id: str
@@ -56,7 +57,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Store:
-    """A tree of files below ``root``. Names are relative to it and use ``/``.
+    """Tree of files below ``root``; names are relative to it.
 
     A store is plain data and can be sent to another process; connections are made where it is used.
     """
@@ -81,9 +82,7 @@ class Store:
         return f"{self.root.rstrip('/')}/{name}" if self.is_s3 else (Path(self.root) / name).as_uri()
 
     def name_of(self, uri: str) -> str:
-        """Return the name of a file of this store from its URI, the inverse of :meth:`uri`."""
-        from urllib.parse import unquote
-
+        """Return the name of a file from its URI."""
         base = self.uri("")
         plain = uri if self.is_s3 else "file://" + unquote(urlsplit(uri).path)
         base = base if self.is_s3 else "file://" + unquote(urlsplit(base).path)
@@ -105,12 +104,12 @@ class Store:
         return str(Path(self.root) / name)
 
     def check_bucket(self) -> None:
-        """Raise StorageError if the store lies on S3 in a bucket that is not there."""
+        """Raise StorageError if the store's bucket does not exist."""
         if self.is_s3:
             s3.check_bucket(self._s3, self.path().split("/", 1)[0])
 
     def refusal(self) -> str | None:
-        """Why S3 answers nothing at all, in one line, after something failed; None if it does."""
+        """Return S3's reason to refuse all requests; None if it answers."""
         if not self.is_s3:
             return None
         try:
@@ -137,14 +136,14 @@ class Store:
             return bytes(file.read())
 
     def list(self, prefix: str) -> list[str]:
-        """Return the names of the files anywhere below a folder, sorted; none if there is no such folder."""
+        """Return the sorted names of all files below a folder, if any."""
         selector = pafs.FileSelector(self.path(prefix), allow_not_found=True, recursive=True)
         start = len(self.path()) + 1
         infos = self.filesystem.get_file_info(selector)
         return sorted(i.path[start:] for i in infos if i.type == pafs.FileType.File)
 
     def files(self, prefix: str) -> builtins.list[File]:
-        """Return the files anywhere below a folder with size and time; none if there is no such folder."""
+        """Return all files below a folder with size and time, if any."""
         selector = pafs.FileSelector(self.path(prefix), allow_not_found=True, recursive=True)
         start = len(self.path()) + 1
         infos = [i for i in self.filesystem.get_file_info(selector) if i.type == pafs.FileType.File]
@@ -155,8 +154,6 @@ class Store:
         if not self.is_s3:
             stat = os.stat(self.path(name))
             return Entry(name, stat.st_size, str(stat.st_mtime_ns))
-        from botocore.exceptions import BotoCoreError, ClientError
-
         bucket, key = self._object(name)
         try:
             found = self._s3.head_object(Bucket=bucket, Key=key)
@@ -169,7 +166,9 @@ class Store:
         return Entry(name, found["ContentLength"], found["ETag"].strip('"'))
 
     def entries(self, prefix: str = "") -> Iterator[Entry]:
-        """Yield the files anywhere below a folder, in a fixed order, one folder in memory at a time.
+        """Yield all files below a folder in a fixed order.
+
+        One folder is in memory at a time.
 
         Folders that are reached by a symbolic link are left out, links to files are not.
 
@@ -194,8 +193,6 @@ class Store:
                     yield Entry(name, stat.st_size, str(stat.st_mtime_ns))
 
     def _s3_entries(self, prefix: str) -> Iterator[Entry]:
-        from botocore.exceptions import BotoCoreError, ClientError
-
         bucket, _, root = self.path().partition("/")
         start = f"{root}/" if root else ""
         below = f"{start}{prefix.strip('/')}/" if prefix.strip("/") else start
@@ -209,7 +206,7 @@ class Store:
             raise OSError(f"s3://{bucket}/{below}: {error}") from None
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
-        """Write a file unless one of this name exists, as one atomic act; say whether this call wrote it.
+        """Write a file unless it exists, atomically; return whether this call did.
 
         On S3, where the answer to a write may be lost, a file of the very same bytes counts as this call's.
         """
@@ -224,10 +221,10 @@ class Store:
         return True
 
     def put(self, name: str, data: bytes) -> None:
-        """Write or replace a file; a reader sees the old bytes or the new ones."""
+        """Write or replace a file atomically."""
         if self.is_s3:
             bucket, key = self._object(name)
-            with s3.told(self.uri(name)):
+            with s3.storage_errors(self.uri(name)):
                 self._s3.put_object(Bucket=bucket, Key=key, Body=data)
             return
         with self._beside(name) as (temporary, target):
@@ -238,31 +235,33 @@ class Store:
         """Delete a file; one that is not there is no error."""
         if self.is_s3:
             bucket, key = self._object(name)
-            with s3.told(self.uri(name)):
+            with s3.storage_errors(self.uri(name)):
                 self._s3.delete_object(Bucket=bucket, Key=key)
             return
         with contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_file(self.path(name))
 
-    def uploads(self, prefix: str) -> builtins.list[Upload]:
-        """Return the uploads below a folder that are not finished; there are none on a disk."""
+    def uploads(self, prefix: str) -> builtins.list[UnfinishedUpload]:
+        """Return the unfinished uploads below a folder; a disk has none."""
         if not self.is_s3:
             return []
         bucket, _, root = self.path().partition("/")
         start = f"{root}/" if root else ""
         found = s3.uploads(self._s3, bucket, f"{start}{prefix}/")
-        return [Upload(key.removeprefix(start), id_, begun) for key, id_, begun in found]
+        return [UnfinishedUpload(key.removeprefix(start), id_, begun) for key, id_, begun in found]
 
-    def uploaded(self, upload: Upload) -> int:
+    def uploaded(self, upload: UnfinishedUpload) -> int:
         """Return how many bytes of an upload are there."""
         return s3.uploaded(self._s3, *self._object(upload.name), upload.id)
 
-    def abort(self, upload: Upload) -> None:
+    def abort(self, upload: UnfinishedUpload) -> None:
         """Give an upload up; one that has ended is no error."""
         s3.abort(self._s3, *self._object(upload.name), upload.id)
 
     def write_parquet(self, name: str, table: pa.Table, **options: Any) -> int:
-        """Write a table to a Parquet file, with pyarrow's write_table options; return its size in bytes.
+        """Write a table to a Parquet file; return its size in bytes.
+
+        ``options`` are those of pyarrow's write_table.
 
         Its pages carry checksums, which ``versions verify`` looks at.
         """
@@ -271,17 +270,17 @@ class Store:
             pq.write_table(table, path, filesystem=self.filesystem, **options)
         else:
             folder = Path(path).parent
-            with local_disk.told(str(folder)):
+            with local_disk.full_disk_errors(str(folder)):
                 folder.mkdir(parents=True, exist_ok=True)
                 pq.write_table(table, path, **options)  # which deletes half a file where it fails
         return int(self.filesystem.get_file_info(path).size)
 
     @contextlib.contextmanager
     def _beside(self, name: str) -> Iterator[tuple[Path, Path]]:
-        """Give a temporary path in the target's folder, and the target; the temporary one is removed."""
+        """Yield a temporary path beside the target, and the target."""
         target = Path(self.path(name))
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        with local_disk.told(str(target.parent)):
+        with local_disk.full_disk_errors(str(target.parent)):
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 yield temporary, target

@@ -1,19 +1,22 @@
 """Folders on their way to and from a store."""
 
 import threading
+from functools import partial
 from pathlib import Path
 
 from pyarrow.fs import LocalFileSystem, copy_files
 
-from rasterloom.storage import s3
-from rasterloom.storage.store import StorageError, Store
+from rasterloom.errors import StorageError, one_line
+from rasterloom.storage.store import Store
 from rasterloom.utils.private_folders import plain_files
+from rasterloom.utils.retry import RetryPolicy
 
-TRIES = 3  # of a folder; each request in it is tried again by itself (s3.TRIES)
+# Of a folder; each request in it is tried again by itself (s3.TRIES).
+UPLOADS = RetryPolicy(lambda error: isinstance(error, OSError), tries=3)
 
 
-class Upload:
-    """Copies a folder of this machine into a store, in a thread of its own."""
+class FolderUpload:
+    """Copy of a local folder into a store, in a thread."""
 
     def __init__(self, store: Store, folder: Path, name: str) -> None:
         self._error: StorageError | None = None
@@ -23,7 +26,7 @@ class Upload:
 
     @property
     def done(self) -> bool:
-        """Whether it has ended, well or not."""
+        """Return whether the upload has ended, well or not."""
         return not self._thread.is_alive()
 
     def wait(self) -> StorageError | None:
@@ -47,19 +50,16 @@ def upload(store: Store, folder: Path, name: str) -> None:
         StorageError: it failed, also when it was tried again, or a link in the folder leads elsewhere.
     """
     plain_files(folder)
-    for attempt in range(TRIES):
-        try:
-            copy_files(str(folder), store.path(name), LocalFileSystem(), store.filesystem)
-            return
-        except OSError as error:
-            if attempt == TRIES - 1:
-                reason = " ".join(str(error).split())
-                raise StorageError(f"{store.uri(name)}: cannot be uploaded: {reason}") from None
-        s3.wait(attempt)
+    copy = partial(copy_files, str(folder), store.path(name), LocalFileSystem(), store.filesystem)
+    try:
+        UPLOADS.call(f"upload of {store.uri(name)}", copy)
+    except OSError as error:
+        reason = one_line(error)
+        raise StorageError(f"{store.uri(name)}: cannot be uploaded: {reason}") from None
 
 
 def download(store: Store, name: str, folder: Path) -> None:
-    """Copy what a store has under a name into a folder of this machine.
+    """Copy a folder of a store to this machine.
 
     Raises:
         StorageError: it failed.
@@ -68,5 +68,5 @@ def download(store: Store, name: str, folder: Path) -> None:
     try:
         copy_files(store.path(name), str(folder), store.filesystem, LocalFileSystem())
     except OSError as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise StorageError(f"{store.uri(name)}: cannot be read: {reason}") from None

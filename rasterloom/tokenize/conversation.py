@@ -65,22 +65,6 @@ def encode_prompt(
     return _encode(turns, images, text_encode, profile).input_ids
 
 
-def drop_context(encoded: Encoded, profile: Profile) -> Encoded:
-    """Return what is left of a sample for classifier-free guidance: the image alone, all of it learnt.
-
-    As in Lumina-mGPT 2.0, this is done to samples that end with their only image, and gives boi .. eoi:
-    no bos, no prompt, no final sep. Other samples are returned as they are.
-    """
-    ids = encoded.input_ids
-    ends = np.flatnonzero(ids == profile.eoi)
-    learnt = len(encoded.loss_spans) and encoded.loss_spans[-1][1] == len(ids)
-    if not learnt or len(ends) != 1 or ends[0] != len(ids) - 2:
-        return encoded
-    start = int(np.flatnonzero(ids == profile.boi)[0])
-    image = ids[start:-1].copy()
-    return Encoded(image, np.array([[0, len(image)]], np.int32))
-
-
 def _encode(turns: Turns, images: Sequence[ArrayLike], text_encode: Encode, profile: Profile) -> Encoded:
     messages = _place_images(_messages(turns), len(images))
     frames = iter([_framed(image, number, profile) for number, image in enumerate(images)])

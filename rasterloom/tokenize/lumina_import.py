@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from rasterloom.errors import one_line
 from rasterloom.schema import TEXT_BUCKET, TOKENS, Profile, bucket_name, pair_key
 from rasterloom.tokenize.sequence_parser import Piece, pieces
 from rasterloom.tokenize.tokenize_shard import FAILURES, Tokenized
@@ -37,7 +38,7 @@ def load_pickle(data: bytes) -> Any:
     try:
         return _Plain(io.BytesIO(data)).load()
     except Exception as error:  # broken pickles raise many kinds
-        told = " ".join(str(error).split()) or type(error).__name__
+        told = one_line(error)
         raise ValueError(f"not a pickle of plain values: {told}") from None
 
 

@@ -6,7 +6,10 @@ there (``vocab.profile_from_tokenizer``): names are certain, ids are a layout.
 
 from dataclasses import replace
 
+from rasterloom.errors import PluginError
 from rasterloom.schema import Profile
+from rasterloom.tokenize.codec_plugins import find_codec
+from rasterloom.utils import plugins
 
 # Chameleon's ids, as Lumina-mGPT uses them: <reservedNNNNN> has id NNNNN + 4. That BPE text starts at
 # 16384, where the reserved tokens end, is inferred; it matters only if text is trained on the corpus.
@@ -45,25 +48,35 @@ MOVQ = Profile(
     vocab_size=171385,
 )
 
-# Our own small codec; ids 2 and 3 are eos and unk, as in Chameleon, and are never written. Text comes
-# last, so that its share of the vocabulary can be chosen.
-MINI = Profile(
-    name="mini",
-    downsample=8,
-    codebook_size=1024,
-    bos=0,
-    pad=1,
-    sep=1030,
-    boi=1029,
-    eoi=1028,
-    eol=1031,
-    grid0=1032,
-    image0=4,
-    text0=1097,
-    vocab_size=1536,
-)
-
 MOST_GRID_UNITS = 64  # a side of 2048 pixels, the longest of target 1024
+
+
+def own_profile(name: str, downsample: int, codebook_size: int, text_vocab: int = 439) -> Profile:
+    """Return the vocabulary of a codec that belongs to no published model.
+
+    Ids 2 and 3 are eos and unk, as in Chameleon, and are never written. Text comes last, so that its share
+    of the vocabulary can be chosen.
+    """
+    after = 4 + codebook_size
+    text0 = after + 4 + MOST_GRID_UNITS + 1
+    return Profile(
+        name=name,
+        downsample=downsample,
+        codebook_size=codebook_size,
+        bos=0,
+        pad=1,
+        sep=after + 2,
+        boi=after + 1,
+        eoi=after,
+        eol=after + 3,
+        grid0=after + 4,
+        image0=4,
+        text0=text0,
+        vocab_size=text0 + text_vocab,
+    )
+
+
+MINI = own_profile("mini", 8, 1024)
 
 PROFILES = {profile.name: profile for profile in (CHAMELEON, MOVQ, MINI)}
 
@@ -73,23 +86,35 @@ def profile_of(codec: str, text_vocab: int | None = None) -> Profile:
 
     Args:
         codec: name of the codec, as in the recipe's ``tokenize.codec``.
-        text_vocab: ids that trained text needs, from ``text0`` on; None asks for none. ``mini`` makes its
-            vocabulary as large as that; the others belong to a checkpoint and have the room they have.
+        text_vocab: ids that trained text needs, from ``text0`` on; None asks for none. ``mini`` and
+            plug-ins make their vocabulary as large as that; the others belong to a checkpoint and have the
+            room they have.
 
     Raises:
         ValueError: no codec of that name, or the text does not fit.
     """
-    if codec not in PROFILES:
-        raise ValueError(f"unknown codec {codec!r}; known: {', '.join(PROFILES)}")
-    profile = PROFILES[codec]
+    profile = PROFILES[codec] if codec in PROFILES else _profile_of_plugin(codec)
     if text_vocab is None:
         return profile
-    if profile.name == "mini":
+    if has_own_layout(codec):
         return replace(profile, vocab_size=profile.text0 + text_vocab)
     room = min(start for start in _block_starts(profile) if start > profile.text0) - profile.text0
     if text_vocab > room:
         raise ValueError(f"text_vocab {text_vocab} does not fit {codec}, which has {room} ids for text")
     return profile
+
+
+def has_own_layout(codec: str) -> bool:
+    """Tell whether a codec's ids are laid out by Rasterloom; others belong to a published checkpoint."""
+    return codec not in (CHAMELEON.name, MOVQ.name)
+
+
+def _profile_of_plugin(codec: str) -> Profile:
+    plugin = plugins.find(plugins.CODECS, codec)
+    if plugin is None:
+        raise PluginError(plugins.missing(plugins.CODECS, codec, PROFILES))
+    made = find_codec(plugin, PROFILES)
+    return own_profile(codec, made.downsample, made.codebook_size)
 
 
 def max_grid(profile: Profile) -> int:

@@ -26,7 +26,7 @@ _SIZE = re.compile(r"(?<=of )(?:\d+x\d+|\{width\}x\{height\})(?= according to th
 
 
 @dataclass(frozen=True)
-class Sample:
+class TokenizeSample:
     """A row, before its pictures are looked at."""
 
     key: str
@@ -39,7 +39,7 @@ class Sample:
     main: int = 0  # number of the picture that stands for the sample
 
 
-def sample_of(row: Mapping[str, Any]) -> Sample:
+def sample_of(row: Mapping[str, Any]) -> TokenizeSample:
     """Return the sample of a row of ``COLUMNS``; columns that an older table lacks count as null.
 
     Raises:
@@ -53,11 +53,14 @@ def sample_of(row: Mapping[str, Any]) -> Sample:
         raise ValueError("caption: the row has none")
     found = json.loads(said) if said is not None else {}
     messages = tuple(turn["value"] for turn in found) if isinstance(found, list) else found
-    return Sample(row["key"], row["caption"] or "", task, messages, tuple(pictures), main)
+    return TokenizeSample(row["key"], row["caption"] or "", task, messages, tuple(pictures), main)
 
 
 def turns_of(
-    sample: Sample, sizes: Sequence[Size], templates: Mapping[str, Template] = TEMPLATES, template: str = ""
+    sample: TokenizeSample,
+    sizes: Sequence[Size],
+    templates: Mapping[str, Template] = TEMPLATES,
+    template: str = "",
 ) -> list[Turn]:
     """Return what is said, with the sizes of the pictures where a prompt names one.
 
@@ -106,7 +109,7 @@ def _placeholders(said: Sequence[Turn], pictures: int) -> list[int]:
 
 
 def plan_pictures(
-    sample: Sample,
+    sample: TokenizeSample,
     sizes: Sequence[Size],
     asked: Sequence[bool],
     target: int,

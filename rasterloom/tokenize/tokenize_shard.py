@@ -14,18 +14,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from rasterloom.errors import one_line
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import T2I, TEXT_BUCKET, TOKENS, Profile, bucket_name
 from rasterloom.tokenize.buckets import Size, bucket_sizes
 from rasterloom.tokenize.codecs.base import Codec
 from rasterloom.tokenize.conversation import Encoded, encode
-from rasterloom.tokenize.crop import CropPlan, apply_crop
+from rasterloom.tokenize.crop import CropPlan
+from rasterloom.tokenize.cropping import crop_as_planned
 from rasterloom.tokenize.limits import crop_seed, length_fault, names_size, picture_fault
 from rasterloom.tokenize.profiles import profile_of
 from rasterloom.tokenize.prompt_templates import Template, Turn, templates_of
-from rasterloom.tokenize.sample_rows import COLUMNS, Sample, asks, plan_pictures, sample_of, turns_of
+from rasterloom.tokenize.sample_rows import COLUMNS, TokenizeSample, asks, plan_pictures, sample_of, turns_of
 from rasterloom.tokenize.text_tokenizer import TextEncoder
 from rasterloom.tokenize.unirep import frame_batch
 
@@ -51,12 +53,12 @@ class _Job:
     number: int
     data: bytes
     plan: CropPlan
-    exif: bool  # turn the picture as it says
+    config: Tokenize
 
 
 @dataclass(frozen=True)
 class _Planned:
-    sample: Sample
+    sample: TokenizeSample
     plans: list[CropPlan]  # of each picture
     said: list[Turn]
 
@@ -151,7 +153,7 @@ def _plan(images: pa.Table, target: int, config: Tokenize) -> tuple[list[_Planne
 
 
 def _plan_sample(
-    sample: Sample, target: int, config: Tokenize, templates: Mapping[str, Template]
+    sample: TokenizeSample, target: int, config: Tokenize, templates: Mapping[str, Template]
 ) -> _Planned:
     """Plan one sample; ValueError with the whole reason where that cannot be."""
     sizes = []
@@ -180,17 +182,17 @@ def _jobs(planned: Sequence[_Planned], config: Tokenize) -> dict[Size, list[_Job
     jobs: dict[Size, list[_Job]] = defaultdict(list)
     for one in planned:
         for number, (data, plan) in enumerate(zip(one.sample.pictures, one.plans, strict=True)):
-            jobs[plan.bucket].append(_Job(one.sample.key, number, data, plan, config.exif))
+            jobs[plan.bucket].append(_Job(one.sample.key, number, data, plan, config))
     for batch in jobs.values():
         batch.sort(key=lambda job: (job.key, job.number))
     return dict(sorted(jobs.items(), key=lambda item: bucket_name(*item[0])))
 
 
-def _name(sample: Sample, number: int) -> str:
+def _name(sample: TokenizeSample, number: int) -> str:
     return "image" if len(sample.pictures) == 1 else f"image {number + 1} of {len(sample.pictures)}"
 
 
-def _words(sample: Sample) -> str:
+def _words(sample: TokenizeSample) -> str:
     return "turns" if sample.said or sample.task != T2I else "caption"
 
 
@@ -215,8 +217,7 @@ def _pixels(job: _Job) -> NDArray[np.uint8] | str:
     """Return the cropped picture, uint8 [h, w, 3], or why there is none."""
     try:
         with Image.open(io.BytesIO(job.data)) as image:
-            picture = ImageOps.exif_transpose(image) if job.exif else image
-            return np.asarray(apply_crop(picture, job.plan))
+            return np.asarray(crop_as_planned(image, job.plan, job.config))
     except Exception as error:  # Pillow raises many kinds on broken files
         return _told(error)
 
@@ -232,7 +233,7 @@ def _size(data: bytes, exif: bool) -> Size:
 def _told(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not a picture in a format that Pillow reads"  # its own message holds a memory address
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)
 
 
 def _frames(codes: NDArray[np.int32], bucket: Size, profile: Profile) -> NDArray[np.int32]:

@@ -1,4 +1,4 @@
-"""What a device is called."""
+"""GPUs of this machine, and names of devices."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import torch
 
 @dataclass(frozen=True)
 class Gpu:
-    """What torch says of a GPU."""
+    """Properties of a GPU, by torch."""
 
     name: str
     memory: int

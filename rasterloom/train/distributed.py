@@ -1,4 +1,4 @@
-"""What the ranks of the default process group agree on."""
+"""Collective helpers for the ranks of the default process group."""
 
 import socket
 from collections.abc import Callable

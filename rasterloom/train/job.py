@@ -1,5 +1,6 @@
-"""What a training stage is given, and what it leaves behind."""
+"""Job and result of a training stage."""
 
+import enum
 import hashlib
 import json
 from collections.abc import Mapping
@@ -11,19 +12,32 @@ from pyarrow.fs import FileSystem
 
 from rasterloom.recipe.train import SPEED_ONLY, Stage, Train
 from rasterloom.schema import Profile
+from rasterloom.storage.layout import CHECKPOINTS, MODEL
 from rasterloom.storage.store import Store
 from rasterloom.utils import private_folders
 
+OUTPUT = "output"  # beside the checkpoints on S3: what a stage leaves behind
+
+
+class Request(enum.IntEnum):
+    """A request to a worker from outside, between two steps; the larger prevails."""
+
+    NOTHING = 0
+    SAVE = 1
+    """A checkpoint: a machine may soon be gone."""
+    STOP = 2
+    """A checkpoint, and an end."""
+
 
 @dataclass(frozen=True)
-class Drawing:
-    """Pictures of fixed prompts that are drawn while a stage trains, every ``train.sample_every`` steps."""
+class Preview:
+    """Preview images of fixed prompts, every ``train.sample_every`` steps."""
 
     prompts: tuple[str, ...]
     prompt_ids: tuple[tuple[int, ...], ...]
     """Of each prompt, from bos to the separator before boi."""
     sizes: tuple[tuple[int, int], ...]
-    """(width, height) of each picture in pixels."""
+    """(width, height) of each image in pixels."""
     cfg: float
     temperature: float
     top_k: int
@@ -32,7 +46,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class PartFiles:
-    """Those of a job's token files that make a part of its mixture."""
+    """Token files of a part of a job's mixture."""
 
     files: int
     """How many; they follow those of the part before."""
@@ -46,7 +60,7 @@ class PartFiles:
 
 @dataclass(frozen=True)
 class WorkerTakes:
-    """What a worker takes of the node that it runs on."""
+    """Resources that a worker takes of its node."""
 
     cpus: float = 1.0
     gpus: float = 0.0
@@ -106,8 +120,8 @@ class StageJob:
     """Folder or ``s3://bucket/prefix`` of the checkpoints, where every machine reaches it; None: in
     ``out_dir``. On S3 it also holds what else a stage leaves behind, so that ``out_dir`` may be each
     machine's own."""
-    drawing: Drawing | None = None
-    """What is drawn while the stage trains; it changes nothing in the weights."""
+    preview: Preview | None = None
+    """Generated while the stage trains; it changes nothing in the weights."""
 
     @property
     def use_gpu(self) -> bool:
@@ -130,11 +144,11 @@ class StageJob:
 
     @property
     def model_dir(self) -> Path:
-        return self.folder / "model"
+        return self.folder / MODEL
 
     @property
     def checkpoint_store(self) -> Store:
-        return Store(self.checkpoints or str((self.folder / "checkpoints").absolute()))
+        return Store(self.checkpoints or str((self.folder / CHECKPOINTS).absolute()))
 
     @property
     def metrics_file(self) -> Path:

@@ -1,15 +1,16 @@
-"""The training loop of one worker: one stage, from its plan to its weights.
+"""Training loop of one worker: one stage, from its plan to its weights.
 
 Nothing here knows of Ray: it runs wherever torch.distributed has been set up.
 """
 
 import json
+import logging
 import os
 import shutil
 import socket
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -23,29 +24,30 @@ from rasterloom.storage.store import Store
 from rasterloom.storage.transfer import upload
 from rasterloom.train.checkpoint import resume
 from rasterloom.train.checkpoint.saver import Checkpoint, Position, Saver, latest, restore_random_state
-from rasterloom.train.data.dataloader import open_feed
+from rasterloom.train.data.collate import Packed
+from rasterloom.train.data.dataloader import StageLoader, open_loader
 from rasterloom.train.data.token_dataset import prefetched
 from rasterloom.train.distributed import on_rank_0
-from rasterloom.train.job import StageJob
+from rasterloom.train.job import OUTPUT, Request, StageJob
 from rasterloom.train.model.freeze import freeze
 from rasterloom.train.model.lora import save_adapter
 from rasterloom.train.model.packed_lm import save_model, training_model
 from rasterloom.train.monitoring.metrics_log import StepSums
-from rasterloom.train.monitoring.monitor import Watch
+from rasterloom.train.monitoring.monitor import Monitor
 from rasterloom.train.monitoring.trackers import EVENTS
 from rasterloom.train.optim.deepspeed_engine import full_weights, set_up_deepspeed, start_deepspeed
 from rasterloom.train.optim.loss_guard import after_objection, after_step, objection
 from rasterloom.train.optim.lr_schedule import learning_rate
-from rasterloom.train.optim.train_step import Asked, train_step
+from rasterloom.train.optim.train_step import train_step
 from rasterloom.utils.json_files import read_json, write_json
 
-OUTPUT = "output"  # beside the checkpoints on S3: what a stage leaves behind
+log = logging.getLogger(__name__)
 
 
 def run_worker(
     job: StageJob,
     *,
-    asked: Callable[[], Asked] = lambda: Asked.NOTHING,
+    request: Callable[[], Request] = lambda: Request.NOTHING,
     on_step: Callable[[dict[str, Any]], None] = lambda record: None,
 ) -> Literal["done", "stopped"]:
     """Train a stage as one rank of the default process group, which must exist.
@@ -55,8 +57,8 @@ def run_worker(
     ``result.json``.
 
     Args:
-        asked: called after each step; what any rank is asked for, all of them do. If it is to stop, a
-            checkpoint is written and the stage is "stopped".
+        request: called after each step; what is requested of any rank, all of them do. If it is to stop,
+            a checkpoint is written and the stage is "stopped".
         on_step: on rank 0, is given what is noted of each step.
 
     Raises:
@@ -64,18 +66,62 @@ def run_worker(
         TrainingDiverged: the guard has stopped the stage.
         StorageError: a checkpoint cannot be written or read.
     """
-    rank = dist.get_rank()
-    device = torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu")
+    stage = _open(job)
+    plan = stage.loader.plan
+    with Monitor(
+        stage.engine,
+        job,
+        stage.loader.rows,
+        stage.loader.held,
+        start=stage.position.step,
+        total=plan.steps,
+    ) as monitor:
+        monitor.begin()
+        if stage.is_new and job.train.guard.on == "rollback":
+            stage.save()  # there is always one to go back to
+        done = _train(stage, monitor, request, on_step)
+        stage.saver.finish()
+        loss = monitor.log.recent_loss()
+    if done:
+        _export(stage.engine, job, dist.get_rank())
+        on_rank_0(lambda: _conclude(job, stage.position, loss))
+    stage.engine.destroy()
+    return "done" if done else "stopped"
+
+
+@dataclass
+class _Stage:
+    """A stage under way, as one rank has it."""
+
+    job: StageJob
+    loader: StageLoader
+    engine: Any
+    """DeepSpeed's, around a `PackedLM`."""
+    saver: Saver
+    position: Position
+    is_new: bool
+    scratch: Path
+
+    def save(self) -> None:
+        self.saver.save(self.engine, self.position)
+
+    @property
+    def total(self) -> int:
+        return self.loader.plan.steps
+
+
+def _open(job: StageJob) -> _Stage:
+    """Open data and model of a stage, at the last checkpoint if there is one."""
     train, store = job.train, job.checkpoint_store
+    device = torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu")
     job.make_folder()
     scratch = job.folder / f"scratch-{socket.gethostname()}"
     try:
-        feed = open_feed(job)
+        loader = open_loader(job)
         last = on_rank_0(lambda: latest(store, job.digest()))
     except ValueError as error:
         raise StageImpossible(str(error)) from error
-
-    torch.manual_seed(train.seed + rank)  # for dropout
+    torch.manual_seed(train.seed + dist.get_rank())  # for dropout
     set_up_deepspeed(use_gpu=job.use_gpu)
     model = training_model(job.init, job.profile, train).to(device)
     freeze(model.lm, job.stage.freeze)
@@ -83,45 +129,51 @@ def run_worker(
     engine = start_deepspeed(model, train, use_gpu=job.use_gpu)
     position = _start(engine, job, last, scratch)
     saver = Saver(store, scratch, keep=train.keep_checkpoints, notes=(job.metrics_file, job.heldout_file))
-    total = feed.plan.steps
-    with Watch(engine, job, feed.rows, feed.held, start=position.step, total=total) as watch:
-        watch.begin()
-        if last is None and train.guard.on == "rollback":
-            saver.save(engine, position)  # there is always one to go back to
+    return _Stage(job, loader, engine, saver, position, last is None, scratch)
+
+
+def _train(
+    stage: _Stage,
+    monitor: Monitor,
+    request: Callable[[], Request],
+    on_step: Callable[[dict[str, Any]], None],
+) -> bool:
+    """Take the steps that are left; False if the stage was stopped before the last."""
+    waiting_since = time.monotonic()
+    for parts in prefetched(stage.loader.batches(stage.position.step)):
+        record = _step(stage, parts, monitor, wait=time.monotonic() - waiting_since)
+        if dist.get_rank() == 0:
+            on_step(record)
+        step = stage.position.step
+        monitor.look(step)
+        requested, uploaded = _agree(request(), stage.saver.ready, monitor.device)
+        if step % stage.job.train.checkpoint_every == 0 or step == stage.total or requested:
+            stage.save()
+        elif uploaded:
+            stage.saver.finish()
+        if requested == Request.STOP and step < stage.total:
+            log.info("%s is stopped after step %d", stage.job.stage.label, step)
+            return False
         waiting_since = time.monotonic()
-        for parts in prefetched(feed.batches(position.step)):
-            began = time.monotonic()
-            lr = learning_rate(position.step, total, job.stage)
-            judge = partial(objection, train.guard, position.seen)
-            sums = train_step(engine, parts, device, watch.tally, lr=lr, refuse=judge)
-            refused = judge(sums.loss, sums.grad_norm)
-            position = _after(position, sums, refused, train.guard)
-            if refused and train.guard.on == "rollback":
-                refused += f"; back to step {_roll_back(engine, saver, job, scratch)}"
-            seconds = time.monotonic() - began
-            position = replace(position, seconds=position.seconds + seconds)
-            record = watch.note(
-                sums, step=position.step, lr=lr, seconds=seconds, wait=began - waiting_since, refused=refused
-            )
-            if rank == 0:
-                on_step(record)
-            watch.look(position.step)
-            wish, uploaded = _agree(asked(), saver.ready, device)
-            if position.step % train.checkpoint_every == 0 or position.step == total or wish:
-                saver.save(engine, position)
-            elif uploaded:
-                saver.finish()
-            if wish == Asked.STOP and position.step < total:
-                saver.finish()
-                engine.destroy()
-                return "stopped"
-            waiting_since = time.monotonic()
-        saver.finish()
-        loss = watch.log.recent_loss()
-    _export(engine, job, rank)
-    on_rank_0(lambda: _conclude(job, position, loss))
-    engine.destroy()
-    return "done"
+    return True
+
+
+def _step(stage: _Stage, parts: Sequence[Packed], monitor: Monitor, *, wait: float) -> dict[str, Any]:
+    """Take a step, unless the guard skips it, and return what is noted of it."""
+    began = time.monotonic()
+    train, position = stage.job.train, stage.position
+    lr = learning_rate(position.step, stage.total, stage.job.stage)
+    judge = partial(objection, train.guard, position.seen)
+    sums = train_step(stage.engine, parts, monitor.device, monitor.tally, lr=lr, refuse=judge)
+    refused = judge(sums.loss, sums.grad_norm)
+    position = _after(position, sums, refused, train.guard)
+    if refused and train.guard.on == "rollback":
+        refused += f"; back to step {_roll_back(stage)}"
+    if refused and dist.get_rank() == 0:
+        log.warning("%s: step %d is skipped: %s", stage.job.stage.label, position.step, refused)
+    seconds = time.monotonic() - began
+    stage.position = replace(position, seconds=position.seconds + seconds)
+    return monitor.note(sums, step=position.step, lr=lr, seconds=seconds, wait=wait, refused=refused)
 
 
 def _after(position: Position, sums: StepSums, refused: str | None, guard: Guard) -> Position:
@@ -137,6 +189,7 @@ def _start(engine: Any, job: StageJob, last: Checkpoint | None, scratch: Path) -
     """Bring the engine to where the stage stands."""
     rank, world = dist.get_rank(), dist.get_world_size()
     if last is not None:
+        log.info("%s goes on from step %d", job.stage.label, last.position.step)
         with resume.fetched(job.checkpoint_store, last, scratch) as folder:
             resume.load(engine, last, folder, scratch)
             restore_random_state(folder, seed=hash((job.train.seed, last.position.step, rank)))
@@ -152,22 +205,23 @@ def _start(engine: Any, job: StageJob, last: Checkpoint | None, scratch: Path) -
     return Position(job.digest(), job.tokens_snapshot, world, step=0, tokens=0, seconds=0.0)
 
 
-def _roll_back(engine: Any, saver: Saver, job: StageJob, scratch: Path) -> int:
-    """Take up weights and optimizer of the last checkpoint, and say of which step it is."""
-    saver.finish()
+def _roll_back(stage: _Stage) -> int:
+    """Load weights and optimizer of the last checkpoint, and return its step."""
+    job = stage.job
+    stage.saver.finish()
     last = on_rank_0(lambda: latest(job.checkpoint_store, job.digest()))
     assert last is not None
-    with resume.fetched(job.checkpoint_store, last, scratch) as folder:
-        resume.load(engine, last, folder, scratch)
+    with resume.fetched(job.checkpoint_store, last, stage.scratch) as folder:
+        resume.load(stage.engine, last, folder, stage.scratch)
     return last.position.step
 
 
-def _agree(asked: Asked, uploaded: bool, device: torch.device) -> tuple[Asked, bool]:
-    """The most that any rank is asked for, and whether all have uploaded their part of a checkpoint."""
-    values = torch.tensor([int(asked), int(not uploaded)], device=device)
+def _agree(request: Request, uploaded: bool, device: torch.device) -> tuple[Request, bool]:
+    """The largest request of any rank, and whether all have uploaded their part of a checkpoint."""
+    values = torch.tensor([int(request), int(not uploaded)], device=device)
     dist.all_reduce(values, op=dist.ReduceOp.MAX)
     most, missing = values.tolist()
-    return Asked(most), not missing
+    return Request(most), not missing
 
 
 def _export(engine: Any, job: StageJob, rank: int) -> None:

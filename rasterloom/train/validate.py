@@ -18,6 +18,6 @@ def check(job: StageJob) -> None:
     if not job.token_files:
         raise ValueError(f"there are no tokens of target {job.stage.label} to train on")
     if job.init not in SIZES or job.train.model.lora is not None:
-        from rasterloom.train.model.packed_lm import check_start
+        from rasterloom.train.model.packed_lm import check_start  # heavy
 
         check_start(job.init, job.profile, job.train)

@@ -1,4 +1,4 @@
-"""Numbers and errors as a person reads them."""
+"""Numbers as a person reads them."""
 
 from rasterloom.utils.redact import cut
 
@@ -13,13 +13,13 @@ def clock(seconds: float) -> str:
 
 
 def usd(amount: float) -> str:
-    """``$12.30``; with four digits below a dollar, and in whole dollars above a thousand."""
+    """``$12.30``: four digits below a dollar, none above a thousand."""
     digits = 4 if amount < 1 else 2 if amount < 1000 else 0
     return f"${amount:,.{digits}f}"
 
 
 def plain(text: str | None, limit: int = 300) -> str:
-    """Text of unknown origin in one line, fit to be shown and cut to ``limit``."""
+    """Untrusted text in one line, cut to ``limit``."""
     return cut(text or "", limit)
 
 
@@ -38,7 +38,7 @@ def short(number: float) -> str:
 
 
 def percent(part: float, whole: float) -> str:
-    """A share in percent that says 0 and 100 only where it is exactly that."""
+    """Percentage that shows 0 and 100 only where exact."""
     if whole <= 0:
         return "–"
     share = 100 * part / whole
@@ -52,12 +52,12 @@ def percent(part: float, whole: float) -> str:
 
 
 def size(number: float) -> str:
-    """Bytes in decimal units: ``12.3 MB``."""
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if abs(number) < 999.5 or unit == "TB":
-            return f"{figure(number)} {unit}"
+    """Bytes in decimal units, as disks and S3 are sold: ``1.4 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:,.0f} {unit}" if unit == "B" else f"{number:,.1f} {unit}"
         number /= 1000
-    raise AssertionError("unreachable")
+    return f"{number:,.1f} TB"
 
 
 def duration(seconds: float) -> str:
@@ -72,5 +72,5 @@ def duration(seconds: float) -> str:
 
 
 def figure(value: float) -> str:
-    """A measured value in three to four significant digits, without an exponent where it is short."""
+    """Measured value in three to four significant digits."""
     return count(value) if abs(value) >= 1000 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""A Ray of this machine alone: on the loopback interface, with a token of its own."""
+"""Ray on this machine alone: loopback interface, token of its own."""
 
 import os
 import secrets
@@ -7,23 +7,20 @@ from contextlib import contextmanager
 from typing import Any
 
 from rasterloom.utils.private_folders import socket_folder
-
-# Ray offers single machines this for macOS and Windows: it binds nothing but 127.0.0.1 then. It turns
-# `_node_ip_address="127.0.0.1"` and `--node-ip-address=127.0.0.1` back into the machine's address without it.
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+from rasterloom.utils.ray_compat import LOOPBACK, forget_token, loopback
 
 
 @contextmanager
 def private_ray() -> Iterator[None]:
-    """Give what is started of Ray meanwhile the loopback interface and a token that nobody has yet."""
+    """Start Ray within this block on loopback with a fresh token."""
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    with _environment(LOOPBACK | token), _loopback():
+    with _environment(LOOPBACK | token), loopback():
         forget_token()
         yield
 
 
 def start_local_ray(**options: Any) -> None:
-    """Start Ray on this machine and connect to it; none but its own processes can.
+    """Start a local Ray that only its own processes can connect to.
 
     Its processes inherit the token through their environment. It doesn't stay in this process's, where it
     would be given to the next cluster.
@@ -31,7 +28,7 @@ def start_local_ray(**options: Any) -> None:
     Args:
         options: of `ray.init`.
     """
-    import ray
+    import ray  # heavy
 
     try:
         with private_ray():
@@ -43,19 +40,11 @@ def start_local_ray(**options: Any) -> None:
 
 
 def stop_local_ray() -> None:
-    """Stop the Ray that was started, or leave that which was connected to."""
-    import ray
+    """Stop the local Ray, or disconnect from another one."""
+    import ray  # heavy
 
     ray.shutdown()
     forget_token()
-
-
-def forget_token() -> None:
-    """Let Ray read mode and token from the environment again: it keeps those that it has once read."""
-    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
-
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextmanager
@@ -70,16 +59,3 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-@contextmanager
-def _loopback() -> Iterator[None]:
-    """Have this process's Ray heed LOOPBACK, which it reads only when it is imported."""
-    from ray._private import ray_constants
-
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before

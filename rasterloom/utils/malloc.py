@@ -1,4 +1,4 @@
-"""Keeping the memory of one picture for the next."""
+"""Settings of glibc's malloc for large image buffers."""
 
 import ctypes
 import sys
@@ -8,10 +8,10 @@ KEPT_BYTES = 256 * 2**20
 
 
 def keep_freed_memory() -> None:
-    """Have glibc reuse the buffers of pictures instead of returning each to the system when it is freed.
+    """Have glibc reuse image buffers instead of returning them to the system.
 
-    A picture needs some megabytes, several times over. By default each of them is mapped anew and its pages
-    are faulted in one by one, which costs about a tenth of the time that a picture takes. At most
+    An image needs some megabytes, several times over. By default each of them is mapped anew and its pages
+    are faulted in one by one, which costs about a tenth of the time that an image takes. At most
     ``KEPT_BYTES`` that are free stay with the process. Does nothing where malloc is not glibc's.
     """
     if not sys.platform.startswith("linux"):

@@ -1,4 +1,4 @@
-"""Work in batches that become smaller where a GPU has too little memory for them."""
+"""Batches that shrink when a GPU runs out of memory."""
 
 import logging
 import sys
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 def in_halves(work: Callable[[Sequence[Item]], Found], items: Sequence[Item], size: int) -> list[Found]:
-    """Do some work on `size` items at a time; where a GPU runs out of memory, on half as many, and so on.
+    """Process items in batches, halved when a GPU runs out of memory.
 
     Raises:
         torch.cuda.OutOfMemoryError: one item alone is too much; or ONNX Runtime's error that says so

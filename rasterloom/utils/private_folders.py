@@ -1,4 +1,4 @@
-"""Folders of this machine for the time being, which no other user can read, write or put in place first.
+"""Temporary folders that only their user can read or write.
 
 They lie in ``rasterloom-<uid>`` below the system's folder for temporary files. Names in it may be
 predictable, so that a step finds what it left; every level is checked before it is used.
@@ -30,7 +30,7 @@ def temporary_folder() -> Path:
 
 
 def private_path(*names: str) -> Path:
-    """A path in the user's private folder, whose parents are made if they are not there.
+    """Return a path in the user's private folder; parents are created.
 
     Raises:
         StorageError: a level of it, or what lies at the path, is a link or somebody else's.
@@ -45,14 +45,14 @@ def private_path(*names: str) -> Path:
 
 
 def private_folder(*names: str) -> Path:
-    """A folder in the user's private folder, made if it is not there. Raises: as :func:`private_path`."""
+    """Return a private folder, created if missing. Raises: as :func:`private_path`."""
     path = private_path(*names)
     _make(path)
     return path
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, with its parents, whose path another machine's :func:`private_path` may have given.
+    """Create a folder that :func:`private_path` of another machine may have named.
 
     Raises: as :func:`private_path`.
     """
@@ -67,12 +67,12 @@ def make_folder(folder: Path) -> None:
 
 
 def process_folder() -> Path:
-    """A private folder of this process, removed when it ends. Raises: as :func:`private_path`."""
+    """Return this process's private folder, removed at exit. Raises: as :func:`private_path`."""
     return Path(_process_folder(str(private_folder()), os.getpid()).name)
 
 
 def socket_folder(name: str) -> Path:
-    """A path in a private folder with room for Ray's Unix sockets below it, 107 bytes in all.
+    """Return a private path short enough for Ray's Unix sockets.
 
     Ray opens the folder itself to everybody; the one above lets nobody through.
     """
@@ -94,7 +94,7 @@ def _make(path: Path) -> None:
 
 
 def _check(path: Path) -> None:
-    """Raise StorageError if a folder is none of this user's own; take away what others may do with it."""
+    """Raise StorageError for another user's folder; close one's own to others."""
     found = path.lstat()
     if stat.S_ISLNK(found.st_mode) or not stat.S_ISDIR(found.st_mode):
         why = "is a link" if stat.S_ISLNK(found.st_mode) else "is no folder"
@@ -129,7 +129,7 @@ def plain_files(folder: Path) -> list[Path]:
 
 
 def remove_old(folder: Path) -> None:
-    """Remove what nobody has used for ``MAX_AGE_S`` in a private folder; what is locked stays."""
+    """Remove what is unused for ``MAX_AGE_S`` and not locked."""
     for path in folder.iterdir():
         with contextlib.suppress(OSError, Timeout):
             if path.suffix == ".lock" or path.lstat().st_mtime > time.time() - MAX_AGE_S:
@@ -139,7 +139,7 @@ def remove_old(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder with all in it, or a file or link, if it is there."""
+    """Remove a folder, file or link, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -1,4 +1,4 @@
-"""Strangers' text made fit to be shown: on terminals, in logs, errors, pages, and without secrets.
+"""Untrusted text made safe to show, without secrets.
 
 `safe` is what everything goes through. Control characters are spelt out, as are those that nobody sees or
 that turn the text around them; logins and signatures of URLs are masked.
@@ -40,7 +40,7 @@ _SECRET = re.compile(
 
 
 def safe(text: object, keep: str = "") -> str:
-    """A text fit to be shown: control and unseen characters as escapes, secrets masked.
+    """Text that is safe to show: control characters escaped, secrets masked.
 
     Args:
         keep: control characters that stay, `LINES` or `PAGE`; none in a value that stands in a line
@@ -68,7 +68,7 @@ def masked(text: str) -> str:
 
 
 def as_json(value: Any, indent: int | None = None) -> str:
-    """JSON that says the same to a program and nothing to a terminal, without secrets."""
+    """JSON without secrets and terminal control characters."""
     return _escaped(json.dumps(_masked_in(value), ensure_ascii=False, indent=indent), LINES, _json_escape)
 
 

@@ -1,31 +1,29 @@
-"""Publishing a step's files as the next version of a table, exactly once."""
+"""Exactly-once publication of a step's files as a table's next version."""
 
-import random
+import logging
 import time
 import warnings
 
 import pyarrow as pa
-from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.expressions import AlwaysTrue
-from pyiceberg.io.pyarrow import _pyarrow_to_schema_without_ids
 from pyiceberg.table import Table
 from pyiceberg.table.refs import SnapshotRefType
 from pyiceberg.table.snapshots import Snapshot
 
-from rasterloom.storage.local_disk import is_full
 from rasterloom.storage.store import StorageError
 from rasterloom.versions.corpus import MAIN, Corpus
 from rasterloom.versions.create_table import open_or_create
 from rasterloom.versions.last_versions import last_versions, properties_of
 from rasterloom.versions.record import Record
-from rasterloom.versions.retrying import TRANSIENT, let_in, patiently
+from rasterloom.versions.retrying import COMMITS, access_errors, with_retries
 
-COMMIT_TRIES = 20
+logger = logging.getLogger(__name__)
+SLOW_S = 10.0  # a commit that took longer is logged
 NAME_MAPPING = "schema.name-mapping.default"
 
 
 def head_snapshot(corpus: Corpus, table: Table | None, step: str) -> tuple[Snapshot, Record] | None:
-    """Return the latest version that ``step`` gave to the table at ``corpus.ref``; None if it never did."""
+    """Return the last version of ``step`` at ``corpus.ref``, or None."""
     return last_versions(table, corpus.head(table)).get(step) if table is not None else None
 
 
@@ -39,7 +37,7 @@ def commit(
     replaces: str = "",
     partition_by: tuple[str, ...] = (),
 ) -> int:
-    """Add a step's Parquet files to a table in one transaction, and return the snapshot's id.
+    """Commit a step's Parquet files to a table; return the snapshot's id.
 
     The rows that match ``replaces`` (an Iceberg filter; all rows when empty) give way to the new ones.
     Any number of callers may commit the same record at once: one snapshot comes of it.
@@ -51,28 +49,30 @@ def commit(
         CommitFailedException: others kept committing to this table and won every time.
         StorageError: the corpus is seen at a tag or a snapshot, which never change.
     """
-    table = patiently(lambda: open_or_create(corpus, name, schema, partition_by))
+    began = time.monotonic()
+    what = f"commit of {record.step} to {corpus.name}.{name}"
+    table = with_retries(what, lambda: open_or_create(corpus, name, schema, partition_by))
     if corpus.ref != MAIN:
         _have_branch(corpus, table)
-    for attempt in range(COMMIT_TRIES):
-        head = patiently(lambda: head_snapshot(corpus, table, record.step))
-        if head is not None and head[1].fingerprint == record.fingerprint:
+    uris = [corpus.store.uri(file) for file in files]
+    for number, attempt in enumerate(COMMITS.attempts(what)):
+        if number:
+            with_retries(what, table.refresh)
+        head = with_retries(what, lambda: head_snapshot(corpus, table, record.step))
+        if head is not None and head[1].fingerprint == record.fingerprint:  # maybe of an answer that was lost
             return head[0].snapshot_id
-        try:
-            with let_in():
-                _commit_once(corpus, table, schema, [corpus.store.uri(f) for f in files], record, replaces)
-        except (CommitFailedException, *TRANSIENT) as error:  # of a lost answer the head tells
-            if attempt == COMMIT_TRIES - 1 or is_full(error):
-                raise
-            time.sleep(random.uniform(0.02, 0.1) * (attempt + 1))
-        patiently(table.refresh)
+        with attempt, access_errors():
+            _commit_once(corpus, table, schema, uris, record, replaces)
+    with_retries(what, table.refresh)
     head = head_snapshot(corpus, table, record.step)
     assert head is not None
+    if (took := time.monotonic() - began) > SLOW_S:
+        logger.warning("%s took %.0f s, %d files", what, took, len(files))
     return head[0].snapshot_id
 
 
 def _have_branch(corpus: Corpus, table: Table) -> None:
-    """See to it that a table has the branch that is to be committed to: one that is new here begins empty."""
+    """Create the branch to commit to, empty, if it is missing."""
     there = table.refs().get(corpus.ref)
     if corpus.ref.isdecimal() or (there and there.snapshot_ref_type is not SnapshotRefType.BRANCH):
         raise StorageError(
@@ -94,7 +94,7 @@ def _commit_once(
 ) -> None:
     with table.transaction() as transaction:
         with transaction.update_schema() as update:
-            update.union_by_name(_pyarrow_to_schema_without_ids(schema))
+            update.union_by_name(schema)
         mapping = transaction.table_metadata.schema().name_mapping.model_dump_json()
         if transaction.table_metadata.properties.get(NAME_MAPPING) != mapping:
             transaction.set_properties({NAME_MAPPING: mapping})

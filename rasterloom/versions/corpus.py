@@ -1,4 +1,4 @@
-"""The Iceberg tables of a corpus: opening them, and the data files of one snapshot."""
+"""Iceberg tables of a corpus and the data files of their snapshots."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,12 +14,15 @@ from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.utils.config import Config, merge_config
+from sqlalchemy.exc import OperationalError
 
 from rasterloom.recipe.recipe import Recipe
-from rasterloom.storage import s3
+from rasterloom.storage import layout, s3
+from rasterloom.storage.layout import Layout
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
-from rasterloom.versions.retrying import patiently
+from rasterloom.versions.pyiceberg_compat import TimedRestCatalog
+from rasterloom.versions.retrying import with_retries
 
 T = TypeVar("T")
 MAIN = "main"
@@ -29,7 +32,7 @@ TABLES = ("pairs", "images", "scores", "selection", "tokens")
 
 
 def s3_properties() -> dict[str, str]:
-    """What pyiceberg has to be told of S3 that others read from the environment by themselves."""
+    """Return the S3 properties that pyiceberg does not read from the environment."""
     properties = {"s3.region": s3.region()}
     if endpoint := s3.endpoint():
         properties["s3.endpoint"] = endpoint
@@ -37,8 +40,6 @@ def s3_properties() -> dict[str, str]:
 
 
 def _sqlite_catalog(file: Path, warehouse: str) -> Catalog:
-    from sqlalchemy.exc import OperationalError
-
     def load() -> Catalog:
         uri = f"sqlite:///{file}?timeout={LOCKED_S}"
         return load_catalog(CATALOG, type="sql", uri=uri, warehouse=warehouse)
@@ -51,7 +52,7 @@ def _sqlite_catalog(file: Path, warehouse: str) -> Catalog:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A namespace of tables in a workspace, seen at ``ref``: a branch, a tag, or the id of a snapshot.
+    """Namespace of tables at a ``ref``: a branch, tag or snapshot id.
 
     A branch can be committed to; ``main`` is the one that there always is.
     """
@@ -66,9 +67,14 @@ class Corpus:
         name, _, ref = recipe.corpus.partition("@")
         return cls(name, Store(recipe.workspace), tuple(sorted(recipe.catalog.items())), ref or MAIN)
 
+    @property
+    def layout(self) -> Layout:
+        """Names of the corpus's files in the store."""
+        return Layout(self.name)
+
     @cached_property
     def catalog(self) -> Catalog:
-        """The catalog: what the recipe names, else an SQLite file in the workspace.
+        """Catalog of the recipe, by default an SQLite file in the workspace.
 
         Its name is ``rasterloom``, so that pyiceberg takes what must not stand in a recipe from variables
         such as ``PYICEBERG_CATALOG__RASTERLOOM__CREDENTIAL``.
@@ -76,24 +82,22 @@ class Corpus:
         if not self.catalog_properties:
             folder = Path(self.store.path())
             folder.mkdir(parents=True, exist_ok=True)
-            return _sqlite_catalog(folder / "catalog.db", self.store.uri(""))
+            return _sqlite_catalog(folder / layout.CATALOG, self.store.uri(""))
         given: dict[str, Any] = {**s3_properties(), **dict(self.catalog_properties)}
         properties: dict[str, Any] = dict(merge_config(Config().get_catalog_config(CATALOG) or {}, given))
         is_http = properties.get("uri", "").startswith("http")  # which is REST where no type is named
         if properties.get("type", "rest" if is_http else "") == "rest":
-            from rasterloom.versions.rest_catalog import TimedRestCatalog
-
             return TimedRestCatalog(CATALOG, **properties)
         return load_catalog(CATALOG, **given)
 
     @property
     def has_catalog(self) -> bool:
-        """Whether there is anything to look up: false before the first commit to a local workspace."""
-        return bool(self.catalog_properties) or (Path(self.store.path()) / "catalog.db").exists()
+        """True if the catalog exists: after a local workspace's first commit."""
+        return bool(self.catalog_properties) or (Path(self.store.path()) / layout.CATALOG).exists()
 
     def location(self, table: str) -> str | None:
-        """Where the metadata of a new table go: the workspace; None where a catalog has its own place."""
-        return None if self.catalog_properties else self.store.uri(f"{self.name}/tables/{table}")
+        """Return the location of a new table; None where the catalog chooses."""
+        return None if self.catalog_properties else self.store.uri(self.layout.table(table))
 
     def identifier(self, table: str) -> tuple[str, str]:
         return (self.name, table)
@@ -103,16 +107,21 @@ class Corpus:
         if not self.has_catalog:
             return None
         try:
-            return self.surely(lambda: self.catalog.load_table(self.identifier(name)))
+            return self.with_retries(f"table {name}", lambda: self.catalog.load_table(self.identifier(name)))
         except NoSuchTableError:
             return None
 
-    def surely(self, work: Callable[[], T]) -> T:
-        """Do what asks a catalog or S3, again where the network spoils it; a disk is not waited for."""
-        return patiently(work) if self.catalog_properties else work()
+    @property
+    def is_remote(self) -> bool:
+        """True if files or catalog lie behind a network."""
+        return self.store.is_s3 or bool(self.catalog_properties)
+
+    def with_retries(self, what: str, work: Callable[[], T]) -> T:
+        """Return what ``work`` returns; a remote corpus is tried as ``NETWORK`` says."""
+        return with_retries(what, work) if self.is_remote else work()
 
     def head(self, table: Table | None) -> Snapshot | None:
-        """The snapshot that a table has at the corpus's ``ref``, None if it has none there."""
+        """Return a table's snapshot at ``ref``, or None."""
         if table is None:
             return None
         if self.ref == MAIN:
@@ -122,12 +131,12 @@ class Corpus:
         return table.snapshot_by_id(int(self.ref)) if self.ref.isdecimal() else None
 
     def snapshot_id(self, table: str) -> int | None:
-        """The snapshot of a table at the corpus's ``ref``, None if it has none."""
+        """Return the id of a table's snapshot at ``ref``, or None."""
         snapshot = self.head(self.table(table))
         return snapshot.snapshot_id if snapshot else None
 
     def files(self, table: str, snapshot_id: int | None = None, where: str = "") -> list[DataFile]:
-        """The data files of a table's snapshot (that of ``ref`` when None), in the order of their shards.
+        """Return a snapshot's data files in the order of their shards.
 
         ``where`` is an Iceberg row filter, such as ``target == 512``, that prunes partitions.
         """
@@ -137,7 +146,7 @@ class Corpus:
             return []
         scan = opened.scan(row_filter=where or AlwaysTrue(), snapshot_id=snapshot_id)
         found = []
-        for task in self.surely(lambda: list(scan.plan_files())):
+        for task in self.with_retries(f"files of {table}", lambda: list(scan.plan_files())):
             values = tuple(str(task.file.partition[i]) for i in range(len(task.file.partition)))
             found.append(DataFile(self.store.name_of(task.file.file_path), task.file.record_count, values))
         return sorted(found, key=lambda f: (f.name.rpartition("/")[2], f.name))
@@ -151,7 +160,7 @@ class Corpus:
         where: str = "",
         limit: int | None = None,
     ) -> pa.Table:
-        """Read columns of a table's snapshot into memory; an empty table if there is none."""
+        """Read a snapshot into memory; an empty table if there is none."""
         opened = self.table(table)
         snapshot_id = snapshot_id or self.snapshot_id(table)
         if opened is None or snapshot_id is None:
@@ -162,7 +171,7 @@ class Corpus:
             snapshot_id=snapshot_id,
             limit=limit,
         )
-        found: pa.Table = self.surely(scan.to_arrow)
+        found: pa.Table = self.with_retries(f"rows of {table}", scan.to_arrow)
         return found.select(columns) if columns else found
 
     def dataset(self, files: list[str]) -> pads.Dataset:

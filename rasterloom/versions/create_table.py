@@ -1,5 +1,6 @@
-"""Making a table that is not there yet, once, however many drivers come to need it."""
+"""Creation of a table, once, however many drivers need it."""
 
+import logging
 import time
 import uuid
 from collections.abc import Iterator
@@ -7,14 +8,14 @@ from contextlib import contextmanager
 
 import pyarrow as pa
 from pyiceberg.exceptions import CommitFailedException, TableAlreadyExistsError
-from pyiceberg.io.pyarrow import _pyarrow_to_schema_without_ids
 from pyiceberg.partitioning import PARTITION_FIELD_ID_START, PartitionField, PartitionSpec
-from pyiceberg.schema import assign_fresh_schema_ids
 from pyiceberg.table import Table
 from pyiceberg.transforms import IdentityTransform
 
 from rasterloom.versions.corpus import Corpus
+from rasterloom.versions.pyiceberg_compat import iceberg_schema
 
+logger = logging.getLogger(__name__)
 MAKING_S = 30.0  # after which whoever is at it is taken to be gone
 
 
@@ -31,7 +32,7 @@ def open_or_create(corpus: Corpus, name: str, schema: pa.Schema, partition_by: t
     with _alone(corpus, name):
         if corpus.catalog.table_exists(identifier):
             return corpus.catalog.load_table(identifier)
-        fields = assign_fresh_schema_ids(_pyarrow_to_schema_without_ids(schema))
+        fields = iceberg_schema(schema)
         parts = [
             PartitionField(fields.find_field(column).field_id, number, IdentityTransform(), column)
             for number, column in enumerate(partition_by, PARTITION_FIELD_ID_START)
@@ -68,8 +69,10 @@ def _alone(corpus: Corpus, name: str) -> Iterator[None]:
     mark = f"{corpus.name}/creating/{name}"
     driver = uuid.uuid4().bytes
     until = time.monotonic() + MAKING_S
-    while not corpus.store.put_if_absent(mark, driver) and time.monotonic() < until:
+    while not (won := corpus.store.put_if_absent(mark, driver)) and time.monotonic() < until:
         time.sleep(0.2)
+    if not won:
+        logger.warning("%s is taken over from a driver that did not finish in %.0f s", mark, MAKING_S)
     try:
         yield
     finally:

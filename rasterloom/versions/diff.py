@@ -1,4 +1,4 @@
-"""What differs between two versions of a table: rows added, removed, and changed, by key and column."""
+"""Differences between two versions of a table, by key and column."""
 
 import contextlib
 import tempfile
@@ -13,7 +13,7 @@ from rasterloom.utils.private_folders import temporary_folder
 from rasterloom.versions.corpus import Corpus
 
 KEYS = {"tokens": ("target", "key")}  # what tells rows apart where the key alone does not
-UNREAD = ("image", "thumbnail")  # pictures: that they differ shows in sha256, size and format
+UNREAD = ("image", "thumbnail")  # images: that they differ shows in sha256, size and format
 SEED = "rasterloom.diff"  # keys are digests: the order of a digest of theirs is random, and always the same
 MEMORY = "256MB"  # of DuckDB; what does not fit goes to the disk
 THREADS = 2  # more need more memory: each joins a part of the rows at a time
@@ -22,7 +22,7 @@ BATCH_ROWS = 16_384  # read at a time
 
 @dataclass(frozen=True)
 class Diff:
-    """How version B of a table differs from version A."""
+    """Differences of version B from version A."""
 
     table: str
     rows_a: int
@@ -45,7 +45,7 @@ def diff(a: Corpus, b: Corpus, table: str, *, examples: int = 12, memory: str = 
 
     Files that both versions have are not read. The others are read once, few rows at a time, into digests of
     their values in a temporary folder, which are joined by key there: memory is the same whatever the number
-    of rows. Values are the same if they are in every digit; two null values are. Of pictures that are stored
+    of rows. Values are the same if they are in every digit; two null values are. Of images that are stored
     another way (``jpeg_quality``) nothing shows but their size.
 
     Args:
@@ -118,7 +118,7 @@ def _digest(
     keys: tuple[str, ...],
     compared: list[str],
 ) -> None:
-    """Make a table of keys and digests of values; an empty one if there is no file to read."""
+    """Create a table of keys and digests of values, maybe empty."""
     if data is None:
         types = [*(f"{key} {'INTEGER' if key == 'target' else 'VARCHAR'}" for key in keys)]
         types += [f'"{c}" UBIGINT' for c in compared]

@@ -1,22 +1,19 @@
-"""Which snapshots of a table have to stay, what these reach, and the end of the others."""
+"""Expiry of a table's snapshots, and the files that the others reach."""
 
-import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table import Table
 
-from rasterloom.versions.commit import COMMIT_TRIES
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.last_versions import last_versions, needed
 from rasterloom.versions.record import Record
-from rasterloom.versions.retrying import let_in
+from rasterloom.versions.retrying import CONFLICTS, access_errors
 
 
 @dataclass
 class Reach:
-    """What some snapshots of a table are made of, as URIs."""
+    """URIs of the files of some snapshots."""
 
     data: set[str] = field(default_factory=set)
     metadata: set[str] = field(default_factory=set)
@@ -45,7 +42,7 @@ def records_of(table: Table, snapshots: Collection[int]) -> list[Record]:
 
 
 def reach(table: Table, snapshots: Collection[int]) -> Reach:
-    """Return the files that some snapshots are made of, and those that a table is."""
+    """Return the files that a table and some snapshots refer to."""
     found = Reach(metadata={table.metadata_location})
     found.metadata.update(entry.metadata_file for entry in table.metadata.metadata_log)
     found.metadata.update(file.statistics_path for file in table.metadata.statistics)
@@ -62,12 +59,14 @@ def reach(table: Table, snapshots: Collection[int]) -> Reach:
 
 
 def expire(corpus: Corpus, name: str, since_ms: float, fingerprints: Collection[str]) -> int:
-    """Take out of a table's history the snapshots that need not stay; return how many. No file is deleted.
+    """Expire the snapshots that need not stay; return how many.
+
+    No file is deleted.
 
     Raises:
         CommitFailedException: others kept committing to this table and won every time.
     """
-    for attempt in range(COMMIT_TRIES):
+    for attempt in CONFLICTS.attempts(f"expiry of snapshots of {corpus.name}.{name}"):
         table = corpus.table(name)
         if table is None:
             return 0
@@ -75,12 +74,7 @@ def expire(corpus: Corpus, name: str, since_ms: float, fingerprints: Collection[
         ids = [s.snapshot_id for s in table.snapshots() if s.snapshot_id not in kept]
         if not ids:
             return 0
-        try:
-            with let_in():
-                table.maintenance.expire_snapshots().by_ids(ids).commit()
+        with attempt, access_errors():
+            table.maintenance.expire_snapshots().by_ids(ids).commit()
             return len(ids)
-        except CommitFailedException:
-            if attempt == COMMIT_TRIES - 1:
-                raise
-            time.sleep(0.05 * (attempt + 1))
     raise AssertionError("unreachable")

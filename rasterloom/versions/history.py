@@ -1,4 +1,4 @@
-"""The versions of a corpus: what was committed to its tables, newest first."""
+"""Versions of a corpus, newest first."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ def log(corpus: Corpus, table: str | None = None) -> list[Version]:
 
 
 def made(corpus: Corpus) -> list[Version]:
-    """Return what the tables hold at the corpus's ``ref``: the last version of every step in them."""
+    """Return the last version of every step at the corpus's ``ref``."""
     found: list[Version] = []
     for name in TABLES:
         opened = corpus.table(name)

@@ -20,7 +20,7 @@ Made = tuple[Snapshot, Record]
 
 
 def last_versions(table: Table, head: Snapshot | None) -> dict[str, Made]:
-    """Return the last version of each step as of a snapshot, by step, the newest first.
+    """Return each step's last version as of a snapshot, newest first.
 
     Where the snapshot of a version has been removed, one that has the same rows of that step stands for it.
     """
@@ -36,7 +36,7 @@ def last_versions(table: Table, head: Snapshot | None) -> dict[str, Made]:
 
 
 def needed(table: Table, head: Snapshot | None) -> set[int]:
-    """Return the snapshots that have to stay for a version: itself, and those that made what it holds.
+    """Return the snapshots that a version needs, itself among them.
 
     Without the latter all would still be known, but a training that was stopped has noted which it read. They
     go where a takedown came after them, as they hold what it took.
@@ -51,7 +51,7 @@ def needed(table: Table, head: Snapshot | None) -> set[int]:
 
 
 def properties_of(table: Table, head: Snapshot | None, record: Record) -> dict[str, str]:
-    """Return the properties of a snapshot on top of another one: a record, and those that it carries."""
+    """Return the properties of a snapshot that follows another one."""
     others = {
         step: {"snapshot": snapshot.snapshot_id, "record": asdict(last)}
         for step, (snapshot, last) in last_versions(table, head).items()
@@ -61,7 +61,7 @@ def properties_of(table: Table, head: Snapshot | None, record: Record) -> dict[s
 
 
 def _ancestry(table: Table, head: Snapshot | None) -> Iterator[tuple[Snapshot, dict[str, str]]]:
-    """Yield a snapshot and those before it, until one tells of all that came before."""
+    """Yield a snapshot and its ancestors, until one sums up the others."""
     for snapshot in ancestors_of(head, table.metadata):
         properties = snapshot.summary.additional_properties if snapshot.summary else {}
         yield snapshot, properties

@@ -1,4 +1,4 @@
-"""What came of what: from a checkpoint back to the sources, and from a picture on to the checkpoints."""
+"""Lineage between sources, results and checkpoints."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,17 +7,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasterloom.errors import VersionError
+from rasterloom.schema import StepKind
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.history import log, made
 from rasterloom.versions.record import Record
 from rasterloom.versions.refs import refs
 
-TRAINED = "train/"
-
 
 @dataclass(frozen=True)
 class Node:
-    """A result that was made once: a version of a table, or a folder of files."""
+    """Result that was made once: a table's version or a folder."""
 
     record: Record
     table: str | None = None  # None where it is no table
@@ -32,19 +31,18 @@ Graph = dict[str, Node]  # by fingerprint
 
 
 def graph(corpus: Corpus) -> Graph:
-    """Everything that was ever made in a corpus and is still on record, in the order in which it was made."""
+    """Return every result on record, in the order of creation."""
     known = [v for ref in refs(corpus) for v in made(replace(corpus, ref=ref.name))]
     nodes = [Node(v.record, v.table, v.snapshot_id) for v in (*known, *reversed(log(corpus)))]
-    place = f"{corpus.name}/records"
-    for name in corpus.store.list(place):
-        if not name.endswith("/last.json"):
+    for name in corpus.store.list(corpus.layout.records):
+        if not corpus.layout.is_last(name):
             nodes.append(Node(Record.from_json(corpus.store.read(name))))
     nodes.sort(key=lambda node: node.record.finished)
     return {node.record.fingerprint: node for node in nodes}
 
 
 def find(nodes: Graph, what: str) -> Node:
-    """Return the node of a step's name (its last result), a snapshot's id or the start of a fingerprint.
+    """Return the node of a step, snapshot or start of a fingerprint.
 
     Raises:
         VersionError: there is none, or a fingerprint's start is that of several.
@@ -63,12 +61,12 @@ def find(nodes: Graph, what: str) -> Node:
 
 
 def ancestors(nodes: Graph, start: Node) -> list[Node]:
-    """What a result was made of, itself included, in the order in which it was made."""
+    """Return a result and its ancestors, in the order of creation."""
     return _reach(nodes, start, {f: n.record.inputs.values() for f, n in nodes.items()})
 
 
 def descendants(nodes: Graph, start: Node) -> list[Node]:
-    """What was made of a result, itself included, in the order in which it was made."""
+    """Return a result and its descendants, in the order of creation."""
     after: dict[str, list[str]] = {}
     for fingerprint, node in nodes.items():
         for given in node.record.inputs.values():
@@ -88,7 +86,7 @@ def _reach(nodes: Graph, start: Node, edges: Mapping[str, Iterable[str]]) -> lis
 
 
 def keys_of(corpus: Corpus, what: str) -> list[str]:
-    """Return the keys of the pairs that a key, a URL or a received file's SHA-256 names, at any version."""
+    """Return the keys of a key, a URL or a file's SHA-256."""
     found: set[str] = set()
     for table, columns in (("pairs", ("key", "url")), ("images", ("key", "url", "final_url", "sha256"))):
         for version in log(corpus, table):
@@ -101,7 +99,7 @@ def keys_of(corpus: Corpus, what: str) -> list[str]:
 
 
 def holding(corpus: Corpus, nodes: Graph, keys: Sequence[str]) -> dict[str, list[str]]:
-    """Return which of some keys a result of ``tokens`` holds or held, by fingerprint; those that hold any.
+    """Return which of some keys each result of ``tokens`` held, by fingerprint.
 
     Every version is looked at, as a takedown gives a step's result another one without its rows.
     """
@@ -109,7 +107,7 @@ def holding(corpus: Corpus, nodes: Graph, keys: Sequence[str]) -> dict[str, list
     in_file: dict[str, list[str]] = {}
     found: dict[str, set[str]] = {}
     for version in log(corpus, "tokens"):
-        target = version.record.step.rpartition("/")[2]
+        target = version.record.part
         for file in corpus.files("tokens", version.snapshot_id):
             if file.partition[0] == target:
                 if file.name not in in_file:
@@ -120,7 +118,7 @@ def holding(corpus: Corpus, nodes: Graph, keys: Sequence[str]) -> dict[str, list
 
 
 def checkpoints_of(corpus: Corpus, nodes: Graph, keys: Sequence[str]) -> dict[str, list[str]]:
-    """Return the stages of training whose tokens held any of some keys, with these, by fingerprint.
+    """Return the stages that trained on some keys, by fingerprint.
 
     A stage that went on from the weights of such a stage counts too. Rows that a stage held out are not
     told apart: it did not learn them, but it was measured on them.
@@ -128,7 +126,7 @@ def checkpoints_of(corpus: Corpus, nodes: Graph, keys: Sequence[str]) -> dict[st
     found: dict[str, list[str]] = {}
     held = holding(corpus, nodes, keys) | _indexed(corpus, nodes, keys)
     for fingerprint, node in nodes.items():
-        if node.record.step.startswith(TRAINED):
+        if node.record.kind is StepKind.TRAIN:
             made_of = {n.record.fingerprint for n in ancestors(nodes, node)}
             seen = sorted({key for given in made_of & held.keys() for key in held[given]})
             if seen:
@@ -137,12 +135,15 @@ def checkpoints_of(corpus: Corpus, nodes: Graph, keys: Sequence[str]) -> dict[st
 
 
 def _indexed(corpus: Corpus, nodes: Graph, keys: Sequence[str]) -> dict[str, list[str]]:
-    """Return what an index of lengths names of some keys, by its fingerprint, where its tokens are gone."""
+    """Return which of some keys a length index lists.
+
+    For tokens that are gone; by the index's fingerprint.
+    """
     found = {}
     for fingerprint, node in nodes.items():
-        name = f"{corpus.name}/files/{node.record.step}/{fingerprint}/lengths.parquet"
+        name = corpus.layout.lengths(node.record.step, fingerprint)
         gone = nodes.keys().isdisjoint(node.record.inputs.values())
-        if node.record.step.startswith("lengths/") and gone and corpus.store.exists(name):
+        if node.record.kind is StepKind.LENGTHS and gone and corpus.store.exists(name):
             among = pc.field("key").isin(pa.array(keys, pa.string()))
             rows = corpus.dataset([name]).to_table(columns=["key"], filter=among)
             found[fingerprint] = sorted(rows["key"].to_pylist())

@@ -1,4 +1,4 @@
-"""What is written down with every result of a step: enough to explain it, skip it and trace it back."""
+"""Record of a step's result: explains it, skips it, traces it."""
 
 import getpass
 import json
@@ -6,13 +6,18 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from rasterloom.schema import StepKind
+
 PREFIX = "rasterloom."
 BEFORE_TAKEDOWN = "before takedown"  # in `parents`: the version that a takedown took rows out of
 
 
 @dataclass(frozen=True)
 class Record:
-    """The record of one finished step; it travels as snapshot properties or as a JSON file."""
+    """Record of one finished step.
+
+    It travels as snapshot properties or as a JSON file.
+    """
 
     step: str
     fingerprint: str
@@ -34,8 +39,18 @@ class Record:
     taken_down: int = 0  # the last of them that took rows out of it
 
     @property
+    def kind(self) -> StepKind | None:
+        """Kind of the step."""
+        return StepKind.of(self.step)
+
+    @property
+    def part(self) -> str:
+        """Target or stage, where several steps are of the kind; else empty."""
+        return StepKind.part(self.step)
+
+    @property
     def of_takedown(self) -> bool:
-        """Whether it is that of a version that a takedown made of the one before."""
+        """True if a takedown made this version from the one before."""
         return BEFORE_TAKEDOWN in self.parents
 
     def to_properties(self) -> dict[str, str]:
@@ -44,7 +59,7 @@ class Record:
 
     @classmethod
     def from_properties(cls, properties: dict[str, str]) -> "Record | None":
-        """Read a record back; None if the snapshot was not made by a step."""
+        """Return a snapshot's record; None if no step made it."""
         if PREFIX + "fingerprint" not in properties:
             return None
         values: dict[str, Any] = {}

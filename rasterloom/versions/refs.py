@@ -1,4 +1,4 @@
-"""Names for versions of a corpus: tags and branches, under one name in all of its tables."""
+"""Tags and branches of a corpus, across all its tables."""
 
 import re
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")  # a number would be a snapshot'
 
 @dataclass(frozen=True)
 class Ref:
-    """A branch or a tag, and the snapshot that it names in each table that has it."""
+    """Branch or tag, and the snapshot it names in each table."""
 
     name: str
     kind: str  # "branch" or "tag"
@@ -32,7 +32,7 @@ def refs(corpus: Corpus) -> list[Ref]:
 
 
 def check_ref(corpus: Corpus) -> None:
-    """Raise VersionError if the corpus is seen at a branch, tag or snapshot that none of its tables has."""
+    """Raise VersionError if no table has the corpus's ``ref``."""
     if corpus.ref == MAIN or any(corpus.snapshot_id(name) is not None for name in TABLES):
         return
     known = ", ".join(ref.name for ref in refs(corpus)) or "none yet"
@@ -42,7 +42,7 @@ def check_ref(corpus: Corpus) -> None:
 
 
 def tag(corpus: Corpus, name: str) -> Ref:
-    """Give the versions that the tables have at the corpus's ``ref`` a name that stays with them.
+    """Tag the versions that the tables have at the corpus's ``ref``.
 
     Raises:
         VersionError: the name is none or is taken by another version, or there is no version to name.
@@ -51,7 +51,9 @@ def tag(corpus: Corpus, name: str) -> Ref:
 
 
 def branch(corpus: Corpus, name: str) -> Ref:
-    """Begin a branch at the corpus's ``ref``: a recipe of ``corpus: NAME@BRANCH`` commits to it, not to main.
+    """Create a branch at the corpus's ``ref``.
+
+    A recipe of ``corpus: NAME@BRANCH`` commits to it, not to main.
 
     Raises:
         VersionError: as for ``tag``.
@@ -80,7 +82,7 @@ def _create(corpus: Corpus, name: str, kind: str) -> Ref:
 
 
 def delete(corpus: Corpus, name: str) -> Ref:
-    """Take a tag or branch away; what only it reached can be removed by ``gc`` then.
+    """Delete a tag or branch; ``gc`` may then remove its files.
 
     Raises:
         VersionError: there is none of this name, or it is main.
@@ -96,7 +98,9 @@ def delete(corpus: Corpus, name: str) -> Ref:
 
 
 def rollback(corpus: Corpus, to: str, tables: tuple[str, ...] = TABLES) -> dict[str, tuple[int, int]]:
-    """Make ``main`` of the tables what it was at a tag, a branch or a snapshot; nothing is removed.
+    """Reset ``main`` of the tables to a tag, branch or snapshot.
+
+    Nothing is removed.
 
     Returns:
         For each table that moved, the snapshot it was at and the one it is at now. A snapshot's id moves the

@@ -1,18 +1,20 @@
-"""Whether a version's files are all there, readable, and what was committed."""
+"""Verification of the files of a version."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.manifest import DataFile as IcebergFile
 
+from rasterloom.errors import one_line
+from rasterloom.utils.parallel import Advance, adding, silent
 from rasterloom.versions.corpus import TABLES, Corpus
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a file of a table; ``file`` is its URI."""
+    """Fault of a table's file; ``file`` is its URI."""
 
     table: str
     file: str
@@ -21,7 +23,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Standing:
-    """What still stands of a table."""
+    """Intact part of a table."""
 
     table: str
     snapshot_id: int
@@ -36,7 +38,7 @@ def verify(
     *,
     deep: bool = True,
     tables: tuple[str, ...] = TABLES,
-    advance: Callable[[int], None] = lambda files: None,
+    advance: Advance = silent,
 ) -> tuple[list[Standing], list[Problem]]:
     """Check every file of the version that a corpus is seen at.
 
@@ -44,12 +46,13 @@ def verify(
     to its last page; the checksums that the pages carry are checked then.
 
     Args:
-        advance: called with 1 for every file that was looked at.
+        advance: called with the number of files checked so far.
 
     Returns:
         What stands of each table, and what is wrong, file by file.
     """
     standing, problems = [], []
+    add = adding(advance)
     for name in tables:
         try:
             table = corpus.table(name)
@@ -58,7 +61,7 @@ def verify(
                 continue
             found = [task.file for task in table.scan(snapshot_id=head.snapshot_id).plan_files()]
         except Exception as error:  # whatever a broken metadata file does to its reader
-            problems.append(Problem(name, "", f"its metadata cannot be read: {_line(error)}"))
+            problems.append(Problem(name, "", f"its metadata cannot be read: {one_line(error, limit=300)}"))
             continue
         good = rows = 0
         for file in sorted(found, key=lambda f: f.file_path):
@@ -66,7 +69,7 @@ def verify(
             problems += wrong
             good += not wrong
             rows += 0 if wrong else file.record_count
-            advance(1)
+            add(1)
         total = sum(f.record_count for f in found)
         standing.append(Standing(name, head.snapshot_id, len(found), total, good, rows))
     return standing, problems
@@ -89,8 +92,4 @@ def _problems(corpus: Corpus, file: IcebergFile, deep: bool) -> Iterator[str]:
     except FileNotFoundError:
         yield "is not there"
     except (OSError, pa.ArrowException) as error:
-        yield f"cannot be read: {_line(error)}"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+        yield f"cannot be read: {one_line(error, limit=300)}"

@@ -1,7 +1,8 @@
-"""Whether a workspace can be worked in, found out before any work is done."""
+"""Checks of a workspace before any work is done."""
 
 import uuid
 
+from rasterloom.errors import one_line
 from rasterloom.storage.store import StorageError, Store
 from rasterloom.utils.redact import masked
 from rasterloom.versions.corpus import Corpus
@@ -21,7 +22,7 @@ def check_store(store: Store) -> None:
         kept = store.read(name)
         store.delete(name)
     except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())
+        reason = one_line(error)
         raise StorageError(f"the workspace {store.root} cannot be written: {reason}") from None
     if not (first and not second and kept == b"1"):
         raise StorageError(
@@ -37,9 +38,9 @@ def check_catalog(corpus: Corpus) -> None:
         StorageError: it cannot be reached or refuses.
     """
     try:
-        corpus.surely(lambda: corpus.catalog.list_namespaces())
+        corpus.with_retries("catalog", lambda: corpus.catalog.list_namespaces())
     except Exception as error:  # each kind of catalog has errors of its own
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = one_line(error, limit=300)
         where = dict(corpus.catalog_properties).get("uri", f"in {corpus.store.root}")
         raise StorageError(masked(f"the catalog {where} cannot be used: {reason}")) from None
 

@@ -1,8 +1,17 @@
+"""Exit codes, error lines and start-up of the command line."""
+
+import errno
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from rasterloom.cli.options import with_options
+from rasterloom.errors import RecipeError, SourceError, StorageError, TrainingError
 
 GOOD = "corpus: demo\nsources: [{path: pairs.parquet}]\n"
 
@@ -101,3 +110,79 @@ def test_help_names_every_command(rasterloom):
 def test_what_is_missing_is_named(rasterloom):
     code, _, err = rasterloom("jobs", "stop")
     assert code == 2 and "Missing argument 'ID'" in err
+
+
+def test_help_ends_with_the_exit_codes(rasterloom):
+    out = " ".join(rasterloom("--help")[1].split())
+    assert "0 done, 1 failed, 2 wrong use" in out and "130 interrupted" in out
+
+
+def broken(monkeypatch, error):
+    """Let the code below ``plan`` raise an error."""
+
+    def load(path):
+        raise error
+
+    monkeypatch.setattr("rasterloom.recipe.loader.load_recipe", load)
+
+
+@pytest.mark.parametrize("error", [KeyError("beauty"), OSError("the reader is gone"), TypeError("a bug")])
+def test_an_unexpected_error_is_one_line_and_its_traceback_is_in_the_log(
+    rasterloom, recipe, monkeypatch, error
+):
+    broken(monkeypatch, error)
+    code, out, err = rasterloom("plan", recipe())
+    assert (code, out) == (1, "") and len(err.strip().splitlines()) == 1
+    assert err.startswith(f"unexpected error: {type(error).__name__}: ")
+    log = Path(err.strip().rpartition("; traceback in ")[2]).read_text()
+    assert "Traceback (most recent call last)" in log and "in load" in log
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        PermissionError(errno.EACCES, "Permission denied", "/somewhere/file"),
+    ],
+)
+def test_a_full_disk_and_a_file_that_may_not_be_read_are_no_unexpected_errors(
+    rasterloom, recipe, monkeypatch, error
+):
+    broken(monkeypatch, error)
+    assert rasterloom("plan", recipe()) == (1, "", f"{error}\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RecipeError("takes a number", field="stage", value="x"), 2),
+        (SourceError("no such file"), 2),
+        (StorageError("the bucket is gone"), 1),
+        (TrainingError("a worker is gone"), 1),
+    ],
+)
+def test_the_class_of_an_error_sets_the_exit_code(rasterloom, recipe, monkeypatch, error, code):
+    broken(monkeypatch, error)
+    assert rasterloom("plan", recipe()) == (code, "", with_options(error) + "\n")
+
+
+def test_help_imports_nothing_heavy():
+    heavy = {
+        "pandas",
+        "pyiceberg",
+        "pyarrow",
+        "torch",
+        "ray",
+        "numpy",
+        "duckdb",
+        "aiohttp",
+        "pydantic",
+        "PIL",
+    }
+    code = (
+        "import sys; from rasterloom.cli.app import main; sys.argv = ['rasterloom', '--help']\n"
+        "try: main()\n"
+        f"finally: print(sorted({heavy} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]" and "Exit codes" in done.stdout

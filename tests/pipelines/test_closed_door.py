@@ -15,7 +15,8 @@ import ray
 from listening import assert_only_loopback, command_of, family, listening
 from ray._raylet import validate_authentication_token
 
-from rasterloom.utils.local_ray import LOOPBACK, start_local_ray, stop_local_ray
+from rasterloom.utils.local_ray import start_local_ray, stop_local_ray
+from rasterloom.utils.ray_compat import LOOPBACK
 
 OWN_RAY = True
 

@@ -16,11 +16,11 @@ from listening import assert_only_loopback
 
 import rasterloom
 from rasterloom.pipelines.training.stage_step import stage_job
-from rasterloom.pipelines.workflow import workflow
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import work_folder
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.train.monitoring.metrics_log import read_metrics
-from rasterloom.utils.local_ray import LOOPBACK
+from rasterloom.utils.ray_compat import LOOPBACK
 from rasterloom.versions.corpus import Corpus
 
 CLUSTER = Path(__file__).parents[1] / "support" / "ray_cluster.py"
@@ -193,7 +193,7 @@ def test_a_node_vanishes_in_the_middle_of_training(ray, disturbed, tmp_path):
         ray.tell(f'add {name} {{"num_cpus": 1, "resources": {{"train": 1}}}}')
     job = ray.command("rasterloom", "submit", recipe, "--until", "train", "--follow", "--log", "json")
     loaded = load_recipe(recipe)
-    (stage,) = (step for step in workflow(loaded, "train") if step.name == "train/1-64")
+    (stage,) = (step for step in Workflow(loaded).until("train") if step.name == "train/1-64")
     place = work_folder(Corpus.of(loaded), stage)
     wait_until(lambda: len(read_metrics(place / "metrics.jsonl")) > 30, job)
     ray.tell("vanish x")

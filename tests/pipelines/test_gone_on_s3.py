@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from rasterloom.pipelines.maintenance import gc, reachability, takedown
 from rasterloom.pipelines.maintenance.reachability import Grace
-from rasterloom.pipelines.workspace.leases import at_work
+from rasterloom.pipelines.workspace.leases import hold_lease
 from rasterloom.storage.store import Store
 from rasterloom.versions.history import log, made
 from rasterloom.versions.verify import verify
@@ -46,13 +46,13 @@ def test_what_is_taken_down_goes_and_gc_takes_its_files(
         id_ = store._s3.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
         store._s3.upload_part(Bucket=bucket, Key=key, UploadId=id_, PartNumber=1, Body=bytes(1000))
     assert not any(item.kind == "uploads" for item in gc.find(shop.corpus).items), "within the grace"
-    with at_work(shop.corpus, "run", ["f" * 20]):
+    with hold_lease(shop.corpus, "run", ["f" * 20]):
         assert not any(item.kind == "uploads" for item in gc.find(shop.corpus, AT_ONCE).items), "in use"
     looked = gc.find(shop.corpus, AT_ONCE)
     assert looked.by_kind()["uploads"] == (1, 1000) and len(store.uploads(name)) == 2
     ages = ("--older-than", "0", "--files-older-than", "0")
     code, printed, error = rasterloom("versions", "gc", shop.recipe_file, *ages, "--dry-run")
-    assert code == 0 and "uploads to S3 that nobody finished" in printed, error
+    assert code == 0 and "unfinished uploads to S3" in printed, error
     assert not any(item.kind == "data" for item in gc.find(shop.corpus).items), "within the grace"
     before = {file.name for file in store.files(name)}
     gone = gc.collect(shop.corpus, AT_ONCE)

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
@@ -12,12 +13,12 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from rasterloom.errors import StepFailed
-from rasterloom.pipelines.execution.gpu_actors import TRIES
 from rasterloom.pipelines.execution.nodes import Nodes
 from rasterloom.pipelines.execution.runner import run_step
 from rasterloom.pipelines.execution.scheduler import needs_of
+from rasterloom.pipelines.execution.shard_pool import TRIES
 from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.step import Shard, ShardStep
+from rasterloom.pipelines.step import Shard, ShardSpec, ShardStep
 from rasterloom.recipe.run import Run
 from rasterloom.storage.store import Store
 from rasterloom.utils.local_ray import start_local_ray, stop_local_ray
@@ -43,30 +44,35 @@ class Where(BaseModel):
     breaks: str = ""
 
 
+@dataclass(frozen=True)
+class Named(ShardSpec):
+    name: str
+
+
 def plan(store, inputs, config):
-    return [Shard(f"{i:02d}", {"name": f"{i:02d}"}) for i in range(SHARDS)]
+    return [Shard(f"{i:02d}", Named(f"{i:02d}")) for i in range(SHARDS)]
 
 
 def work(store, spec, config):
     import ray
 
     died = Path(config.folder) / "died"
-    if spec["name"] == config.kills:
+    if spec.name == config.kills:
         with open(Path(config.folder) / "kills", "a") as file:
             file.write("x")
         os.kill(os.getpid(), signal.SIGKILL)
-    if spec["name"] == config.dies and not died.exists():
+    if spec.name == config.dies and not died.exists():
         died.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     (Path(config.folder) / f"pid-{os.getpid()}").touch()
     while len(list(Path(config.folder).glob("pid-*"))) < config.meet:
         time.sleep(0.01)
-    if spec["name"] == config.breaks:
+    if spec.name == config.breaks:
         raise ValueError("a shard of ours")
     time.sleep(0.05)
     context = ray.get_runtime_context()
     row = {
-        "shard": spec["name"],
+        "shard": spec.name,
         "pid": os.getpid(),
         "gpus": len(context.get_accelerator_ids()["GPU"]),
         "actor": context.get_actor_id() is not None,

@@ -1,10 +1,10 @@
 """What would run after a change, and that nothing else does."""
 
-from rasterloom.pipelines.workflow import plan
+from rasterloom.pipelines.workflow import Workflow
 
 
 def runs(workshop, until="tokens"):
-    return {p.step.name: p.status.reason for p in plan(workshop.recipe, until) if p.runs}
+    return {p.step.name: p.status.reason for p in Workflow(workshop.recipe).plan(until) if p.runs}
 
 
 def test_everything_runs_once(undisturbed):

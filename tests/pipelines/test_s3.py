@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from faultproxy import FaultProxy
 
-from rasterloom.pipelines.models.load import stage_steps
 from rasterloom.pipelines.training.preflight import job_of
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.versions.corpus import TABLES, Corpus
 from rasterloom.versions.history import log, made
@@ -38,7 +38,7 @@ def test_the_tables_are_those_of_a_local_workspace(on_s3, undisturbed):
         on_s3.recipe_file.read_text() + f"train: {{init: tiny, stages: [{stage}, {stage}]}}\n"
     )
     recipe = on_s3.recipe
-    jobs = [job_of(on_s3.corpus, step, recipe.run) for step in stage_steps(recipe)]
+    jobs = [job_of(on_s3.corpus, step, recipe.run) for step in Workflow(recipe).stages]
     assert jobs[0].init == "tiny" and jobs[1].init.startswith(on_s3.corpus.store.path())
 
 

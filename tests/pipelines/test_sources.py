@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from rasterloom.pipelines.inspection.failures import failures
-from rasterloom.pipelines.workflow import plan
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.schema import pair_key
 
 RECIPE = """
@@ -71,7 +71,7 @@ def test_from_files_to_images_and_on_when_they_move(workshop, data, tmp_path):
     moved = tmp_path / "elsewhere"
     shutil.move(data, moved)
     write(moved)
-    assert [p.step.name for p in plan(workshop.recipe, "images") if p.runs] == []
+    assert [p.step.name for p in Workflow(workshop.recipe).plan("images") if p.runs] == []
     workshop.recipe_file.write_text(
         workshop.recipe_file.read_text().replace("shard_rows: 4", "shard_rows: 5")
     )
@@ -80,7 +80,7 @@ def test_from_files_to_images_and_on_when_they_move(workshop, data, tmp_path):
         key: row["sha256"] for key, row in images.items()
     }
     (moved / "photos" / "1.txt").write_text("another caption")
-    reasons = {p.step.name: p.status.reason for p in plan(workshop.recipe, "images") if p.runs}
+    reasons = {p.step.name: p.status.reason for p in Workflow(workshop.recipe).plan("images") if p.runs}
     assert "content" in reasons["pairs"] and reasons["images"] == "input changed: pairs"
 
 

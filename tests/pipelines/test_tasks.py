@@ -221,7 +221,7 @@ def test_explain_tells_of_every_picture(recipe, tables):
     assert told["images"]["image 1 of 16"].endswith("it stands for the sample")
     assert told["tokens/64"]["task"] == "multiview"
     told = story(by_task(tables, "text", lambda row: row["caption"] == "Is the ball of room 0 round?"))
-    assert told["images"]["pictures"] == "none, it is text alone"
+    assert told["images"]["images"] == "none, it is text alone"
     assert told["selection"]["rule: min_side >= 64"].startswith("cannot say, which counts as yes")
     assert told["pair"]["human"] == "And the room?"
 
@@ -232,4 +232,4 @@ def test_the_model_trains_on_all_of_them_and_the_report_is_written(shop):
     assert len(losses) == 2 and np.isfinite(losses).all()
     (page,) = shop.glob("work/**/*.html")
     html = page.read_text()
-    assert "text alone" in html and "one of several pictures" in html and "multiview" in html
+    assert "text alone" in html and "one of several images" in html and "multiview" in html

@@ -16,9 +16,10 @@ from rasterloom.pipelines.corpus import token_work
 from rasterloom.pipelines.execution.ray_cluster import start_ray
 from rasterloom.pipelines.execution.scheduler import run_on_ray
 from rasterloom.pipelines.import_export.retokenize import steps_on_tables
+from rasterloom.pipelines.progress.counts import ShardPlan
 from rasterloom.pipelines.progress.prometheus import Metrics
 from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.workflow import workflow
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import inputs_of, output_files
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.recipe.run import Run
@@ -65,7 +66,7 @@ def test_a_target_is_added_without_the_sources(rasterloom, gone, undisturbed):
 
 def test_a_full_run_finds_the_same_steps(gone, undisturbed):
     by_tables = steps_on_tables(load_recipe(gone), (64,))
-    by_recipe = {step.name: step.fingerprint for step in workflow(undisturbed.recipe, "lengths")}
+    by_recipe = {step.name: step.fingerprint for step in Workflow(undisturbed.recipe).until("lengths")}
     assert {step.name: step.fingerprint for step in by_tables}.items() <= by_recipe.items()
 
 
@@ -185,9 +186,9 @@ def test_what_cannot_be_imported_is_said(rasterloom, tmp_path, undisturbed, gone
     for arguments, words in (
         ((tmp_path / "none.json", *options, f"{tmp_path}/w/art"), "cannot read the record"),
         ((record, *options, f"{tmp_path}/w/art"), "give --target"),
-        ((record, *options, "art", "--target", 512), "--into: got art, takes a recipe"),
+        ((record, *options, "art", "--target", 512), "--into art: takes a recipe"),
         ((record, *options, f"{tmp_path}/w/art", "--target", 500), "multiple of 32 pixels; 500 is not"),
-        ((record, *options, gone, "--target", 64), "has tokens of its own at target 64; --replace"),
+        ((record, *options, gone, "--target", 64), "has tokens of its own at target 64: --replace"),
         ((record, "--profile", "mini", "--into", gone), "mini"),
     ):
         code, _, err = rasterloom("tokens", "import", *arguments)
@@ -197,16 +198,14 @@ def test_what_cannot_be_imported_is_said(rasterloom, tmp_path, undisturbed, gone
 def test_packing_does_not_depend_on_how_codes_are_cut(undisturbed, monkeypatch):
     """Files of codes in another order and number, and packed more at once: the same files of tokens."""
     corpus = undisturbed.corpus
-    codes = next(step for step in workflow(undisturbed.recipe, "tokens") if step.name == "codes/64")
+    codes = next(step for step in Workflow(undisturbed.recipe).until("tokens") if step.name == "codes/64")
     given = output_files(corpus, codes)
     assert len(given) > 3
-    config = token_work.TokenizeAt(
-        target=64, tokenize=undisturbed.recipe.tokenize.model_copy(update={"rows_per_file": 3})
-    )
+    config = token_work.TokenizeAt(target=64, tokenize=undisturbed.recipe.tokenize)
 
     def packed(files, at_once):
         monkeypatch.setattr(token_work, "TOKENS_AT_ONCE", at_once)
-        shards = token_work.plan_pack(corpus.store, {"codes/64": files}, config)
+        shards = token_work.plan_pack(corpus.store, {"codes/64": files}, config, rows_per_file=3)
         found = []
         for shard in shards:
             tables, counts = token_work.pack_tokens(corpus.store, shard.spec, config)
@@ -231,7 +230,7 @@ def test_packing_does_not_depend_on_how_codes_are_cut(undisturbed, monkeypatch):
 def test_codes_do_not_depend_on_workers_nor_on_the_order_of_shards(undisturbed):
     """Run by Ray, one shard at a time or four, first to last or last to first: the same rows."""
     corpus = undisturbed.corpus
-    steps = {step.name: step for step in workflow(undisturbed.recipe, "tokens")}
+    steps = {step.name: step for step in Workflow(undisturbed.recipe).until("tokens")}
     codes, packed = steps["codes/64"], steps["tokens/64"]
     start_ray(Run(cpus=2))
     shards = codes.plan(corpus.store, inputs_of(corpus, codes), codes.config)
@@ -240,8 +239,8 @@ def test_codes_do_not_depend_on_workers_nor_on_the_order_of_shards(undisturbed):
     for name, in_flight, todo in (("one", 1, shards), ("four", 4, shards[::-1])):
         run, counted = Run(cpus=2, in_flight=in_flight), Metrics("little", name)
         quiet = Progress(Console(quiet=True))
-        quiet.start(name, None)
-        quiet.shards(todo, [], 1, 0)
+        quiet.step_started(name)
+        quiet.counted(ShardPlan(todo, [], 1, 0))
         results = list(run_on_ray(corpus.store, f"try/{name}", codes, todo, run, quiet, counted))
         files = sorted((result.shard, file) for result in results for file in result.data_files)
         rows = [row for _, file in files for row in pq.read_table(corpus.store.path(file.name)).to_pylist()]

@@ -66,7 +66,7 @@ def test_what_cannot_be_is_refused(steps, words):
 
 
 def test_no_fingerprint_knows_of_resources(tmp_path):
-    from rasterloom.pipelines.workflow import workflow
+    from rasterloom.pipelines.workflow import Workflow
 
     (tmp_path / "pairs.csv").write_text("url,caption\nhttp://a/1.jpg,one\n")
     found = []
@@ -76,5 +76,5 @@ def test_no_fingerprint_knows_of_resources(tmp_path):
             f"corpus: demo\nsources: [{{path: pairs.csv}}]\n"
             f"train: {{stages: [{{target: 512, steps: 1}}]}}\nrun: {run}\n"
         )
-        found.append([step.fingerprint for step in workflow(load_recipe(tmp_path / "recipe.yaml"))])
+        found.append([step.fingerprint for step in Workflow(load_recipe(tmp_path / "recipe.yaml")).steps])
     assert found[0] == found[1]

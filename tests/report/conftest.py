@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.sources import Source
-from rasterloom.report.comparison_page import Side, write_comparison
+from rasterloom.report.comparison_page import Operand, write_comparison
 from rasterloom.report.diff_page import compare_rows
 from rasterloom.report.queries import Tables
 from rasterloom.report.report_page import ReportInputs, build_report
@@ -385,7 +385,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory, some_items, make_worksp
         corpus = replace(made.corpus, ref=name)
         snapshots = {t: corpus.snapshot_id(t) for t in ("pairs", "images", "scores", "selection", "tokens")}
         sides.append(
-            Side(
+            Operand(
                 f"scenes@{name}", corpus, snapshots, tuple(made.records[before:]), ((stage, folder),), samples
             )
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rasterloom.report.comparison_page import Side, count_line, figure_line, write_comparison
+from rasterloom.report.comparison_page import Operand, count_line, figure_line, write_comparison
 
 
 def cells(page: str) -> list[list[str]]:
@@ -70,8 +70,8 @@ def test_sides_of_which_one_was_never_trained(make_workspace, some_items, tmp_pa
     made = make_workspace()
     made.fill(some_items, targets=(64,))
     inputs = made.inputs()
-    bare = Side("a", made.corpus, {}, inputs.records, ())
-    full = Side("b", made.corpus, inputs.snapshots, inputs.records, (made.train("1-64"),))
+    bare = Operand("a", made.corpus, {}, inputs.records, ())
+    full = Operand("b", made.corpus, inputs.snapshots, inputs.records, (made.train("1-64"),))
     for number, (a, b) in enumerate(((bare, full), (full, bare), (bare, bare))):
         write_comparison(a, b, [], tmp_path / f"{number}.html")
     first, second, third = (cells((tmp_path / f"{n}.html").read_text()) for n in range(3))

@@ -3,7 +3,7 @@ import io
 
 from PIL import Image
 
-from rasterloom.report.gallery import KEPT, THUMBNAIL, galleries, picture, read_rows
+from rasterloom.report.gallery import KEPT, THUMBNAIL, galleries, gallery_image, read_rows
 
 
 def test_every_end_has_its_gallery(tables) -> None:
@@ -31,9 +31,9 @@ def test_notes_give_size_and_scores(tables) -> None:
 
 
 def test_a_picture_is_scaled_down_but_not_up() -> None:
-    small = picture(Image.new("CMYK", (50, 20)), "c", longest=100)
+    small = gallery_image(Image.new("CMYK", (50, 20)), "c", longest=100)
     assert (small.width, small.height) == (50, 20)
-    large = picture(Image.new("LA", (1000, 10)), "c", longest=100)
+    large = gallery_image(Image.new("LA", (1000, 10)), "c", longest=100)
     assert (large.width, large.height) == (100, 1)
     head, data = large.src.split(",")
     assert head == "data:image/webp;base64"

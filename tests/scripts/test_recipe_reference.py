@@ -13,7 +13,7 @@ import pytest
 import yaml
 from docblocks import blocks, recipe_of
 
-from rasterloom.pipelines.workflow import workflow
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.recipe.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -209,7 +209,7 @@ def changed(base, path, value):
 
 
 def fingerprints(data):
-    return {step.name: step.fingerprint for step in workflow(Recipe.model_validate(data))}
+    return {step.name: step.fingerprint for step in Workflow(Recipe.model_validate(data)).steps}
 
 
 def test_what_runs_again_is_what_the_page_says(base, script):

@@ -14,7 +14,7 @@ from yarl import URL
 
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import ErrorClass
-from rasterloom.sources.failure import Failure
+from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.fetch import hosts as hosts_module
 from rasterloom.sources.fetch.backoff import wait_before_retry
 from rasterloom.sources.fetch.hosts import Host, Hosts
@@ -167,13 +167,13 @@ def test_robots_txt_is_kept_from_shard_to_shard(site: Any, fetch: Fetcher, jpeg:
 def test_waits_grow_differ_by_class_and_are_never_less_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # the short waits of these tests
     waits = {
-        error: [wait_before_retry(n, Failure(error, "")) for n in (1, 2, 3, 4)]
+        error: [wait_before_retry(n, FetchFailure(error, "")) for n in (1, 2, 3, 4)]
         for error in (ErrorClass.CONNECT, ErrorClass.HTTP_5XX, ErrorClass.HTTP_429)
     }
     for error, first in ((ErrorClass.CONNECT, 0.5), (ErrorClass.HTTP_5XX, 1), (ErrorClass.HTTP_429, 4)):
         for attempt, wait in enumerate(waits[error]):
             assert 0.5 <= wait / (first * 2**attempt) <= 1.5
-    failure = Failure(ErrorClass.HTTP_429, "", retry_after=100)
+    failure = FetchFailure(ErrorClass.HTTP_429, "", retry_after=100)
     assert 100 <= wait_before_retry(1, failure) <= 105
     assert len({wait_before_retry(1, failure) for _ in range(20)}) > 1
 

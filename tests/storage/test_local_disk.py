@@ -12,12 +12,12 @@ from rasterloom.storage.store import StorageError
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_an_error_of_a_full_disk_names_the_place_and_the_way_out(code):
     way_out = r"^/work: no space is left .* make room and run the same command"
-    with pytest.raises(StorageError, match=way_out), local_disk.told("/work"):
+    with pytest.raises(StorageError, match=way_out), local_disk.full_disk_errors("/work"):
         raise OSError(code, "what the system says")
 
 
 def test_other_errors_stay_as_they_are():
-    with pytest.raises(PermissionError), local_disk.told("/work"):
+    with pytest.raises(PermissionError), local_disk.full_disk_errors("/work"):
         raise PermissionError(errno.EACCES, "not yours")
     assert not local_disk.is_full(PermissionError(errno.EACCES, "not yours")) and not local_disk.is_full(None)
 

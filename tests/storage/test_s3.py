@@ -64,7 +64,7 @@ def test_a_body_that_breaks_off_is_read_again_or_an_error(proxy, store):
 def test_a_server_that_never_recovers_is_one_line(proxy, store, monkeypatch):
     monkeypatch.setattr(s3_module, "TRIES", 2)
     proxy.choose = lambda method, path, number: "503"
-    with pytest.raises(StorageError, match="SlowDown: the server kept asking for a slower pace"):
+    with pytest.raises(StorageError, match="SlowDown: the server kept asking for fewer requests"):
         store.put_if_absent("a", b"1")
     proxy.choose = lambda method, path, number: "expired"
     with pytest.raises(StorageError, match="ExpiredToken: the session token has expired") as told:

@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy
 from transformers import ChameleonForConditionalGeneration
 
 from rasterloom.train.data.collate import IGNORE, pack
-from rasterloom.train.data.dataloader import open_feed
+from rasterloom.train.data.dataloader import open_loader
 from rasterloom.train.deepspeed_config import BETAS
 
 
@@ -15,7 +15,7 @@ def plain_loop(job, without=()):
 
     ``without``: steps, counted from 1, whose batch is passed over.
     """
-    feed = open_feed(job)
+    feed = open_loader(job)
     model = ChameleonForConditionalGeneration.from_pretrained(job.init, attn_implementation="eager")
     model.model.vqmodel = None
     model.train()

@@ -3,6 +3,7 @@
 A server process imports torch, transformers and DeepSpeed once; ranks are forked from it.
 """
 
+import json
 import multiprocessing
 import os
 import tempfile
@@ -10,7 +11,15 @@ import traceback
 from pathlib import Path
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["deepspeed", "transformers.models.chameleon.modeling_chameleon", "ranks"])
+# An engine imports DeepSpeed's Muon, and that the whole back end of torch.compile: 2 s of a core a rank.
+FORKS.set_forkserver_preload(
+    [
+        "deepspeed",
+        "deepspeed.runtime.zero.muon.original_muon",
+        "transformers.models.chameleon.modeling_chameleon",
+        "ranks",
+    ]
+)
 LIMIT_S = 300
 
 
@@ -19,7 +28,8 @@ def train(job, world, **options):
 
     Options: ``stop_at`` (a rank is asked to stop after that step), ``die_at`` (the last rank dies as it is
     about to take that step), ``poison`` (steps whose ``spoilt``, "loss" or "gradients", are infinite on the
-    last rank). Steps count from 1, in this run.
+    last rank), ``seen`` (a folder: of each rank a file, to which it appends a line a step: the world size and
+    the documents of each of its micro-batches). Steps count from 1, in this run.
 
     Raises:
         RuntimeError: a rank raised; the text is the first one's traceback.
@@ -65,9 +75,9 @@ def _rank(job, rank, world, folder, environment, options):
     os._exit(0)
 
 
-def _run(job, rank, world, stop_at=None, die_at=None, poison=(), spoilt="loss"):
+def _run(job, rank, world, stop_at=None, die_at=None, poison=(), spoilt="loss", seen=None):
     from rasterloom.train import trainer as engine
-    from rasterloom.train.optim.train_step import Asked
+    from rasterloom.train.job import Request
 
     steps = 0
     original = engine.train_step
@@ -77,16 +87,25 @@ def _run(job, rank, world, stop_at=None, die_at=None, poison=(), spoilt="loss"):
         steps += 1
         if steps == die_at and rank == world - 1:
             os._exit(9)
+        if seen is not None:
+            documents = [_documents(part) for part in parts]
+            with (Path(seen) / f"rank-{rank}.jsonl").open("a") as file:
+                file.write(json.dumps({"world": world, "parts": documents}) + "\n")
         if steps in poison and rank == world - 1:
             return original(_Poisoned(model_engine, spoilt), parts, *args, **kwargs)
         return original(model_engine, parts, *args, **kwargs)
 
     engine.train_step = train_step
 
-    def asked():
-        return Asked.STOP if steps == stop_at and rank == min(1, world - 1) else Asked.NOTHING
+    def request():
+        return Request.STOP if steps == stop_at and rank == min(1, world - 1) else Request.NOTHING
 
-    return engine.run_worker(job, asked=asked)
+    return engine.run_worker(job, request=request)
+
+
+def _documents(part):
+    ends = [sum(part.lengths[: n + 1]) for n in range(len(part.order))]
+    return [part.input_ids[end - n : end].tolist() for end, n in zip(ends, part.lengths, strict=False)]
 
 
 class _Poisoned:

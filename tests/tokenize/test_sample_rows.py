@@ -15,7 +15,7 @@ from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.crop import apply_crop, plan_crop
 from rasterloom.tokenize.profiles import MINI
 from rasterloom.tokenize.prompt_templates import TEMPLATES, templates_of, turns
-from rasterloom.tokenize.sample_rows import Sample, asks, plan_pictures, text_of, turns_of
+from rasterloom.tokenize.sample_rows import TokenizeSample, asks, plan_pictures, text_of, turns_of
 from rasterloom.tokenize.text_tokenizer import JsonText, train_text
 from rasterloom.tokenize.tokenize_shard import tokenize_shard
 from rasterloom.tokenize.unirep import unframe
@@ -115,7 +115,7 @@ def test_pictures_of_nearly_one_aspect_lie_alike(size, scale, off, seed):
         other = size
     if not 0.25 <= size[0] / size[1] <= 4:
         size = other = (size[0], size[0])
-    sample = Sample("k", "", "depth", {}, (b"", b""), 1)
+    sample = TokenizeSample("k", "", "depth", {}, (b"", b""), 1)
     for target in (64, 96):
         plans = plan_pictures(sample, [size, other], [True, False], target, CONFIG, lambda _: seed)
         assert plans[0].bucket == plans[1].bucket and plans[0].box == plans[1].box
@@ -132,7 +132,7 @@ def test_alone_they_would_have_gone_apart():
     sizes = [(n, 100) for n in range(60, 300)]
     chosen = [plan_crop(size, bucket_sizes(256)).bucket for size in sizes]
     apart = next(i for i, (a, b) in enumerate(pairwise(chosen)) if a != b and sizes[i][0] > 120)
-    sample = Sample("k", "", "depth", {}, (b"", b""), 1)
+    sample = TokenizeSample("k", "", "depth", {}, (b"", b""), 1)
     plans = plan_pictures(sample, sizes[apart : apart + 2], [True, False], 256, CONFIG, lambda _: 1)
     assert plans[0].bucket == plans[1].bucket == chosen[apart + 1]
 
@@ -297,7 +297,7 @@ def test_what_a_vocabulary_learns():
 
 
 def test_turns_of_a_named_template():
-    sample = Sample("k", "a cat", "t2i", {}, (b"",))
+    sample = TokenizeSample("k", "a cat", "t2i", {}, (b"",))
     assert turns_of(sample, [(64, 32)], template="t2i_any_size")[0][1].startswith(
         "Generate an image according to"
     )

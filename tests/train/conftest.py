@@ -14,6 +14,8 @@ from rasterloom.recipe.train import Stage, Train
 from rasterloom.schema import TOKENS, Profile, bucket_name, pair_key
 from rasterloom.train.job import StageJob
 
+pytest.register_assert_rewrite("oracle_check")
+
 PROFILE = Profile(
     name="test",
     downsample=16,

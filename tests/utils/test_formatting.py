@@ -37,7 +37,14 @@ def test_short(number: float, said: str) -> None:
 
 @pytest.mark.parametrize(
     ("number", "said"),
-    [(0, "0 bytes"), (999, "999 bytes"), (142_000, "142 kB"), (6.26e6, "6.26 MB"), (2e15, "2,000 TB")],
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1400, "1.4 kB"),
+        (142_000, "142.0 kB"),
+        (6.26e6, "6.3 MB"),
+        (2e15, "2,000.0 TB"),
+    ],
 )
 def test_size(number: float, said: str) -> None:
     assert formatting.size(number) == said

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rasterloom.errors import one_line
 from rasterloom.filtering.scorers.base import Batch, Scores, floats
 from rasterloom.filtering.scorers.clip import (
     DEFAULT_CLIP,
     EMBEDDING,
     Embeddings,
     add_checkpoint,
-    one_line,
     open_clip,
 )
 
@@ -61,7 +61,7 @@ def _read_layers(path: Path) -> list[tuple[Floats, ...]]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path} is no .pth file of weights: {one_line(error)}") from None
+        raise ValueError(f"{path} is no .pth file of weights: {one_line(error, limit=200)}") from None
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f"{path} holds no named weights")
     for layers in (V1_LAYERS, V2_LAYERS):

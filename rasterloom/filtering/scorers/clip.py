@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from rasterloom.errors import one_line
 from rasterloom.filtering.scorers.base import Batch, Scores, floats
 from rasterloom.utils.oom_batches import in_halves
 
@@ -142,7 +143,7 @@ class Clip:
     def _cannot_load(self, error: Exception) -> ValueError:
         return ValueError(
             f"cannot load the CLIP {self.checkpoint!r}; where the Hugging Face hub cannot be reached, give "
-            f"`clip:` a folder with the checkpoint ({one_line(error)})"
+            f"`clip:` a folder with the checkpoint ({one_line(error, limit=200)})"
         )
 
 
@@ -178,7 +179,3 @@ def add_checkpoint(result: Any, clip: str, revision: str | None) -> None:
         result.update(f"{clip}@{revision or 'main'}".encode())
     else:
         raise ValueError(f"no CLIP checkpoint at {clip}: give `clip:` its folder, or its id on the hub")
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

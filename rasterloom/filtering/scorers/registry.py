@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rasterloom import schema
+from rasterloom.errors import PluginError, one_line
 from rasterloom.filtering.scorers.aesthetic import AestheticScorer
 from rasterloom.filtering.scorers.base import Batch, Captions, Images, Scorer, Scores, floats
 from rasterloom.filtering.scorers.captions import CaptionScorer, LanguageScorer
@@ -23,6 +24,8 @@ from rasterloom.filtering.scorers.nsfw import NsfwScorer
 from rasterloom.filtering.scorers.quality import PARAMETERS, load_photographs, niqe
 from rasterloom.filtering.scorers.text_area import TextAreaScorer
 from rasterloom.recipe.filtering import Score
+from rasterloom.utils import plugins
+from rasterloom.utils.plugins import Plugin
 from rasterloom.utils.redact import cut, safe
 
 BATCH_ROWS = 64
@@ -79,27 +82,73 @@ SCORERS: dict[str, Callable[..., Scorer]] = {
     )
 }
 
-ON_GPU = {"aesthetic", "clip"}  # scores that a GPU is worth taking for
+MEMBERS = ("name", "version", "digest", "columns", "sees", "__call__")  # of a scorer
 
-_WORDS = {str: "text", bool: "true or false", int: "a whole number"}
+_ON_GPU = {"aesthetic", "clip"}  # scores that a GPU is worth taking for
+_WORDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
+
+
+def load_plugin(plugin: Plugin) -> Callable[..., Scorer]:
+    """Load what makes the scorer of a plug-in. PluginError if it is none."""
+    make: Callable[..., Scorer] = plugin.load((), SCORERS)
+    if isinstance(make, type):
+        plugin.check(make, MEMBERS)
+    return make
 
 
 def make_scorers(configs: Sequence[Score]) -> list[Scorer]:
-    """Make the scorers that a recipe names. Large weights are loaded when the first picture is scored.
+    """Make the scorers that a recipe names. Large weights are loaded when the first image is scored.
 
     Raises:
         ValueError: a scorer or an option is unknown, named twice or lacking, or a file of weights is missing
     """
     scorers: list[Scorer] = []
     for config in configs:
-        if config.name not in SCORERS:
-            raise ValueError(f"unknown score {config.name!r}; known: {', '.join(SCORERS)}")
         if any(scorer.name == config.name for scorer in scorers):
             raise ValueError(f"the score {config.name} is named twice")
-        make = SCORERS[config.name]
-        _check_options(config, inspect.signature(make).parameters)
-        scorers.append(make(**config.options))
+        scorers.append(_make(config))
     return scorers
+
+
+def _make(config: Score) -> Scorer:
+    plugin = None
+    make = SCORERS.get(config.name)
+    if make is None:
+        plugin = plugins.find(plugins.SCORERS, config.name)
+        if plugin is None:
+            raise ValueError(plugins.missing(plugins.SCORERS, config.name, SCORERS))
+        make = load_plugin(plugin)
+    _check_options(config, _options(make))
+    if plugin is None:
+        return make(**config.options)
+    try:
+        scorer = make(**config.options)
+    except Exception as error:
+        raise PluginError(f"{plugin} cannot be made: {type(error).__name__}: {one_line(error)}") from None
+    plugin.check(scorer, MEMBERS)
+    if scorer.name != config.name:
+        raise PluginError(f"{plugin} calls itself {scorer.name!r}, not {config.name!r}")
+    return scorer
+
+
+def _options(make: Callable[..., Scorer]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(make, eval_str=True).parameters
+    except (NameError, TypeError):  # a plug-in's annotations that name what is imported for types alone
+        return inspect.signature(make).parameters
+
+
+def plugin_identity(configs: Sequence[Score]) -> dict[str, Any]:
+    """Return what the plug-ins among scorers add to a step's identity."""
+    return plugins.identity(plugins.SCORERS, (config.name for config in configs), SCORERS)
+
+
+def wants_gpu(configs: Sequence[Score]) -> bool:
+    """Tell whether a GPU is worth taking for some of the scorers; a plug-in says so by ``uses_gpu``."""
+    return any(
+        config.name in _ON_GPU or (config.name not in SCORERS and getattr(_make(config), "uses_gpu", False))
+        for config in configs
+    )
 
 
 def _check_options(config: Score, options: Mapping[str, inspect.Parameter]) -> None:
@@ -107,8 +156,9 @@ def _check_options(config: Score, options: Mapping[str, inspect.Parameter]) -> N
         if option not in options:
             known = ", ".join(options) or "none"
             raise ValueError(f"the score {config.name} has no option {option!r}; known: {known}")
-        kinds = get_args(options[option].annotation) or (options[option].annotation,)
-        if type(value) not in kinds:
+        annotation = options[option].annotation
+        kinds = get_args(annotation) or (annotation,)
+        if type(value) not in kinds and kinds[0] is not inspect.Parameter.empty:
             words = " or ".join(_WORDS[kind] for kind in kinds if kind in _WORDS)
             raise ValueError(
                 f"the option {option!r} of the score {config.name} takes {words} (got {value!r})"
@@ -124,8 +174,19 @@ def identity(configs: Sequence[Score]) -> dict[str, str]:
 
 
 def score_columns(configs: Sequence[Score]) -> pa.Schema:
-    """Return the columns that the scorers of a recipe give."""
-    return _columns(make_scorers(configs))
+    """Return the columns that the scorers of a recipe give.
+
+    Raises:
+        ValueError: as ``make_scorers``, or two scorers give one column.
+    """
+    scorers = make_scorers(configs)
+    taken = dict.fromkeys(schema.SCORES.names, "the table")
+    for scorer in scorers:
+        for column in scorer.columns:
+            if column in taken:
+                raise ValueError(f"the score {scorer.name} gives a column {column}, as {taken[column]} does")
+            taken[column] = scorer.name
+    return _columns(scorers)
 
 
 def _columns(scorers: Sequence[Scorer]) -> pa.Schema:

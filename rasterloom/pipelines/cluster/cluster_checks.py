@@ -1,4 +1,4 @@
-"""What the doctor looks at beyond this machine: names, clocks, and a Ray cluster."""
+"""Checks of names, clocks and a Ray cluster."""
 
 import http.client
 import os
@@ -14,8 +14,8 @@ from rasterloom.pipelines.cluster.job_client import Jobs
 from rasterloom.pipelines.execution.nodes import in_words, slots
 from rasterloom.pipelines.execution.scheduler import needs_of
 from rasterloom.pipelines.step import ShardStep
-from rasterloom.pipelines.training.stage_step import TrainAt, worker_needs, worker_takes
-from rasterloom.pipelines.workflow import workflow
+from rasterloom.pipelines.training.stage_step import is_stage, worker_needs, worker_takes
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.resources import DriverTakes
 from rasterloom.storage import s3
@@ -28,14 +28,14 @@ ASK_S = 10.0
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one thing; ``what`` names the way out if it is not ok."""
+    """Result of one check; ``what`` names the remedy if it failed."""
 
     ok: bool
     what: str
 
 
 def s3_address() -> str:
-    """Where S3 is for this process."""
+    """Return the address of S3 for this process."""
     return s3.endpoint() or f"https://s3.{s3.region()}.amazonaws.com"
 
 
@@ -84,12 +84,12 @@ def clock(corpus: Corpus) -> Iterator[Finding]:
 
 
 def cluster(address: str, recipe: Recipe | None) -> Iterator[Finding]:
-    """Ask a Ray cluster's dashboard, with the token if there is one, and whether a recipe finds room."""
-    import ray
+    """Check a Ray cluster: connection, token, version and room for a recipe."""
+    import ray  # heavy
 
     mode = os.environ.get("RAY_AUTH_MODE", "token, as RAY_AUTH_MODE is not set")
     try:
-        jobs = Jobs(address)
+        jobs = Jobs.open(address)
         known = len(jobs.all())
     except StepFailed as error:
         yield Finding(False, f"Ray: {error}")
@@ -103,7 +103,7 @@ def cluster(address: str, recipe: Recipe | None) -> Iterator[Finding]:
 
 
 def without_driver(nodes: list[dict[str, float]], driver: DriverTakes) -> list[dict[str, float]]:
-    """What a job's driver leaves of the nodes: it is on the smallest that has room for it."""
+    """Return the nodes less the job's driver, on the smallest that fits."""
     needs = {"CPU": 1.0 if driver.cpus is None else driver.cpus, **driver.resources}
     if driver.memory:
         needs["memory"] = float(driver.memory)
@@ -117,15 +117,15 @@ def without_driver(nodes: list[dict[str, float]], driver: DriverTakes) -> list[d
 
 
 def room(recipe: Recipe, nodes: list[dict[str, float]]) -> Iterator[Finding]:
-    """Whether nodes have what each step's workers take: a line for all that take the same."""
+    """Check that nodes have room for the workers of each step."""
     try:
-        steps = workflow(recipe)
+        steps = Workflow(recipe).steps
     except RecipeError as error:
         yield Finding(False, str(error))
         return
     asked: dict[tuple[str, int, int], list[str]] = {}
     for step in steps:
-        if isinstance(step.config, TrainAt):
+        if is_stage(step):
             needs, fewest = worker_needs(step, recipe.run), recipe.run.train_workers.min
             placement = worker_takes(step, recipe.run).placement
         elif isinstance(step, ShardStep):

@@ -1,20 +1,21 @@
-"""Is everything here that a run needs? One finding a line, with the way out where something is amiss."""
+"""Checks of this machine, a workspace and a cluster."""
 
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rasterloom.errors import PluginError
 from rasterloom.pipelines.cluster import cluster_checks
 from rasterloom.pipelines.cluster.cluster_checks import Finding
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.storage.store import StorageError
-from rasterloom.utils import private_folders
+from rasterloom.utils import plugins, private_folders
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.workspace_check import check_catalog, check_store
 
@@ -29,11 +30,11 @@ LEAST_MEMORY_BYTES = 4 * 2**30
 
 
 def examine(recipe: Recipe | None, address: str | None = None) -> list[Finding]:
-    """Examine this machine, a recipe's workspace and catalog, and the cluster at a dashboard's address.
+    """Check this machine, a workspace with its catalog, and a cluster.
 
     Nothing is left behind; a recipe's workspace is made if it is a local folder that is not there yet.
     """
-    found = [*_python(), *_packages(), *_machine(), *_gpus(bool(recipe and recipe.run.use_gpu))]
+    found = [*_python(), *_packages(), *_plugins(), *_machine(), *_gpus(bool(recipe and recipe.run.use_gpu))]
     if recipe:
         corpus = Corpus.of(recipe)
         found += [
@@ -60,6 +61,27 @@ def _packages() -> Iterator[Finding]:
             yield Finding(False, f"{name} is missing: pip install -c constraints.txt rasterloom")
 
 
+def _plugins() -> Iterator[Finding]:
+    """Findings on the readers, scorers and codecs that other packages bring; each is loaded."""
+    from rasterloom.filtering.scorers import registry as scorers
+    from rasterloom.sources.readers import registry as readers
+    from rasterloom.tokenize.codecs import load as codecs
+
+    rooms: dict[str, Callable[[plugins.Plugin], object]] = {
+        plugins.READERS: readers.load_plugin,
+        plugins.SCORERS: scorers.load_plugin,
+        plugins.CODECS: codecs.load_plugin,
+    }
+    for group, load in rooms.items():
+        for plugin in plugins.installed(group):
+            try:
+                plugins.find(group, plugin.name)
+                load(plugin)
+                yield Finding(True, f"plug-in: {plugin}")
+            except PluginError as error:
+                yield Finding(False, f"plug-in: {error}")
+
+
 def _machine() -> Iterator[Finding]:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     text = f"{os.cpu_count()} CPUs, {memory / 2**30:.0f} GiB of memory"
@@ -75,7 +97,7 @@ def _machine() -> Iterator[Finding]:
 
 
 def _gpus(needed: bool) -> Iterator[Finding]:
-    from rasterloom.train.devices import gpus
+    from rasterloom.train.devices import gpus  # heavy
 
     yield from gpu_findings(gpus(), needed, find_spec("flash_attn") is not None)
 
@@ -95,14 +117,14 @@ def gpu_findings(gpus: "list[Gpu]", needed: bool, flash_attn: bool) -> Iterator[
 
 
 def _codec(config: Tokenize) -> Finding:
-    """Load the codec: weights that are missing or another network's show here and not on every worker."""
-    from rasterloom.tokenize.codecs.load import codec_of
+    """Load the codec, so that wrong weights show before a worker starts."""
+    from rasterloom.tokenize.codecs.load import codec_of  # heavy
 
     try:
         codec = codec_of(config, "cpu")
     except (ValueError, OSError) as error:
         return Finding(False, f"codec {config.codec}: {error}")
-    decoder = "" if codec.can_decode else " (encoder alone: nothing can be decoded back into pictures)"
+    decoder = "" if codec.can_decode else " (encoder alone: nothing can be decoded back into images)"
     return Finding(True, f"codec {config.codec}, weights {codec.digest[:12]}{decoder}")
 
 

@@ -1,4 +1,4 @@
-"""Variables of whoever submits a job, on their way to the job's processes.
+"""Environment variables of the submitter for the job's processes.
 
 What a job is given as variables of its runtime environment, Ray shows to everyone who may see the dashboard:
 in the list of jobs, in the state API, in logs. So the values travel in a file of the job's package, which is
@@ -18,21 +18,23 @@ HOOK = "rasterloom.pipelines.cluster.environment.take"  # what Ray calls in each
 
 
 def collect(names: Iterable[str]) -> dict[str, str]:
-    """The values that the variables have here. RecipeError if one is not set, or is Ray's own."""
+    """Return the values of variables. RecipeError: unset, or Ray's own."""
     found = {}
     for name in names:
         if "=" in name:
-            raise RecipeError(f"--env takes a name, not a value: export {name.split('=')[0]} and name it")
+            message = f"takes a name, not a value; export {name.split('=')[0]} and name it"
+            raise RecipeError(message, field="env")
         if name.startswith("RAY_"):
-            raise RecipeError(f"--env: {name} is the cluster's own: its nodes are started with it")
+            message = f"{name} is the cluster's own; its nodes are started with it"
+            raise RecipeError(message, field="env")
         if name not in os.environ:
-            raise RecipeError(f"--env: {name} is not set here")
+            raise RecipeError(f"{name} is not set here", field="env")
         found[name] = os.environ[name]
     return found
 
 
 def take() -> None:
-    """Set the variables that the job's package brought, if it brought any. Runs before all else."""
+    """Set the variables from the job's package, before all else."""
     name = os.environ.get(NAMES_FILE)
     if not name:
         return

@@ -1,7 +1,6 @@
 """The jobs of a Ray cluster, through Ray's Jobs API."""
 
 import asyncio
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -14,15 +13,12 @@ from rich.console import Console
 
 from rasterloom.errors import StepFailed
 from rasterloom.pipelines.progress.log_lines import where_at
+from rasterloom.utils.ray_compat import quiet_clients, server_version
+from rasterloom.utils.retry import RetryPolicy
 
 T = TypeVar("T")
 OURS = "rasterloom"  # key in a job's metadata: the recipe's corpus
-TALKATIVE = (
-    "ray.dashboard.modules.dashboard_sdk",
-    "ray.dashboard.modules.job.sdk",
-    "ray._private.runtime_env.packaging",
-)
-PENDING_S = 5.0  # that a job may take to start before it is told what it waits for
+PENDING_S = 5.0  # that a job may take to start before its reason is printed
 STARTS_S = 60.0  # that a head which has just come up may take until it takes jobs
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 TOKEN = (
@@ -46,49 +42,59 @@ class Job:
 
     @property
     def last_words(self) -> str:
-        """Why it failed: the last line of its log that says something, which Ray puts into its message."""
+        """Last line of its log that says something.
+
+        Ray puts it into its message.
+        """
         lines = [line.strip() for line in self.message.splitlines() if line.strip()]
         return lines[-1] if lines else ""
 
     @property
     def ours(self) -> bool:
-        """Whether it runs Rasterloom, whoever submitted it."""
+        """True if the job runs Rasterloom, whoever submitted it."""
         return bool(self.corpus) or "rasterloom" in self.entrypoint
 
 
+@dataclass(frozen=True)
 class Jobs:
-    """A client of one cluster's jobs; what goes wrong is a StepFailed of one line."""
+    """Client of a cluster's jobs; failures are StepFailed of one line."""
 
-    def __init__(self, address: str) -> None:
-        """Connect. StepFailed: nobody answers there, or the cluster does not let us in."""
-        from ray.job_submission import JobSubmissionClient
+    address: str
+    _client: Any
+    """Ray's JobSubmissionClient."""
 
-        for name in TALKATIVE:
-            logging.getLogger(name).setLevel(logging.WARNING)
-        self.address = address
+    @classmethod
+    def open(cls, address: str) -> "Jobs":
+        """Connect to a cluster. StepFailed: no answer, or access denied."""
+        from ray.job_submission import JobSubmissionClient  # heavy
+
+        quiet_clients()
         with _as_given(address):
-            self._client: Any = self._ask(lambda: JobSubmissionClient(address))
+            return cls(address, _ask(address, lambda: JobSubmissionClient(address)))
 
     @property
     def version(self) -> str:
-        """Of Ray, at the cluster."""
-        return str(self._client._server_ray_version)  # asked when connecting; get_version is the API's own
+        """Version of Ray at the cluster."""
+        return server_version(self._client)
 
     def submit(self, **given: Any) -> str:
-        """Submit a job, and return its id; a head that has just come up is waited for."""
-        until = time.monotonic() + STARTS_S
-        while True:
-            try:
-                return str(self._ask(lambda: self._client.submit_job(**given)))
-            except StepFailed as error:
-                if "No available agent" not in str(error):
-                    raise
-                if time.monotonic() > until:
-                    raise StepFailed(
-                        f"{error} Its nodes' agents do not run: dashboard_agent.log on them says why; where "
-                        "a machine has two Rays, `ray start --dashboard-agent-listen-port` gives each its own"
-                    ) from None
-                time.sleep(1.0)
+        """Submit a job; return its id.
+
+        A head that has just come up is waited for.
+        """
+        try:
+            return str(
+                STARTING.call(
+                    "submission of a job", lambda: self._ask(lambda: self._client.submit_job(**given))
+                )
+            )
+        except StepFailed as error:
+            if not _has_no_agent(error):
+                raise
+            raise StepFailed(
+                f"{error} Its nodes' agents do not run: dashboard_agent.log on them says why; where "
+                "a machine has two Rays, `ray start --dashboard-agent-listen-port` gives each its own"
+            ) from None
 
     def all(self) -> list[Job]:
         """All jobs that the cluster remembers, the latest first."""
@@ -96,7 +102,7 @@ class Jobs:
         return sorted(found, key=lambda job: job.began or datetime.now(UTC), reverse=True)
 
     def find(self, end: str) -> str:
-        """The job whose id ends so. StepFailed: there is none, or more than one."""
+        """Return the one job whose id ends so, or raise StepFailed."""
         found = [job.id for job in self.all() if job.id.endswith(end)]
         if len(found) != 1:
             what = "no job" if not found else f"{len(found)} jobs, {', '.join(found)},"
@@ -110,8 +116,8 @@ class Jobs:
         return _job(self._ask(lambda: self._client.get_job_info(job)))
 
     def nodes(self) -> list[dict[str, float]]:
-        """What each node that is there has, in Ray's words."""
-        from ray.util.state import list_nodes
+        """Return the resources of each node, by Ray's names."""
+        from ray.util.state import list_nodes  # heavy
 
         # Ray takes the nodes that are gone, which it leaves out as asked, for data that is missing.
         asked: dict[str, Any] = {"limit": 10_000, "raise_on_missing_output": False}
@@ -123,7 +129,7 @@ class Jobs:
         return str(self._ask(lambda: self._client.get_job_logs(job)))
 
     def stop(self, job: str) -> bool:
-        """Ask a job to stop, and wait until it has; whether it was running."""
+        """Stop a job and wait; return whether it was running."""
         was_running: bool = self._ask(lambda: self._client.stop_job(job))
         while was_running and self.running(job):
             time.sleep(0.5)
@@ -133,18 +139,18 @@ class Jobs:
         return self.status(job) in ("PENDING", "RUNNING")
 
     def follow(self, job: str, console: Console) -> str:
-        """Print a job's log as it grows until the job ends, and return its status then."""
+        """Print a job's log until it ends; return its status."""
 
         async def tail() -> None:
             async for lines in self._client.tail_job_logs(job):
                 console.print(lines, end="", markup=False, highlight=False)
 
         began = time.monotonic()
-        told = False
+        shown = False
         while self.status(job) == "PENDING":  # and one line where there is no such job
-            if not told and time.monotonic() - began > PENDING_S:
+            if not shown and time.monotonic() - began > PENDING_S:
                 console.print(f"{job} waits: {self.job(job).message}", markup=False, highlight=False)
-                told = True
+                shown = True
             time.sleep(0.5)
         self._ask(lambda: asyncio.run(tail()))
         while self.running(job):
@@ -152,29 +158,43 @@ class Jobs:
         return self.status(job)
 
     def step_of(self, job: Job) -> str:
-        """What a job that runs is at, as its log tells."""
+        """Return the position of a running job, from its log."""
         return where_at(self.logs(job.id)) if job.status == "RUNNING" else ""
 
     def _ask(self, question: Callable[[], T]) -> T:
-        from ray.exceptions import AuthenticationError
+        return _ask(self.address, question)
 
-        try:
-            return question()
-        except AuthenticationError as error:
-            raise StepFailed(f"{self.address}: {str(error).splitlines()[0]}: {TOKEN}") from None
-        except ConnectionError:
-            raise StepFailed(
-                f"nobody answers at {self.address}: it takes the address of the cluster's dashboard, such as "
-                "http://head:8265; is the port open from here?"
-            ) from None
-        except Exception as error:  # whatever answers there may say anything
-            lines = [line for line in str(error).strip().splitlines() if line.strip()]
-            raise StepFailed(f"{self.address}: {lines[-1].strip() if lines else error!r}") from None
+
+def _ask(address: str, question: Callable[[], T]) -> T:
+    """Return a cluster's answer. StepFailed: there is none, or an error."""
+    from ray.exceptions import AuthenticationError  # heavy
+
+    try:
+        return question()
+    except AuthenticationError as error:
+        raise StepFailed(f"{address}: {str(error).splitlines()[0]}: {TOKEN}") from None
+    except ConnectionError:
+        raise StepFailed(
+            f"nobody answers at {address}: it takes the address of the cluster's dashboard, such as "
+            "http://head:8265; is the port open from here?"
+        ) from None
+    except Exception as error:  # whatever answers there may say anything
+        lines = [line for line in str(error).strip().splitlines() if line.strip()]
+        raise StepFailed(f"{address}: {lines[-1].strip() if lines else error!r}") from None
+
+
+def _has_no_agent(error: BaseException) -> bool:
+    """Return whether a head has no agent yet to run jobs."""
+    return isinstance(error, StepFailed) and "No available agent" in str(error)
+
+
+# A head that has just come up is waited for.
+STARTING = RetryPolicy(_has_no_agent, tries=1000, base_s=1.0, cap_s=1.0, jitter=0.0, deadline_s=STARTS_S)
 
 
 @contextmanager
 def _as_given(address: str) -> Iterator[None]:
-    """Keep Ray from putting a variable before the address that it is given."""
+    """Hide the variables that Ray prefers to a given address."""
     names = (ADDRESS_VARIABLE, "RAY_ADDRESS")
     kept = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:

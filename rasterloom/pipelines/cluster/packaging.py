@@ -1,4 +1,4 @@
-"""What a job takes along of the recipe's folder: a zip of what Ray itself would pack, and not too big."""
+"""Package of a recipe's folder for a job, of limited size."""
 
 import fnmatch
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.cluster.environment import FILE
 from rasterloom.recipe.recipe import Recipe
+from rasterloom.utils.ray_compat import ignore_rules
 
 LIMIT = 100 * 2**20  # bytes that the dashboard takes in one request
 LEFT_OUT = (".git", ".venv*", "venv", "__pycache__", "*.egg-info", ".*_cache", FILE)
@@ -17,7 +18,7 @@ LEFT_OUT = (".git", ".venv*", "venv", "__pycache__", "*.egg-info", ".*_cache", F
 
 @dataclass(frozen=True)
 class Package:
-    """A recipe's folder as a job gets it: files relative to ``folder``, with their sizes in bytes."""
+    """Files of a recipe's folder for a job, with their sizes."""
 
     folder: Path
     files: dict[str, int]
@@ -27,7 +28,7 @@ class Package:
         return sum(self.files.values())
 
     def write(self, path: Path, variables: dict[str, str]) -> None:
-        """Write it as a zip, with a file of the variables that are the submitter's."""
+        """Write the zip, with a file of the submitter's variables."""
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for name in self.files:
                 archive.write(self.folder / name, name)
@@ -62,9 +63,7 @@ def package(recipe_file: Path, recipe: Recipe) -> Package:
 
 
 def _walk(folder: Path, workspace: str, ignored: list[Callable[[Path], bool]]) -> Iterator[Path]:
-    from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
-
-    ignored = [*ignored, *get_excludes_from_ignore_files(folder, include_gitignore=True, logger=_Quiet())]
+    ignored = [*ignored, *ignore_rules(folder)]
     for path in sorted(folder.iterdir()):
         left_out = any(fnmatch.fnmatch(path.name, pattern) for pattern in LEFT_OUT)
         if left_out or str(path) == workspace or any(match(path) for match in ignored):
@@ -73,11 +72,6 @@ def _walk(folder: Path, workspace: str, ignored: list[Callable[[Path], bool]]) -
             yield from _walk(path, workspace, ignored)
         elif path.is_file():
             yield path
-
-
-class _Quiet:
-    def info(self, *_: object) -> None:
-        """Ray would tell of each ignore file."""
 
 
 def _check_sources(recipe: Recipe, found: Package) -> None:

@@ -22,7 +22,7 @@ STOP_WAIT_S = 30  # that a job has to end by itself when it is stopped; Ray give
 
 @dataclass(frozen=True)
 class Submission:
-    """A job that could be submitted: what it runs, takes along and takes of its node."""
+    """Job to submit: its command, package and resources."""
 
     entrypoint: str
     package: Package
@@ -58,12 +58,12 @@ def prepare(
     retry: str,
     env: list[str],
     with_code: bool = False,
-    told: tuple[str, ...] = (),
+    log_options: tuple[str, ...] = (),
 ) -> Submission:
-    """Find out what the job of a recipe is, and whether it can work. Nothing is sent.
+    """Prepare and check the job of a recipe; nothing is sent.
 
     Args:
-        told: further options of ``run``: how it is to tell what goes on.
+        log_options: further options of ``run``, for its output.
 
     Raises:
         RecipeError: the recipe, or what is asked for, cannot work on a cluster.
@@ -72,7 +72,7 @@ def prepare(
     if retry:
         parse_classes(retry)
     check_outlives(recipe, recipe_file.resolve().parent)
-    options = [*(["--until", until] if until else []), *(["--retry", retry] if retry else []), *told]
+    options = [*(["--until", until] if until else []), *(["--retry", retry] if retry else []), *log_options]
     driver = recipe.run.driver
     return Submission(
         entrypoint=shlex.join(["python", "-m", "rasterloom", "run", recipe_file.name, *options]),
@@ -95,7 +95,7 @@ def submit(submission: Submission, jobs: Jobs) -> str:
 
 
 def check_outlives(recipe: Recipe, folder: Path) -> None:
-    """Raise RecipeError if the workspace lies in the folder that a job gets a copy of."""
+    """Raise RecipeError if the workspace lies in the submitted folder."""
     if not recipe.workspace.startswith("s3://") and Path(recipe.workspace).is_relative_to(folder):
         raise RecipeError(
             f"workspace: {recipe.workspace} lies in the recipe's folder, of which a job gets a copy that "
@@ -104,7 +104,7 @@ def check_outlives(recipe: Recipe, folder: Path) -> None:
 
 
 def check_job(recipe: Recipe) -> None:
-    """Raise RecipeError if this process is a job's, and the workspace would go with its folder."""
+    """Raise RecipeError if this job's workspace lies in its folder."""
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
     if job.get("runtime_env", {}).get("working_dir"):
         check_outlives(recipe, Path.cwd())

@@ -1,21 +1,18 @@
-"""Steps whose results are there, taken as they stand: read off the records, not worked out from a recipe.
+"""Steps of a version of a corpus, read off its records and not its recipe.
 
 A recipe of ``corpus: name@tag`` reads that version, whatever else it says of sources, scores or rules: the
 steps of its corpus are those that made the version.
 """
 
-from dataclasses import dataclass
-from typing import Any
-
-import pyarrow as pa
 from pyiceberg.table.refs import SnapshotRefType
 
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.corpus import token_work
 from rasterloom.pipelines.corpus.length_index import lengths_step
-from rasterloom.pipelines.step import FileStep, ShardStep, Step
-from rasterloom.recipe.base import Section
+from rasterloom.pipelines.step import FinishedStep, HasResult
+from rasterloom.pipelines.workspace.status import read_record
 from rasterloom.recipe.recipe import Recipe
+from rasterloom.schema import StepKind
 from rasterloom.storage.store import StorageError
 from rasterloom.versions.corpus import MAIN, TABLES, Corpus
 from rasterloom.versions.history import made
@@ -23,45 +20,8 @@ from rasterloom.versions.record import Record
 from rasterloom.versions.refs import check_ref
 
 
-class AsItStands(Section):
-    """A result that is there has no settings: its record has."""
-
-
-@dataclass(frozen=True)
-class Existing(ShardStep):
-    """A table's version, whatever step made it."""
-
-    @property
-    def fingerprint(self) -> str:
-        return str(self.identity["fingerprint"])
-
-
-@dataclass(frozen=True)
-class ExistingFiles(FileStep):
-    """A folder of files, whatever step made it."""
-
-    @property
-    def fingerprint(self) -> str:
-        return str(self.identity["fingerprint"])
-
-
-def existing(record: Record, table: str | None, **given: Any) -> Step:
-    """The step that a record is of, done already."""
-    given = {"config": AsItStands(), "replaces": "", **given}
-    return Existing(
-        record.step,
-        code_version=record.code_version,
-        identity={"fingerprint": record.fingerprint},
-        plan=_never,
-        work=_never,
-        schema=pa.schema([]),
-        table=table,
-        **given,
-    )
-
-
 def is_fixed(corpus: Corpus) -> bool:
-    """Whether a corpus is seen at a tag or a snapshot, which never change.
+    """True if a corpus is seen at a tag or a snapshot, which never change.
 
     Raises:
         VersionError: it is seen at a snapshot that there is not.
@@ -84,44 +44,40 @@ def refuse_change(corpus: Corpus, what: str) -> None:
     )
 
 
-def steps_of_version(recipe: Recipe) -> list[Step]:
-    """The steps that made the version that a recipe's corpus is seen at, as far as their results are there.
+def steps_of_version(recipe: Recipe) -> list[HasResult]:
+    """The steps that made the version of a recipe's corpus, if their results are there.
 
     Raises:
         RecipeError: the version lacks tokens of a target that a stage is to be trained on.
     """
     corpus = Corpus.of(recipe)
     versions = {v.record.step: v for v in made(corpus)}
-    steps: list[Step] = [
-        existing(versions[name].record, name) for name in TABLES if name in versions and name != "tokens"
+    steps: list[HasResult] = [
+        FinishedStep(versions[name].record, name)
+        for name in TABLES
+        if name in versions and name != StepKind.TOKENS
     ]
-    texts: dict[str, Step] = {}
-    tokens: list[Step] = []
-    for name, version in versions.items():
-        if version.table != "tokens" or "profile" in version.record.config:  # the latter were imported
+    texts: dict[str, HasResult] = {}
+    tokens: list[HasResult] = []
+    for version in versions.values():
+        if version.table != StepKind.TOKENS or "profile" in version.record.config:  # the latter were imported
             continue
-        target = int(name.removeprefix("tokens/"))
+        target = int(version.record.part)
         config = _tokenized(recipe, target, version.record)
         ((codes, fingerprint),) = version.record.inputs.items()
-        of_codes = _record(corpus, codes, fingerprint)
-        packed = existing(version.record, "tokens", config=config, replaces=f"target == {target}")
+        of_codes = read_record(corpus, codes, fingerprint)
+        packed = FinishedStep(version.record, "tokens", f"target == {target}", config=config)
         if of_codes is not None:
-            text = _record(corpus, "text", of_codes.inputs["text"])
+            text = read_record(corpus, "text", of_codes.inputs["text"])
             if text is not None and text.fingerprint not in texts:
-                texts[text.fingerprint] = ExistingFiles(
-                    "text",
-                    AsItStands(),
-                    text.code_version,
-                    identity={"fingerprint": text.fingerprint},
-                    make=_never,
-                )
-            tokens.append(existing(of_codes, None, config=config))
+                texts[text.fingerprint] = FinishedStep(text, has_files=True)
+            tokens.append(FinishedStep(of_codes, config=config))
         tokens += [packed, lengths_step(target, packed)]
     if len(texts) > 1:
         raise RecipeError(f"the tokens of {recipe.corpus} were made with {len(texts)} text vocabularies")
     for stage in recipe.train.stages if recipe.train else ():
-        if f"tokens/{stage.target}" not in versions:
-            there = ", ".join(name for name in versions if name.startswith("tokens/")) or "no tokens"
+        if StepKind.TOKENS.step(stage.target) not in versions:
+            there = ", ".join(name for name in versions if StepKind.part(name)) or "no tokens"
             raise RecipeError(
                 f"{recipe.corpus} has no tokens of {stage.target}, which train.stages names; it has {there}"
             )
@@ -129,18 +85,7 @@ def steps_of_version(recipe: Recipe) -> list[Step]:
 
 
 def _tokenized(recipe: Recipe, target: int, record: Record) -> token_work.TokenizeAt:
-    """How tokens were made. Where weights and tokenizer lie is not on record: that says the recipe."""
+    """Config that tokens were made by; the recipe adds the paths of weights and tokenizer."""
     told = {n: v for n, v in record.config["tokenize"].items() if n not in ("prompts", "targets")}
     config = recipe.tokenize.model_copy(update={**told, "targets": (target,)})
     return token_work.TokenizeAt(target=target, tokenize=config)
-
-
-def _record(corpus: Corpus, step: str, fingerprint: str) -> Record | None:
-    try:
-        return Record.from_json(corpus.store.read(f"{corpus.name}/records/{step}/{fingerprint}.json"))
-    except FileNotFoundError:
-        return None
-
-
-def _never(*_: Any) -> Any:
-    raise AssertionError("what is there is not made")

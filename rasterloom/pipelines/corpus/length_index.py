@@ -1,4 +1,4 @@
-"""The length index of a target: what a trainer needs to plan an epoch, in one small file.
+"""Length index of a target: one small file to plan an epoch from.
 
 One row for each row of the target's token files, in their order: ``file``, ``key``, ``bucket``, ``task``,
 ``n_tokens``, and ``heldout``, the share from which on a row is kept from training. The file's metadata hold,
@@ -13,16 +13,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.step import FileStep, Inputs, Step
+from rasterloom.pipelines.progress.counts import Unit
+from rasterloom.pipelines.step import FileStep, HasResult, StepContext, StepProgress
 from rasterloom.recipe.base import Section
+from rasterloom.schema import StepKind
+from rasterloom.storage.layout import LENGTHS, LENGTHS_FILES
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
 from rasterloom.train.data.collate import heldout_draw
-from rasterloom.versions.corpus import Corpus
 
-NAME = "lengths.parquet"
-FILES = b"rasterloom.files"
 COLUMNS = ["key", "bucket", "task", "n_tokens"]
 
 
@@ -30,22 +29,26 @@ class LengthsAt(Section):
     target: int
 
 
-def lengths_step(target: int, tokens: Step) -> Step:
+def lengths_step(target: int, tokens: HasResult) -> HasResult:
     return FileStep(
-        f"lengths/{target}", LengthsAt(target=target), "1", (tokens,), make=make_lengths, shows_rows=True
+        StepKind.LENGTHS.step(target),
+        LengthsAt(target=target),
+        "1",
+        (tokens,),
+        make=make_lengths,
+        shows_rows=True,
     )
 
 
-def make_lengths(
-    corpus: Corpus, inputs: Inputs, step: Any, folder: Path, run: Any, progress: Progress
-) -> dict[str, int]:
+def make_lengths(context: StepContext[LengthsAt]) -> dict[str, int]:
     """Write the index of a step's token files."""
-    (given,) = inputs.values()
-    return write_index(corpus.store, given, folder / NAME, progress)
+    (given,) = context.inputs.values()
+    return write_index(context.corpus.store, given, context.folder / LENGTHS, context.progress)
 
 
-def write_index(store: Store, given: list[DataFile], path: Path, progress: Progress) -> dict[str, int]:
-    """Write the index, one token file after the other, a row group each; count its rows and tokens."""
+def write_index(store: Store, given: list[DataFile], path: Path, progress: StepProgress) -> dict[str, int]:
+    """Write the index, a row group for each token file; count rows and tokens."""
+    progress.counted(Unit("files"))
     schema = pa.schema(
         [
             ("file", pa.dictionary(pa.int32(), pa.string())),
@@ -70,6 +73,6 @@ def write_index(store: Store, given: list[DataFile], path: Path, progress: Progr
             writer.write_table(rows.add_column(0, "file", name).append_column("heldout", draws).cast(schema))
             counts["rows"] += len(rows)
             counts["tokens"] += rows["n_tokens"].to_numpy().sum(dtype="int64").item()
-            progress.update(number + 1, total=len(given), unit="files")
-        writer.add_key_value_metadata({FILES: json.dumps(files)})
+            progress.advanced(number + 1, len(given))
+        writer.add_key_value_metadata({LENGTHS_FILES: json.dumps(files)})
     return counts

@@ -1,10 +1,10 @@
-"""What each step does to one shard: read its rows from the store, call the room that knows how.
+"""Planning of shards, and the work on one shard, of the steps up to the selection.
 
 A ``plan_*`` function cuts a step's inputs up; the function beside it takes one of those shards.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -13,12 +13,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import field_serializer
 
-from rasterloom.pipelines.step import Inputs, Shard, ShardResult
+from rasterloom.filtering.scorers.registry import make_scorers, score_shard
+from rasterloom.pipelines.step import Inputs, Shard, ShardResult, ShardSpec
+from rasterloom.pipelines.workspace.retries import RetrySpec
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.filtering import Keep, Score
 from rasterloom.recipe.sources import Source
 from rasterloom.schema import PAIRS, SCORES
+from rasterloom.sources.fetch.img2dataset import fetch_shard_by_img2dataset
+from rasterloom.sources.fetch.shard import fetch_shard
+from rasterloom.sources.pairs import stream_pairs
+from rasterloom.sources.readers.registry import source_name
 from rasterloom.storage.parquet_io import count_of, first_of, read_file, read_files, read_rows
 from rasterloom.storage.store import Store
 
@@ -26,13 +32,12 @@ FILES_AT_ONCE = 64  # of images, judged together
 
 
 class Sources(Section):
-    """Sources as they count: by name, and what they hold (the step's identity), not by where they lie."""
+    """Sources by name; their content is the step's identity, and their paths are not."""
 
     sources: tuple[Source, ...]
 
     @field_serializer("sources")
     def _by_name(self, sources: tuple[Source, ...]) -> list[dict[str, Any]]:
-        from rasterloom.sources.readers.registry import source_name
 
         return [
             {
@@ -49,7 +54,7 @@ class Scores(Section):
 
 @dataclass(frozen=True)
 class Origin:
-    """Where images come from that have no URL, and the Python that runs the engine img2dataset.
+    """Sources of images without a URL, and the Python of the engine img2dataset.
 
     It is nobody's identity: what lies there is.
     """
@@ -58,26 +63,56 @@ class Origin:
     python: str | None = None
 
 
-def plan_pairs(store: Store, inputs: Inputs, config: Sources) -> list[Shard]:
-    return [Shard("000000", {})]  # one shard: a pair that comes twice is found across all sources
+@dataclass(frozen=True)
+class PairsSpec(ShardSpec):
+    """All sources."""
 
 
-def read_pairs(store: Store, spec: dict[str, Any], config: Sources) -> ShardResult:
-    from rasterloom.sources.pairs import stream_pairs
+@dataclass(frozen=True)
+class FetchSpec(RetrySpec):
+    """Rows of a file of pairs."""
+
+    shard: int
+    file: str
+    start: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class ScoreSpec(ShardSpec):
+    """A file of images."""
+
+    images: str
+
+
+@dataclass(frozen=True)
+class SelectSpec(ShardSpec):
+    """All files of images and scores."""
+
+    images: list[str]
+    scores: list[str]
+    earlier: list[str] | None = None  # of the selection's last version; no part of the digest
+
+
+def plan_pairs(store: Store, inputs: Inputs, config: Sources) -> list[Shard[PairsSpec]]:
+    return [Shard("000000", PairsSpec())]  # one shard: a pair that comes twice is found across all sources
+
+
+def read_pairs(store: Store, spec: PairsSpec, config: Sources) -> ShardResult:
 
     counts: dict[str, int] = {}
     return stream_pairs(config.sources, counts), counts
 
 
-def plan_images(store: Store, inputs: Inputs, config: Fetch) -> list[Shard]:
-    shards: list[Shard] = []
+def plan_images(store: Store, inputs: Inputs, config: Fetch) -> list[Shard[FetchSpec]]:
+    shards: list[Shard[FetchSpec]] = []
     number = 0
     for file in inputs["pairs"]:
         first = first_of(store, file)
         for start in range(0, first.rows, config.shard_rows):
-            spec = {"shard": number, "file": first.name, "start": start, "rows": config.shard_rows}
+            spec = FetchSpec(shard=number, file=first.name, start=start, rows=config.shard_rows)
             here, rows = first.now(start, config.shard_rows)
-            now = {"file": file.name, "start": here, "rows": rows} if first.gone else {}
+            now = replace(spec, file=file.name, start=here, rows=rows) if first.gone else None
             if rows:
                 size = min(rows, first.rows - start)
                 shards.append(Shard(f"{number:06d}", spec, now=now, rows=size))
@@ -87,34 +122,34 @@ def plan_images(store: Store, inputs: Inputs, config: Fetch) -> list[Shard]:
 
 def fetch_images(
     store: Store,
-    spec: dict[str, Any],
+    spec: FetchSpec,
     config: Fetch,
     origin: Origin = Origin(),
 ) -> ShardResult:
-    pairs = read_rows(store, spec["file"], spec["start"], spec["rows"], PAIRS.names)
-    images = _fetch(pairs, config, spec["shard"], origin)
+    pairs = read_rows(store, spec.file, spec.start, spec.rows, PAIRS.names)
+    images = _fetch(pairs, config, spec.shard, origin)
     return images, count_of(images["error"].fill_null("ok"))
 
 
 def fetch_again(
     store: Store,
-    spec: dict[str, Any],
+    spec: FetchSpec,
     config: Fetch,
     origin: Origin = Origin(),
 ) -> ShardResult:
-    """Fetch those rows of a shard again that failed with one of ``errors``; the others stay as they are.
+    """Fetch the rows of a shard again that failed with one of ``errors``.
 
     All rows, where there is no earlier result.
     """
-    if "images" not in spec:
+    if spec.images is None:
         return fetch_images(store, spec, config, origin)
-    pairs = read_rows(store, spec["file"], spec["start"], spec["rows"], PAIRS.names)
-    before = read_file(store, spec["images"])
+    pairs = read_rows(store, spec.file, spec.start, spec.rows, PAIRS.names)
+    before = read_file(store, spec.images)
     before = before.filter(pc.is_in(before["key"], pairs["key"].combine_chunks()))  # a takedown took the rest
-    failed = pc.is_in(before["error"], pa.array(spec["errors"]))
+    failed = pc.is_in(before["error"], pa.array(spec.errors))
     keys = before["key"].filter(failed).combine_chunks()
     pairs = pairs.filter(pc.is_in(pairs["key"], keys))
-    fetched = _fetch(pairs, config, spec["shard"], origin)
+    fetched = _fetch(pairs, config, spec.shard, origin)
     attempts = pc.add(fetched["attempts"], before["attempts"].filter(failed))
     fetched = fetched.set_column(fetched.column_names.index("attempts"), "attempts", attempts)
     images = pa.concat_tables([before.filter(pc.invert(failed)).cast(fetched.schema), fetched])
@@ -123,11 +158,9 @@ def fetch_again(
 
 
 def _fetch(pairs: pa.Table, config: Fetch, shard: int, origin: Origin) -> pa.Table:
-    from rasterloom.sources.fetch.shard import fetch_shard
 
     if config.engine != "img2dataset":
         return fetch_shard(pairs, config, shard=shard, sources=origin.sources)
-    from rasterloom.sources.fetch.img2dataset import fetch_shard_by_img2dataset
 
     # img2dataset fetches pairs with a URL, and nothing else.
     has_url = pc.and_(pc.is_null(pairs["path"]), pc.is_null(pairs["turns"]))
@@ -140,46 +173,44 @@ def _fetch(pairs: pa.Table, config: Fetch, shard: int, origin: Origin) -> pa.Tab
     return images.take(pc.index_in(pairs["key"].combine_chunks(), images["key"].combine_chunks()))
 
 
-def plan_by_images_file(store: Store, inputs: Inputs, config: Any) -> list[Shard]:
-    """One shard a file of images; the files of the other inputs go along whole, they are pruned by shard."""
-    others = {name: [f.name for f in files] for name, files in inputs.items() if name != "images"}
+def plan_scores(store: Store, inputs: Inputs, config: Scores) -> list[Shard[ScoreSpec]]:
+    """One shard a file of images."""
     return [
-        Shard(f"{number:06d}", {"images": file.name, **others}, rows=file.rows)
+        Shard(f"{number:06d}", ScoreSpec(file.name), rows=file.rows)
         for number, file in enumerate(inputs["images"])
     ]
 
 
-def score_images(store: Store, spec: dict[str, Any], config: Scores) -> ShardResult:
-    from rasterloom.filtering.scorers.registry import score_shard
+def score_images(store: Store, spec: ScoreSpec, config: Scores) -> ShardResult:
 
-    images = read_files(store, [spec["images"]], without=("more",))
+    images = read_files(store, [spec.images], without=("more",))
     scores = score_shard(images, _scorers(config.model_dump_json()))
     return scores, {"rows": scores.num_rows}
 
 
 @lru_cache(maxsize=1)  # Ray uses a worker process again: weights are loaded once in each
 def _scorers(config: str) -> Any:
-    from rasterloom.filtering.scorers.registry import make_scorers
 
     return make_scorers(Scores.model_validate_json(config).scorers)
 
 
-def plan_selection(store: Store, inputs: Inputs, config: Keep) -> list[Shard]:
+def plan_selection(store: Store, inputs: Inputs, config: Keep) -> list[Shard[SelectSpec]]:
     # One shard: duplicates are found across the whole corpus. What is remembered is no part of its identity.
     names = {name: [f.name for f in files] for name, files in inputs.items()}
-    remembered = {"earlier": names.pop("earlier")} if "earlier" in names else {}
-    return [Shard("000000", names, now=remembered)]
+    spec = SelectSpec(names["images"], names["scores"])
+    earlier = names.get("earlier")
+    return [Shard("000000", spec, now=None if earlier is None else replace(spec, earlier=earlier))]
 
 
-def select_images(store: Store, spec: dict[str, Any], config: Keep) -> ShardResult:
-    """Judge some files at a time: what is kept of a row in memory is a small part of it."""
-    from rasterloom.filtering.selection import select_batches
+def select_images(store: Store, spec: SelectSpec, config: Keep) -> ShardResult:
+    """Select rows, some files at a time to bound the memory."""
+    from rasterloom.filtering.selection import select_batches  # heavy
 
     earlier = None
-    if spec.get("earlier"):
-        earlier = read_files(store, spec["earlier"], pc.field("kept"), ["key"])["key"].combine_chunks()
-    columns = score_fields(store, spec["scores"])
-    batches = images_with_scores(store, spec["images"], spec["scores"], config, columns)
+    if spec.earlier:
+        earlier = read_files(store, spec.earlier, pc.field("kept"), ["key"])["key"].combine_chunks()
+    columns = score_fields(store, spec.scores)
+    batches = images_with_scores(store, spec.images, spec.scores, config, columns)
     selection = select_batches(batches, columns, config, earlier)
     return selection, count_of(selection["reason"])
 
@@ -199,7 +230,7 @@ def images_with_scores(
     The files of the two tables go together, one by one, unless something went wrong. Should the keys say
     that it did, or the numbers of files, the scores are looked up in their whole table.
     """
-    from rasterloom.filtering.selection import columns_needed
+    from rasterloom.filtering.selection import columns_needed  # heavy
 
     of_images, of_scores = columns_needed(config, columns)
     whole = None

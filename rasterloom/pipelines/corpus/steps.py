@@ -1,4 +1,4 @@
-"""The workflow of a corpus, from the list of pairs to the table of tokens, as a list of steps."""
+"""Steps that build a corpus, from the list of pairs to the table of tokens."""
 
 from functools import partial
 from itertools import chain
@@ -10,15 +10,18 @@ from rasterloom.pipelines.corpus import shard_work
 from rasterloom.pipelines.corpus.existing_steps import is_fixed, steps_of_version
 from rasterloom.pipelines.corpus.length_index import lengths_step
 from rasterloom.pipelines.corpus.token_steps import text_step, token_steps
-from rasterloom.pipelines.step import ShardStep, Step
+from rasterloom.pipelines.step import HasResult, ShardStep
 from rasterloom.pipelines.workspace.retries import with_retries
 from rasterloom.recipe.recipe import Recipe
-from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION
+from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION, StepKind
+from rasterloom.sources.fetch.img2dataset import img2dataset_version
+from rasterloom.sources.fetch.opt_out import opt_outs_digest
+from rasterloom.sources.pairs import check_sources
 from rasterloom.storage.parquet_options import IMAGE_PARQUET, TEXT_PARQUET
 from rasterloom.versions.corpus import Corpus
 
 
-def corpus_steps(recipe: Recipe) -> list[Step]:
+def corpus_steps(recipe: Recipe) -> list[HasResult]:
     """The steps that build a corpus, in order; of ``corpus: name@tag``, those that made that version.
 
     Raises:
@@ -29,7 +32,7 @@ def corpus_steps(recipe: Recipe) -> list[Step]:
     return steps_of_recipe(recipe)
 
 
-def steps_of_recipe(recipe: Recipe) -> list[Step]:
+def steps_of_recipe(recipe: Recipe) -> list[HasResult]:
     """The steps that the recipe itself asks for. RecipeError as for ``corpus_steps``."""
     try:
         return _corpus_steps(recipe)
@@ -37,56 +40,42 @@ def steps_of_recipe(recipe: Recipe) -> list[Step]:
         raise RecipeError(str(error)) from None
 
 
-def _corpus_steps(recipe: Recipe) -> list[Step]:
-    from rasterloom.filtering.scorers.registry import ON_GPU, identity, score_columns
-    from rasterloom.filtering.selection import check_keep
-    from rasterloom.sources.pairs import check_sources
+def _corpus_steps(recipe: Recipe) -> list[HasResult]:
+    from rasterloom.filtering.scorers import registry as scorers  # heavy
+    from rasterloom.filtering.selection import check_keep  # heavy
+    from rasterloom.sources.readers import registry as readers  # heavy
 
-    columns = score_columns(recipe.score)
+    columns = scorers.score_columns(recipe.score)
     check_keep(recipe.keep, columns)
     pairs = ShardStep(
-        "pairs",
+        StepKind.PAIRS.value,
         shard_work.Sources(sources=recipe.sources),
         code_version="3",  # 3: samples of any task
-        identity={"content": check_sources(recipe.sources)},
+        identity={"content": check_sources(recipe.sources), **readers.plugin_identity(recipe.sources)},
         plan=shard_work.plan_pairs,
         work=shard_work.read_pairs,
         schema=PAIRS,
         table="pairs",
         parquet=TEXT_PARQUET,
     )
-    origin = shard_work.Origin(recipe.sources, recipe.run.img2dataset_python)
-    images = ShardStep(
-        "images",
-        recipe.fetch,
-        code_version="3",  # 3: several pictures a row, hashes of averages
-        identity=_fetch_identity(recipe),
-        inputs=(pairs,),
-        plan=shard_work.plan_images,
-        work=partial(shard_work.fetch_images, origin=origin),
-        schema=IMAGES,
-        table="images",
-        parquet=IMAGE_PARQUET,
-        guarded=True,
-    )
-    images = with_retries(Corpus.of(recipe), images, partial(shard_work.fetch_again, origin=origin))
+    images = _images_step(recipe, pairs)
     scores = ShardStep(
-        "scores",
+        StepKind.SCORES.value,
         shard_work.Scores(scorers=recipe.score),
         code_version="1",
-        identity={"scorers": identity(recipe.score)},
+        identity={"scorers": scorers.identity(recipe.score), **scorers.plugin_identity(recipe.score)},
         inputs=(images,),
-        plan=shard_work.plan_by_images_file,
+        plan=shard_work.plan_scores,
         work=shard_work.score_images,
         schema=pa.schema([*SCORES, *columns]),
         table="scores",
         parquet=TEXT_PARQUET,
-        uses_gpu=any(score.name in ON_GPU for score in recipe.score),
+        uses_gpu=scorers.wants_gpu(recipe.score),
     )
     selection = ShardStep(
-        "selection",
+        StepKind.SELECTION.value,
         recipe.keep,
-        code_version="3",  # 2: what was kept before stays kept; 3: text alone, doubles of plain pairs only
+        code_version="3",  # 2: kept rows stay kept; 3: text alone, duplicates of plain pairs only
         inputs=(images, scores),
         plan=shard_work.plan_selection,
         work=shard_work.select_images,
@@ -104,10 +93,27 @@ def _corpus_steps(recipe: Recipe) -> list[Step]:
     return [pairs, images, scores, selection, text, *chain(*tokens.values()), *lengths]
 
 
+def _images_step(recipe: Recipe, pairs: HasResult) -> HasResult:
+    """The step that fetches, with the retries on record."""
+    origin = shard_work.Origin(recipe.sources, recipe.run.img2dataset_python)
+    images = ShardStep(
+        StepKind.IMAGES.value,
+        recipe.fetch,
+        code_version="3",  # 3: several images a row, hashes of averages
+        identity=_fetch_identity(recipe),
+        inputs=(pairs,),
+        plan=shard_work.plan_images,
+        work=partial(shard_work.fetch_images, origin=origin),
+        schema=IMAGES,
+        table="images",
+        parquet=IMAGE_PARQUET,
+        guarded=True,
+    )
+    return with_retries(Corpus.of(recipe), images, partial(shard_work.fetch_again, origin=origin))
+
+
 def _fetch_identity(recipe: Recipe) -> dict[str, str]:
-    """What decides on the images and lies outside the recipe: the opt-out list, another engine's version."""
-    from rasterloom.sources.fetch.img2dataset import img2dataset_version
-    from rasterloom.sources.fetch.opt_out import opt_outs_digest
+    """Identity of fetching outside the recipe: opt-out list, version of another engine."""
 
     found = {}
     if recipe.fetch.opt_out:

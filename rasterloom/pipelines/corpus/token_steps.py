@@ -1,40 +1,45 @@
-"""The steps from kept pairs to the table of tokens: text vocabulary, codes, sequences packed by bucket."""
+"""Steps from kept pairs to tokens: text vocabulary, codes, rows by bucket."""
 
+import hashlib
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyarrow.compute as pc
 from pydantic import Field
 
 from rasterloom.pipelines.corpus import token_work
-from rasterloom.pipelines.corpus.shard_work import plan_by_images_file
-from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step
+from rasterloom.pipelines.step import FileStep, HasResult, ShardStep, StepContext
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.tokenize import Tokenize
-from rasterloom.schema import TOKENS
+from rasterloom.schema import TOKENS, StepKind
+from rasterloom.storage.layout import TOKENIZER
 from rasterloom.storage.parquet_io import read_files
 from rasterloom.storage.parquet_options import CODES_PARQUET, TOKEN_PARQUET
-from rasterloom.versions.corpus import Corpus
+from rasterloom.tokenize import sample_rows
+from rasterloom.tokenize.codecs.load import codec_digest, plugin_identity, wants_gpu
+from rasterloom.tokenize.profiles import profile_of
+from rasterloom.tokenize.text_tokenizer import text_of, train_text
+from rasterloom.tokenize.unirep import image_length
 
 GROUP_TOKENS = 1 << 20  # of a row group: 1.7 MB on disk, 4 MB read; a loader keeps hundreds of them
 
 
 class TextVocabulary(Section):
-    """What the text vocabulary is made of."""
+    """Config of the text vocabulary."""
 
     text: str | None = Field(exclude=True)  # its digest counts, not where it lies
     text_vocab: int
 
 
-def text_step(config: Tokenize, images: Step, selection: Step) -> Step:
+def text_step(config: Tokenize, images: HasResult, selection: HasResult) -> HasResult:
     """The text encoder: a tokenizer.json in the step's folder.
 
     Raises:
         ValueError: the recipe's own cannot be read, or lacks a token that the codec needs
     """
     return FileStep(
-        "text",
+        StepKind.TEXT.value,
         TextVocabulary(text=config.text, text_vocab=config.text_vocab),
         code_version="2",
         identity={"digest": _text_digest(config)},
@@ -43,37 +48,36 @@ def text_step(config: Tokenize, images: Step, selection: Step) -> Step:
     )
 
 
-def token_steps(recipe: Recipe, target: int, *given: Step) -> tuple[Step, Step]:
+def token_steps(recipe: Recipe, target: int, *given: HasResult) -> tuple[HasResult, HasResult]:
     """Codes shard by shard, then the same rows packed by bucket into the table."""
-    from rasterloom.tokenize.codecs.load import ON_GPU
 
     config = token_work.TokenizeAt(
         target=target, tokenize=recipe.tokenize.model_copy(update={"targets": (target,)})
     )
     codes = ShardStep(
-        f"codes/{target}",
+        StepKind.CODES.step(target),
         config,
         code_version="2",  # 2: samples of any task, limits, in the order of packing
-        identity={"weights": _codec_digest(recipe)},
+        identity={"weights": _codec_digest(recipe), **plugin_identity(recipe.tokenize.codec)},
         inputs=given,
-        plan=plan_by_images_file,
+        plan=token_work.plan_tokenize,
         work=token_work.tokenize_images,
         schema=token_work.CODES,
         parquet=CODES_PARQUET,
-        uses_gpu=recipe.tokenize.codec in ON_GPU,
+        uses_gpu=wants_gpu(recipe.tokenize.codec),
     )
-    return codes, pack_step(config, codes, recipe.tokenize.codec)
+    return codes, pack_step(config, codes, recipe.tokenize.codec, recipe.tokenize.rows_per_file)
 
 
-def pack_step(config: token_work.Packing, codes: Step, codec: str) -> Step:
+def pack_step(config: token_work.AtTarget, codes: HasResult, codec: str, rows_per_file: int) -> HasResult:
     """The rows of ``codes`` that are none of its failures, as the table's rows of a target."""
     target = config.target
     return ShardStep(
-        f"tokens/{target}",
-        config,  # type: ignore[arg-type]
+        StepKind.TOKENS.step(target),
+        config,
         code_version="2",  # 2: packed denser
         inputs=(codes,),
-        plan=token_work.plan_pack,
+        plan=partial(token_work.plan_pack, rows_per_file=rows_per_file),
         work=token_work.pack_tokens,
         schema=TOKENS,
         table="tokens",
@@ -85,36 +89,29 @@ def pack_step(config: token_work.Packing, codes: Step, codec: str) -> Step:
 
 def group_rows(codec: str, target: int) -> int:
     """Rows that have about ``GROUP_TOKENS`` together."""
-    from rasterloom.tokenize.profiles import profile_of
-    from rasterloom.tokenize.unirep import image_length
 
     return max(1, GROUP_TOKENS // image_length(target, target, profile_of(codec)))
 
 
-def make_text(corpus: Corpus, inputs: Inputs, step: Step, folder: Path, *_: Any) -> dict[str, int]:
-    """Take the user's tokenizer, or train a byte-level BPE on the captions and turns of what is kept."""
-    from rasterloom.tokenize.sample_rows import text_of
-    from rasterloom.tokenize.text_tokenizer import train_text
+def make_text(context: StepContext[TextVocabulary]) -> dict[str, int]:
+    """Copy the user's tokenizer, or train a byte-level BPE on the kept captions and turns."""
 
-    config = step.config
-    assert isinstance(config, TextVocabulary)
+    config, folder, inputs = context.config, context.folder, context.inputs
+    store = context.corpus.store
     if config.text:
-        (folder / "tokenizer.json").write_bytes(Path(config.text).read_bytes())
+        (folder / TOKENIZER).write_bytes(Path(config.text).read_bytes())
         return {}
-    kept = read_files(corpus.store, [f.name for f in inputs["selection"]], pc.field("kept"), ["key"])
+    kept = read_files(store, [f.name for f in inputs["selection"]], pc.field("kept"), ["key"])
     columns = ["key", "caption", "turns"]
-    rows = read_files(corpus.store, [f.name for f in inputs["images"]], None, columns)
+    rows = read_files(store, [f.name for f in inputs["images"]], None, columns)
     rows = rows.filter(pc.is_in(rows["key"], kept["key"].combine_chunks()))
-    text = train_text([text_of(row) for row in rows.to_pylist()], config.text_vocab)
-    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    text = train_text([sample_rows.text_of(row) for row in rows.to_pylist()], config.text_vocab)
+    (folder / TOKENIZER).write_text(text, encoding="utf-8")
     return {"captions": rows.num_rows}
 
 
 def _text_digest(config: Tokenize) -> str | None:
-    """A digest of the recipe's own tokenizer, which is read and checked for it; None if it has none."""
-    import hashlib
-
-    from rasterloom.tokenize.text_tokenizer import text_of
+    """Digest of the recipe's own tokenizer, which is checked; None if it has none."""
 
     if config.text is None:
         return None
@@ -129,6 +126,5 @@ def _text_digest(config: Tokenize) -> str | None:
 
 
 def _codec_digest(recipe: Recipe) -> str:
-    from rasterloom.tokenize.codecs.load import codec_digest
 
     return codec_digest(recipe.tokenize.codec, recipe.tokenize.weights)[:20]

@@ -1,10 +1,11 @@
-"""What the steps of `tokens` do to one shard: pictures and captions to sequences, sequences to even files."""
+"""Work on one shard of images and captions to sequences, and of sequences to files."""
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,12 +13,17 @@ import pyarrow.compute as pc
 from pydantic import PlainSerializer
 
 from rasterloom.pipelines.corpus.shard_work import score_fields
-from rasterloom.pipelines.step import Inputs, Shard, ShardResult
+from rasterloom.pipelines.step import Inputs, Shard, ShardResult, ShardSpec
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import TOKENS, Profile
 from rasterloom.storage.parquet_io import count_of, read_file, read_files
 from rasterloom.storage.store import Store
+from rasterloom.tokenize.codecs.base import Codec
+from rasterloom.tokenize.codecs.load import load_codec
+from rasterloom.tokenize.file_layout import file_starts, order_of
+from rasterloom.tokenize.text_tokenizer import text_of
+from rasterloom.tokenize.tokenize_shard import tokenize_shard
 
 TOKENS_AT_ONCE = 1 << 26  # that packing holds in memory: 256 MiB of ids
 
@@ -34,38 +40,58 @@ def _without_places(config: Tokenize) -> dict[str, Any]:
 AnyPlace = Annotated[Tokenize, PlainSerializer(_without_places)]
 
 
-class TokenizeAt(Section):
-    """Tokenising for one target: every target is a step of its own."""
+class AtTarget(Section):
+    """Base class of the configs of steps of one target."""
 
     target: int
+
+
+class TokenizeAt(AtTarget):
+    """Tokenising for one target: every target is a step of its own."""
+
     tokenize: AnyPlace
 
-    @property
-    def rows_per_file(self) -> int:
-        return self.tokenize.rows_per_file
+
+@dataclass(frozen=True)
+class TokenizeSpec(ShardSpec):
+    """A file of images, and all files of the other inputs, which are pruned by shard."""
+
+    images: str
+    scores: list[str]
+    selection: list[str]
+    text: list[str]
 
 
-class Packing(Protocol):
-    """What packing needs to know."""
+@dataclass(frozen=True)
+class PackSpec(ShardSpec):
+    """Some files of a bucket, cut at numbers of the order; None at the end is no end."""
 
-    @property
-    def target(self) -> int: ...
-    @property
-    def rows_per_file(self) -> int: ...
+    files: list[str]
+    bucket: str
+    edges: list[int | None]
 
 
-def tokenize_images(store: Store, spec: dict[str, Any], config: TokenizeAt) -> ShardResult:
-    from rasterloom.tokenize.tokenize_shard import tokenize_shard
+def plan_tokenize(store: Store, inputs: Inputs, config: TokenizeAt) -> list[Shard[TokenizeSpec]]:
+    """One shard a file of images."""
+    names = {name: [f.name for f in files] for name, files in inputs.items()}
+    others = names["scores"], names["selection"], names["text"]
+    return [
+        Shard(f"{number:06d}", TokenizeSpec(file.name, *others), rows=file.rows)
+        for number, file in enumerate(inputs["images"])
+    ]
 
-    images = read_file(store, spec["images"])
+
+def tokenize_images(store: Store, spec: TokenizeSpec, config: TokenizeAt) -> ShardResult:
+
+    images = read_file(store, spec.images)
     shards = pc.unique(images["shard"])
-    kept = read_files(store, spec["selection"], pc.field("shard").isin(shards) & pc.field("kept"))
-    known = score_fields(store, spec["scores"]).names  # the embeddings among them need not be read
+    kept = read_files(store, spec.selection, pc.field("shard").isin(shards) & pc.field("kept"))
+    known = score_fields(store, spec.scores).names  # the embeddings among them need not be read
     columns = ["key", "shard", *(name for name in TOKENS.names if name in known)]
-    scores = read_files(store, spec["scores"], pc.field("shard").isin(shards), columns)
+    scores = read_files(store, spec.scores, pc.field("shard").isin(shards), columns)
     images = images.filter(pc.is_in(images["key"], kept["key"].combine_chunks()))
     codec = _codec(config.tokenize.codec, config.tokenize.weights, config.tokenize.precision)
-    text, profile = load_text(store, spec["text"][0], config.tokenize)
+    text, profile = load_text(store, spec.text[0], config.tokenize)
     rows, failures = tokenize_shard(
         images,
         scores,
@@ -81,8 +107,7 @@ def tokenize_images(store: Store, spec: dict[str, Any], config: TokenizeAt) -> S
 
 
 def staged(rows: pa.Table, failures: pa.Table, target: int, seed: int) -> pa.Table:
-    """Token rows as ``CODES``, by bucket and order, then a row of nulls and an error for each failure."""
-    from rasterloom.tokenize.file_layout import order_of
+    """Token rows as ``CODES``, then a row with the error of each failure."""
 
     order = order_of(rows["key"].to_pylist(), seed)
     rows = rows.append_column("error", pa.nulls(rows.num_rows, pa.string()))
@@ -98,9 +123,8 @@ def staged(rows: pa.Table, failures: pa.Table, target: int, seed: int) -> pa.Tab
 
 
 @lru_cache(maxsize=1)
-def _codec(name: str, weights: str | None, precision: str) -> Any:
+def _codec(name: str, weights: str | None, precision: str) -> Codec:
     """The codec, on a GPU in the actors that have one (`ShardStep.uses_gpu`)."""
-    from rasterloom.tokenize.codecs.load import load_codec
 
     return load_codec(name, weights, precision=precision)
 
@@ -108,17 +132,15 @@ def _codec(name: str, weights: str | None, precision: str) -> Any:
 @lru_cache(maxsize=2)
 def load_text(store: Store, name: str, config: Tokenize) -> tuple[Any, Profile]:
     """The text encoder of a tokenizer.json in the store, and the ids that sequences are written in."""
-    from rasterloom.tokenize.text_tokenizer import text_of
 
     return text_of(config, store.read(name).decode())
 
 
-def plan_pack(store: Store, inputs: Inputs, config: Packing) -> list[Shard]:
-    """Each bucket's rows in as few files as may be, even to one row; a shard writes several of them.
+def plan_pack(store: Store, inputs: Inputs, config: AtTarget, *, rows_per_file: int) -> list[Shard[PackSpec]]:
+    """Cut each bucket's rows into as few, even files as possible, several a shard.
 
     What is held of a row here is 8 bytes: where it stands in the order.
     """
-    from rasterloom.tokenize.file_layout import file_starts
 
     (given,) = inputs.values()
     order: dict[str, list[Any]] = {}
@@ -134,34 +156,34 @@ def plan_pack(store: Store, inputs: Inputs, config: Packing) -> list[Shard]:
     shards = []
     for bucket in sorted(order):
         of_bucket = np.concatenate(order.pop(bucket))
-        starts: list[int | None] = [*file_starts(of_bucket, config.rows_per_file)]
+        starts: list[int | None] = [*file_starts(of_bucket, rows_per_file)]
         together = max(1, int(TOKENS_AT_ONCE * len(starts) / tokens[bucket]))
         for number in range(0, len(starts), together):
             edges = [*starts, None][number : number + together + 1]  # None: no end
-            spec = {"files": files[bucket], "bucket": bucket, "edges": edges}
+            spec = PackSpec(files[bucket], bucket, edges)
             rows = len(of_bucket) * (len(edges) - 1) // len(starts)
             shards.append(Shard(f"{bucket}-{number:04d}", spec, rows=max(1, rows)))
     return shards
 
 
-def pack_tokens(store: Store, spec: dict[str, Any], config: Packing) -> ShardResult:
+def pack_tokens(store: Store, spec: PackSpec, config: AtTarget) -> ShardResult:
     """The rows of some files of a bucket, in an order that depends on seed and keys alone."""
     counts: dict[str, int] = {}
     return _packed(store, spec, counts), counts
 
 
-def _packed(store: Store, spec: dict[str, Any], counts: dict[str, int]) -> Iterator[pa.Table]:
-    first, *ends = spec["edges"]
-    where = (pc.field("bucket") == spec["bucket"]) & (pc.field("order") >= pa.scalar(first, pa.uint64()))
+def _packed(store: Store, spec: PackSpec, counts: dict[str, int]) -> Iterator[pa.Table]:
+    first, *ends = spec.edges
+    where = (pc.field("bucket") == spec.bucket) & (pc.field("order") >= pa.scalar(first, pa.uint64()))
     if ends[-1] is not None:
         where &= pc.field("order") < pa.scalar(ends[-1], pa.uint64())
-    rows = read_files(store, spec["files"], where)
+    rows = read_files(store, spec.files, where)
     by_order = rows.select(["order", "key"]).sort_by([("order", "ascending"), ("key", "ascending")])
     rows = rows.take(pc.index_in(by_order["key"].combine_chunks(), rows["key"].combine_chunks()))
     order = rows["order"].to_numpy()
     rows = rows.drop_columns(["error", "order"])
     counts["sequences"], counts["tokens"] = rows.num_rows, pc.sum(rows["n_tokens"]).as_py()
-    cuts = [0, *(np.searchsorted(order, end) for end in ends if end is not None)]
+    cuts = [0, *(int(np.searchsorted(order, end)) for end in ends if end is not None)]
     cuts += [rows.num_rows] if ends[-1] is None else []
-    for start, end in pairwise(map(int, cuts)):
+    for start, end in pairwise(cuts):
         yield rows.slice(start, end - start)

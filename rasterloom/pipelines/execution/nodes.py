@@ -1,21 +1,21 @@
-"""The nodes of the Ray that a run uses: which are there, and how much room they have."""
+"""Nodes of the Ray cluster, and the room they have."""
 
 import time
 from collections.abc import Iterable, Mapping
 
-from rasterloom.pipelines.progress.status_text import size
+from rasterloom.utils.formatting import size
 
 LOOK_EVERY_S = 1.0
 LATE_S = 20.0  # until the head has surely noticed that a node is gone: five checks, three seconds apart
 
 
 def of_kind(accelerator: str | None) -> dict[str, float]:
-    """What a worker needs to be on a node with a kind of GPU, as Ray does it."""
+    """Return the resource that places a worker beside a kind of GPU."""
     return {f"accelerator_type:{accelerator}": 0.001} if accelerator else {}
 
 
 def in_words(needs: Mapping[str, float]) -> str:
-    """What a worker takes, as in ``CPU 4, GPU 1, memory 2.0 GB, A100``."""
+    """Format what a worker takes: ``CPU 4, GPU 1, memory 2.0 GB, A100``."""
     found = []
     for name, amount in sorted(needs.items()):
         kind = name.removeprefix("accelerator_type:")
@@ -26,7 +26,7 @@ def in_words(needs: Mapping[str, float]) -> str:
 
 
 def slots(nodes: Iterable[Mapping[str, float]], needs: Mapping[str, float], placement: str = "PACK") -> int:
-    """How many workers that take ``needs`` each fit on nodes that have so much, placed as Ray does it."""
+    """Return how many workers fit on nodes, placed as Ray does."""
     each = [int(_fit(has, needs)) for has in nodes]
     if placement == "STRICT_PACK":
         return max(each, default=0)
@@ -38,7 +38,7 @@ def _fit(has: Mapping[str, float], needs: Mapping[str, float]) -> float:
 
 
 class Nodes:
-    """What the cluster has for workers that take ``needs`` each, by name of the resource."""
+    """Resources of the cluster for workers that take ``needs`` each."""
 
     def __init__(self, needs: dict[str, float]) -> None:
         self.needs = needs
@@ -50,11 +50,11 @@ class Nodes:
         return frozenset(self._look())
 
     def slots(self, placement: str = "PACK") -> int:
-        """How many workers fit on the nodes that are there."""
+        """Return how many workers fit on the nodes."""
         return slots(self._look().values(), self.needs, placement)
 
     def no_room(self) -> str | None:
-        """Why no worker fits on any node, None if one does."""
+        """Return why no worker fits on any node, or None."""
         there = self._look()
         if slots(there.values(), self.needs):
             return None
@@ -63,8 +63,8 @@ class Nodes:
         return f"it takes {in_words(self.needs)} (run.steps), and the nodes have {have or 'nothing'}"
 
     def lost(self, before: frozenset[str], error: Exception, wait: float = 0.0) -> bool:
-        """Whether the error came of a node that was there ``before`` and is gone, as seen within ``wait``."""
-        from ray.exceptions import ActorDiedError, NodeDiedError
+        """Return whether a node of ``before`` is gone, within ``wait`` seconds."""
+        from ray.exceptions import ActorDiedError, NodeDiedError  # heavy
 
         if isinstance(error, NodeDiedError) or (isinstance(error, ActorDiedError) and error.preempted):
             return True
@@ -74,7 +74,7 @@ class Nodes:
         return bool(gone)
 
     def _look(self, now: bool = False) -> dict[str, dict[str, float]]:
-        import ray
+        import ray  # heavy
 
         if now or time.monotonic() - self._looked >= LOOK_EVERY_S:
             self._there = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}

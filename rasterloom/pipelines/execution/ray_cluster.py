@@ -1,5 +1,6 @@
 """Connect to a Ray cluster, or start one on this machine."""
 
+import logging
 import os
 import signal
 import threading
@@ -7,7 +8,8 @@ from typing import Any
 
 from rasterloom.errors import StepFailed as StepFailed
 from rasterloom.recipe.run import Run
-from rasterloom.utils.local_ray import forget_token, start_local_ray
+from rasterloom.utils.local_ray import start_local_ray
+from rasterloom.utils.ray_compat import forget_token
 
 # For every worker. torch's threads wait for each other by spinning, which is 30 times slower where cores are
 # shared; and tasks without a GPU look after themselves (`pool._run_without_gpu`).
@@ -21,14 +23,14 @@ VARIABLES = {
 
 
 def start_ray(run: Run) -> None:
-    """Connect to the recipe's cluster, or that of the job that this is, or start Ray on this machine.
+    """Connect to the recipe's or the job's cluster, or start Ray here.
 
     Raises:
         StepFailed: there is no such cluster, it does not let us in, or Ray does not start here.
     """
     ours = {name: value for name, value in VARIABLES.items() if name not in os.environ}
     os.environ.update(ours)
-    import ray
+    import ray  # heavy
 
     if not ray.is_initialized():
         _stop_on_sigterm()
@@ -37,9 +39,7 @@ def start_ray(run: Run) -> None:
 
 
 def _init(run: Run, variables: dict[str, str]) -> None:
-    import logging
-
-    import ray
+    import ray  # heavy
 
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address := run.ray_address or os.environ.get("RAY_ADDRESS"):
@@ -65,7 +65,7 @@ def _init(run: Run, variables: dict[str, str]) -> None:
 
 
 def _stop_on_sigterm() -> None:
-    """Let what stops a job stop us as Ctrl-C does: all that was started is ended, and it is said."""
+    """Handle SIGTERM as Ctrl-C, so that what was started is ended."""
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt

@@ -1,5 +1,6 @@
-"""Running one step to its end: shards as Ray tasks, a bounded number in flight, one commit."""
+"""One step, from its plan to its commit."""
 
+import logging
 import shutil
 import time
 from collections.abc import Iterator
@@ -11,16 +12,16 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rasterloom import __version__
-from rasterloom.errors import RecipeError
+from rasterloom.errors import RecipeError, one_line
 from rasterloom.errors import StepFailed as StepFailed
-from rasterloom.pipelines.execution.gpu_actors import one_line
 from rasterloom.pipelines.execution.scheduler import holds, run_on_ray
 from rasterloom.pipelines.execution.success_guard import SuccessGuard
 from rasterloom.pipelines.maintenance import rewrite
-from rasterloom.pipelines.maintenance.apply_takedowns import settle
+from rasterloom.pipelines.maintenance.apply_takedowns import apply_pending
+from rasterloom.pipelines.progress.counts import Note, ShardPlan, Workers
 from rasterloom.pipelines.progress.prometheus import Metrics
 from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.step import FileStep, Shard, ShardStep, Step
+from rasterloom.pipelines.step import FileStep, HasResult, Shard, ShardStep, Step, StepContext
 from rasterloom.pipelines.workspace import staging
 from rasterloom.pipelines.workspace.staging import Published
 from rasterloom.pipelines.workspace.status import (
@@ -40,19 +41,22 @@ from rasterloom.versions.commit import commit
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.record import Record
 
+logger = logging.getLogger(__name__)
 
-def run_step(corpus: Corpus, step: Step, run: Run, recipe_digest: str, progress: Progress) -> Status:
-    """Bring a step to its end, from wherever an earlier run left it.
+
+def run_step(corpus: Corpus, step: HasResult, run: Run, recipe_digest: str, progress: Progress) -> Status:
+    """Run a step to its end, from where an earlier run stopped.
 
     Raises:
         StepFailed: a shard or the step's work raised an error; the message says which and what.
     """
-    progress.start(step.name, None)
+    progress.step_started(step.name)
     if isinstance(step, FileStep):
         _run_files(corpus, step, run, recipe_digest, progress)
-    else:
-        assert isinstance(step, ShardStep)
+    elif isinstance(step, ShardStep):
         _run_shards(corpus, step, run, recipe_digest, progress)
+    else:
+        raise StepFailed(f"{step.name}: the result that was to be read has been replaced; run it again")
     return status(corpus, step)
 
 
@@ -73,14 +77,14 @@ def _record(corpus: Corpus, step: Step, recipe_digest: str, started: float, **fo
 
 def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, progress: Progress) -> None:
     started = time.monotonic()
-    place = staging.folder(corpus.name, step.name, step.fingerprint)
+    place = corpus.layout.staging(step.name, step.fingerprint)
     inputs = inputs_of(corpus, step)
-    shards = corpus.surely(lambda: step.plan(corpus.store, inputs, step.config))
+    shards = corpus.with_retries(f"plan of {step.name}", lambda: step.plan(corpus.store, inputs, step.config))
     taken_down = tombstones(corpus.store, corpus.name)
     done = staging.published(corpus.store, place)
     done |= _taken_over(corpus, step, place, [shard for shard in shards if shard.id not in done])
     left = [shard for shard in shards if shard.id not in done]
-    progress.shards(left, list(done.values()), *holds(step, run))
+    progress.counted(ShardPlan(left, list(done.values()), *holds(step, run)))
     guard = SuccessGuard(corpus.store, run) if step.guarded else None
     metrics = Metrics(corpus.name, step.name)
     results = run_on_ray(corpus.store, place, step, left, run, progress, metrics, taken_down)
@@ -88,12 +92,15 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
         for number, result in enumerate(results, start=1):
             done[result.id] = result
             metrics.finished(result, len(left) - number)
-            progress.finished(result)
+            progress.counted(result)
             if guard and (why := guard.verdict(result)):
                 raise StepFailed(f"{step.name}: {why}")
     taken_down = tombstones(corpus.store, corpus.name)  # those that came meanwhile, too
     found = [done[shard.id] for shard in shards]
-    whole = corpus.surely(lambda: rewrite.without(corpus.store, place, found, step.name, taken_down))
+    whole = corpus.with_retries(
+        f"takedowns from {step.name}",
+        lambda: rewrite.without(corpus.store, place, found, step.name, taken_down),
+    )
     record = _record(
         corpus,
         step,
@@ -121,28 +128,30 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
         partition_by=step.partition_by,
     )
     if latest_takedown(corpus.store, corpus.name) > taken_down.number:
-        settle(corpus)
+        apply_pending(corpus)
 
 
 def _taken_over(corpus: Corpus, step: ShardStep, place: str, shards: list[Shard]) -> dict[str, Published]:
-    """Publish those shards that the step's last version made from the very same files in the same way."""
+    """Publish shards that the last version made from the same input."""
     last = status(corpus, step).record
     earlier: dict[str, Published] = {}
     if last and (last.config, last.code_version) == (step.settings, step.code_version):
-        there = staging.published(corpus.store, staging.folder(corpus.name, step.name, last.fingerprint))
+        there = staging.published(corpus.store, corpus.layout.staging(step.name, last.fingerprint))
         earlier = {result.spec: result for result in there.values() if result.spec}
     found = {}
     for shard in shards:
         made = Published(**shard.made) if shard.made else earlier.get(shard.digest)
         if made:
             found[shard.id] = staging.take_over(corpus.store, place, shard, made)
+    if found:
+        logger.info("%s: %d shards are taken over from an earlier version", step.name, len(found))
     return found
 
 
 def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, progress: Progress) -> None:
-    """Let a FileStep fill a local folder, then put the folder where its result belongs."""
+    """Run a FileStep in a local folder, then store the folder."""
     started = time.monotonic()
-    progress.holds(1, run.driver.cpus or 0.0, 0.0)
+    progress.counted(Workers(1, run.driver.cpus or 0.0, 0.0))
     final = file_folder(corpus, step)
     folder = work_folder(corpus, step)
     with _alone(folder, progress):
@@ -153,13 +162,14 @@ def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, pro
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         inputs = inputs_of(corpus, step)
-        make = partial(step.make, corpus, inputs, step, folder, run, progress)
+        context = StepContext(corpus, inputs, step, folder, run, progress)
+        make = partial(step.make, context)
         try:
-            counts = make() if step.resumes else corpus.surely(make)
+            counts = make() if step.resumes else corpus.with_retries(step.name, make)
         except RecipeError:
             raise
         except (OSError, ValueError, RuntimeError) as error:
-            raise StepFailed(f"{step.name}: {one_line(error)}") from error
+            raise StepFailed(f"{step.name}: {one_line(error, named=True)}") from error
         files = private_folders.plain_files(folder)
         if corpus.store.is_s3:
             upload(corpus.store, folder, final)
@@ -175,7 +185,7 @@ def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, pro
 
 @contextmanager
 def _alone(folder: Path, progress: Progress) -> Iterator[None]:
-    """Be the only run on this machine that works in a folder; the lock ends with the process."""
+    """Hold the lock of a folder; it ends with the process."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{folder}.lock")
     while True:
@@ -183,7 +193,7 @@ def _alone(folder: Path, progress: Progress) -> Iterator[None]:
             lock.acquire(timeout=1.0)
             break
         except Timeout:
-            progress.update(0, "waiting for another run that makes it")
+            progress.counted(Note("waiting for another run that makes it"))
     try:
         yield
     finally:

@@ -1,26 +1,28 @@
-"""Shards on Ray: as tasks, or in a pool of actors that hold GPUs, a bounded number in flight.
+"""Scheduler of shards on Ray, with a bounded number in flight.
 
 What is lost with a node is done again elsewhere, as often as nodes go: spot workers are meant to vanish. A
 worker that dies while its node lives on died of the shard, or of memory: that is tried ``TRIES`` times.
 """
 
+import logging
 import math
-import os
 from collections import Counter
 from collections.abc import Generator
 from typing import Any
 
-from rasterloom.errors import StepFailed
-from rasterloom.pipelines.execution.gpu_actors import AHEAD, TRIES, Actors, one_line, options
+from rasterloom.errors import StepFailed, one_line
+from rasterloom.pipelines.execution.gpu_actors import Actors
 from rasterloom.pipelines.execution.nodes import LATE_S, Nodes, of_kind
+from rasterloom.pipelines.execution.shard_pool import TRIES, ShardPool, Tasks
+from rasterloom.pipelines.progress.counts import InFlight, Lost
 from rasterloom.pipelines.progress.prometheus import Metrics
-from rasterloom.pipelines.progress.reporter import Progress
+from rasterloom.pipelines.progress.reporter import Reporter
 from rasterloom.pipelines.step import Shard, ShardStep
-from rasterloom.pipelines.workspace import staging
 from rasterloom.pipelines.workspace.staging import Published
-from rasterloom.recipe.resources import StepTakes
 from rasterloom.recipe.run import Run
 from rasterloom.storage.store import Store
+
+logger = logging.getLogger(__name__)
 
 
 def run_on_ray(
@@ -29,7 +31,7 @@ def run_on_ray(
     step: ShardStep,
     shards: list[Shard],
     run: Run,
-    progress: Progress,
+    progress: Reporter,
     metrics: Metrics,
     *more: Any,
 ) -> Generator[Published, None, None]:
@@ -43,66 +45,90 @@ def run_on_ray(
     """
     if not shards:
         return
-    import ray
-    from ray.exceptions import RayError, RayTaskError
+    import ray  # heavy
+    from ray.exceptions import RayError, RayTaskError  # heavy
 
-    takes = run.takes(step.name)
     nodes = Nodes(needs_of(step, run))
-    workers = Actors(step, takes, nodes) if step.uses_gpu and run.use_gpu else _Tasks(step, takes, nodes)
+    pool = _pool(step, run, nodes)
     if why := nodes.no_room():
         progress.say(f"  {step.name} waits for a node: {why}")
     shared, others = ray.put(step), [ray.put(value) for value in more]
     waiting = list(reversed(shards))
     flying: dict[Any, tuple[Shard, frozenset[str]]] = {}
-    died = Counter[str]()
+    most, losses = run.in_flight or math.inf, _Losses(step.name, nodes, progress)
     try:
         while waiting or flying:
-            workers.adapt(len(waiting) + len(flying))
-            while waiting and len(flying) < min(run.in_flight or math.inf, workers.limit):
+            pool.adapt(len(waiting) + len(flying))
+            while waiting and len(flying) < min(most, pool.limit):
                 shard = waiting.pop()
-                reference = workers.start(store, place, shared, shard, *others)
-                flying[reference] = shard, nodes.alive()
-            at_once = min(run.in_flight or math.inf, workers.room)
-            progress.given((shard.id for shard, _ in flying.values()), int(at_once))
-            ready, _ = ray.wait([*workers.starting, *flying], num_returns=1, timeout=1.0)
+                flying[pool.start(store, place, shared, shard, *others)] = shard, nodes.alive()
+            progress.counted(InFlight([s.id for s, _ in flying.values()], int(min(most, pool.room))))
+            ready, _ = ray.wait([*pool.starting, *flying], num_returns=1, timeout=1.0)
             for reference in ready:
-                if reference in workers.starting:
-                    workers.started(reference)
+                if reference not in flying:
+                    pool.started(reference)
                     continue
                 shard, there = flying.pop(reference)
                 try:
                     result = ray.get(reference)
                 except RayTaskError as error:
                     cause = error.cause if isinstance(error.cause, Exception) else error
-                    raise StepFailed(f"{step.name}, shard {shard.name}: {one_line(cause)}") from error
+                    raise StepFailed(
+                        f"{step.name}, shard {shard.name}: {one_line(cause, named=True)}"
+                    ) from error
                 except RayError as error:
-                    guilty = workers.died(reference)
                     metrics.lost()
-                    progress.lost()
-                    if nodes.lost(there, error):
-                        progress.say(f"  {step.name}: a node is gone; what it did is done again")
-                    elif guilty:
-                        died[shard.name] += 1
-                        # The head may not have noticed yet; before giving up it is waited for.
-                        if died[shard.name] >= TRIES and not nodes.lost(there, error, LATE_S):
-                            raise StepFailed(f"{step.name}, shard {shard.name}: {_why(error)}") from error
+                    losses.take(shard, there, error, pool.died(reference))
                     waiting.append(shard)
                 else:
-                    workers.done(reference)
+                    pool.done(reference)
                     yield result
     finally:
-        workers.stop()
+        pool.stop()
+
+
+def _pool(step: ShardStep, run: Run, nodes: Nodes) -> ShardPool:
+    takes = run.takes(step.name)
+    return Actors(step, takes, nodes) if step.uses_gpu and run.use_gpu else Tasks(step, takes, nodes)
+
+
+class _Losses:
+    """Shards whose worker or node died, and how often each one did."""
+
+    def __init__(self, step: str, nodes: Nodes, progress: Reporter) -> None:
+        self._step, self._nodes, self._progress = step, nodes, progress
+        self._died = Counter[str]()
+
+    def take(self, shard: Shard, there: frozenset[str], error: Exception, guilty: bool) -> None:
+        """Count a loss; the last of ``TRIES`` is a StepFailed.
+
+        Args:
+            there: the nodes when the shard was given.
+            guilty: whether the worker was at this shard.
+        """
+        self._progress.counted(Lost())
+        if self._nodes.lost(there, error):
+            logger.warning("%s: a node is gone; shard %s is done again", self._step, shard.name)
+            self._progress.say(f"  {self._step}: a node is gone; what it did is done again")
+        elif guilty:
+            self._died[shard.name] += 1
+            number = self._died[shard.name]
+            where, said = f"{self._step}, shard {shard.name}", one_line(error, named=True)
+            logger.warning("%s: its worker died, time %d of %d: %s", where, number, TRIES, said)
+            # The head may not have noticed yet; before giving up it is waited for.
+            if number >= TRIES and not self._nodes.lost(there, error, LATE_S):
+                raise StepFailed(f"{self._step}, shard {shard.name}: {_why(error)}") from error
 
 
 def holds(step: ShardStep, run: Run) -> tuple[float, float]:
-    """The CPUs and GPUs that a worker at a shard holds."""
+    """Return the CPUs and GPUs that a worker at a shard holds."""
     takes = run.takes(step.name)
     cpus = step.cpus if takes.cpus is None else takes.cpus
     return cpus, (takes.gpus or 1.0) if step.uses_gpu and run.use_gpu else 0.0
 
 
 def needs_of(step: ShardStep, run: Run) -> dict[str, float]:
-    """What a worker at a shard takes, in Ray's words."""
+    """Return the resources of a worker, by Ray's names."""
     takes = run.takes(step.name)
     cpus, gpus = holds(step, run)
     kind = takes.accelerator if gpus else None
@@ -111,55 +137,8 @@ def needs_of(step: ShardStep, run: Run) -> dict[str, float]:
 
 
 def _why(error: Exception) -> str:
-    from ray.exceptions import OutOfMemoryError
+    from ray.exceptions import OutOfMemoryError  # heavy
 
     if isinstance(error, OutOfMemoryError):
         return "its node ran out of memory: give the step more in run.steps, or make its shards smaller"
-    return one_line(error)
-
-
-class _Tasks:
-    """Shards as tasks: Ray uses the processes again, so that what they loaded stays loaded."""
-
-    starting: tuple[Any, ...] = ()
-
-    def __init__(self, step: ShardStep, takes: StepTakes, nodes: Nodes) -> None:
-        import ray
-
-        self._nodes = nodes
-        work = _run_without_gpu if step.uses_gpu else staging.run_shard
-        self._task = ray.remote(max_retries=0, **options(step, takes))(work)
-
-    @property
-    def room(self) -> int:
-        """How many run at once."""
-        return self._nodes.slots()
-
-    @property
-    def limit(self) -> int:
-        """More than there is room for: an autoscaler adds nodes for what waits."""
-        return max(2, AHEAD * self.room)
-
-    def adapt(self, left: int) -> None:
-        pass
-
-    def start(self, *arguments: Any) -> Any:
-        return self._task.remote(*arguments)
-
-    def started(self, reference: Any) -> None:
-        raise AssertionError("tasks need no start")
-
-    def done(self, reference: Any) -> None:
-        pass
-
-    def died(self, reference: Any) -> bool:
-        return True
-
-    def stop(self) -> None:
-        """Leave them: they end with the driver. Ray's cancel can abort it (PR 54798 tells of the race)."""
-
-
-def _run_without_gpu(store: Store, place: str, step: ShardStep, shard: Shard, *more: Any) -> Published:
-    """Ray hides no GPU from tasks (`start_ray`), and as many as there are cores would fill the first one."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    return staging.run_shard(store, place, step, shard, *more)
+    return one_line(error, named=True)

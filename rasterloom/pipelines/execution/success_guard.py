@@ -1,4 +1,4 @@
-"""Stopping a fetch whose success collapses: a wrong proxy shall not write off a hundred million pairs."""
+"""Guard that stops a fetch whose success rate collapses."""
 
 from collections import Counter, deque
 
@@ -33,7 +33,7 @@ class SuccessGuard:
         self._latest: deque[Published] = deque()
 
     def verdict(self, result: Published) -> str | None:
-        """Take a finished shard in; return why to stop, and the way out, None to go on."""
+        """Take in a finished shard; return why to stop, or None."""
         self._latest.append(result)
         while sum(map(_asked, self._latest)) - _asked(self._latest[0]) >= self._run.success_window:
             self._latest.popleft()
@@ -49,7 +49,7 @@ class SuccessGuard:
             f"less than run.min_success = {self._run.min_success:.1%}. Most of them: {most}; "
             f"for example {_example(self._store, self._latest[-1], failed[0][0])}. "
             "What is finished stays. Look into the network and run again; "
-            "or set run.min_success: 0 and run again, and `--retry` the failures later."
+            "or set run.min_success: 0 and run again, and retry the failures later."
         )
 
 

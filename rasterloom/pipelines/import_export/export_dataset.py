@@ -1,9 +1,9 @@
-"""A version of a corpus as files that others read: a Hugging Face data set, webdataset shards, Parquet."""
+"""Export of a version as a Hugging Face dataset, webdataset shards or Parquet."""
 
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from rasterloom.pipelines.import_export.export_readme import Card, write_card
 from rasterloom.pipelines.maintenance.takedown import refuse_held
 from rasterloom.schema import SCORES, in_order
 from rasterloom.storage.parquet_io import read_file, read_files, read_rows
+from rasterloom.utils.parallel import Advance, adding, silent
 from rasterloom.versions.corpus import Corpus
 
 FILE_BYTES = 500_000_000  # of pictures in a file, about
@@ -30,9 +31,9 @@ def export(
     form: Form = Form.HF,
     *,
     file_bytes: int = FILE_BYTES,
-    advance: Callable[[int], None] = lambda rows: None,
+    advance: Advance = silent,
 ) -> Card:
-    """Write what a version of a corpus keeps, with a README that says what it is.
+    """Export the selected images of a version, with a dataset card.
 
     Args:
         corpus: seen at the version that is wanted.
@@ -40,18 +41,16 @@ def export(
         form: ``hf`` has its pictures as ``datasets`` wants them (``load_dataset(folder)``), ``parquet`` as
             plain bytes; ``webdataset`` has tars of ``key.jpg``, ``key.txt`` and ``key.json``.
         file_bytes: of pictures in one file, about.
-        advance: called with the number of rows after each of the corpus's files.
+        advance: called with the rows read so far after each of the corpus's files.
 
     Raises:
         RecipeError: the folder holds something, or the version has no selection.
         VersionError: the version holds what was taken down since.
     """
     if folder.exists() and any(folder.iterdir()):
-        raise RecipeError(f"{folder} holds something already: name a new folder")
+        raise RecipeError(f"{folder} is not empty: name a new folder")
     if not corpus.files("selection"):
-        raise RecipeError(
-            f"{corpus.name}@{corpus.ref} has no selection: rasterloom run RECIPE --until selection"
-        )
+        raise RecipeError(f"{corpus.name}@{corpus.ref} has no selection", needs="selection")
     refuse_held(corpus)
     (folder / "data").mkdir(parents=True)
     card = Card(corpus)
@@ -63,9 +62,9 @@ def export(
     return card
 
 
-def kept_rows(corpus: Corpus, advance: Callable[[int], None] = lambda rows: None) -> Iterator[pa.Table]:
-    """Yield the kept rows of each file of images, with their scores and where they came from."""
-    store = corpus.store
+def kept_rows(corpus: Corpus, advance: Advance = silent) -> Iterator[pa.Table]:
+    """Yield the selected rows of each file of images, with scores and origin."""
+    store, add = corpus.store, adding(advance)
     names = {table: [f.name for f in corpus.files(table)] for table in ("scores", "selection")}
     pairs = _Pairs(corpus)
     for file in corpus.files("images"):
@@ -82,11 +81,11 @@ def kept_rows(corpus: Corpus, advance: Callable[[int], None] = lambda rows: None
         columns |= {name: scores[name].take(at) for name in scores.column_names if name not in SCORES.names}
         rows = pa.table(columns)
         yield rows.filter(pc.is_in(rows["key"], kept))
-        advance(images.num_rows)
+        add(images.num_rows)
 
 
 class _Pairs:
-    """Rows of pairs for those of images: these follow each other in the same order, file by file."""
+    """Rows of pairs for those of images; both are in the same order."""
 
     def __init__(self, corpus: Corpus) -> None:
         self.store = corpus.store
@@ -111,7 +110,7 @@ class _Pairs:
 
 
 def _in_files(tables: Iterator[pa.Table], size: int) -> Iterator[pa.Table]:
-    """Put tables together until they hold so many bytes."""
+    """Concatenate tables up to a size in bytes."""
     waiting: list[pa.Table] = []
     held = 0
     for table in tables:
@@ -130,7 +129,7 @@ def _write_parquet(rows: pa.Table, path: Path) -> None:
 
 
 def _write_hf(rows: pa.Table, path: Path) -> None:
-    """As Parquet whose pictures are structs of bytes and path, which `datasets` reads as images."""
+    """Write Parquet with images as structs of bytes and path, which `datasets` decodes."""
     _write_parquet(_hf_pictures(rows), path)
 
 
@@ -153,7 +152,7 @@ def _hf_pictures(rows: pa.Table) -> pa.Table:
 
 
 def _write_tar(rows: pa.Table, path: Path) -> None:
-    """A tar of ``key.jpg`` (of several pictures ``key.0.jpg`` ...), ``key.txt`` and ``key.json``."""
+    """Write a tar of ``key.jpg`` (of several images ``key.0.jpg`` ...), ``key.txt`` and ``key.json``."""
     with tarfile.open(path.with_suffix(".tar"), "w") as tar:
         for row in rows.to_pylist():
             first = {"image": row.pop("image"), "format": row["format"]}

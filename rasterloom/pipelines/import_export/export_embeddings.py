@@ -1,4 +1,4 @@
-"""Kept CLIP embeddings as files that clip-retrieval indexes and serves."""
+"""Export of CLIP embeddings in the layout of clip-retrieval."""
 
 from pathlib import Path
 
@@ -38,13 +38,11 @@ def export(recipe: Recipe, folder: Path, everything: bool = False, rows_a_file: 
         if step.name in wanted:
             state = status(corpus, step)
             if not state.done:
-                raise RecipeError(
-                    f"the step {step.name} is not done ({state.reason}): "
-                    f"rasterloom run RECIPE --until {wanted[-1]}"
-                )
+                message = f"the step {step.name} is not done ({state.reason})"
+                raise RecipeError(message, needs=wanted[-1])
             files[step.name] = [file.name for file in output_files(corpus, step)]
     if folder.exists() and any(folder.iterdir()):
-        raise RecipeError(f"{folder} holds something already: name a new folder")
+        raise RecipeError(f"{folder} is not empty: name a new folder")
     columns = shard_work.score_fields(corpus.store, files["scores"])
     vectors = [field.name for field in columns if pa.types.is_list(field.type)]
     of_images = [name for name in vectors if not name.endswith("_text_embedding")]
@@ -64,7 +62,7 @@ def export(recipe: Recipe, folder: Path, everything: bool = False, rows_a_file: 
 def _rows(
     corpus: Corpus, files: dict[str, list[str]], images: str, vectors: list[str], scores: list[str]
 ) -> pa.Table:
-    """The rows of one file of images that have all embeddings, and are kept if that is asked for."""
+    """Rows of one file of images that have all embeddings and are selected."""
     store = corpus.store
     columns = ["key", "shard", "url", "caption", "width", "height"]
     table = parquet_io.read_files(store, [images], pc.field("status") == "ok", columns)
@@ -83,7 +81,7 @@ def _rows(
 
 
 class _Writer:
-    """Collects rows into files of even size."""
+    """Writer of files with an equal number of rows."""
 
     def __init__(self, folder: Path, vectors: dict[str, str], rows_a_file: int) -> None:
         self.folder, self.vectors, self.rows_a_file = folder, vectors, rows_a_file

@@ -1,4 +1,4 @@
-"""The README of an exported corpus: what is in it, what it was made of, under which licences."""
+"""README of an exported corpus: content, origin and licences."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ _HF_TYPES = {"double": "float64", "float": "float32", "large_string": "string"}
 
 @dataclass
 class Card:
-    """What is counted while rows are written."""
+    """Counts of the exported rows."""
 
     corpus: Corpus
     rows: int = 0

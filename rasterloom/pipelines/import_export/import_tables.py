@@ -1,14 +1,14 @@
-"""Parquet files that others made, as the next version of a corpus's table.
+"""Import of Parquet files as the next version of a table.
 
-A file that lies in the workspace and has the table's columns already is taken as it is, where it lies.
-Others are read a shard at a time and written anew into the workspace, with the columns that they lack: keys
-from URL and caption, and of pictures what a fetch would have found out.
+Files in the workspace that already have the table's columns are used in place. Others are read a shard at a
+time and rewritten into the workspace with the missing columns: keys from URL and caption, and for images
+their sizes and hashes.
 """
 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,12 @@ from rasterloom.pipelines.corpus.existing_steps import is_fixed, refuse_change
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION, T2I, pair_key
+from rasterloom.sources.failure import FetchFailure
+from rasterloom.sources.images.decode import decode_image
+from rasterloom.sources.images.row import image_columns, received
 from rasterloom.storage.parquet_options import IMAGE_PARQUET, TEXT_PARQUET
 from rasterloom.storage.store import Entry, Store
+from rasterloom.utils.parallel import Advance, silent
 from rasterloom.versions.commit import commit
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.history import made
@@ -34,14 +38,18 @@ from rasterloom.versions.workspace_check import check_workspace
 SCHEMAS = {"pairs": PAIRS, "images": IMAGES, "scores": SCORES, "selection": SELECTION}
 MADE_OF = {"pairs": (), "images": ("pairs",), "scores": ("images",), "selection": ("images", "scores")}
 NO_SCORES = ("weight",)  # columns of an export that are numbers, and no scores
+KEY_COLUMNS = ("url", "caption")  # that a key is made of
+DEFAULTS = {"task": T2I, "source": "adopted", "weight": 1.0}
 
 
 @dataclass(frozen=True)
 class Adopted:
+    """Result of an import."""
+
     snapshot_id: int
     rows: int
-    in_place: int  # files that were taken where they lie
-    written: int  # files that were written anew
+    in_place: int  # files that are used in place
+    written: int  # files that were rewritten
 
 
 def adopt(
@@ -49,9 +57,9 @@ def adopt(
     table: str,
     path: str,
     columns: Mapping[str, str],
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    advance: Advance = silent,
 ) -> Adopted:
-    """Make Parquet files the next version of a table. The same files again are the same version.
+    """Import Parquet files as the next version of a table; the same files give the same version.
 
     Args:
         table: pairs, images, scores or selection.
@@ -65,35 +73,22 @@ def adopt(
     """
     corpus = Corpus.of(recipe)
     if table not in SCHEMAS:
-        raise RecipeError(f"{table} cannot be adopted; what can: {', '.join(SCHEMAS)}")
+        raise RecipeError(f"{table} cannot be imported; expected one of {', '.join(SCHEMAS)}")
     if is_fixed(corpus):
         refuse_change(corpus, "adopt")
     check_workspace(corpus)
     started = time.monotonic()
     source, files = _files(path)
-    told = {"adopted": [[f.name, f.size, f.stamp] for f in files], "columns": dict(columns)}
-    fingerprint = hashlib.blake2b(json.dumps([table, told]).encode(), digest_size=10).hexdigest()
+    config = {"adopted": [[f.name, f.size, f.stamp] for f in files], "columns": dict(columns)}
+    fingerprint = hashlib.blake2b(json.dumps([table, config]).encode(), digest_size=10).hexdigest()
     schema = _schema(table, source, files, columns)
-    shards = _Shards(corpus, table)
-    names, rows, size, in_place = [], 0, 0, 0
+    writer = _Writer(corpus, table, schema, columns, recipe.fetch, fingerprint)
     for number, file in enumerate(files):
         mine = _in_workspace(corpus.store, source, file)
         if mine and not columns and _fits(source, file.name, schema):
-            names.append(mine)
-            rows, size, in_place = (
-                rows + _reader(source, file.name).metadata.num_rows,
-                size + file.size,
-                in_place + 1,
-            )
+            writer.take(mine, file.size, _reader(source, file.name).metadata.num_rows)
         else:
-            for part in _tables(source, file.name, recipe.fetch.shard_rows):
-                found = _row_table(part, table, schema, columns, recipe.fetch, shards, file.name)
-                name = f"{corpus.name}/adopted/{table}/{fingerprint}/{len(names):06d}.parquet"
-                size += corpus.store.write_parquet(
-                    name, found, **(IMAGE_PARQUET if table == "images" else TEXT_PARQUET)
-                )
-                names.append(name)
-                rows += found.num_rows
+            writer.write(source, file.name)
         advance(number + 1, len(files))
     versions = {v.record.step: v for v in made(corpus)}
     given = {name: versions[name] for name in MADE_OF[table] if name in versions}
@@ -101,21 +96,78 @@ def adopt(
         step=table,
         fingerprint=fingerprint,
         code_version="adopted",
-        config=told,
+        config=config,
         inputs={name: version.record.fingerprint for name, version in given.items()},
         parents={name: str(version.snapshot_id) for name, version in given.items()},
-        counts={"adopted": rows},
-        rows=rows,
-        n_bytes=size,
-        shards=len(names),
+        counts={"adopted": writer.rows},
+        rows=writer.rows,
+        n_bytes=writer.size,
+        shards=len(writer.names),
         seconds=time.monotonic() - started,
     ).signed(recipe.digest, __version__)
-    snapshot_id = commit(corpus, table, schema, names, record)
-    return Adopted(snapshot_id, rows, in_place, len(names) - in_place)
+    snapshot_id = commit(corpus, table, schema, writer.names, record)
+    return Adopted(snapshot_id, writer.rows, writer.in_place, len(writer.names) - writer.in_place)
+
+
+class _Writer:
+    """Files of the new version: those used in place, and those written with the missing columns."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        table: str,
+        schema: pa.Schema,
+        columns: Mapping[str, str],
+        fetch: Fetch,
+        fingerprint: str,
+    ) -> None:
+        self.corpus, self.table, self.schema, self.columns = corpus, table, schema, columns
+        self.fetch, self.fingerprint = fetch, fingerprint
+        self.shards = _Shards(corpus, table)
+        self.names: list[str] = []
+        self.rows = self.size = self.in_place = 0
+
+    def take(self, name: str, size: int, rows: int) -> None:
+        """Use a file of the workspace in place."""
+        self.names.append(name)
+        self.rows, self.size, self.in_place = self.rows + rows, self.size + size, self.in_place + 1
+
+    def write(self, source: Store, file: str) -> None:
+        """Write a file's rows as shards of the table."""
+        options = IMAGE_PARQUET if self.table == "images" else TEXT_PARQUET
+        for part in _tables(source, file, self.fetch.shard_rows):
+            rows = self._rows(part, file)
+            name = self.corpus.layout.adopted(self.table, self.fingerprint, len(self.names))
+            self.size += self.corpus.store.write_parquet(name, rows, **options)
+            self.names.append(name)
+            self.rows += rows.num_rows
+
+    def _rows(self, given: pa.Table, file: str) -> pa.Table:
+        """Rows in the table's schema, with the columns that the file lacks."""
+        rows = _with_keys(_renamed(given, self.schema, self.columns), file)
+        if self.table == "images" and "status" not in rows.column_names:
+            rows = _pictures(rows, self.fetch, file)
+        elif self.table == "selection":
+            rows = _with_reasons(rows)
+        found = [self._column(rows, field, file) for field in self.schema]
+        return pa.Table.from_arrays(found, schema=self.schema)
+
+    def _column(self, rows: pa.Table, field: pa.Field, file: str) -> pa.ChunkedArray | pa.Array:
+        if field.name == "shard":
+            return self.shards.of(rows["key"].combine_chunks().cast(pa.string()), file)
+        if field.name in rows.column_names:
+            column = rows[field.name]
+            try:
+                return column.cast(field.type)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+                message = f"{file}: {field.name} is {column.type}, and {self.table} takes {field.type}"
+                raise RecipeError(message) from None
+        value = DEFAULTS.get(field.name) if self.table in ("pairs", "images") else None
+        return pa.repeat(pa.scalar(value, field.type), len(rows))
 
 
 def _files(path: str) -> tuple[Store, list[Entry]]:
-    """The Parquet files that a path names, in the order of their names, and the store that they lie in."""
+    """Parquet files at a path, in the order of their names, and their store."""
     if path.endswith(".parquet"):
         folder, _, name = path.rpartition("/")
         store = Store(folder if path.startswith("s3://") else str(Path(path).resolve().parent))
@@ -142,7 +194,7 @@ def _reader(store: Store, name: str) -> pq.ParquetFile:
 
 
 def _in_workspace(workspace: Store, source: Store, file: Entry) -> str | None:
-    """The name that a file has in the workspace, if it lies there."""
+    """Name of a file in the workspace, or None if it is not in it."""
     uri, root = source.uri(file.name), workspace.uri("").rstrip("/") + "/"
     return workspace.name_of(uri) if uri.startswith(root) else None
 
@@ -154,21 +206,19 @@ def _fits(store: Store, name: str, schema: pa.Schema) -> bool:
 
 
 def _schema(table: str, store: Store, files: Sequence[Entry], columns: Mapping[str, str]) -> pa.Schema:
-    """The table's schema; that of scores has every column of floating-point numbers, or those named."""
+    """Schema of the table; of scores with every floating-point column, or the named ones."""
     schema = SCHEMAS[table]
     for ours in columns:
         if table != "scores" and ours not in (*schema.names, "url", "caption"):  # the two give the key
-            raise RecipeError(
-                f"--column {ours}: {table} has no such column; it has {', '.join(schema.names)}"
-            )
+            message = f"{table} has no such column; it has {', '.join(schema.names)}"
+            raise RecipeError(message, field="column", value=ours)
     for file in files:
         there = _reader(store, file.name).schema_arrow
         for ours, theirs in columns.items():
             if theirs not in there.names:
                 has = ", ".join(there.names)
-                raise RecipeError(
-                    f"--column {ours}={theirs}: {file.name} has no column {theirs}; it has {has}"
-                )
+                message = f"{file.name} has no column {theirs}; it has {has}"
+                raise RecipeError(message, field="column", value=f"{ours}={theirs}")
     if table != "scores":
         return schema
     there = _reader(store, files[0].name).schema_arrow
@@ -179,9 +229,8 @@ def _schema(table: str, store: Store, files: Sequence[Entry], columns: Mapping[s
         if pa.types.is_floating(f.type) and f.name not in (*columns.values(), *NO_SCORES)
     ]
     if not scores:
-        raise RecipeError(
-            f"{files[0].name} has no column of numbers that could be a score: --column NAME=COLUMN"
-        )
+        message = f"{files[0].name} has no column of numbers that could be a score"
+        raise RecipeError(message, hint="name one with {column} NAME=COLUMN")
     return pa.schema([*SCORES, *((name, pa.float64()) for name in scores)])
 
 
@@ -191,7 +240,7 @@ def _tables(store: Store, name: str, rows: int) -> Iterator[pa.Table]:
 
 
 class _Shards:
-    """The shard of each row: of pictures a number of their own, else that of the picture with the key."""
+    """Shard numbers of rows: new ones for images, else those of the images with the same keys."""
 
     def __init__(self, corpus: Corpus, table: str) -> None:
         self._next = 0
@@ -216,63 +265,37 @@ class _Shards:
         return self._images["shard"].combine_chunks().take(at)
 
 
-def _row_table(
-    given: pa.Table,
-    table: str,
-    schema: pa.Schema,
-    columns: Mapping[str, str],
-    fetch: Fetch,
-    shards: _Shards,
-    file: str,
-) -> pa.Table:
-    """Rows as the table has them, with what the files lack."""
+def _renamed(given: pa.Table, schema: pa.Schema, columns: Mapping[str, str]) -> pa.Table:
+    """Columns under the table's names, without those that it does not take."""
     named = {theirs: ours for ours, theirs in columns.items()}
     rows = given.rename_columns([named.get(name, name) for name in given.column_names])
-    rows = rows.select(
-        [name for name in rows.column_names if name in schema.names or name in ("url", "caption")]
-    )
-    if "key" not in rows.column_names:
-        if not {"url", "caption"} & set(rows.column_names):
-            raise RecipeError(
-                f"{file} has neither key nor url and caption: name them with --column url=COLUMN"
-            )
-        told = [name for name in ("url", "caption") if name in rows.column_names]
-        pairs = rows.select(told).to_pylist()
-        keys = [pair_key(pair.get("url"), pair.get("caption")) for pair in pairs]
-        rows = rows.append_column("key", pa.array(keys, pa.string()))
-    if table == "images" and "status" not in rows.column_names:
-        rows = _pictures(rows, fetch, file)
-    elif table == "selection" and "kept" not in rows.column_names:
+    return rows.select([name for name in rows.column_names if name in (*schema.names, *KEY_COLUMNS)])
+
+
+def _with_keys(rows: pa.Table, file: str) -> pa.Table:
+    if "key" in rows.column_names:
+        return rows
+    there = [name for name in KEY_COLUMNS if name in rows.column_names]
+    if not there:
+        message = f"{file} has neither key nor url and caption"
+        raise RecipeError(message, hint="name them with {column} url=COLUMN")
+    keys = [pair_key(pair.get("url"), pair.get("caption")) for pair in rows.select(there).to_pylist()]
+    return rows.append_column("key", pa.array(keys, pa.string()))
+
+
+def _with_reasons(rows: pa.Table) -> pa.Table:
+    if "kept" not in rows.column_names:
         rows = rows.append_column("kept", pa.repeat(pa.scalar(True), len(rows)))
-    if table == "selection" and "reason" not in rows.column_names:
+    if "reason" not in rows.column_names:
         rows = rows.append_column("reason", pc.if_else(rows["kept"], "kept", "adopted as dropped"))
-    defaults = {"task": T2I, "source": "adopted", "weight": 1.0}
-    found = []
-    for field in schema:
-        if field.name == "shard":
-            found.append(shards.of(rows["key"].combine_chunks().cast(pa.string()), file))
-        elif field.name in rows.column_names:
-            try:
-                found.append(rows[field.name].cast(field.type))
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-                raise RecipeError(
-                    f"{file}: {field.name} is {rows[field.name].type}, and {table} takes {field.type}"
-                ) from None
-        else:
-            value = defaults.get(field.name) if table in ("pairs", "images") else None
-            found.append(pa.repeat(pa.scalar(value, field.type), len(rows)))
-    return pa.Table.from_arrays(found, schema=schema)
+    return rows
 
 
 def _pictures(rows: pa.Table, fetch: Fetch, file: str) -> pa.Table:
     """Pictures as a fetch stores them: limits, hashes and sizes are those of the recipe's ``fetch``."""
-    from rasterloom.sources.failure import Failure
-    from rasterloom.sources.images.decode import decode_image
-
     if "image" not in rows.column_names:
-        raise RecipeError(
-            f"{file} has no column image: name the one with the files' bytes, --column image=COLUMN"
-        )
+        message = f"{file} has no column image"
+        raise RecipeError(message, hint="name the one with the files' bytes with {column} image=COLUMN")
     found: list[dict[str, Any]] = []
     for row in rows.select(
         [n for n in rows.column_names if n in ("key", "url", "caption", "image")]
@@ -282,20 +305,10 @@ def _pictures(rows: pa.Table, fetch: Fetch, file: str) -> pa.Table:
         row |= {"attempts": 0, "status": "failed"}
         try:
             if not isinstance(data, bytes) or not data:
-                raise Failure("missing_file", "the row has no picture")  # type: ignore[arg-type]
-            picture = decode_image(data, fetch)
-            row |= {
-                **{
-                    name: getattr(picture, name)
-                    for name in ("format", "width", "height", "phash", "thumbnail")
-                },
-                **{f"original_{n}": getattr(picture, f"original_{n}") for n in ("format", "width", "height")},
-                "original_bytes": len(data),
-                "sha256": hashlib.sha256(data).hexdigest(),
-                "image": picture.data,
-                "status": "ok",
-            }
-        except Failure as failure:
+                raise FetchFailure("missing_file", "the row has no picture")  # type: ignore[arg-type]
+            decoded = decode_image(data, fetch)
+            row |= image_columns(decoded, received(data, decoded))
+        except FetchFailure as failure:
             row |= {"error": str(failure.error), "detail": failure.detail}
         found.append(row)
     return pa.Table.from_pylist(found, schema=pa.schema([f for f in IMAGES if f.name != "shard"]))

@@ -1,4 +1,4 @@
-"""Samples that the reference tokenised, as a version of a corpus's table ``tokens``."""
+"""Import of tokens that Lumina-mGPT wrote, as a version of the table ``tokens``."""
 
 import hashlib
 import json
@@ -16,16 +16,17 @@ from rasterloom.pipelines.corpus.token_steps import pack_step
 from rasterloom.pipelines.execution.ray_cluster import start_ray
 from rasterloom.pipelines.execution.runner import run_step
 from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.step import Inputs, Shard, ShardResult, ShardStep, Step
-from rasterloom.pipelines.workspace.leases import at_work
+from rasterloom.pipelines.step import HasResult, Inputs, Shard, ShardResult, ShardSpec, ShardStep
+from rasterloom.pipelines.workspace.leases import hold_lease
 from rasterloom.pipelines.workspace.retries import worked_on
 from rasterloom.pipelines.workspace.status import output_files, status
-from rasterloom.recipe.base import Section
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.recipe.run import Run
+from rasterloom.schema import StepKind
 from rasterloom.storage.parquet_io import count_of, read_files
 from rasterloom.storage.parquet_options import CODES_PARQUET
 from rasterloom.storage.store import Store
+from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.lumina_import import TWICE, import_samples, name_of, read_record
 from rasterloom.tokenize.profiles import PROFILES
 from rasterloom.versions.commit import head_snapshot
@@ -34,10 +35,9 @@ from rasterloom.versions.corpus import Corpus
 SHARD_ROWS = 5_000  # files in a shard
 
 
-class ImportAt(Section):
-    """Tokens from elsewhere: in whose ids, and how they are packed."""
+class ImportAt(token_work.AtTarget):
+    """Config of imported tokens: vocabulary profile and file layout."""
 
-    target: int
     profile: str
     rows_per_file: int = 20_000
     seed: int = 0
@@ -45,7 +45,7 @@ class ImportAt(Section):
 
 @dataclass(frozen=True)
 class Imported:
-    """What came of an import."""
+    """Result of an import."""
 
     corpus: Corpus
     rows: int
@@ -69,25 +69,21 @@ def import_tokens(
         RecipeError: an argument cannot be used.
         StepFailed: it could not be finished; what is done stays for the next attempt.
     """
-    from rasterloom.tokenize.buckets import bucket_sizes
-
     corpus = corpus_of(into)
     if profile not in PROFILES or profile == "mini":
-        raise RecipeError(f"--profile: got {profile}, takes chameleon or movq")
+        raise RecipeError("takes chameleon or movq", field="profile", value=profile)
     try:
         bucket_sizes(target)
         entries = read_record(record)
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    head = head_snapshot(corpus, corpus.table("tokens"), f"tokens/{target}")
+    head = head_snapshot(corpus, corpus.table("tokens"), StepKind.TOKENS.step(target))
     if head and "profile" not in head[1].config and not replace:
-        raise RecipeError(
-            f"the corpus {corpus.name} has tokens of its own at target {target}; --replace puts these in "
-            "their place, as a new version"
-        )
+        message = f"the corpus {corpus.name} has tokens of its own at target {target}"
+        raise RecipeError(message, hint="{replace} replaces them, as a new version")
     steps = import_steps(record.resolve(), entries, ImportAt(target=target, profile=profile))
     progress.plan(corpus.name, (step.name for step in steps), run)
-    with at_work(corpus, "run", worked_on(steps), progress.say), progress.showing():
+    with hold_lease(corpus, "run", worked_on(steps), progress.say), progress.showing():
         for step in steps:
             before = status(corpus, step)
             if before.done:
@@ -105,22 +101,21 @@ def import_tokens(
 
 
 def corpus_of(into: str) -> Corpus:
-    """The corpus of a recipe's file, or of WORKSPACE/CORPUS."""
+    """Open the corpus of a recipe file, or of WORKSPACE/CORPUS."""
     if into.endswith((".yaml", ".yml")):
         return Corpus.of(load_recipe(into))
     workspace, _, name = into.rstrip("/").rpartition("/")
     if not workspace or not name.isidentifier() or name.lower() != name:
-        raise RecipeError(
-            f"--into: got {into}, takes a recipe (.yaml), or WORKSPACE/CORPUS such as ./work/art"
-        )
+        message = "takes a recipe (.yaml), or WORKSPACE/CORPUS such as ./work/art"
+        raise RecipeError(message, field="into", value=into)
     return Corpus(name, Store(workspace if "://" in workspace else str(Path(workspace).resolve())))
 
 
-def import_steps(record: Path, entries: list[tuple[str, Any]], config: ImportAt) -> list[Step]:
-    """Read, pack, index: the pickles take the place of images."""
+def import_steps(record: Path, entries: list[tuple[str, Any]], config: ImportAt) -> list[HasResult]:
+    """Steps of an import: read the pickles, write token files, index lengths."""
     content = hashlib.blake2b(json.dumps(entries, sort_keys=True).encode(), digest_size=10).hexdigest()
     codes = ShardStep(
-        f"codes/{config.target}",
+        StepKind.CODES.step(config.target),
         config,
         code_version="1",
         identity={"record": content},
@@ -129,12 +124,21 @@ def import_steps(record: Path, entries: list[tuple[str, Any]], config: ImportAt)
         schema=token_work.CODES,
         parquet=CODES_PARQUET,
     )
-    packed = pack_step(config, codes, config.profile)
+    packed = pack_step(config, codes, config.profile, config.rows_per_file)
     return [codes, packed, lengths_step(config.target, packed)]
 
 
-def _plan(store: Store, inputs: Inputs, config: ImportAt, *, entries: list[tuple[str, Any]]) -> list[Shard]:
-    """So many entries a shard; one that names a file again is marked."""
+@dataclass(frozen=True)
+class ImportSpec(ShardSpec):
+    """Some entries of a record, with where they stand in it."""
+
+    entries: list[tuple[str, Any]]
+
+
+def _plan(
+    store: Store, inputs: Inputs, config: ImportAt, *, entries: list[tuple[str, Any]]
+) -> list[Shard[ImportSpec]]:
+    """Divide entries into shards, and mark those that repeat a file."""
     seen: set[str] = set()
     once: list[tuple[str, Any]] = []
     for where, entry in entries:
@@ -143,25 +147,23 @@ def _plan(store: Store, inputs: Inputs, config: ImportAt, *, entries: list[tuple
         if name:
             seen.add(name)
     return [
-        Shard(f"{number:06d}", {"entries": once[start : start + SHARD_ROWS]})
+        Shard(f"{number:06d}", ImportSpec(once[start : start + SHARD_ROWS]))
         for number, start in enumerate(range(0, len(once), SHARD_ROWS))
     ]
 
 
-def _read(store: Store, spec: dict[str, Any], config: ImportAt, *, folder: str) -> ShardResult:
-    rows, failures = import_samples(spec["entries"], Path(folder), config.target, PROFILES[config.profile])
+def _read(store: Store, spec: ImportSpec, config: ImportAt, *, folder: str) -> ShardResult:
+    rows, failures = import_samples(spec.entries, Path(folder), config.target, PROFILES[config.profile])
     counts = count_of(rows["bucket"]) | ({"failed": failures.num_rows} if failures.num_rows else {})
     return token_work.staged(rows, failures, config.target, config.seed), counts
 
 
 def target_of(record: Path, profile: str) -> int:
-    """Find out a record's target from the first of its pictures that is a bucket of a usual one.
+    """Guess a record's target from its first image that is a bucket of a common one.
 
     Raises:
         RecipeError: there is none.
     """
-    from rasterloom.tokenize.buckets import bucket_sizes
-
     try:
         entries = read_record(record)
     except ValueError as error:
@@ -171,4 +173,4 @@ def target_of(record: Path, profile: str) -> int:
     for width, height in zip(rows["width"].to_pylist(), rows["height"].to_pylist(), strict=True):
         if (width, height) in usual:
             return usual[width, height]
-    raise RecipeError("no picture in the record tells its target: give --target")
+    raise RecipeError("no image in the record shows its target", hint="give {target}")

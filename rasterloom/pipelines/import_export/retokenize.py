@@ -1,20 +1,20 @@
-"""Tokens of a further target from what a corpus already holds: no source is read, nothing fetched or scored.
+"""Tokens of another target from the present tables of a corpus.
 
-The steps are those of a full run, on tables taken as they stand: their fingerprints are read off the
-tables' records and not worked out from the recipe, so that neither its sources nor its scorers are looked
-at. Where the recipe is still the one the tables were made by, a full run finds the same steps done.
+The steps are those of a full run, but the fingerprints of the tables come from their records instead of the
+recipe, so that neither its sources nor its scorers are read. A full run of the same recipe finds the same
+steps done.
 """
 
 from rasterloom.errors import RecipeError
-from rasterloom.pipelines.corpus.existing_steps import existing
 from rasterloom.pipelines.corpus.length_index import lengths_step
 from rasterloom.pipelines.corpus.token_steps import text_step, token_steps
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.run import run_steps
-from rasterloom.pipelines.step import Step
+from rasterloom.pipelines.step import FinishedStep, HasResult
 from rasterloom.pipelines.workflow import Planned
 from rasterloom.pipelines.workspace.status import status
 from rasterloom.recipe.recipe import Recipe
+from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.versions.commit import head_snapshot
 from rasterloom.versions.corpus import Corpus
 
@@ -22,7 +22,7 @@ from rasterloom.versions.corpus import Corpus
 def retokenize(
     recipe: Recipe, targets: tuple[int, ...], progress: Progress, dry_run: bool = False
 ) -> list[Planned]:
-    """Tokenise what a corpus keeps at further targets, or say what would be done.
+    """Tokenize the selected images of a corpus at other targets, or plan to.
 
     Args:
         targets: resolutions; those of the recipe when empty.
@@ -38,15 +38,13 @@ def retokenize(
     return [Planned(s.step, s, not s.done) for s in (status(corpus, step) for step in steps)]
 
 
-def steps_on_tables(recipe: Recipe, targets: tuple[int, ...]) -> list[Step]:
-    """The steps from the current images, scores and selection to the tokens of some targets."""
-    from rasterloom.tokenize.buckets import bucket_sizes
-
+def steps_on_tables(recipe: Recipe, targets: tuple[int, ...]) -> list[HasResult]:
+    """Steps from the present images, scores and selection to tokens."""
     for target in targets:
         try:
             bucket_sizes(target)
         except ValueError as error:
-            raise RecipeError(f"--target: {error}") from None
+            raise RecipeError(str(error), field="target") from None
     images, scores, selection = _existing(recipe)
     try:
         text = text_step(recipe.tokenize, images, selection)
@@ -57,16 +55,14 @@ def steps_on_tables(recipe: Recipe, targets: tuple[int, ...]) -> list[Step]:
     return [text, *(step for pair in made.values() for step in pair), *lengths]
 
 
-def _existing(recipe: Recipe) -> list[Step]:
+def _existing(recipe: Recipe) -> list[HasResult]:
     corpus = Corpus.of(recipe)
-    found: dict[str, Step] = {}
+    found: dict[str, HasResult] = {}
     for name in ("images", "scores", "selection"):
         head = head_snapshot(corpus, corpus.table(name), name)
         if head is None:
-            raise RecipeError(
-                f"the corpus {recipe.corpus} in {recipe.workspace} has no {name} yet: "
-                "rasterloom run RECIPE --until selection"
-            )
+            message = f"the corpus {recipe.corpus} in {recipe.workspace} has no {name} yet"
+            raise RecipeError(message, needs="selection")
         record = head[1]
         late = [
             n
@@ -74,9 +70,7 @@ def _existing(recipe: Recipe) -> list[Step]:
             if n in found and found[n].fingerprint != fingerprint
         ]
         if late:
-            raise RecipeError(
-                f"{name} was made before the current version of {', '.join(late)}: "
-                "rasterloom run RECIPE --until selection"
-            )
-        found[name] = existing(record, name)
+            message = f"{name} was made before the current version of {', '.join(late)}"
+            raise RecipeError(message, needs="selection")
+        found[name] = FinishedStep(record, name)
     return list(found.values())

@@ -1,4 +1,4 @@
-"""The two sides of a comparison: a recipe as it stands, a version of its corpus, or a run of training."""
+"""Operands of a comparison: a recipe's results, a version, or a training run."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,23 +8,25 @@ from rasterloom.errors import RecipeError, VersionError
 from rasterloom.pipelines.inspection.version_diff import rows_differing
 from rasterloom.pipelines.maintenance.takedown import refuse_held
 from rasterloom.pipelines.training.result_folder import shown_folder
-from rasterloom.pipelines.workflow import workflow
-from rasterloom.pipelines.workspace.status import status
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.recipe.recipe import Recipe
-from rasterloom.report.comparison_page import Side, write_comparison
+from rasterloom.report.comparison_page import Operand, write_comparison
+from rasterloom.schema import StepKind
 from rasterloom.versions import lineage
 from rasterloom.versions.corpus import TABLES, Corpus
 from rasterloom.versions.history import made
-from rasterloom.versions.lineage import TRAINED, Graph, Node
+from rasterloom.versions.lineage import Graph, Node
 from rasterloom.versions.record import Record
 from rasterloom.versions.refs import check_ref, refs
+
+SHOWN = (StepKind.TRAIN, StepKind.SAMPLE)  # steps whose folders are shown
 
 Begin = Callable[[str], None]
 
 
 def compare_with(recipe: Recipe, other: str, page: Path, begin: Begin = lambda part: None) -> None:
-    """Write a page that shows a recipe's results beside others. Nothing is run.
+    """Write a page that compares a recipe's results with others; nothing is run.
 
     Args:
         other: the file of another recipe; a tag, a branch or a snapshot; or the fingerprint of a stage that
@@ -36,57 +38,60 @@ def compare_with(recipe: Recipe, other: str, page: Path, begin: Begin = lambda p
         VersionError: ``other`` is none of these, or a version holds what was taken down since.
     """
     begin("reading the records")
-    b = side_of_recipe(recipe)
-    a = _side_of(recipe, other)
-    for side in (a, b):
-        if not side.records:
-            raise RecipeError(f"nothing has been made of {side.name} yet: rasterloom run RECIPE")
-    found = rows_differing(a.corpus, b.corpus, begin) if a.snapshots and b.snapshots else []
+    candidate = operand_of_recipe(recipe)
+    baseline = _operand_of(recipe, other)
+    for operand in (baseline, candidate):
+        if not operand.records:
+            raise RecipeError(f"{operand.name} has no results yet", hint="run its recipe first")
+    both = baseline.snapshots and candidate.snapshots
+    found = rows_differing(baseline.corpus, candidate.corpus, begin) if both else []
     begin("the page")
-    write_comparison(a, b, found, page)
+    write_comparison(baseline, candidate, found, page)
 
 
-def side_of_recipe(recipe: Recipe, name: str = "") -> Side:
-    """What a recipe has made so far, of the steps that it asks for as it stands."""
-    corpus = Corpus.of(recipe)
+def operand_of_recipe(recipe: Recipe, name: str = "") -> Operand:
+    """Present results of a recipe's steps."""
+    workflow = Workflow(recipe)
+    corpus = workflow.corpus
     check_ref(corpus)
     refuse_held(corpus)
-    done = [s for s in (status(corpus, step) for step in workflow(recipe)) if s.done and s.record]
-    records = tuple(s.record for s in done if s.record and s.step.name != "report")
-    return Side(
+    done = [s for s in map(workflow.status, workflow.steps) if s.done and s.record]
+    records = tuple(s.record for s in done if s.record and s.step.kind is not StepKind.REPORT)
+    return Operand(
         name or f"{corpus.name}@{corpus.ref}", corpus, _snapshots(corpus), records, *_folders(corpus, records)
     )
 
 
-def _side_of(recipe: Recipe, other: str) -> Side:
+def _operand_of(recipe: Recipe, other: str) -> Operand:
     if other.endswith((".yaml", ".yml")):
         loaded = load_recipe(Path(other))
-        return side_of_recipe(loaded, f"{loaded.corpus} of {Path(other).name}")
+        return operand_of_recipe(loaded, f"{loaded.corpus} of {Path(other).name}")
     corpus = Corpus.of(recipe)
     nodes = lineage.graph(corpus)
     is_snapshot = other.isdecimal() and any(node.snapshot_id == int(other) for node in nodes.values())
     if is_snapshot or any(ref.name == other for ref in refs(corpus)):
-        return side_of_version(replace(corpus, ref=other), nodes)
+        return operand_of_version(replace(corpus, ref=other), nodes)
     try:
         run = lineage.find(nodes, other)
     except VersionError:
         names = ", ".join(ref.name for ref in refs(corpus)) or "none yet"
         runs = ", ".join(node.name for node in nodes.values() if _trains(node)) or "none yet"
-        raise VersionError(
-            f"--compare {other}: no recipe (a .yaml file), no branch or tag (there are: {names}), no digits "
-            f"of a stage that was trained (after the @ of: {runs})"
-        ) from None
+        message = (
+            f"not a recipe (a .yaml file), a branch or tag (there are: {names}), or the fingerprint of a "
+            f"trained stage (after the @ of: {runs})"
+        )
+        raise VersionError(message, field="compare", value=other) from None
     if not _trains(run):
-        raise VersionError(f"--compare {other}: {run.name} is no stage that was trained")
-    return side_of_run(corpus, nodes, run)
+        raise VersionError(f"{run.name} is not a trained stage", field="compare", value=other)
+    return operand_of_run(corpus, nodes, run)
 
 
-def side_of_version(corpus: Corpus, nodes: Graph) -> Side:
-    """A version of a corpus, with the last run of training on its tokens, if there was one."""
+def operand_of_version(corpus: Corpus, nodes: Graph) -> Operand:
+    """Version of a corpus, with the last training run on its tokens, if any."""
     check_ref(corpus)
     refuse_held(corpus)
     there = [version.record for version in made(corpus)]
-    tokens = {record.fingerprint for record in there if record.step.startswith("tokens/")}
+    tokens = {record.fingerprint for record in there if record.kind is StepKind.TOKENS}
     trained = [
         node
         for node in nodes.values()
@@ -98,41 +103,37 @@ def side_of_version(corpus: Corpus, nodes: Graph) -> Side:
         if record.fingerprint in nodes:  # not where its snapshot is gone
             before = lineage.ancestors(nodes, nodes[record.fingerprint])
             made_of |= {n.record.fingerprint: n.record for n in before}
-    of_data = (r for r in made_of.values() if not r.step.startswith((TRAINED, "sample", "report")))
-    return Side(
+    of_data = (r for r in made_of.values() if r.kind not in (*SHOWN, StepKind.REPORT))
+    return Operand(
         f"{corpus.name}@{corpus.ref}", corpus, _snapshots(corpus), (*of_data, *run), *_folders(corpus, run)
     )
 
 
-def side_of_run(corpus: Corpus, nodes: Graph, last: Node) -> Side:
-    """A run of training up to a stage, and the steps that it came of; not the rows that it was made of."""
+def operand_of_run(corpus: Corpus, nodes: Graph, last: Node) -> Operand:
+    """Training run up to a stage, with the steps that it came from, without rows."""
     run = _run_of(nodes, last)
     before = [n.record for n in lineage.ancestors(nodes, last) if not _trains(n)]
     name = f"{last.record.step} {last.record.fingerprint[:10]}"
-    return Side(name, corpus, {}, (*before, *run), *_folders(corpus, run))
+    return Operand(name, corpus, {}, (*before, *run), *_folders(corpus, run))
 
 
 def _trains(node: Node) -> bool:
-    return node.record.step.startswith(TRAINED)
+    return node.record.kind is StepKind.TRAIN
 
 
 def _run_of(nodes: Graph, last: Node) -> tuple[Record, ...]:
-    """The stages up to the last one, in order, and what was drawn by it."""
+    """Stages up to the last one, in order, and its samples."""
     stages = [n.record for n in lineage.ancestors(nodes, last) if _trains(n)]
-    drawn = [n.record for n in nodes.values() if n.record.step == "sample"]
+    drawn = [n.record for n in nodes.values() if n.record.kind is StepKind.SAMPLE]
     mine = [record for record in drawn if last.record.fingerprint in record.inputs.values()]
     return (*stages, *mine[-1:])
 
 
 def _folders(corpus: Corpus, records: tuple[Record, ...]) -> tuple[tuple[tuple[str, Path], ...], Path | None]:
     """Folders of the stages, by name, and of the samples."""
-    folders = {
-        r.step: shown_folder(corpus, r.step, r.fingerprint)
-        for r in records
-        if r.step.startswith(TRAINED) or r.step == "sample"
-    }
-    stages = tuple((n.removeprefix(TRAINED), f) for n, f in folders.items() if n.startswith(TRAINED))
-    return stages, folders.get("sample")
+    folders = {r.step: shown_folder(corpus, r.step, r.fingerprint) for r in records if r.kind in SHOWN}
+    stages = tuple((StepKind.part(n), f) for n, f in folders.items() if StepKind.part(n))
+    return stages, folders.get(StepKind.SAMPLE)
 
 
 def _snapshots(corpus: Corpus) -> dict[str, int]:

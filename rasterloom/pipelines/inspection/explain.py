@@ -1,4 +1,4 @@
-"""The story of one image: where its pair came from, what became of it, and why it is kept or not."""
+"""Explanation of one image: its source, scores, selection and tokens."""
 
 import json
 from dataclasses import dataclass
@@ -9,28 +9,27 @@ import pyarrow.compute as pc
 
 from rasterloom.errors import RecipeError
 from rasterloom.filtering.rule_verdicts import verdicts
-from rasterloom.pipelines.workflow import workflow
-from rasterloom.pipelines.workspace.status import Status, output_files, status
+from rasterloom.pipelines.workflow import Workflow
+from rasterloom.pipelines.workspace.status import output_files
 from rasterloom.recipe.recipe import Recipe
-from rasterloom.schema import SCORES, in_order
+from rasterloom.schema import SCORES, StepKind, in_order
 from rasterloom.storage import parquet_io
-from rasterloom.versions.corpus import Corpus
 
-DOUBLES = 5  # keys named of the rows that an image is kept in the place of
+DUPLICATES = 5  # keys shown of the rows that an image is kept instead of
 
 Lines = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """What one step has to say: names and values, for a person."""
+    """Names and values of one step."""
 
     title: str
     lines: Lines
 
 
 def explain(recipe: Recipe, key: str) -> list[Chapter]:
-    """Tell what each step made of one pair, as far as the steps have come.
+    """Describe the result of each finished step for one pair.
 
     Args:
         key: of the pair, or the first digits of it
@@ -44,17 +43,16 @@ def explain(recipe: Recipe, key: str) -> list[Chapter]:
 class _Story:
     def __init__(self, recipe: Recipe, key: str) -> None:
         self.recipe = recipe
-        self.corpus = Corpus.of(recipe)
-        self.states: dict[str, Status] = {}
-        for step in workflow(recipe, "tokens"):
-            self.states[step.name] = status(self.corpus, step)
+        workflow = Workflow(recipe)
+        self.corpus = workflow.corpus
+        self.states = {step.name: workflow.status(step) for step in workflow.until(StepKind.TOKENS)}
         self.files = {
             name: [file.name for file in output_files(self.corpus, state.step)]
             for name, state in self.states.items()
             if state.done
         }
         if "pairs" not in self.files:
-            raise RecipeError("there are no pairs yet: rasterloom run RECIPE")
+            raise RecipeError("there are no pairs yet", needs="pairs")
         self.pair = self._pair(key)
         self.key = self.pair["key"]
         self.image = self._row("images", without=("image", "more"))
@@ -69,7 +67,7 @@ class _Story:
         ):
             told.append(Chapter(name, tell() if name in self.files else self._not_done(name)))
         for name in self.states:
-            if name.startswith("tokens/"):
+            if StepKind.of(name) is StepKind.TOKENS:
                 told.append(Chapter(name, self._tokens(name)))
         return told
 
@@ -80,7 +78,7 @@ class _Story:
         where = pc.starts_with(pc.field("key"), key.lower())
         found = parquet_io.read_files(self.corpus.store, self.files["pairs"], where)
         if len(found) == 0:
-            raise RecipeError(f"no pair has the key {key}; `rasterloom failures --format json` lists keys")
+            raise RecipeError(f"no pair has the key {key}", hint="the command failures lists keys")
         if len(found) > 1:
             some = ", ".join(found["key"].to_pylist()[:5])
             raise RecipeError(f"{len(found)} pairs have keys that begin with {key}: {some}")
@@ -102,7 +100,7 @@ class _Story:
         told_already = ("key", "url", "caption", "thumbnail", "task", "turns", "main")
         lines = _lines({name: value for name, value in row.items() if name not in told_already})
         if row["status"] == "ok" and row["width"] is None:
-            return (*lines, ("pictures", "none, it is text alone"))
+            return (*lines, ("images", "none, it is text alone"))
         if row.get("main") is None:
             return lines
         more = parquet_io.read_more(self.corpus.store, self.files["images"], self.key)
@@ -127,7 +125,7 @@ class _Story:
         if rule and self.image and self.image["status"][0].as_py() == "ok":
             scores = self._row("scores", shard=self.shard)
             for verdict in verdicts(rule, self.image, scores):
-                counts = "yes, as there is no picture" if verdict.passes else "no"
+                counts = "yes, as there is no image" if verdict.passes else "no"
                 says = {True: "yes", False: "no", None: f"cannot say, which counts as {counts}"}[verdict.says]
                 given = ", ".join(
                     f"{name} {'null' if value is None else _word(value)}"
@@ -137,14 +135,14 @@ class _Story:
                 told.append((f"rule: {' '.join(verdict.part.split())}", text))
         if row["duplicate_of"]:
             told += self._instead(row["duplicate_of"])
-        doubles = self._doubles()
-        if doubles:
-            more = f" and {len(doubles) - DOUBLES} more" if len(doubles) > DOUBLES else ""
-            told.append(("kept instead of", ", ".join(doubles[:DOUBLES]) + more))
+        duplicates = self._duplicates()
+        if duplicates:
+            more = f" and {len(duplicates) - DUPLICATES} more" if len(duplicates) > DUPLICATES else ""
+            told.append(("kept instead of", ", ".join(duplicates[:DUPLICATES]) + more))
         return tuple(told)
 
     def _rule(self) -> str | None:
-        """The keep rule that made the selection, which need not be the recipe's; None if it was adopted."""
+        """Keep rule of the present selection, not of the recipe; None if it was imported."""
         record = self.states["selection"].record
         return record.config.get("rule") if record else None
 
@@ -164,22 +162,21 @@ class _Story:
             told.append(("its perceptual hash", f"{other['phash']}, {bits} of 64 bits differ"))
         return told
 
-    def _doubles(self) -> list[str]:
+    def _duplicates(self) -> list[str]:
         where = pc.field("duplicate_of") == self.key
         found = parquet_io.read_files(self.corpus.store, self.files["selection"], where, ["key"])
         keys: list[str] = found["key"].to_pylist()
         return keys
 
     def _tokens(self, name: str) -> Lines:
-        target = name.split("/")[1]
-        codes = f"codes/{target}"
+        codes = StepKind.CODES.step(StepKind.part(name))
         if codes not in self.files:
             return self._not_done(codes)
         columns = ["bucket", "width", "height", "task", "n_tokens", "error"]
         where = pc.field("key") == self.key
         rows = parquet_io.read_files(self.corpus.store, self.files[codes], where, columns).to_pylist()
         if not rows:
-            return (("none", "only what is kept is tokenised"),)
+            return (("none", "only selected images are tokenized"),)
         if name not in self.files:
             return (*_lines(rows[0]), *self._not_done(name))
         return _lines(rows[0])
@@ -191,7 +188,7 @@ def _picture(one: dict[str, Any]) -> str:
 
 
 def _pair_lines(pair: dict[str, Any]) -> Lines:
-    """The pair's columns, of a sample its turns one by one and where each of its pictures comes from."""
+    """Columns of a pair, with the turns and images of a sample one by one."""
     row = dict(pair)
     more, turns = row.pop("more", None), row.pop("turns", None)
     lines = [(name, text) for name, text in _lines(row) if name != "main"]
@@ -207,7 +204,7 @@ def _pair_lines(pair: dict[str, Any]) -> Lines:
 
 
 def _lines(row: dict[str, Any]) -> Lines:
-    """The values of a row that are not null."""
+    """Values of a row that are not null."""
     return tuple((name, _word(value)) for name, value in row.items() if value is not None)
 
 

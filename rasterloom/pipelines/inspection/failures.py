@@ -1,20 +1,20 @@
-"""What did not make it into the corpus: every pair that is not kept, with its reason."""
+"""Dropped pairs, with their reasons."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import duckdb
 
-from rasterloom.pipelines.workflow import workflow
-from rasterloom.pipelines.workspace.status import output_files, status
+from rasterloom.pipelines.workflow import Workflow
+from rasterloom.pipelines.workspace.status import output_files
 from rasterloom.recipe.recipe import Recipe
+from rasterloom.schema import StepKind
 from rasterloom.utils.redact import HOST_SQL
-from rasterloom.versions.corpus import Corpus
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A pair that was dropped: by fetching, by the keep rule or as a duplicate, or by tokenising."""
+class FailedPair:
+    """Pair dropped by fetching, by the keep rule, as a duplicate or by tokenization."""
 
     key: str
     url: str | None
@@ -24,8 +24,8 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Group:
-    """The dropped pairs of one reason, or of one host, and one of them."""
+class FailedGroup:
+    """Dropped pairs of one reason or host, with an example."""
 
     name: str
     pairs: int
@@ -36,8 +36,8 @@ class Group:
 
 def failures(
     recipe: Recipe, reason: str | None = None, host: str | None = None, limit: int | None = None
-) -> list[Failure]:
-    """List the pairs that are not kept, as far as the steps have come, sorted by reason and URL.
+) -> list[FailedPair]:
+    """List the pairs dropped by finished steps, sorted by reason and URL.
 
     Args:
         reason: only those of this reason; a bare class of error stands for its failures.
@@ -51,11 +51,11 @@ def failures(
         ORDER BY reason, url, key LIMIT {limit if limit is not None else "ALL"}""",
         {"reason": reason, "host": host},
     )
-    return [Failure(**row) for row in rows]
+    return [FailedPair(**row) for row in rows]
 
 
-def summary(recipe: Recipe, by: str) -> list[Group]:
-    """Count the pairs that are not kept by ``reason`` or by ``host``, the most frequent first."""
+def summary(recipe: Recipe, by: str) -> list[FailedGroup]:
+    """Count dropped pairs by ``reason`` or by ``host``, the most frequent first."""
     name, other = ("reason", "host") if by == "reason" else ("host", "reason")
     rows = _query(
         recipe,
@@ -67,7 +67,7 @@ def summary(recipe: Recipe, by: str) -> list[Group]:
         FROM each GROUP BY name ORDER BY pairs DESC, name""",
     )
     return [
-        Group(
+        FailedGroup(
             row["name"],
             row["pairs"],
             f"{row['other']} ({row['most']:,})" if row["other"] else "",
@@ -79,15 +79,15 @@ def summary(recipe: Recipe, by: str) -> list[Group]:
 
 
 def _query(recipe: Recipe, sql: str, values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    """Run a query on ``dropped``: key, url, caption, reason, detail. No picture is read."""
-    corpus = Corpus.of(recipe)
-    done = {s.name: output_files(corpus, s) for s in workflow(recipe) if status(corpus, s).done}
+    """Run a query on ``dropped``: key, url, caption, reason, detail. No image is read."""
+    workflow = Workflow(recipe)
+    corpus = workflow.corpus
+    done = {s.name: output_files(corpus, s) for s in workflow.corpus_steps if workflow.status(s).done}
     if "images" not in done:
         return []
     with duckdb.connect() as connection:
-        used = [
-            n for n, files in done.items() if files and n.split("/")[0] in ("images", "selection", "codes")
-        ]
+        kinds = (StepKind.IMAGES, StepKind.SELECTION, StepKind.CODES)
+        used = [n for n, files in done.items() if files and StepKind.of(n) in kinds]
         for name in used:
             connection.register(name, corpus.dataset([f.name for f in done[name]]))
         connection.execute("CREATE TEMP VIEW dropped AS " + " UNION ALL ".join(_dropped(used)))
@@ -108,7 +108,7 @@ def _dropped(done: list[str]) -> list[str]:
         WHERE NOT s.kept"""
     ]
     for name in done:
-        if name.startswith("codes/"):
+        if StepKind.of(name) is StepKind.CODES:
             parts.append(
                 f"""SELECT i.key, i.url, i.caption, 'failed: {name}' AS reason, c.error AS detail
                 FROM "{name}" c JOIN images i USING (key) WHERE c.error IS NOT NULL"""

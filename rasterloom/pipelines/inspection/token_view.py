@@ -1,4 +1,4 @@
-"""One token row for a person: its frame drawn as text, its picture decoded beside the original."""
+"""One token row as text, and its decoded images beside the originals."""
 
 import io
 from collections.abc import Callable
@@ -8,21 +8,28 @@ from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from rasterloom.errors import RecipeError
+from rasterloom.pipelines.corpus.token_work import load_text
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.tokenize import Tokenize
-from rasterloom.schema import TOKENS, Profile
+from rasterloom.report.contact_sheet import Row, contact_sheet
+from rasterloom.schema import TOKENS, Profile, StepKind
 from rasterloom.storage.parquet_io import DataFile, read_files, read_rows
+from rasterloom.tokenize import sequence_parser
+from rasterloom.tokenize.codecs.load import load_codec
+from rasterloom.tokenize.cropping import crop_as_coded
+from rasterloom.tokenize.profiles import profile_of
+from rasterloom.tokenize.text_tokenizer import TextEncoder
 from rasterloom.versions.commit import head_snapshot
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.record import Record
 
 
 @dataclass(frozen=True)
-class Found:
-    """A token row and what it takes to read it."""
+class TokenRow:
+    """A token row, with the means to read it."""
 
     corpus: Corpus
     row: dict[str, Any]
@@ -31,8 +38,8 @@ class Found:
     config: Tokenize
 
 
-def find(recipe: Recipe, which: str, target: int | None) -> Found:
-    """Find a row of the tokens as they stand; the recipe's sources need not be there any more.
+def find(recipe: Recipe, which: str, target: int | None) -> TokenRow:
+    """Find a row of the present tokens; the recipe's sources may be gone.
 
     Args:
         which: key of the row, or the first digits of it; or the row's number, from 0, in decimal digits.
@@ -43,74 +50,71 @@ def find(recipe: Recipe, which: str, target: int | None) -> Found:
     """
     corpus = Corpus.of(recipe)
     target = _target(corpus, recipe, target)
-    head = head_snapshot(corpus, corpus.table("tokens"), f"tokens/{target}")
+    head = head_snapshot(corpus, corpus.table("tokens"), StepKind.TOKENS.step(target))
     assert head is not None
     files = corpus.files("tokens", where=f"target == {target}")
     row = _row(corpus, files, which, target)
     record = head[1]
     if "profile" in record.config:  # imported, see import_tokens
-        from rasterloom.tokenize.profiles import profile_of
-
-        return Found(corpus, row, profile_of(record.config["profile"]), None, recipe.tokenize)
-    # Where weights and tokenizer lie is not on record: that says the recipe.
+        return TokenRow(corpus, row, profile_of(record.config["profile"]), None, recipe.tokenize)
+    # The paths of weights and tokenizer are not on record, but in the recipe.
     made = {
         name: value for name, value in record.config["tokenize"].items() if name not in ("prompts", "targets")
     }
     config = recipe.tokenize.model_copy(update=made)
     text, profile = _text(corpus, record, config)
-    return Found(corpus, row, profile, text.decode if text else None, config)
+    return TokenRow(corpus, row, profile, text.decode if text else None, config)
 
 
-def draw(found: Found, width: int) -> list[str]:
-    """Draw a row: what it is, then its tokens, ``┃`` beside those that are learnt."""
-    from rasterloom.tokenize import sequence_parser as pieces
-
+def text_lines(found: TokenRow, width: int) -> list[str]:
+    """Render a row as text: a heading, then its tokens, ``┃`` beside those in the loss mask."""
     row = found.row
     spans = row["loss_spans"]
-    learnt = sum(spans[1::2]) - sum(spans[::2])
+    in_loss = sum(spans[1::2]) - sum(spans[::2])
     lines = [f"{row['key']}  target {row['target']}, {row['bucket']}, {row['task']}, {found.profile.name}"]
-    lines.append(f"{row['n_tokens']:,} tokens, {learnt:,} of them learnt (┃)")
-    return [*lines, *pieces.draw(row["input_ids"], spans, found.profile, found.decode, width)]
+    lines.append(f"{row['n_tokens']:,} tokens, {in_loss:,} of them in the loss (┃)")
+    return [*lines, *sequence_parser.draw(row["input_ids"], spans, found.profile, found.decode, width)]
 
 
-def picture(found: Found, path: Path) -> None:
-    """Save the row's pictures: each as it was cropped, where it is on record, beside what its codes say.
+def save_images(found: TokenRow, path: Path) -> None:
+    """Save the row's images: each original crop, where it is on record, beside the decoded image.
 
     Raises:
-        RecipeError: there is no picture in the row, or the codec is not to be had.
+        RecipeError: there is no image in the row, or the codec cannot be loaded.
     """
-    from rasterloom.tokenize.codecs.load import load_codec
-    from rasterloom.tokenize.sequence_parser import pieces
-
-    frames = [p for p in pieces(found.row["input_ids"], found.profile) if p.codes is not None]
+    frames = [p for p in sequence_parser.pieces(found.row["input_ids"], found.profile) if p.codes is not None]
     if not frames:
-        raise RecipeError(f"row {found.row['key']} holds no picture: --out has nothing to save")
+        raise RecipeError(f"row {found.row['key']} holds no image to save")
     try:
         codec = load_codec(found.profile.name, found.config.weights)
         decoded = [codec.decode(p.codes[None])[0] for p in frames if p.codes is not None]
     except (ValueError, OSError) as error:
-        raise RecipeError(f"cannot decode the pictures: {error}") from None
+        raise RecipeError(f"cannot decode the images: {error}") from None
     originals = _originals(found)
-    pairs = []
+    rows = []
     for number, pixels in enumerate(decoded):
         shown = Image.fromarray(pixels)
         original = originals[number] if len(originals) == len(frames) else None
-        pairs.append((_cropped(original, shown.size, number, found) if original else None, shown))
-    _beside(pairs).save(path)
+        crop = _cropped(original, shown.size, number, found) if original else None
+        label = "original" if crop else "original: not on record"
+        rows.append(Row((label, "decoded"), (crop or Image.new("RGB", shown.size, "white"), shown)))
+    contact_sheet(rows).save(path)
 
 
 def _target(corpus: Corpus, recipe: Recipe, target: int | None) -> int:
     table = corpus.table("tokens")
     found = sorted({int(file.partition[0]) for file in corpus.files("tokens")}) if table else []
-    found = [t for t in found if head_snapshot(corpus, table, f"tokens/{t}")]
+    found = [t for t in found if head_snapshot(corpus, table, StepKind.TOKENS.step(t))]
     if not found:
-        raise RecipeError(f"the corpus {corpus.name} has no tokens yet: rasterloom run RECIPE --until tokens")
+        raise RecipeError(f"the corpus {corpus.name} has no tokens yet", needs="tokens")
     if target is None:
         return next((t for t in recipe.tokenize.targets if t in found), found[0])
     if target not in found:
         raise RecipeError(
-            f"--target {target}: the corpus {corpus.name} has tokens of {', '.join(map(str, found))}; "
-            f"rasterloom tokenize RECIPE --target {target} makes them"
+            f"the corpus {corpus.name} has tokens of {', '.join(map(str, found))}",
+            field="target",
+            value=target,
+            hint="tokenize the corpus at this target first",
         )
     return target
 
@@ -139,7 +143,7 @@ def _row(corpus: Corpus, files: list[DataFile], which: str, target: int) -> dict
 
 
 def _look_up(corpus: Corpus, files: list[DataFile], prefix: str) -> list[tuple[str, str, int]]:
-    """Key, file and number in it of the rows whose keys begin so; no other column is read."""
+    """Find rows by the start of their keys: key, file, and number in the file."""
     found = []
     for file in files:
         keys = read_files(corpus.store, [file.name], columns=["key"])["key"]
@@ -148,23 +152,20 @@ def _look_up(corpus: Corpus, files: list[DataFile], prefix: str) -> list[tuple[s
     return found
 
 
-def _text(corpus: Corpus, record: Record, config: Tokenize) -> tuple[Any, Profile]:
-    """The text encoder that the tokens were made with, if it is still there, and their profile."""
-    from rasterloom.pipelines.corpus.token_work import load_text
-    from rasterloom.tokenize.profiles import profile_of
-
+def _text(corpus: Corpus, record: Record, config: Tokenize) -> tuple[TextEncoder | None, Profile]:
+    """Text encoder of the tokens, None if it is gone, and their profile."""
     ((codes, fingerprint),) = record.inputs.items()
     try:
-        of_codes = Record.from_json(corpus.store.read(f"{corpus.name}/records/{codes}/{fingerprint}.json"))
-        name = f"{corpus.name}/files/text/{of_codes.inputs['text']}/tokenizer.json"
+        of_codes = Record.from_json(corpus.store.read(corpus.layout.record(codes, fingerprint)))
+        name = corpus.layout.text(of_codes.inputs["text"])
         text, profile = load_text(corpus.store, name, config)
     except (FileNotFoundError, KeyError):
         return None, profile_of(config.codec, None if config.text else config.text_vocab)
     return text, profile
 
 
-def _originals(found: Found) -> list[Image.Image]:
-    """The stored pictures of the row, in the order of their frames; none if they are gone."""
+def _originals(found: TokenRow) -> list[Image.Image]:
+    """Stored images of the row, in the order of their frames; none if they are gone."""
     store, files = found.corpus.store, found.corpus.files("images")
     at = _look_up(found.corpus, files, found.row["key"])
     if not at:
@@ -181,36 +182,7 @@ def _originals(found: Found) -> list[Image.Image]:
     return [Image.open(io.BytesIO(data)) for data in (*others[:place], row["image"], *others[place:])]
 
 
-def _cropped(image: Image.Image, size: tuple[int, int], number: int, found: Found) -> Image.Image | None:
-    """A stored picture as it was cut for the codec, None if it cannot have been cut so."""
-    from PIL import ImageOps
-
-    from rasterloom.tokenize.buckets import bucket_sizes
-    from rasterloom.tokenize.crop import apply_crop, plan_crop
-    from rasterloom.tokenize.limits import crop_seed
-
-    upright = ImageOps.exif_transpose(image) if found.config.exif else image
-    seed = crop_seed(found.row["key"], found.config, number)
-    plan = plan_crop(upright.size, bucket_sizes(found.row["target"]), seed=seed)
-    return apply_crop(upright, plan) if plan.bucket == size else None
-
-
-def _beside(
-    pairs: list[tuple[Image.Image | None, Image.Image]], gap: int = 8, label: int = 22
-) -> Image.Image:
-    """Pictures in two columns, the original and what is left of it, a pair a row."""
-    wide = max(decoded.width for _, decoded in pairs)
-    height = label + sum(decoded.height + gap for _, decoded in pairs)
-    sheet = Image.new("RGB", (2 * wide + gap, height), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    pen.text((2, 2), "original", fill="black", font=font)
-    pen.text((wide + gap + 2, 2), "decoded", fill="black", font=font)
-    top = label
-    for original, decoded in pairs:
-        if original is not None:
-            sheet.paste(original, (0, top))
-        else:
-            pen.text((2, top + 2), "not on record", fill="grey", font=font)
-        sheet.paste(decoded, (wide + gap, top))
-        top += decoded.height + gap
-    return sheet
+def _cropped(image: Image.Image, size: tuple[int, int], number: int, found: TokenRow) -> Image.Image | None:
+    """Crop of a stored image as it was encoded, None if its size does not fit."""
+    crop, plan = crop_as_coded(image, found.row["key"], number, found.config, found.row["target"])
+    return crop if plan.bucket == size else None

@@ -1,4 +1,4 @@
-"""Comparing two versions of a corpus, table by table, with a page of pictures."""
+"""Difference of two versions of a corpus, table by table, with a page of images."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +20,7 @@ def compare(
     *,
     begin: Callable[[str], None] = lambda table: None,
 ) -> list[Diff]:
-    """Compare tables of two versions; all that there are when none is named.
+    """Compare tables of two versions, by default all.
 
     Args:
         page: file for galleries of what differs; none is written when None.
@@ -33,19 +33,19 @@ def compare(
         begin(name)
         found.append(diff(a, b, name, examples=SHOWN if page else NAMED))
     if page is not None:
-        begin("pictures")
+        begin("images")
         write_difference(a, b, found, page)
     return found
 
 
 def rows_differing(a: Corpus, b: Corpus, begin: Callable[[str], None] = lambda table: None) -> list[Compared]:
-    """What differs in the tables that both versions have, with some rows' pictures, of tokens counts."""
+    """Differences of the tables of both versions, with images of some rows."""
     found = []
     for name in TABLES:
         if None not in (a.snapshot_id(name), b.snapshot_id(name)):
             begin(f"comparing {name}")
             found.append(diff(a, b, name, examples=BESIDE))
-    begin("pictures")
+    begin("images")
     return [
         replace(one, galleries=()) if one.diff.table == "tokens" else one for one in compare_rows(a, b, found)
     ]

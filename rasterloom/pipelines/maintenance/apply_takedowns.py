@@ -1,4 +1,4 @@
-"""Taking out of a corpus what was taken down, wherever it still is, or is again.
+"""Applying takedowns that are pending: removing their rows wherever they are.
 
 First the staged shards, so that a run that goes on does not bring rows back, then the tables, on every
 branch. What was found clean is noted down, so that a run sees at a glance whether there is anything to do:
@@ -13,11 +13,13 @@ from typing import Any
 from rasterloom import __version__
 from rasterloom.pipelines.maintenance.rewrite import Cleaned, Cleaner
 from rasterloom.pipelines.workspace import staging
-from rasterloom.pipelines.workspace.leases import at_work
+from rasterloom.pipelines.workspace.leases import hold_lease
 from rasterloom.pipelines.workspace.status import change_record, read_record
 from rasterloom.pipelines.workspace.tombstones import Tombstones, tombstones
+from rasterloom.schema import StepKind
+from rasterloom.storage.layout import staging_of
 from rasterloom.storage.parquet_io import DataFile
-from rasterloom.utils.parallel import Advance, silent, spread
+from rasterloom.utils.parallel import AdvancePart, silent_part, spread
 from rasterloom.versions.commit import head_snapshot
 from rasterloom.versions.corpus import MAIN, TABLES, Corpus
 from rasterloom.versions.history import made
@@ -25,22 +27,22 @@ from rasterloom.versions.record import BEFORE_TAKEDOWN, Record
 from rasterloom.versions.refs import refs
 from rasterloom.versions.replace_files import entries, replace_files
 
-PICTURED = ("report", "sample")  # steps whose folders have pictures of single rows
+SHOWS_IMAGES = (StepKind.REPORT, StepKind.SAMPLE)  # steps whose folders have images of single rows
 
 
-def settle(corpus: Corpus, advance: Advance = silent) -> dict[str, int]:
-    """Take out what was taken down and is there, if there is any; return how many rows went, by table."""
+def apply_pending(corpus: Corpus, advance: AdvancePart = silent_part) -> dict[str, int]:
+    """Apply pending takedowns; return how many rows went, by table."""
     known = tombstones(corpus.store, corpus.name)
     if is_settled(corpus, known):
         return {}
-    with at_work(corpus, "takedown"):
+    with hold_lease(corpus, "takedown"):
         gone = apply(corpus, known, advance=advance)
         _note(corpus, known)
     return gone
 
 
 def apply(
-    corpus: Corpus, known: Tombstones, *, dry_run: bool = False, advance: Advance = silent
+    corpus: Corpus, known: Tombstones, *, dry_run: bool = False, advance: AdvancePart = silent_part
 ) -> dict[str, int]:
     """Take rows out of staged shards and of all tables, on every branch.
 
@@ -57,7 +59,7 @@ def apply(
     if not dry_run:
         for branch in _branches(corpus):
             taken_down |= {v.record.fingerprint: v.record.taken_down for v in made(branch)}
-        _forget_pictures(corpus, taken_down)
+        _forget_images(corpus, taken_down)
     return gone
 
 
@@ -66,7 +68,7 @@ def _branches(corpus: Corpus) -> list[Corpus]:
 
 
 def is_settled(corpus: Corpus, known: Tombstones) -> bool:
-    """Whether every version that a branch is at was made or looked at with all takedowns known."""
+    """True if the version of every branch was made or checked with all takedowns known."""
     if not known.number:
         return True
     clean = _noted(corpus, known)
@@ -79,7 +81,7 @@ def is_settled(corpus: Corpus, known: Tombstones) -> bool:
 
 def _noted(corpus: Corpus, known: Tombstones) -> set[int]:
     try:
-        noted = json.loads(corpus.store.read(_note_name(corpus)))
+        noted = json.loads(corpus.store.read(corpus.layout.settled))
     except FileNotFoundError:
         return set()
     return set(noted["snapshots"]) if noted["takedowns"] == known.number else set()
@@ -88,39 +90,35 @@ def _noted(corpus: Corpus, known: Tombstones) -> set[int]:
 def _note(corpus: Corpus, known: Tombstones) -> None:
     clean = {v.snapshot_id for branch in _branches(corpus) for v in made(branch)}
     noted = {"takedowns": known.number, "snapshots": sorted(clean | _noted(corpus, known))}
-    corpus.store.put(_note_name(corpus), json.dumps(noted).encode())
+    corpus.store.put(corpus.layout.settled, json.dumps(noted).encode())
 
 
-def _note_name(corpus: Corpus) -> str:
-    return f"{corpus.name}/settled.json"
-
-
-def _clean_staging(corpus: Corpus, cleaner: Cleaner, advance: Advance) -> dict[str, int]:
-    """Clean every shard that is published; return by fingerprint the last takedown that took rows out."""
-    store, top = corpus.store, f"{corpus.name}/staging/"
-    names = [name for name in store.list(top.rstrip("/")) if staging.is_published(name)]
+def _clean_staging(corpus: Corpus, cleaner: Cleaner, advance: AdvancePart) -> dict[str, int]:
+    """Clean every published shard; return the last takedown of each fingerprint."""
+    store, layout = corpus.store, corpus.layout
+    names = [name for name in store.list(layout.all_staging) if staging.is_published(name)]
     taken_down: dict[str, int] = defaultdict(int)
 
     def clean(name: str) -> tuple[str, int]:
-        place = name.rsplit("/", 2)[0]
-        step = place.removeprefix(top).rpartition("/")[0]
+        place = staging_of(name)
+        step, _ = layout.staged_step(place)
         return place, cleaner.published(place, staging.read_published(store, name), step).taken_down
 
-    for place, last in spread(clean, names, "looking at staged shards", advance):
+    for place, last in spread(clean, names, advance("looking at staged shards")):
         taken_down[place] = max(taken_down[place], last)
     for place, last in taken_down.items():
-        step, _, fingerprint = place.removeprefix(top).rpartition("/")
+        step, fingerprint = layout.staged_step(place)
         record = read_record(corpus, step, fingerprint) if last else None
         if record and record.taken_down < last:
             results = staging.result_of(store, place)
             counts, rows = staging.add_up([r.counts for r in results]), sum(r.rows for r in results)
             known = cleaner.known.number
             change_record(corpus, replace(record, counts=counts, rows=rows, takedowns=known, taken_down=last))
-    return {place.rpartition("/")[2]: last for place, last in taken_down.items()}
+    return {layout.staged_step(place)[1]: last for place, last in taken_down.items()}
 
 
-def _clean_table(corpus: Corpus, name: str, cleaner: Cleaner, advance: Advance) -> int:
-    """Commit a table without the rows, step by step, as each has a record of its own; return how many."""
+def _clean_table(corpus: Corpus, name: str, cleaner: Cleaner, advance: AdvancePart) -> int:
+    """Commit a table without the rows, one step at a time; return how many went."""
     total = 0
     while True:
         table = corpus.table(name)
@@ -130,7 +128,7 @@ def _clean_table(corpus: Corpus, name: str, cleaner: Cleaner, advance: Advance) 
             entry = files[file]
             return cleaner.file(DataFile(file, entry.record_count), _step_of(name, entry))
 
-        cleaned = dict(zip(files, spread(look, list(files), f"looking at {name}", advance), strict=True))
+        cleaned = dict(zip(files, spread(look, list(files), advance(f"looking at {name}")), strict=True))
         hit = {file: c for file, c in cleaned.items() if c.change}
         if cleaner.dry_run or not hit:
             return total + sum(c.gone for c in hit.values())
@@ -142,7 +140,7 @@ def _clean_table(corpus: Corpus, name: str, cleaner: Cleaner, advance: Advance) 
 
 
 def _step_of(table: str, entry: Any) -> str:
-    return f"tokens/{entry.partition[0]}" if table == "tokens" else table
+    return StepKind.TOKENS.step(entry.partition[0]) if table == StepKind.TOKENS else table
 
 
 def _record(corpus: Corpus, table: Any, step: str, hit: dict[str, Cleaned], cleaner: Cleaner) -> Record:
@@ -160,12 +158,12 @@ def _record(corpus: Corpus, table: Any, step: str, hit: dict[str, Cleaned], clea
     ).signed(record.recipe, __version__)
 
 
-def _forget_pictures(corpus: Corpus, taken_down: dict[str, int]) -> None:
-    """Delete the folders with pictures of what was taken down; their steps make them again."""
+def _forget_images(corpus: Corpus, taken_down: dict[str, int]) -> None:
+    """Delete folders with images that were taken down; their steps make them again."""
     store = corpus.store
-    for step in PICTURED:
-        for name in store.list(f"{corpus.name}/records/{step}"):
+    for step in SHOWS_IMAGES:
+        for name in store.list(corpus.layout.records_of(step)):
             record = Record.from_json(store.read(name))
             if max((taken_down.get(f, 0) for f in record.inputs.values()), default=0) > record.takedowns:
-                for file in store.list(f"{corpus.name}/files/{step}/{record.fingerprint}"):
+                for file in store.list(corpus.layout.files(step, record.fingerprint)):
                     store.delete(file)

@@ -1,4 +1,4 @@
-"""What of a corpus nothing reaches any more.
+"""Finding the files of a corpus that nothing reaches.
 
 A result is *live* if a version that stays holds it, if such a version was made of it and it has no table
 (``codes``, ``text``), if it was made of live results alone, if it is the last that its step made, or if
@@ -11,15 +11,17 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from urllib.parse import unquote, urlsplit
 
 from rasterloom.pipelines.workspace import staging
-from rasterloom.pipelines.workspace.leases import dead
+from rasterloom.pipelines.workspace.leases import expired
 from rasterloom.pipelines.workspace.retries import retried
-from rasterloom.storage.store import StorageError, Store, Upload
+from rasterloom.schema import StepKind
+from rasterloom.storage.layout import DATA, FILES, LAST, RECORDS, RESULT, SHARDS, STAGING
+from rasterloom.storage.store import StorageError, Store, UnfinishedUpload
 from rasterloom.utils.parallel import spread
 from rasterloom.versions import expire_snapshots
 from rasterloom.versions.corpus import Corpus
-from rasterloom.versions.lineage import TRAINED
 from rasterloom.versions.record import Record
 
 IN_FLIGHT = timedelta(minutes=10)  # that a commit may take from the first file it writes to its end
@@ -29,11 +31,11 @@ _UUID = f"{_HEX}{{8}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{12}}"
 # Names that Rasterloom gives; what is called otherwise is somebody else's.
 _STAGED = re.compile(
     rf"(?P<step>.+)/(?P<fingerprint>{_HEX}{{20}})/"
-    rf"(?:(?P<shard>shards/(?:\d{{6,}}|[^/]+-\d{{4,}})(?:-{_HEX}{{20}})?\.json)"
-    rf"|(?P<data>data/[^/]+-{_HEX}{{12}}-\d{{5,}}(?:-t\d{{6}}-{_HEX}{{8}})*\.parquet)|(?P<result>result\.json))"
+    rf"(?:(?P<shard>{SHARDS}/(?:\d{{6,}}|[^/]+-\d{{4,}})(?:-{_HEX}{{20}})?\.json)"
+    rf"|(?P<data>{DATA}/[^/]+-{_HEX}{{12}}-\d{{5,}}(?:-t\d{{6}}-{_HEX}{{8}})*\.parquet)|(?P<result>{re.escape(RESULT)}))"
 )
 _FOLDER = re.compile(rf"(?P<step>.+)/(?P<fingerprint>{_HEX}{{20}})(?:/.+|\.lock)")
-_RECORD = re.compile(rf"(?P<step>.+)/(?P<fingerprint>{_HEX}{{20}}|last)\.json")
+_RECORD = re.compile(rf"(?P<step>.+)/(?P<fingerprint>{_HEX}{{20}}|{LAST})\.json")
 _UNFINISHED = re.compile(rf"(?:.*/)?\.[^/]+\.{_HEX}{{32}}")  # a small file whose writer was killed
 _ICEBERG = re.compile(
     rf"metadata/(?:\d+-{_UUID}\.metadata\.json(?:\.gz)?|snap-\d+-\d+-{_UUID}\.avro|{_UUID}-m\d+\.avro)"
@@ -43,7 +45,7 @@ _ICEBERG = re.compile(
 
 @dataclass(frozen=True)
 class Grace:
-    """How long what nothing needs is kept."""
+    """Time for which garbage is kept."""
 
     versions: timedelta = timedelta(days=7)
     files: timedelta = timedelta(days=1)
@@ -57,7 +59,7 @@ class Item:
     store: Store
     name: str
     size: int
-    upload: Upload | None = None  # what goes is this, and not the file
+    upload: UnfinishedUpload | None = None  # what goes is this, and not the file
 
     def remove(self) -> None:
         if self.upload:
@@ -66,8 +68,28 @@ class Item:
             self.store.delete(self.name)
 
 
-class Search:
-    """What of a corpus nothing reaches, given the snapshots that stay."""
+def scan(
+    corpus: Corpus,
+    grace: Grace,
+    kept: dict[str, set[int]],
+    working: Collection[str],
+    *,
+    models: bool = False,
+    busy: bool = False,
+) -> list[Item]:
+    """Find the files that nothing reaches.
+
+    Args:
+        kept: the snapshots that stay, by table.
+        working: fingerprints of leases.
+        models: also trained models.
+        busy: others work on the corpus.
+    """
+    return _Scan(corpus, grace, kept, working, models, busy).items()
+
+
+class _Scan:
+    """Files and versions of a corpus as one scan sees them."""
 
     def __init__(
         self,
@@ -113,25 +135,27 @@ class Search:
             for name, file in self.files.items()
             if _UNFINISHED.fullmatch(name) and file.written < self.before
         ]
-        leftovers += [self._item("leftovers", name) for name in dead(self.corpus, self.now)]
+        leftovers += [self._item("leftovers", name) for name in expired(self.corpus, self.now)]
         return [*records, *staged, *folders, *self._of_iceberg(), *leftovers, *self._uploads()]
 
     def _item(self, kind: str, name: str) -> Item:
         return Item(kind, self.store, name, self.files[name].size)
 
     def _below(self, folder: str, pattern: re.Pattern[str]) -> Iterable[tuple[str, re.Match[str]]]:
-        top = f"{self.corpus.name}/{folder}/"
+        top = f"{self.corpus.layout.folder(folder)}/"
         for name in sorted(self.files):
             if name.startswith(top) and (found := pattern.fullmatch(name.removeprefix(top))):
                 yield name, found
 
     def _live(self, of_tables: list[Record]) -> set[str]:
         """The fingerprints whose results are needed."""
-        names = [name for name, _ in self._below("records", _RECORD)]
+        names = [name for name, _ in self._below(RECORDS, _RECORD)]
         read = spread(lambda name: Record.from_json(self.store.read(name)), names)
-        last = {r.fingerprint for name, r in zip(names, read, strict=True) if name.endswith("/last.json")}
+        last = {
+            r.fingerprint for name, r in zip(names, read, strict=True) if self.corpus.layout.is_last(name)
+        }
         noted = {record.fingerprint: record for record in read}
-        models = [r for r in read if r.step.startswith(TRAINED) and not self.models]
+        models = [r for r in read if r.kind is StepKind.TRAIN and not self.models]
         live = {*self.working, *last, *_made_of([*of_tables, *models], noted)}
         while True:
             whole = {f for f, r in noted.items() if r.inputs and live.issuperset(r.inputs.values())}
@@ -142,18 +166,18 @@ class Search:
     def _dead_records(self) -> list[str]:
         return [
             name
-            for name, found in self._below("records", _RECORD)
-            if found["fingerprint"] not in {*self.live, "last"} and self.files[name].written < self.before
+            for name, found in self._below(RECORDS, _RECORD)
+            if found["fingerprint"] not in {*self.live, LAST} and self.files[name].written < self.before
         ]
 
     def _dead_folders(self) -> list[tuple[str, str]]:
-        """Files of steps that make folders, with their kind."""
+        """Files of steps that make folders, with their kinds."""
         folders: dict[tuple[str, str], list[str]] = defaultdict(list)
-        for name, found in self._below("files", _FOLDER):
+        for name, found in self._below(FILES, _FOLDER):
             folders[found["step"], found["fingerprint"]].append(name)
         dead: list[tuple[str, str]] = []
         for (step, fingerprint), names in folders.items():
-            kind = "models" if step.startswith(TRAINED) else "folders"
+            kind = "models" if StepKind.of(step) is StepKind.TRAIN else "folders"
             if fingerprint not in self.live and self._are_old(names) and (kind == "folders" or self.models):
                 dead += [(kind, name) for name in names]
         return sorted(dead)
@@ -164,7 +188,7 @@ class Search:
     def _staged(self) -> list[Item]:
         """Shards of dead results, and data files that neither a version nor a live result's shard names."""
         places: dict[str, dict[str, re.Match[str]]] = defaultdict(dict)
-        for name, found in self._below("staging", _STAGED):
+        for name, found in self._below(STAGING, _STAGED):
             places[f"{found['step']}/{found['fingerprint']}"][name] = found
         dead = {
             place
@@ -193,7 +217,7 @@ class Search:
         found = []
         for upload in self.store.uploads(self.corpus.name):
             place, _, name = upload.name.removeprefix(f"{self.corpus.name}/").partition("/")
-            pattern = {"staging": _STAGED, "files": _FOLDER}.get(place)
+            pattern = {STAGING: _STAGED, FILES: _FOLDER}.get(place)
             ours = pattern.fullmatch(name) if pattern else None
             if ours and ours["fingerprint"] not in self.working and upload.begun < self.before:
                 found.append(upload)
@@ -237,6 +261,5 @@ def _root(location: str) -> str:
 
 def _plain(uri: str) -> str:
     """A URI in a form to compare: a path of a local file, whatever slashes it is written with."""
-    from urllib.parse import unquote, urlsplit
 
     return unquote(urlsplit(uri).path) if uri.startswith("file:") else uri

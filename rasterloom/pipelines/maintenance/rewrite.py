@@ -1,4 +1,4 @@
-"""Data files without the rows that were taken down."""
+"""Rewriting of data files without the rows that were taken down."""
 
 import json
 import uuid
@@ -14,9 +14,18 @@ import pyarrow.parquet as pq
 from rasterloom.pipelines.workspace import staging
 from rasterloom.pipelines.workspace.staging import Published
 from rasterloom.pipelines.workspace.tombstones import Tombstones
+from rasterloom.schema import StepKind
 from rasterloom.storage.parquet_io import FIRST, GONE, DataFile, first_of, read_file
+from rasterloom.storage.parquet_options import CODES_PARQUET, IMAGE_PARQUET, TEXT_PARQUET, TOKEN_PARQUET
 from rasterloom.storage.store import Store
 from rasterloom.utils.parallel import spread
+
+# Options of writing, by kind of step; TEXT_PARQUET for the others.
+PARQUET: dict[StepKind | None, dict[str, Any]] = {
+    StepKind.IMAGES: IMAGE_PARQUET,
+    StepKind.TOKENS: TOKEN_PARQUET,
+    StepKind.CODES: CODES_PARQUET,
+}
 
 
 def without(
@@ -64,7 +73,7 @@ class Cleaner:
         return self._done[file.name]
 
     def _file(self, file: DataFile, step: str) -> "Cleaned":
-        if not self._is_hit(file, step.split("/")[0]):
+        if not self._is_hit(file, StepKind.of(step)):
             return Cleaned(file.name, file.rows)
         table = read_file(self.store, file.name)
         left, change = self.known.without(table, step)
@@ -73,14 +82,14 @@ class Cleaner:
         gone = table.num_rows - left.num_rows
         if self.dry_run or not left.num_rows:
             return Cleaned(None, left.num_rows, gone, change)
-        if step == "pairs":
+        if StepKind.of(step) is StepKind.PAIRS:
             left = self._with_first(file, table, left)
         base = file.name.removesuffix(".parquet")
         name = f"{base}-t{self.known.number:06d}-{uuid.uuid4().hex[:8]}.parquet"
         self.store.write_parquet(name, left, **self._options(file, step))
         return Cleaned(name, left.num_rows, gone, change)
 
-    def _is_hit(self, file: DataFile, kind: str) -> bool:
+    def _is_hit(self, file: DataFile, kind: StepKind | None) -> bool:
         with self.store.filesystem.open_input_file(self.store.path(file.name)) as source:
             reader = pq.ParquetFile(source)
             if "key" not in reader.schema_arrow.names:
@@ -90,9 +99,9 @@ class Cleaner:
                 return True
             if not self.known.looks_at_rows:
                 return False
-            if kind == "pairs":
+            if kind is StepKind.PAIRS:
                 return bool(pc.any(self.known.hit_pairs(reader.read(columns=["key", "url", "more"]))).as_py())
-            if kind == "images":
+            if kind is StepKind.IMAGES:
                 light = ["key", "status", "url", "final_url", "sha256", "phash", "more.list.element.sha256"]
                 rows = reader.read(columns=light)
                 hit = pc.and_(pc.equal(rows["status"], "ok"), self.known.hit_images(rows))
@@ -109,23 +118,14 @@ class Cleaner:
         return left.replace_schema_metadata(metadata)
 
     def _options(self, file: DataFile, step: str) -> dict[str, Any]:
-        from rasterloom.storage.parquet_options import (
-            CODES_PARQUET,
-            IMAGE_PARQUET,
-            TEXT_PARQUET,
-            TOKEN_PARQUET,
-        )
-
-        kind = step.split("/")[0]
-        known = {"images": IMAGE_PARQUET, "tokens": TOKEN_PARQUET, "codes": CODES_PARQUET}
         with self.store.filesystem.open_input_file(self.store.path(file.name)) as source:
             rows = pq.ParquetFile(source).metadata.row_group(0).num_rows
-        return {**known.get(kind, TEXT_PARQUET), "row_group_size": rows}
+        return {**PARQUET.get(StepKind.of(step), TEXT_PARQUET), "row_group_size": rows}
 
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What became of a data file."""
+    """A data file after its rows were taken out."""
 
     name: str | None  # None: nothing is left of it, or it was a dry run
     rows: int

@@ -1,4 +1,4 @@
-"""Taking pictures out of every table of a corpus, and keeping them out.
+"""Takedown: removing rows from every table of a corpus, and keeping them out.
 
 First a tombstone is written, from which later runs know what must not come back. Then the data files that
 hold any of the rows are written anew without them: those of shards that are staged, so that a run that goes
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rasterloom.errors import VersionError
-from rasterloom.pipelines.maintenance.apply_takedowns import apply, is_settled, settle
+from rasterloom.pipelines.maintenance.apply_takedowns import apply, apply_pending, is_settled
 from rasterloom.pipelines.workspace.tombstones import (
     KINDS,
     Takedown,
@@ -27,7 +27,7 @@ from rasterloom.pipelines.workspace.tombstones import (
 )
 from rasterloom.sources.fetch.opt_out import kind_of
 from rasterloom.storage.parquet_io import DataFile, read_files
-from rasterloom.utils.parallel import Advance, silent, spread
+from rasterloom.utils.parallel import AdvancePart, silent_part, spread
 from rasterloom.versions import lineage
 from rasterloom.versions.corpus import TABLES, Corpus
 from rasterloom.versions.record import Record
@@ -38,10 +38,10 @@ _KEY, _PHASH = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{16}")
 
 @dataclass
 class Outcome:
-    """What a takedown found and did."""
+    """Outcome of a takedown."""
 
     keys: list[str]
-    doubles: list[str]  # keys of rows that were dropped as duplicates of these, and stay
+    duplicates: list[str]  # keys of rows that were dropped as duplicates of these, and stay
     checkpoints: list[str]  # that saw any of the keys
     rows: dict[str, int] = field(default_factory=dict)  # rows that went, by branch and table
     still: list[str] = field(default_factory=list)  # tags whose versions hold some of the keys
@@ -79,16 +79,16 @@ def take_down(
     given: Iterable[str],
     *,
     why: str = "",
-    doubles: bool = False,
+    duplicates: bool = False,
     dry_run: bool = False,
-    advance: Advance = silent,
+    advance: AdvancePart = silent_part,
 ) -> Outcome:
     """Take rows out of every table of a corpus, on every branch.
 
     Args:
         given: entries, see :func:`parse`.
         why: kept with the takedown.
-        doubles: also take down what was dropped as a duplicate of these.
+        duplicates: also take down what was dropped as a duplicate of these.
         dry_run: only find out what would go.
 
     Raises:
@@ -99,8 +99,8 @@ def take_down(
         raise VersionError(f"{corpus.name} has no version yet: rasterloom run RECIPE")
     first = Takedown(given_entries, [], why, "", "", [])
     keys = _keys_under(corpus, of_takedowns([replace(first, number=1)]), advance)
-    others = _doubles_of(corpus, keys)
-    if doubles:
+    others = _duplicates_of(corpus, keys)
+    if duplicates:
         keys, others = sorted({*keys, *others}), []
     nodes = lineage.graph(corpus)
     trained = [nodes[f].name for f in lineage.checkpoints_of(corpus, nodes, keys)] if keys else []
@@ -115,16 +115,16 @@ def take_down(
             made = Takedown(given_entries, keys, why, signed.user, signed.finished, trained)
             found.number = write_takedown(corpus.store, corpus.name, made).number
         known = tombstones(corpus.store, corpus.name)
-        found.rows = settle(corpus, advance)
+        found.rows = apply_pending(corpus, advance)
     found.still = [ref.name for ref in refs(corpus) if ref.kind == "tag" and held(corpus, ref.name, known)]
     return found
 
 
-def _keys_under(corpus: Corpus, rules: Tombstones, advance: Advance) -> list[str]:
+def _keys_under(corpus: Corpus, rules: Tombstones, advance: AdvancePart) -> list[str]:
     """Keys of all rows of pairs and images, staged ones too, that entries name."""
     names = {kind: {f.name for f in _everywhere(corpus, kind)} for kind in ("pairs", "images")}
-    for name in corpus.store.list(f"{corpus.name}/staging"):
-        kind = name.split("/")[2]
+    for name in corpus.store.list(corpus.layout.all_staging):
+        kind, _ = corpus.layout.staged_step(name)
         if kind in names and name.endswith(".parquet"):
             names[kind].add(name)
     columns = {
@@ -142,7 +142,7 @@ def _keys_under(corpus: Corpus, rules: Tombstones, advance: Advance) -> list[str
 
     for kind in names if rules.looks_at_rows else ():
         work = partial(look, kind)
-        for keys in spread(work, sorted(names[kind]), f"looking at {kind}", advance):
+        for keys in spread(work, sorted(names[kind]), advance(f"looking at {kind}")):
             found.update(keys)
     return sorted(found)
 
@@ -156,7 +156,7 @@ def _everywhere(corpus: Corpus, name: str) -> list[DataFile]:
     return list(found.values())
 
 
-def _doubles_of(corpus: Corpus, keys: list[str]) -> list[str]:
+def _duplicates_of(corpus: Corpus, keys: list[str]) -> list[str]:
     """Keys of rows that the selection dropped as duplicates of some, which are not among these."""
     files = [f.name for f in corpus.files("selection")]
     if not files or not keys:
@@ -166,7 +166,7 @@ def _doubles_of(corpus: Corpus, keys: list[str]) -> list[str]:
 
 
 def held(corpus: Corpus, ref: str, known: Tombstones) -> bool:
-    """Whether a version of a corpus holds rows that were taken down."""
+    """True if a version of a corpus holds rows that were taken down."""
     at = replace(corpus, ref=ref)
     where = pc.field("key").isin(known.keys)
     for name in TABLES:

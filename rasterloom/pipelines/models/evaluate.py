@@ -1,55 +1,79 @@
-"""`rasterloom evaluate`: what checkpoints are worth, on rows and pictures that were never trained on."""
+"""Metrics of checkpoints on held-out rows and images."""
 
 import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.compute as pc
-from PIL import Image, ImageOps
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
 
 from rasterloom.errors import RecipeError
-from rasterloom.pipelines.models.image_metrics import Pixels, frechet, psnr, ssim
-from rasterloom.pipelines.models.load import Language, Trained
+from rasterloom.filtering.scorers.clip import DEFAULT_CLIP, Clip, open_clip
+from rasterloom.pipelines.models.image_metrics import Pixels, frechet, ssim
+from rasterloom.pipelines.models.load import (
+    ModelChoice,
+    TextCodec,
+    TrainedModel,
+    codec_or_none,
+    load_model,
+    text_codec_of,
+)
 from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.step import FileStep, Step
-from rasterloom.pipelines.workflow import workflow
-from rasterloom.pipelines.workspace.status import file_folder, inputs_of, local_folder, output_files, status
+from rasterloom.pipelines.step import FileStep, HasResult, StepContext
+from rasterloom.pipelines.training.sample_grid import image_of
+from rasterloom.pipelines.workflow import Workflow
+from rasterloom.pipelines.workspace.status import file_folder, inputs_of, local_folder, output_files
 from rasterloom.recipe.recipe import Recipe
-from rasterloom.schema import T2I
+from rasterloom.recipe.tokenize import Tokenize
+from rasterloom.report.gallery import read_rows
+from rasterloom.report.queries import Tables
+from rasterloom.report.reconstructions import psnr
+from rasterloom.schema import T2I, StepKind
+from rasterloom.storage.layout import EVALUATION, INDEX_HTML
 from rasterloom.storage.parquet_io import read_files
+from rasterloom.tokenize.buckets import Size
+from rasterloom.tokenize.codecs.base import Codec
+from rasterloom.tokenize.conversation import encode_prompt
+from rasterloom.tokenize.cropping import crop_as_coded
+from rasterloom.tokenize.prompt_templates import t2i_prompt
+from rasterloom.train.data.token_dataset import TokenRows, open_rows
 from rasterloom.versions.corpus import Corpus
 
-FILE = "evaluation.json"  # in the folder of a stage
+if TYPE_CHECKING:
+    from rasterloom.train.model.sampler import Sampler
+
 BATCH_TOKENS = 16_384  # through a model at once
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Rows of one target that no stage was trained on."""
+    """Held-out rows of one target."""
 
     target: int
-    rows: Any  # train.rows.TokenRows
-    numbers: Any  # row numbers, int64 [n]
-    pictures: list["Picture"]
+    rows: TokenRows
+    numbers: NDArray[np.int64]  # row numbers [n]
+    images: list["EvaluatedImage"]
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A held-out picture with what the model would be asked to draw it."""
+class EvaluatedImage:
+    """Held-out image with the caption and the size to generate it from."""
 
     caption: str
     size: tuple[int, int]  # width, height in pixels
     original: Pixels  # as it was cropped for the codec
-    decoded: Pixels  # what its codes say
+    decoded: Pixels  # from its codes
 
 
 @dataclass(frozen=True)
-class Codec:
-    """What the codec keeps of the held-out pictures, in the mean."""
+class CodecQuality:
+    """Mean reconstruction quality of the held-out images."""
 
     psnr: float
     ssim: float
@@ -57,13 +81,13 @@ class Codec:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """Figures of one checkpoint."""
+class CheckpointMetrics:
+    """Metrics of one checkpoint."""
 
     name: str
     heldout: dict[str, Any]  # train.groups.Groups.losses
-    clip: float | None  # cosine of CLIP between what is drawn and its caption, in the mean
-    clip_fd: float | None  # Fréchet distance of CLIP's embeddings between what is drawn and the held-out
+    clip: float | None  # mean cosine of generated images and their captions
+    clip_fd: float | None  # Fréchet distance of CLIP's embeddings, generated to held-out images
 
 
 @dataclass(frozen=True)
@@ -71,28 +95,57 @@ class Evaluation:
     """Checkpoints side by side."""
 
     target: int
-    codec: Codec | None
-    clip_of_heldout: float | None  # the same cosine of the held-out pictures themselves: what to reach for
-    drawn: int  # pictures of each checkpoint
+    codec: CodecQuality | None
+    clip_of_heldout: float | None  # the same cosine of the held-out images themselves
+    drawn: int  # images of each checkpoint
     clip_dimensions: int | None
-    checkpoints: tuple[Checkpoint, ...]
-    notes: tuple[str, ...]  # what is missing, and why
+    checkpoints: tuple[CheckpointMetrics, ...]
+    notes: tuple[str, ...]  # missing metrics, with the reason
 
 
-def held_out(recipe: Recipe, target: int, language: Language, codec: Any, most: int) -> HeldOut:
-    """Find the rows held out of a target, and up to so many of their pictures.
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """Checkpoints to measure, and the settings of a measurement."""
+
+    choices: tuple[ModelChoice, ...]
+    target: int | None = None  # resolution; None: the last checkpoint's
+    images: int = 64  # held-out images for codec and CLIP
+    clip: str | None = None  # folder of a CLIP; None: that of the recipe's score ``clip``
+
+
+@dataclass(frozen=True)
+class _Tools:
+    """Everything that the measurement of a checkpoint takes beside the checkpoint."""
+
+    workflow: Workflow
+    text_codec: TextCodec
+    codec: Codec | None
+    progress: Progress
+
+
+def measure(
+    workflow: Workflow, request: EvaluationRequest, progress: Progress
+) -> tuple[list[TrainedModel], Evaluation]:
+    """Measure checkpoints on the same held-out rows.
 
     Raises:
-        RecipeError: there are no tokens of this target, or nothing is held out.
+        RecipeError: a checkpoint cannot be read or does not fit the corpus, or no rows are held out.
     """
-    from rasterloom.train.data.token_dataset import open_rows
+    clip = clip_of(workflow.recipe, request.clip)
+    text_codec = text_codec_of(workflow)
+    models = [load_model(workflow, choice, text_codec) for choice in request.choices]
+    tools = _Tools(workflow, text_codec, codec_or_none(workflow.recipe), progress)
+    held = _held_out(tools, request.target or models[-1].target, request.images)
+    return models, _evaluate(tools, models, held, clip)
 
-    corpus, steps = Corpus.of(recipe), {step.name: step for step in workflow(recipe)}
-    tokens, lengths = steps.get(f"tokens/{target}"), steps.get(f"lengths/{target}")
-    if tokens is None or lengths is None or not status(corpus, lengths).done:
-        raise RecipeError(
-            f"there are no tokens of target {target} yet: rasterloom run RECIPE --until lengths"
-        )
+
+def _held_out(tools: _Tools, target: int, most: int) -> HeldOut:
+    """Find the held-out rows of a target, and up to ``most`` of their images."""
+    recipe, corpus = tools.workflow.recipe, tools.workflow.corpus
+    steps = {step.name: step for step in tools.workflow.corpus_steps}
+    tokens, lengths = steps.get(StepKind.TOKENS.step(target)), steps.get(StepKind.LENGTHS.step(target))
+    if tokens is None or lengths is None or not tools.workflow.status(lengths).done:
+        raise RecipeError(f"there are no tokens of target {target} yet", needs="lengths")
     store, names = corpus.store, [file.name for file in output_files(corpus, tokens)]
     (index,) = output_files(corpus, lengths)
     rows = open_rows(
@@ -108,200 +161,185 @@ def held_out(recipe: Recipe, target: int, language: Language, codec: Any, most: 
     first = numbers[np.argsort(rows.heldout[numbers], kind="stable")]
     tasks = np.array(rows.task_names)[rows.task_numbers[first]]
     keys = [rows.keys[int(number)].as_py() for number in first[tasks == T2I][:most]]
-    pictures = _pictures(recipe, corpus, names, target, keys, language, codec) if codec and keys else []
-    return HeldOut(target, rows, numbers, pictures)
-
-
-def _pictures(
-    recipe: Recipe,
-    corpus: Corpus,
-    token_files: list[str],
-    target: int,
-    keys: list[str],
-    language: Language,
-    codec: Any,
-) -> list[Picture]:
-    """The pictures of some keys that are still in the corpus, as they were cropped and as they were coded."""
-    from rasterloom.pipelines.training.sample_grid import picture_of
-    from rasterloom.report.gallery import read_rows
-    from rasterloom.report.queries import Tables
-    from rasterloom.tokenize.buckets import bucket_sizes
-    from rasterloom.tokenize.crop import apply_crop, plan_crop
-    from rasterloom.tokenize.limits import crop_seed
-
+    if not keys or tools.codec is None:
+        return HeldOut(target, rows, numbers, [])
     columns = ["key", "width", "height", "caption", "input_ids"]
-    found = read_files(corpus.store, token_files, pc.field("key").isin(keys), columns).to_pylist()
-    coded = {row["key"]: row for row in found}
-    snapshot = corpus.snapshot_id("images")
-    pictures = []
+    found = read_files(store, names, pc.field("key").isin(keys), columns).to_pylist()
+    by_key = {row["key"]: row for row in found}
+    coded = {key: by_key[key] for key in keys}
+    return HeldOut(target, rows, numbers, _images(tools, corpus, target, coded))
+
+
+def _images(
+    tools: _Tools, corpus: Corpus, target: int, coded: dict[str, dict[str, Any]]
+) -> list[EvaluatedImage]:
+    """Images of token rows that are still in the corpus, as cropped and as decoded."""
+    config, snapshot = tools.workflow.recipe.tokenize, corpus.snapshot_id("images")
+    assert tools.codec is not None
+    images = []
     with Tables(corpus, {"images": snapshot} if snapshot is not None else {}) as tables:
-        for stored in read_rows(tables, "images", keys, ["image"]) if tables.has("images") else ():
-            row, size = coded[stored["key"]], (coded[stored["key"]]["width"], coded[stored["key"]]["height"])
-            with Image.open(io.BytesIO(stored["image"])) as image:
-                upright = ImageOps.exif_transpose(image) if recipe.tokenize.exif else image
-                seed = crop_seed(stored["key"], recipe.tokenize)
-                plan = plan_crop(upright.size, bucket_sizes(target), seed=seed)
-                original = np.asarray(apply_crop(upright, plan))
-            decoded = np.asarray(picture_of(codec, language.profile, row["input_ids"]))
-            if plan.bucket == size:  # else the image was fetched again since
-                pictures.append(Picture(row["caption"] or "", size, original, decoded))
-    return pictures
+        for stored in read_rows(tables, "images", list(coded), ["image"]) if tables.has("images") else ():
+            row = coded[stored["key"]]
+            size = row["width"], row["height"]
+            original, bucket = _as_coded(stored["image"], stored["key"], config, target)
+            decoded = np.asarray(image_of(tools.codec, tools.text_codec.profile, row["input_ids"]))
+            if bucket == size:  # else the image was fetched again since
+                images.append(EvaluatedImage(row["caption"] or "", size, original, decoded))
+    return images
 
 
-def evaluate(
-    recipe: Recipe,
-    checkpoints: Sequence[Trained],
-    language: Language,
-    codec: Any,
-    held: HeldOut,
-    clip: Any,
-    progress: Progress,
-) -> Evaluation:
-    """Measure checkpoints on one and the same held-out rows.
+def _as_coded(data: bytes, key: str, config: Tokenize, target: int) -> tuple[Pixels, Size]:
+    """A stored image as cropped for the codec, and the bucket that it falls into."""
+    with Image.open(io.BytesIO(data)) as image:
+        crop, plan = crop_as_coded(image, key, 0, config, target)
+    return np.asarray(crop), plan.bucket
 
-    Args:
-        codec: None where it has no decoder: then nothing is drawn.
-        clip: a `filtering.clip.Clip`, or None: then there are no figures of CLIP.
 
-    Raises:
-        RecipeError: a checkpoint cannot be read, or does not fit the corpus.
-    """
-    pictures, notes = held.pictures, []
-    if codec is None:
-        notes.append("The codec has no decoder: nothing is drawn, and what it keeps is not measured.")
-    elif clip is None:
-        notes.append("No CLIP weights: give --clip, or the recipe's score clip, for CLIP score and CLIP-FD.")
-    reference = None
-    if codec is not None and clip is not None and len(pictures) > 1:
-        try:
-            reference = _Reference(clip, pictures)
-        except ValueError as error:  # its weights are loaded now
-            raise RecipeError(str(error)) from None
-        n, d = reference.pictures.shape
-        if n < d:
-            notes.append(
-                f"CLIP-FD is of {n} pictures in {d} dimensions: too large as a figure of its own, good to "
-                "compare checkpoints in this table."
-            )
+def _evaluate(tools: _Tools, models: Sequence[TrainedModel], held: HeldOut, clip: Clip | None) -> Evaluation:
+    reference, notes = _reference(tools.codec, clip, held.images)
     found = []
-    for trained in checkpoints:
-        losses, drawn = _of_model(recipe, trained, language, codec if reference else None, held, progress)
-        score, distance = reference.measure(drawn) if reference else (None, None)
-        found.append(Checkpoint(trained.label, losses, score, distance))
+    for model in models:
+        losses, generated = _of_model(tools, model, held, generates=reference is not None)
+        score, distance = reference.measure(generated) if reference else (None, None)
+        found.append(CheckpointMetrics(model.label, losses, score, distance))
     return Evaluation(
         target=held.target,
-        codec=_codec_figures(pictures) if pictures else None,
-        clip_of_heldout=_cosine(reference.pictures, reference.words) if reference else None,
-        drawn=len(pictures) if reference else 0,
-        clip_dimensions=reference.pictures.shape[1] if reference else None,
+        codec=_codec_quality(held.images) if held.images else None,
+        clip_of_heldout=_cosine(reference.images, reference.captions) if reference else None,
+        drawn=len(held.images) if reference else 0,
+        clip_dimensions=reference.images.shape[1] if reference else None,
         checkpoints=tuple(found),
         notes=tuple(notes),
     )
 
 
+def _reference(
+    codec: Codec | None, clip: Clip | None, images: Sequence[EvaluatedImage]
+) -> tuple["_Reference | None", list[str]]:
+    """CLIP's view of the held-out images, if there can be one, and notes for the reader."""
+    if codec is None:
+        return None, ["The codec has no decoder: no images are generated, and its quality is not measured."]
+    if clip is None:
+        return None, ["No CLIP weights: CLIP score and CLIP-FD take a CLIP, or the recipe's score clip."]
+    if len(images) < 2:
+        return None, []
+    try:
+        reference = _Reference(clip, images)
+    except ValueError as error:  # its weights are loaded now
+        raise RecipeError(str(error)) from None
+    n, d = reference.images.shape
+    if n >= d:
+        return reference, []
+    return reference, [
+        f"CLIP-FD is of {n} images in {d} dimensions: too large as an absolute figure, good to compare "
+        "checkpoints in this table."
+    ]
+
+
 class _Reference:
-    """Held-out pictures and their captions as CLIP sees them: embeddings [n, d]."""
+    """CLIP embeddings [n, d] of the held-out images and their captions."""
 
-    def __init__(self, clip: Any, pictures: Sequence[Picture]) -> None:
+    def __init__(self, clip: Clip, images: Sequence[EvaluatedImage]) -> None:
         self.clip = clip
-        self.pictures = clip.embed_pictures([picture.original for picture in pictures])
-        self.words = clip.embed_captions([picture.caption for picture in pictures])
+        self.images = clip.embed_pictures([image.original for image in images])
+        self.captions = clip.embed_captions([image.caption for image in images])
 
-    def measure(self, drawn: list[Pixels]) -> tuple[float, float]:
-        """CLIP score, and CLIP-FD, of what was drawn of the captions."""
-        embedded = self.clip.embed_pictures(drawn)
-        return _cosine(embedded, self.words), round(frechet(embedded, self.pictures), 5)
+    def measure(self, generated: list[Pixels]) -> tuple[float, float]:
+        """CLIP score and CLIP-FD of images generated from the captions."""
+        embedded = self.clip.embed_pictures(generated)
+        return _cosine(embedded, self.captions), round(frechet(embedded, self.images), 5)
 
 
-def _codec_figures(pictures: Sequence[Picture]) -> Codec:
-    pairs = [(picture.original, picture.decoded) for picture in pictures]
-    return Codec(
+def _codec_quality(images: Sequence[EvaluatedImage]) -> CodecQuality:
+    pairs = [(image.original, image.decoded) for image in images]
+    return CodecQuality(
         psnr=round(float(np.mean([psnr(*pair) for pair in pairs])), 4),
         ssim=round(float(np.mean([ssim(*pair) for pair in pairs])), 4),
         pictures=len(pairs),
     )
 
 
-def _cosine(pictures: Any, words: Any) -> float:
-    """Mean cosine of pictures and their captions; a picture without caption is left out."""
-    return round(float(np.nanmean((pictures.astype(np.float64) * words).sum(axis=1))), 5)
+def _cosine(images: NDArray[np.floating], captions: NDArray[np.floating]) -> float:
+    """Mean cosine of images and their captions, without images that have none."""
+    return round(float(np.nanmean((images.astype(np.float64) * captions).sum(axis=1))), 5)
 
 
 def _of_model(
-    recipe: Recipe, trained: Trained, language: Language, codec: Any, held: HeldOut, progress: Progress
+    tools: _Tools, model: TrainedModel, held: HeldOut, *, generates: bool
 ) -> tuple[dict[str, Any], list[Pixels]]:
-    """Held-out losses of a checkpoint, and what it draws of the held-out captions if there is a codec."""
-    from rasterloom.tokenize.conversation import encode_prompt
-    from rasterloom.tokenize.prompt_templates import t2i_prompt
-    from rasterloom.train.model.packed_lm import PackedLM
-    from rasterloom.train.model.sampler import open_sampler
-    from rasterloom.train.monitoring.heldout import evaluate as losses_of
+    """Held-out losses of a model, and its images of the held-out captions if it ``generates``."""
+    from rasterloom.train.model.packed_lm import PackedLM  # heavy
+    from rasterloom.train.model.sampler import open_sampler  # heavy
+    from rasterloom.train.monitoring.heldout import evaluate as losses_of  # heavy
 
-    gpu, profile = recipe.run.use_gpu, language.profile
+    gpu = tools.workflow.recipe.run.use_gpu
     try:
-        sampler = open_sampler(trained.model, profile, "cuda" if gpu else "cpu", bf16=gpu)
+        sampler = open_sampler(model.model, tools.text_codec.profile, "cuda" if gpu else "cpu", bf16=gpu)
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    drawn: list[Pixels] = []
-    if codec is not None:
-        asked = [[("human", t2i_prompt(*p.size, p.caption))] for p in held.pictures]
-        ids = [encode_prompt(turns, [], language.text.encode, profile).tolist() for turns in asked]
-        sizes = [picture.size for picture in held.pictures]
-        tokens = sum(w * h for w, h in sizes) // profile.downsample**2
-        progress.start(f"drawing {trained.label}", tokens, "tokens")
-        codes = sampler.sample(
-            ids,
-            sizes,
-            cfg=recipe.sample.cfg,
-            temperature=recipe.sample.temperature,
-            top_k=recipe.sample.top_k,
-            seed=recipe.sample.seed,
-            on_tokens=progress.advance,
-        )
-        drawn = [codec.decode(one[None])[0] for one in codes]
-    progress.start(f"loss {trained.label}", None)
-    model = PackedLM(sampler.model)
-    return losses_of(model, held.rows, held.numbers, BATCH_TOKENS, sampler.device), drawn
+    images = _generate(tools, model.label, sampler, held.images) if generates else []
+    tools.progress.step_started(f"loss {model.label}", None)
+    lm = PackedLM(sampler.model)
+    return losses_of(lm, held.rows, held.numbers, BATCH_TOKENS, sampler.device), images
 
 
-def clip_of(recipe: Recipe, checkpoint: str | None) -> Any:
-    """The CLIP that is named, else that of the recipe's score ``clip``; None if there is none.
+def _generate(tools: _Tools, label: str, sampler: "Sampler", images: list[EvaluatedImage]) -> list[Pixels]:
+    profile, config = tools.text_codec.profile, tools.workflow.recipe.sample
+    asked = [[("human", t2i_prompt(*image.size, image.caption))] for image in images]
+    ids = [encode_prompt(turns, [], tools.text_codec.text.encode, profile).tolist() for turns in asked]
+    sizes = [image.size for image in images]
+    tools.progress.step_started(
+        f"images {label}", sum(w * h for w, h in sizes) // profile.downsample**2, "tokens"
+    )
+    codes = sampler.sample(
+        ids,
+        sizes,
+        cfg=config.cfg,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        seed=config.seed,
+        on_tokens=tools.progress.advanced,
+    )
+    assert tools.codec is not None
+    return [tools.codec.decode(one[None])[0] for one in codes]
+
+
+def clip_of(recipe: Recipe, checkpoint: str | None) -> Clip | None:
+    """Open the CLIP in a folder, or by default that of the recipe's score ``clip``; None if there is none.
 
     Raises:
-        RecipeError: there is nothing at the place that is named.
+        RecipeError: there is no such folder.
     """
-    from rasterloom.filtering.scorers.clip import DEFAULT_CLIP, open_clip
-
     if checkpoint is None:
         options = next((score.options for score in recipe.score if score.name == "clip"), None)
         if options is None:
             return None
         return open_clip(str(options.get("clip", DEFAULT_CLIP)), options.get("revision"))
     if not Path(checkpoint).is_dir():
-        raise RecipeError(f"--clip: no folder {checkpoint}; it takes a checkpoint of transformers' CLIP")
+        message = "no such folder; it takes a checkpoint of transformers' CLIP"
+        raise RecipeError(message, field="clip", value=checkpoint)
     return open_clip(checkpoint, None)
 
 
-def keep(recipe: Recipe, checkpoints: Sequence[Trained], evaluation: Evaluation) -> str | None:
-    """Put the figures of stages' ends into their folders, and into the report if there is one: its place."""
-    corpus = Corpus.of(recipe)
+def keep(workflow: Workflow, checkpoints: Sequence[TrainedModel], evaluation: Evaluation) -> str | None:
+    """Save the metrics of final models beside them, and update the report; return its path, if any."""
+    corpus = workflow.corpus
     for trained, figures in zip(checkpoints, evaluation.checkpoints, strict=True):
         if trained.step is None or trained.at is not None:
             continue
         text = json.dumps(asdict(evaluation) | {"checkpoints": [asdict(figures)]}, indent=1)
-        corpus.store.put(f"{file_folder(corpus, trained.step)}/{FILE}", text.encode())
-        (local_folder(corpus, trained.step) / FILE).write_text(text)
-    (report,) = (step for step in workflow(recipe) if step.name == "report")
-    return _write_again(recipe, corpus, report) if status(corpus, report).done else None
+        corpus.store.put(f"{file_folder(corpus, trained.step)}/{EVALUATION}", text.encode())
+        (local_folder(corpus, trained.step) / EVALUATION).write_text(text)
+    report = workflow.step(StepKind.REPORT)
+    return _write_again(workflow.recipe, corpus, report) if workflow.status(report).done else None
 
 
-def _write_again(recipe: Recipe, corpus: Corpus, report: Step) -> str:
-    from rich.console import Console
-
+def _write_again(recipe: Recipe, corpus: Corpus, report: HasResult) -> str:
     assert isinstance(report, FileStep)
     folder = local_folder(corpus, report)
-    report.make(corpus, inputs_of(corpus, report), report, folder, recipe.run, Progress(Console(quiet=True)))
+    quiet = Progress(Console(quiet=True))
+    report.make(StepContext(corpus, inputs_of(corpus, report), report, folder, recipe.run, quiet))
     place = file_folder(corpus, report)
     for path in folder.iterdir() if corpus.store.is_s3 else ():
         corpus.store.put(f"{place}/{path.name}", path.read_bytes())
-    return corpus.store.path(f"{place}/index.html")
+    return corpus.store.path(f"{place}/{INDEX_HTML}")

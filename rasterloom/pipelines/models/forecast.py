@@ -1,14 +1,12 @@
-"""The training stages of a recipe, with what they need; what each would take; and what is wrong with them."""
+"""Forecast of training: steps, tokens, memory and GPU hours of each stage."""
 
 from dataclasses import dataclass, field
 
 from rasterloom.errors import RecipeError
-from rasterloom.pipelines.step import Step
 from rasterloom.pipelines.training.preflight import job_of
-from rasterloom.pipelines.training.stage_step import missing_inputs, worker_takes
-from rasterloom.pipelines.workflow import workflow
+from rasterloom.pipelines.training.stage_step import StageStep, missing_inputs, worker_takes
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import Status, status
-from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.run import Run
 from rasterloom.train.data.stage_data import open_stage
 from rasterloom.train.estimate.cost import DEVICES, Estimate, device_hours, estimate
@@ -21,40 +19,29 @@ ALL = "all"
 MFU = 0.4  # of a GPU's peak, assumed: what well-tuned training of such models reaches
 
 
-def stages_of(recipe: Recipe, which: str = ALL) -> list[Step]:
-    """The steps of a recipe's training stages, or of one, by its number from 1.
+def stages_of(workflow: Workflow, which: str = ALL) -> list[StageStep]:
+    """Training steps of a recipe: of all stages, or of one, by its number from 1.
 
     Raises:
         RecipeError: the recipe has no such stage, or none at all.
     """
-    stages = [step for step in workflow(recipe) if step.name.startswith("train/")]
+    stages = workflow.stages
     if not stages:
         raise RecipeError("the recipe trains nothing: it has no train section")
     if which == ALL:
         return stages
     if not (which.isdecimal() and 1 <= int(which) <= len(stages)):
-        names = ", ".join(step.name.removeprefix("train/") for step in stages)
-        raise RecipeError(f"--stage takes all, or a number from 1 to {len(stages)} ({names}), not {which}")
+        names = ", ".join(step.part for step in stages)
+        message = f"takes all, or a number from 1 to {len(stages)} ({names})"
+        raise RecipeError(message, field="stage", value=which)
     return [stages[int(which) - 1]]
-
-
-def with_needed(recipe: Recipe, wanted: list[Step]) -> list[Step]:
-    """Some steps, and all that they are made from, in the order of the workflow."""
-    needed: set[str] = set()
-    waiting = list(wanted)
-    while waiting:
-        step = waiting.pop()
-        if step.name not in needed:
-            needed.add(step.name)
-            waiting += step.inputs
-    return [step for step in workflow(recipe) if step.name in needed]
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a stage would do."""
+    """Resources that a stage would take."""
 
-    step: Step
+    step: StageStep
     status: Status
     workers: tuple[int, int]
     """How many, at least and at most."""
@@ -68,7 +55,7 @@ class Forecast:
     """By the name of a GPU."""
 
 
-def forecast(recipe: Recipe, which: str, mfu: float) -> list[Forecast]:
+def forecast(workflow: Workflow, which: str, mfu: float) -> list[Forecast]:
     """Plan stages and add up what they would take. Nothing is changed.
 
     Args:
@@ -77,11 +64,11 @@ def forecast(recipe: Recipe, which: str, mfu: float) -> list[Forecast]:
     Raises:
         RecipeError: a stage cannot work as the recipe has it.
     """
-    corpus = Corpus.of(recipe)
-    return [forecast_of(corpus, step, recipe.run, mfu) for step in stages_of(recipe, which)]
+    run = workflow.recipe.run
+    return [forecast_of(workflow.corpus, step, run, mfu) for step in stages_of(workflow, which)]
 
 
-def forecast_of(corpus: Corpus, step: Step, run: Run, mfu: float) -> Forecast:
+def forecast_of(corpus: Corpus, step: StageStep, run: Run, mfu: float) -> Forecast:
     """Plan one stage, as `forecast` does all."""
     missing = missing_inputs(corpus, step)
     asked = status(corpus, step), (run.train_workers.min, run.train_workers.max), worker_takes(step, run)
@@ -98,10 +85,10 @@ def forecast_of(corpus: Corpus, step: Step, run: Run, mfu: float) -> Forecast:
     return Forecast(step, *asked, (), figures, held, hours)
 
 
-def in_short(recipe: Recipe, step: Step, mfu: float) -> str | None:
-    """One line on what a stage would take, or on what is wrong with it; None before its tokens are there."""
+def in_short(workflow: Workflow, step: StageStep, mfu: float) -> str | None:
+    """One line on a stage's cost, or its error; None before its tokens are there."""
     try:
-        one = forecast_of(Corpus.of(recipe), step, recipe.run, mfu)
+        one = forecast_of(workflow.corpus, step, workflow.recipe.run, mfu)
     except RecipeError as error:
         return str(error)
     if one.estimate is None:
@@ -112,5 +99,5 @@ def in_short(recipe: Recipe, step: Step, mfu: float) -> str | None:
 
 
 def hours_text(hours: float) -> str:
-    """A duration to read, in hours or seconds."""
+    """Format a duration in hours or seconds."""
     return f"{hours:,.1f} h" if hours >= 1 else f"{hours * 3600:,.3g} s"

@@ -1,27 +1,41 @@
-"""`rasterloom sample`: pictures and texts that a checkpoint answers with."""
+"""Images and texts that a trained model generates for prompts."""
 
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
-from PIL import Image, ImageOps
+from numpy.typing import NDArray
+from PIL import Image
 
-from rasterloom.errors import RecipeError
-from rasterloom.pipelines.models.load import Language, Trained, sizes_of
+from rasterloom.errors import RecipeError, one_line
+from rasterloom.pipelines.models.load import TextCodec, TrainedModel, sizes_of
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.training import sample_grid
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import T2I
+from rasterloom.storage.layout import GRID, SAMPLES_JSON
+from rasterloom.tokenize.buckets import Size, bucket_sizes, choose_bucket
+from rasterloom.tokenize.codecs.base import Codec
+from rasterloom.tokenize.conversation import encode_prompt, structure
+from rasterloom.tokenize.cropping import crop_as_coded, upright
+from rasterloom.tokenize.prompt_templates import IMAGE, Template, fields_of, templates_of
+from rasterloom.utils.parallel import Advance
+
+if TYPE_CHECKING:
+    from rasterloom.train.model.sampler import Sampler
+
+CFG = 3.0  # of images from a prompt alone
+CFG_WITH_IMAGE = 1.0  # as in Lumina-mGPT
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is asked for, as the command line says it."""
+class SampleRequest:
+    """Prompts, images and sampling settings."""
 
     prompts: tuple[str, ...] = ()
     images: tuple[Path, ...] = ()
@@ -29,13 +43,19 @@ class Request:
     """None: `t2i` of a prompt alone, `edit` of prompt and image, `caption` of an image alone."""
     sizes: tuple[str, ...] = ()
     n: int = 1
-    cfg: float = 3.0
+    cfg: float | None = None
+    """None: `CFG`, or `CFG_WITH_IMAGE` of a request with images."""
     temperature: float = 1.0
     top_k: int = 2000
     text_top_k: int = 10
     seed: int = 0
     batch: int = 8
     max_tokens: int = 512
+
+    @property
+    def guidance(self) -> float:
+        """Classifier-free guidance scale."""
+        return self.cfg if self.cfg is not None else CFG_WITH_IMAGE if self.images else CFG
 
 
 @dataclass(frozen=True)
@@ -45,171 +65,203 @@ class Question:
     prompt: str
     image: Path | None
     ids: list[int]
-    size: tuple[int, int] | None  # of the picture that answers, in pixels; None: text answers
+    size: Size | None  # of the answer, in pixels; None: the answer is text
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """What came of a request."""
+class Generated:
+    """Answers to a request: images, or texts."""
 
     questions: list[Question]
-    pictures: list[Image.Image]  # or
+    images: list[Image.Image]
     texts: list[str]
     seconds: float
 
 
-def draw(
-    recipe: Recipe, trained: Trained, language: Language, codec: Any, request: Request, progress: Progress
-) -> Drawn:
-    """Ask a checkpoint everything that is asked for.
+class _Settings(TypedDict):
+    temperature: float
+    seed: int
+    batch: int
+    on_tokens: Advance
+
+
+def checked(request: SampleRequest) -> SampleRequest:
+    """Return the request with its task filled in.
 
     Raises:
-        RecipeError: the task does not fit what is given, an image cannot be read, a size is no bucket's.
+        RecipeError: it holds neither a prompt nor an image.
     """
-    from rasterloom.tokenize.conversation import structure
-    from rasterloom.train.model.sampler import open_sampler
+    if not request.prompts and not request.images:
+        raise RecipeError("nothing is asked for", hint="give {prompt}, {prompts} or {image}")
+    default = T2I if not request.images else "edit" if request.prompts else "caption"
+    return replace(request, task=request.task or default)
 
-    questions = _questions(recipe, trained, language, codec, request)
-    gpu, profile = recipe.run.use_gpu, language.profile
+
+def generate(
+    recipe: Recipe,
+    model: TrainedModel,
+    text_codec: TextCodec,
+    codec: Codec,
+    request: SampleRequest,
+    progress: Progress,
+) -> Generated:
+    """Answer every question of a checked request.
+
+    Raises:
+        RecipeError: the task does not fit the prompts and images, an image cannot be read, or a size is no
+            bucket's.
+    """
+    from rasterloom.train.model.sampler import open_sampler  # heavy
+
+    questions = _questions(recipe, model.target, text_codec, codec, request)
+    gpu = recipe.run.use_gpu
     try:
-        sampler = open_sampler(trained.model, profile, "cuda" if gpu else "cpu", bf16=gpu)
+        sampler = open_sampler(model.model, text_codec.profile, "cuda" if gpu else "cpu", bf16=gpu)
     except ValueError as error:
         raise RecipeError(str(error)) from None
+    return _answer(sampler, questions, text_codec, codec, request, progress)
+
+
+def _answer(
+    sampler: "Sampler",
+    questions: list[Question],
+    text_codec: TextCodec,
+    codec: Codec,
+    request: SampleRequest,
+    progress: Progress,
+) -> Generated:
     began = time.monotonic()
-    shared: dict[str, Any] = {
+    settings: _Settings = {
         "temperature": request.temperature,
         "seed": request.seed,
         "batch": request.batch,
+        "on_tokens": progress.advanced,
     }
-    shared["on_tokens"] = progress.advance
     ids = [question.ids for question in questions]
     sizes = [question.size for question in questions if question.size]
+    profile = text_codec.profile
     if sizes:
-        progress.start("sample", sum(w * h for w, h in sizes) // profile.downsample**2, "tokens")
-        codes = sampler.sample(ids, sizes, cfg=request.cfg, top_k=request.top_k, **shared)
-        pictures = [Image.fromarray(codec.decode(one[None])[0]) for one in codes]
-        return Drawn(questions, pictures, [], time.monotonic() - began)
-    progress.start("sample", None, "tokens")
+        progress.step_started("sample", sum(w * h for w, h in sizes) // profile.downsample**2, "tokens")
+        codes = sampler.sample(ids, sizes, cfg=request.guidance, top_k=request.top_k, **settings)
+        images = [Image.fromarray(codec.decode(one[None])[0]) for one in codes]
+        return Generated(questions, images, [], time.monotonic() - began)
+    progress.step_started("sample", None, "tokens")
     text_ids = np.flatnonzero(~structure(profile)).tolist()
-    answers = sampler.answer(ids, text_ids, top_k=request.text_top_k, max_tokens=request.max_tokens, **shared)
-    texts = [language.text.decode(answer) for answer in answers]
-    return Drawn(questions, [], texts, time.monotonic() - began)
+    answers = sampler.answer(
+        ids, text_ids, top_k=request.text_top_k, max_tokens=request.max_tokens, **settings
+    )
+    texts = [text_codec.text.decode(answer) for answer in answers]
+    return Generated(questions, [], texts, time.monotonic() - began)
 
 
-def write(drawn: Drawn, trained: Trained, request: Request, folder: Path) -> None:
-    """Write pictures, a grid of them, and ``samples.json``: what was asked of which checkpoint."""
+def write(found: Generated, model: TrainedModel, request: SampleRequest, folder: Path) -> None:
+    """Write the images, a grid of them, and ``samples.json``: prompts, settings and model."""
     folder.mkdir(parents=True, exist_ok=True)
-    entries = []
-    for number, question in enumerate(drawn.questions):
-        entry: dict[str, Any] = {"prompt": question.prompt, "number": number}
-        if question.image:
-            entry["image"] = str(question.image)
-        if drawn.pictures:
-            name = f"sample-{number:03d}.png"
-            drawn.pictures[number].save(folder / name)
-            entry |= {
-                "file": name,
-                "width": drawn.pictures[number].width,
-                "height": drawn.pictures[number].height,
-            }
-        else:
-            entry["answer"] = drawn.texts[number]
-        entries.append(entry)
-    page: dict[str, Any] = {"model": str(trained.model), "stage": trained.name if trained.step else None}
-    page |= {"step": trained.at}
-    page |= {name: getattr(request, name) for name in ("cfg", "temperature", "top_k", "text_top_k", "seed")}
-    page |= {"task": task_of(request), "seconds": round(drawn.seconds, 2), "images": entries}
-    if drawn.pictures:
-        captions = [f"{q.prompt} {q.image.name if q.image else ''}".strip() for q in drawn.questions]
-        sample_grid.grid(drawn.pictures, captions, scale=1).save(folder / "grid.png")
-        page["grid"] = "grid.png"
-    (folder / "samples.json").write_text(json.dumps(page, indent=1, ensure_ascii=False), encoding="utf-8")
+    entries = [_write_answer(found, number, folder) for number in range(len(found.questions))]
+    page: dict[str, Any] = {"model": str(model.model), "stage": model.name if model.step else None}
+    page |= {"step": model.at, "cfg": request.guidance}
+    page |= {name: getattr(request, name) for name in ("temperature", "top_k", "text_top_k", "seed")}
+    page |= {"task": request.task, "seconds": round(found.seconds, 2), "images": entries}
+    if found.images:
+        captions = [f"{q.prompt} {q.image.name if q.image else ''}".strip() for q in found.questions]
+        sample_grid.grid(found.images, captions, scale=1).save(folder / GRID)
+        page["grid"] = GRID
+    text = json.dumps(page, indent=1, ensure_ascii=False)
+    (folder / SAMPLES_JSON).write_text(text, encoding="utf-8")
 
 
-def task_of(request: Request) -> str:
-    """The task that is asked for, or that what is given amounts to."""
-    return request.task or (T2I if not request.images else "edit" if request.prompts else "caption")
+def _write_answer(found: Generated, number: int, folder: Path) -> dict[str, Any]:
+    """Write an image, if the answer is one; return the answer's entry in ``samples.json``."""
+    question = found.questions[number]
+    entry: dict[str, Any] = {"prompt": question.prompt, "number": number}
+    if question.image:
+        entry["image"] = str(question.image)
+    if not found.images:
+        return entry | {"answer": found.texts[number]}
+    name, image = f"sample-{number:03d}.png", found.images[number]
+    image.save(folder / name)
+    return entry | {"file": name, "width": image.width, "height": image.height}
 
 
 def _questions(
-    recipe: Recipe, trained: Trained, language: Language, codec: Any, request: Request
+    recipe: Recipe, target: int, text_codec: TextCodec, codec: Codec, request: SampleRequest
 ) -> list[Question]:
-    from rasterloom.tokenize.conversation import encode_prompt
-    from rasterloom.tokenize.prompt_templates import IMAGE, fields_of, templates_of
-
-    task, templates = task_of(request), templates_of(recipe.tokenize.prompts)
-    if task not in templates:
-        raise RecipeError(f"--task {task}: no such task; known: {', '.join(templates)}")
-    template = templates[task]
-    if template.gpt.count(IMAGE) > 1:
-        raise RecipeError(f"--task {task} answers with several pictures, which sample does not draw")
-    asks, asked = template.human.count(IMAGE), bool(request.images)
-    if asks > 1 or bool(asks) != asked:
-        takes = "takes an --image" if asks else "takes no --image"
-        raise RecipeError(f"--task {task} {takes}: it says {template.human!r}")
-    fields = set(fields_of(template.human)) - {"width", "height"}
-    if bool(fields) != bool(request.prompts):
-        says = f"needs a --prompt for its {sorted(fields)[0]}" if fields else "takes no --prompt"
-        raise RecipeError(f"--task {task} {says}: it says {template.human!r}")
+    template, fields = _template(recipe, request)
     draws = IMAGE in template.gpt
     questions = []
     for image in request.images or (None,):
-        codes, own = _coded(image, recipe, trained.target, codec) if image else (None, None)
-        sizes = sizes_of(trained.target, request.sizes) if request.sizes or not own else [own]
+        codes, own = _coded(image, recipe, target, codec) if image else (None, None)
+        sizes = sizes_of(target, request.sizes) if request.sizes or not own else [own]
         for prompt in request.prompts or ("",):
             for width, height in sizes if draws else sizes[:1]:
                 named = dict.fromkeys(fields, prompt) | {"width": width, "height": height}
                 turn = [("human", template.human.format(**named))]
                 try:
                     ids = encode_prompt(
-                        turn, [] if codes is None else [codes], language.text.encode, language.profile
+                        turn, [] if codes is None else [codes], text_codec.text.encode, text_codec.profile
                     )
                 except ValueError as error:
-                    raise RecipeError(f"the prompt {prompt!r} cannot be asked: {error}") from None
+                    raise RecipeError(f"the prompt {prompt!r} cannot be used: {error}") from None
                 size = (width, height) if draws else None
                 questions += [Question(prompt, image, ids.tolist(), size)] * request.n
     return questions
 
 
-def _coded(path: Path, recipe: Recipe, target: int, codec: Any) -> tuple[Any, tuple[int, int]]:
-    """The codes [h, w] of a picture as tokenising makes them, and the bucket that an answer to it has."""
-    from rasterloom.tokenize.buckets import bucket_sizes, choose_bucket
-    from rasterloom.tokenize.crop import apply_crop, plan_crop
+def _template(recipe: Recipe, request: SampleRequest) -> tuple[Template, set[str]]:
+    """Template of the task and the fields that a prompt fills; RecipeError if the request does not fit."""
+    task, templates = request.task or T2I, templates_of(recipe.tokenize.prompts)
+    if task not in templates:
+        raise RecipeError(f"no such task; known: {', '.join(templates)}", field="task", value=task)
+    template = templates[task]
+    if template.gpt.count(IMAGE) > 1:
+        message = "answers with several images, which sample does not generate"
+        raise RecipeError(message, field="task", value=task)
+    asks, asked = template.human.count(IMAGE), bool(request.images)
+    if asks > 1 or bool(asks) != asked:
+        takes = "takes an image" if asks else "takes no image"
+        raise RecipeError(f"{takes}; it says {template.human!r}", field="task", value=task)
+    fields = set(fields_of(template.human)) - {"width", "height"}
+    if bool(fields) != bool(request.prompts):
+        takes = f"needs a prompt for its {min(fields)}" if fields else "takes no prompt"
+        raise RecipeError(f"{takes}; it says {template.human!r}", field="task", value=task)
+    return template, fields
 
+
+def _coded(path: Path, recipe: Recipe, target: int, codec: Codec) -> tuple[NDArray[np.int32], Size]:
+    """Codes [h, w] of an image, encoded as in the corpus, and the bucket of an answer to it."""
     asked = min(target, recipe.tokenize.prompt_target or target)
     try:
         with Image.open(path) as image:
-            picture = ImageOps.exif_transpose(image) if recipe.tokenize.exif else image
-            plan = plan_crop(picture.size, bucket_sizes(asked))
-            pixels = np.array(apply_crop(picture, plan))
+            crop, _ = crop_as_coded(image, None, 0, recipe.tokenize, asked)
+            size = upright(image, recipe.tokenize).size
     except OSError as error:
-        raise RecipeError(f"--image {path}: {' '.join(str(error).split())}") from None
-    return codec.encode(pixels[None])[0], choose_bucket(picture.size, bucket_sizes(target))
+        raise RecipeError(one_line(error), field="image", value=path) from None
+    return codec.encode(np.array(crop)[None])[0], choose_bucket(size, bucket_sizes(target))
 
 
 def prompts_in(path: Path) -> tuple[str, ...]:
-    """The prompts in a text file, one a line. Raises RecipeError if there are none."""
+    """Read the prompts in a text file, one a line; RecipeError if there are none."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"--prompts {path}: {error}") from None
+        raise RecipeError(one_line(error), field="prompts", value=path) from None
     prompts = tuple(line for line in lines if line)
     if not prompts:
-        raise RecipeError(f"--prompts {path} holds no prompt")
+        raise RecipeError("the file holds no prompt", field="prompts", value=path)
     return prompts
 
 
 def free_folder(folder: Path | None) -> Path:
-    """A folder that holds nothing yet: this one, or the first of samples, samples-2, ...
+    """Return the folder, or the first unused of samples, samples-2, ... where it is None.
 
     Raises:
-        RecipeError: this one holds something.
+        RecipeError: the folder is not empty.
     """
     if folder is None:
         names = chain(["samples"], (f"samples-{number}" for number in count(2)))
         return next(path for path in map(Path, names) if not _holds_something(path))
     if _holds_something(folder):
-        raise RecipeError(f"--out {folder} is there already: name a new or an empty folder")
+        raise RecipeError("is not empty", field="folder", value=folder, hint="name a new or an empty folder")
     return folder
 
 
@@ -217,9 +269,9 @@ def _holds_something(path: Path) -> bool:
     return path.exists() and (not path.is_dir() or any(path.iterdir()))
 
 
-def pace(drawn: Drawn) -> str:
-    """One line on how fast it went."""
-    made: Sequence[Any] = drawn.pictures or drawn.texts
-    kind = "picture" if drawn.pictures else "answer"
-    rate = len(made) / max(drawn.seconds, 1e-9)
-    return f"{len(made)} {kind}{'s' * (len(made) != 1)} in {drawn.seconds:.1f} s, {rate:.2f} a second"
+def throughput(found: Generated) -> str:
+    """One line on the number of answers and their rate."""
+    made: Sequence[Any] = found.images or found.texts
+    kind = "image" if found.images else "answer"
+    rate = len(made) / max(found.seconds, 1e-9)
+    return f"{len(made)} {kind}{'s' * (len(made) != 1)} in {found.seconds:.1f} s, {rate:.2f} a second"

@@ -1,4 +1,4 @@
-"""How like pictures are to others: PSNR and SSIM of pairs, the Fréchet distance of two sets."""
+"""SSIM of image pairs, and the Fréchet distance of two sets."""
 
 import cv2
 import numpy as np
@@ -10,15 +10,9 @@ _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 _REACH = 5  # pixels on each side of the window's middle
 
 
-def psnr(a: Pixels, b: Pixels) -> float:
-    """Peak signal-to-noise ratio over all channels, in dB; at most 99."""
-    error = float(np.mean((a.astype(np.float64) - b) ** 2))
-    return min(99.0, 10 * float(np.log10(255**2 / error))) if error else 99.0
-
-
 def ssim(a: Pixels, b: Pixels) -> float:
-    """Structural similarity of the luma, 1 for equal pictures (Wang et al. 2004: Gaussian windows of 11 x 11,
-    sigma 1.5, those alone that lie within the picture)."""
+    """Structural similarity of the luma, 1 for equal images (Wang et al. 2004: Gaussian windows of 11 x 11,
+    sigma 1.5, those alone that lie within the image)."""
     x, y = (cv2.cvtColor(p, cv2.COLOR_RGB2GRAY).astype(np.float64) for p in (a, b))
 
     def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -40,7 +34,7 @@ def frechet(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
         ValueError: a set has fewer than two.
     """
     if min(len(a), len(b)) < 2:
-        raise ValueError("a Fréchet distance takes two pictures or more of each kind")
+        raise ValueError("a Fréchet distance takes two images or more of each kind")
     a, b = a.astype(np.float64), b.astype(np.float64)
     ca, cb = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
     root = _root(ca)

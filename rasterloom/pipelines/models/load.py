@@ -1,34 +1,37 @@
-"""Models of a recipe, with what it takes to use one: text encoder, ids, codec."""
+"""Trained models of a recipe, with the text encoder and the codec to use them."""
 
 import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from rasterloom.errors import RecipeError
+from rasterloom.errors import RecipeError, one_line
 from rasterloom.pipelines.corpus import token_work
-from rasterloom.pipelines.step import Step
-from rasterloom.pipelines.training.stage_step import TrainAt, checkpoint_store
-from rasterloom.pipelines.workflow import workflow
-from rasterloom.pipelines.workspace.status import file_folder, local_folder, scratch_folder, status
+from rasterloom.pipelines.step import HasResult
+from rasterloom.pipelines.training.stage_step import StageStep, checkpoint_store
+from rasterloom.pipelines.workflow import Workflow
+from rasterloom.pipelines.workspace.status import local_folder, scratch_folder
 from rasterloom.recipe.recipe import Recipe
-from rasterloom.schema import Profile
+from rasterloom.schema import Profile, StepKind
+from rasterloom.storage.layout import MODEL, PROFILE
+from rasterloom.tokenize.buckets import bucket_sizes, choose_bucket
+from rasterloom.tokenize.codecs.base import Codec
+from rasterloom.tokenize.codecs.load import codec_of
+from rasterloom.tokenize.text_tokenizer import TextEncoder
 from rasterloom.utils.private_folders import remove_old
-from rasterloom.versions.corpus import Corpus
 
 LATEST = "latest"  # in place of an optimizer step: the newest checkpoint
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A trained model."""
+class TrainedModel:
+    """Model folder with the stage that it is of."""
 
     name: str  # the stage's, as ``2-768``, or the folder
     model: Path
     target: int  # resolution
-    step: Step | None = None  # that made it, if it is a stage's
+    step: HasResult | None = None  # that made it, if it is a stage's
     at: int | None = None  # the optimizer step in the middle of the stage; None: its end
 
     @property
@@ -38,20 +41,60 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Language:
-    """What a corpus's sequences are written in."""
+class TextCodec:
+    """Text encoder and vocabulary layout of a corpus's sequences."""
 
-    text: Any  # a TextEncoder
+    text: TextEncoder
     profile: Profile
 
 
-def stage_steps(recipe: Recipe) -> list[Step]:
-    """The training steps of a recipe, in order."""
-    return [step for step in workflow(recipe) if step.name.startswith("train/")]
+@dataclass(frozen=True)
+class ModelChoice:
+    """Model to use: a stage's, one of its checkpoints, or a folder's."""
+
+    stage: int | None = None  # from 1; None: the last that is done
+    step: str | None = None  # optimizer step, or `LATEST`; None: the stage's end
+    folder: Path | None = None
+
+    def check(self) -> None:
+        """Raise RecipeError if both a stage and a folder are chosen."""
+        if self.folder and (self.stage or self.step):
+            raise RecipeError(hint="give either {stage} or {model}")
 
 
-def trained_of(recipe: Recipe, number: int | None = None) -> Trained:
-    """The checkpoint that a stage ended with; of the last stage that is done, if none is named.
+def choices_of(
+    stages: Sequence[int], steps: Sequence[str], folders: Sequence[Path]
+) -> tuple[ModelChoice, ...]:
+    """Models in the order to measure them: of stages or of one stage's checkpoints, then of folders.
+
+    Raises:
+        RecipeError: checkpoints of several stages are chosen.
+    """
+    if steps and len(stages) > 1:
+        raise RecipeError("takes the checkpoints of one stage", field="step", hint="give one {stage}")
+    if steps:
+        chosen = [ModelChoice(stages[0] if stages else None, step) for step in steps]
+    else:
+        chosen = [ModelChoice(number) for number in stages]
+        chosen += [] if stages or folders else [ModelChoice()]
+    return (*chosen, *(ModelChoice(folder=folder) for folder in folders))
+
+
+def load_model(workflow: Workflow, choice: ModelChoice, text_codec: TextCodec) -> TrainedModel:
+    """Find the chosen model.
+
+    Raises:
+        RecipeError: there is none, it cannot be read, or it does not fit the corpus.
+    """
+    if choice.folder:
+        return model_in_folder(workflow, choice.folder, text_codec)
+    if choice.step:
+        return model_at_step(workflow, choice.stage, choice.step, text_codec)
+    return model_of_stage(workflow, choice.stage)
+
+
+def model_of_stage(workflow: Workflow, number: int | None = None) -> TrainedModel:
+    """Final model of a stage; by default of the last stage that is done.
 
     Args:
         number: of the stage, from 1.
@@ -59,19 +102,17 @@ def trained_of(recipe: Recipe, number: int | None = None) -> Trained:
     Raises:
         RecipeError: there is no such stage, or it is not done.
     """
-    corpus, asked = Corpus.of(recipe), _asked(recipe, number)
-    done = [step for step in asked if status(corpus, step).done]
+    corpus, asked = workflow.corpus, _asked(workflow, number)
+    done = [step for step in asked if workflow.status(step).done]
     if not done:
         which = "no stage is" if number is None else f"stage {number} is not"
-        raise RecipeError(f"{which} trained yet: rasterloom run RECIPE --until {asked[0].name}")
+        raise RecipeError(f"{which} trained yet", needs=asked[0].name)
     step = done[-1]
-    return Trained(
-        step.name.removeprefix("train/"), local_folder(corpus, step) / "model", target_of(step), step
-    )
+    return TrainedModel(step.part, local_folder(corpus, step) / MODEL, target_of(step), step)
 
 
-def trained_at(recipe: Recipe, number: int | None, asked: str, language: Language) -> Trained:
-    """The model of a checkpoint within a stage, written to a folder of this machine if it is not there yet.
+def model_at_step(workflow: Workflow, number: int | None, asked: str, text_codec: TextCodec) -> TrainedModel:
+    """Model of a checkpoint within a stage, exported to a local folder if it is not there yet.
 
     Args:
         number: of the stage, from 1; None: the last that has checkpoints.
@@ -80,90 +121,89 @@ def trained_at(recipe: Recipe, number: int | None, asked: str, language: Languag
     Raises:
         RecipeError: there is no such stage or checkpoint, or it cannot be read.
     """
-    from rasterloom.train.checkpoint.export import export_checkpoint
-    from rasterloom.train.checkpoint.saver import complete
+    from rasterloom.train.checkpoint.export import export_checkpoint  # heavy
+    from rasterloom.train.checkpoint.saver import complete  # heavy
 
-    corpus, stages = Corpus.of(recipe), _asked(recipe, number)
+    corpus, stages = workflow.corpus, _asked(workflow, number)
     for step in reversed(stages):
         store = checkpoint_store(corpus, step)
         there = {one.position.step: one for one in complete(store, None)}
         if there:
             break
     else:
+        names = ", ".join(one.name for one in stages)
         raise RecipeError(
-            f"--step {asked}: {', '.join(one.name for one in stages)} has no checkpoint yet: "
-            "rasterloom train RECIPE"
+            f"{names} has no checkpoint yet", field="step", value=asked, hint="train the recipe first"
         )
     at = max(there) if asked == LATEST else int(asked) if asked.isdecimal() else None
     if at not in there:
         steps = ", ".join(str(one) for one in sorted(there))
         raise RecipeError(
-            f"--step {asked}: {step.name} has no such checkpoint; there are {steps}, and {LATEST} "
-            "(train.keep_checkpoints says how many stay)"
+            f"{step.name} has no such checkpoint; there are {steps}, and {LATEST} "
+            "(train.keep_checkpoints sets how many are kept)",
+            field="step",
+            value=asked,
         )
     config = step.config
-    assert isinstance(config, TrainAt)
     folder = scratch_folder(step, f"-{there[at].name}")
     lora = config.train.model.lora
     try:
-        export_checkpoint(store, there[at], language.profile, folder, lora=lora)
+        export_checkpoint(store, there[at], text_codec.profile, folder, lora=lora)
         os.utime(folder)  # it is in use
         remove_old(folder.parent)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise RecipeError(f"--step {at}: {step.name}: the checkpoint cannot be read: {reason}") from None
-    return Trained(step.name.removeprefix("train/"), folder, target_of(step), step, at)
+        reason = one_line(error)
+        message = f"{step.name}: the checkpoint cannot be read: {reason}"
+        raise RecipeError(message, field="step", value=at) from None
+    return TrainedModel(step.part, folder, target_of(step), step, at)
 
 
-def _asked(recipe: Recipe, number: int | None) -> list[Step]:
+def _asked(workflow: Workflow, number: int | None) -> list[StageStep]:
     """The stage of a number, or all of them."""
-    stages = stage_steps(recipe)
+    stages = workflow.stages
     if not stages:
-        raise RecipeError("the recipe trains nothing: it has no train section; --model takes any checkpoint")
+        raise RecipeError("the recipe has no train section", hint="{model} takes any checkpoint")
     if number is not None and not 1 <= number <= len(stages):
-        raise RecipeError(f"--stage {number}: the recipe has stages 1 to {len(stages)}")
+        raise RecipeError(f"the recipe has stages 1 to {len(stages)}", field="stage", value=number)
     return stages if number is None else [stages[number - 1]]
 
 
-def model_at(recipe: Recipe, folder: Path, language: Language) -> Trained:
-    """A checkpoint in a folder, to be used with a recipe's codec, text and last target.
+def model_in_folder(workflow: Workflow, folder: Path, text_codec: TextCodec) -> TrainedModel:
+    """Model in a folder, for use with a recipe's codec, text and last target.
 
     Raises:
         RecipeError: there is none, or its sequences are written in other ids.
     """
     if not (folder / "config.json").is_file():
-        raise RecipeError(f"--model: no checkpoint at {folder} (expected a config.json there)")
-    known = folder / "profile.json"  # plain checkpoints have none
-    if known.is_file() and json.loads(known.read_text()) != json.loads(json.dumps(asdict(language.profile))):
-        raise RecipeError(
-            f"--model: {folder} was trained on ids that are not those of the corpus {recipe.corpus}"
-        )
-    stages = recipe.train.stages if recipe.train else ()
-    target = target_of(stage_steps(recipe)[-1]) if stages else recipe.tokenize.targets[-1]
-    return Trained(str(folder), folder, target)
+        raise RecipeError("no checkpoint there (expected a config.json)", field="model", value=folder)
+    known = folder / PROFILE  # plain checkpoints have none
+    if known.is_file() and json.loads(known.read_text()) != json.loads(
+        json.dumps(asdict(text_codec.profile))
+    ):
+        message = f"trained on ids that are not those of the corpus {workflow.recipe.corpus}"
+        raise RecipeError(message, field="model", value=folder)
+    recipe = workflow.recipe
+    target = target_of(workflow.stages[-1]) if recipe.train else recipe.tokenize.targets[-1]
+    return TrainedModel(str(folder), folder, target)
 
 
-def target_of(stage: Step) -> int:
-    """The resolution of a training step: the highest that it reads tokens of."""
+def target_of(stage: StageStep) -> int:
+    """Highest resolution of the tokens that a training step reads."""
     config = stage.config
-    assert isinstance(config, TrainAt)
     return max(part.target for part in config.stage.parts)
 
 
-def language_of(recipe: Recipe) -> Language:
-    """Text encoder and ids of a recipe. Raises RecipeError if its text vocabulary is not made yet."""
-    corpus = Corpus.of(recipe)
-    (text,) = (step for step in workflow(recipe) if step.name == "text")
-    if not status(corpus, text).done:
-        raise RecipeError("the text vocabulary is not made yet: rasterloom run RECIPE --until text")
-    name = f"{file_folder(corpus, text)}/tokenizer.json"
-    return Language(*token_work.load_text(corpus.store, name, recipe.tokenize))
+def text_codec_of(workflow: Workflow) -> TextCodec:
+    """Return a recipe's text codec; RecipeError if its text vocabulary is not made yet."""
+    corpus, text = workflow.corpus, workflow.step(StepKind.TEXT)
+    if not workflow.status(text).done:
+        raise RecipeError("the text vocabulary is not made yet", needs="text")
+    name = corpus.layout.text(text.fingerprint)
+    return TextCodec(*token_work.load_text(corpus.store, name, workflow.recipe.tokenize))
 
 
-def codec_or_none(recipe: Recipe) -> Any:
-    """The recipe's codec; None where its weights hold no decoder. RecipeError if they cannot be used."""
-    from rasterloom.tokenize.codecs.load import codec_of
-
+def codec_or_none(recipe: Recipe) -> Codec | None:
+    """Return the recipe's codec, or None if it cannot decode; RecipeError if it cannot be loaded."""
     try:
         codec = codec_of(recipe.tokenize, None if recipe.run.use_gpu else "cpu")
     except ValueError as error:
@@ -171,8 +211,8 @@ def codec_or_none(recipe: Recipe) -> Any:
     return codec if codec.can_decode else None
 
 
-def decoder_of(recipe: Recipe) -> Any:
-    """The recipe's codec. Raises RecipeError if its weights cannot be used, or hold no decoder."""
+def decoder_of(recipe: Recipe) -> Codec:
+    """Return the recipe's codec; RecipeError if it cannot be loaded, or cannot decode."""
     codec = codec_or_none(recipe)
     if codec is None:
         raise RecipeError(
@@ -182,21 +222,21 @@ def decoder_of(recipe: Recipe) -> Any:
 
 
 def sizes_of(target: int, asked: Sequence[str]) -> list[tuple[int, int]]:
-    """Buckets of a target by their names, as ``768x512``; the square where none is named.
+    """Parse sizes such as ``768x512``; the target's square where none is given.
 
     Raises:
-        RecipeError: one is no size, or none of the target's; the nearest that is one is named.
+        RecipeError: one is not a size, or not a bucket of the target.
     """
-    from rasterloom.tokenize.buckets import bucket_sizes, choose_bucket
-
     buckets, sizes = bucket_sizes(target), []
     for name in asked:
         width, _, height = name.lower().partition("x")
         if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-            raise RecipeError(f"--size takes WIDTHxHEIGHT in pixels, as {target}x{target} (got {name})")
+            message = f"takes WIDTHxHEIGHT in pixels, as {target}x{target}"
+            raise RecipeError(message, field="size", value=name)
         size = int(width), int(height)
         if size not in buckets:
             near = "{}x{}".format(*choose_bucket(size, buckets))
-            raise RecipeError(f"--size {name} is no bucket of target {target}; the nearest is {near}")
+            message = f"no bucket of target {target}; the nearest is {near}"
+            raise RecipeError(message, field="size", value=name)
         sizes.append(size)
     return sizes or [(target, target)]

@@ -1,4 +1,4 @@
-"""Training the stages of a recipe by themselves: running them, going on, starting over."""
+"""Train, resume or restart the stages of a recipe."""
 
 import shutil
 from collections.abc import Callable
@@ -6,20 +6,19 @@ from collections.abc import Callable
 from filelock import FileLock, Timeout
 
 from rasterloom.errors import RecipeError
-from rasterloom.pipelines.models.forecast import stages_of, with_needed
+from rasterloom.pipelines.models.forecast import stages_of
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.run import run_steps
-from rasterloom.pipelines.step import Step
+from rasterloom.pipelines.step import HasResult
 from rasterloom.pipelines.training.preflight import check_training, job_of
 from rasterloom.pipelines.training.stage_step import missing_inputs, training_store
-from rasterloom.pipelines.workflow import Planned
+from rasterloom.pipelines.workflow import Planned, Workflow
 from rasterloom.pipelines.workspace.status import delete_record, file_folder, status, work_folder
-from rasterloom.recipe.recipe import Recipe
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.workspace_check import check_workspace
 
 
-def train(recipe: Recipe, which: str, progress: Progress) -> list[Planned]:
+def train(workflow: Workflow, which: str, progress: Progress) -> list[Planned]:
     """Train stages, what they need first; return what was planned.
 
     Args:
@@ -29,41 +28,47 @@ def train(recipe: Recipe, which: str, progress: Progress) -> list[Planned]:
         RecipeError: there is no such stage, or one cannot work; nothing was started.
         StepFailed: a step could not be finished; the next run goes on from there.
     """
-    steps = with_needed(recipe, stages_of(recipe, which))
-    check_workspace(Corpus.of(recipe))
-    check_training(recipe, steps)
-    return run_steps(recipe, steps, progress)
+    steps = workflow.with_inputs(stages_of(workflow, which))
+    check_workspace(workflow.corpus)
+    check_training(workflow.recipe, steps)
+    try:
+        return run_steps(workflow.recipe, steps, progress)
+    finally:
+        workflow.refresh()
 
 
-def unfinished(recipe: Recipe, which: str) -> dict[str, str]:
-    """The last good checkpoint of the stage that would go on, by the stage's name; none if all are done.
+def unfinished(workflow: Workflow, which: str) -> dict[str, str]:
+    """Name of the first unfinished stage and its last good checkpoint; empty if all are done.
 
     Raises:
         RecipeError: the first stage that is not done has no checkpoint.
     """
-    from rasterloom.train.checkpoint.saver import latest
+    from rasterloom.train.checkpoint.saver import latest  # heavy
 
-    corpus = Corpus.of(recipe)
-    left = [step for step in stages_of(recipe, which) if not status(corpus, step).done]
+    corpus = workflow.corpus
+    left = [step for step in stages_of(workflow, which) if not workflow.status(step).done]
     if not left:
         return {}
     step = left[0]
     found = None
     if not missing_inputs(corpus, step):
-        job = job_of(corpus, step, recipe.run)
+        job = job_of(corpus, step, workflow.recipe.run)
         try:
             found = latest(job.checkpoint_store, job.digest())
         except (ValueError, OSError) as error:
             raise RecipeError(f"{step.name}: {error}") from None
     if found is None:
         raise RecipeError(
-            f"{step.name} has no checkpoint to resume from: without --resume it starts from the beginning"
+            f"{step.name} has no checkpoint to resume from",
+            hint="without {resume} it starts anew",
         )
     return {step.name: f"step {found.position.step:,}, {job.checkpoint_store.root}/{found.name}"}
 
 
-def start_over(recipe: Recipe, which: str, agreed: Callable[[str], bool], say: Callable[[str], None]) -> None:
-    """Delete what stages have made, so that they start over; those after them follow from them.
+def start_over(
+    workflow: Workflow, which: str, agreed: Callable[[str], bool], say: Callable[[str], None]
+) -> None:
+    """Delete the results of stages, so that they and the stages after them start over.
 
     Args:
         agreed: is asked before anything is deleted.
@@ -71,8 +76,8 @@ def start_over(recipe: Recipe, which: str, agreed: Callable[[str], bool], say: C
     Raises:
         RecipeError: it was not agreed, or a stage is being trained at this moment.
     """
-    corpus = Corpus.of(recipe)
-    begun = [step for step in stages_of(recipe, which) if _has_begun(corpus, step)]
+    corpus = workflow.corpus
+    begun = [step for step in stages_of(workflow, which) if _has_begun(corpus, step)]
     if not begun:
         return
     names = ", ".join(step.name for step in begun)
@@ -90,9 +95,10 @@ def start_over(recipe: Recipe, which: str, agreed: Callable[[str], bool], say: C
         except Timeout:
             raise RecipeError(f"{step.name} is being trained at this moment: stop it first") from None
         say(f"{step.name}: deleted, it starts over")
+    workflow.refresh()
 
 
-def _has_begun(corpus: Corpus, step: Step) -> bool:
+def _has_begun(corpus: Corpus, step: HasResult) -> bool:
     places = (file_folder(corpus, step), training_store(corpus, step))
     return status(corpus, step).done or any(corpus.store.list(place) for place in places)
 

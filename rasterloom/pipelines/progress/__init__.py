@@ -1,1 +1,1 @@
-"""What a run reports, and how it is shown."""
+"""Progress of a run, and its displays."""

@@ -1,4 +1,4 @@
-"""When a step over shards will end, told from what its shards have taken so far.
+"""Estimate of the time that a step over shards has left.
 
 The mean of the shards that are finished tells it too early. Those that finish first are the fast ones, so
 early on the slow ones are missing from it (length bias); shards have unequal numbers of rows; and at the end
@@ -36,7 +36,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Taken:
-    """A shard that is finished or running, and the seconds that it took, or has taken so far."""
+    """Shard with the seconds that it has taken so far."""
 
     rows: int
     seconds: float
@@ -45,7 +45,7 @@ class Taken:
 def seconds_left(
     finished: Sequence[Taken], running: Sequence[Taken], waiting: Sequence[int], workers: int
 ) -> float | None:
-    """Return the seconds until all shards are done; None while nothing can be said.
+    """Return the seconds until all shards are done, None while unknown.
 
     Args:
         finished: shards, the latest last.
@@ -72,7 +72,7 @@ def seconds_left(
 
 
 def _end(running: Floats, waiting: Floats, workers: int) -> float:
-    """When the last shard is done, if each waiting one goes to the worker that is free first."""
+    """Return when the last shard ends, if free workers take waiting ones."""
     free = [*running.tolist(), *[0.0] * (workers - len(running))]
     heapq.heapify(free)
     for seconds in waiting.tolist():
@@ -81,7 +81,7 @@ def _end(running: Floats, waiting: Floats, workers: int) -> float:
 
 
 class _Paces:
-    """The distribution of seconds a row, of shards some of which are still running."""
+    """Distribution of seconds a row, from finished and running shards."""
 
     def __init__(self, finished: Sequence[Taken], running: Sequence[Taken]) -> None:
         rows = np.array([max(1, shard.rows) for shard in (*finished, *running)], dtype=float)
@@ -100,7 +100,7 @@ class _Paces:
         self.mean = float(share @ paces + self.unknown * self._tail)
 
     def draw(self, rng: np.random.Generator, beyond: Floats) -> Floats:
-        """Draw paces [DRAWS, len(beyond)], each from the part of the distribution above its ``beyond``."""
+        """Draw seconds a row [DRAWS, len(beyond)], each above its ``beyond``."""
         passed = np.searchsorted(self._at, beyond, side="right")
         above = np.concatenate([[1.0], self._survival])[passed]  # share of rows slower than that
         chance = rng.random((DRAWS, len(beyond))) * above

@@ -1,20 +1,15 @@
-"""A run on a terminal: all its steps, and what is known of the one that runs, drawn anew as it goes."""
+"""Live view of a run on a terminal."""
 
-import math
 import threading
 import time
-from typing import Any
 
-from rich.console import Console, ConsoleOptions, Group, RenderResult
-from rich.control import Control
-from rich.live import Live
-from rich.live_render import LiveRender
+from rich.console import Console, Group
 from rich.progress_bar import ProgressBar
-from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from rasterloom.pipelines.progress.run_state import State, Watched, WatchedRun
+from rasterloom.pipelines.progress.rich_compat import ResizableLive
+from rasterloom.pipelines.progress.run_state import RunState, State, StepState
 from rasterloom.pipelines.progress.status_text import details, ending, progress_of
 from rasterloom.pipelines.progress.summary import print_summary
 from rasterloom.utils.formatting import clock, usd
@@ -35,12 +30,12 @@ SIGNS = {
 class LiveView:
     """The display of a terminal."""
 
-    def __init__(self, console: Console, run: WatchedRun, lock: threading.RLock) -> None:
+    def __init__(self, console: Console, run: RunState, lock: threading.RLock) -> None:
         self.console, self.run, self._lock = console, run, lock
-        self._live: Live | None = None
+        self._live: ResizableLive | None = None
 
     def open(self) -> None:
-        self._live = _Live(
+        self._live = ResizableLive(
             console=self.console,
             get_renderable=self._frame,
             refresh_per_second=FRAMES_PER_S,
@@ -56,7 +51,7 @@ class LiveView:
     def say(self, text: str) -> None:
         self.console.print(safe(text, LINES), highlight=False, markup=False)
 
-    def changed(self, step: Watched, event: str) -> None:
+    def changed(self, step: StepState, event: str) -> None:
         pass  # the next frame shows it
 
     def ended(self, planned: list[str]) -> None:
@@ -67,41 +62,8 @@ class LiveView:
             return frame(self.run, self.console, time.monotonic())
 
 
-class _Frames(LiveRender):
-    """rich goes back by as many lines as it drew; a terminal that was made narrower has broken them up."""
-
-    _drawn: tuple[list[int], Console] | None = None  # columns of each line, and where
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        segments = [
-            segment for segment in super().__rich_console__(console, options) if isinstance(segment, Segment)
-        ]
-        self._drawn = [Segment.get_line_length(line) for line in Segment.split_lines(segments)], console
-        yield from segments
-
-    def position_cursor(self) -> Control:
-        self._break_up()
-        return super().position_cursor()
-
-    def restore_cursor(self) -> Control:
-        self._break_up()
-        return super().restore_cursor()
-
-    def _break_up(self) -> None:
-        if self._drawn and self._shape:
-            lengths, console = self._drawn
-            rows = sum(max(1, math.ceil(length / console.width)) for length in lengths)
-            self._shape = (self._shape[0], rows)
-
-
-class _Live(Live):
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._live_render = _Frames(self.get_renderable(), vertical_overflow=self.vertical_overflow)
-
-
-def frame(run: WatchedRun, console: Console, now: float) -> Group:
-    """Draw a run at a moment, as wide and high as the console is."""
+def frame(run: RunState, console: Console, now: float) -> Group:
+    """Render a run in the size of the console."""
     width, height = console.size
     lines: list[Text | Table] = [_line(_head(run, now), width, "bold")]
     names = max((len(name) for name in run.steps), default=0)
@@ -117,29 +79,29 @@ def frame(run: WatchedRun, console: Console, now: float) -> Group:
     return Group(*lines)
 
 
-def _head(run: WatchedRun, now: float) -> str:
+def _head(run: RunState, now: float) -> str:
     over = sum(step.state in (State.DONE, State.BEFORE) for step in run.steps.values())
     cost = f"  {usd(run.usd(now))}" if run.is_priced else ""
     return f"{run.corpus}  {over} of {len(run.steps)} steps  {clock(now - run.began)}{cost}".lstrip()
 
 
-def _step(step: Watched, names: int, width: int, console: Console, now: float) -> Table:
+def _step(step: StepState, names: int, width: int, console: Console, now: float) -> Table:
     sign, plain, style = SIGNS[step.state]
     line = Table.grid(padding=(0, 1))
     start = _line(f"{plain if console.options.ascii_only else sign} {step.name:<{names}}", width, style)
     if step.state is not State.RUNNING:
-        told = {State.WAITING: "", State.BEFORE: "done before"}.get(step.state, step.note or step.state.value)
-        line.add_row(start, _line(told, width - names - 3, "dim"))
+        text = {State.WAITING: "", State.BEFORE: "done before"}.get(step.state, step.note or step.state.value)
+        line.add_row(start, _line(text, width - names - 3, "dim"))
         return line
     bar = BAR if width >= WIDE else NARROW
-    told = ", ".join(filter(None, (progress_of(step), ending(step, now), clock(step.seconds(now)))))
+    text = ", ".join(filter(None, (progress_of(step), ending(step, now), clock(step.clock.seconds(now)))))
     begun = ProgressBar(total=step.total, completed=step.done, width=bar, pulse=not step.total)
-    line.add_row(start, begun, _line(told, width - names - bar - 4))
+    line.add_row(start, begun, _line(text, width - names - bar - 4))
     return line
 
 
-def _details(step: Watched, run: WatchedRun, width: int, now: float) -> list[str]:
-    """What is known of a running step, in as few lines as the width allows."""
+def _details(step: StepState, run: RunState, width: int, now: float) -> list[str]:
+    """Return the details of a running step, in few lines."""
     lines = [""]
     for fact in details(step, run.price, now):
         joined = f"{lines[-1]}, {fact}" if lines[-1] else fact
@@ -150,15 +112,15 @@ def _details(step: Watched, run: WatchedRun, width: int, now: float) -> list[str
     return [line for line in lines if line]
 
 
-def _shown(steps: list[Watched], room: int) -> list[Watched | str]:
-    """The steps, with those that are over, and those that wait longest, folded where they are too many."""
+def _shown(steps: list[StepState], room: int) -> list[StepState | str]:
+    """Return the steps, those that are over or wait folded."""
     if len(steps) <= room:
         return list(steps)
     over = [step for step in steps if step.state not in (State.RUNNING, State.WAITING)]
     others = [step for step in steps if step not in over]
     keep = max(1, room - 2)
     more = len(others) - keep
-    found: list[Watched | str] = [f"{len(over)} steps are done"] if over else []
+    found: list[StepState | str] = [f"{len(over)} steps are done"] if over else []
     return [*found, *others[:keep], *([f"{more} more steps wait"] if more > 0 else [])]
 
 

@@ -1,4 +1,4 @@
-"""A run as lines: text for people, where there is no terminal, or JSON for programs."""
+"""Progress as lines: text for people, JSON for programs."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from rasterloom.pipelines.progress.run_state import State, Watched, WatchedRun
+from rasterloom.pipelines.progress.run_state import RunState, State, StepState
 from rasterloom.pipelines.progress.status_text import details, ending, progress_of
 from rasterloom.pipelines.progress.summary import print_summary
 from rasterloom.utils.formatting import clock
@@ -20,33 +20,33 @@ SHARE = 0.05  # of the time that a step has taken
 
 
 # Of a line of text: a step and how far it is, one that waits, or one that has begun.
-TOLD = re.compile(r"  (\S+): ([^,]+)(, [\d:]+ left)?|  (\S+ waits for a node)|(\S+)  +\S")
+POSITION = re.compile(r"  (\S+): ([^,]+)(, [\d:]+ left)?|  (\S+ waits for a node)|(\S+)  +\S")
 
 
 def where_at(log: str) -> str:
-    """What a run was at when it wrote the last line of a log that tells, in either form."""
+    """Return the position of a run from its log, in either form."""
     for line in reversed(log.splitlines()):
         if line.startswith('{"time": '):
-            told = json.loads(line)
-            if told["event"] in ("step", "progress"):
-                return f"{told['step']}{_units(told)}"
-        elif said := TOLD.match(line):
+            event = json.loads(line)
+            if event["event"] in ("step", "progress"):
+                return f"{event['step']}{_units(event)}"
+        elif said := POSITION.match(line):
             step, done, left, waits, began = said.groups()
             return f"{step} {done}{left or ''}" if step else waits or began
     return ""
 
 
-def _units(told: dict[str, Any]) -> str:
-    done = told.get("shards_done", told.get("units_done"))
-    total = told.get("shards_total", told.get("units_total"))
-    left = f", {clock(told['eta_s'])} left" if "eta_s" in told else ""
+def _units(event: dict[str, Any]) -> str:
+    done = event.get("shards_done", event.get("units_done"))
+    total = event.get("shards_total", event.get("units_total"))
+    left = f", {clock(event['eta_s'])} left" if "eta_s" in event else ""
     return f" {done:,} of {total:,}{left}" if total else ""
 
 
 class _Lines(ABC):
-    """A line when a step begins or ends, and one now and then while it runs."""
+    """Lines when a step begins or ends, and now and then."""
 
-    def __init__(self, console: Console, run: WatchedRun) -> None:
+    def __init__(self, console: Console, run: RunState) -> None:
         self.console, self.run = console, run
         self._said = 0.0
 
@@ -56,17 +56,17 @@ class _Lines(ABC):
     def close(self) -> None:
         self.console.file.flush()
 
-    def changed(self, step: Watched, event: str) -> None:
+    def changed(self, step: StepState, event: str) -> None:
         now = time.monotonic()
-        pause = min(SELDOM_S, max(EVERY_S, SHARE * step.seconds(now)))
-        if event == "progress" and now - max(self._said, step.began) < pause:
+        pause = min(SELDOM_S, max(EVERY_S, SHARE * step.clock.seconds(now)))
+        if event == "progress" and now - max(self._said, step.clock.began) < pause:
             return
         self._said = now
         self.line(step, event, now)
         self.console.file.flush()
 
     @abstractmethod
-    def line(self, step: Watched, event: str, now: float) -> None:
+    def line(self, step: StepState, event: str, now: float) -> None:
         """Write what there is to say of a step."""
 
 
@@ -74,7 +74,7 @@ class TextLines(_Lines):
     def say(self, text: str) -> None:
         self.console.print(safe(text, LINES), highlight=False, markup=False)
 
-    def line(self, step: Watched, event: str, now: float) -> None:
+    def line(self, step: StepState, event: str, now: float) -> None:
         width = max(map(len, self.run.steps))
         if event == State.BEFORE:
             self.console.print(
@@ -98,7 +98,7 @@ class JsonLines(_Lines):
     def say(self, text: str) -> None:
         self._write("note", {"text": text})
 
-    def line(self, step: Watched, event: str, now: float) -> None:
+    def line(self, step: StepState, event: str, now: float) -> None:
         self._write(event if event in ("step", "progress") else "end", self.run.facts(step, now))
 
     def ended(self, planned: list[str]) -> None:
@@ -110,6 +110,6 @@ class JsonLines(_Lines):
 
     def _write(self, event: str, facts: dict[str, Any]) -> None:
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        told = {"time": at, "event": event, "corpus": self.run.corpus, **facts}
-        self.console.file.write(as_json(told) + "\n")
+        line = {"time": at, "event": event, "corpus": self.run.corpus, **facts}
+        self.console.file.write(as_json(line) + "\n")
         self.console.file.flush()

@@ -1,4 +1,6 @@
-"""What a run does, as Prometheus metrics: Ray's own endpoint on each node shows them, prefixed with ``ray_``.
+"""Prometheus metrics of a run.
+
+Ray's own endpoint on each node shows them, prefixed with ``ray_``.
 
 ``infra/grafana/rasterloom.json`` is a dashboard of them.
 """
@@ -48,7 +50,7 @@ class Metrics:
 @cache
 def _metric(name: str) -> Any:
     """The metric of a name, made once a process."""
-    from ray.util.metrics import Counter, Gauge
+    from ray.util.metrics import Counter, Gauge  # heavy
 
     tags = ("corpus", "step", "outcome") if name == "rasterloom_rows" else ("corpus", "step")
     kind, words = (Counter, COUNTERS[name]) if name in COUNTERS else (Gauge, GAUGES[name])

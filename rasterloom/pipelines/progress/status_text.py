@@ -1,22 +1,13 @@
-"""The state of a step in words, for a terminal or a log."""
+"""State of a step as text, for a terminal or a log."""
 
-from rasterloom.pipelines.progress.run_state import Watched
+from rasterloom.pipelines.progress.run_state import StepState
 from rasterloom.recipe.price import Price
 from rasterloom.utils.formatting import clock, usd
 
 WORST = 3  # classes of failure that are named
 
 
-def size(n_bytes: float) -> str:
-    """``1.4 GB``: in thousands, as disks and S3 are sold."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:,.0f} {unit}" if unit == "B" else f"{n_bytes:,.1f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:,.1f} TB"
-
-
-def progress_of(step: Watched) -> str:
+def progress_of(step: StepState) -> str:
     """``37 of 120 shards``; empty where nothing is counted."""
     if not step.total and not step.done:
         return ""
@@ -24,30 +15,30 @@ def progress_of(step: Watched) -> str:
     return f"{step.done:,}{of} {step.unit}".rstrip()
 
 
-def ending(step: Watched, now: float) -> str:
-    """``4:10 left``; empty while that cannot be told."""
+def ending(step: StepState, now: float) -> str:
+    """``4:10 left``; empty while unknown."""
     left = step.eta_s(now)
     return "" if left is None else f"{clock(left)} left"
 
 
-def details(step: Watched, price: Price, now: float) -> list[str]:
-    """What else is known of a running step, the most telling first."""
+def details(step: StepState, price: Price, now: float) -> list[str]:
+    """Return the details of a running step, most important first."""
     found = [step.note] if step.note else []
-    if loss := step.training.get("loss"):
+    if loss := step.figures.get("loss"):
         found.append(f"loss {loss:.3f}")
-    if pace := step.training.get("tokens_per_s"):
-        found.append(f"{pace:,.0f} tokens/s")
-    if mfu := step.training.get("mfu"):
+    if rate := step.figures.get("tokens_per_s"):
+        found.append(f"{rate:,.0f} tokens/s")
+    if mfu := step.figures.get("mfu"):
         found.append(f"MFU {mfu:.1%}")
     if step.rows:
         found.append(f"{step.rows:,} rows")
-    if pace := step.rows_per_s(now):
-        found.append(f"{pace:,.0f} rows/s" if pace >= 10 else f"{pace:.2g} rows/s")
+    if rate := step.rows_per_s(now):
+        found.append(f"{rate:,.0f} rows/s" if rate >= 10 else f"{rate:.2g} rows/s")
     if (share := step.ok_share()) is not None:
-        found.append(f"{int(share * 1000) / 10}% {'kept' if 'kept' in step.counts else 'ok'}")
+        found.append(f"{int(share * 1000) / 10}% {'kept' if 'kept' in step.outcomes else 'ok'}")
         found += [f"{name} {rows:,}" for name, rows in list(step.failures().items())[:WORST]]
-    if step.unit == "shards":
-        found.append(f"{step.flight.busy} of {step.flight.workers} workers busy")
+    if step.of_shards:
+        found.append(f"{step.clock.shards.busy} of {step.clock.shards.room} workers busy")
     elif step.workers > 1:
         found.append(f"{step.workers} workers")
     if step.lost:

@@ -1,4 +1,4 @@
-"""What a run did, as a small table at its end that can be pasted."""
+"""Table of what a run did, printed at its end."""
 
 import time
 
@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rasterloom.pipelines.progress.run_state import State, Watched, WatchedRun
-from rasterloom.pipelines.progress.status_text import progress_of, size
-from rasterloom.utils.formatting import clock, usd
+from rasterloom.pipelines.progress.run_state import RunState, State, StepState
+from rasterloom.pipelines.progress.status_text import progress_of
+from rasterloom.utils.formatting import clock, size, usd
 from rasterloom.utils.redact import safe
 
 COLUMNS = ("step", "rows in", "rows out", "rows/s", "written", "time", "cost", "failed or not kept")
@@ -16,10 +16,10 @@ LESS = ("failed or not kept", "written", "rows/s", "rows in")  # is left out fir
 CLASSES = 3
 
 
-def print_summary(console: Console, run: WatchedRun, planned: list[str]) -> None:
-    """Print a line a step that ran, and one for the whole; nothing if none did."""
+def print_summary(console: Console, run: RunState, planned: list[str]) -> None:
+    """Print a line for each step that ran, and a total."""
     now = time.monotonic()
-    ran = [run.steps[name] for name in planned if run.steps[name].began]
+    ran = [run.steps[name] for name in planned if run.steps[name].clock.began]
     if not ran:
         return
     whole = {"step": "all", "time": clock(now - run.began), "cost": usd(run.usd(now))}
@@ -44,18 +44,19 @@ def _table(columns: list[str], rows: list[dict[str, str]]) -> Table:
     return table
 
 
-def _row(step: Watched, run: WatchedRun, now: float) -> dict[str, str]:
-    failures, rows = step.failures(), step.all_rows
-    given = step.counts.get("read", rows)  # of pairs, some are there twice
-    pace = step.rows_per_s(now)
+def _row(step: StepState, run: RunState, now: float) -> dict[str, str]:
+    failures, record = step.failures(), step.record
+    rows = record.rows if record else 0
+    given = step.outcomes.get("read", rows)  # of pairs, some are there twice
+    rate = step.rows_per_s(now)
     at = f"stopped at {progress_of(step)}".removesuffix(" at ")
     return {
         "step": f"{step.name} ({at})" if step.state is State.STOPPED else step.name,
         "rows in": f"{given:,}" if rows else "",
         "rows out": f"{rows - sum(failures.values()):,}" if rows else "",
-        "rows/s": f"{pace:,.0f}" if pace else "",
-        "written": size(step.written) if step.written else "",
-        "time": clock(step.seconds(now)),
+        "rows/s": f"{rate:,.0f}" if rate else "",
+        "written": size(record.n_bytes) if record and record.n_bytes else "",
+        "time": clock(step.clock.seconds(now)),
         "cost": usd(step.usd(run.price, now)),
         "failed or not kept": ", ".join(f"{name} {n:,}" for name, n in list(failures.items())[:CLASSES]),
     }

@@ -7,24 +7,21 @@ in a folder: the length index of their files, and the text vocabulary that they 
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rasterloom.errors import RecipeError, VersionError
-from rasterloom.pipelines.corpus.length_index import NAME, write_index
+from rasterloom.pipelines.corpus.length_index import write_index
 from rasterloom.pipelines.maintenance.takedown import refuse_held
-from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.step import FileStep
+from rasterloom.pipelines.step import FileStep, StepContext
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.train import Part
+from rasterloom.schema import StepKind
+from rasterloom.storage.layout import LENGTHS, TOKENIZER
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.versions.commit import head_snapshot
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.record import Record
 from rasterloom.versions.refs import check_ref
-
-TEXT = "tokenizer.json"
-INDEX = NAME
 
 
 class PinnedAt(Section):
@@ -37,7 +34,7 @@ class PinnedAt(Section):
 
 
 @dataclass(frozen=True)
-class Pinned(FileStep):
+class Pinned(FileStep[PinnedAt]):
     """A FileStep that also knows where the text vocabulary of its tokens lies."""
 
     text_file: str = ""  # a name in the store, or a path of this machine
@@ -62,14 +59,14 @@ def pinned_step(recipe: Recipe, part: Part, field: str) -> Pinned:
             refuse_held(corpus)
     except VersionError as error:
         raise RecipeError(f"{field}.corpus: {error}") from None
-    head = head_snapshot(corpus, corpus.table("tokens"), f"tokens/{part.target}")
+    head = head_snapshot(corpus, corpus.table("tokens"), StepKind.TOKENS.step(part.target))
     if head is None and part.corpus:
         raise RecipeError(f"{field}.corpus: {part.corpus} has no tokens of target {part.target}")
     if head is None:
         raise RecipeError(
             f"{field}.target is {part.target}, which tokenize.targets {list(recipe.tokenize.targets)} does "
-            f"not name, and the corpus {name} has no tokens of it: name it there, or make them by "
-            f"rasterloom tokenize --target {part.target}"
+            f"not name, and the corpus {name} has no tokens of it: name it there, or tokenize the "
+            f"corpus at {part.target}"
         )
     snapshot, record = head
     text = _text_file(corpus, record, recipe, f"{name}@{version}", field)
@@ -79,7 +76,7 @@ def pinned_step(recipe: Recipe, part: Part, field: str) -> Pinned:
     except OSError:
         raise RecipeError(f"{field}: the text vocabulary of {name}@{version} is gone: {text}") from None
     return Pinned(
-        f"pinned/{name}-{version}-{part.target}",
+        StepKind.PINNED.step(f"{name}-{version}-{part.target}"),
         config,
         code_version="1",
         identity={"text": digest},
@@ -89,16 +86,16 @@ def pinned_step(recipe: Recipe, part: Part, field: str) -> Pinned:
 
 
 def _text_file(corpus: Corpus, record: Record, recipe: Recipe, what: str, field: str) -> str:
-    """Where the text vocabulary lies that some tokens were written with."""
+    """Location of the text vocabulary that some tokens were written with."""
     codec = record.config.get("profile") or record.config["tokenize"]["codec"]
     if codec != recipe.tokenize.codec:
         raise RecipeError(
             f"{field}: the tokens of {what} are of codec {codec}, but tokenize.codec is "
             f"{recipe.tokenize.codec}"
         )
-    codes = f"codes/{record.config['target']}"
+    codes = StepKind.CODES.step(record.config["target"])
     try:
-        made = corpus.store.read(f"{corpus.name}/records/{codes}/{record.inputs[codes]}.json")
+        made = corpus.store.read(corpus.layout.record(codes, record.inputs[codes]))
         text = Record.from_json(made).inputs["text"]
     except (FileNotFoundError, KeyError):  # imported tokens come with no vocabulary
         if recipe.tokenize.text is None:
@@ -107,13 +104,12 @@ def _text_file(corpus: Corpus, record: Record, recipe: Recipe, what: str, field:
                 "that they were written with"
             ) from None
         return recipe.tokenize.text
-    return f"{corpus.name}/files/text/{text}/{TEXT}"
+    return corpus.layout.text(text)
 
 
 def pinned_files(corpus: Corpus, step: Pinned) -> list[DataFile]:
     """The token files of a pinned version."""
     config = step.config
-    assert isinstance(config, PinnedAt)
     there = replace(corpus, name=config.corpus, ref=config.version)
     return there.files("tokens", config.snapshot, f"target == {config.target}")
 
@@ -127,9 +123,10 @@ def _read_text(corpus: Corpus, file: str) -> bytes:
     return Path(file).read_bytes() if Path(file).is_absolute() else corpus.store.read(file)
 
 
-def make_pinned(
-    corpus: Corpus, inputs: Any, step: Pinned, folder: Path, run: Any, progress: Progress
-) -> dict[str, int]:
+def make_pinned(context: StepContext[PinnedAt]) -> dict[str, int]:
     """Write the length index and the text vocabulary."""
-    (folder / TEXT).write_bytes(pinned_text(corpus, step))
-    return write_index(corpus.store, pinned_files(corpus, step), folder / INDEX, progress)
+    corpus, step = context.corpus, context.step
+    assert isinstance(step, Pinned)
+    (context.folder / TOKENIZER).write_bytes(pinned_text(corpus, step))
+    files = pinned_files(corpus, step)
+    return write_index(corpus.store, files, context.folder / LENGTHS, context.progress)

@@ -1,4 +1,4 @@
-"""What is wrong with the training of a recipe, found out before anything starts."""
+"""Checks of a recipe's training before anything starts."""
 
 import os
 from pathlib import Path
@@ -6,9 +6,10 @@ from pathlib import Path
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.execution.nodes import Nodes, in_words
 from rasterloom.pipelines.execution.ray_cluster import start_ray
-from rasterloom.pipelines.step import Step
+from rasterloom.pipelines.step import HasResult
 from rasterloom.pipelines.training.stage_step import (
-    TrainAt,
+    StageStep,
+    is_stage,
     missing_inputs,
     stage_before,
     stage_job,
@@ -21,6 +22,10 @@ from rasterloom.recipe.run import Run
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.recipe.train import Train
 from rasterloom.schema import Profile
+from rasterloom.tokenize.buckets import bucket_sizes
+from rasterloom.tokenize.profiles import profile_of
+from rasterloom.tokenize.text_tokenizer import text_of
+from rasterloom.tokenize.unirep import image_length
 from rasterloom.train.data.stage_data import open_stage
 from rasterloom.train.job import StageJob
 from rasterloom.train.model.freeze import frozen
@@ -29,8 +34,8 @@ from rasterloom.train.validate import check
 from rasterloom.versions.corpus import Corpus
 
 
-def check_training(recipe: Recipe, steps: list[Step]) -> None:
-    """Look at those training stages among some steps that are not done yet.
+def check_training(recipe: Recipe, steps: list[HasResult]) -> None:
+    """Check the training stages among some steps that are not done yet.
 
     What only the tokens tell is checked where they are there already; the stage looks again when its turn
     comes.
@@ -39,7 +44,7 @@ def check_training(recipe: Recipe, steps: list[Step]) -> None:
         RecipeError: a stage cannot work; the message names the field and the way out.
     """
     corpus = Corpus.of(recipe)
-    stages = [step for step in steps if isinstance(step.config, TrainAt) and not status(corpus, step).done]
+    stages = [step for step in filter(is_stage, steps) if not status(corpus, step).done]
     for step in stages:
         _check_settings(step)
         if not missing_inputs(corpus, step):
@@ -48,13 +53,10 @@ def check_training(recipe: Recipe, steps: list[Step]) -> None:
         _check_cluster(recipe.run, stages)
 
 
-def _check_settings(step: Step) -> None:
-    """What the recipe alone tells: weights to start from, names of parameters, sizes of batches."""
-    from rasterloom.tokenize.buckets import bucket_sizes
-    from rasterloom.tokenize.unirep import image_length
+def _check_settings(step: StageStep) -> None:
+    """Check what the recipe alone says: initial weights, parameter names, batch sizes."""
 
     config = step.config
-    assert isinstance(config, TrainAt)
     try:
         profile = _profile(config.tokenize)
         shape = shape_of(config.train.init, profile.vocab_size)
@@ -69,12 +71,12 @@ def _check_settings(step: Step) -> None:
         raise RecipeError(f"{step.name}: {error}") from None
     for part in config.stage.parts:
         if part.tasks and "t2i" not in part.tasks:
-            continue  # rows of other tasks may have smaller pictures, or none
+            continue  # rows of other tasks may have smaller images, or none
         smallest = min(image_length(*size, profile) for size in bucket_sizes(part.target))
         for field, most in _limits(config.train):
             if most is not None and most < smallest:
                 raise RecipeError(
-                    f"{step.name}: {field} is {most}, but a picture of target {part.target} alone has at "
+                    f"{step.name}: {field} is {most}, but an image of target {part.target} alone has at "
                     f"least {smallest} tokens"
                 )
 
@@ -87,17 +89,15 @@ def _limits(train: Train) -> list[tuple[str, int | None]]:
 
 
 def _profile(config: Tokenize) -> Profile:
-    """The ids that a recipe's tokens are written in, as far as it tells before they are made."""
-    from rasterloom.tokenize.profiles import profile_of
-    from rasterloom.tokenize.text_tokenizer import text_of
+    """Token ids of a recipe, as far as known before tokenization."""
 
     if config.text is None:
         return profile_of(config.codec, config.text_vocab)
     return text_of(config, Path(config.text).read_text(encoding="utf-8"))[1]
 
 
-def _check_tokens(corpus: Corpus, step: Step, run: Run) -> None:
-    """What the tokens tell: their text vocabulary, the longest sample, whether there are any."""
+def _check_tokens(corpus: Corpus, step: StageStep, run: Run) -> None:
+    """Check the tokens: text vocabulary, longest sample, number."""
     job = job_of(corpus, step, run)
     before = stage_before(step)
     try:
@@ -108,14 +108,14 @@ def _check_tokens(corpus: Corpus, step: Step, run: Run) -> None:
         raise RecipeError(f"{step.name}: {error}") from None
 
 
-def job_of(corpus: Corpus, step: Step, run: Run) -> StageJob:
+def job_of(corpus: Corpus, step: StageStep, run: Run) -> StageJob:
     """The job of a stage whose tokens are there, in the folder that it works in."""
     return stage_job(corpus, step, work_folder(corpus, step), run)
 
 
-def _check_cluster(run: Run, stages: list[Step]) -> None:
-    """Whether Ray has what the workers of each stage ask for."""
-    import ray
+def _check_cluster(run: Run, stages: list[StageStep]) -> None:
+    """Check that Ray has the resources that each stage's workers ask for."""
+    import ray  # heavy
 
     on_cluster = run.ray_address or os.environ.get("RAY_ADDRESS")
     if not on_cluster and not run.use_gpu:  # known before a Ray is started
@@ -132,7 +132,7 @@ def _check_cluster(run: Run, stages: list[Step]) -> None:
         _check_room(step, run, Nodes(worker_needs(step, run)).slots(worker_takes(step, run).placement))
 
 
-def _check_room(step: Step, run: Run, room: int) -> None:
+def _check_room(step: HasResult, run: Run, room: int) -> None:
     """Raise RecipeError if there is room for fewer workers than a stage begins with."""
     fewest = run.train_workers.min
     if fewest > room:

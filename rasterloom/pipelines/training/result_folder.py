@@ -1,18 +1,19 @@
-"""What a page shows of a folder that training or sampling left, without its weights."""
+"""Small files of a training or sampling step, for pages."""
 
 import shutil
 from pathlib import Path
 
+from rasterloom.storage.layout import CHECKPOINTS, MODEL
 from rasterloom.storage.store import StorageError
 from rasterloom.utils.private_folders import process_folder
 from rasterloom.versions.corpus import Corpus
 
-HEAVY = ("model/", "checkpoints/", "events/")  # gigabytes that no page shows
+HEAVY = (f"{MODEL}/", f"{CHECKPOINTS}/", "events/")  # gigabytes that no page shows
 
 
 def shown_folder(corpus: Corpus, step: str, fingerprint: str) -> Path:
-    """A local folder with a step's small files: where they lie, or a fresh copy of what lies on S3."""
-    store, place = corpus.store, f"{corpus.name}/files/{step}/{fingerprint}"
+    """Local folder with a step's small files; of S3 a fresh copy."""
+    store, place = corpus.store, corpus.layout.files(step, fingerprint)
     if not store.is_s3:
         return Path(store.path(place))
     copy = process_folder() / "shown" / step.replace("/", "-") / fingerprint

@@ -1,4 +1,4 @@
-"""Checks of drawn samples that need no other model: is it the colour asked for, do its rows line up?"""
+"""Checks of generated images that need no other model: colours, rows."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +11,9 @@ LEAST_SHARE = 0.003  # of all pixels; with fewer coloured ones an image has no d
 
 
 def dominant_colour(image: Image.Image, palette: Mapping[str, tuple[int, int, int]]) -> str | None:
-    """Name the colour of the palette (RGB) that covers most of what is not grey; None if all of it is.
+    """Name the palette colour (RGB) of most pixels that are not grey.
+
+    None if all pixels are grey.
 
     Pixels are judged by their angle in the plane of Cb and Cr. Both are linear in RGB, so that blurring a
     shape into a grey background moves its pixels towards the centre but leaves their angle.
@@ -29,7 +31,9 @@ def dominant_colour(image: Image.Image, palette: Mapping[str, tuple[int, int, in
 
 
 def row_breaks(image: Image.Image, downsample: int) -> float:
-    """Say how much a picture breaks between two rows of codes: 1.0 is no more than elsewhere.
+    """Ratio of differences between rows of codes to those elsewhere.
+
+    1.0: an image breaks between two rows of codes no more than elsewhere.
 
     It is the mean difference of pixel rows that meet at a border between rows of codes, over that of all
     other neighbouring pixel rows. Where the rows of a sample do not line up, its borders stand out.
@@ -40,10 +44,10 @@ def row_breaks(image: Image.Image, downsample: int) -> float:
     inside = steps[~at_border].mean()
     return float(
         (steps[at_border].mean() + 0.1) / (inside + 0.1)
-    )  # 0.1: flat pictures do not divide by nothing
+    )  # 0.1: flat images do not divide by nothing
 
 
 def lines_up_limit(real: Sequence[Image.Image], downsample: int) -> float:
-    """The value of :func:`row_breaks` that 99 of 100 real pictures, through the same codec, do not pass."""
+    """99th percentile of :func:`row_breaks` of real images through the same codec."""
     breaks: NDArray[np.float64] = np.array([row_breaks(image, downsample) for image in real])
     return float(np.quantile(breaks, 0.99))

@@ -1,4 +1,4 @@
-"""Drawing samples from a checkpoint: pictures, a grid of them, and what the checks say."""
+"""Images sampled from a checkpoint, their grid and their checks."""
 
 import json
 from collections.abc import Sequence
@@ -7,18 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from rasterloom.pipelines.training import sample_checks
-from rasterloom.recipe.sampling import ColourCheck, Sample
+from rasterloom.recipe.sampling import ColourCheck, SamplingConfig
+from rasterloom.report.contact_sheet import Row, contact_sheet
 from rasterloom.schema import Profile, bucket_name
+from rasterloom.storage.layout import GRID, SAMPLES_JSON
+from rasterloom.tokenize.buckets import bucket_sizes
+from rasterloom.tokenize.codecs.base import Codec
+from rasterloom.tokenize.conversation import encode_prompt
+from rasterloom.tokenize.prompt_templates import t2i_prompt
+from rasterloom.tokenize.text_tokenizer import TextEncoder
+from rasterloom.tokenize.unirep import unframe
 
-REAL_PICTURES = 100  # of each bucket, to tell how much real pictures break between rows
+REAL_IMAGES = 100  # of each bucket, to tell how much real images break between rows
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A picture to draw, and the colour it should have if it is part of the colour check."""
+class ImageRequest:
+    """Request for one image; with a colour, for the colour check."""
 
     prompt: str
     width: int
@@ -28,22 +36,21 @@ class Asked:
 
 def default_sizes(target: int) -> tuple[tuple[int, int], ...]:
     """A square, a wide and a tall bucket of a target, (width, height) in pixels."""
-    from rasterloom.tokenize.buckets import bucket_sizes
 
     sizes = bucket_sizes(target)
     wide = min(sizes, key=lambda wh: abs(wh[0] / wh[1] - 5 / 3))
     return (target, target), wide, (wide[1], wide[0])
 
 
-def asked_of(config: Sample, sizes: Sequence[tuple[int, int]]) -> list[Asked]:
-    """All pictures that a config asks for: every prompt at every size, then the colour check's."""
-    shown = [Asked(prompt, w, h) for prompt in config.prompts for w, h in sizes]
+def image_requests(config: SamplingConfig, sizes: Sequence[tuple[int, int]]) -> list[ImageRequest]:
+    """Requests of a config: every prompt at every size, then the colour check's."""
+    shown = [ImageRequest(prompt, w, h) for prompt in config.prompts for w, h in sizes]
     return shown + (_colours(config.colour_check) if config.colour_check else [])
 
 
-def _colours(check: ColourCheck) -> list[Asked]:
+def _colours(check: ColourCheck) -> list[ImageRequest]:
     return [
-        Asked(prompt.format(colour=colour), *check.size, colour)
+        ImageRequest(prompt.format(colour=colour), *check.size, colour)
         for prompt in check.prompts
         for colour in check.palette
         for _ in range(check.draws)
@@ -51,12 +58,15 @@ def _colours(check: ColourCheck) -> list[Asked]:
 
 
 def draw(
-    model: Path, profile: Profile, text: Any, codec: Any, asked: Sequence[Asked], config: Sample
+    model: Path,
+    profile: Profile,
+    text: TextEncoder,
+    codec: Codec,
+    asked: Sequence[ImageRequest],
+    config: SamplingConfig,
 ) -> list[Image.Image]:
-    """Draw pictures with the model in a folder, and decode them."""
-    from rasterloom.tokenize.conversation import encode_prompt
-    from rasterloom.tokenize.prompt_templates import t2i_prompt
-    from rasterloom.train.model.sampler import open_sampler
+    """Generate images with the model in a folder, and decode them."""
+    from rasterloom.train.model.sampler import open_sampler  # heavy
 
     prompts = [
         encode_prompt([("human", t2i_prompt(a.width, a.height, a.prompt))], [], text.encode, profile).tolist()
@@ -75,27 +85,27 @@ def draw(
 
 def write_samples(
     folder: Path,
-    asked: Sequence[Asked],
+    asked: Sequence[ImageRequest],
     images: Sequence[Image.Image],
     real: dict[str, list[Image.Image]],
-    config: Sample,
+    config: SamplingConfig,
     downsample: int,
 ) -> dict[str, int]:
-    """Write pictures, grid and ``samples.json``; return the checks' counts.
+    """Write images, grid and ``samples.json``; return the checks' counts.
 
     Args:
-        real: pictures of the corpus through the codec, by bucket, to compare with.
+        real: images of the corpus through the codec, by bucket, to compare with.
     """
     shown = [(a, image) for a, image in zip(asked, images, strict=True) if a.colour is None]
     entries = []
     for number, (a, image) in enumerate(shown):
         image.save(folder / f"sample-{number:03d}.png")
         entries.append({**asdict(a), "file": f"sample-{number:03d}.png", "seed": config.seed})
-    grid([image for _, image in shown], [a.prompt for a, _ in shown]).save(folder / "grid.png")
+    grid([image for _, image in shown], [a.prompt for a, _ in shown]).save(folder / GRID)
     colour = _check_colours(asked, images, config.colour_check)
     lines = _check_rows(shown, real, downsample)
     page = {
-        "grid": "grid.png",
+        "grid": GRID,
         "images": entries,
         "colour": colour,
         "rows_line_up": lines,
@@ -103,7 +113,7 @@ def write_samples(
         "temperature": config.temperature,
         "top_k": config.top_k,
     }
-    (folder / "samples.json").write_text(json.dumps(page, indent=1, ensure_ascii=False), encoding="utf-8")
+    (folder / SAMPLES_JSON).write_text(json.dumps(page, indent=1, ensure_ascii=False), encoding="utf-8")
     counts = {"pictures": len(images)}
     if colour:
         counts |= {"colour asked": colour["asked"], "colour right": colour["right"]}
@@ -113,7 +123,7 @@ def write_samples(
 
 
 def _check_colours(
-    asked: Sequence[Asked], images: Sequence[Image.Image], check: ColourCheck | None
+    asked: Sequence[ImageRequest], images: Sequence[Image.Image], check: ColourCheck | None
 ) -> dict[str, Any] | None:
     if check is None:
         return None
@@ -127,7 +137,7 @@ def _check_colours(
 
 
 def _check_rows(
-    shown: Sequence[tuple[Asked, Image.Image]], real: dict[str, list[Image.Image]], downsample: int
+    shown: Sequence[tuple[ImageRequest, Image.Image]], real: dict[str, list[Image.Image]], downsample: int
 ) -> dict[str, Any] | None:
     limits = {
         bucket: sample_checks.lines_up_limit(images, downsample) for bucket, images in real.items() if images
@@ -147,39 +157,28 @@ def _check_rows(
 
 
 def grid(images: Sequence[Image.Image], captions: Sequence[str], scale: int = 2) -> Image.Image:
-    """Lay pictures out in rows, one row a prompt, the prompt above it."""
+    """Lay images out in rows, one row a prompt, the prompt above it."""
     rows: dict[str, list[Image.Image]] = {}
     for image, caption in zip(images, captions, strict=True):
         rows.setdefault(caption, []).append(image.resize((image.width * scale, image.height * scale)))
-    gap, label = 12, 26
-    width = max((sum(i.width + gap for i in row) for row in rows.values()), default=200) + gap
-    height = sum(max(i.height for i in row) + label + gap for row in rows.values()) + gap
-    sheet = Image.new("RGB", (width, height), (250, 250, 248))
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
-    y = gap
-    for caption, row in rows.items():
-        pen.text((gap, y), caption, fill=(40, 40, 40), font=font)
-        y, x = y + label, gap
-        for image in row:
-            sheet.paste(image, (x, y))
-            x += image.width + gap
-        y += max(i.height for i in row) + gap
-    return sheet
+    return contact_sheet([Row((caption,), tuple(row)) for caption, row in rows.items()])
 
 
-def pictures_of(codec: Any, profile: Profile, sequences: Sequence[Sequence[int]]) -> list[Image.Image]:
+def images_of(codec: Codec, profile: Profile, sequences: Sequence[Sequence[int]]) -> list[Image.Image]:
     """Decode the image of each token sequence, if it has just one."""
     ends = (np.flatnonzero(np.asarray(ids) == profile.eoi) for ids in sequences)
     whole = [ids for ids, end in zip(sequences, ends, strict=True) if len(end) == 1]
-    return [picture_of(codec, profile, ids) for ids in whole]
+    return [image_of(codec, profile, ids) for ids in whole]
 
 
-def picture_of(codec: Any, profile: Profile, ids: Sequence[int]) -> Image.Image:
-    """Decode the first image in a token sequence, or in a part of one. ValueError if there is none."""
-    from rasterloom.tokenize.unirep import unframe
+def image_of(codec: Codec, profile: Profile, ids: Sequence[int]) -> Image.Image:
+    """Decode the first image in a token sequence, or in a part of one.
+
+    Raises ValueError if there is none.
+    """
 
     array = np.asarray(ids)
     start, end = np.flatnonzero(array == profile.boi), np.flatnonzero(array == profile.eoi)
     if not len(start) or not len(end):
-        raise ValueError("the sequence holds no picture")
+        raise ValueError("the sequence holds no image")
     return Image.fromarray(codec.decode(unframe(array[start[0] : end[0] + 1], profile)[None])[0])

@@ -1,27 +1,30 @@
-"""A training stage as a step: what it is trained on, and the job that its workers are given."""
+"""Training stage as a step: its inputs, and the job of its workers."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 from pydantic import Field, PlainSerializer
 
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.corpus import token_work
 from rasterloom.pipelines.execution.nodes import of_kind
-from rasterloom.pipelines.progress.reporter import Progress, figures
-from rasterloom.pipelines.step import FileStep, Step
+from rasterloom.pipelines.progress.counts import Figures, Note, Unit, Workers
+from rasterloom.pipelines.progress.reporter import figures
+from rasterloom.pipelines.step import FileStep, HasResult, Step, StepContext, StepProgress
 from rasterloom.pipelines.training import preview_images
-from rasterloom.pipelines.training.pinned_tokens import INDEX, Pinned, pinned_files, pinned_step, pinned_text
+from rasterloom.pipelines.training.pinned_tokens import Pinned, pinned_files, pinned_step, pinned_text
 from rasterloom.pipelines.workspace.status import file_folder, local_folder, output_files, status
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.run import Run
-from rasterloom.recipe.sampling import Sample
+from rasterloom.recipe.sampling import SamplingConfig
 from rasterloom.recipe.train import SPEED_ONLY, Part, Stage, Train
-from rasterloom.schema import Profile
+from rasterloom.schema import Profile, StepKind
+from rasterloom.storage.layout import CHECKPOINTS, MODEL
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
+from rasterloom.tokenize.text_tokenizer import TextEncoder, text_of
 from rasterloom.train.job import PartFiles, StageJob, WorkerTakes
 from rasterloom.versions.corpus import Corpus
 
@@ -36,13 +39,18 @@ class TrainAt(Section):
     stage: Stage
     train: Annotated[Train, PlainSerializer(_what_counts)]
     tokenize: token_work.AnyPlace
-    sample: Sample = Field(Sample(), exclude=True)
+    sample: SamplingConfig = Field(SamplingConfig(), exclude=True)
     """What is drawn on the way; it changes nothing in the stage."""
     sources: tuple[str, ...] = Field(exclude=True)
     """The step that each part of the stage has its tokens from: ``tokens/<target>``, or a pinned version."""
 
 
-def stage_step(recipe: Recipe, number: int, corpus: dict[str, Step], before: Step | None) -> FileStep:
+StageStep = FileStep[TrainAt]
+
+
+def stage_step(
+    recipe: Recipe, number: int, corpus: dict[str, HasResult], before: StageStep | None
+) -> StageStep:
     """The step of a stage.
 
     Args:
@@ -55,7 +63,7 @@ def stage_step(recipe: Recipe, number: int, corpus: dict[str, Step], before: Ste
     """
     assert recipe.train
     stage = recipe.train.stages[number]
-    given: dict[str, Step] = {}
+    given: dict[str, HasResult] = {}
     sources = []
     for n, part in enumerate(stage.parts):
         field = f"train.stages[{number}]" + (f".mixture[{n}]" if stage.mixture else "")
@@ -71,24 +79,33 @@ def stage_step(recipe: Recipe, number: int, corpus: dict[str, Step], before: Ste
         sources=tuple(sources),
     )
     inputs = (*given.values(), *([before] if before else []))
-    return FileStep(
-        f"train/{number + 1}-{stage.label}", config, "2", inputs, make=train_stage, resumes=True
-    )  # 2: mixtures
+    name = StepKind.TRAIN.step(f"{number + 1}-{stage.label}")
+    return FileStep(name, config, _code_version(config.train), inputs, make=train_stage, resumes=True)
 
 
-def _steps_of(recipe: Recipe, part: Part, corpus: dict[str, Step], field: str) -> list[Step]:
+def _code_version(train: Train) -> str:
+    """Code version of a stage.
+
+    2: mixtures; 3, with Muon: torch's, which rounds to bfloat16 inside.
+    """
+    return "3" if train.optimizer == "muon" else "2"
+
+
+def _steps_of(recipe: Recipe, part: Part, corpus: dict[str, HasResult], field: str) -> list[HasResult]:
     """The step of a part's tokens, and those of the text vocabulary and the length index that go with it."""
     if part.corpus is None and part.target in recipe.tokenize.targets:
-        return [corpus[name] for name in (f"tokens/{part.target}", "text", f"lengths/{part.target}")]
+        return [
+            corpus[n] for n in (StepKind.TOKENS.step(part.target), "text", StepKind.LENGTHS.step(part.target))
+        ]
     return [pinned_step(recipe, part, field)]
 
 
-def token_files(corpus: Corpus, step: Step) -> list[DataFile]:
+def token_files(corpus: Corpus, step: HasResult) -> list[DataFile]:
     """The token files of a step of tokens, or of a pinned version."""
     return pinned_files(corpus, step) if isinstance(step, Pinned) else output_files(corpus, step)
 
 
-def text_content(corpus: Corpus, step: Step) -> str:
+def text_content(corpus: Corpus, step: HasResult) -> str:
     """The tokenizer.json of the step ``text``, or of a pinned version."""
     if isinstance(step, Pinned):
         return pinned_text(corpus, step).decode()
@@ -96,15 +113,18 @@ def text_content(corpus: Corpus, step: Step) -> str:
     return corpus.store.read(file.name).decode()
 
 
-def text_of_stage(step: Step) -> Step:
+def text_of_stage(step: Step) -> HasResult:
     """The input of a stage that has its text vocabulary."""
-    return next(given for given in step.inputs if given.name == "text" or isinstance(given, Pinned))
+    return next(given for given in step.inputs if given.kind in (StepKind.TEXT, StepKind.PINNED))
 
 
 def missing_inputs(corpus: Corpus, step: Step) -> list[str]:
-    """What a stage needs and is not there yet; what can be looked up or follows from it does not count."""
-    made_here = ("pinned", "lengths", "train")
-    needed = [given for given in step.inputs if given.name.split("/")[0] not in made_here]
+    """Inputs of a stage that are not there yet.
+
+    What can be looked up, or follows from the others, does not count.
+    """
+    made_here = (StepKind.PINNED, StepKind.LENGTHS, StepKind.TRAIN)
+    needed = [given for given in step.inputs if given.kind not in made_here]
     return [given.name for given in needed if not status(corpus, given).done]
 
 
@@ -121,20 +141,19 @@ def _part_tokens(corpus: Corpus, step: Step, tokens: str) -> _PartTokens:
     if isinstance(source, Pinned):
         snapshot, indexer = source.settings["snapshot"], given[tokens]
     else:
-        snapshot, indexer = status(corpus, source).snapshot_id, given[tokens.replace("tokens/", "lengths/")]
+        snapshot, indexer = status(corpus, source).snapshot_id, given[StepKind.LENGTHS.step(source.part)]
     there = status(corpus, indexer).done
-    index = corpus.store.path(f"{file_folder(corpus, indexer)}/{INDEX}") if there else None
+    index = corpus.store.path(corpus.layout.lengths(indexer.name, indexer.fingerprint)) if there else None
     return _PartTokens(token_files(corpus, source), index, snapshot)
 
 
-def stage_job(corpus: Corpus, step: Step, folder: Path, run: Run) -> StageJob:
+def stage_job(corpus: Corpus, step: StageStep, folder: Path, run: Run) -> StageJob:
     """The job of a stage, whose tokens are there.
 
     Raises:
         RecipeError: its parts, or the stage before, were written with other text vocabularies.
     """
     config = step.config
-    assert isinstance(config, TrainAt)
     before = stage_before(step)
     _, profile = _text(corpus, step)
     parts = [_part_tokens(corpus, step, name) for name in config.sources]
@@ -154,7 +173,7 @@ def stage_job(corpus: Corpus, step: Step, folder: Path, run: Run) -> StageJob:
         mixture=mixture if config.stage.mixture else (),
         init=_init(corpus, before) if before else config.train.init,
         keep_optimizer_from=_place(corpus, before) if before and keep else None,
-        checkpoints=f"{_place(corpus, step)}/checkpoints" if corpus.store.is_s3 else None,
+        checkpoints=f"{_place(corpus, step)}/{CHECKPOINTS}" if corpus.store.is_s3 else None,
         out_dir=str(folder),
         workers=run.train_workers.max,
         min_workers=run.train_workers.min,
@@ -163,15 +182,15 @@ def stage_job(corpus: Corpus, step: Step, folder: Path, run: Run) -> StageJob:
     )
 
 
-def _init(corpus: Corpus, before: Step) -> str:
-    """The weights that a stage left; the place where they will be, as a stage can be planned before."""
+def _init(corpus: Corpus, before: HasResult) -> str:
+    """Folder of the weights that a stage leaves, also before it is done."""
     if not status(corpus, before).done:
-        return corpus.store.path(f"{file_folder(corpus, before)}/model")
-    return str(local_folder(corpus, before) / "model")
+        return corpus.store.path(f"{file_folder(corpus, before)}/{MODEL}")
+    return str(local_folder(corpus, before) / MODEL)
 
 
-def worker_takes(step: Step, run: Run) -> WorkerTakes:
-    """What a training worker takes of its node: what the recipe says of the stage, else one CPU or GPU."""
+def worker_takes(step: HasResult, run: Run) -> WorkerTakes:
+    """Resources of a training worker: the recipe's, else one CPU or GPU."""
     takes = run.takes(step.name)
     return WorkerTakes(
         cpus=takes.cpus or 1.0,
@@ -183,42 +202,47 @@ def worker_takes(step: Step, run: Run) -> WorkerTakes:
     )
 
 
-def worker_needs(step: Step, run: Run) -> dict[str, float]:
-    """What a training worker takes, in Ray's words."""
+def worker_needs(step: HasResult, run: Run) -> dict[str, float]:
+    """Resources of a training worker, in Ray's terms."""
     takes = worker_takes(step, run)
     return {**takes.needs, **of_kind(takes.accelerator)}
 
 
-def training_store(corpus: Corpus, step: Step) -> str:
-    """Where the checkpoints of a stage lie in a workspace on S3, a name in the store: apart from its result,
-    which the next stage copies."""
-    return f"{corpus.name}/training/{step.name}/{step.fingerprint}"
+def training_store(corpus: Corpus, step: HasResult) -> str:
+    """Name of a stage's checkpoint folder in a workspace on S3.
+
+    Apart from its result, which the next stage copies.
+    """
+    return corpus.layout.training(step.name, step.fingerprint)
 
 
-def checkpoint_store(corpus: Corpus, step: Step) -> Store:
-    """Where the checkpoints of a stage are."""
-    return Store(f"{_place(corpus, step)}/checkpoints")
+def checkpoint_store(corpus: Corpus, step: HasResult) -> Store:
+    """Store of a stage's checkpoints."""
+    return Store(f"{_place(corpus, step)}/{CHECKPOINTS}")
 
 
-def _place(corpus: Corpus, step: Step) -> str:
+def _place(corpus: Corpus, step: HasResult) -> str:
     """The folder of a stage's checkpoints, or its ``s3://bucket/prefix``."""
     name = training_store(corpus, step) if corpus.store.is_s3 else file_folder(corpus, step)
     return corpus.store.uri(name) if corpus.store.is_s3 else corpus.store.path(name)
 
 
-def stage_before(step: Step) -> Step | None:
+def is_stage(step: HasResult) -> TypeGuard[StageStep]:
+    """Whether a step trains."""
+    return step.kind is StepKind.TRAIN
+
+
+def stage_before(step: StageStep) -> StageStep | None:
     """The stage whose weights a stage starts from."""
-    return next((given for given in step.inputs if given.name.startswith("train/")), None)
+    return next(filter(is_stage, step.inputs), None)
 
 
-def _text(corpus: Corpus, step: Step) -> tuple[Any, Profile]:
-    """The text encoder of a stage and the ids that go with it: all its tokens must have the same."""
-    from rasterloom.tokenize.text_tokenizer import text_of
+def _text(corpus: Corpus, step: StageStep) -> tuple[TextEncoder, Profile]:
+    """Text encoder of a stage, and the token ids that go with it."""
 
     config = step.config
-    assert isinstance(config, TrainAt)
     before = stage_before(step)
-    of_stage = [given for given in step.inputs if given.name == "text" or isinstance(given, Pinned)]
+    of_stage = [given for given in step.inputs if given.kind in (StepKind.TEXT, StepKind.PINNED)]
     first = text_content(corpus, of_stage[0])
     for other in [*of_stage[1:], *([text_of_stage(before)] if before else [])]:
         if text_content(corpus, other) != first:
@@ -230,46 +254,44 @@ def _text(corpus: Corpus, step: Step) -> tuple[Any, Profile]:
     return text_of(config.tokenize, first)
 
 
-def train_stage(
-    corpus: Corpus, inputs: Any, step: FileStep, folder: Path, run: Run, progress: Progress
-) -> dict[str, int]:
-    """Train one stage; its folder holds the model, the metrics and the checkpoints to go on from."""
-    from rasterloom.train import ray_trainer
+def train_stage(context: StepContext[TrainAt]) -> dict[str, int]:
+    """Train one stage, which resumes from the checkpoints in its folder."""
+    from rasterloom.train import ray_trainer  # heavy
 
-    config = step.config
-    assert isinstance(config, TrainAt)
-    job = stage_job(corpus, step, folder, run)
-    pictures = _pictures(config, folder)
-    if pictures:
+    corpus, step, config, progress = context.corpus, context.step, context.config, context.progress
+    job = stage_job(corpus, step, context.folder, context.run)
+    previews = _preview_images(config, context.folder)
+    if previews:
         target = max(part.target for part in config.stage.parts)
         text, profile = _text(corpus, step)
-        drawing = preview_images.drawing_of(config.sample, (target, target), text, profile)
-        job = replace(job, drawing=drawing)
+        preview = preview_images.preview_of(config.sample, (target, target), text, profile)
+        job = replace(job, preview=preview)
 
     def show(row: dict[str, Any]) -> None:
         _show(progress, row)
-        if pictures:
-            pictures.update()
+        if previews:
+            previews.update()
 
-    progress.holds(job.workers, job.takes.cpus, job.takes.gpus)
-    progress.update(0, "workers start", total=None, unit="steps")
+    progress.counted(Workers(job.workers, job.takes.cpus, job.takes.gpus))
+    progress.counted(Unit("steps"))
+    progress.counted(Note("workers start"))
     result = ray_trainer.train_stage(job, show, lambda text: progress.say(f"{step.name} {text}"))
-    if pictures:
-        pictures.update()
+    if previews:
+        previews.update()
     return {"steps": result.steps, "tokens": result.tokens}
 
 
-def _pictures(config: TrainAt, folder: Path) -> preview_images.Pictures | None:
-    """What decodes the pictures that are drawn on the way; None if there are to be none."""
-    from rasterloom.tokenize.codecs.load import codec_of
+def _preview_images(config: TrainAt, folder: Path) -> preview_images.PreviewImages | None:
+    """Decoder of preview images; None if there are to be none."""
+    from rasterloom.tokenize.codecs.load import codec_of  # heavy
 
     if not config.train.sample_every or not config.sample.prompts:
         return None
     codec = codec_of(config.tokenize, "cpu")  # the GPUs are busy
-    return preview_images.Pictures(folder, codec, config.train) if codec.can_decode else None
+    return preview_images.PreviewImages(folder, codec, config.train) if codec.can_decode else None
 
 
-def _show(progress: Progress, row: dict[str, Any]) -> None:
-    progress.update(
-        row["step"], total=row["total"], unit="steps", workers=row["workers"], training=figures(row)
-    )
+def _show(progress: StepProgress, row: dict[str, Any]) -> None:
+    progress.counted(Workers(row["workers"]))
+    progress.counted(Figures(figures(row)))
+    progress.advanced(row["step"], row["total"])

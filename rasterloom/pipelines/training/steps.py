@@ -1,20 +1,19 @@
-"""The workflow after the corpus: train stage by stage, draw samples, write the report."""
+"""Steps after the corpus: training stages, samples, report."""
 
 import json
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import yaml
 from PIL import Image
 
 from rasterloom.pipelines.corpus import token_work
-from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step
+from rasterloom.pipelines.step import FileStep, HasResult, Step, StepContext, config_of, table_of
 from rasterloom.pipelines.training import sample_grid
 from rasterloom.pipelines.training.pinned_tokens import Pinned
 from rasterloom.pipelines.training.result_folder import shown_folder
 from rasterloom.pipelines.training.stage_step import (
-    TrainAt,
+    StageStep,
     stage_step,
     text_content,
     text_of_stage,
@@ -24,31 +23,35 @@ from rasterloom.pipelines.workspace.status import local_folder, status
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.run import Run
-from rasterloom.recipe.sampling import Sample
-from rasterloom.schema import bucket_name
+from rasterloom.recipe.sampling import SamplingConfig
+from rasterloom.recipe.tokenize import Tokenize
+from rasterloom.schema import StepKind, bucket_name
+from rasterloom.storage.layout import MODEL
 from rasterloom.storage.parquet_io import DataFile
+from rasterloom.tokenize.cropping import crop_as_coded
+from rasterloom.tokenize.text_tokenizer import text_of
 from rasterloom.versions.corpus import Corpus
 
 
 class SampleAt(Section):
-    """What to draw, for a model of one target."""
+    """Settings of samples, for a model of one target."""
 
     target: int
-    sample: Sample
+    sample: SamplingConfig
     tokenize: token_work.AnyPlace
 
 
 class Report(Section):
-    """What the report shows beside the other steps."""
+    """Settings of the report."""
 
     recipe: dict[str, Any]
 
 
-def training_steps(recipe: Recipe, corpus: list[Step]) -> list[Step]:
+def training_steps(recipe: Recipe, corpus: list[HasResult]) -> list[HasResult]:
     """The steps from tokens to report; the report alone if the recipe does not train."""
     by_name = {step.name: step for step in corpus}
-    stages: list[Step] = []
-    pinned: dict[str, Step] = {}
+    stages: list[StageStep] = []
+    pinned: dict[str, HasResult] = {}
     for number in range(len(recipe.train.stages) if recipe.train else 0):
         stage = stage_step(recipe, number, by_name, stages[-1] if stages else None)
         stages.append(stage)
@@ -58,51 +61,42 @@ def training_steps(recipe: Recipe, corpus: list[Step]) -> list[Step]:
     told = Report(
         recipe=json.loads(recipe.json_from_folder(exclude={"run", "catalog"}, exclude_defaults=True))
     )
-    return [
-        *pinned.values(),
-        *stages,
-        *samples,
-        FileStep("report", told, "2", shown, make=write_report, shows_rows=True),
-    ]
+    report = FileStep(StepKind.REPORT.value, told, "2", shown, make=write_report, shows_rows=True)
+    return [*pinned.values(), *stages, *samples, report]
 
 
-def _sample_step(recipe: Recipe, last: Step) -> FileStep:
-    """Pictures by the last stage's model, of its largest target."""
+def _sample_step(recipe: Recipe, last: StageStep) -> FileStep[SampleAt]:
+    """Step of images by the last stage's model, of its largest target."""
     config = last.config
-    assert isinstance(config, TrainAt)
     part, tokens = max(zip(config.stage.parts, config.sources, strict=True), key=lambda pair: pair[0].target)
     drawn = SampleAt(target=part.target, sample=recipe.sample, tokenize=config.tokenize)
     source = next(given for given in last.inputs if given.name == tokens)
     text = text_of_stage(last)
     inputs = (last, text) if text is source else (last, text, source)
-    return FileStep("sample", drawn, "1", inputs, make=make_samples, shows_rows=True)
+    return FileStep(StepKind.SAMPLE.value, drawn, "1", inputs, make=make_samples, shows_rows=True)
 
 
-def make_samples(
-    corpus: Corpus, inputs: Inputs, step: FileStep, folder: Path, run: Run, progress: Progress
-) -> dict[str, int]:
-    """Draw what the recipe asks for with the last checkpoint; nothing where the codec has no decoder."""
-    from rasterloom.tokenize.codecs.load import codec_of
-    from rasterloom.tokenize.text_tokenizer import text_of
+def make_samples(context: StepContext[SampleAt]) -> dict[str, int]:
+    """Generate the recipe's samples; none where the codec has no decoder."""
+    from rasterloom.tokenize.codecs.load import codec_of  # heavy
 
-    config = step.config
-    assert isinstance(config, SampleAt)
-    trained, text, *others = step.inputs
+    corpus, config = context.corpus, context.config
+    trained, text, *others = context.step.inputs
     (tokens,) = others or (text,)  # a pinned version has both
-    model = local_folder(corpus, trained) / "model"
-    codec = codec_of(config.tokenize, _device(run))
+    model = local_folder(corpus, trained) / MODEL
+    codec = codec_of(config.tokenize, _device(context.run))
     if not codec.can_decode:
         return {"pictures": 0}
     encoder, profile = text_of(config.tokenize, text_content(corpus, text))
     files = token_files(corpus, tokens)
     sizes = config.sample.sizes or sample_grid.default_sizes(config.target)
-    asked = sample_grid.asked_of(config.sample, sizes)
+    asked = sample_grid.image_requests(config.sample, sizes)
     images = sample_grid.draw(model, profile, encoder, codec, asked, config.sample)
     real = {
-        bucket_name(*size): sample_grid.pictures_of(codec, profile, _sequences(corpus, files, size))
+        bucket_name(*size): sample_grid.images_of(codec, profile, _sequences(corpus, files, size))
         for size in sizes
     }
-    return sample_grid.write_samples(folder, asked, images, real, config.sample, profile.downsample)
+    return sample_grid.write_samples(context.folder, asked, images, real, config.sample, profile.downsample)
 
 
 def _sequences(corpus: Corpus, files: list[DataFile], size: tuple[int, int]) -> list[list[int]]:
@@ -110,81 +104,81 @@ def _sequences(corpus: Corpus, files: list[DataFile], size: tuple[int, int]) -> 
     names = [f.name for f in files if bucket_name(*size) in f.partition]
     if not names:
         return []
-    rows = corpus.dataset(names).head(sample_grid.REAL_PICTURES, columns=["input_ids"])
+    rows = corpus.dataset(names).head(sample_grid.REAL_IMAGES, columns=["input_ids"])
     found: list[list[int]] = rows["input_ids"].to_pylist()
     return found
 
 
-def write_report(
-    corpus: Corpus, inputs: Inputs, step: FileStep, folder: Path, run: Run, progress: Progress
-) -> dict[str, int]:
+def write_report(context: StepContext[Report]) -> dict[str, int]:
     """Write the page that shows all the steps."""
-    from rasterloom.report.report_page import ReportInputs, build_report
+    from rasterloom.report.report_page import ReportInputs, build_report  # heavy
 
-    assert isinstance(step.config, Report)
+    corpus, step = context.corpus, context.step
     states = [status(corpus, given) for given in step.inputs]
     folders = {
         s.step.name: shown_folder(corpus, s.step.name, s.step.fingerprint)
         for s in states
-        if s.step.name.startswith("train/") or s.step.name == "sample"
+        if s.step.kind in (StepKind.TRAIN, StepKind.SAMPLE)
     }
-    tables = {s.step.table for s in states if isinstance(s.step, ShardStep) and s.step.table}
+    tables = {table for s in states if (table := table_of(s.step))}
     snapshots = {table: corpus.snapshot_id(table) for table in sorted(tables)}
-    decode, note = _decoder(corpus, step, inputs, run)
+    decode, note = _decoder(context)
     build_report(
         ReportInputs(
             corpus=corpus,
             snapshots={table: snapshot for table, snapshot in snapshots.items() if snapshot is not None},
             records=tuple(s.record for s in states if s.record),
-            stages=tuple((n.removeprefix("train/"), f) for n, f in folders.items() if n.startswith("train/")),
-            samples=folders.get("sample"),
+            stages=tuple((StepKind.part(n), f) for n, f in folders.items() if StepKind.part(n)),
+            samples=folders.get(StepKind.SAMPLE),
             decode=decode,
             codec_note=note,
             crop=_cropper(step),
-            recipe_text=yaml.safe_dump(step.config.recipe, sort_keys=False, allow_unicode=True),
+            recipe_text=yaml.safe_dump(context.config.recipe, sort_keys=False, allow_unicode=True),
         ),
-        folder,
+        context.folder,
     )
     return {}
 
 
 NO_DECODER = (
-    "The weights of the codec {codec} hold its encoder alone, so that neither what it keeps of pictures nor "
+    "The weights of the codec {codec} hold its encoder alone, so that neither what it keeps of images nor "
     "samples of a model can be shown. Meta's vqgan.ckpt and diffusers' folders hold the decoder too."
 )
 
 
 def _device(run: Run) -> str | None:
-    """Where a codec runs in the driver: on a GPU, if there is one and the recipe has them used."""
+    """Device of a codec in the driver; None: a GPU if there is one."""
     return None if run.use_gpu else "cpu"
 
 
-def _decoder(corpus: Corpus, step: Step, inputs: Inputs, run: Run) -> tuple[Any, str]:
-    """A function from a token sequence to its picture, for the report; or None, and why there is none."""
-    from rasterloom.tokenize.codecs.load import codec_of
+def _decoder(context: StepContext[Report]) -> tuple[Callable[[list[int]], Image.Image] | None, str]:
+    """Function from a token sequence to its image; or None, and why."""
+    from rasterloom.tokenize.codecs.load import codec_of  # heavy
 
-    config = next(s.config for s in step.inputs if isinstance(s.config, token_work.TokenizeAt)).tokenize
-    codec = codec_of(config, _device(run))
+    config = _tokenized(context.step)
+    codec = codec_of(config, _device(context.run))
     if not codec.can_decode:
         return None, NO_DECODER.format(codec=config.codec)
-    _, profile = token_work.load_text(corpus.store, inputs["text"][0].name, config)
+    _, profile = token_work.load_text(context.corpus.store, context.inputs["text"][0].name, config)
 
     def decode(ids: list[int]) -> Image.Image:
-        return sample_grid.picture_of(codec, profile, ids)
+        return sample_grid.image_of(codec, profile, ids)
 
     return decode, ""
 
 
-def _cropper(step: Step) -> Any:
-    """A function from a stored picture, its key and a target to the crop that was coded."""
-    from rasterloom.tokenize.buckets import bucket_sizes
-    from rasterloom.tokenize.crop import apply_crop, plan_crop
-    from rasterloom.tokenize.limits import crop_seed
+def _tokenized(report: Step) -> Tokenize:
+    """Tokenization of the images that a report shows."""
+    configs = map(config_of, report.inputs)
+    return next(config for config in configs if isinstance(config, token_work.TokenizeAt)).tokenize
 
-    config = next(s.config for s in step.inputs if isinstance(s.config, token_work.TokenizeAt)).tokenize
 
-    def crop(picture: Image.Image, key: str, target: int) -> Image.Image:
-        plan = plan_crop(picture.size, bucket_sizes(target), seed=crop_seed(key, config))
-        return apply_crop(picture, plan)
+def _cropper(step: Step) -> Callable[[Image.Image, str, int], Image.Image]:
+    """Function from a stored image, its key and a target to the coded crop."""
+
+    config = _tokenized(step)
+
+    def crop(image: Image.Image, key: str, target: int) -> Image.Image:
+        return crop_as_coded(image, key, 0, config, target)[0]
 
     return crop

@@ -1,1 +1,1 @@
-"""What a workspace holds: staging, status, leases, retries, tombstones."""
+"""Contents of a workspace: staging, status, leases, retries, tombstones."""

@@ -6,13 +6,15 @@ follows runs again, a run that was killed goes on, and a further plain run finds
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from rasterloom.errors import RecipeError
-from rasterloom.pipelines.step import Inputs, Shard, ShardResult, ShardStep, Step
+from rasterloom.pipelines.step import HasResult, Inputs, Shard, ShardResult, ShardSpec, ShardStep, Step
 from rasterloom.pipelines.workspace import staging
 from rasterloom.pipelines.workspace.status import status
 from rasterloom.schema import ErrorClass
@@ -20,7 +22,18 @@ from rasterloom.storage.store import Store
 from rasterloom.versions.corpus import Corpus
 
 RETRY = "retry"  # name in a step's identity
-Plan = Callable[[Store, Inputs, Any], list[Shard]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrySpec(ShardSpec):
+    """Base class of the shards of a step that can be retried."""
+
+    images: str | None = None  # file of the earlier result, whose other rows stay
+    errors: list[str] | None = None  # classes of the rows that are tried again
+
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+SpecT = TypeVar("SpecT", bound=RetrySpec)
 
 
 def parse_classes(text: str) -> list[str]:
@@ -29,19 +42,18 @@ def parse_classes(text: str) -> list[str]:
     unknown = [name for name in names if name not in list(ErrorClass)]
     if unknown or not names:
         what = ", ".join(unknown) or "nothing"
-        raise RecipeError(
-            f"--retry: no class of error is called {what}; the classes: {', '.join(ErrorClass)}"
-        )
+        message = f"no class of error is called {what}; the classes: {', '.join(ErrorClass)}"
+        raise RecipeError(message, field="retry")
     return names
 
 
 def with_retries(
-    corpus: Corpus, step: ShardStep, again: Callable[[Store, dict[str, Any], Any], ShardResult]
-) -> ShardStep:
+    corpus: Corpus, step: ShardStep[ConfigT, SpecT], again: Callable[[Store, SpecT, ConfigT], ShardResult]
+) -> ShardStep[ConfigT, SpecT]:
     """Return the step as it is after all retries on record; ``again`` does a shard that has rows to retry."""
     found = step
     for errors in _on_record(corpus, step):
-        place = staging.folder(corpus.name, step.name, found.fingerprint)
+        place = corpus.layout.staging(step.name, found.fingerprint)
         found = replace(
             step,
             identity={**step.identity, RETRY: f"{','.join(errors)} of {found.fingerprint}"},
@@ -56,14 +68,21 @@ def retried(settings: Mapping[str, Any]) -> str:
     return str(settings.get(RETRY, "")).rpartition(" of ")[2]
 
 
-def worked_on(steps: Iterable[Step]) -> set[str]:
+def worked_on(steps: Collection[HasResult]) -> set[str]:
     """The fingerprints whose shards a run of some steps makes or looks at."""
-    return {f for step in steps for f in (step.fingerprint, retried(step.settings)) if f}
+    retries = {retried(step.settings) for step in steps if isinstance(step, Step)}
+    return {step.fingerprint for step in steps} | retries - {""}
 
 
 def plan_retry(
-    store: Store, inputs: Inputs, config: Any, *, plan: Plan, place: str, errors: Sequence[str]
-) -> list[Shard]:
+    store: Store,
+    inputs: Inputs,
+    config: ConfigT,
+    *,
+    plan: Callable[[Store, Inputs, ConfigT], list[Shard[SpecT]]],
+    place: str,
+    errors: Sequence[str],
+) -> list[Shard[SpecT]]:
     """Of the shards published in ``place``, those with rows to retry are made again, the others stay."""
     before = {p.shard: p for p in staging.published(store, place).values()}
     shards = []
@@ -73,8 +92,9 @@ def plan_retry(
             shards.append(shard)
         elif rows := sum(earlier.counts.get(error, 0) for error in errors):
             (file,) = earlier.files  # a shard of images is one
-            spec = {**shard.spec, "images": file, "errors": list(errors)}
-            shards.append(Shard(shard.name, spec, now=shard.now, rows=rows))
+            spec = replace(shard.spec, images=file, errors=list(errors))
+            now = shard.now and replace(shard.now, images=file, errors=list(errors))
+            shards.append(Shard(shard.name, spec, now=now, rows=rows))
         else:
             shards.append(Shard(shard.name, shard.spec, made=asdict(earlier)))
     return shards
@@ -94,21 +114,19 @@ def ask_for_retry(corpus: Corpus, images: ShardStep, errors: list[str], say: Cal
         if retries and retries[-1] == errors:
             say(f"The retry of {name} goes on.")
             return
-        raise RecipeError(f"{images.name} is not finished ({state.reason}): run without --retry first")
+        message = f"{images.name} is not finished ({state.reason})"
+        raise RecipeError(message, hint="run without {retry} first")
     rows = sum(state.record.counts.get(error, 0) for error in errors)
     if not rows:
         say(f"No row of {images.name} failed with {name}: nothing to retry.")
         return
-    record = f"{_folder(corpus, first)}/{len(retries) + 1:06d}.json"
+    record = corpus.layout.retry(first.name, first.fingerprint, len(retries) + 1)
     if not corpus.store.put_if_absent(record, json.dumps(errors).encode()):
-        raise RecipeError("another run has just begun a retry: run again without --retry to join it")
+        message = "another run has just begun a retry"
+        raise RecipeError(message, hint="run again without {retry} to join it")
     say(f"Fetching {rows:,} rows again: {name}.")
 
 
-def _folder(corpus: Corpus, step: ShardStep) -> str:
-    return f"{corpus.name}/retries/{step.name}/{step.fingerprint}"
-
-
 def _on_record(corpus: Corpus, step: ShardStep) -> list[list[str]]:
-    store = corpus.store
-    return [json.loads(store.read(name)) for name in store.list(_folder(corpus, step))]
+    names = corpus.store.list(corpus.layout.retries(step.name, step.fingerprint))
+    return [json.loads(corpus.store.read(name)) for name in names]

@@ -1,4 +1,4 @@
-"""Shards between the worker that made them and the version that takes them in.
+"""Staged shards: written and published by workers, committed by the driver.
 
 A worker writes a data file under a name of its own and then publishes the shard by one conditional
 write of a small JSON file that names it. Whoever comes second has written garbage, and knows it.
@@ -8,17 +8,20 @@ import json
 import time
 import uuid
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from rasterloom.pipelines.step import Shard, ShardStep
 from rasterloom.pipelines.workspace.tombstones import NONE, Tombstones
-from rasterloom.storage import s3
+from rasterloom.storage import layout
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
+from rasterloom.utils.retry import RetryPolicy
 
-TRIES = 4  # of a shard whose reading or writing on S3 breaks off
+# Of a shard whose reading or writing breaks off.
+ON_S3 = RetryPolicy(lambda error: isinstance(error, OSError), tries=4)
 
 
 @dataclass(frozen=True)
@@ -44,33 +47,23 @@ class Published:
         return [DataFile(name, rows) for name, rows in self.files.items()]
 
 
-def folder(corpus: str, step: str, fingerprint: str) -> str:
-    return f"{corpus}/staging/{step}/{fingerprint}"
-
-
 def run_shard(
     store: Store, place: str, step: ShardStep, shard: Shard, taken_down: Tombstones = NONE
 ) -> Published:
-    """Do the work of one shard and publish it; if another attempt was first, return that one's result.
+    """Do the work of one shard and publish it, or return what was published first.
 
     Rows that were taken down are left out.
     Where a connection to S3 breaks in the middle of a data file, the work is done again.
     """
-    for attempt in range(TRIES):
-        try:
-            return _run_shard(store, place, step, shard, taken_down)
-        except OSError:
-            if not store.is_s3 or attempt == TRIES - 1:
-                raise
-            s3.wait(attempt)
-    raise AssertionError("unreachable")
+    work = partial(_run_shard, store, place, step, shard, taken_down)
+    return ON_S3.call(f"{step.name}, shard {shard.name}", work) if store.is_s3 else work()
 
 
 def _run_shard(store: Store, place: str, step: ShardStep, shard: Shard, taken_down: Tombstones) -> Published:
     start = time.monotonic()
-    found, counts = step.work(store, {**shard.spec, **shard.now}, step.config)
+    found, counts = step.work(store, shard.task, step.config)
     changes: list[dict[str, int]] = []
-    attempt = f"{place}/data/{shard.name}-{uuid.uuid4().hex[:12]}"
+    attempt = f"{shard.name}-{uuid.uuid4().hex[:12]}"
     files: dict[str, int] = {}
     size = 0
     for table in [found] if isinstance(found, pa.Table) else found:
@@ -78,7 +71,7 @@ def _run_shard(store: Store, place: str, step: ShardStep, shard: Shard, taken_do
             table = table.select(step.schema.names).cast(step.schema)
         table, change = taken_down.without(table, step.name)
         changes.append(change)
-        file = f"{attempt}-{len(files):05d}.parquet"
+        file = layout.staged_data(place, attempt, len(files))
         size += store.write_parquet(file, table, **step.parquet)
         files[file] = table.num_rows
     seconds = time.monotonic() - start
@@ -91,35 +84,33 @@ def _run_shard(store: Store, place: str, step: ShardStep, shard: Shard, taken_do
         return mine
     for file in files:
         store.delete(file)
-    return read_published(store, _name(place, shard.id))
+    return read_published(store, layout.staged_shard(place, shard.id))
 
 
 def take_over(store: Store, place: str, shard: Shard, earlier: Published) -> Published:
-    """Publish an earlier version's result as that of a shard: its files become part of both versions."""
+    """Publish an earlier version's result as that of a shard, which shares its files."""
     mine = replace(earlier, shard=shard.name, spec=shard.digest)
-    return mine if _publish(store, place, mine) else read_published(store, _name(place, shard.id))
+    return (
+        mine if _publish(store, place, mine) else read_published(store, layout.staged_shard(place, shard.id))
+    )
 
 
 def _publish(store: Store, place: str, result: Published) -> bool:
-    return store.put_if_absent(_name(place, result.id), _json(result))
+    return store.put_if_absent(layout.staged_shard(place, result.id), _json(result))
 
 
 def _json(result: Published) -> bytes:
     return json.dumps(asdict(result)).encode()
 
 
-def _name(place: str, id_: str) -> str:
-    return f"{place}/shards/{id_}.json"
-
-
 def publish_anew(store: Store, place: str, result: Published) -> None:
-    """Say of a shard that is published that it has other files now."""
-    store.put(_name(place, result.id), _json(result))
+    """Replace the files of a published shard."""
+    store.put(layout.staged_shard(place, result.id), _json(result))
 
 
 def is_published(name: str) -> bool:
-    """Whether a file of the store is the JSON file of a shard."""
-    return name.endswith(".json") and name.rsplit("/", 2)[-2] == "shards"
+    """True for the JSON file of a shard."""
+    return name.endswith(".json") and name.rsplit("/", 2)[-2] == layout.SHARDS
 
 
 def read_published(store: Store, name: str) -> Published:
@@ -128,21 +119,21 @@ def read_published(store: Store, name: str) -> Published:
 
 
 def published(store: Store, place: str) -> dict[str, Published]:
-    """The shards published so far, by id; those that a takedown made out of date among them."""
-    names = [n for n in store.list(f"{place}/shards") if n.endswith(".json")]
+    """All published shards by id, with those that a takedown made out of date."""
+    names = [n for n in store.list(layout.staged_shards(place)) if n.endswith(".json")]
     found = (read_published(store, name) for name in names)
     return {p.id: p for p in found}
 
 
 def finish(store: Store, place: str, results: list[Published]) -> None:
-    """Say which of the published shards are a step's result, where no table says it."""
-    store.put_if_absent(f"{place}/result.json", json.dumps([r.id for r in results]).encode())
+    """Write the list of the shards that are the result of a step without a table."""
+    store.put_if_absent(layout.staged_result(place), json.dumps([r.id for r in results]).encode())
 
 
 def result_of(store: Store, place: str) -> list[Published]:
     """The shards that are a finished step's result, in their order."""
-    ids: list[str] = json.loads(store.read(f"{place}/result.json"))
-    return [read_published(store, _name(place, id_)) for id_ in ids]
+    ids: list[str] = json.loads(store.read(layout.staged_result(place)))
+    return [read_published(store, layout.staged_shard(place, id_)) for id_ in ids]
 
 
 def add_up(counts: list[dict[str, int]]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What a workspace already holds of a workflow: which steps are done, and why the others are not."""
+"""States of steps in a workspace: done, or the reason to run."""
 
 import contextlib
 import os
@@ -7,9 +7,19 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from rasterloom.pipelines.step import FileStep, Inputs, ShardStep, Step, changes
+from rasterloom.pipelines.step import (
+    FileStep,
+    FinishedStep,
+    HasResult,
+    Inputs,
+    ShardStep,
+    Step,
+    changes,
+    table_of,
+)
 from rasterloom.pipelines.workspace import staging
 from rasterloom.pipelines.workspace.tombstones import latest_takedown
+from rasterloom.storage.layout import LAST
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.transfer import download
 from rasterloom.utils import private_folders
@@ -20,22 +30,22 @@ from rasterloom.versions.record import Record
 
 @dataclass(frozen=True)
 class Status:
-    """A step's state in the workspace: done, or what makes it run."""
+    """State of a step: done, or the reason to run."""
 
-    step: Step
+    step: HasResult
     done: bool
     reason: str  # "done", "never run", "config changed: ...", "input changed: ..."
     record: Record | None = None  # of this fingerprint if done, else of the last run
     snapshot_id: int | None = None
 
 
-def file_folder(corpus: Corpus, step: Step) -> str:
-    """Where a FileStep's result lies, a name in the store."""
-    return f"{corpus.name}/files/{step.name}/{step.fingerprint}"
+def file_folder(corpus: Corpus, step: HasResult) -> str:
+    """Folder of a FileStep's result, a name in the store."""
+    return corpus.layout.files(step.name, step.fingerprint)
 
 
-def local_folder(corpus: Corpus, step: Step) -> Path:
-    """A local folder with a finished FileStep's files: where they lie, or a copy of what lies on S3."""
+def local_folder(corpus: Corpus, step: HasResult) -> Path:
+    """Local folder with a finished FileStep's files; of those on S3, a copy."""
     place = file_folder(corpus, step)
     if not corpus.store.is_s3:
         return Path(corpus.store.path(place))
@@ -58,7 +68,7 @@ def local_folder(corpus: Corpus, step: Step) -> Path:
     return copy
 
 
-def scratch_folder(step: Step, suffix: str = "") -> Path:
+def scratch_folder(step: HasResult, suffix: str = "") -> Path:
     """A private folder of this machine for a step whose result belongs on S3.
 
     Raises:
@@ -67,55 +77,51 @@ def scratch_folder(step: Step, suffix: str = "") -> Path:
     return private_folders.private_path(step.name.replace("/", "-"), f"{step.fingerprint}{suffix}")
 
 
-def _record_name(corpus: Corpus, step: str, fingerprint: str) -> str:
-    return f"{corpus.name}/records/{step}/{fingerprint}.json"
-
-
-def work_folder(corpus: Corpus, step: Step) -> Path:
-    """The local folder that a FileStep works in: where its result lies, or a scratch folder for one on S3."""
+def work_folder(corpus: Corpus, step: HasResult) -> Path:
+    """Local folder that a FileStep works in: its result's, or a scratch folder for S3."""
     return scratch_folder(step) if corpus.store.is_s3 else Path(corpus.store.path(file_folder(corpus, step)))
 
 
 def write_record(corpus: Corpus, record: Record) -> None:
     """Mark a step that has no table as done, and as its last run."""
-    for name in (record.fingerprint, "last"):
-        corpus.store.put(_record_name(corpus, record.step, name), record.to_json())
+    for name in (record.fingerprint, LAST):
+        corpus.store.put(corpus.layout.record(record.step, name), record.to_json())
 
 
-def delete_record(corpus: Corpus, step: Step) -> None:
+def delete_record(corpus: Corpus, step: HasResult) -> None:
     """Make a step that has no table count as never run under its fingerprint."""
-    corpus.store.delete(_record_name(corpus, step.name, step.fingerprint))
-    last = read_record(corpus, step.name, "last")
+    corpus.store.delete(corpus.layout.record(step.name, step.fingerprint))
+    last = read_record(corpus, step.name, LAST)
     if last and last.fingerprint == step.fingerprint:
-        corpus.store.delete(_record_name(corpus, step.name, "last"))
+        corpus.store.delete(corpus.layout.record(step.name, LAST))
 
 
 def change_record(corpus: Corpus, record: Record) -> None:
     """Put a record in the place of that of the same result."""
-    corpus.store.put(_record_name(corpus, record.step, record.fingerprint), record.to_json())
-    last = read_record(corpus, record.step, "last")
+    corpus.store.put(corpus.layout.record(record.step, record.fingerprint), record.to_json())
+    last = read_record(corpus, record.step, LAST)
     if last and last.fingerprint == record.fingerprint:
-        corpus.store.put(_record_name(corpus, record.step, "last"), record.to_json())
+        corpus.store.put(corpus.layout.record(record.step, LAST), record.to_json())
 
 
 def read_record(corpus: Corpus, step: str, fingerprint: str) -> Record | None:
-    """The record of a step that has no table, of its last run if the fingerprint is ``last``."""
+    """The record of a step that has no table, of its last run if the fingerprint is `LAST`."""
     try:
-        return Record.from_json(corpus.store.read(_record_name(corpus, step, fingerprint)))
+        return Record.from_json(corpus.store.read(corpus.layout.record(step, fingerprint)))
     except FileNotFoundError:
         return None
 
 
-def status(corpus: Corpus, step: Step) -> Status:
-    """Look up whether a step's result is there, under exactly this fingerprint."""
+def status(corpus: Corpus, step: HasResult) -> Status:
+    """Look up the result of a step, under exactly its fingerprint."""
     snapshot_id = None
-    if isinstance(step, ShardStep) and step.table:
-        head = head_snapshot(corpus, corpus.table(step.table), step.name)
+    if table := table_of(step):
+        head = head_snapshot(corpus, corpus.table(table), step.name)
         last = head[1] if head else None
         if head and head[1].fingerprint == step.fingerprint:
             snapshot_id = head[0].snapshot_id
     else:
-        last = read_record(corpus, step.name, step.fingerprint) or read_record(corpus, step.name, "last")
+        last = read_record(corpus, step.name, step.fingerprint) or read_record(corpus, step.name, LAST)
     if last is None:
         return Status(step, False, "never run")
     if last.fingerprint == step.fingerprint:
@@ -125,8 +131,8 @@ def status(corpus: Corpus, step: Step) -> Status:
     return Status(step, False, _why(step, last), last)
 
 
-def _taken_down_since(corpus: Corpus, step: Step, last: Record) -> str:
-    """Say which takedown took rows out of an input of a step that shows them, after it was made."""
+def _taken_down_since(corpus: Corpus, step: HasResult, last: Record) -> str:
+    """Reason to make a step again that shows rows which were taken down since."""
     if not isinstance(step, FileStep) or not step.shows_rows:
         return ""
     if last.takedowns >= latest_takedown(corpus.store, corpus.name):
@@ -138,9 +144,10 @@ def _taken_down_since(corpus: Corpus, step: Step, last: Record) -> str:
     return ""
 
 
-def _why(step: Step, last: Record) -> str:
-    section = step.name.split("/")[0]
-    found = changes(last.config, step.settings, f"{section}.")
+def _why(step: HasResult, last: Record) -> str:
+    if not isinstance(step, Step):
+        return f"replaced by {last.fingerprint}"
+    found = changes(last.config, step.settings, f"{step.name.partition('/')[0]}.")
     if found:
         return "config changed: " + ", ".join(found)
     if last.code_version != step.code_version:
@@ -151,7 +158,7 @@ def _why(step: Step, last: Record) -> str:
 
 
 def inputs_of(corpus: Corpus, step: Step) -> Inputs:
-    """The files that a step reads: its inputs' data files at the version of exactly their fingerprint."""
+    """Input files of a step, at the versions of exactly its inputs' fingerprints."""
     found = {given.name: output_files(corpus, given) for given in step.inputs}
     before = earlier(corpus, step)
     if before is not None:
@@ -160,7 +167,7 @@ def inputs_of(corpus: Corpus, step: Step) -> Inputs:
     return found
 
 
-def earlier(corpus: Corpus, step: Step) -> int | None:
+def earlier(corpus: Corpus, step: HasResult) -> int | None:
     """The snapshot of a step's own table that it remembers, if it does and there is one."""
     if not isinstance(step, ShardStep) or step.remembers is None or step.table is None:
         return None
@@ -171,12 +178,11 @@ def earlier(corpus: Corpus, step: Step) -> int | None:
     return head[0].snapshot_id if same else None
 
 
-def output_files(corpus: Corpus, step: Step) -> list[DataFile]:
+def output_files(corpus: Corpus, step: HasResult) -> list[DataFile]:
     """The Parquet files of a finished ShardStep, or the files of a finished FileStep."""
-    if isinstance(step, FileStep):
+    if isinstance(step, FileStep) or (isinstance(step, FinishedStep) and step.has_files):
         return [DataFile(name, 0) for name in corpus.store.list(file_folder(corpus, step))]
-    assert isinstance(step, ShardStep)
-    if step.table:
+    if isinstance(step, ShardStep | FinishedStep) and step.table:
         return corpus.files(step.table, status(corpus, step).snapshot_id, step.replaces)
-    place = staging.folder(corpus.name, step.name, step.fingerprint)
+    place = corpus.layout.staging(step.name, step.fingerprint)
     return [file for shard in staging.result_of(corpus.store, place) for file in shard.data_files]

@@ -1,4 +1,4 @@
-"""What was taken down from a corpus and must not come back.
+"""Takedowns on record, and leaving their rows out of what is made.
 
 Each takedown leaves one file in the corpus, numbered, never changed. Workers leave out of their shards what
 falls under those that were there when the step began; what came later is looked for at the commit.
@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from yarl import URL
 
-from rasterloom.schema import ErrorClass
+from rasterloom.schema import ErrorClass, StepKind
 from rasterloom.sources.fetch.opt_out import NOTHING, OptOuts, opt_outs_of
+from rasterloom.storage.layout import Layout
 from rasterloom.storage.parquet_io import count_of
 from rasterloom.storage.store import Store
 
 KINDS = ("key", "phash", "host", "url", "prefix", "sha256")  # of entries; the last four as in opt-out lists
-# Columns of `images` that a row keeps when its picture goes.
+# Columns of `images` that a row keeps when its image goes.
 STAY = ("key", "shard", "url", "caption", "attempts", "task", "turns", "main")
 
 
@@ -48,22 +49,22 @@ class Tombstones:
     entries: Mapping[str, list[str]] = field(default_factory=dict)  # as they were given
 
     def without(self, table: pa.Table, step: str) -> tuple[pa.Table, dict[str, int]]:
-        """Leave out of a step's rows what was taken down; also return by how much its counts change.
+        """Leave out rows that were taken down; also return the change of the counts.
 
-        Rows of pairs go. A row of images whose picture, or the address that it really came from, falls under
+        Rows of pairs go. A row of images whose image, or the address that it really came from, falls under
         an entry stays as a failure, as every pair has a row there; one whose pair is gone goes with it.
         """
         if not self.number or "key" not in table.column_names:
             return table, {}
-        kind = step.split("/")[0]
+        kind = StepKind.of(step)
         gone = pc.is_in(table["key"], self.keys)
-        if kind == "pairs":
+        if kind is StepKind.PAIRS:
             gone = pc.or_(gone, self._by_place(table, ("url",), "more"))
         left = table.filter(pc.invert(gone))
         change = {name: -n for name, n in counts_of(table.filter(gone), kind).items()}
-        if kind == "pairs" and left.num_rows < table.num_rows:
+        if kind is StepKind.PAIRS and left.num_rows < table.num_rows:
             change[str(ErrorClass.TAKEN_DOWN)] = table.num_rows - left.num_rows
-        if kind == "images":
+        if kind is StepKind.IMAGES:
             blank = pc.and_(pc.equal(left["status"], "ok"), self.hit_images(left))
             for name, n in count_of(left["status"].filter(blank)).items():
                 change[name] = change.get(name, 0) - n
@@ -73,12 +74,12 @@ class Tombstones:
 
     @property
     def looks_at_rows(self) -> bool:
-        """Whether there is more to look for than keys."""
+        """True if there is more to look for than keys."""
         places = self.places
         return bool(places.hosts or places.urls or places.prefixes or places.hashes or len(self.phashes))
 
     def hit_images(self, images: pa.Table) -> pa.ChunkedArray:
-        """Tell of rows of images whether address or picture fall under an entry, keys apart.
+        """Mask of the rows of images whose address or image falls under an entry.
 
         Of the columns that are looked at those that are missing count as null.
         """
@@ -96,7 +97,7 @@ class Tombstones:
         return hit
 
     def hit_pairs(self, pairs: pa.Table) -> pa.ChunkedArray:
-        """Tell of rows of pairs whether their addresses fall under an entry."""
+        """Mask of the rows of pairs whose address falls under an entry."""
         return self._by_place(pairs, ("url",), "more")
 
     def _by_place(
@@ -113,7 +114,7 @@ class Tombstones:
         return pa.chunked_array([pa.array(found, pa.bool_())])
 
     def cover(self, entries: Mapping[str, list[str]], keys: Iterable[str]) -> bool:
-        """Whether entries of a takedown and the keys under them are all among these already."""
+        """True if entries of a takedown and the keys under them are all among these."""
         mine = {kind: set(self.entries.get(kind, ())) for kind in entries}
         known = set(self.keys.to_pylist())
         return known.issuperset(keys) and all(mine[kind].issuperset(some) for kind, some in entries.items())
@@ -131,13 +132,13 @@ def _falls(places: OptOuts, url: str) -> bool:
 
 def _hashes_of(more: pa.ChunkedArray) -> list[list[dict[str, Any]] | None]:
     return [
-        None if row is None else [{"sha256": picture.get("sha256")} for picture in row]
+        None if row is None else [{"sha256": image.get("sha256")} for image in row]
         for row in more.to_pylist()
     ]
 
 
 def _blanked(images: pa.Table, where: pa.ChunkedArray) -> pa.Table:
-    """Rows without their picture, in their places, as failures."""
+    """Rows without their image, in their places, as failures."""
     if not pc.any(where).as_py():
         return images
     why = {
@@ -151,30 +152,30 @@ def _blanked(images: pa.Table, where: pa.ChunkedArray) -> pa.Table:
     return both.take(pc.index_in(images["key"].combine_chunks(), both["key"].combine_chunks()))
 
 
-def counts_of(rows: pa.Table, kind: str) -> dict[str, int]:
-    """What some rows of a step's result stand for in its counts."""
+def counts_of(rows: pa.Table, kind: StepKind | None) -> dict[str, int]:
+    """Counts that some rows of a step's result contribute."""
     if not rows.num_rows:
         return {}
-    if kind == "images":
+    if kind is StepKind.IMAGES:
         return count_of(rows["error"].fill_null("ok"))
-    if kind == "selection":
+    if kind is StepKind.SELECTION:
         return count_of(rows["reason"])
-    if kind == "tokens":
+    if kind is StepKind.TOKENS:
         return {"sequences": rows.num_rows, "tokens": pc.sum(rows["n_tokens"]).as_py()}
-    if kind == "codes":
+    if kind is StepKind.CODES:
         failed = count_of(rows["error"].drop_null(), "failed: ")
         return {**count_of(rows["bucket"].drop_null()), **failed}
-    return {"rows" if kind == "scores" else kind: rows.num_rows}
+    return {"pairs" if kind is StepKind.PAIRS else "rows": rows.num_rows}
 
 
 def takedowns(store: Store, corpus: str) -> list[Takedown]:
     """All takedowns of a corpus, the oldest first."""
-    return [_read(store, name) for name in store.list(_folder(corpus))]
+    return [_read(store, name) for name in store.list(Layout(corpus).takedowns)]
 
 
 def latest_takedown(store: Store, corpus: str) -> int:
     """The number of a corpus's last takedown, 0 if there was none."""
-    names = store.list(_folder(corpus))
+    names = store.list(Layout(corpus).takedowns)
     return _number(names[-1]) if names else 0
 
 
@@ -201,12 +202,8 @@ def write_takedown(store: Store, corpus: str, made: Takedown) -> Takedown:
         number += 1
         numbered = replace(made, number=number)
         data = json.dumps(asdict(numbered), ensure_ascii=False, indent=1).encode()
-        if store.put_if_absent(f"{_folder(corpus)}/{number:06d}.json", data):
+        if store.put_if_absent(Layout(corpus).takedown(number), data):
             return numbered
-
-
-def _folder(corpus: str) -> str:
-    return f"{corpus}/takedowns"
 
 
 def _number(name: str) -> int:

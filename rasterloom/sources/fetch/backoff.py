@@ -3,7 +3,7 @@
 import random
 
 from rasterloom.schema import ErrorClass
-from rasterloom.sources.failure import Failure
+from rasterloom.sources.failure import FetchFailure
 
 FIRST_WAIT_S = {
     ErrorClass.INCOMPLETE: 0.5,
@@ -16,7 +16,7 @@ FIRST_WAIT_S = {
 JITTER = 0.5  # a wait is off by up to so much of itself, so that many do not come back as one
 
 
-def wait_before_retry(attempt: int, failure: Failure) -> float:
+def wait_before_retry(attempt: int, failure: FetchFailure) -> float:
     """Return the seconds to wait after a failed attempt, counted from 1; never less than the server asked."""
     wait = FIRST_WAIT_S.get(failure.error, 1.0) * 2.0 ** (attempt - 1)
     asked = failure.retry_after or 0.0

@@ -6,7 +6,7 @@ from typing import Any
 
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import ErrorClass
-from rasterloom.sources.failure import Failure
+from rasterloom.sources.failure import FetchFailure
 
 
 def check_hashes(body: bytes, sha256: str, meta: str | None, config: Fetch) -> None:
@@ -17,7 +17,7 @@ def check_hashes(body: bytes, sha256: str, meta: str | None, config: Fetch) -> N
         meta: the pair's other columns as JSON, ``pairs.meta``. A pair without a hash is not checked.
 
     Raises:
-        Failure: HASH_MISMATCH, also for a hash that is none.
+        FetchFailure: HASH_MISMATCH, also for a hash that is none.
     """
     if not meta or not (config.md5 or config.sha256):
         return
@@ -29,4 +29,4 @@ def check_hashes(body: bytes, sha256: str, meta: str | None, config: Fetch) -> N
         found = sha256 if kind == "sha256" else hashlib.md5(body, usedforsecurity=False).hexdigest()
         if str(expected).strip().lower() != found:
             detail = f"{kind} is {found}, the source's {column} says {expected}"
-            raise Failure(ErrorClass.HASH_MISMATCH, detail)
+            raise FetchFailure(ErrorClass.HASH_MISMATCH, detail)

@@ -15,7 +15,7 @@ from yarl import URL
 
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import ErrorClass
-from rasterloom.sources.failure import Failure
+from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.fetch.addresses import SCHEMES, BlockedAddress, Gate
 from rasterloom.sources.fetch.backoff import wait_before_retry
 from rasterloom.sources.fetch.hosts import DOWN, RULES_S, Host, Hosts
@@ -104,19 +104,19 @@ class Client:
         bodies are in memory. ``trace`` is filled in as things happen.
 
         Raises:
-            Failure: of the last attempt.
+            FetchFailure: of the last attempt.
         """
         return await self._try_again(_parse(address), use, trace)
 
     async def _try_again(
         self, url: URL, use: Callable[[bytes], Awaitable[T]], trace: Trace, *, is_robots: bool = False
     ) -> T:
-        earlier: Failure | None = None
+        earlier: FetchFailure | None = None
         while True:
             trace.attempts += 1
             try:
                 return await self._attempt(url, use, trace, is_robots=is_robots)
-            except Failure as failure:
+            except FetchFailure as failure:
                 if failure.error in NOT_ASKED:
                     trace.attempts -= 1
                     raise earlier or failure from None
@@ -148,7 +148,7 @@ class Client:
                 finally:
                     self._slots.release()
             url = answer
-        raise Failure(
+        raise FetchFailure(
             ErrorClass.TOO_MANY_REDIRECTS,
             f"redirected more than max_redirects = {self.config.max_redirects} times, last to {url}",
         )
@@ -157,7 +157,7 @@ class Client:
         """Wait for a slot of the host, for its turn, and for a slot of ours; all of them are held then.
 
         Raises:
-            Failure: HOST_DOWN or HOST_BUSY, and nothing is held.
+            FetchFailure: HOST_DOWN or HOST_BUSY, and nothing is held.
         """
         host.check(self.config, ahead=host.waiting)
         host.waiting += 1
@@ -183,7 +183,7 @@ class Client:
         started = time.monotonic()
         try:
             answer = await self._request(url, trace, is_robots=is_robots)
-        except Failure as failure:
+        except FetchFailure as failure:
             host.learn(failure, self.config)
             raise
         finally:
@@ -193,15 +193,17 @@ class Client:
 
     def _check(self, url: URL) -> None:
         if url.scheme not in SCHEMES:
-            raise Failure(ErrorClass.BLOCKED_SCHEME, f"{url.scheme}: is not fetched, only http and https are")
+            raise FetchFailure(
+                ErrorClass.BLOCKED_SCHEME, f"{url.scheme}: is not fetched, only http and https are"
+            )
         if not url.host:
-            raise Failure(ErrorClass.BAD_URL, f"{url} names no host")
+            raise FetchFailure(ErrorClass.BAD_URL, f"{url} names no host")
         if entry := self.opt_outs.of_url(url):
-            raise Failure(ErrorClass.OPT_OUT, f"the opt-out list has {entry}")
+            raise FetchFailure(ErrorClass.OPT_OUT, f"the opt-out list has {entry}")
         try:
             self._gate.check_url(url)
         except BlockedAddress as error:
-            raise Failure(ErrorClass.BLOCKED_ADDRESS, str(error)) from None
+            raise FetchFailure(ErrorClass.BLOCKED_ADDRESS, str(error)) from None
 
     async def _obey_robots(self, url: URL, host: Host) -> None:
         """Fetch the robots.txt of a URL's host, once for all of its URLs, and do as it says."""
@@ -209,10 +211,10 @@ class Client:
             host.rules = asyncio.create_task(self._read_robots(url.origin() / "robots.txt", host))
         try:
             rules = await asyncio.shield(host.rules)
-        except Failure as failure:  # has been tried again already
-            raise Failure(failure.error, f"robots.txt: {failure.detail}") from None
+        except FetchFailure as failure:  # has been tried again already
+            raise FetchFailure(failure.error, f"robots.txt: {failure.detail}") from None
         if not rules.can_fetch(str(url), product_token(self.config.user_agent)):
-            raise Failure(ErrorClass.ROBOTS, f"{host.name}/robots.txt disallows {url.raw_path}")
+            raise FetchFailure(ErrorClass.ROBOTS, f"{host.name}/robots.txt disallows {url.raw_path}")
 
     async def _read_robots(self, url: URL, host: Host) -> Protego:
         """Read a robots.txt; RFC 9309: where there is none all is allowed, where it is ill nothing is."""
@@ -223,12 +225,12 @@ class Client:
         host.rules_until = time.monotonic() + self.config.host_down_s
         try:
             rules = await self._try_again(url, parse, Trace(), is_robots=True)
-        except Failure as failure:
+        except FetchFailure as failure:
             if failure.error in UNREACHED:
                 raise
             if failure.error is not ErrorClass.HTTP_4XX:
                 detail = f"cannot be read, so nothing may be: {failure.detail}"
-                raise Failure(ErrorClass.ROBOTS, detail) from None
+                raise FetchFailure(ErrorClass.ROBOTS, detail) from None
             rules = parse_robots(b"")
         host.crawl_delay = crawl_delay(rules, self.config.user_agent)
         host.rules_until = time.monotonic() + RULES_S
@@ -247,11 +249,11 @@ class Client:
                     return await read_body(response, MAX_ROBOTS_BYTES, cut=True)
                 tags = response.headers.getall("X-Robots-Tag", [])
                 if asked := opt_out(tags, self.config.user_agent, self.config.opt_out_tags):
-                    raise Failure(ErrorClass.ROBOTS, f"X-Robots-Tag says {asked}")
+                    raise FetchFailure(ErrorClass.ROBOTS, f"X-Robots-Tag says {asked}")
                 return await read_body(response, self.config.max_bytes)
         except TimeoutError:
             detail = f"no complete answer within deadline_s = {self.config.deadline_s:g}"
-            raise Failure(ErrorClass.TIMEOUT, detail) from None
+            raise FetchFailure(ErrorClass.TIMEOUT, detail) from None
         except (aiohttp.ClientError, OSError) as error:
             raise network_failure(error) from error
 
@@ -266,7 +268,7 @@ def _parse(address: str) -> URL:
         url = URL(address.strip())
         return url.with_user(None) if url.user is not None else url  # a data set's passwords are not used
     except ValueError as error:
-        raise Failure(ErrorClass.BAD_URL, f"not a URL: {error}") from None
+        raise FetchFailure(ErrorClass.BAD_URL, f"not a URL: {error}") from None
 
 
 def _join(url: URL, location: str) -> URL:
@@ -274,4 +276,4 @@ def _join(url: URL, location: str) -> URL:
         target = url.join(URL(location))
         return target.with_user(None) if target.user is not None else target
     except ValueError as error:
-        raise Failure(ErrorClass.BAD_URL, f"redirects to what is not a URL: {error}") from None
+        raise FetchFailure(ErrorClass.BAD_URL, f"redirects to what is not a URL: {error}") from None

@@ -1,6 +1,6 @@
-"""The part of a worker process that outlives a shard: one event loop with one client, in a thread.
+"""Clients that a worker process keeps from shard to shard, each with an event loop in a thread.
 
-So connections, names, robots.txt files and what is known of hosts are kept from shard to shard.
+Connections, names, robots.txt files and what is known of hosts are kept from shard to shard.
 """
 
 import asyncio
@@ -8,22 +8,26 @@ import atexit
 import gc
 import threading
 from collections.abc import Callable, Coroutine
+from functools import cache
 from typing import Any, TypeVar
 
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.sources.fetch.client import Client
 from rasterloom.sources.fetch.opt_out import OptOuts, load_opt_outs
+from rasterloom.sources.images.decode import configure_pillow
 from rasterloom.utils.malloc import keep_freed_memory
 
 T = TypeVar("T")
 
 
-class Worker:
+class FetchWorker:
     """An event loop in a thread, and a client that lives in it."""
 
     def __init__(self, config: Fetch, opt_outs: OptOuts) -> None:
         self.opt_outs = opt_outs
         self.users = 0
+        _close_at_exit()
+        configure_pillow()
         keep_freed_memory()
         gc.freeze()  # what is imported by now stays: it need not be looked through for every few pictures
         self._loop = asyncio.new_event_loop()
@@ -45,7 +49,7 @@ class Worker:
         self._loop.close()
 
 
-_workers: dict[Fetch, Worker] = {}
+_workers: dict[Fetch, FetchWorker] = {}
 _lock = threading.Lock()
 
 
@@ -59,7 +63,7 @@ def with_client(config: Fetch, work: Callable[[Client], Coroutine[Any, Any, T]])
         worker = _workers.get(config)
         if worker is None or worker.opt_outs is not opt_outs:
             _close([known for known, other in _workers.items() if not other.users])
-            worker = _workers[config] = Worker(config, opt_outs)
+            worker = _workers[config] = FetchWorker(config, opt_outs)
         worker.users += 1
     try:
         return worker.fetch(work)
@@ -74,9 +78,11 @@ def close_workers() -> None:
         _close([config for config, worker in _workers.items() if not worker.users])
 
 
+@cache
+def _close_at_exit() -> None:
+    atexit.register(close_workers)
+
+
 def _close(configs: list[Fetch]) -> None:
     for config in configs:
         _workers.pop(config).close()
-
-
-atexit.register(close_workers)

@@ -15,7 +15,7 @@ from yarl import URL
 
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import ErrorClass
-from rasterloom.sources.failure import Failure
+from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.fetch.backoff import wait_before_retry
 
 MOST_HOSTS = 10_000  # remembered at once; the one that was longest not asked goes first
@@ -49,20 +49,22 @@ class Host:
         """Return if a row may wait for its turn, after so many others.
 
         Raises:
-            Failure: HOST_DOWN, or HOST_BUSY if what the host asks for takes longer than ``patience_s``; the
-                recipe's own ``host_rate`` may take as long as it takes.
+            FetchFailure: HOST_DOWN, or HOST_BUSY if what the host asks for takes longer than ``patience_s``;
+                the recipe's own ``host_rate`` may take as long as it takes.
         """
         now = time.monotonic()
         if self._seems_down(config) and now < self.down_until:
             detail = f"not asked: the last {self.failed_in_a_row} requests to {self.name} failed"
-            raise Failure(ErrorClass.HOST_DOWN, f"{detail}, the last one so: {self.last_failure}")
+            raise FetchFailure(ErrorClass.HOST_DOWN, f"{detail}, the last one so: {self.last_failure}")
         wait, asked = self.not_before - now, "Retry-After"
         if self.crawl_delay > self.interval:
             in_line = self.next_turn - now + ahead * self.crawl_delay
             wait, asked = max((wait, asked), (in_line, f"Crawl-delay: {self.crawl_delay:g}"))
         if wait > config.patience_s:
             detail = f"{self.name} asks for patience ({asked}), the turn would come in {wait:.0f} s"
-            raise Failure(ErrorClass.HOST_BUSY, f"not asked: {detail}, patience_s is {config.patience_s:g}")
+            raise FetchFailure(
+                ErrorClass.HOST_BUSY, f"not asked: {detail}, patience_s is {config.patience_s:g}"
+            )
 
     def _seems_down(self, config: Fetch) -> bool:
         return 0 < config.host_down_after <= self.failed_in_a_row
@@ -78,7 +80,7 @@ class Host:
         if self._seems_down(config):
             self.down_until = now + config.host_down_s  # this request finds out, for all
 
-    def learn(self, failure: Failure | None, config: Fetch) -> None:
+    def learn(self, failure: FetchFailure | None, config: Fetch) -> None:
         """Take note of how a request ended; None is well."""
         now = time.monotonic()
         if failure is None or failure.error not in DOWN:

@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 import aiohttp
 
 from rasterloom.schema import ErrorClass
-from rasterloom.sources.failure import Failure
+from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.fetch.addresses import BlockedAddress
 from rasterloom.utils.redact import cut
 
@@ -34,7 +34,7 @@ def check_status(response: aiohttp.ClientResponse) -> None:
     """Return if the answer is a success.
 
     Raises:
-        Failure: HTTP_429, HTTP_5XX, or HTTP_4XX for every other status without a body of its own.
+        FetchFailure: HTTP_429, HTTP_5XX, or HTTP_4XX for every other status without a body of its own.
     """
     status = response.status
     if 200 <= status < 300:
@@ -44,21 +44,21 @@ def check_status(response: aiohttp.ClientResponse) -> None:
     if wait is not None:
         detail += f", asked to wait {wait:.0f} s"
     if status == 429:
-        raise Failure(ErrorClass.HTTP_429, detail, may_pass=True, retry_after=wait)
+        raise FetchFailure(ErrorClass.HTTP_429, detail, may_pass=True, retry_after=wait)
     if status >= 500:
-        raise Failure(ErrorClass.HTTP_5XX, detail, may_pass=True, retry_after=wait)
-    raise Failure(ErrorClass.HTTP_4XX, detail, may_pass=status in PASSING_STATUS)
+        raise FetchFailure(ErrorClass.HTTP_5XX, detail, may_pass=True, retry_after=wait)
+    raise FetchFailure(ErrorClass.HTTP_4XX, detail, may_pass=status in PASSING_STATUS)
 
 
 async def read_body(response: aiohttp.ClientResponse, limit: int, *, cut: bool = False) -> bytes:
     """Read a body of at most ``limit`` bytes; of a longer one only so many if ``cut``.
 
     Raises:
-        Failure: TOO_MANY_BYTES or INCOMPLETE.
+        FetchFailure: TOO_MANY_BYTES or INCOMPLETE.
     """
     announced = response.content_length or 0
     if announced > limit and not cut:
-        raise Failure(ErrorClass.TOO_MANY_BYTES, f"announces {announced} bytes, more than {limit}")
+        raise FetchFailure(ErrorClass.TOO_MANY_BYTES, f"announces {announced} bytes, more than {limit}")
     chunks: list[bytes] = []
     size = 0
     try:
@@ -68,28 +68,28 @@ async def read_body(response: aiohttp.ClientResponse, limit: int, *, cut: bool =
             if size > limit:
                 if cut:
                     return b"".join(chunks)[:limit]
-                raise Failure(ErrorClass.TOO_MANY_BYTES, f"sent more than {limit} bytes")
+                raise FetchFailure(ErrorClass.TOO_MANY_BYTES, f"sent more than {limit} bytes")
     except (aiohttp.ClientError, ConnectionError):
         of = f" of {announced}" if announced else ""
         detail = f"the connection broke off after {size}{of} bytes"
-        raise Failure(ErrorClass.INCOMPLETE, detail, may_pass=True) from None
+        raise FetchFailure(ErrorClass.INCOMPLETE, detail, may_pass=True) from None
     return b"".join(chunks)
 
 
-def network_failure(error: aiohttp.ClientError | OSError) -> Failure:
+def network_failure(error: aiohttp.ClientError | OSError) -> FetchFailure:
     """Return the class of what went wrong before a server answered."""
     cause = getattr(error, "os_error", error)
     if isinstance(cause, BlockedAddress):
-        return Failure(ErrorClass.BLOCKED_ADDRESS, str(cause))
+        return FetchFailure(ErrorClass.BLOCKED_ADDRESS, str(cause))
     if isinstance(error, aiohttp.InvalidURL):
-        return Failure(ErrorClass.BAD_URL, str(error))
+        return FetchFailure(ErrorClass.BAD_URL, str(error))
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         passing = getattr(cause, "errno", None) == socket.EAI_AGAIN
-        return Failure(ErrorClass.DNS, f"the name does not resolve: {cause}", may_pass=passing)
+        return FetchFailure(ErrorClass.DNS, f"the name does not resolve: {cause}", may_pass=passing)
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
-        return Failure(ErrorClass.TLS, _tls_detail(error, cause))
+        return FetchFailure(ErrorClass.TLS, _tls_detail(error, cause))
     passing = not isinstance(error, aiohttp.ClientResponseError)  # which is: does not speak HTTP
-    return Failure(ErrorClass.CONNECT, str(error) or type(error).__name__, may_pass=passing)
+    return FetchFailure(ErrorClass.CONNECT, str(error) or type(error).__name__, may_pass=passing)
 
 
 def _tls_detail(error: Exception, cause: object) -> str:

@@ -23,12 +23,13 @@ from yarl import URL
 
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import IMAGES, ErrorClass
-from rasterloom.sources.failure import Failure
+from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.fetch.addresses import SCHEMES, BlockedAddress, Gate
 from rasterloom.sources.fetch.checksums import check_hashes
 from rasterloom.sources.fetch.opt_out import OptOuts, load_opt_outs
 from rasterloom.sources.fetch.robots import product_token
 from rasterloom.sources.images.decode import decode_image
+from rasterloom.sources.images.row import Received, image_columns
 
 HOW = (
     "pip install img2dataset==1.47.0 in an environment of its own, "
@@ -106,20 +107,22 @@ def fetch_shard_by_img2dataset(
         rows[number] |= {"attempts": 1}
         try:
             if place not in found:
-                raise lost or Failure(ErrorClass.INTERNAL, "img2dataset gave no row for it")
+                raise lost or FetchFailure(ErrorClass.INTERNAL, "img2dataset gave no row for it")
             rows[number] |= _columns(found[place], metas[number], config, opt_outs)
-        except Failure as failure:
+        except FetchFailure as failure:
             rows[number] |= _failed(failure)
         except Exception as error:  # a fault of ours; the other rows of the shard shall not pay for it
             rows[number] |= {"error": str(ErrorClass.INTERNAL), "detail": f"{type(error).__name__}: {error}"}
     return pa.Table.from_pylist(rows, schema=IMAGES)
 
 
-def _failed(failure: Failure) -> dict[str, Any]:
+def _failed(failure: FetchFailure) -> dict[str, Any]:
     return {"error": str(failure.error), "detail": failure.detail}
 
 
-async def _refusals(rows: list[dict[str, Any]], config: Fetch, opt_outs: OptOuts) -> list[Failure | None]:
+async def _refusals(
+    rows: list[dict[str, Any]], config: Fetch, opt_outs: OptOuts
+) -> list[FetchFailure | None]:
     gate = Gate(config.allow_hosts)
     try:
         return await asyncio.gather(*(_refusal(row, gate, opt_outs) for row in rows))
@@ -127,35 +130,35 @@ async def _refusals(rows: list[dict[str, Any]], config: Fetch, opt_outs: OptOuts
         await gate.close()
 
 
-async def _refusal(row: dict[str, Any], gate: Gate, opt_outs: OptOuts) -> Failure | None:
+async def _refusal(row: dict[str, Any], gate: Gate, opt_outs: OptOuts) -> FetchFailure | None:
     if not row["url"] or not row["url"].strip():
-        return Failure(ErrorClass.BAD_URL, "no URL, or none that is text")
+        return FetchFailure(ErrorClass.BAD_URL, "no URL, or none that is text")
     if not row["caption"] or not row["caption"].strip():
-        return Failure(ErrorClass.BAD_CAPTION, "no caption, or none that is text")
+        return FetchFailure(ErrorClass.BAD_CAPTION, "no caption, or none that is text")
     try:
         url = URL(row["url"].strip())
         if url.scheme not in SCHEMES:
-            return Failure(
+            return FetchFailure(
                 ErrorClass.BLOCKED_SCHEME, f"{url.scheme}: is not fetched, only http and https are"
             )
         if not url.host:
-            return Failure(ErrorClass.BAD_URL, f"{url} names no host")
+            return FetchFailure(ErrorClass.BAD_URL, f"{url} names no host")
         if entry := opt_outs.of_url(url):
-            return Failure(ErrorClass.OPT_OUT, f"the opt-out list has {entry}")
+            return FetchFailure(ErrorClass.OPT_OUT, f"the opt-out list has {entry}")
         gate.check_url(url)
         await gate.resolve(url.host, url.port or 0)
     except ValueError as error:
-        return Failure(ErrorClass.BAD_URL, f"not a URL: {error}")
+        return FetchFailure(ErrorClass.BAD_URL, f"not a URL: {error}")
     except BlockedAddress as error:
-        return Failure(ErrorClass.BLOCKED_ADDRESS, str(error))
+        return FetchFailure(ErrorClass.BLOCKED_ADDRESS, str(error))
     except OSError as error:
-        return Failure(ErrorClass.DNS, f"the name does not resolve: {error}")
+        return FetchFailure(ErrorClass.DNS, f"the name does not resolve: {error}")
     return None
 
 
 def _download(
     rows: list[dict[str, Any]], config: Fetch, python: str | None
-) -> tuple[dict[int, dict[str, Any]], Failure | None]:
+) -> tuple[dict[int, dict[str, Any]], FetchFailure | None]:
     """Run img2dataset on some rows; return what it says of them by place, and what befell those it lost."""
     with TemporaryDirectory(prefix="rasterloom-img2dataset-") as folder:
         listed = pa.table({"url": [row["url"] for row in rows], "place": range(len(rows))})
@@ -193,7 +196,7 @@ def _arguments(folder: str, rows: int, config: Fetch) -> dict[str, Any]:
     }
 
 
-def _run(arguments: dict[str, Any], rows: int, config: Fetch, python: str | None) -> Failure | None:
+def _run(arguments: dict[str, Any], rows: int, config: Fetch, python: str | None) -> FetchFailure | None:
     """Run the program to its end, or to the moment at which every row had its time; say so in that case."""
     rounds = -(-rows // config.concurrency) * (config.retries + 1)
     limit = STARTS_S + rounds * config.deadline_s
@@ -209,7 +212,7 @@ def _run(arguments: dict[str, Any], rows: int, config: Fetch, python: str | None
     try:
         said, _ = program.communicate(json.dumps(arguments), timeout=limit)
     except subprocess.TimeoutExpired:
-        return Failure(ErrorClass.TIMEOUT, f"img2dataset had not ended its shard after {limit:.0f} s")
+        return FetchFailure(ErrorClass.TIMEOUT, f"img2dataset had not ended its shard after {limit:.0f} s")
     finally:
         if program.poll() is None:
             os.killpg(program.pid, signal.SIGKILL)
@@ -223,21 +226,10 @@ def _columns(row: dict[str, Any], meta: str | None, config: Fetch, opt_outs: Opt
     if row["status"] != "success":
         message = row["error_message"] or "no message"
         error, http = class_of(row["status"], message)
-        return {"http_status": http} | _failed(Failure(error, f"img2dataset: {message}"))
+        return {"http_status": http} | _failed(FetchFailure(error, f"img2dataset: {message}"))
     if row["sha256"] in opt_outs.hashes:
-        raise Failure(ErrorClass.OPT_OUT, f"the opt-out list has a file of SHA-256 {row['sha256']}")
+        raise FetchFailure(ErrorClass.OPT_OUT, f"the opt-out list has a file of SHA-256 {row['sha256']}")
     check_hashes(b"", row["sha256"], meta, config)
-    picture = decode_image(row["jpg"], config)
-    return {
-        "status": "ok",
-        "http_status": 200,
-        "sha256": row["sha256"],
-        "phash": picture.phash,
-        "thumbnail": picture.thumbnail,
-        "original_width": row["original_width"],
-        "original_height": row["original_height"],
-        "format": picture.format,
-        "width": picture.width,
-        "height": picture.height,
-        "image": picture.data,
-    }
+    # It stores a JPEG of its own: of the original only these are known.
+    original = Received(row["sha256"], None, None, row["original_width"], row["original_height"])
+    return {"http_status": 200} | image_columns(decode_image(row["jpg"], config), original)

@@ -16,7 +16,7 @@ from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.sources import Source
 from rasterloom.schema import ErrorClass
 from rasterloom.sources import locator
-from rasterloom.sources.failure import Failure
+from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.files import Files, SourceError, Target, find_files
 from rasterloom.sources.local_paths import BlockedPath
 from rasterloom.sources.locator import Place
@@ -59,12 +59,12 @@ class LocalImages:
         memory.
 
         Raises:
-            Failure: MISSING_FILE, UNREADABLE_FILE, BLOCKED_PATH, INCOMPLETE or TOO_MANY_BYTES.
+            FetchFailure: MISSING_FILE, UNREADABLE_FILE, BLOCKED_PATH, INCOMPLETE or TOO_MANY_BYTES.
         """
         try:
             place = locator.parse(path)
         except ValueError as error:
-            raise Failure(ErrorClass.BLOCKED_PATH, str(error)) from None
+            raise FetchFailure(ErrorClass.BLOCKED_PATH, str(error)) from None
         is_cell = bool(place.column) or not place.file
         loop = asyncio.get_running_loop()
         async with self._slots:
@@ -81,11 +81,11 @@ class LocalImages:
             else:
                 data = root.streamed(place)
         except BlockedPath as error:
-            raise Failure(ErrorClass.BLOCKED_PATH, str(error)) from None
+            raise FetchFailure(ErrorClass.BLOCKED_PATH, str(error)) from None
         except FileNotFoundError:
-            raise Failure(ErrorClass.MISSING_FILE, f"{place.file} is no longer there") from None
+            raise FetchFailure(ErrorClass.MISSING_FILE, f"{place.file} is no longer there") from None
         except (OSError, pa.ArrowException, SourceError) as error:
-            raise Failure(ErrorClass.UNREADABLE_FILE, f"{place.file}: {one_line(error)}") from None
+            raise FetchFailure(ErrorClass.UNREADABLE_FILE, f"{place.file}: {one_line(error)}") from None
         if len(data) > self.config.max_bytes:
             raise _too_many(len(data), self.config.max_bytes)
         return data
@@ -94,7 +94,7 @@ class LocalImages:
         if name not in self._roots:
             found = [source for source in self.sources if source_name(source) == name]
             if len(found) != 1:
-                raise Failure(ErrorClass.MISSING_FILE, f"the recipe has no source called {name!r}")
+                raise FetchFailure(ErrorClass.MISSING_FILE, f"the recipe has no source called {name!r}")
             (source,) = found
             own = None if hub.is_streamed(source) else find_files(source)
             files = _all_of(source.root) if source.root and own else own
@@ -107,8 +107,8 @@ def _all_of(folder: str) -> Files:
     return Files(Store(folder), (Target("", is_file=False),))
 
 
-def _too_many(size: int, most: int) -> Failure:
-    return Failure(ErrorClass.TOO_MANY_BYTES, f"{size:,} bytes, more than max_bytes = {most:,}")
+def _too_many(size: int, most: int) -> FetchFailure:
+    return FetchFailure(ErrorClass.TOO_MANY_BYTES, f"{size:,} bytes, more than max_bytes = {most:,}")
 
 
 @dataclass
@@ -138,7 +138,7 @@ class _Root:
             raise _too_many(size, most)
         expected = place.second if place.is_range else size
         if len(data) < expected:
-            raise Failure(
+            raise FetchFailure(
                 ErrorClass.INCOMPLETE, f"{place.file} ends after {len(data):,} of {expected:,} bytes"
             )
         return data
@@ -161,7 +161,7 @@ class _Root:
         """Read a cell of a Parquet file, going on in its column from the last one if it lies behind that."""
         value = self._next((place.file, place.first, place.column), place.second, self._cells)
         if value is None:
-            raise Failure(ErrorClass.MISSING_FILE, "the row has no image")
+            raise FetchFailure(ErrorClass.MISSING_FILE, "the row has no image")
         return bytes(value)
 
     def _cells(self, start: int, file: str, group: int, column: str) -> Iterator[Any]:
@@ -186,10 +186,10 @@ class _Root:
         if data is not None:
             return bytes(data)
         if path is None:
-            raise Failure(ErrorClass.MISSING_FILE, "the row has no image")
+            raise FetchFailure(ErrorClass.MISSING_FILE, "the row has no image")
         folder = self.source.paths[0]
         if folder.startswith(hub.HUB):
-            raise Failure(ErrorClass.BLOCKED_PATH, "names a file instead of holding the image")
+            raise FetchFailure(ErrorClass.BLOCKED_PATH, "names a file instead of holding the image")
         place = Place(os.path.relpath(path, folder))
         data, _ = _read_disk(_all_of(folder), place, self.max_bytes)
         return data

@@ -12,12 +12,13 @@ import pyarrow as pa
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.sources import Source
 from rasterloom.schema import IMAGES, PICTURE, ErrorClass, in_order
-from rasterloom.sources.failure import Failure
+from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.fetch.checksums import check_hashes
 from rasterloom.sources.fetch.client import Client, Trace
 from rasterloom.sources.fetch.client_pool import with_client
 from rasterloom.sources.fetch.local_images import LocalImages
-from rasterloom.sources.images.decode import Picture, decode_image
+from rasterloom.sources.images.decode import decode_image
+from rasterloom.sources.images.row import image_columns, received
 from rasterloom.sources.pairs import check_pair
 from rasterloom.sources.readers.tasks import is_url
 
@@ -110,7 +111,7 @@ async def _row(
         row |= got[0]  # type: ignore[arg-type]  # no exception among them
         if more:
             row["more"] = [{field.name: found[field.name] for field in PICTURE} for found in got[1:]]  # type: ignore[index]
-    except Failure as failure:
+    except FetchFailure as failure:
         row |= {"error": str(failure.error), "detail": failure.detail}
     except Exception as error:  # a fault of ours; the other rows of the shard shall not pay for it
         row |= {"error": str(ErrorClass.INTERNAL), "detail": f"{type(error).__name__}: {error}"}
@@ -120,28 +121,15 @@ async def _row(
 
 def _of_several(error: BaseException, number: int, place: str, count: int) -> BaseException:
     """Say of a sample's failure which of its pictures it was."""
-    if not isinstance(error, Failure):
+    if not isinstance(error, FetchFailure):
         return error
-    return Failure(error.error, f"image {number} of {count} ({place}): {error.detail}")
+    return FetchFailure(error.error, f"image {number} of {count} ({place}): {error.detail}")
 
 
 def _columns(body: bytes, client: Client, meta: str | None) -> dict[str, Any]:
     sha256 = hashlib.sha256(body).hexdigest()
     if sha256 in client.opt_outs.hashes:
-        raise Failure(ErrorClass.OPT_OUT, f"the opt-out list has a file of SHA-256 {sha256}")
+        raise FetchFailure(ErrorClass.OPT_OUT, f"the opt-out list has a file of SHA-256 {sha256}")
     check_hashes(body, sha256, meta, client.config)
-    picture: Picture = decode_image(body, client.config)
-    return {
-        "status": "ok",
-        "sha256": sha256,
-        "phash": picture.phash,
-        "thumbnail": picture.thumbnail,
-        "original_format": picture.original_format,
-        "original_width": picture.original_width,
-        "original_height": picture.original_height,
-        "original_bytes": len(body),
-        "format": picture.format,
-        "width": picture.width,
-        "height": picture.height,
-        "image": picture.data,
-    }
+    decoded = decode_image(body, client.config)
+    return image_columns(decoded, received(body, decoded, sha256))

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 
 import numpy as np
@@ -9,10 +10,10 @@ from PIL import Image, UnidentifiedImageError, features
 
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import ErrorClass
-from rasterloom.sources.failure import Failure
+from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.images.colour import needs_conversion, to_eight_bits, to_srgb
 from rasterloom.sources.images.perceptual_hash import on_white, summary
-from rasterloom.sources.images.resize import decode_jpeg, fit, scale
+from rasterloom.sources.images.resize import decode_jpeg, fit, scale, use_one_thread
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF") + (("AVIF",) if features.check("avif") else ())
 KEPT_FORMATS = ("JPEG", "PNG", "WEBP")  # those that may be stored as received
@@ -31,15 +32,23 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Of broken metadata Pillow warns with every file; what matters of it ends in a class of error.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-Image.init()  # the plug-ins, before threads race for them
-# Pillow's own limit knows nothing of the recipe's; `decode_image` holds every image to that one.
-Image.MAX_IMAGE_PIXELS = None
+
+@cache
+def configure_pillow() -> None:
+    """Prepare this process to decode: Pillow's formats, warnings and limit, and OpenCV's threads.
+
+    A worker calls it before its threads start; else the first image does.
+    """
+    # Of broken metadata Pillow warns with every file; what matters of it ends in a class of error.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    Image.init()  # the formats, before threads race for them
+    # Pillow's own limit knows nothing of the recipe's; `decode_image` holds every image to that one.
+    Image.MAX_IMAGE_PIXELS = None
+    use_one_thread()
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedImage:
     """An image as it is kept. Sizes are in pixels, of the image held upright."""
 
     data: bytes
@@ -53,7 +62,7 @@ class Picture:
     original_height: int
 
 
-def decode_image(data: bytes, config: Fetch) -> Picture:
+def decode_image(data: bytes, config: Fetch) -> DecodedImage:
     """Decode, check and normalise an image file.
 
     The result is upright, in sRGB, at most ``config.max_side`` a side, and keeps its alpha where a pixel
@@ -62,18 +71,19 @@ def decode_image(data: bytes, config: Fetch) -> Picture:
     lossless and PNG is no larger, or if they have alpha.
 
     Raises:
-        Failure: NOT_AN_IMAGE, BROKEN_IMAGE or TOO_MANY_PIXELS.
+        FetchFailure: NOT_AN_IMAGE, BROKEN_IMAGE or TOO_MANY_PIXELS.
     """
+    configure_pillow()
     source = _open(data)
     kind = "jpeg" if source.format == "MPO" else (source.format or "").lower()
     width, height = source.size
     if width * height > config.max_pixels:
-        raise Failure(
+        raise FetchFailure(
             ErrorClass.TOO_MANY_PIXELS,
             f"declares {width} x {height} pixels, more than max_pixels = {config.max_pixels}",
         )
     if kind == "jpeg" and _scans(data) > _MAX_SCANS:
-        raise Failure(ErrorClass.BROKEN_IMAGE, f"a JPEG of more than {_MAX_SCANS} scans")
+        raise FetchFailure(ErrorClass.BROKEN_IMAGE, f"a JPEG of more than {_MAX_SCANS} scans")
     try:
         size = fit((width, height), config.max_side)
         decoded = decode_jpeg(data, source, size)
@@ -89,14 +99,14 @@ def decode_image(data: bytes, config: Fetch) -> Picture:
         image = to_srgb(image)
         changed = changed or image.mode != source.mode
     except MemoryError as error:
-        raise Failure(ErrorClass.INTERNAL, f"no memory for {width} x {height} pixels") from error
+        raise FetchFailure(ErrorClass.INTERNAL, f"no memory for {width} x {height} pixels") from error
     except Exception as error:  # whatever a decoder says of bytes that it cannot read
-        raise Failure(ErrorClass.BROKEN_IMAGE, f"{kind} of {width} x {height}: {error}") from error
+        raise FetchFailure(ErrorClass.BROKEN_IMAGE, f"{kind} of {width} x {height}: {error}") from error
     if orientation in (5, 6, 7, 8):
         width, height = height, width
     received = data if not changed and _may_stay(source, data) else None
     stored, stored_format = _store(image, received, kind, _is_lossless(source, data), config)
-    return Picture(stored, stored_format, *image.size, *summary(on_white(image)), kind, width, height)
+    return DecodedImage(stored, stored_format, *image.size, *summary(on_white(image)), kind, width, height)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -104,12 +114,14 @@ def _open(data: bytes) -> Image.Image:
         source = Image.open(BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         if data.startswith(_MAGIC) or data[8:12] in (b"WEBP", b"avif", b"avis"):
-            raise Failure(ErrorClass.BROKEN_IMAGE, "begins like an image, but its header is broken") from None
-        raise Failure(ErrorClass.NOT_AN_IMAGE, _what_it_is(data)) from None
+            raise FetchFailure(
+                ErrorClass.BROKEN_IMAGE, "begins like an image, but its header is broken"
+            ) from None
+        raise FetchFailure(ErrorClass.NOT_AN_IMAGE, _what_it_is(data)) from None
     except Exception as error:
-        raise Failure(ErrorClass.BROKEN_IMAGE, f"its header is broken: {error}") from error
+        raise FetchFailure(ErrorClass.BROKEN_IMAGE, f"its header is broken: {error}") from error
     if 0 in source.size:
-        raise Failure(ErrorClass.BROKEN_IMAGE, "declares no pixels")
+        raise FetchFailure(ErrorClass.BROKEN_IMAGE, "declares no pixels")
     return source
 
 

@@ -1,11 +1,14 @@
-"""Decoding and scaling by libjpeg-turbo and OpenCV: for large pictures Pillow takes several times as long."""
+"""Decoding and scaling by libjpeg-turbo and OpenCV: for large images Pillow takes several times as long."""
 
 import cv2
 import numpy as np
 import simplejpeg
 from PIL import Image
 
-cv2.setNumThreads(1)  # a machine runs a worker a core
+
+def use_one_thread() -> None:
+    """Keep OpenCV to one thread in this process: a machine runs a worker a core."""
+    cv2.setNumThreads(1)
 
 
 def fit(size: tuple[int, int], max_side: int) -> tuple[int, int]:

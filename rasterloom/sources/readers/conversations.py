@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from rasterloom.recipe.sources import Source
 from rasterloom.schema import T2I
 from rasterloom.sources.files import Files, SourceError
-from rasterloom.sources.readers.row import UNREADABLE, UNUSABLE, Row, Sample
+from rasterloom.sources.readers.row import UNREADABLE, UNUSABLE, Row, SourceSample
 from rasterloom.sources.readers.tasks import is_url, place_of, text_of
 from rasterloom.sources.readers.text import json_row, lines_of
 
@@ -91,7 +91,7 @@ def _row(record: dict[str, Any], source: Source, root: str, folder: str) -> Row:
     turns = [{"from": roles[i % 2], "value": message} for i, message in enumerate(messages)]
     main = next((sum(counts[:i]) for i in range(1, len(counts), 2) if counts[i]), 0)
     rest.pop(source.url, None)
-    sample = Sample(task, json.dumps(turns, ensure_ascii=False), tuple(places), main)
+    sample = SourceSample(task, json.dumps(turns, ensure_ascii=False), tuple(places), main)
     return Row({**rest, source.caption: _caption(task, messages)}, sample=sample)
 
 

@@ -13,6 +13,7 @@ from rasterloom.recipe.sources import Source
 from rasterloom.sources import locator
 from rasterloom.sources.files import SourceError
 from rasterloom.sources.local_paths import BlockedPath, real_folders, real_path
+from rasterloom.sources.readers.datasets_compat import with_features
 from rasterloom.sources.readers.row import Row, check_columns, is_image
 
 HUB = "hf://"
@@ -49,10 +50,7 @@ def _load(source: Source) -> Any:
             # Pictures of a folder of images are checked one by one, when they are read.
             by_row = builder.name == "imagefolder"
             _check_files(path, [file for file in files if not (by_row and is_image(file))])
-        found = builder.as_streaming_dataset(split=source.split)
-        if found.features is None:
-            found = found._resolve_features()
-        return found.decode(False)
+        return with_features(builder.as_streaming_dataset(split=source.split)).decode(False)
     except BlockedPath:
         raise
     except Exception as error:  # it raises whatever its many parts raise

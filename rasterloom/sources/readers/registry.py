@@ -1,27 +1,22 @@
-"""Rows out of every kind of source. One module a kind; this one chooses between them."""
+"""Registry of readers: built-in kinds of sources, and those of plug-ins."""
 
-import csv
+import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
+from typing import Any
 
-import pyarrow as pa
-
-from rasterloom.errors import one_line
-from rasterloom.recipe.sources import Source
-from rasterloom.sources.files import IMAGE_SUFFIXES, Files, SourceError, digest_of, find_files
-from rasterloom.sources.readers import (
-    conversations,
-    folder,
-    hub,
-    img2dataset,
-    parquet,
-    tasks,
-    text,
-    webdataset,
-)
+from rasterloom.errors import PluginError, one_line
+from rasterloom.recipe.sources import KINDS, Source
+from rasterloom.sources.files import SourceError, find_files
+from rasterloom.sources.local_paths import BlockedPath
+from rasterloom.sources.readers import hub
+from rasterloom.sources.readers.base import Listing, Reader
+from rasterloom.sources.readers.built_in import BUILT_IN, FileReader, as_samples, suffix_of
 from rasterloom.sources.readers.row import UNREADABLE, UNUSABLE, Row
+from rasterloom.utils import plugins
+from rasterloom.utils.plugins import Plugin
 
 __all__ = [
     "UNREADABLE",
@@ -36,30 +31,81 @@ __all__ = [
     "source_name",
 ]
 
-CHECKED_FILES = 200  # whose columns are looked at before anything runs
 LISTED = 10_000  # files of a folder that are looked at to tell what it is
+MEMBERS = ("matches", "check", "read", "digest")
+_URL_LISTS = ("parquet", "csv", "jsonl")  # kinds whose images lie elsewhere, unless `image` names a column
 
-_SUFFIXES = {
-    "parquet": (".parquet",),
-    "csv": (".csv", ".tsv"),
-    "jsonl": (".jsonl", ".ndjson"),
-    "conversations": (".json", ".jsonl"),
-    "webdataset": (".tar",),
-}
-_KINDS = {suffix: kind for kind, suffixes in reversed(_SUFFIXES.items()) for suffix in suffixes}
-_FILE_READERS: dict[str, Callable[[Files, str, Source], Iterator[Row]]] = {
-    "parquet": parquet.read,
-    "csv": text.read_csv,
-    "jsonl": text.read_jsonl,
-    "conversations": conversations.read,
-    "webdataset": webdataset.read,
-}
-_FILE_CHECKS: dict[str, Callable[[Files, str, Source], None]] = {
-    "parquet": parquet.check,
-    "csv": text.check_csv,
-    "jsonl": text.check_jsonl,
-    "conversations": conversations.check,
-}
+log = logging.getLogger(__name__)
+
+
+class PluginReader:
+    """Reader of a plug-in; its errors name the plug-in, and its rows become samples where tasks ask so."""
+
+    def __init__(self, plugin: Plugin, reader: Reader) -> None:
+        self.plugin = plugin
+        self._reader = reader
+
+    def matches(self, listing: Listing) -> bool:
+        return bool(self._reader.matches(listing))
+
+    def check(self, source: Source) -> None:
+        try:
+            self._reader.check(source)
+        except Exception as error:
+            raise self._named(source, error) from error
+
+    def read(self, source: Source) -> Iterator[Row]:
+        try:
+            yield from as_samples(self._rows(source), source, find_files(source).store.root)
+        except Exception as error:
+            raise self._named(source, error) from error
+
+    def digest(self, source: Source) -> str:
+        try:
+            return str(self._reader.digest(source))
+        except Exception as error:
+            raise self._named(source, error) from error
+
+    def _rows(self, source: Source) -> Iterator[Row]:
+        for row in self._reader.read(source):
+            if not isinstance(row, Row):
+                raise TypeError(f"it gave {type(row).__name__} where a Row is due")
+            yield row
+
+    def _named(self, source: Source, error: Exception) -> Exception:
+        if isinstance(error, SourceError | BlockedPath):
+            return error
+        told = f"{type(error).__name__}: {one_line(error)}"
+        return SourceError(f"{source.paths[0]}: {self.plugin} failed: {told}")
+
+
+def load_plugin(plugin: Plugin) -> PluginReader:
+    """Load the reader of a plug-in. PluginError if it is none."""
+    found: Any = plugin.load(MEMBERS, KINDS)
+    try:
+        return PluginReader(plugin, found())
+    except Exception as error:
+        raise PluginError(f"{plugin} cannot be made without arguments: {one_line(error)}") from None
+
+
+@lru_cache(maxsize=16)
+def reader_of_kind(kind: str) -> Reader:
+    """Return the reader of a kind, built in or of a plug-in.
+
+    Raises:
+        PluginError: there is none, or it is broken.
+    """
+    if kind in BUILT_IN:
+        return BUILT_IN[kind]
+    plugin = plugins.find(plugins.READERS, kind)
+    if plugin is None:
+        raise PluginError(plugins.missing(plugins.READERS, kind, KINDS))
+    return load_plugin(plugin)
+
+
+def plugin_identity(sources: Sequence[Source]) -> dict[str, Any]:
+    """Return what the plug-ins among the readers of sources add to a step's identity."""
+    return plugins.identity(plugins.READERS, map(kind_of, sources), KINDS)
 
 
 def source_name(source: Source) -> str:
@@ -83,40 +129,50 @@ def kind_of(source: Source) -> str:
         return source.kind
     first = source.paths[0]
     files = find_files(source)
-    if files.explicit:
-        return _kind_of_file(first)
-    names = [entry.name for entry in islice(files.entries(), LISTED)]
-    suffixes = {_suffix(name) for name in names}
-    if img2dataset.is_output(names):
-        return "img2dataset"
-    for suffix in (".tar", ".parquet", ".csv", ".tsv", ".jsonl", ".ndjson"):
-        if suffix in suffixes and not suffixes.intersection(IMAGE_SUFFIXES):
-            return _KINDS[suffix]
-    if suffixes.intersection(IMAGE_SUFFIXES):
-        return "folder"
+    names = [first] if files.explicit else [entry.name for entry in islice(files.entries(), LISTED)]
+    listing = Listing(names, files.explicit)
+    for kind, reader in BUILT_IN.items():
+        if reader.matches(listing):
+            return kind
     if not names:
         raise SourceError(f"{first}: no files there")
+    if kind := _plugin_kind(listing):
+        return kind
+    if files.explicit:
+        raise SourceError(f"{first}: unknown kind of file {suffix_of(first)!r}; known: {_known()}")
     raise SourceError(f"{first}: neither images nor files of a known kind there; known: {_known()}")
 
 
-def _kind_of_file(name: str) -> str:
-    if _suffix(name) not in _KINDS:
-        raise SourceError(f"{name}: unknown kind of file {_suffix(name)!r}; known: {_known()}")
-    return _KINDS[_suffix(name)]
+def _plugin_kind(listing: Listing) -> str:
+    """Return the first plug-in that takes such files; one that is broken is left out."""
+    for plugin in plugins.installed(plugins.READERS):
+        reader = _loaded(plugin)
+        try:
+            if reader is not None and reader.matches(listing):
+                return plugin.name
+        except Exception as error:
+            raise SourceError(f"{listing.names[0]}: {plugin} failed: {one_line(error)}") from error
+    return ""
+
+
+@lru_cache(maxsize=64)  # so that one that is broken is told of once
+def _loaded(plugin: Plugin) -> Reader | None:
+    try:
+        return reader_of_kind(plugin.name)
+    except PluginError as error:
+        log.warning("%s; it is left out", error)
+        return None
 
 
 def _known() -> str:
-    return ", ".join(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
-
-
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
+    readers = [BUILT_IN[kind] for kind in KINDS]
+    return ", ".join(s for reader in readers if isinstance(reader, FileReader) for s in reader.suffixes)
 
 
 def brings_images(source: Source) -> bool:
     """Tell whether rows of a source may have their image in the source itself."""
     own = source.image or source.input or source.output
-    return bool(own) or kind_of(source) not in ("parquet", "csv", "jsonl")
+    return bool(own) or kind_of(source) not in _URL_LISTS
 
 
 def read_rows(source: Source) -> Iterator[Row]:
@@ -125,50 +181,7 @@ def read_rows(source: Source) -> Iterator[Row]:
     Raises:
         SourceError: a file is missing or broken, of an unknown kind, or without the source's columns.
     """
-    kind = kind_of(source)
-    if kind == "hf":
-        yield from _samples(hub.read(source), source, source.paths[0])
-        return
-    files = find_files(source)
-    if kind in ("folder", "img2dataset"):
-        read = folder.read if kind == "folder" else img2dataset.read
-        with _named_errors(files.shown("")):
-            yield from _samples(read(files, source), source, files.store.root)
-        return
-    for name in _names(files, source, kind):
-        with _named_errors(files.shown(name)):
-            rows = _FILE_READERS[kind](files, name, source)
-            yield from _samples(rows, source, files.store.root, name.rpartition("/")[0])
-
-
-def _samples(rows: Iterator[Row], source: Source, root: str, folder: str = "") -> Iterator[Row]:
-    """Pass rows on, as samples where a source has other tasks than text-to-image."""
-    if not source.has_tasks:
-        return rows
-    return tasks.samples(rows, source, (source.root or root).rstrip("/"), "" if source.root else folder)
-
-
-@contextmanager
-def _named_errors(shown: str) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError:
-        raise SourceError(f"{shown}: no such file") from None
-    except (OSError, pa.ArrowException, UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"{shown}: cannot be read: {one_line(error)}") from None
-
-
-def _names(files: Files, source: Source, kind: str) -> Iterator[str]:
-    """Yield the files of a kind; those that the recipe names one by one must be of it."""
-    for entry in files.entries():
-        suffix = _suffix(entry.name)
-        if suffix in _SUFFIXES[kind] or (files.explicit and source.kind != "auto"):
-            yield entry.name
-        elif files.explicit:
-            shown = files.shown(entry.name)
-            raise SourceError(
-                f"{shown}: not of kind {kind} as {source.paths[0]}; give it a source of its own"
-            )
+    yield from reader_of_kind(kind_of(source)).read(source)
 
 
 def check_source(source: Source) -> None:
@@ -177,38 +190,7 @@ def check_source(source: Source) -> None:
     Raises:
         SourceError: it cannot be used.
     """
-    kind = kind_of(source)
-    if kind == "conversations" and source.has_tasks:
-        raise SourceError(
-            f"{source.paths[0]}: conversations say their tasks themselves; leave out task, input and output"
-        )
-    if kind == "hf":
-        if source.input or source.output:
-            raise SourceError(
-                f"{source.paths[0]}: of kind hf, only the row's own picture is read; for input and output, "
-                "name the data set's Parquet files"
-            )
-        hub.check(source)
-        return
-    files = find_files(source)
-    if kind == "img2dataset":
-        with _named_errors(files.shown("")):
-            img2dataset.check(files, source)
-        return
-    if kind == "folder":
-        next(files.entries(), None)
-        return
-    names = list(islice(_names(files, source, kind), CHECKED_FILES))
-    if not names:
-        shown = files.shown(files.targets[0].glob or files.targets[0].name)
-        raise SourceError(f"{shown}: no files of kind {kind} there ({', '.join(_SUFFIXES[kind])})")
-    check = _FILE_CHECKS.get(kind)
-    for name in names:
-        with _named_errors(files.shown(name)):
-            if check:
-                check(files, name, source)
-            else:
-                files.path(name)
+    reader_of_kind(kind_of(source)).check(source)
 
 
 def source_digest(source: Source) -> str:
@@ -217,6 +199,4 @@ def source_digest(source: Source) -> str:
     Raises:
         SourceError: it cannot be read.
     """
-    if source.paths[0].startswith(hub.HUB):
-        return "@".join((source.paths[0], source.revision or "main"))
-    return digest_of(find_files(source))
+    return reader_of_kind(kind_of(source)).digest(source)

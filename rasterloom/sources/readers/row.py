@@ -14,7 +14,7 @@ NO_PAIR = frozenset({UNREADABLE, UNUSABLE, BLOCKED})
 BATCH_ROWS = 10_000
 
 
-class Sample(NamedTuple):
+class SourceSample(NamedTuple):
     """What makes a row more than a plain pair."""
 
     task: str
@@ -34,7 +34,7 @@ class Row(NamedTuple):
     values: dict[str, Any]
     path: str | None = None
     cells: Mapping[str, str] = {}  # locators of pictures in other columns, by column
-    sample: Sample | None = None
+    sample: SourceSample | None = None
 
 
 def is_image(name: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from rasterloom.recipe.sources import Column, Source
 from rasterloom.schema import T2I
 from rasterloom.sources import locator
-from rasterloom.sources.readers.row import NO_PAIR, UNUSABLE, Row, Sample, wanted_columns
+from rasterloom.sources.readers.row import NO_PAIR, UNUSABLE, Row, SourceSample, wanted_columns
 
 URL = ("http://", "https://")
 ASKS = ("instruction", "question", "object")  # fields that stand for a caption where a row has none
@@ -47,7 +47,7 @@ def _sample(row: Row, source: Source, taken: frozenset[str], root: str, folder: 
     fields = {name: value for name, value in fields.items() if value is not None}
     caption = next((str(fields[name]) for name in ASKS if name in fields), "")
     turns = json.dumps(fields, ensure_ascii=False, sort_keys=True)
-    sample = Sample(task.strip() or T2I, turns, places, len(asked) if answered else 0, caption)
+    sample = SourceSample(task.strip() or T2I, turns, places, len(asked) if answered else 0, caption)
     return Row(values, sample=sample)
 
 

@@ -1,5 +1,6 @@
 """Codecs: networks that turn an image into a grid of codes and back."""
 
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -27,4 +28,36 @@ class Codec(Protocol):
 
         ValueError: wrong shape, a code outside 0 .. codebook_size - 1, or no decoder.
         """
+        ...
+
+
+class CodecClass(Protocol):
+    """Makes a codec, and knows what can be known without loading it. A plug-in is a class of this kind.
+
+    ``uses_gpu = True`` says that a GPU is worth taking for it.
+    """
+
+    @property
+    def downsample(self) -> int: ...
+    @property
+    def codebook_size(self) -> int: ...
+
+    def __call__(
+        self, weights: str | Path | None, *, threads: int | None, precision: str, device: str | None
+    ) -> Codec:
+        """Load the codec.
+
+        Args:
+            weights: the recipe's ``tokenize.weights``.
+            threads: how many torch may use in this process; None leaves it alone.
+            precision: fp32 or bf16.
+            device: cpu or cuda; None takes a GPU where there is one.
+
+        Raises:
+            ValueError: weights of another codec, or a precision that it does not have.
+        """
+        ...
+
+    def digest_of(self, weights: str | Path | None) -> str:
+        """Return the codec's ``digest`` without loading it; a static method of a plug-in's class."""
         ...

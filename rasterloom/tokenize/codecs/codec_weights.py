@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rasterloom.errors import one_line
 from rasterloom.recipe.tokenize import HUB_ID
 from rasterloom.tokenize.codecs.tensor_names import CODEBOOK, is_part, prefix_of
 
@@ -171,7 +172,7 @@ def _of_pickle(file: Path) -> dict[str, "Tensor"]:
             "its tensors alone: torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
         ) from None
     except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise ValueError(f"{file}: not the weights of a codec ({_one_line(error)})") from None
+        raise ValueError(f"{file}: not the weights of a codec ({one_line(error, limit=200)})") from None
     for name in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
@@ -242,7 +243,7 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
             header = json.loads(data.read(length))
         header.pop("__metadata__", None)
     except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"cannot read {file}: {_one_line(error)}") from None
+        raise ValueError(f"cannot read {file}: {one_line(error, limit=200)}") from None
     return header, 8 + length
 
 
@@ -254,7 +255,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {path}: {_one_line(error)}") from None
+        raise ValueError(f"cannot read {path}: {one_line(error, limit=200)}") from None
     return found if isinstance(found, dict) else {}
 
 
@@ -290,12 +291,8 @@ def _from_hub(codec: str, given: Given) -> Weights:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(
             f"tokenize.weights: {given.repo} is no file here, and cannot be had from the Hugging Face hub "
-            f"({_one_line(error)}); codec {codec} takes {TAKES}"
+            f"({one_line(error, limit=200)}); codec {codec} takes {TAKES}"
         ) from None
     if found is None:
         raise ValueError(f"no tokenizer network in {given.repo} on the hub; codec {codec} takes {TAKES}")
     return found
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

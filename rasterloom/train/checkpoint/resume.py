@@ -1,9 +1,6 @@
-"""Loading a checkpoint into an engine, also one that another number of workers has written."""
+"""Loading of checkpoints into an engine, at any number of workers."""
 
-import contextlib
-import io
 import shutil
-from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +11,7 @@ import torch.distributed as dist
 from rasterloom.storage.store import Store
 from rasterloom.storage.transfer import download
 from rasterloom.train.checkpoint.saver import NOTES, STATE, Checkpoint
+from rasterloom.train.deepspeed_compat import silence, to_universal, universal_loading
 from rasterloom.train.distributed import once_a_machine
 
 _UNIVERSAL = "universal"
@@ -60,7 +58,7 @@ def restore_notes(folder: Path, home: Path) -> None:
 
 
 def _load(engine: Any, folder: Path, tag: str) -> None:
-    with contextlib.redirect_stdout(io.StringIO()):
+    with silence():
         path, _ = engine.load_checkpoint(str(folder), tag=tag)
     if path is None:
         raise RuntimeError(f"DeepSpeed found nothing to load in {folder}")
@@ -68,15 +66,10 @@ def _load(engine: Any, folder: Path, tag: str) -> None:
 
 def _load_converted(engine: Any, folder: Path, target: Path) -> None:
     """Load through DeepSpeed's universal form, in which every parameter is whole."""
-    once_a_machine(lambda: _convert(folder / STATE, target / STATE))
+    once_a_machine(lambda: to_universal(folder / STATE, target / STATE))
     decay = [group["weight_decay"] for group in engine.optimizer.param_groups]
-    config = engine._config
-    config.load_universal_checkpoint = True
-    try:
+    with universal_loading(engine):
         _load(engine, target, STATE)
-    finally:
-        # Left on, ZeRO 3 would write checkpoints that lack the model's files.
-        config.load_universal_checkpoint = False
     # ZeRO 3 gives all groups the settings of the first, and all parameters one and the same counter.
     for group, value in zip(engine.optimizer.param_groups, decay, strict=True):
         group["weight_decay"] = value
@@ -84,20 +77,3 @@ def _load_converted(engine: Any, folder: Path, target: Path) -> None:
         state["step"] = state["step"].clone().to(parameter.device)
     dist.barrier()
     once_a_machine(lambda: shutil.rmtree(target))
-
-
-def _convert(source: Path, target: Path) -> None:
-    from deepspeed.checkpoint import ds_to_universal
-
-    shutil.rmtree(target, ignore_errors=True)
-    arguments = Namespace(
-        input_folder=str(source),
-        output_folder=str(target),
-        num_extract_workers=1,  # in this process: one that has joined a process group must not fork
-        num_merge_workers=1,
-        keep_temp_folder=False,
-        strict=True,
-        inject_missing_state=True,
-    )
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        ds_to_universal.main(arguments)

@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 
 from rasterloom.storage.store import StorageError, Store
-from rasterloom.storage.transfer import Upload
+from rasterloom.storage.transfer import FolderUpload
 from rasterloom.train.distributed import all_succeed, gathered, on_rank_0
 from rasterloom.train.optim.loss_guard import Seen
 
@@ -32,7 +32,7 @@ NOTES = "notes"
 
 @dataclass(frozen=True)
 class Position:
-    """Where a stage stands."""
+    """Position of a stage in its plan."""
 
     job: str  # digest of the job: another job's checkpoint is of no use
     tokens_snapshot: str
@@ -83,7 +83,10 @@ def latest(store: Store, job: str | None) -> Checkpoint | None:
 
 
 class Saver:
-    """Writes the checkpoints of one attempt. Every rank has one, and calls its methods at the same steps."""
+    """Writer of one attempt's checkpoints.
+
+    Every rank has one, and calls its methods at the same steps.
+    """
 
     def __init__(self, store: Store, scratch: Path, *, keep: int, notes: Sequence[Path]) -> None:
         """Make one; nothing is written yet.
@@ -96,11 +99,11 @@ class Saver:
         self._store, self._scratch, self._keep, self._notes = store, scratch, keep, notes
         # So that an attempt that is being lost, and does not know it yet, writes nowhere that this one does.
         self._attempt = on_rank_0(lambda: uuid.uuid4().hex[:12])
-        self._under_way: tuple[Checkpoint, Upload] | None = None
+        self._under_way: tuple[Checkpoint, FolderUpload] | None = None
 
     @property
     def ready(self) -> bool:
-        """Whether an upload that is under way has done this rank's part; False if none is."""
+        """True if an upload under way has done this rank's part."""
         return self._under_way is not None and self._under_way[1].done
 
     def save(self, engine: Any, position: Position) -> None:
@@ -129,7 +132,7 @@ class Saver:
         files = {file: size for part in gathered(mine) for file, size in part.items()}
         checkpoint = Checkpoint(name, position, files)
         if at_home:
-            self._under_way = checkpoint, Upload(self._store, folder, name)
+            self._under_way = checkpoint, FolderUpload(self._store, folder, name)
         else:
             self._complete(checkpoint)
 

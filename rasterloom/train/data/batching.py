@@ -1,4 +1,4 @@
-"""Which rows make up which global batch, and which rank takes which of them.
+"""Global batches of rows, and their assignment to ranks.
 
 The plan is a pure function of the rows' lengths, the seed and the epoch, and knows nothing of ranks: the
 global batches are the same at any world size, so the position in a stage is one integer, and a run can
@@ -104,7 +104,7 @@ def cut(order: Rows, lengths: NDArray[np.int64], batch_tokens: int, rows_multipl
 
 
 def balance(batch_rows: ArrayLike, lengths: ArrayLike, world_size: int) -> list[Rows]:
-    """Deal the rows of a global batch out so that every rank has about the same to compute.
+    """Assign the rows of a global batch to ranks of about equal cost.
 
     The longest row goes first, each to the rank with the least cost so far; then rows are exchanged between
     the most and the least loaded ranks. A sequence of L tokens costs ``LINEAR_COST * L + L * L``.
@@ -215,10 +215,10 @@ def micro_batches(
         number += 1
 
 
-def deal(
+def assign_to_ranks(
     batch_rows: ArrayLike, lengths: ArrayLike, world_size: int, max_tokens: int | None = None
 ) -> list[list[Rows]]:
-    """Deal a global batch out to ranks (`balance`), each share in as many micro-batches.
+    """Assign a global batch to ranks, in equally many micro-batches each.
 
     ZeRO's ranks gather and reduce together, so none may have a part more than the others; where one needs
     more, the others' shares are cut into as many.

@@ -1,4 +1,4 @@
-"""From rows to what the model is fed: held-out split, dropping for guidance, concatenation."""
+"""Collation: held-out split, dropped prompts, packed sequences, loss mask."""
 
 import hashlib
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rasterloom.schema import Profile
-from rasterloom.train.data.token_dataset import Sample
+from rasterloom.train.data.token_dataset import TokenSample
 
 IGNORE = -100  # a target that does not count
 
@@ -37,7 +37,7 @@ def is_dropped(key: str, *, seed: int, epoch: int, share: float) -> bool:
     return _uniform("drop", f"{seed}/{epoch}/{key}") < share
 
 
-def drop_context(sample: Sample, profile: Profile) -> Sample:
+def drop_context(sample: TokenSample, profile: Profile) -> TokenSample:
     """Leave boi .. eoi, all of it in the loss: the context that guidance samples without.
 
     As in Lumina-mGPT 2.0 a sample is left alone unless it has exactly one image and that is its answer.
@@ -56,10 +56,10 @@ def drop_context(sample: Sample, profile: Profile) -> Sample:
     start, stop = sample.loss_spans[-1]
     if start != begin or stop not in (end, end + 1):  # after eoi comes a separator, or nothing
         return sample
-    return Sample(ids[begin:end], np.array([[0, end - begin]], dtype=np.int32))
+    return TokenSample(ids[begin:end], np.array([[0, end - begin]], dtype=np.int32))
 
 
-def pack(samples: Iterable[Sample], cells: ArrayLike | None = None) -> Packed:
+def pack(samples: Iterable[TokenSample], cells: ArrayLike | None = None) -> Packed:
     """Concatenate samples, longest first.
 
     Of no samples at all it makes one token that does not count, so that a rank without rows can take part.
@@ -85,7 +85,7 @@ def pack(samples: Iterable[Sample], cells: ArrayLike | None = None) -> Packed:
     )
 
 
-def _targets(sample: Sample) -> NDArray[np.int64]:
+def _targets(sample: TokenSample) -> NDArray[np.int64]:
     """The token after each, where that one is in the loss."""
     targets = np.full(len(sample.input_ids), IGNORE, dtype=np.int64)
     for start, end in sample.loss_spans.tolist():

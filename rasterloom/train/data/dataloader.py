@@ -1,4 +1,4 @@
-"""What a rank trains on: its part of each global batch of a stage, in micro-batches."""
+"""Data loader of a rank: its micro-batches of each global batch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from rasterloom.train.data.batching import deal
+from rasterloom.train.data.batching import assign_to_ranks
 from rasterloom.train.data.collate import Packed, drop_context, is_dropped, pack
 from rasterloom.train.data.groups import Groups
 from rasterloom.train.data.stage_data import open_stage
@@ -17,8 +17,8 @@ from rasterloom.train.job import StageJob
 
 
 @dataclass(frozen=True)
-class Feed:
-    """The rows of a stage, which of them are trained on, and in which order."""
+class StageLoader:
+    """Data loader of a stage: rows, those trained on, and their order."""
 
     job: StageJob
     rows: TokenRows
@@ -29,8 +29,9 @@ class Feed:
     def batches(self, start: int) -> Iterator[list[Packed]]:
         """Yield this rank's micro-batches of each global batch, from step ``start`` on."""
         rank, world = dist.get_rank(), dist.get_world_size()
+        most = self.job.train.micro_batch_tokens
         for batch in self.plan.batches(start):
-            parts = deal(batch.rows, self.plan.lengths, world, self.job.train.micro_batch_tokens)[rank]
+            parts = assign_to_ranks(batch.rows, self.plan.lengths, world, most)[rank]
             yield [self._packed(self.trained[rows], batch.epoch) for rows in parts]
 
     def _packed(self, rows: NDArray[np.int64], epoch: int) -> Packed:
@@ -43,7 +44,7 @@ class Feed:
         return pack(samples, Groups.of(self.rows).of_rows(self.rows, rows))
 
 
-def open_feed(job: StageJob) -> Feed:
+def open_loader(job: StageJob) -> StageLoader:
     """Open a job's rows and plan its batches.
 
     Raises:
@@ -51,4 +52,4 @@ def open_feed(job: StageJob) -> Feed:
         FileNotFoundError: a file is missing.
     """
     data = open_stage(job)
-    return Feed(job, data.rows, data.train, data.held, data.plan)
+    return StageLoader(job, data.rows, data.train, data.held, data.plan)

@@ -1,4 +1,4 @@
-"""Losses told apart by task and by bucket, summed up on the device: a cell for each pair of the two."""
+"""Groups of losses by task and bucket, a cell for each pair."""
 
 import math
 from collections.abc import Sequence

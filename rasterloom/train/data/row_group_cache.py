@@ -1,4 +1,7 @@
-"""Row groups of token files: read when they are needed, several at once where that takes time, and kept."""
+"""Cache of the row groups of token files.
+
+They are read when they are needed, several at once where that takes time.
+"""
 
 import threading
 from collections import OrderedDict
@@ -10,13 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem, LocalFileSystem
 
+from rasterloom.errors import one_line
+
 CACHE_BYTES = 2**30  # of decoded row groups, a worker: two windows of `plan.shuffled`
 REMOTE_READERS = 8  # groups read at once from elsewhere than this machine, where answers take their time
 COLUMNS = ["input_ids", "loss_spans"]
 
 
-class Place(NamedTuple):
-    """Where a row group lies."""
+class RowGroupPlace(NamedTuple):
+    """Location of a row group."""
 
     file: int  # number of its file
     number: int  # in its file
@@ -24,9 +29,9 @@ class Place(NamedTuple):
 
 
 class RowGroups:
-    """The row groups of some files; those read last stay in memory. May be used by several threads."""
+    """Least-recently-used cache of row groups; safe for several threads."""
 
-    def __init__(self, files: Sequence[str], filesystem: FileSystem, places: Sequence[Place]) -> None:
+    def __init__(self, files: Sequence[str], filesystem: FileSystem, places: Sequence[RowGroupPlace]) -> None:
         self.files, self.filesystem, self.places = files, filesystem, places
         self.cache_bytes = CACHE_BYTES
         self.kept: OrderedDict[int, pa.Table] = OrderedDict()
@@ -75,7 +80,7 @@ class RowGroups:
         except FileNotFoundError:
             raise FileNotFoundError(f"the token file {path} is gone") from None
         except (OSError, pa.ArrowException) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise OSError(
                 f"the token file {path} cannot be read (row group {place.number}): {reason}; "
                 "rasterloom versions verify RECIPE says what else is damaged"

@@ -1,4 +1,4 @@
-"""The data of a stage: its rows, which of them are trained on and which held out, and its batches.
+"""Data of a stage: rows to train on, held-out rows, global batches.
 
 Nothing here needs torch: the driver opens a stage's data to check it before any worker is started.
 """
@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rasterloom.train.data.collate import heldout_draw
-from rasterloom.train.data.stage_plan import StagePlan, stage_plan
+from rasterloom.train.data.stage_plan import Mixture, StageLength, StagePlan, stage_plan
 from rasterloom.train.data.token_dataset import TokenRows, joined, open_rows
 from rasterloom.train.job import StageJob
 
 
 @dataclass(frozen=True)
 class StageData:
-    """What a stage is trained on, and how."""
+    """Rows and plan of a stage."""
 
     rows: TokenRows
     train: NDArray[np.int64]
@@ -56,14 +56,11 @@ def open_stage(job: StageJob) -> StageData:
     stage = job.stage
     plan = stage_plan(
         rows.lengths[train],
+        StageLength(stage.epochs, stage.steps, stage.tokens),
         seed=job.train.seed,
         batch_tokens=stage.batch_tokens,
         rows_multiple=stage.rows_multiple,
-        epochs=stage.epochs,
-        steps=stage.steps,
-        tokens=stage.tokens,
-        parts=[np.flatnonzero(part_of == number) for number in range(len(parts))],
-        weights=weights or None,
+        mixture=Mixture([np.flatnonzero(part_of == number) for number in range(len(parts))], weights or None),
         groups=rows.group_of(train),
     )
     return StageData(rows, train, held, plan, part_of)
@@ -97,7 +94,7 @@ def split_heldout(rows: TokenRows, share: float) -> tuple[NDArray[np.int64], NDA
 
 
 def _of_tasks(rows: TokenRows, tasks: tuple[str, ...], number: int, job: StageJob) -> NDArray[np.bool_]:
-    """Which rows are of some tasks. Raises ValueError where none is."""
+    """Mask of the rows of some tasks. Raises ValueError where none is."""
     numbers = [n for n, name in enumerate(rows.task_names) if name in tasks]
     wanted = np.isin(rows.task_numbers, numbers)
     if not wanted.any():

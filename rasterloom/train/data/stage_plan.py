@@ -1,4 +1,6 @@
-"""The global batches of a stage, in order: epochs of its rows, or of a mixture, until it is long enough.
+"""Plan of a stage: its global batches, in order.
+
+They are epochs of its rows, or of a mixture, until the stage is long enough.
 
 A mixture's epoch has as many tokens as all of its parts have together, dealt out by the parts' weights. Each
 part is an endless row of passes over its rows, every pass shuffled anew, of which an epoch takes the next
@@ -19,8 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from rasterloom.train.data.batching import WINDOW_GROUPS, Rows, cut, plan_batches, shuffled
 
 
-class Batch(NamedTuple):
-    """A global batch: the optimizer step that it makes, counted from 0, its epoch and its rows."""
+class GlobalBatch(NamedTuple):
+    """Global batch: its optimizer step, counted from 0, epoch and rows."""
 
     step: int
     epoch: int
@@ -28,33 +30,58 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
+class StageLength:
+    """Length of a stage in epochs, optimizer steps or tokens: just one of them.
+
+    Raises:
+        ValueError: none is given, or several are.
+    """
+
+    epochs: float | None = None
+    steps: int | None = None
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if sum(length is not None for length in (self.epochs, self.steps, self.tokens)) != 1:
+            raise ValueError("give one of epochs, steps and tokens")
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Parts of a stage's rows and their shares of its tokens."""
+
+    parts: Sequence[ArrayLike]
+    """Row numbers of each part."""
+    weights: Sequence[float] | None = None
+    """None: every row comes once an epoch."""
+
+
+@dataclass(frozen=True)
 class StagePlan:
     """The global batches of a stage, in order; made by `stage_plan`."""
 
     lengths: NDArray[np.int64]
+    length: StageLength
     seed: int
     batch_tokens: int
-    epochs: float | None
-    max_steps: int | None
-    max_tokens: int | None
     parts: tuple[Rows, ...]
     passes: tuple[float, ...]
     """How often an epoch goes through each part."""
     groups: NDArray[np.int64] | None
-    """Of each row, the number of the row group that it is read with (`plan.shuffled`)."""
+    """Of each row, the number of the row group that it is read with (`batching.shuffled`)."""
     rows_multiple: int = 1
 
     @cached_property
     def steps(self) -> int:
         """Optimizer steps in the stage. A part of an epoch is that part of its batches, rounded up."""
-        if self.max_steps is not None:
-            return self.max_steps
-        if self.max_tokens is not None:
-            return self._steps_of(self.max_tokens)
-        assert self.epochs is not None
-        whole = int(self.epochs)
+        if self.length.steps is not None:
+            return self.length.steps
+        if self.length.tokens is not None:
+            return self._steps_of(self.length.tokens)
+        epochs = self.length.epochs or 0.0
+        whole = int(epochs)
         steps = sum(len(self.epoch(epoch)) for epoch in range(whole))
-        part = self.epochs - whole
+        part = epochs - whole
         return steps + (math.ceil(part * len(self.epoch(whole)) - 1e-9) if part else 0)
 
     def _steps_of(self, tokens: int) -> int:
@@ -69,13 +96,13 @@ class StagePlan:
             steps += len(batches)
             epoch += 1
 
-    def batches(self, start: int = 0) -> Iterator[Batch]:
+    def batches(self, start: int = 0) -> Iterator[GlobalBatch]:
         """Yield the batches from step ``start`` to the end of the stage."""
         step, epoch = 0, 0
         while step < self.steps:
             batches = self.epoch(epoch)
             for rows in batches[: self.steps - step][max(0, start - step) :]:
-                yield Batch(max(step, start), epoch, rows)
+                yield GlobalBatch(max(step, start), epoch, rows)
                 start = max(step, start) + 1
             step += len(batches)
             epoch += 1
@@ -106,7 +133,7 @@ class StagePlan:
         return np.concatenate(drawn)[np.argsort(np.concatenate(places), kind="stable")]
 
     def _stretch(self, number: int, epoch: int) -> Rows:
-        """What an epoch has of a part's endless row of passes."""
+        """Rows of an epoch from a part's endless sequence of passes."""
         rows = self.parts[number]
         groups = None if self.groups is None else self.groups[rows]
         start, end = (round(self.passes[number] * e * len(rows)) for e in (epoch, epoch + 1))
@@ -121,36 +148,28 @@ class StagePlan:
 
 def stage_plan(
     lengths: ArrayLike,
+    length: StageLength,
     *,
     seed: int,
     batch_tokens: int,
     rows_multiple: int = 1,
-    epochs: float | None = None,
-    steps: int | None = None,
-    tokens: int | None = None,
-    parts: Sequence[ArrayLike] | None = None,
-    weights: Sequence[float] | None = None,
+    mixture: Mixture | None = None,
     groups: ArrayLike | None = None,
 ) -> StagePlan:
-    """Plan a stage of so many epochs, steps or tokens.
+    """Plan the global batches of a stage.
 
     Args:
         lengths: tokens of each row, [n].
-        rows_multiple: see `plan.plan_batches`; of an epoch the fewer than so many rows left over rest.
-        parts: row numbers of each part of a mixture; all rows are one part when None.
-        weights: the parts' shares of the tokens; when None every row comes once an epoch.
+        rows_multiple: see `batching.plan_batches`; an epoch leaves out the fewer than so many rows left over.
+        mixture: parts of the rows; all rows are one part when None.
         groups: for each row, the number of the row group that it is read with, [n].
 
     Raises:
-        ValueError: there are no rows, fewer than ``rows_multiple``, or one is longer than ``batch_tokens``;
-            or not exactly one of ``epochs``, ``steps`` and ``tokens`` is given.
+        ValueError: there are no rows, fewer than ``rows_multiple``, or one is longer than ``batch_tokens``.
     """
-    if sum(length is not None for length in (epochs, steps, tokens)) != 1:
-        raise ValueError("give one of epochs, steps and tokens")
     lengths = np.asarray(lengths, dtype=np.int64)
-    rows = tuple(
-        np.asarray(part, np.int64) for part in ([np.arange(len(lengths))] if parts is None else parts)
-    )
+    mixture = mixture or Mixture([np.arange(len(lengths))])
+    rows, weights = tuple(np.asarray(part, np.int64) for part in mixture.parts), mixture.weights
     if not all(len(part) for part in rows):
         raise ValueError("the stage has no rows to train on" + _which(rows))
     if (longest := max(int(lengths[part].max()) for part in rows)) > batch_tokens:
@@ -167,7 +186,7 @@ def stage_plan(
             f"rows_multiple {rows_multiple} is more than the rows of an epoch ({fewest}): lower it"
         )
     numbers = None if groups is None else np.asarray(groups)
-    return StagePlan(lengths, seed, batch_tokens, epochs, steps, tokens, rows, passes, numbers, rows_multiple)
+    return StagePlan(lengths, length, seed, batch_tokens, rows, passes, numbers, rows_multiple)
 
 
 def _which(parts: Sequence[Rows]) -> str:

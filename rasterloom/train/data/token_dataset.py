@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow.fs import FileSystem, LocalFileSystem
 
-from rasterloom.train.data.row_group_cache import COLUMNS, Place, RowGroups
+from rasterloom.storage.layout import LENGTHS_FILES
+from rasterloom.train.data.row_group_cache import COLUMNS, RowGroupPlace, RowGroups
 
 NEEDED = {"key", "bucket", "task", "n_tokens", "input_ids", "loss_spans"}  # of `schema.TOKENS`
 T = TypeVar("T")
 
 
-class Sample(NamedTuple):
+class TokenSample(NamedTuple):
     input_ids: NDArray[np.int32]  # [n]
     loss_spans: NDArray[np.int32]  # [spans, 2], start and end of what is in the loss
 
@@ -56,7 +57,7 @@ class TokenRows:
     def _starts(self) -> NDArray[np.int64]:
         return np.array([place.start for place in self.groups.places], np.int64)
 
-    def fetch(self, rows: Sequence[int] | NDArray[np.int64]) -> list[Sample]:
+    def fetch(self, rows: Sequence[int] | NDArray[np.int64]) -> list[TokenSample]:
         """Read rows, each row group at most once (`RowGroups.read`)."""
         rows = np.asarray(rows, dtype=np.int64)
         of_group = self.group_of(rows)
@@ -65,7 +66,7 @@ class TokenRows:
         for row, number in zip(rows.tolist(), of_group.tolist(), strict=True):
             at = row - self.groups.places[number].start
             ids, spans = (tables[number][c][at].values.to_numpy() for c in COLUMNS)
-            samples.append(Sample(ids, spans.reshape(-1, 2)))
+            samples.append(TokenSample(ids, spans.reshape(-1, 2)))
         return samples
 
 
@@ -96,7 +97,9 @@ def open_rows(
 
     return TokenRows(
         groups=RowGroups(
-            files, filesystem, [Place(*where[:2], start) for where, start in zip(flat, starts, strict=True)]
+            files,
+            filesystem,
+            [RowGroupPlace(*where[:2], start) for where, start in zip(flat, starts, strict=True)],
         ),
         lengths=table["n_tokens"].to_numpy(),
         bucket_names=buckets.dictionary.to_pylist(),
@@ -115,7 +118,7 @@ def joined(parts: Sequence[TokenRows]) -> TokenRows:
     first = [0, *np.cumsum([len(part.lengths) for part in parts]).tolist()]
     files = [0, *np.cumsum([len(part.groups.files) for part in parts]).tolist()]
     places = [
-        Place(file + place.file, place.number, row + place.start)
+        RowGroupPlace(file + place.file, place.number, row + place.start)
         for part, file, row in zip(parts, files[:-1], first[:-1], strict=True)
         for place in part.groups.places
     ]
@@ -148,7 +151,7 @@ _Sizes = list[list[tuple[int, int]]]  # of each file: number and rows of its row
 def _indexed(files: Sequence[str], filesystem: FileSystem, index: str) -> tuple[pa.Table, _Sizes]:
     with filesystem.open_input_file(index) as source:
         reader = pq.ParquetFile(source, read_dictionary=["bucket", "task"])
-        found = json.loads(reader.metadata.metadata.get(b"rasterloom.files", b"[]"))
+        found = json.loads(reader.metadata.metadata.get(LENGTHS_FILES, b"[]"))
         names = [file["name"] for file in found]
         if len(names) != len(files) or not all(map(str.endswith, files, names)):
             raise ValueError(f"{index} is the length index of other files: {len(names)} for {len(files)}")

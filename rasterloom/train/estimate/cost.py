@@ -1,4 +1,4 @@
-"""What a stage will take, before it starts: steps, tokens, FLOPs, device-hours, memory."""
+"""Estimate of a stage: steps, tokens, FLOPs, device-hours."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rasterloom.recipe.train import Train
-from rasterloom.train.data.batching import LINEAR_COST, deal
+from rasterloom.train.data.batching import LINEAR_COST, assign_to_ranks
 from rasterloom.train.data.stage_data import StageData
 from rasterloom.train.estimate.flops import peak_flops, train_flops
 from rasterloom.train.model.shapes import Shape
@@ -18,7 +18,7 @@ BATCHES_DEALT = 16  # of a stage, to tell how evenly its ranks come out
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a stage comes to."""
+    """Estimated size and cost of a stage."""
 
     rows: int
     """Rows to train on."""
@@ -57,7 +57,7 @@ def estimate(data: StageData, shape: Shape, train: Train, workers: int) -> Estim
     for step, _, rows in plan.batches():
         np.add.at(came, rows, 1)
         if step % every == 0:
-            dealt = deal(rows, lengths, workers, train.micro_batch_tokens)
+            dealt = assign_to_ranks(rows, lengths, workers, train.micro_batch_tokens)
             tokens = np.array([sum(int(lengths[part].sum()) for part in of_rank) for of_rank in dealt])
             costs = [sum(_cost(lengths[part]) for part in of_rank) for of_rank in dealt]
             shares.append(tokens.mean() / max(1, tokens.max()))

@@ -1,4 +1,4 @@
-"""How many floating-point operations training takes, and how many a device can do. Pure, without torch.
+"""FLOPs of training, and peaks of devices, without torch.
 
 Model FLOPs utilisation (MFU) is the share of a device's peak that goes into the operations that the model
 needs; what is computed twice to save memory, and padding, do not count (Chowdhery et al. 2022, PaLM,

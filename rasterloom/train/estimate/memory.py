@@ -1,4 +1,4 @@
-"""About how much memory a worker takes, by the recipe: on its device, and beside it. Pure, without torch.
+"""Estimate of a worker's memory, on its device and beside it, without torch.
 
 The bytes are those that DeepSpeed 0.19 was seen to hold (tests/train/estimate/test_memory.py), when a step's
 gradients are there and the optimizer has its moments. What the allocator and the network add is not in it.
@@ -12,9 +12,8 @@ from rasterloom.recipe.model import Lora
 from rasterloom.recipe.train import Train
 from rasterloom.train.deepspeed_config import BUCKET_ELEMENTS, deepspeed_config
 from rasterloom.train.model.freeze import frozen
-from rasterloom.train.model.shapes import Shape, parameter_shapes
+from rasterloom.train.model.shapes import LOGITS_AT_ONCE, Shape, parameter_shapes
 
-CHUNK_LOGITS = 2**27  # loss.CHUNK_ELEMENTS
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 
 
@@ -43,7 +42,7 @@ class Memory:
 
 
 def memory(shape: Shape, train: Train, freeze: Sequence[str], workers: int, rank_tokens: int) -> Memory:
-    """Add up what a worker holds.
+    """Estimate the memory of a worker.
 
     Bytes of a parameter, of which ZeRO 1 shards what the optimizer holds, 2 the gradients too, 3 the weights
     too (arXiv 1910.02054, section 3.1):
@@ -85,7 +84,7 @@ def memory(shape: Shape, train: Train, freeze: Sequence[str], workers: int, rank
     return Memory(
         states=weights + gradients + optimizer,
         activations=float(activations(shape, train, rank_tokens)),
-        loss=float(4 * min(CHUNK_LOGITS, rank_tokens * shape.vocab) + head),
+        loss=float(4 * min(LOGITS_AT_ONCE, rank_tokens * shape.vocab) + head),
         buckets=float({2: width, 3: 4}.get(zero, 0) * bucket),
         host=host,
         params=params,

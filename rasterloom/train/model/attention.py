@@ -21,7 +21,7 @@ Kernel = Literal["flash_attn", "torch_varlen", "sdpa"]
 
 
 def kernel_for(device: torch.device, dtype: torch.dtype) -> Kernel:
-    """What computes attention: FlashAttention's kernels for ragged batches where they run, else SDPA.
+    """Kernel of attention: FlashAttention for ragged batches where it runs, else SDPA.
 
     They take 16-bit numbers and a GPU from Ampere on. The package flash-attn comes first, then the kernel
     that torch brings.
@@ -36,7 +36,10 @@ def kernel_for(device: torch.device, dtype: torch.dtype) -> Kernel:
 
 
 class Segments:
-    """Where the sequences of a batch lie. (Not a dataclass: torch.compile would compile anew for each.)"""
+    """Boundaries of the sequences in a batch.
+
+    Not a dataclass: torch.compile would compile anew for each.
+    """
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
         """Args: lengths: tokens of each sequence, in the order in which they are concatenated."""
@@ -87,7 +90,7 @@ def packed_attention(
 
 
 def _flash_attn(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scaling: float) -> Tensor:
-    from flash_attn import flash_attn_varlen_func
+    from flash_attn import flash_attn_varlen_func  # heavy
 
     out: Tensor = flash_attn_varlen_func(
         *(q, k, v, segments.bounds, segments.bounds, segments.longest, segments.longest),
@@ -98,7 +101,7 @@ def _flash_attn(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scaling: fl
 
 
 def _torch_varlen(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scaling: float) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn
+    from torch.nn.attention.varlen import varlen_attn  # heavy
 
     out = varlen_attn(
         *(q, k, v, segments.bounds, segments.bounds, segments.longest, segments.longest),
@@ -122,7 +125,7 @@ def _by_groups(
         rows, longest, tokens = len(group), max(group), sum(group)
         flat = [x[start : start + tokens] for x in (q, k, v)]
         even = min(group) == longest
-        where = None if even else _places(group, q.device)
+        where = None if even else _padded_indices(group, q.device)
         rq, rk, rv = (
             (x if where is None else x.new_zeros(rows * longest, *x.shape[1:]).index_copy(0, where, x))
             .view(rows, longest, *x.shape[1:])
@@ -149,7 +152,7 @@ def _groups(lengths: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
     yield start, group
 
 
-def _places(group: Sequence[int], device: torch.device) -> Tensor:
+def _padded_indices(group: Sequence[int], device: torch.device) -> Tensor:
     """Index of each token in the padded rows, [tokens]."""
     longest = max(group)
     return torch.cat([torch.arange(n, device=device) + i * longest for i, n in enumerate(group)])

@@ -1,4 +1,4 @@
-"""What of a model is not trained: groups by name, or patterns of parameter names."""
+"""Frozen parameters: groups by name, or patterns of parameter names."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence

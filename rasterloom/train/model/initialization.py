@@ -1,4 +1,4 @@
-"""What training starts from: a Chameleon of a size by name, or of a checkpoint, and its first weights."""
+"""Initial model: a Chameleon of a named size, or of a checkpoint."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -130,14 +130,14 @@ def starting_weights(
 
 
 def starts_with_zeros(init: str, zero_image_head: ZeroHead) -> bool:
-    """Whether the head's rows of image tokens are zeros at first."""
+    """True if the head's rows of image tokens are zeros at first."""
     if zero_image_head == "auto":
         return init not in SIZES and masks_images(config_fields(init))
     return zero_image_head == "true"
 
 
 def masks_images(fields: Mapping[str, Any]) -> bool:
-    """Whether a config.json keeps its model from drawing, so that the head's image rows mean nothing.
+    """True if a config.json masks image tokens, whose head rows are meaningless then.
 
     transformers masks the tokens that ``vocabulary_map`` names IMGIMG..., and Lumina-mGPT's code too, unless
     ``mask_image_logits`` is false.

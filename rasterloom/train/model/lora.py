@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rasterloom.recipe.model import Lora
+from rasterloom.train.model.shapes import LORA_A, LORA_B, LORA_BASE
 
 VOCABULARY = ("embed_tokens", "lm_head")
-_A, _B, _BASE = ".lora_A.default.weight", ".lora_B.default.weight", ".base_layer.weight"
 
 
 def check_lora_installed() -> None:
@@ -32,7 +32,7 @@ def add_lora(lm: Any, lora: Lora, *, seed: int) -> None:
         lm: a ChameleonForConditionalGeneration; changed in place.
         seed: of the adapters, the same on every rank.
     """
-    from peft import inject_adapter_in_model
+    from peft import inject_adapter_in_model  # heavy
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -46,11 +46,15 @@ def merged(weights: Mapping[str, Tensor], lora: Lora | None) -> dict[str, Tensor
     """Add to each matrix what its adapters add: the weights of a plain model, under its own names."""
     if lora is None:
         return dict(weights)
-    plain = {name: tensor for name, tensor in weights.items() if not name.endswith((_A, _B, _BASE))}
+    plain = {
+        name: tensor for name, tensor in weights.items() if not name.endswith((LORA_A, LORA_B, LORA_BASE))
+    }
     for name, tensor in weights.items():
-        if name.endswith(_BASE):
-            stem = name.removesuffix(_BASE)
-            update = weights[stem + _B].float() @ weights[stem + _A].float() * (lora.alpha / lora.rank)
+        if name.endswith(LORA_BASE):
+            stem = name.removesuffix(LORA_BASE)
+            update = (
+                weights[stem + LORA_B].float() @ weights[stem + LORA_A].float() * (lora.alpha / lora.rank)
+            )
             plain[f"{stem}.weight"] = (tensor.float() + update).to(tensor.dtype)
     return plain
 
@@ -65,7 +69,7 @@ def save_adapter(weights: Mapping[str, Tensor], lora: Lora, folder: Path, base: 
     trained = {
         name.replace(".default.", "."): tensor
         for name, tensor in weights.items()
-        if name.endswith((_A, _B))
+        if name.endswith((LORA_A, LORA_B))
         or (lora.vocabulary and any(name.endswith(f"{part}.weight") for part in VOCABULARY))
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +83,7 @@ def save_adapter(weights: Mapping[str, Tensor], lora: Lora, folder: Path, base: 
 
 
 def _config(lora: Lora, base: str | None = None) -> Any:
-    from peft import LoraConfig
+    from peft import LoraConfig  # heavy
 
     return LoraConfig(
         r=lora.rank,

@@ -15,9 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-CHUNK_ELEMENTS = 2**27
-"""Logits held at once: 512 MiB in fp32. A chunk's product with the hidden states is added to the gradient
-of the whole head, so chunks must not be too small."""
+from rasterloom.train.model.shapes import LOGITS_AT_ONCE
 
 
 class Losses(NamedTuple):
@@ -48,7 +46,7 @@ class LossHead(nn.Linear):
         input: Tensor,
         targets: Tensor | None = None,
         z_loss: float = 0.0,
-        chunk_elements: int = CHUNK_ELEMENTS,
+        chunk_elements: int = LOGITS_AT_ONCE,
     ) -> Any:
         """Compute logits, or with targets the `Losses`.
 
@@ -68,7 +66,7 @@ def token_losses(
     targets: Tensor,
     *,
     z_loss: float = 0.0,
-    chunk_elements: int = CHUNK_ELEMENTS,
+    chunk_elements: int = LOGITS_AT_ONCE,
 ) -> Losses:
     """Compute the losses of tokens, and their gradients where they will be wanted.
 

@@ -1,4 +1,4 @@
-"""The model: Chameleon as transformers has it, without its image encoder, on concatenated sequences."""
+"""PackedLM: transformers' Chameleon on concatenated sequences, without image encoder."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +15,7 @@ from transformers import ChameleonForConditionalGeneration
 from rasterloom.recipe.model import Lora
 from rasterloom.recipe.train import Train
 from rasterloom.schema import Profile
+from rasterloom.storage.layout import PROFILE
 from rasterloom.train.data.collate import IGNORE
 from rasterloom.train.model import attention
 from rasterloom.train.model.activation_checkpointing import prepare_layers
@@ -31,6 +32,7 @@ from rasterloom.train.model.lora import add_lora, check_lora_installed, merged
 from rasterloom.train.model.loss import Losses, LossHead
 from rasterloom.train.model.shapes import SIZES
 from rasterloom.train.model.zero3_init import build_partitioned
+from rasterloom.train.transformers_compat import attention_name
 
 __all__ = ["PackedLM", "build_model", "save_model", "tiny_config", "training_model"]
 
@@ -104,13 +106,13 @@ def save_model(
     model.config.architectures = [ChameleonForConditionalGeneration.__name__]
     model.config.save_pretrained(folder)
     save_torch_state_dict(merged(model.state_dict() if state_dict is None else state_dict, lora), folder)
-    (folder / "profile.json").write_text(json.dumps(asdict(profile), indent=1))
+    (folder / PROFILE).write_text(json.dumps(asdict(profile), indent=1))
 
 
 @contextmanager
 def own_attention(lm: ChameleonForConditionalGeneration) -> Iterator[None]:
     """Let a model attend as transformers does, which takes masks and a cache, as long as the block lasts."""
-    before = lm.config._attn_implementation
+    before = attention_name(lm.config)
     with quiet():
         lm.set_attn_implementation("sdpa")
     try:

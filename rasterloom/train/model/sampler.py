@@ -1,4 +1,4 @@
-"""Draws images, as codes, and answers in text from a trained model, in batches.
+"""Sampler of image codes and text answers from a trained model.
 
 Guidance, top-k and temperature are those of Lumina-mGPT, in its order: logits = s * (l - l0) + l0, where l0
 sees only boi and the size; then the image codes alone; then their top k; then temperature. Unlike there the
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rasterloom.schema import Profile
 from rasterloom.train.model.packed_lm import build_model
+from rasterloom.utils.parallel import Advance, adding, silent
 
 Codes = NDArray[np.int32]
 
@@ -42,7 +43,7 @@ class Sampler:
         top_k: int = 2000,
         seed: int = 0,
         batch: int = 32,
-        on_tokens: Callable[[int], None] = lambda tokens: None,
+        on_tokens: Advance = silent,
     ) -> list[Codes]:
         """Draw one image for each prompt.
 
@@ -53,7 +54,7 @@ class Sampler:
             cfg: guidance scale; 1 is no guidance.
             seed: image i depends on ``seed`` and i, and not on the other images.
             batch: images drawn at once; they may be of any sizes, and are sorted by length first.
-            on_tokens: told how many codes more are drawn, now and then.
+            on_tokens: called with the number of codes generated, and of all, now and then.
 
         Returns:
             Codes [h, w] of each image.
@@ -66,37 +67,38 @@ class Sampler:
         heads = [_head(size, self.profile) for size in sizes]
         order = sorted(range(len(sizes)), key=lambda i: (sizes[i][0] * sizes[i][1], sizes[i], i))
         images: dict[int, Codes] = {}
+        add = adding(on_tokens, sum(w * h for w, h in sizes) // self.profile.downsample**2)
         for start in range(0, len(order), batch):
             part = order[start : start + batch]
             contexts = [[*prompt_ids[i], *heads[i]] for i in part]
             if cfg != 1:
                 contexts += [heads[i] for i in part]
-            forms = [
+            grids = [
                 (sizes[i][1] // self.profile.downsample, sizes[i][0] // self.profile.downsample) for i in part
             ]
-            luck = [
-                np.random.default_rng([seed, i]).random(h * w) for i, (h, w) in zip(part, forms, strict=True)
+            uniforms = [
+                np.random.default_rng([seed, i]).random(h * w) for i, (h, w) in zip(part, grids, strict=True)
             ]
-            drawn = self._draw(contexts, forms, luck, cfg, temperature, top_k, on_tokens)
+            drawn = self._draw(contexts, grids, uniforms, cfg, temperature, top_k, add)
             images.update(zip(part, drawn, strict=True))
         return [images[i] for i in range(len(sizes))]
 
     def _draw(
         self,
         contexts: list[list[int]],
-        forms: list[tuple[int, int]],
-        luck: list[NDArray[np.float64]],
+        grids: list[tuple[int, int]],
+        uniforms: list[NDArray[np.float64]],
         cfg: float,
         temperature: float,
         top_k: int,
-        on_tokens: Callable[[int], None],
+        add: Callable[[int], None],
     ) -> list[Codes]:
         """Draw a batch: ``contexts`` with the prompts, then those without, if there is guidance."""
         profile, device = self.profile, self.device
-        script = _script(forms, profile)
+        script = _script(grids, profile)
         free = script < 0
         chances = np.zeros(script.shape)
-        for row, (mine, chance) in enumerate(zip(free, luck, strict=True)):
+        for row, (mine, chance) in enumerate(zip(free, uniforms, strict=True)):
             chances[row, mine] = chance
         steps = script.shape[1]
         decoder = _Decoder(self.model, contexts, room=steps, pad=profile.pad, device=device)
@@ -108,7 +110,7 @@ class Sampler:
                 with_prompt, without = logits.chunk(2)
                 logits = cfg * (with_prompt - without) + without
             codes[:, at] = _choose(logits, chances_at[:, at], temperature, top_k)
-            on_tokens(int(free[:, at].sum()))
+            add(int(free[:, at].sum()))
             # What is known of all rows, as the end of a line where they are of one width, goes in along.
             end = at + 1
             while end < steps and not free[:, end].any():
@@ -121,7 +123,7 @@ class Sampler:
             at = end
         drawn = codes.cpu().numpy().astype(np.int32)
         return [
-            drawn[row, mine].reshape(form) for row, (mine, form) in enumerate(zip(free, forms, strict=True))
+            drawn[row, mine].reshape(grid) for row, (mine, grid) in enumerate(zip(free, grids, strict=True))
         ]
 
     @torch.no_grad()
@@ -135,7 +137,7 @@ class Sampler:
         seed: int = 0,
         batch: int = 32,
         max_tokens: int = 512,
-        on_tokens: Callable[[int], None] = lambda tokens: None,
+        on_tokens: Advance = silent,
     ) -> list[list[int]]:
         """Answer each prompt in text, until the model ends its turn.
 
@@ -150,12 +152,13 @@ class Sampler:
         """
         allowed = torch.tensor([*text_ids, self.profile.sep], device=self.device)
         answers: list[list[int]] = []
+        add = adding(on_tokens)
         for start in range(0, len(prompt_ids), batch):
             part = [list(prompt) for prompt in prompt_ids[start : start + batch]]
-            luck = np.stack(
+            uniforms = np.stack(
                 [np.random.default_rng([seed, start + i]).random(max_tokens) for i in range(len(part))]
             )
-            chances = torch.from_numpy(luck).to(self.device)
+            chances = torch.from_numpy(uniforms).to(self.device)
             decoder = _Decoder(self.model, part, room=max_tokens, pad=self.profile.pad, device=self.device)
             hidden = decoder.start()
             ended = torch.zeros(len(part), dtype=torch.bool, device=self.device)
@@ -165,7 +168,7 @@ class Sampler:
                 chosen = allowed[_choose(logits, chances[:, at], temperature, top_k)]
                 tokens.append(torch.where(ended, self.profile.sep, chosen))
                 ended = ended | (chosen == self.profile.sep)
-                on_tokens(len(part))
+                add(len(part))
                 if at + 1 == max_tokens or bool(ended.all()):
                     break
                 hidden = decoder.feed(tokens[-1][:, None])
@@ -230,8 +233,11 @@ class _Decoder:
 
 
 class _Cache:
-    """Keys and values of all layers, allocated once. transformers' own either copies them at every token
-    or lets attention run over the room that is still empty."""
+    """Key-value cache of all layers, allocated once.
+
+    transformers' own either copies keys and values at every token or lets attention run over the room that is
+    still empty.
+    """
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -255,26 +261,31 @@ class _Cache:
 
 
 def _head(size: tuple[int, int], profile: Profile) -> list[int]:
-    """How an image of so many pixels begins: boi, height, width. It is all that guidance samples without."""
+    """Head of an image's tokens: boi, height, width.
+
+    It is all that guidance samples without.
+    """
     width, height = size
     if width % profile.grid_unit or height % profile.grid_unit or width < 1 or height < 1:
         raise ValueError(f"size {width}x{height} is not a multiple of {profile.grid_unit} pixels")
     return [profile.boi, *(profile.grid0 + side // profile.grid_unit for side in (height, width))]
 
 
-def _script(forms: Sequence[tuple[int, int]], profile: Profile) -> NDArray[np.int64]:
-    """What follows the heads of images of (height, width) codes: -1 for a code that is to be drawn, eol
-    after each row but the last, and padding after shorter images; int64 [images, tokens]."""
-    rows = [([-1] * width + [profile.eol]) * height for height, width in forms]
+def _script(grids: Sequence[tuple[int, int]], profile: Profile) -> NDArray[np.int64]:
+    """Template of images of (height, width) codes, int64 [images, tokens].
+
+    -1 for a code that is to be drawn, eol after each row but the last, and padding after shorter images.
+    """
+    rows = [([-1] * width + [profile.eol]) * height for height, width in grids]
     longest = max(map(len, rows)) - 1
     return np.array([(row[:-1] + [profile.pad] * longest)[:longest] for row in rows], np.int64)
 
 
-def _choose(logits: Tensor, luck: Tensor, temperature: float, top_k: int) -> Tensor:
-    """Pick one code a row, [rows] int64, by the inverse of the cumulative distribution at ``luck``."""
+def _choose(logits: Tensor, uniforms: Tensor, temperature: float, top_k: int) -> Tensor:
+    """Pick one code a row, [rows] int64, by the inverse of the cumulative distribution at ``uniforms``."""
     if top_k < logits.shape[-1]:
         least = logits.topk(top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
     mass = (logits / temperature).double().softmax(dim=-1).cumsum(dim=-1)
-    wanted = luck[:, None] * mass[:, -1:]
+    wanted = uniforms[:, None] * mass[:, -1:]
     return torch.searchsorted(mass, wanted, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)

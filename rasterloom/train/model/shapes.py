@@ -9,13 +9,20 @@ from typing import Any
 
 from rasterloom.recipe.model import Lora
 
+CONFIG_FILE = "config.json"
+LOGITS_AT_ONCE = 2**27
+"""Logits that the loss holds at once: 512 MiB in fp32. A chunk's product with the hidden states is added to
+the gradient of the whole head, so chunks must not be too small."""
+LORA_A, LORA_B, LORA_BASE = ".lora_A.default.weight", ".lora_B.default.weight", ".base_layer.weight"
+"""Ends of peft's names of a matrix's adapters, and of the matrix beside them."""
+
 TINY = "tiny"
 CHAMELEON_VOCAB = 65_536
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a Chameleon is made of, in transformers' words."""
+    """Dimensions of a Chameleon, in transformers' terms."""
 
     hidden: int
     intermediate: int
@@ -71,9 +78,9 @@ def parameter_shapes(shape: Shape, lora: Lora | None = None) -> dict[str, tuple[
             (name,) = (name for name in of_layer if name.endswith(f"{target}.weight"))
             outputs, inputs = of_layer.pop(name)
             stem = name.removesuffix(".weight")
-            of_layer[f"{stem}.base_layer.weight"] = (outputs, inputs)
-            of_layer[f"{stem}.lora_A.default.weight"] = (lora.rank, inputs)
-            of_layer[f"{stem}.lora_B.default.weight"] = (outputs, lora.rank)
+            of_layer[stem + LORA_BASE] = (outputs, inputs)
+            of_layer[stem + LORA_A] = (lora.rank, inputs)
+            of_layer[stem + LORA_B] = (outputs, lora.rank)
     return {
         "model.embed_tokens.weight": (shape.vocab, hidden),
         **{
@@ -127,12 +134,12 @@ def shape_of_config(fields: Mapping[str, Any]) -> Shape:
 
 
 def config_fields(init: str) -> dict[str, Any]:
-    """What the config.json of a checkpoint says.
+    """Fields of a checkpoint's config.json.
 
     Raises:
         ValueError: there is none.
     """
-    file = Path(init) / "config.json"
+    file = Path(init) / CONFIG_FILE
     if not file.is_file():
         sizes = ", ".join(SIZES)
         raise ValueError(

@@ -19,7 +19,7 @@ NOT_NEEDED = ("model.vqmodel.", "rotary_emb.inv_freq")
 """Parts of names of what a language model needs not: the image encoder, and constants."""
 
 
-class Weights:
+class StoredTensors:
     """The tensors in the folder of a checkpoint, by name."""
 
     def __init__(
@@ -53,7 +53,7 @@ class Weights:
                     yield name, _fitted(get(name), wanted[name]).to(dtype)
 
 
-def open_weights(folder: Path) -> Weights:
+def open_weights(folder: Path) -> StoredTensors:
     """Find the tensors of a checkpoint; reads headers alone.
 
     Raises:
@@ -64,7 +64,7 @@ def open_weights(folder: Path) -> Weights:
         for name, shape in _shapes(folder / file).items():
             if not any(part in name for part in NOT_NEEDED):
                 shapes[name], of_file[name] = shape, file
-    return Weights(folder, shapes, of_file)
+    return StoredTensors(folder, shapes, of_file)
 
 
 def _files(folder: Path) -> list[str]:
@@ -111,7 +111,10 @@ def _is_head_norm(name: str) -> bool:
 
 
 def _fits(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Lumina-mGPT keeps one row of a norm for all the heads of a shard of Meta's; transformers one a head."""
+    """True if a stored tensor fits the model's parameter.
+
+    Lumina-mGPT keeps one row of a norm for all the heads of a shard of Meta's; transformers one a head.
+    """
     if _is_head_norm(name) and len(found) == len(wanted) == 2 and wanted[0] % found[0] == 0:
         return found[1] == wanted[1]
     return found == wanted

@@ -1,4 +1,4 @@
-"""What is noted of each step, in ``metrics.jsonl`` and by the trackers."""
+"""Metrics of each step, in ``metrics.jsonl`` and in trackers."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from rasterloom.train.monitoring.trackers import Tracker
 
 @dataclass(frozen=True)
 class StepSums:
-    """What one step did, over all ranks."""
+    """Sums of one step over all ranks."""
 
     loss: float
     """Mean of -log p(token), over the tokens that count."""
@@ -28,7 +28,10 @@ class StepSums:
 
 
 class MetricsLog:
-    """Appends a line a step. Lines beyond step ``keep`` are of an attempt that was lost and are removed."""
+    """Log with a line a step.
+
+    Lines beyond step ``keep`` are of an attempt that was lost and are removed.
+    """
 
     def __init__(self, path: Path | None, *, keep: int, trackers: Sequence[Tracker] = ()) -> None:
         """Open the log; with ``path`` None, on ranks other than 0, nothing is written."""

@@ -1,4 +1,4 @@
-"""What is seen of a stage while it trains: its log, held-out losses, and pictures of fixed prompts."""
+"""Monitoring of a stage: log, held-out losses, previews of fixed prompts."""
 
 import resource
 import sys
@@ -27,8 +27,11 @@ from rasterloom.train.monitoring.trackers import Tracker, open_trackers
 from rasterloom.utils.json_files import read_json, write_json
 
 
-class Watch:
-    """Looks at an engine that trains. Every rank has one and calls the same of it; rank 0 writes."""
+class Monitor:
+    """Monitor of an engine that trains.
+
+    Every rank has one and calls the same of it; rank 0 writes.
+    """
 
     def __init__(
         self, engine: Any, job: StageJob, rows: TokenRows, held: NDArray[np.int64], *, start: int, total: int
@@ -82,7 +85,7 @@ class Watch:
         return self.log.write(sums, step=step, total=self.total, lr=lr, seconds=seconds, more=more)
 
     def _summary(self, step: int) -> dict[str, Any]:
-        """What is told of all steps since the last summary: the one time that the tally is read."""
+        """Summary of the steps since the last one, which reads the tally."""
         sums = self.tally.read()
         flops = train_flops(
             shape_of_config(self.engine.module.lm.config.to_dict()),
@@ -125,11 +128,11 @@ class Watch:
             tracker.scalars(flat(losses, "heldout"), step)
 
     def draw(self, step: int) -> None:
-        """Draw the job's prompts as codes into ``samples/step-<n>.json``; whoever has the codec decodes them.
+        """Generate the previews' codes into ``samples/step-<n>.json``; the driver decodes them.
 
         Every rank draws the same, for with ZeRO-3 a forward pass takes all of them.
         """
-        drawing = self.job.drawing
+        drawing = self.job.preview
         if drawing is None:
             return
         lm = self.engine.module.lm
@@ -150,7 +153,7 @@ class Watch:
             record = {"step": step, **told, "codes": [grid.tolist() for grid in codes]}
             write_json(self.job.samples_dir / f"step-{step:08d}.json", record)
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "Monitor":
         return self
 
     def __exit__(

@@ -13,8 +13,10 @@ from rasterloom.train.data.groups import Groups
 
 
 class Tally:
-    """Sums over some steps, on each rank's own device: nothing waits for it, and no rank for another, until
-    it is read."""
+    """Per-group sums of losses over some steps, on each rank's own device.
+
+    Nothing waits for it, and no rank for another, until it is read.
+    """
 
     def __init__(self, groups: Groups, device: torch.device) -> None:
         self.groups = groups
@@ -51,7 +53,7 @@ class Tally:
 
 
 class Sums(NamedTuple):
-    """What a `Tally` has added up."""
+    """Totals of a `Tally`."""
 
     by_cell: NDArray[np.float64]  # [3, cells]: loss, tokens that count, rows
     squares: float  # of the sequences' lengths

@@ -15,14 +15,14 @@ _PACKAGES = {"tensorboard": ("tensorboardX", "tensorboardX"), "wandb": ("wandb",
 
 
 class Tracker(Protocol):
-    """Where figures go that a person looks at while a stage trains."""
+    """Destination of a stage's figures."""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Note values by name, as of a step."""
         ...
 
-    def picture(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:
-        """Note a picture, RGB [h, w, 3], as of a step."""
+    def image(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:
+        """Note an image, RGB [h, w, 3], as of a step."""
         ...
 
     def close(self) -> None: ...
@@ -65,7 +65,7 @@ class TensorBoard:
     """Event files, which every ``tensorboard --logdir`` reads."""
 
     def __init__(self, folder: Path, *, keep: int = 0, suffix: str = "") -> None:
-        from tensorboardX import SummaryWriter
+        from tensorboardX import SummaryWriter  # heavy
 
         self._writer = SummaryWriter(
             str(folder), purge_step=keep + 1 if keep else None, filename_suffix=suffix, flush_secs=10
@@ -75,7 +75,7 @@ class TensorBoard:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def picture(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:
+    def image(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:
         self._writer.add_image(name, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
@@ -86,7 +86,7 @@ class WeightsAndBiases:
     """A run of wandb. ``WANDB_PROJECT``, ``WANDB_MODE=offline`` and wandb's other variables are its own."""
 
     def __init__(self, folder: Path, run: str, settings: Mapping[str, Any]) -> None:
-        import wandb
+        import wandb  # heavy
 
         self._wandb = wandb
         self._run = wandb.init(
@@ -104,7 +104,7 @@ class WeightsAndBiases:
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         self._run.log({**values, "step": step})
 
-    def picture(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:
+    def image(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:
         self._run.log({name: self._wandb.Image(pixels), "step": step})
 
     def close(self) -> None:

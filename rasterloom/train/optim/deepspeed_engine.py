@@ -1,7 +1,5 @@
 """DeepSpeed: its configuration from the recipe, and full weights out of its shards."""
 
-import contextlib
-import io
 import logging
 import math
 import os
@@ -13,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from rasterloom.recipe.train import Train
+from rasterloom.train.deepspeed_compat import StepGate, silence, whole_size, without_shm_extension
 from rasterloom.train.deepspeed_config import BETAS, BUCKET_ELEMENTS, deepspeed_config
 from rasterloom.train.model.packed_lm import PackedLM
-from rasterloom.train.optim.muon import Muon
+from rasterloom.train.optim.muon import MuonAdamW
 
 
 def set_up_deepspeed(*, use_gpu: bool) -> None:
@@ -25,10 +24,9 @@ def set_up_deepspeed(*, use_gpu: bool) -> None:
     # DeepSpeed insists on it, and launchers other than its own need not set it.
     os.environ.setdefault("LOCAL_RANK", str(torch.cuda.current_device() if use_gpu else 0))
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    import deepspeed
+    import deepspeed  # heavy
 
-    # An optional speed-up that DeepSpeed would compile on the spot, which takes a C++ compiler.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    without_shm_extension()
     deepspeed.init_distributed(dist_backend="nccl" if use_gpu else "gloo", verbose=False)
 
 
@@ -39,17 +37,18 @@ def start_deepspeed(model: PackedLM, train: Train, *, use_gpu: bool) -> Any:
     is the end of a step (see `backward`).
     """
     set_up_deepspeed(use_gpu=use_gpu)
-    import deepspeed
+    import deepspeed  # heavy
 
-    elements = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())  # ZeRO 3 deals them out
+    elements = sum(whole_size(p) for p in model.parameters())
     config = deepspeed_config(train, bucket_elements=min(BUCKET_ELEMENTS, elements))
     groups = parameter_groups(model, train.weight_decay)
     given: dict[str, Any] = {"model_parameters": groups}
     if train.optimizer == "muon":
-        given["optimizer"] = Muon(split_matrices(model, groups), lr=1.0, betas=BETAS)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        given["optimizer"] = MuonAdamW(split_matrices(model, groups), lr=1.0, betas=BETAS)
+    with warnings.catch_warnings(), silence():
         warnings.simplefilter("ignore")
         engine, *_ = deepspeed.initialize(model=model, config=config, **given)
+    engine.step_gate = StepGate(engine)
     return engine
 
 
@@ -108,24 +107,15 @@ def optimizer_step(engine: Any, lr: float, accept: Callable[[float], bool]) -> f
         gradients = [p.grad for p in engine.parameters() if p.grad is not None]
         plain = float(torch.nn.utils.get_total_norm(gradients))
 
-    def norm(of: Any) -> float:
-        found = float(of) if plain is None else plain
-        return found if 0 <= found < math.inf else math.inf  # DeepSpeed has -1 for what is not finite
-
-    optimizer = engine.basic_optimizer
-    take = optimizer.step
-
-    def step(*args: Any, **kwargs: Any) -> Any:
-        if accept(norm(getattr(engine.optimizer, "_global_grad_norm", None))):
-            return take(*args, **kwargs)
-        return None
-
-    optimizer.step = step
-    try:
+    gate: StepGate = engine.step_gate
+    with gate.opened_by(lambda: accept(_finite(gate.norm() if plain is None else plain))):
         engine.step()
-    finally:
-        optimizer.step = take
-    return norm(engine.get_global_grad_norm())
+    return _finite(float(engine.get_global_grad_norm()) if plain is None else plain)
+
+
+def _finite(norm: float) -> float:
+    """A norm, infinite where it is not finite, for which DeepSpeed has -1 too."""
+    return norm if 0 <= norm < math.inf else math.inf
 
 
 def full_weights(engine: Any, *, keep: bool) -> dict[str, Tensor]:
@@ -134,7 +124,7 @@ def full_weights(engine: Any, *, keep: bool) -> dict[str, Tensor]:
     Args:
         keep: return them; the other ranks take part and return nothing.
     """
-    from deepspeed.utils import safe_get_full_fp32_param
+    from deepspeed.utils import safe_get_full_fp32_param  # heavy
 
     weights = {}
     for name, parameter in engine.module.lm.named_parameters():

@@ -1,4 +1,4 @@
-"""Whether a step is to be taken: what is not finite, or far off, is not let into the weights.
+"""Loss guard: skips steps whose loss spikes or is not finite.
 
 The judgement is a pure function of losses and norms that are the same on every rank, and of what was seen
 before, which is kept in checkpoints: so all ranks judge alike, and a resumed run as one that never stopped.
@@ -14,7 +14,7 @@ from rasterloom.recipe.train import Guard
 
 @dataclass(frozen=True)
 class Seen:
-    """What the guard remembers."""
+    """State of the guard between steps."""
 
     losses: tuple[float, ...] = ()
     """Of the last steps that were taken, at most ``window``, oldest first."""

@@ -1,67 +1,65 @@
-"""Muon (Jordan et al. 2024) for the matrices of a model, AdamW for the rest, as one optimizer.
+"""Muon (Jordan et al. 2024) for the matrices of the layers and AdamW for the rest, as one optimizer.
 
-Muon's step is the momentum of a matrix with all its singular values set to about one, so that directions
-with rare gradients are learnt as fast as others. It is scaled to the size of AdamW's usual steps
-(Liu et al. 2025, arXiv 2502.16982), so that both go by one learning rate.
+Both are torch's. Muon's updates are scaled to the size of AdamW's (Liu et al. 2025, arXiv 2502.16982), so
+that both go by one learning rate.
 """
 
-from collections import defaultdict
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
-MOMENTUM = 0.95
-RMS_OF_ADAMW = 0.2
-ROUNDS = 5
+SCALING = "match_rms_adamw"
+_OLD_MOMENTUM, _MOMENTUM = "momentum", "momentum_buffer"
 
 
-class Muon(torch.optim.AdamW):
-    """Takes AdamW's parameter groups; those with ``muon: True`` hold matrices [rows, columns], or weights of
-    convolutions, which are taken as matrices [outputs, inputs x kernel]."""
+class MuonAdamW(torch.optim.Optimizer):
+    """One optimizer over parameter groups, of which those with ``muon: True`` hold matrices [rows, columns].
+
+    The two members share its groups and its state, so that DeepSpeed sees, and saves, one plain optimizer.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float]) -> None:
+        super().__init__(groups, {})
+        self._members: list[torch.optim.Optimizer] = []
+        if matrices := [group for group in self.param_groups if group["muon"]]:
+            self._members.append(torch.optim.Muon(matrices, lr=lr, adjust_lr_fn=SCALING))
+        if others := [group for group in self.param_groups if not group["muon"]]:
+            self._members.append(torch.optim.AdamW(others, lr=lr, betas=betas))
+        self._share()
+
+    def _share(self) -> None:
+        """Give the members this optimizer's groups and state."""
+        for member in self._members:
+            is_muon = isinstance(member, torch.optim.Muon)
+            member.param_groups = [group for group in self.param_groups if group["muon"] == is_muon]
+            member.state = self.state
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        groups = self.param_groups
-        self.param_groups = [group for group in groups if not group.get("muon")]
-        try:
-            super().step(closure)
-        finally:
-            self.param_groups = groups
-        for group in groups:
-            if group.get("muon"):
-                self._step_matrices(group)
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for member in self._members:
+            member.step()
+        return loss
 
-    def _step_matrices(self, group: dict[str, Any]) -> None:
-        alike = defaultdict(list)  # matrices of one shape are worked on together
-        for p in group["params"]:
-            if p.grad is not None:
-                alike[p.shape].append(p)
-        for params in alike.values():
-            directions = []
-            for p in params:
-                state = self.state[p]
-                if not state:  # AdamW looks for a count of steps in every state that it loads
-                    state.update(step=torch.zeros(()), momentum=torch.zeros_like(p))
-                state["step"] += 1
-                momentum = state["momentum"]
-                momentum.lerp_(p.grad, 1 - MOMENTUM)
-                directions.append(p.grad.lerp(momentum, MOMENTUM).flatten(1))
-            scale = RMS_OF_ADAMW * max(directions[0].shape) ** 0.5
-            for p, update in zip(params, orthogonal(torch.stack(directions)), strict=True):
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update.view(p.shape), alpha=-group["lr"] * scale)
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore a state, also one of the Muon that Rasterloom had before."""
+        super().load_state_dict(_of_torch(state_dict, self.param_groups))
+        self._share()
 
 
-def orthogonal(matrices: Tensor) -> Tensor:
-    """Near the closest matrices with orthonormal rows (or columns, if there are fewer): [n, rows, columns].
-
-    A Newton-Schulz iteration of degree five; singular values end between about 0.7 and 1.2.
-    """
-    if matrices.shape[1] > matrices.shape[2]:
-        return orthogonal(matrices.mT).mT
-    x: Tensor = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(ROUNDS):
-        gram = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x
+def _of_torch(state_dict: Mapping[str, Any], groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """The state under the names of torch's Muon; settings that the old one did not have are today's."""
+    state, saved = dict(state_dict["state"]), []
+    for group, old in zip(groups, state_dict["param_groups"], strict=True):
+        if not old["muon"] or "ns_steps" in old:
+            saved.append(old)
+            continue
+        saved.append({**group, **{name: old[name] for name in ("params", "lr", "weight_decay")}})
+        for number in old["params"]:
+            if number in state:
+                state[number] = {_MOMENTUM: state[number][_OLD_MOMENTUM]}
+    return {**state_dict, "state": state, "param_groups": saved}

@@ -1,6 +1,5 @@
 """One optimizer step on a global batch, in micro-batches."""
 
-import enum
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,16 +10,6 @@ from rasterloom.train.data.collate import IGNORE, Packed
 from rasterloom.train.monitoring.metrics_log import StepSums
 from rasterloom.train.monitoring.tally import Tally
 from rasterloom.train.optim.deepspeed_engine import backward, optimizer_step
-
-
-class Asked(enum.IntEnum):
-    """What a worker is asked for from outside, between two steps."""
-
-    NOTHING = 0
-    SAVE = 1
-    """A checkpoint: a machine may soon be gone."""
-    STOP = 2
-    """A checkpoint, and an end."""
 
 
 def train_step(

@@ -113,7 +113,7 @@ def test_variables_are_named_and_not_shown(folder, tmp_path, monkeypatch):
     assert sent["runtime_env"]["worker_process_setup_hook"] == "rasterloom.pipelines.cluster.environment.take"
     for names, words in (
         (["NOT_SET_HERE"], "NOT_SET_HERE is not set here"),
-        (["A_SECRET=x"], "takes a name, not a value: export A_SECRET"),
+        (["A_SECRET=x"], "takes a name, not a value; export A_SECRET"),
         (["RAY_AUTH_TOKEN"], "the cluster's own"),
     ):
         with pytest.raises(RecipeError, match=words):

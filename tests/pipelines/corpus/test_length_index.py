@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from rasterloom.pipelines.corpus.length_index import LengthsAt, make_lengths
+from rasterloom.pipelines.corpus.length_index import write_index
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.schema import TOKENS
 from rasterloom.storage.parquet_io import DataFile
@@ -14,7 +14,6 @@ from rasterloom.storage.parquet_options import TOKEN_PARQUET
 from rasterloom.storage.store import Store
 from rasterloom.train.data.stage_data import split_heldout
 from rasterloom.train.data.token_dataset import open_rows
-from rasterloom.versions.corpus import Corpus
 
 
 def rows_of(bucket, first, number):
@@ -48,10 +47,8 @@ def indexed(tmp_path):
     folder = tmp_path / "index"
     folder.mkdir()
     progress = Progress(Console(file=StringIO()))
-    progress.start("lengths/64", None)
-    counts = make_lengths(
-        Corpus("little", store), {"tokens/64": files}, LengthsAt(target=64), folder, None, progress
-    )
+    progress.step_started("lengths/64", None)
+    counts = write_index(store, files, folder / "lengths.parquet", progress)
     return [store.path(file.name) for file in files], str(folder / "lengths.parquet"), counts
 
 

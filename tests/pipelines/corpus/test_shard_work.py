@@ -1,10 +1,15 @@
 """A selection reads files of images and scores side by side, or looks scores up where they do not match."""
 
+import hashlib
+import json
+from dataclasses import replace
+
 import pyarrow as pa
 import pytest
 
 from rasterloom import schema
-from rasterloom.pipelines.corpus import shard_work
+from rasterloom.pipelines.corpus import shard_work, token_work
+from rasterloom.pipelines.step import Shard
 from rasterloom.recipe.filtering import Keep
 from rasterloom.storage.store import Store
 
@@ -45,10 +50,10 @@ def written(store, kind, tables):
 def test_scores_find_their_images(tmp_path, monkeypatch, scores, at_once):
     monkeypatch.setattr(shard_work, "FILES_AT_ONCE", at_once)
     store = Store(str(tmp_path))
-    spec = {
-        "images": written(store, "images", [images_of(start, 10) for start in range(0, N, 10)]),
-        "scores": written(store, "scores", [scores_of(part) for part in scores]),
-    }
+    spec = shard_work.SelectSpec(
+        images=written(store, "images", [images_of(start, 10) for start in range(0, N, 10)]),
+        scores=written(store, "scores", [scores_of(part) for part in scores]),
+    )
     found, counts = shard_work.select_images(store, spec, Keep(rule="quality >= 3 and language = 'en'"))
     assert found["key"].to_pylist() == [f"{i:032x}" for i in range(N)]
     assert found["kept"].to_pylist() == [i % 7 >= 3 for i in range(N)]
@@ -57,9 +62,53 @@ def test_scores_find_their_images(tmp_path, monkeypatch, scores, at_once):
 
 def test_an_image_without_scores_is_not_kept_by_a_rule_on_them(tmp_path):
     store = Store(str(tmp_path))
-    spec = {
-        "images": written(store, "images", [images_of(0, 3)]),
-        "scores": written(store, "scores", [scores_of([2])]),
-    }
+    spec = shard_work.SelectSpec(
+        images=written(store, "images", [images_of(0, 3)]), scores=written(store, "scores", [scores_of([2])])
+    )
     found, _ = shard_work.select_images(store, spec, Keep(rule="quality >= 0"))
     assert found["kept"].to_pylist() == [False, False, True]
+
+
+SPECS = [
+    (shard_work.PairsSpec(), {}),
+    (
+        shard_work.FetchSpec(shard=3, file="a/0.parquet", start=24, rows=12),
+        {"shard": 3, "file": "a/0.parquet", "start": 24, "rows": 12},
+    ),
+    (
+        shard_work.FetchSpec(
+            shard=0, file="a/0.parquet", start=0, rows=2, images="b/é.parquet", errors=["dns"]
+        ),
+        {
+            "shard": 0,
+            "file": "a/0.parquet",
+            "start": 0,
+            "rows": 2,
+            "images": "b/é.parquet",
+            "errors": ["dns"],
+        },
+    ),
+    (shard_work.ScoreSpec("a"), {"images": "a"}),
+    (shard_work.SelectSpec(["a"], ["b"]), {"images": ["a"], "scores": ["b"]}),
+    (
+        token_work.TokenizeSpec("a", ["b"], ["c"], ["d"]),
+        {"images": "a", "scores": ["b"], "selection": ["c"], "text": ["d"]},
+    ),
+    (
+        token_work.PackSpec(["a"], "64x64", [0, 9, None]),
+        {"files": ["a"], "bucket": "64x64", "edges": [0, 9, None]},
+    ),
+]
+
+
+@pytest.mark.parametrize(("spec", "values"), SPECS, ids=[type(spec).__name__ for spec, _ in SPECS])
+def test_a_shard_is_published_under_the_digest_of_its_values(spec, values):
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False)
+    assert Shard("0", spec).digest == hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+
+
+def test_what_may_change_is_worked_on_and_is_no_part_of_the_digest():
+    spec = shard_work.SelectSpec(["a"], ["b"])
+    now = replace(spec, earlier=["c"])
+    assert Shard("0", spec, now=now).task == now
+    assert Shard("0", spec, now=now).id == Shard("0", spec).id

@@ -29,7 +29,8 @@ def test_two_runs_at_once_make_a_folder_once(tmp_path):
     corpus = Corpus("little", Store(str(tmp_path)))
     made = []
 
-    def make(corpus, inputs, step, folder, run, progress):
+    def make(context):
+        folder = context.folder
         made.append(folder)
         (folder / "first").write_text("half")
         time.sleep(1.5)  # longer than the other run waits between two looks
@@ -56,7 +57,8 @@ def test_two_runs_at_once_make_a_folder_once(tmp_path):
 def test_what_a_stopped_run_left_is_not_taken_over(tmp_path):
     corpus = Corpus("little", Store(str(tmp_path)))
 
-    def make(corpus, inputs, step, folder, run, progress):
+    def make(context):
+        folder = context.folder
         assert list(folder.iterdir()) == []
         (folder / "new").write_text("whole")
         return {}
@@ -84,7 +86,8 @@ def test_a_step_that_belongs_on_s3_works_in_a_private_folder_and_leaves_none(s3,
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     corpus, seen = Corpus("little", Store(f"{s3}/private")), []
 
-    def make(corpus, inputs, step, folder, run, progress):
+    def make(context):
+        folder = context.folder
         seen.append((folder, sorted(path.name for path in folder.iterdir())))
         (folder / "notes").write_text("so far")
         if len(seen) == 1:
@@ -110,7 +113,8 @@ def test_a_link_neither_has_a_file_overwritten_nor_uploaded(s3, tmp_path, monkey
         (victim / name).write_text("canary")
     corpus = Corpus("little", Store(f"{s3}/{where.replace(' ', '-')}"))
 
-    def make(corpus, inputs, step, folder, run, progress):
+    def make(context):
+        folder = context.folder
         (folder / "index.html").write_text("page")
         if where == "in its folder":
             (folder / "more").symlink_to(victim)

@@ -64,6 +64,6 @@ def test_parquet_in_files_of_a_size(undisturbed, kept, tmp_path):
 def test_what_cannot_be_exported(rasterloom, undisturbed, tmp_path):
     (tmp_path / "something").write_text("")
     code, _, error = rasterloom("versions", "export", undisturbed.recipe_file, tmp_path)
-    assert code == 2 and "holds something already" in error
+    assert code == 2 and "is not empty" in error
     code, _, error = rasterloom("versions", "export", undisturbed.recipe_file, tmp_path / "x", "--at", "v9")
     assert code == 2 and "no branch, tag or snapshot v9" in error

@@ -59,7 +59,7 @@ def test_what_cannot_be_exported(embedded, undisturbed, workshop, tmp_path):
         export(workshop.recipe, tmp_path / "out")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
-    with pytest.raises(RecipeError, match="holds something already"):
+    with pytest.raises(RecipeError, match="is not empty"):
         export(embedded.recipe, tmp_path / "full")
 
 

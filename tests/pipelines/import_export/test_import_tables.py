@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from rasterloom.pipelines.workflow import plan
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.schema import SCORES, SELECTION, pair_key
 from rasterloom.versions.corpus import Corpus
@@ -100,7 +100,9 @@ def test_files_that_fit_stay_where_they_lie_and_the_same_again_is_the_same_versi
     (version,) = [v for v in made(corpus) if v.table == "scores"]
     assert [f.name for f in corpus.files("scores")] == ["mine/a.parquet"]
     assert len(corpus.table("scores").snapshots()) == 1 and version.record.rows == 12
-    assert {p.step.name: p.runs for p in plan(load_recipe(recipe))}["images"], "the recipe asks for others"
+    assert {p.step.name: p.runs for p in Workflow(load_recipe(recipe)).plan()}["images"], (
+        "the recipe asks for others"
+    )
 
 
 def test_an_export_comes_back(rasterloom, recipe, undisturbed, tmp_path):
@@ -122,7 +124,7 @@ def test_an_export_comes_back(rasterloom, recipe, undisturbed, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("tokens", "{foreign}"), "tokens cannot be adopted; what can: pairs, images"),
+        (("tokens", "{foreign}"), "tokens cannot be imported; expected one of pairs, images"),
         (("images", "{foreign}/none"), "no Parquet file there"),
         (("images", "{foreign}/none.parquet"), "no such file"),
         (("images", "{foreign}"), "has neither key nor url and caption"),

@@ -36,7 +36,7 @@ def test_a_failed_image_is_not_judged(undisturbed):
     assert told["images"]["error"] == row["reason"].removeprefix("failed: ")
     assert told["images"]["detail"]
     assert not any(name.startswith("rule: ") for name in told["selection"])
-    assert told["tokens/64"] == {"none": "only what is kept is tokenised"}
+    assert told["tokens/64"] == {"none": "only selected images are tokenized"}
 
 
 def test_a_duplicate_and_what_is_kept_instead_name_each_other(undisturbed):

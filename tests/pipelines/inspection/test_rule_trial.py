@@ -6,7 +6,7 @@ import pytest
 
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.inspection.rule_trial import try_rule
-from rasterloom.pipelines.workflow import plan
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.versions.history import log
 
 
@@ -47,7 +47,7 @@ def test_nothing_is_run_and_the_same_rule_changes_nothing(undisturbed, tmp_path)
     assert tried.changes == ()
     assert "the same images are kept" in page.read_text()
     assert log(undisturbed.corpus) == versions
-    assert not any(p.runs for p in plan(undisturbed.recipe, "tokens"))
+    assert not any(p.runs for p in Workflow(undisturbed.recipe).plan("tokens"))
 
 
 def test_the_sample_is_the_same_on_every_run(undisturbed, tmp_path):
@@ -70,7 +70,7 @@ def test_what_cannot_be_tried(undisturbed, workshop):
         try_rule(undisturbed.recipe, "beauty > 1")
     with pytest.raises(RecipeError, match="the rule fails on a row"):
         try_rule(undisturbed.recipe, "caption::int > 1")
-    with pytest.raises(RecipeError, match=r"step images is not done \(never run\): rasterloom run"):
+    with pytest.raises(RecipeError, match=r"images is not done \(never run\): run the steps up to scores"):
         try_rule(workshop.recipe, "true")
 
 

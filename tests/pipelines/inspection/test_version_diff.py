@@ -32,9 +32,10 @@ def test_rows_of_one_version_only(two_versions, rasterloom, tmp_path):
     from rasterloom.cli.options import out
     from rasterloom.pipelines.progress.reporter import Progress
     from rasterloom.pipelines.run import run
+    from rasterloom.pipelines.workflow import Workflow
     from rasterloom.recipe.loader import load_recipe
 
-    run(load_recipe(more), "images", Progress(out))
+    run(Workflow(load_recipe(more)), "images", Progress(out))
     for a, b, title in (("v1", "fewer", "only in A"), ("fewer", "v1", "only in B")):
         code, _, error = rasterloom("versions", "diff", recipe, a, b, "--table", "images", "--html", page)
         assert code == 0, error
@@ -66,14 +67,17 @@ def test_what_a_comparison_takes(two_versions, rasterloom, tmp_path):
     recipe, page = two_versions.recipe_file, tmp_path / "compare.html"
     code, _, error = rasterloom("report", recipe, "--compare", "v2", "--out", page)
     assert (
-        code == 2 and "--compare v2: no recipe" in error and "(there are: main, " in error and "v1)" in error
+        code == 2
+        and "--compare v2: not a recipe" in error
+        and "there are: main, " in error
+        and "v1)" in error
     )
     code, _, error = rasterloom("report", recipe, "--compare", "selection", "--out", page)
-    assert code == 2 and "is no stage that was trained" in error
+    assert code == 2 and "is not a trained stage" in error
     code, _, error = rasterloom("report", recipe, "--compare", "gone.yaml", "--out", page)
     assert code == 2 and "gone.yaml" in error
     empty = recipe.with_name("empty.yaml")
     empty.write_text(recipe.read_text().replace("corpus: little", "corpus: another"))
     code, _, error = rasterloom("report", recipe, "--compare", empty, "--out", page)
-    assert code == 2 and "nothing has been made of another of empty.yaml yet" in error
+    assert code == 2 and "another of empty.yaml has no results yet" in error
     assert not page.exists()

@@ -16,7 +16,7 @@ import pytest
 from rasterloom.errors import VersionError
 from rasterloom.pipelines.maintenance import gc
 from rasterloom.pipelines.maintenance.reachability import Grace
-from rasterloom.pipelines.workspace.leases import at_work
+from rasterloom.pipelines.workspace.leases import hold_lease
 from rasterloom.pipelines.workspace.staging import Published
 from rasterloom.storage.store import Store
 from rasterloom.versions import lineage
@@ -229,7 +229,7 @@ def test_what_a_job_at_work_has_published_stays_until_it_is_gone(tmp_path):
         published += [data, mark]
     folder = f"demo/files/lengths/64/{'7' * 20}/lengths.parquet"
     corpus.store.put(folder, b"lengths")
-    with at_work(corpus, "run", ["7" * 20]):
+    with hold_lease(corpus, "run", ["7" * 20]):
         assert {item.name for item in gc.find(corpus, AT_ONCE).items} == set(published[2:])
         gc.collect(corpus, AT_ONCE)
         left = set(corpus.store.list("demo"))
@@ -239,7 +239,7 @@ def test_what_a_job_at_work_has_published_stays_until_it_is_gone(tmp_path):
 
 
 def test_a_run_waits_for_it_and_it_for_a_takedown(undisturbed):
-    with at_work(undisturbed.corpus, "gc"):
+    with hold_lease(undisturbed.corpus, "gc"):
         process = undisturbed.start("--until", "tokens")
         for line in process.stdout:
             if "waiting for its end" in line:
@@ -249,7 +249,10 @@ def test_a_run_waits_for_it_and_it_for_a_takedown(undisturbed):
         assert process.poll() is None
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and "7 steps, 0 ran now" in printed
-    with at_work(undisturbed.corpus, "takedown"), pytest.raises(VersionError, match="takedown is under way"):
+    with (
+        hold_lease(undisturbed.corpus, "takedown"),
+        pytest.raises(VersionError, match="takedown is under way"),
+    ):
         gc.collect(undisturbed.corpus, AT_ONCE)
 
 

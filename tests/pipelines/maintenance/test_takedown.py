@@ -15,6 +15,7 @@ import pytest
 from rasterloom.errors import VersionError
 from rasterloom.pipelines.maintenance import takedown
 from rasterloom.pipelines.progress.reporter import Progress
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace import tombstones as tombstone_files
 from rasterloom.pipelines.workspace.tombstones import takedowns, tombstones
 from rasterloom.schema import IMAGES
@@ -249,7 +250,7 @@ def test_between_publish_and_commit_nothing_slips_through(workshop, undisturbed,
         return commit(corpus, name, *arguments, **named)
 
     monkeypatch.setattr(runner, "commit", late)
-    run_module.run(workshop.recipe, "tokens", Progress(Console(quiet=True)))
+    run_module.run(Workflow(workshop.recipe), "tokens", Progress(Console(quiet=True)))
     assert wordless(workshop.tables()) == wordless(less(undisturbed.tables(), given.values()))
     assert len(given) == 3 == len(takedowns(workshop.corpus.store, workshop.corpus.name))
     assert "7 steps, 0 ran now" in workshop.run("--until", "tokens")

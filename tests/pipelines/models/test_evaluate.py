@@ -7,7 +7,7 @@ import pytest
 from eventfiles import pictures, scalars
 from PIL import Image
 
-from rasterloom.pipelines.models.load import stage_steps
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import local_folder
 from rasterloom.recipe.loader import load_recipe
 
@@ -36,7 +36,7 @@ def trained(workshop_at, tmp_path_factory):
 
 
 def folders(shop):
-    return [local_folder(shop.corpus, step) for step in stage_steps(shop.recipe)]
+    return [local_folder(shop.corpus, step) for step in Workflow(shop.recipe).stages]
 
 
 def page(shop):
@@ -60,7 +60,7 @@ def test_what_is_seen_of_training_is_in_its_folder_and_on_the_page(trained):
 
 
 def test_a_stage_beside_the_whole_run(trained, rasterloom, tmp_path):
-    first = stage_steps(trained.recipe)[0]
+    first = Workflow(trained.recipe).stages[0]
     out = tmp_path / "compare.html"
     code, _, error = rasterloom(
         "report", trained.recipe_file, "--compare", first.fingerprint[:8], "--out", out
@@ -78,8 +78,8 @@ def test_changing_how_it_is_watched_trains_nothing_again(trained, tmp_path):
     text = trained.recipe_file.read_text().replace("evaluate_every: 2", "evaluate_every: 3")
     other = trained.recipe_file.with_name("watched.yaml")
     other.write_text(text.replace("log_every: 2", "trackers: []").replace("sample_every: 2", "log_every: 7"))
-    before = [step.fingerprint for step in stage_steps(trained.recipe)]
-    assert [step.fingerprint for step in stage_steps(load_recipe(other))] == before
+    before = [step.fingerprint for step in Workflow(trained.recipe).stages]
+    assert [step.fingerprint for step in Workflow(load_recipe(other)).stages] == before
 
 
 def test_checkpoints_side_by_side(trained, rasterloom, clip, tmp_path):
@@ -100,7 +100,7 @@ def test_checkpoints_side_by_side(trained, rasterloom, clip, tmp_path):
         assert kept["checkpoints"] == [checkpoint]
     assert found["codec"]["pictures"] == found["drawn"] == 6 and found["clip_dimensions"] == 24
     assert 15 < found["codec"]["psnr"] < 60 and 0.3 < found["codec"]["ssim"] <= 1
-    assert "CLIP-FD is of 6 pictures in 24 dimensions" in found["notes"][0]
+    assert "CLIP-FD is of 6 images in 24 dimensions" in found["notes"][0]
     for words in ("1-64", "2-64", "CLIP score", "dB PSNR", "report: "):
         assert words in printed
     html = page(trained)
@@ -113,7 +113,7 @@ def test_without_clip_what_is_missing_is_told_and_a_folder_is_a_checkpoint_too(t
     found = json.loads(printed)
     assert code == 0 and found["checkpoints"][0]["clip"] is None and found["drawn"] == 0
     assert found["notes"] == [
-        "No CLIP weights: give --clip, or the recipe's score clip, for CLIP score and CLIP-FD."
+        "No CLIP weights: CLIP score and CLIP-FD take a CLIP, or the recipe's score clip."
     ]
     ended = json.loads((folders(trained)[0] / "heldout.json").read_text())["end"]["all"]
     assert found["checkpoints"][0]["heldout"]["all"]["loss"] == pytest.approx(ended["loss"], abs=1e-4)
@@ -152,15 +152,18 @@ def test_checkpoints_in_the_middle_of_a_stage(trained, rasterloom, tmp_path):
         (
             ["--stage", "1", "--step", "3"],
             "--step 3: train/1-64 has no such checkpoint; there are 2, 4, and latest (train.keep_checkpoints "
-            "says how many stay)",
+            "sets how many are kept)",
         ),
         (
             ["--stage", "1", "--stage", "2", "--step", "2"],
-            "--step takes the checkpoints of one stage: give one --stage",
+            "--step: takes the checkpoints of one stage: give one --stage",
         ),
         (["--stage", "3"], "--stage 3: the recipe has stages 1 to 2"),
-        (["--clip", "nowhere"], "--clip: no folder nowhere; it takes a checkpoint of transformers' CLIP"),
-        (["--model", "nowhere"], "--model: no checkpoint at nowhere (expected a config.json there)"),
+        (
+            ["--clip", "nowhere"],
+            "--clip nowhere: no such folder; it takes a checkpoint of transformers' CLIP",
+        ),
+        (["--model", "nowhere"], "--model nowhere: no checkpoint there (expected a config.json)"),
         (["--target", "96"], "there are no tokens of target 96 yet: rasterloom run RECIPE --until lengths"),
     ],
 )

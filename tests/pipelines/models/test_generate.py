@@ -9,8 +9,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from rasterloom.cli.app import app
+from rasterloom.cli.options import with_options
 from rasterloom.errors import RecipeError
-from rasterloom.pipelines.models.load import language_of, trained_of
+from rasterloom.pipelines.models.load import model_of_stage, text_codec_of
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.codecs.load import load_codec
 from rasterloom.tokenize.conversation import encode_prompt
@@ -23,7 +25,7 @@ from rasterloom.train.model.sampler import open_sampler
 @pytest.fixture(scope="module")
 def model(undisturbed, tmp_path_factory):
     """A checkpoint of the corpus's vocabulary, far from uniform."""
-    profile = language_of(undisturbed.recipe).profile
+    profile = text_codec_of(Workflow(undisturbed.recipe)).profile
     lm = build_model("tiny", profile)
     with torch.no_grad():
         lm.lm_head.weight.mul_(8)
@@ -67,7 +69,7 @@ def test_pictures_are_what_the_sampler_draws(sample, undisturbed, model):
     )
     assert [(e["width"], e["height"]) for e in page["images"]] == [(64, 64)] * 2 + [(64, 32)] * 2
     assert page["cfg"] == 3.0 and page["seed"] == 5 and page["task"] == "t2i" and page["model"] == str(model)
-    language = language_of(undisturbed.recipe)
+    language = text_codec_of(Workflow(undisturbed.recipe))
     sizes = [(64, 64)] * 2 + [(64, 32)] * 2
     ids = [
         encode_prompt(
@@ -80,7 +82,7 @@ def test_pictures_are_what_the_sampler_draws(sample, undisturbed, model):
         drawn = np.asarray(Image.open(folder / entry["file"]))
         assert (drawn == load_codec("mini", threads=1).decode(one[None])[0]).all()
     assert Image.open(folder / page["grid"]).width > 64 * 4
-    assert "4 pictures in" in printed and str(folder / "grid.png") in printed
+    assert "4 images in" in printed and str(folder / "grid.png") in printed
 
 
 def test_prompts_of_a_file_each_depend_on_their_number_alone(sample, tmp_path):
@@ -98,7 +100,7 @@ def test_an_image_is_told_of(sample, tmp_path, undisturbed, model):
     assert page["task"] == "caption" and "file" not in entry and not (folder / "grid.png").exists()
     assert entry["answer"].splitlines()[0] in printed
     # The same, by hand: the picture cropped and coded as a corpus's pictures are.
-    language, image = language_of(undisturbed.recipe), Image.open(picture(tmp_path))
+    language, image = text_codec_of(Workflow(undisturbed.recipe)), Image.open(picture(tmp_path))
     pixels = np.array(apply_crop(image, plan_crop(image.size, bucket_sizes(64))))
     codes = load_codec("mini", threads=1).encode(pixels[None])[0]
     ids = encode_prompt(
@@ -125,17 +127,17 @@ def test_an_image_is_edited_into_its_own_bucket(sample, tmp_path):
     ("arguments", "reason"),
     [
         ([], "nothing is asked for: give --prompt, --prompts or --image"),
-        (["--prompt", "x", "--size", "96x64"], "96x64 is no bucket of target 64; the nearest is 64x32"),
-        (["--prompt", "x", "--size", "big"], "--size takes WIDTHxHEIGHT in pixels, as 64x64 (got big)"),
+        (["--prompt", "x", "--size", "96x64"], "--size 96x64: no bucket of target 64; the nearest is 64x32"),
+        (["--prompt", "x", "--size", "big"], "--size big: takes WIDTHxHEIGHT in pixels, as 64x64"),
         (["--prompt", "x", "--task", "paint"], "--task paint: no such task; known: t2i, "),
-        (["--prompt", "x", "--task", "multiview"], "--task multiview answers with several pictures"),
-        (["--prompt", "x", "--task", "edit"], "--task edit takes an --image"),
-        (["--image", "x.png", "--task", "t2i"], "--task t2i takes no --image"),
-        (["--image", "x.png", "--task", "edit"], "--task edit needs a --prompt for its instruction"),
-        (["--image", "x.png", "--prompt", "y", "--task", "depth"], "--task depth takes no --prompt"),
+        (["--prompt", "x", "--task", "multiview"], "--task multiview: answers with several images"),
+        (["--prompt", "x", "--task", "edit"], "--task edit: takes an image; it says"),
+        (["--image", "x.png", "--task", "t2i"], "--task t2i: takes no image"),
+        (["--image", "x.png", "--task", "edit"], "--task edit: needs a prompt for its instruction"),
+        (["--image", "x.png", "--prompt", "y", "--task", "depth"], "--task depth: takes no prompt"),
         (["--image", "nowhere.png"], "--image nowhere.png: "),
         (["--prompts", "nowhere.txt"], "--prompts nowhere.txt: "),
-        (["--prompt", "x", "--out", "."], "--out . is there already"),
+        (["--prompt", "x", "--out", "."], "--out .: is not empty: name a new or an empty folder"),
         (["--prompt", "x", "--stage", "1"], "give either --stage or --model"),
     ],
 )  # fmt: skip
@@ -146,21 +148,20 @@ def test_what_cannot_be_asked_is_one_line(undisturbed, model, tmp_path, monkeypa
     command = ["sample", str(undisturbed.recipe_file), "--model", str(model), *arguments]
     with pytest.raises(RecipeError) as told:
         CliRunner().invoke(app, command, catch_exceptions=False)
-    assert reason in str(told.value) and "\n" not in str(told.value)
+    shown = with_options(told.value)
+    assert reason in shown and "\n" not in shown
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["x"]
 
 
 def test_checkpoints_that_are_not_there_or_are_others(undisturbed, model, tmp_path):
     recipe = undisturbed.recipe
-    with pytest.raises(RecipeError, match="it has no train section"):
-        trained_of(recipe)
+    with pytest.raises(RecipeError, match="the recipe has no train section"):
+        model_of_stage(Workflow(recipe))
     trains = recipe.model_validate({**recipe.model_dump(), "train": {"stages": [{"target": 64, "steps": 1}]}})
-    with pytest.raises(
-        RecipeError, match="no stage is trained yet: rasterloom run RECIPE --until train/1-64"
-    ):
-        trained_of(trains)
-    with pytest.raises(RecipeError, match="--stage 2: the recipe has stages 1 to 1"):
-        trained_of(trains, 2)
+    with pytest.raises(RecipeError, match="no stage is trained yet: run the steps up to train/1-64 first"):
+        model_of_stage(Workflow(trains))
+    with pytest.raises(RecipeError, match="stage 2: the recipe has stages 1 to 1"):
+        model_of_stage(Workflow(trains), 2)
     for name in ("config.json", "profile.json"):
         (tmp_path / name).write_bytes((model / name).read_bytes())
     other = json.loads((model / "profile.json").read_text()) | {"boi": 3}
@@ -168,7 +169,7 @@ def test_checkpoints_that_are_not_there_or_are_others(undisturbed, model, tmp_pa
     result = CliRunner().invoke(
         app, ["sample", str(undisturbed.recipe_file), "--prompt", "x", "--model", str(tmp_path)]
     )
-    assert "was trained on ids that are not those of the corpus little" in str(result.exception)
+    assert "trained on ids that are not those of the corpus little" in str(result.exception)
 
 
 def test_without_a_folder_each_time_has_its_own(tmp_path, monkeypatch):

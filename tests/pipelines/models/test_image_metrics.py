@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 from skimage.metrics import structural_similarity
 
-from rasterloom.pipelines.models.image_metrics import frechet, psnr, ssim
+from rasterloom.pipelines.models.image_metrics import frechet, ssim
+from rasterloom.report.reconstructions import psnr
 
 
 def pictures(seed, noise=12.0, size=(40, 56)):
@@ -41,7 +42,7 @@ def test_frechet_is_fids_formula():
     apart = a.mean(0) - b.mean(0)
     expected = apart @ apart + np.trace(ca + cb - 2 * sqrtm(ca @ cb).real)
     assert frechet(a, b) == pytest.approx(expected, rel=1e-6)
-    with pytest.raises(ValueError, match="two pictures or more"):
+    with pytest.raises(ValueError, match="two images or more"):
         frechet(a, b[:1])
 
 

@@ -11,12 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from rasterloom.pipelines.progress.counts import (
+    Figures,
+    InFlight,
+    Lost,
+    Note,
+    ShardPlan,
+    Unit,
+    Workers,
+)
 from rasterloom.pipelines.progress.live_view import frame
 from rasterloom.pipelines.progress.log_lines import where_at
 from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.progress.run_state import State, Watched
-from rasterloom.pipelines.progress.status_text import size
-from rasterloom.pipelines.step import Shard
+from rasterloom.pipelines.progress.run_state import State, StepState
+from rasterloom.pipelines.step import Shard, ShardSpec
 from rasterloom.pipelines.workspace.staging import Published
 from rasterloom.recipe.price import Price
 from rasterloom.recipe.run import Run
@@ -24,7 +32,7 @@ from rasterloom.utils.formatting import clock, usd
 from rasterloom.versions.record import Record
 
 STEPS = ("pairs", "images", "scores", "selection")
-SHARDS = [Shard(f"{n:02d}", {"n": n}, rows=100) for n in range(10)]
+SHARDS = [Shard(f"{n:02d}", ShardSpec(), rows=100) for n in range(10)]
 OUTCOMES = {"ok": 90, "timeout": 6, "http_4xx": 3, "dns": 1}
 
 
@@ -44,11 +52,11 @@ def at_images(progress, shards=4):
     progress.plan("photos", STEPS, run)
     progress.skip("pairs")
     with progress.step("images", "never run") as step:
-        progress.shards(SHARDS, [], 2.0, 1.0)
+        progress.counted(ShardPlan(SHARDS, [], 2.0, 1.0))
         for number in range(shards):
-            progress.given([shard.id for shard in SHARDS[number:]][:4], 2)
-            progress.finished(done(SHARDS[number]))
-        progress.given([shard.id for shard in SHARDS[shards:]][:4], 2)
+            progress.counted(InFlight([shard.id for shard in SHARDS[number:]][:4], 2))
+            progress.counted(done(SHARDS[number]))
+        progress.counted(InFlight([shard.id for shard in SHARDS[shards:]][:4], 2))
         yield step
 
 
@@ -62,14 +70,14 @@ def lines_of(progress, console):
 @pytest.fixture
 def at_once(monkeypatch):
     """No pause between two lines, nor between two looks at the time that is left."""
-    for name in ("loglines.EVERY_S", "loglines.SHARE", "watched.ETA_EVERY_S"):
-        monkeypatch.setattr(f"rasterloom.pipelines.{name}", 0.0)
+    for name in ("log_lines.EVERY_S", "log_lines.SHARE", "step_clock.ETA_EVERY_S"):
+        monkeypatch.setattr(f"rasterloom.pipelines.progress.{name}", 0.0)
 
 
 def test_a_frame_shows_every_step_and_all_of_the_running_one(at_once):
     progress, console = on(120)
     with at_images(progress):
-        progress.lost()
+        progress.counted(Lost())
         lines = lines_of(progress, console)
     assert lines[0].startswith("photos  1 of 4 steps")
     signs = [line.split()[:2] for line in lines if line.split()[1:] and line.split()[1] in STEPS]
@@ -95,7 +103,7 @@ def test_a_frame_fits_every_terminal(width, height, steps):
     for n in range(steps // 2):
         progress.skip(f"step-{n}")
     with progress.step(f"step-{steps // 2}", "never run"):
-        progress.shards(SHARDS, [done(SHARDS[0])], 1.0, 0.0)
+        progress.counted(ShardPlan(SHARDS, [done(SHARDS[0])], 1.0, 0.0))
         lines = lines_of(progress, console)
     assert all(len(line.rstrip()) <= width for line in lines)
     assert any(f"step-{steps // 2}"[: width - 3] in line for line in lines)
@@ -122,7 +130,7 @@ def test_words_beside_the_live_view_do_not_lock_it_up(monkeypatch):
         with progress.showing(), at_images(progress):
             for number in range(300):
                 progress.say(f"word {number}")
-                progress.given([SHARDS[5].id], 2)
+                progress.counted(InFlight([SHARDS[5].id], 2))
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -139,39 +147,64 @@ def test_a_step_that_fails_says_why_in_json():
 
 
 def test_what_a_step_cost_is_what_its_workers_held():
-    price, step = Price(cpu=0.6, gpu=3.0), Watched("train/1-64", cpus=2.0, gpus=1.0)
-    step.begin("never run", 100.0)
-    step.hold(4, 100.0)
+    price, step = Price(cpu=0.6, gpu=3.0), StepState("train/1-64")
+    step.begin(100.0)
+    step.count(Workers(4, 2.0, 1.0), 100.0)
     assert step.usd(price, 1000.0) == pytest.approx(4 * 900 / 3600 * (2 * 0.6 + 3))
-    step.hold(2, 1000.0)  # two are lost
+    step.count(Workers(2), 1000.0)  # two are lost
     step.end(State.DONE, 2000.0)
     spent = (4 * 900 + 2 * 1000) / 3600 * (2 * 0.6 + 3)
     assert step.usd(price, 2000.0) == pytest.approx(spent) == step.usd(price, 9000.0)
-    assert (step.workers, step.seconds(9000.0)) == (2, 1900.0)
+    assert (step.workers, step.clock.seconds(9000.0)) == (2, 1900.0)
 
 
 def test_shards_that_are_lost_are_begun_again_and_not_paid_twice():
-    step = Watched("images", cpus=1.0)
-    step.begin("", 0.0)
-    step.shards(SHARDS[:2], [])
+    step = StepState("images")
+    step.begin(0.0)
+    step.count(ShardPlan(SHARDS[:2], [], 1.0, 0.0), 0.0)
     ids = [shard.id for shard in SHARDS[:2]]
-    step.given(ids, 1, 0.0)
-    assert (step.workers, step.flight.seconds_at_work(10.0)) == (1, 10.0)
-    step.given(ids[1:], 1, 10.0)  # the first was lost
-    step.given(ids[::-1], 1, 12.0)
-    assert (step.workers, step.flight.seconds_at_work(12.0)) == (1, 2.0)
-    step.finished(done(SHARDS[1]), 13.0)
-    step.given(ids[:1], 1, 13.0)
+    step.count(InFlight(ids, 1), 0.0)
+    assert (step.workers, step.clock.shards.seconds_at_work(10.0)) == (1, 10.0)
+    step.count(InFlight(ids[1:], 1), 10.0)  # the first was lost
+    step.count(InFlight(ids[::-1], 1), 12.0)
+    assert (step.workers, step.clock.shards.seconds_at_work(12.0)) == (1, 2.0)
+    step.count(done(SHARDS[1]), 13.0)
+    step.count(InFlight(ids[:1], 1), 13.0)
     assert step.eta_s(13.0) is not None and step.usd(Price(cpu=3600.0), 13.0) == pytest.approx(30.0)
 
 
 def test_units_that_are_not_shards_are_told_by_the_pace_of_this_run():
-    step = Watched("train/1-64")
-    step.begin("", 0.0)
-    step.update(501, 1000, 60.0)  # it goes on from step 500; the workers took a minute to start
+    step = StepState("train/1-64")
+    step.begin(0.0)
+    step.advance(501, 1000, 60.0)  # it goes on from step 500; the workers took a minute to start
     assert step.eta_s(60.0) is None
-    step.update(601, 1000, 110.0)
+    step.advance(601, 1000, 110.0)
     assert step.eta_s(111.5) == pytest.approx(51.5 / 100 * 399)
+
+
+def test_a_training_step_shows_its_figures_and_its_note_until_it_advances(at_once):
+    progress, console = on(200)
+    progress.plan("photos", ["train/1-64"], Run())
+    with progress.showing(), progress.step("train/1-64", "never run"):
+        progress.counted(Workers(2, 1.0, 1.0))
+        progress.counted(Unit("steps"))
+        progress.counted(Note("workers start"))
+        progress.counted(Figures({"loss": 5.25, "tokens_per_s": 1200.0}))
+        progress.advanced(3, 20)
+    first, second = [line for line in console.file.getvalue().splitlines() if "train/1-64:" in line]
+    assert first == "  train/1-64: workers start, 2 workers"
+    assert second == "  train/1-64: 3 of 20 steps, loss 5.250, 1,200 tokens/s, 2 workers"
+
+
+def test_what_begins_next_ends_what_ran(at_once):
+    """As the parts of an evaluation do, which no recipe names as steps."""
+    progress, _ = on()
+    progress.step_started("sample", 100, "tokens")
+    progress.advanced(40)
+    progress.step_started("loss")
+    assert [step.state for step in progress.run.steps.values()] == [State.DONE, State.RUNNING]
+    progress.step_ended(note="over")
+    assert progress.run.steps["loss"].note == "over" and progress.run.steps["sample"].done == 40
 
 
 def test_json_is_an_object_a_line_with_names_that_stay(at_once):
@@ -245,5 +278,3 @@ def test_where_a_log_says_that_a_run_is():
 def test_words():
     assert [clock(s) for s in (7, 250, 3723, 183_600)] == ["0:07", "4:10", "1:02:03", "2 d 3 h"]
     assert [usd(x) for x in (0.0123, 12.3, 12_345.6)] == ["$0.0123", "$12.30", "$12,346"]
-    sizes = [size(x) for x in (0, 999, 1400, 3.5e6, 2e15)]
-    assert sizes == ["0 B", "999 B", "1.4 kB", "3.5 MB", "2,000.0 TB"]

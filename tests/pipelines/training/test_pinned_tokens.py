@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rasterloom.pipelines.workflow import plan
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.versions.history import log
 
@@ -37,7 +37,7 @@ def only_before(two_versions, kept):
 
 
 def test_a_version_is_done(pinned):
-    assert [p.step.name for p in plan(load_recipe(pinned), "tokens") if p.runs] == []
+    assert [p.step.name for p in Workflow(load_recipe(pinned)).plan("tokens") if p.runs] == []
 
 
 def test_explain_tokens_and_failures_tell_of_the_version(pinned, two_versions, kept, rasterloom):
@@ -87,7 +87,7 @@ def test_training_and_the_report_take_the_version(pinned, two_versions, rasterlo
     assert code == 0 and "index.html" in printed, error
     by_snapshot = pinned.with_name("snapshot.yaml")
     by_snapshot.write_text(pinned.read_text().replace("little@v1", f"little@{snapshot}"))
-    same = {p.step.name: p.step.fingerprint for p in plan(load_recipe(by_snapshot))}
+    same = {p.step.name: p.step.fingerprint for p in Workflow(load_recipe(by_snapshot)).plan()}
     assert same["train/1-64"] == record["fingerprint"], "one snapshot of tokens trains the same"
 
 

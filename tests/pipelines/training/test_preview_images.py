@@ -6,8 +6,8 @@ import numpy as np
 from eventfiles import pictures
 from PIL import Image
 
-from rasterloom.pipelines.training.preview_images import Pictures, drawing_of
-from rasterloom.recipe.sampling import Sample
+from rasterloom.pipelines.training.preview_images import PreviewImages, preview_of
+from rasterloom.recipe.sampling import SamplingConfig
 from rasterloom.recipe.train import Stage, Train
 from rasterloom.tokenize.codecs.load import load_codec
 from rasterloom.tokenize.profiles import profile_of
@@ -27,7 +27,7 @@ def test_drawings_become_pictures_once(tmp_path, rng=np.random.default_rng(0)):
     codec = load_codec("mini", threads=1)
     codes = rng.integers(0, codec.codebook_size, (4, 6))
     draw(tmp_path, 10, codes)
-    seen = Pictures(tmp_path, codec, Train(stages=(STAGE,)))
+    seen = PreviewImages(tmp_path, codec, Train(stages=(STAGE,)))
     seen.update()
     names = [f"step-00000010-{n}.png" for n in (0, 1)]
     assert sorted(p.name for p in (tmp_path / "samples").glob("*.png")) == names
@@ -53,14 +53,14 @@ def test_drawings_of_one_second_are_all_there(tmp_path, monkeypatch):
     codec = load_codec("mini", threads=1)
     for step in (2, 4):
         draw(tmp_path, step, np.zeros((4, 4), int))
-        Pictures(tmp_path, codec, Train(stages=(STAGE,))).update()
+        PreviewImages(tmp_path, codec, Train(stages=(STAGE,))).update()
     assert {step for _, step in pictures(tmp_path / "events")} == {2, 4}
 
 
 def test_without_tensorboard_there_are_no_events(tmp_path):
     codec = load_codec("mini", threads=1)
     draw(tmp_path, 1, np.zeros((4, 4), int))
-    Pictures(tmp_path, codec, Train(stages=(STAGE,), trackers=())).update()
+    PreviewImages(tmp_path, codec, Train(stages=(STAGE,), trackers=())).update()
     assert (tmp_path / "samples" / "step-00000001-1.png").exists()
     assert not (tmp_path / "events").exists()
 
@@ -69,10 +69,10 @@ def test_what_is_drawn_is_what_the_recipe_samples():
     text = SimpleNamespace(encode=lambda text: list(text.encode()))
     profile = profile_of("mini", 300)
     text = SimpleNamespace(encode=lambda text: [profile.text0 + byte for byte in text.encode()])
-    config = Sample(prompts=tuple("abcdef"), cfg=2.0, temperature=0.7, top_k=9, seed=4)
-    drawing = drawing_of(config, (64, 32), text, profile)
+    config = SamplingConfig(prompts=tuple("abcdef"), cfg=2.0, temperature=0.7, top_k=9, seed=4)
+    drawing = preview_of(config, (64, 32), text, profile)
     assert drawing.prompts == ("a", "b", "c", "d") and drawing.sizes == ((64, 32),) * 4
     assert (drawing.cfg, drawing.temperature, drawing.top_k, drawing.seed) == (2.0, 0.7, 9, 4)
     asked = text.encode(t2i_prompt(64, 32, "b"))
     assert drawing.prompt_ids[1] == (profile.bos, *asked, profile.sep)
-    assert drawing_of(Sample(), (64, 64), text, profile) is None
+    assert preview_of(SamplingConfig(), (64, 64), text, profile) is None

@@ -17,6 +17,7 @@ from rasterloom.pipelines import run as run_module
 from rasterloom.pipelines.execution.runner import StepFailed
 from rasterloom.pipelines.inspection.failures import failures, summary
 from rasterloom.pipelines.progress.reporter import Progress
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.retries import ask_for_retry, parse_classes
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.versions.corpus import Corpus
@@ -98,7 +99,7 @@ def recipe(tmp_path, site):
 def run(recipe, retry="", until="selection"):
     """Run in this process; return the names of the steps that ran, and what was printed."""
     screen = StringIO()
-    planned = run_module.run(recipe, until, Progress(Console(file=screen, width=300)), retry)
+    planned = run_module.run(Workflow(recipe), until, Progress(Console(file=screen, width=300)), retry)
     return [p.step.name for p in planned if p.runs], screen.getvalue()
 
 
@@ -155,14 +156,14 @@ def test_only_rows_of_the_class_are_fetched_again(recipe, site):
 def test_a_retry_that_was_stopped_goes_on(recipe, site):
     site.status = {"5": 500}
     given = recipe()
-    with pytest.raises(RecipeError, match="run without --retry first"):
+    with pytest.raises(RecipeError, match="run without retry first"):
         run(given, "http_5xx")
     run(given)
     site.status = {}
     site.pictures_asked()
-    (step,) = (s for s in run_module.workflow(given) if s.name == "images")
+    (step,) = (s for s in Workflow(given).steps if s.name == "images")
     ask_for_retry(Corpus.of(given), step, ["http_5xx"], print)  # and killed here
-    (planned,) = (p for p in run_module.plan(given) if p.step.name == "images")
+    (planned,) = (p for p in Workflow(given).plan() if p.step.name == "images")
     assert planned.runs and "retry" in planned.status.reason
     with pytest.raises(RecipeError, match="not finished"):
         run(given, "timeout")

@@ -12,8 +12,8 @@ from PIL import Image, ImageChops, JpegImagePlugin
 
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import ErrorClass
-from rasterloom.sources.failure import Failure
-from rasterloom.sources.images.decode import FORMATS, Picture, decode_image
+from rasterloom.sources.failure import FetchFailure
+from rasterloom.sources.images.decode import FORMATS, DecodedImage, decode_image
 
 CONFIG = Fetch()
 
@@ -51,7 +51,7 @@ def png(width: int, height: int, body: bytes = b"") -> bytes:
     )
 
 
-def stored(picture: Picture) -> Image.Image:
+def stored(picture: DecodedImage) -> Image.Image:
     image = Image.open(BytesIO(picture.data))
     assert (image.format or "").lower() == picture.format
     assert image.size == (picture.width, picture.height)
@@ -59,8 +59,8 @@ def stored(picture: Picture) -> Image.Image:
     return image
 
 
-def failure(data: bytes, config: Fetch = CONFIG) -> Failure:
-    with pytest.raises(Failure) as caught:
+def failure(data: bytes, config: Fetch = CONFIG) -> FetchFailure:
+    with pytest.raises(FetchFailure) as caught:
         decode_image(data, config)
     assert caught.value.detail
     return caught.value
@@ -245,7 +245,7 @@ def test_stored_files_carry_no_metadata() -> None:
 def attempt(data: bytes) -> None:
     try:
         stored(decode_image(data, Fetch(max_pixels=1_000_000, max_side=96)))
-    except Failure as caught:
+    except FetchFailure as caught:
         assert caught.error in (
             ErrorClass.BROKEN_IMAGE,
             ErrorClass.NOT_AN_IMAGE,

@@ -134,7 +134,7 @@ def test_a_file_without_weights_is_named(tmp_path, content):
 
 
 def test_an_unknown_codec_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="codec: got 'maxi', takes mini, chameleon, movq"):
+    with pytest.raises(ValueError, match="unknown codec 'maxi'; known: mini, chameleon, movq"):
         load_codec("maxi")
 
 

@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 
 from rasterloom.recipe.model import Lora, Model
 from rasterloom.recipe.train import DeepSpeed, Stage, Train
-from rasterloom.train.checkpoint.export import CONFIG, export_checkpoint
+from rasterloom.train.checkpoint.export import export_checkpoint
 from rasterloom.train.checkpoint.saver import complete, latest
 from rasterloom.train.model.sampler import open_sampler
+from rasterloom.train.model.shapes import CONFIG_FILE
 
 LORA = Lora(rank=2, alpha=6, vocabulary=True)
 
@@ -55,7 +56,7 @@ def test_the_last_checkpoint_is_the_model_that_the_stage_ends_with(
     assert ours.keys() == ended.keys()
     for name, tensor in ended.items():
         assert torch.equal(ours[name], tensor), name
-    assert (tmp_path / "at" / CONFIG).read_text() == (job.model_dir / CONFIG).read_text()
+    assert (tmp_path / "at" / CONFIG_FILE).read_text() == (job.model_dir / CONFIG_FILE).read_text()
     middle = model_of(job, profile, tmp_path / "middle", step=2)
     assert not torch.equal(middle["lm_head.weight"], ended["lm_head.weight"])
     open_sampler(tmp_path / "middle", profile)
@@ -68,7 +69,7 @@ def test_a_checkpoint_on_s3(job, profile, s3, tmp_path):
     ended = load_file(job.model_dir / "model.safetensors")
     assert all(torch.equal(ours[name], tensor) for name, tensor in ended.items())
     assert sorted(path.name for path in (tmp_path / "at").iterdir()) == [
-        CONFIG,
+        CONFIG_FILE,
         "model.safetensors",
         "profile.json",
     ]
@@ -78,7 +79,7 @@ def test_a_checkpoint_on_s3(job, profile, s3, tmp_path):
 def test_one_without_a_config_is_refused(job, profile, tmp_path):
     ranks.train(job, 1, stop_at=1)
     last = latest(job.checkpoint_store, None)
-    older = replace(last, files={name: size for name, size in last.files.items() if name != CONFIG})
+    older = replace(last, files={name: size for name, size in last.files.items() if name != CONFIG_FILE})
     with pytest.raises(ValueError, match=r"^step-00000001-\w+ has no config.json: an earlier version"):
         export_checkpoint(job.checkpoint_store, older, profile, tmp_path / "at", lora=None)
 

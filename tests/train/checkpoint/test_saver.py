@@ -9,8 +9,8 @@ from rasterloom.recipe.train import Guard, Stage, Train
 from rasterloom.storage import transfer
 from rasterloom.storage.store import StorageError
 from rasterloom.train.checkpoint.saver import latest
+from rasterloom.train.job import Request
 from rasterloom.train.monitoring.metrics_log import read_metrics
-from rasterloom.train.optim.train_step import Asked
 from rasterloom.train.trainer import run_worker
 
 pytestmark = pytest.mark.usefixtures("one_rank")
@@ -52,15 +52,14 @@ def test_an_upload_that_fails_is_tried_again(on_s3, monkeypatch):
     copy, failed = transfer.copy_files, []
 
     def shaky(*args):
-        if len(failed) < transfer.TRIES - 1:
+        if len(failed) < transfer.UPLOADS.tries - 1:
             failed.append(args)
             raise OSError("connection reset")
         copy(*args)
 
     monkeypatch.setattr(transfer, "copy_files", shaky)
-    monkeypatch.setattr(transfer.s3, "wait", lambda attempt: None)
     assert run_worker(on_s3) == "done"
-    assert len(failed) == transfer.TRIES - 1
+    assert len(failed) == transfer.UPLOADS.tries - 1
 
 
 def test_an_upload_that_fails_for_good_ends_the_stage_in_one_line(on_s3, monkeypatch):
@@ -68,7 +67,6 @@ def test_an_upload_that_fails_for_good_ends_the_stage_in_one_line(on_s3, monkeyp
         raise OSError("connection\nreset")
 
     monkeypatch.setattr(transfer, "copy_files", broken)
-    monkeypatch.setattr(transfer.s3, "wait", lambda attempt: None)
     with pytest.raises(
         StorageError, match=r"^s3://lake/.*/step-00000003-\w+: cannot be uploaded: connection reset$"
     ):
@@ -78,13 +76,13 @@ def test_an_upload_that_fails_for_good_ends_the_stage_in_one_line(on_s3, monkeyp
 
 def test_a_checkpoint_on_demand(job):
     """Asked for once, as on notice that a machine will go, training goes on after it."""
-    asked = iter([Asked.NOTHING, Asked.SAVE])
+    asked = iter([Request.NOTHING, Request.SAVE])
     kept = []
 
     def on_step(record):
         kept.append(latest(job.checkpoint_store, job.digest()))
 
-    assert run_worker(job, asked=lambda: next(asked, Asked.NOTHING), on_step=on_step) == "done"
+    assert run_worker(job, request=lambda: next(asked, Request.NOTHING), on_step=on_step) == "done"
     assert [k and k.position.step for k in kept] == [None, None, 2, 3, 3, 3, 6, 6]
 
 
@@ -97,8 +95,8 @@ def test_a_guard_that_was_cut_off_decides_as_one_that_was_not(job, tmp_path):
     run_worker(whole)
     expected = read_metrics(whole.metrics_file)
     assert 0 < sum("note" in record for record in expected) < 10
-    stops = iter([Asked.NOTHING] * 4 + [Asked.STOP])
-    assert run_worker(picky, asked=lambda: next(stops)) == "stopped"
+    stops = iter([Request.NOTHING] * 4 + [Request.STOP])
+    assert run_worker(picky, request=lambda: next(stops)) == "stopped"
     assert run_worker(picky) == "done"
     found = read_metrics(picky.metrics_file)
     assert [r.get("note") for r in found] == [r.get("note") for r in expected]

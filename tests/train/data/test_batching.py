@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rasterloom.train.data.batching import LINEAR_COST, balance, deal, micro_batches, plan_batches, shuffled
+from rasterloom.train.data.batching import (
+    LINEAR_COST,
+    assign_to_ranks,
+    balance,
+    micro_batches,
+    plan_batches,
+    shuffled,
+)
 
 lengths_strategy = st.lists(st.integers(1, 50), min_size=0, max_size=200)
 
@@ -153,7 +160,7 @@ def test_micro_batches_hold_every_row_once_and_fit(lengths, most, at_least):
 
 @given(lengths_strategy.filter(len), st.integers(50, 120), st.integers(1, 7))
 def test_every_rank_has_as_many_micro_batches_of_its_own_share(lengths, most, world):
-    dealt = deal(np.arange(len(lengths)), lengths, world, most)
+    dealt = assign_to_ranks(np.arange(len(lengths)), lengths, world, most)
     assert len({len(of_rank) for of_rank in dealt}) == 1
     for of_rank, share in zip(dealt, balance(np.arange(len(lengths)), lengths, world), strict=True):
         assert sorted(np.concatenate(of_rank).tolist()) == sorted(share.tolist())
@@ -161,7 +168,7 @@ def test_every_rank_has_as_many_micro_batches_of_its_own_share(lengths, most, wo
 
 
 def test_without_a_limit_a_share_is_one_micro_batch():
-    dealt = deal(np.arange(9), np.full(9, 5), 2)
+    dealt = assign_to_ranks(np.arange(9), np.full(9, 5), 2)
     assert [[len(part) for part in of_rank] for of_rank in dealt] == [[5], [4]]
 
 

@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rasterloom.train.data.collate import IGNORE, drop_context, heldout_draw, is_dropped, pack
-from rasterloom.train.data.token_dataset import Sample
+from rasterloom.train.data.token_dataset import TokenSample
 
 
 def sample(ids, *spans):
-    return Sample(np.array(ids, np.int32), np.array(spans, np.int32).reshape(-1, 2))
+    return TokenSample(np.array(ids, np.int32), np.array(spans, np.int32).reshape(-1, 2))
 
 
 @given(st.text(max_size=40))

@@ -4,7 +4,7 @@ import torch
 
 from rasterloom.train.data.collate import IGNORE, pack
 from rasterloom.train.data.groups import Groups
-from rasterloom.train.data.token_dataset import Sample
+from rasterloom.train.data.token_dataset import TokenSample
 from rasterloom.train.monitoring.tally import Tally
 
 GROUPS = Groups(("edit", "t2i"), ("32x32", "64x64", "text"))
@@ -16,7 +16,7 @@ def batch(rng, cells):
     for _ in cells:
         n = int(rng.integers(4, 12))
         samples.append(
-            Sample(rng.integers(0, 9, n).astype(np.int32), np.array([[int(rng.integers(1, 4)), n]], np.int32))
+            TokenSample(rng.integers(0, 9, n).astype(np.int32), np.array([[int(rng.integers(1, 4)), n]], np.int32))
         )
     return samples, pack(samples, cells)
 

@@ -6,14 +6,20 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rasterloom.train.data.batching import balance, plan_batches
-from rasterloom.train.data.stage_plan import stage_plan
+from rasterloom.train.data.stage_plan import Mixture, StageLength, stage_plan
+
+
+def planned(lengths, *, parts=None, weights=None, epochs=None, steps=None, tokens=None, **options):
+    """A plan, from the fields of its length and its mixture."""
+    mixture = None if parts is None else Mixture(parts, weights)
+    return stage_plan(lengths, StageLength(epochs, steps, tokens), mixture=mixture, **options)
 
 
 @settings(max_examples=30)
 @given(st.integers(1, 60), st.floats(0.1, 3.5), st.integers(0, 40))
 def test_a_stage_goes_on_from_any_step(rows, epochs, start):
     lengths = np.arange(rows) % 7 + 1
-    plan = stage_plan(lengths, seed=3, batch_tokens=20, epochs=epochs)
+    plan = planned(lengths, seed=3, batch_tokens=20, epochs=epochs)
     whole = list(plan.batches())
     assert [batch.step for batch in whole] == list(range(plan.steps))
     for one, other in zip(whole[start:], plan.batches(start), strict=True):
@@ -21,7 +27,7 @@ def test_a_stage_goes_on_from_any_step(rows, epochs, start):
 
 
 def test_a_stage_of_whole_epochs_is_their_batches():
-    plan = stage_plan(np.full(30, 10), seed=0, batch_tokens=100, epochs=2)
+    plan = planned(np.full(30, 10), seed=0, batch_tokens=100, epochs=2)
     assert plan.steps == 6
     for epoch in (0, 1):
         rows = np.concatenate([batch.rows for batch in plan.batches() if batch.epoch == epoch])
@@ -30,22 +36,22 @@ def test_a_stage_of_whole_epochs_is_their_batches():
 
 def test_half_an_epoch_and_a_number_of_steps():
     lengths = np.full(30, 10)
-    assert stage_plan(lengths, seed=0, batch_tokens=100, epochs=0.5).steps == 2
-    plan = stage_plan(lengths, seed=0, batch_tokens=100, steps=7)
+    assert planned(lengths, seed=0, batch_tokens=100, epochs=0.5).steps == 2
+    plan = planned(lengths, seed=0, batch_tokens=100, steps=7)
     assert [batch.epoch for batch in plan.batches()] == [0, 0, 0, 1, 1, 1, 2]
 
 
 def test_a_stage_needs_rows_and_one_length():
     with pytest.raises(ValueError, match="no rows"):
-        stage_plan([], seed=0, batch_tokens=10, steps=1)
+        planned([], seed=0, batch_tokens=10, steps=1)
     for both in ({}, {"epochs": 1.0, "steps": 1}):
         with pytest.raises(ValueError, match="one of epochs, steps and tokens"):
-            stage_plan([1], seed=0, batch_tokens=10, **both)
+            planned([1], seed=0, batch_tokens=10, **both)
 
 
 def test_a_plain_stage_is_just_plan_batches():
     lengths = np.arange(50) % 7 + 1
-    plan = stage_plan(lengths, seed=2, batch_tokens=20, epochs=2)
+    plan = planned(lengths, seed=2, batch_tokens=20, epochs=2)
     for epoch in (0, 1):
         ours = [batch.rows.tolist() for batch in plan.batches() if batch.epoch == epoch]
         assert ours == [b.tolist() for b in plan_batches(lengths, seed=2, epoch=epoch, batch_tokens=20)]
@@ -55,7 +61,7 @@ def test_a_plain_stage_is_just_plan_batches():
 def test_rows_come_in_multiples_of_mixtures_too(multiple, mixed, start):
     lengths = np.arange(60) % 5 + 8
     parts = [np.arange(40), np.arange(40, 60)] if mixed else None
-    plan = stage_plan(
+    plan = planned(
         lengths,
         seed=1,
         batch_tokens=150,
@@ -71,15 +77,15 @@ def test_rows_come_in_multiples_of_mixtures_too(multiple, mixed, start):
 
 
 def test_a_multiple_that_an_epoch_has_too_few_rows_for_is_refused():
-    stage_plan(np.full(4, 5), seed=0, batch_tokens=10, rows_multiple=4, steps=1)
+    planned(np.full(4, 5), seed=0, batch_tokens=10, rows_multiple=4, steps=1)
     with pytest.raises(ValueError, match=r"rows_multiple 5 is more than the rows of an epoch \(4\)"):
-        stage_plan(np.full(4, 5), seed=0, batch_tokens=10, rows_multiple=5, steps=1)
+        planned(np.full(4, 5), seed=0, batch_tokens=10, rows_multiple=5, steps=1)
 
 
 @given(st.integers(1, 3000), st.integers(0, 3))
 def test_a_stage_of_so_many_tokens_ends_with_the_batch_that_reaches_them(tokens, seed):
     lengths = np.arange(40) % 9 + 1
-    plan = stage_plan(lengths, seed=seed, batch_tokens=25, tokens=tokens)
+    plan = planned(lengths, seed=seed, batch_tokens=25, tokens=tokens)
     totals = [int(lengths[batch.rows].sum()) for batch in plan.batches()]
     assert len(totals) == plan.steps
     assert sum(totals) >= tokens > sum(totals[:-1])
@@ -98,7 +104,7 @@ def mixed(mixture, **options):
     part_of = np.repeat(np.arange(len(mixture)), [len(part) for part, _ in mixture])
     parts = [np.flatnonzero(part_of == number) for number in range(len(mixture))]
     weights = [weight for _, weight in mixture]
-    plan = stage_plan(lengths, seed=1, batch_tokens=60, parts=parts, weights=weights, **options)
+    plan = planned(lengths, seed=1, batch_tokens=60, parts=parts, weights=weights, **options)
     return plan, part_of
 
 
@@ -124,9 +130,7 @@ def test_shares_hold_closely_in_a_mixture_of_many_rows(rng):
     big, small = rng.integers(900, 1100, 20_000), rng.integers(2000, 2600, 500)
     lengths = np.concatenate([big, small])
     parts = [np.arange(20_000), np.arange(20_000, 20_500)]
-    plan = stage_plan(
-        lengths, seed=0, batch_tokens=300_000, tokens=9_000_000, parts=parts, weights=[7.0, 3.0]
-    )
+    plan = planned(lengths, seed=0, batch_tokens=300_000, tokens=9_000_000, parts=parts, weights=[7.0, 3.0])
     rows = np.concatenate([batch.rows for batch in plan.batches()])
     small_share = lengths[rows[rows >= 20_000]].sum() / lengths[rows].sum()
     assert small_share == pytest.approx(0.3, abs=0.01)
@@ -153,14 +157,14 @@ def test_ranks_share_the_same_batches_at_any_number(mixture, world):
 
 def test_parts_without_weights_come_once_an_epoch():
     lengths = np.arange(30) % 5 + 1
-    plan = stage_plan(lengths, seed=0, batch_tokens=20, epochs=1, parts=[range(10), range(20, 30)])
+    plan = planned(lengths, seed=0, batch_tokens=20, epochs=1, parts=[range(10), range(20, 30)])
     rows = np.concatenate([batch.rows for batch in plan.batches()])
     assert sorted(rows.tolist()) == [*range(10), *range(20, 30)]
 
 
 def test_an_empty_part_and_a_row_that_fits_no_batch_are_named():
     with pytest.raises(ValueError, match=r"no rows to train on in mixture\[1\]"):
-        stage_plan([3, 4], seed=0, batch_tokens=10, steps=1, parts=[[0, 1], []])
+        planned([3, 4], seed=0, batch_tokens=10, steps=1, parts=[[0, 1], []])
     with pytest.raises(ValueError, match=r"batch_tokens 10 .* longest sequence \(11 tokens\)"):
-        stage_plan([3, 11], seed=0, batch_tokens=10, steps=1)
-    stage_plan([3, 11], seed=0, batch_tokens=10, steps=1, parts=[[0]])  # a row of no part does not matter
+        planned([3, 11], seed=0, batch_tokens=10, steps=1)
+    planned([3, 11], seed=0, batch_tokens=10, steps=1, parts=[[0]])  # a row of no part does not matter

@@ -63,9 +63,10 @@ def test_cache_batch_and_sizes_draw_what_a_plain_loop_draws(sampler, cfg, temper
     settings = {"cfg": cfg, "temperature": temperature, "top_k": top_k, "seed": 7}
     p = sampler.profile
     expected = [plain(sampler, n, PROMPTS[n], SIZES[n], **settings) for n in range(len(SIZES))]
+    told = []
     for batch in (2, 3, 32):
-        told = []
-        drawn = sampler.sample(PROMPTS, SIZES, **settings, batch=batch, on_tokens=told.append)
+        told.clear()
+        drawn = sampler.sample(PROMPTS, SIZES, **settings, batch=batch, on_tokens=lambda *at: told.append(at))
         for size, codes, whole in zip(SIZES, drawn, expected, strict=True):
             assert codes.dtype == np.int32
             # The plain loop's image as a whole: boi, size, codes, an eol after every row, eoi.
@@ -73,7 +74,8 @@ def test_cache_batch_and_sizes_draw_what_a_plain_loop_draws(sampler, cfg, temper
             head = [p.boi, p.grid0 + size[1] // 32, p.grid0 + size[0] // 32]
             assert [*head, *np.concatenate(rows).tolist(), p.eoi] == whole
         assert len({codes.tobytes() for codes in drawn}) > 1
-        assert sum(told) == sum(codes.size for codes in drawn)
+        total = sum(codes.size for codes in drawn)
+        assert told[-1] == (total, total) and [done for done, _ in told] == sorted(done for done, _ in told)
 
 
 def test_a_picture_in_the_prompt_is_seen_and_left_out_of_the_unguided_context(sampler):

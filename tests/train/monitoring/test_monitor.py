@@ -13,7 +13,7 @@ from eventfiles import scalars
 from rasterloom.recipe.train import DeepSpeed, Stage, Train
 from rasterloom.train.data.token_dataset import open_rows
 from rasterloom.train.estimate.flops import train_flops
-from rasterloom.train.job import Drawing
+from rasterloom.train.job import Preview
 from rasterloom.train.model.sampler import open_sampler
 from rasterloom.train.model.shapes import shape_of
 from rasterloom.train.monitoring.metrics_log import MetricsLog, read_metrics
@@ -38,7 +38,7 @@ def job(new_job, write_tokens):
         stages=(stage,), heldout=0.2, checkpoint_every=4, log_every=2, evaluate_every=3, sample_every=3,
         deepspeed=DeepSpeed(zero=2), dropout=0.0,
     )  # fmt: skip
-    drawing = Drawing(
+    drawing = Preview(
         prompts=("a", "b"),
         prompt_ids=((0, 30, 16), (0, 31, 31, 16)),
         sizes=((64, 64), (32, 64)),
@@ -48,7 +48,7 @@ def job(new_job, write_tokens):
         seed=3,
     )
     files = (write_tokens(30), write_tokens(20, first=30))
-    return new_job(stage, train, token_files=files, workers=1, drawing=drawing)
+    return new_job(stage, train, token_files=files, workers=1, preview=drawing)
 
 
 def drawn(job):
@@ -70,7 +70,7 @@ def test_a_stage_is_measured_drawn_and_tracked(job, one_rank):
     # The last pictures are those of the model that the stage leaves.
     sampler = open_sampler(job.model_dir, job.profile)
     again = sampler.sample(
-        job.drawing.prompt_ids, job.drawing.sizes, cfg=2.0, temperature=1.0, top_k=5, seed=3
+        job.preview.prompt_ids, job.preview.sizes, cfg=2.0, temperature=1.0, top_k=5, seed=3
     )
     assert last["codes"] == [codes.tolist() for codes in again]
 
@@ -99,7 +99,7 @@ def test_mfu_is_the_share_of_the_peak(job, one_rank, monkeypatch):
     rows = open_rows(job.token_files)
     whole = job.stage.model_copy(update={"steps": 1, "batch_tokens": int(rows.lengths.sum())})
     train = job.train.model_copy(update={"heldout": 0.0, "cfg_drop": 0.0, "stages": (whole,)})
-    run_worker(replace(job, stage=whole, train=train, drawing=None))  # one step of all rows
+    run_worker(replace(job, stage=whole, train=train, preview=None))  # one step of all rows
     (line,) = read_metrics(job.metrics_file)
     flops = train_flops(
         shape_of(job.init, job.profile.vocab_size),
@@ -116,7 +116,7 @@ def test_watching_changes_no_weight(job, one_rank):
     unseen = replace(
         job,
         out_dir=f"{job.out_dir}-unseen",
-        drawing=None,
+        preview=None,
         train=job.train.model_copy(
             update={"trackers": (), "log_every": 100, "evaluate_every": None, "sample_every": None}
         ),

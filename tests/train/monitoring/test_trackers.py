@@ -12,7 +12,7 @@ from rasterloom.train.monitoring.trackers import TensorBoard, check_trackers, op
 def test_event_files_say_what_was_noted(tmp_path):
     (tracker,) = open_trackers(["tensorboard"], tmp_path, run="x", settings={})
     tracker.scalars({"train/loss": 2.5, "train/lr": 0.1}, 3)
-    tracker.picture("samples/a", np.zeros((16, 24, 3), np.uint8), 3)
+    tracker.image("samples/a", np.zeros((16, 24, 3), np.uint8), 3)
     tracker.close()
     found = scalars(tmp_path / "events")
     assert found["train/loss", 3] == 2.5 and found["train/lr", 3] == pytest.approx(0.1)

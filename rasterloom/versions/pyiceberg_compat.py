@@ -1,13 +1,23 @@
-"""A REST catalog that gives up on an answer that does not come: pyiceberg's own waits for it for ever."""
+"""Private parts of pyiceberg 0.12 that Rasterloom relies on."""
 
 from typing import Any
 
+import pyarrow as pa
 from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.catalog.rest.auth import AuthManager
+from pyiceberg.io.pyarrow import _pyarrow_to_schema_without_ids
+from pyiceberg.schema import Schema, assign_fresh_schema_ids
 from requests import PreparedRequest, Response, Session
 from requests.adapters import HTTPAdapter
 
 from rasterloom.storage import s3
+
+HOLDS_FOR = "0.12"
+
+
+def iceberg_schema(schema: pa.Schema) -> Schema:
+    """Return a pyarrow schema as Iceberg's, with a new table's ids."""
+    return assign_fresh_schema_ids(_pyarrow_to_schema_without_ids(schema))
 
 
 class _GivesUp(HTTPAdapter):
@@ -17,7 +27,10 @@ class _GivesUp(HTTPAdapter):
 
 
 class TimedRestCatalog(RestCatalog):
-    """pyiceberg's REST catalog, whose every request has the time-outs of S3's."""
+    """REST catalog with S3's time-outs.
+
+    pyiceberg's own waits for an answer for ever.
+    """
 
     def _create_session(self) -> Session:
         return _timed(super()._create_session())

@@ -1,0 +1,71 @@
+"""The commands ``versions export`` and ``versions adopt``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rasterloom.cli.options import AtVersion, RecipePath, load_recipe, open_corpus, out
+from rasterloom.errors import RecipeError
+from rasterloom.pipelines.import_export.export_formats import Form
+
+
+def export_command(
+    recipe: RecipePath,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new or empty folder.")],
+    form: Annotated[
+        Form, typer.Option("--as", help="Hugging Face dataset, webdataset tars, or plain Parquet.")
+    ] = Form.HF,
+    at: AtVersion = None,
+) -> None:
+    """Export the selected images of a version, with a dataset card.
+
+    `datasets.load_dataset(FOLDER)` reads the Hugging Face form. The card
+    lists licences, sources, the keep rule, and counts of dropped pairs.
+    """
+    from rasterloom.pipelines.import_export.export_dataset import export  # heavy
+
+    corpus = open_corpus(recipe, at)
+    total = sum(file.rows for file in corpus.files("images"))
+    with out.status("reading") as status:
+        card = export(
+            corpus, folder, form, advance=lambda done, _: status.update(f"{done:,} of {total:,} rows")
+        )
+    out.print(f"{card.rows:,} samples: {folder}", highlight=False)
+
+
+def adopt_command(
+    recipe: RecipePath,
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="pairs, images, scores or selection.")],
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="A Parquet file or a folder of them, or s3://...")
+    ],
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=THEIRS", help="The files' name for a column; may be given again."),
+    ] = None,
+) -> None:
+    """Import Parquet files as the next version of a table, with a record of their origin.
+
+    Files in the workspace that already have the table's columns are used in
+    place; others are rewritten with the missing columns: keys from url and
+    caption, sizes and hashes of images, "kept" of a selection.
+    """
+    from rasterloom.pipelines.import_export.import_tables import adopt  # heavy
+
+    pairs = [tuple(item.split("=", 1)) for item in column or ()]
+    if wrong := [pair for pair in pairs if len(pair) != 2]:
+        raise RecipeError(f"--column takes NAME=THEIRS, not {wrong[0][0]}")
+    with out.status("reading") as status:
+        found = adopt(
+            load_recipe(recipe),
+            table,
+            path,
+            dict(pairs),  # type: ignore[arg-type]
+            lambda done, total: status.update(f"{done:,} of {total:,} files"),
+        )
+    out.print(
+        f"{table}@{found.snapshot_id}: {found.rows:,} rows; {found.in_place:,} files taken where they lie, "
+        f"{found.written:,} written",
+        highlight=False,
+    )

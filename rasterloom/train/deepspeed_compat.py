@@ -1,0 +1,183 @@
+"""Private parts of DeepSpeed that training needs, all of them.
+
+They hold for DeepSpeed 0.19; ``tests/train/test_deepspeed_compat.py`` tells which of them a later one moved.
+"""
+
+import contextlib
+import io
+import re
+import shutil
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+HOLDS_FOR = "0.19"
+
+# Names of files in a checkpoint, and keys in them.
+_MODEL_FILE = "mp_rank_00_model_states.pt"  # ZeRO 0: all weights; ZeRO 1 and 2: those of 16 bits
+_SHARD_FILES, _SHARD_RANK = "*_optim_states.pt", re.compile(r"zero_pp_rank_(\d+)_")
+_OPTIMIZER, _ZERO_STAGE = "optimizer_state_dict", "zero_stage"
+_BF16_WEIGHTS = "single_partition_of_fp32_groups"
+
+
+class DeepSpeedMoved(RuntimeError):
+    """Raised where DeepSpeed lacks a private part that is needed."""
+
+    def __init__(self, name: str) -> None:
+        import deepspeed  # heavy
+
+        super().__init__(
+            f"DeepSpeed {deepspeed.__version__} has no {name}: Rasterloom takes DeepSpeed {HOLDS_FOR} "
+            "(rasterloom/train/deepspeed_compat.py)"
+        )
+
+
+def without_shm_extension() -> None:
+    """Keep DeepSpeed from compiling its shared-memory collectives, which takes a C++ compiler."""
+    import deepspeed  # heavy
+
+    try:
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    except AttributeError:
+        raise DeepSpeedMoved("deepspeed.ops.__compatible_ops__") from None
+
+
+def whole_size(parameter: Tensor) -> int:
+    """Elements of a parameter on all ranks; ZeRO 3 leaves a rank its share alone."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def whole_shape(parameter: Tensor) -> tuple[int, ...]:
+    """Shape of a parameter that ZeRO 3 has partitioned."""
+    try:
+        return tuple(parameter.ds_shape)  # type: ignore[attr-defined]
+    except AttributeError:
+        raise DeepSpeedMoved("ds_shape at the parameters of ZeRO 3") from None
+
+
+class StepGate:
+    """Stands before the step of the optimizer inside an engine, from the engine's start to its end.
+
+    DeepSpeed computes the norm of the gradients within `engine.step`, just before that step, and has no hook
+    between the two. ZeRO 3 may come through several times in one step, once for a group of parameters.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        try:
+            optimizer = engine.basic_optimizer
+            self._step: Callable[..., Any] = optimizer.step
+        except AttributeError:
+            raise DeepSpeedMoved("engine.basic_optimizer") from None
+        self._is_open: Callable[[], bool] = lambda: True
+        optimizer.step = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._step(*args, **kwargs) if self._is_open() else None
+
+    @contextmanager
+    def opened_by(self, decide: Callable[[], bool]) -> Iterator[None]:
+        """Ask ``decide`` before each step in the block."""
+        self._is_open = decide
+        try:
+            yield
+        finally:
+            self._is_open = lambda: True
+
+    def norm(self) -> float:
+        """The norm of the gradients of the step under way, which ZeRO has just computed."""
+        try:
+            return float(self._engine.optimizer._global_grad_norm)
+        except AttributeError:
+            raise DeepSpeedMoved("_global_grad_norm at ZeRO's optimizers") from None
+
+
+@contextmanager
+def universal_loading(engine: Any) -> Iterator[None]:
+    """Let an engine load checkpoints in DeepSpeed's universal form."""
+    config: Any = getattr(engine, "_config", None)
+    if not hasattr(config, "load_universal_checkpoint"):
+        raise DeepSpeedMoved("engine._config.load_universal_checkpoint")
+    config.load_universal_checkpoint = True
+    try:
+        yield
+    finally:
+        # Left on, ZeRO 3 would write checkpoints that lack the model's files.
+        config.load_universal_checkpoint = False
+
+
+def to_universal(source: Path, target: Path) -> None:
+    """Convert a checkpoint to DeepSpeed's universal form, in which every parameter is whole."""
+    from deepspeed.checkpoint import ds_to_universal  # heavy
+
+    shutil.rmtree(target, ignore_errors=True)
+    arguments = Namespace(
+        input_folder=str(source),
+        output_folder=str(target),
+        num_extract_workers=1,  # in this process: one that has joined a process group must not fork
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,
+    )
+    with silence():
+        ds_to_universal.main(arguments)
+
+
+def whole_weights(folder: Path, tag: str) -> dict[str, Tensor]:
+    """Read the weights of a checkpoint, of any ZeRO stage and number of ranks, by the model's names.
+
+    In float32 where they are trained; what is not trained is as wide as the model had it.
+    """
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint  # heavy
+
+    shards = sorted((folder / tag).glob(_SHARD_FILES), key=_rank)
+    weights: dict[str, Tensor]
+    if not shards:
+        weights = _read(folder / tag / _MODEL_FILE)["module"]
+    elif _ZERO_STAGE in _read(shards[0])[_OPTIMIZER]:
+        weights = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=tag)
+    else:
+        weights = _of_bf16_optimizer(folder / tag / _MODEL_FILE, shards)
+    return weights
+
+
+def _of_bf16_optimizer(plain: Path, shards: Sequence[Path]) -> dict[str, Tensor]:
+    """The weights of ZeRO 1 in bf16, whose files DeepSpeed's own reader does not know.
+
+    Each rank has the next stretch of each group's float32 weights, in the order of ``param_shapes``; the last
+    one's ends with padding. What is not trained is in the file of the 16-bit weights alone.
+    """
+    states = _read(plain)
+    weights: dict[str, Tensor] = dict(states["module"])
+    parts = [_read(shard)[_OPTIMIZER][_BF16_WEIGHTS] for shard in shards]
+    for number, shapes in enumerate(states["param_shapes"]):
+        flat, start = torch.cat([part[number] for part in parts]), 0
+        for name, shape in shapes.items():
+            weights[name] = flat[start : start + shape.numel()].view(shape)
+            start += shape.numel()
+    return weights
+
+
+def _read(file: Path) -> Any:
+    """A file of DeepSpeed: its settings, and tensors that stay on disk until they are used."""
+    return torch.load(file, map_location="cpu", mmap=True, weights_only=False)
+
+
+def _rank(shard: Path) -> int:
+    found = _SHARD_RANK.search(shard.name)
+    if found is None:
+        raise DeepSpeedMoved(f"zero_pp_rank_<n>_ in the name of {shard.name}")
+    return int(found[1])
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Swallow what DeepSpeed prints."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield

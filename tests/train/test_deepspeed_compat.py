@@ -1,0 +1,81 @@
+"""DeepSpeed's private parts are where this version of Rasterloom looks for them."""
+
+from pathlib import Path
+
+import deepspeed
+import pytest
+import torch
+
+from rasterloom.recipe.train import DeepSpeed, Stage, Train
+from rasterloom.train import deepspeed_compat
+from rasterloom.train.deepspeed_compat import DeepSpeedMoved, StepGate, universal_loading
+from rasterloom.train.model.packed_lm import training_model
+from rasterloom.train.optim.deepspeed_engine import backward, full_weights, optimizer_step, start_deepspeed
+
+MOVED = (
+    f"DeepSpeed {deepspeed.__version__} moved {{what}}: mend rasterloom/train/deepspeed_compat.py, or pin "
+    "DeepSpeed in pyproject.toml"
+)
+MODES = [(0, False), (1, False), (1, True), (2, False), (2, True), (3, False), (3, True)]
+pytestmark = pytest.mark.usefixtures("one_rank")
+
+
+def engine_of(profile, zero, bf16):
+    stage = Stage(target=64, steps=4, lr=1e-2, batch_tokens=300)
+    train = Train(stages=(stage,), deepspeed=DeepSpeed(zero=zero, bf16=bf16), grad_clip=1e-3)
+    return start_deepspeed(training_model("tiny", profile, train).train(), train, use_gpu=False)
+
+
+def weights(engine):
+    return list(full_weights(engine, keep=True).values())
+
+
+@pytest.mark.parametrize(("zero", "bf16"), MODES)
+def test_the_gate_is_asked_between_the_norm_and_the_step(profile, zero, bf16):
+    engine = engine_of(profile, zero, bf16)
+    gate, asked = engine.basic_optimizer.step, []
+    assert isinstance(gate, StepGate), MOVED.format(what="the inner optimizer")
+    ids = torch.arange(40) % profile.vocab_size
+    for answer in (False, True):
+        before = weights(engine)
+        backward(engine, engine(ids, ids.roll(-1), [20, 20]).total, last=True)
+        norm = optimizer_step(engine, 1e-2, lambda norm, answer=answer: not asked.append(norm) and answer)
+        assert asked, MOVED.format(what="the inner step")
+        # Before clipping: clipped it would be a thousandth.
+        assert norm > 0.1 and set(asked) == {norm}, MOVED.format(what="_global_grad_norm")
+        changed = any(not torch.equal(a, b) for a, b in zip(before, weights(engine), strict=True))
+        assert changed == answer, MOVED.format(what="the inner step, which alone changes weights")
+        asked.clear()
+    assert engine.basic_optimizer.step is gate  # made once
+    engine.destroy()
+
+
+def test_an_engine_is_told_to_load_the_universal_form(profile):
+    engine = engine_of(profile, 2, False)
+    with universal_loading(engine):
+        assert engine.load_universal_checkpoint(), MOVED.format(what="_config.load_universal_checkpoint")
+    assert not engine.load_universal_checkpoint()
+    engine.destroy()
+
+
+def test_the_converter_takes_the_arguments_that_it_is_given(monkeypatch):
+    """All that its own command line knows, so that a new one is noticed."""
+    from deepspeed.checkpoint import ds_to_universal
+
+    given = {}
+    monkeypatch.setattr(ds_to_universal, "main", lambda arguments: given.update(vars(arguments)))
+    deepspeed_compat.to_universal(Path("in"), Path("out"))
+    monkeypatch.setattr("sys.argv", ["ds_to_universal", "--input_folder", "in", "--output_folder", "out"])
+    known = vars(ds_to_universal.parse_arguments())
+    assert given.keys() == known.keys(), MOVED.format(what="the arguments of ds_to_universal")
+
+
+def test_what_is_gone_is_named(profile):
+    engine = engine_of(profile, 2, False)
+    del engine._config.load_universal_checkpoint
+    with (
+        pytest.raises(DeepSpeedMoved, match=r"has no engine._config.load_universal"),
+        universal_loading(engine),
+    ):
+        pass
+    engine.destroy()
