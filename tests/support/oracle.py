@@ -93,13 +93,7 @@ def train(job, given, state, *, saves=frozenset(), poisoned=frozenset()):
             restore(net, optimizers, saved)
         elif not refused:
             usual.append(loss)
-            for p in net.trained.values():
-                if p.grad is not None:
-                    p.grad *= min(1.0, recipe.grad_clip / norm)
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                optimizer.step()
+            take_step(net, optimizers, lr, recipe.grad_clip / norm)
         fed.append([ids for ids, _ in documents])
         steps.append(
             {
@@ -119,14 +113,8 @@ def train(job, given, state, *, saves=frozenset(), poisoned=frozenset()):
             saved = keep(net, optimizers)
         if step + 1 == len(batches) or (recipe.evaluate_every and (step + 1) % recipe.evaluate_every == 0):
             heldout[step + 1] = measure(net, held)
-    moments = {
-        name: copy.deepcopy(optimizer.state[p])
-        for name, p in net.trained.items()
-        for optimizer in optimizers
-        if p in optimizer.state
-    }
     weights = {name: w.detach() for name, w in net.weights().items()}
-    return Outcome(State(weights, moments), fed, steps, heldout)
+    return Outcome(State(weights, moments_of(net, optimizers)), fed, steps, heldout)
 
 
 def read_rows(job, given):
@@ -309,6 +297,22 @@ def load_moments(net, optimizers, moments):
         for name, p in net.trained.items():
             if id(p) in mine and name in moments:
                 optimizer.state[p] = copy.deepcopy(moments[name])
+
+
+def take_step(net, optimizers, lr, share):
+    """Clip the gradients to that share of their norm, and step."""
+    for p in net.trained.values():
+        if p.grad is not None:
+            p.grad *= min(1.0, share)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+
+
+def moments_of(net, optimizers):
+    named = [(name, p, optimizer) for name, p in net.trained.items() for optimizer in optimizers]
+    return {name: copy.deepcopy(optimizer.state[p]) for name, p, optimizer in named if p in optimizer.state}
 
 
 def keep(net, optimizers):
