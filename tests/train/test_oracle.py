@@ -1,6 +1,6 @@
 """Drawn recipes, trained by the project and by the oracle: weights, rows, rates, shares and losses agree.
 
-`make test` draws ten; RASTERLOOM_ORACLE_RECIPES draws more, RASTERLOOM_ORACLE_SEED others, and
+`make nightly` draws 300; RASTERLOOM_ORACLE_RECIPES says how many, RASTERLOOM_ORACLE_SEED others, and
 RASTERLOOM_ORACLE_FIRST=N with one recipe repeats number N.
 """
 
@@ -41,6 +41,7 @@ def test_the_ten_recipes_of_every_run_have_it_all():
     assert any(part.tasks for part in parts) and any(part.weight for part in parts)
 
 
+@pytest.mark.nightly  # minutes a recipe
 @pytest.mark.parametrize("number", range(FIRST, FIRST + RECIPES))
 def test_a_drawn_recipe_trains_as_the_oracle_says(number, tmp_path, ground):
     drawn = draw(SEED, number)
