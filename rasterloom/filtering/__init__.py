@@ -1,1 +1,1 @@
-"""What is kept, and why: scorers, duplicates, the keep rule."""
+"""Selection of images: scorers, duplicates, the keep rule."""

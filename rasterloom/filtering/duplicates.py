@@ -1,4 +1,4 @@
-"""Duplicates: the same bytes (sha256), nearly the same picture (pHash and thumbnail), or the same meaning."""
+"""Exact duplicates (SHA-256), near duplicates (pHash and thumbnail) and semantic duplicates."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,8 +61,8 @@ def find_duplicates(
         rows kept [n], and which rows [n] were dropped for their meaning only
 
     pHash sees luma and only its coarse forms: by it alone, a red and a blue circle on white are the same
-    picture, and so are all plain pages. So near duplicates must also agree in their thumbnails, to
-    `COLOUR_TOLERANCE` in every value. Resizing and recompressing a picture changes them by less than that.
+    image, and so are all plain pages. So near duplicates must also agree in their thumbnails, to
+    `COLOUR_TOLERANCE` in every value. Resizing and recompressing an image changes them by less than that.
     Null matches nothing.
     """
     order = _best_first(rows)
@@ -140,7 +140,7 @@ def _near(
 
     In rounds, every row without a better neighbour is kept and its neighbours are dropped, until none is
     left. Pairs are never stored, and what is settled is not compared again, so that ten thousand copies of
-    one picture do not take the time and the memory of 50 million pairs.
+    one image do not take the time and the memory of 50 million pairs.
     """
     n = len(hashes)
     where = np.arange(n) if where is None else where

@@ -1,4 +1,4 @@
-"""The language of the keep rule: one SQL expression of an image's columns, run by DuckDB."""
+"""Keep rule: one SQL expression over columns, evaluated by DuckDB."""
 
 import difflib
 import json
@@ -13,7 +13,7 @@ from rasterloom import schema
 DERIVED = {
     "min_side": "least(width, height)",
     "max_side": "greatest(width, height)",
-    "aspect": "width / height",  # above 1 for a wide picture
+    "aspect": "width / height",  # above 1 for a wide image
     "area": "width::bigint * height",
     "caption_length": "length(caption)",  # in characters
 }
@@ -90,7 +90,7 @@ def conjuncts_of(connection: duckdb.DuckDBPyConnection, rule: str) -> list[str]:
 def passes(part: str) -> str:
     """Return SQL that says whether a row passes a part of a rule: what cannot say (null) counts as no.
 
-    Of a sample without a picture it counts as yes: what is asked of pictures is not asked of text.
+    Of a sample without an image it counts as yes: what is asked of images is not asked of text.
     """
     return f"coalesce((\n{part}\n)::boolean, {TEXT_ALONE})"
 

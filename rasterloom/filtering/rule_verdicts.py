@@ -1,4 +1,4 @@
-"""What each part of the keep rule says of one image."""
+"""Verdict of each part of the keep rule on one image."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from rasterloom.filtering.rule import columns_of, conjuncts_of, connect, first_l
 class Verdict:
     """A part of the rule, what it says (None: it cannot say), and what it was told.
 
-    Where it cannot say, a row passes that has no picture (``passes``), and no other.
+    Where it cannot say, a row passes that has no image (``passes``), and no other.
     """
 
     part: str
@@ -28,7 +28,7 @@ def verdicts(rule: str, image: pa.Table, scores: pa.Table) -> list[Verdict]:
     """Judge one image by each part of the rule.
 
     Args:
-        image: one row of `schema.IMAGES`, without the picture
+        image: one row of `schema.IMAGES`, without the image
         scores: one row of scores, or none
     """
     row = image.drop_columns([name for name in ("image", "thumbnail", "more") if name in image.column_names])

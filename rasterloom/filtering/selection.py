@@ -1,4 +1,4 @@
-"""The keep rule: which images are kept, and the reason of each that is not."""
+"""Selection of kept images, with a reason for each dropped one."""
 
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -36,7 +36,7 @@ ALWAYS_NEEDED = (
     *("key", "shard", "status", "error", "sha256", "phash", "thumbnail"),
     *("original_width", "original_height", "width", "height", "task", "main"),
 )
-# Doubles are sought among plain pairs: sets of edits or of questions use one picture many times.
+# Doubles are sought among plain pairs: sets of edits or of questions use one image many times.
 COMPARED = f"coalesce(task, '{schema.T2I}') = '{schema.T2I}' and main is null"
 
 WORDS = ("kept", "exact duplicate", "near duplicate", "semantic duplicate")
@@ -61,7 +61,7 @@ def check_keep(config: Keep, scores: pa.Schema) -> None:
 
 
 def columns_needed(config: Keep, scores: pa.Schema) -> tuple[list[str], list[str]]:
-    """Return the columns of images and of scores that a selection reads: no pictures, and little text."""
+    """Return the columns of images and of scores that a selection reads: no images, and little text."""
     named = {name.lower() for name in columns_of(config.rule)} | {config.dedup.prefer}
     given = [name for name in scores.names if name in named]
     if config.dedup.semantic is not None:
@@ -79,7 +79,7 @@ def _embedding(scores: pa.Schema) -> str | None:
 def select(images: pa.Table, scores: pa.Table, config: Keep, earlier: pa.Array | None = None) -> pa.Table:
     """Apply the keep rule, then drop duplicates among what it kept.
 
-    A row whose image failed, or for which the rule is null, is not kept; a sample without a picture is
+    A row whose image failed, or for which the rule is null, is not kept; a sample without an image is
     where a part of the rule is null. Doubles are sought among text-to-image pairs only.
 
     Args:
@@ -148,7 +148,7 @@ def select_batches(
 
 
 class _Judged:
-    """What is remembered of each batch: of every row its verdict, of plain pairs that pass how they look.
+    """Verdicts of the rows of a batch, and hashes of the plain pairs that pass.
 
     A verdict is 0 for a row that passes, n for one that the n-th conjunct stops, -1 for a failed image. The
     rank is higher for what is rather kept of a group of duplicates.

@@ -1,4 +1,4 @@
-"""Semantic duplicates: pictures whose CLIP embeddings point almost the same way, found cluster by cluster.
+"""Semantic duplicates: near-equal CLIP embeddings, searched cluster by cluster.
 
 Comparing all pairs of a large corpus is out of the question, so the embeddings are cut by k-means, and those
 cuts again, until a cluster holds about `CLUSTER` rows; pairs are sought within a cluster (as SemDeDup does:

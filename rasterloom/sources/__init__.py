@@ -1,1 +1,1 @@
-"""Where pairs come from, and how their images are fetched."""
+"""Sources of pairs, and the fetching of their images."""

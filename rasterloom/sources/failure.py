@@ -36,7 +36,7 @@ ERRORS = {
 
 
 def error(name: str | None) -> str:
-    """What a class of error means, its own name if it is unknown."""
+    """Return the meaning of a class of error, its own name if it is unknown."""
     return ERRORS.get(name or "", name or "unknown")  # type: ignore[call-overload, no-any-return]
 
 

@@ -1,4 +1,4 @@
-"""Which files a source is made of, wherever they lie, and what tells that they are still the same."""
+"""Files of a source on disk or S3, and a digest of them."""
 
 import hashlib
 import io
@@ -57,7 +57,7 @@ class Files:
 
     @property
     def explicit(self) -> bool:
-        """Whether every path names one file."""
+        """True if every path names one file."""
         return all(target.is_file for target in self.targets)
 
     def entries(self) -> Iterator[Entry]:
@@ -266,7 +266,7 @@ def digest_of(files: Files) -> str:
 
 
 def _is_blocked(files: Files, name: str) -> bool:
-    """Whether a file is a link that is not followed; folders behind links are not listed."""
+    """Tell if a file is a link that is not followed; folders behind links are not listed."""
     if not os.path.islink(files.store.path(name)):
         return False
     try:

@@ -1,4 +1,4 @@
-"""The one place that says whether a file on a disk may be read for a source.
+"""Access check for local files that a source leads to.
 
 What a recipe names is trusted, whatever links its path leads through. What lies in a source was put there
 by others: a link in it is followed only to a regular file within the source's own folders.

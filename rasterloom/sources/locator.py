@@ -1,4 +1,4 @@
-"""Where an image lies in its source, as one line of text for the table of pairs.
+"""Locators: the place of an image in its source as text.
 
 ``<file>``, ``<file>#<offset>+<length>`` for a range of bytes, ``<file>#<row group>/<row>/<column>`` for a
 cell of a Parquet file, ``#<shard>/<row>`` in a streamed data set. The file is relative to its source; what

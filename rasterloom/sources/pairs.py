@@ -1,4 +1,4 @@
-"""From a recipe's sources to the table of pairs, whatever their size: rows pass through, none is held."""
+"""Table of pairs from the sources of a recipe, streamed."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Which keys of a long list came before, found on disk: memory grows by no more than a byte a key."""
+"""Repeated keys of a long list, found on disk in little memory."""
 
 from collections.abc import Sequence
 from pathlib import Path

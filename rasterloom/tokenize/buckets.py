@@ -1,4 +1,4 @@
-"""Crop buckets: the picture sizes that images of one target resolution are cut to."""
+"""Aspect-ratio buckets: the crop sizes of one target resolution."""
 
 GRID_UNIT = 32  # pixels; every side of a bucket is a multiple, in all profiles
 MAX_RATIO = 4.0  # of the long side to the short side
@@ -33,7 +33,7 @@ def bucket_sizes(target: int) -> list[Size]:
 
 
 def choose_bucket(size: Size, buckets: list[Size]) -> Size:
-    """Return the bucket that a picture of ``size`` (width, height) loses least of its area to.
+    """Return the bucket that an image of ``size`` (width, height) loses least of its area to.
 
     The share that remains after scaling to cover bucket (cw, ch) and cropping is
     ``min(cw/w, ch/h) / max(cw/w, ch/h)``. Equal shares go to the largest (cw, ch), as in the reference.

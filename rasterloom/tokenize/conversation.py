@@ -1,4 +1,4 @@
-"""Conversations as token sequences: what the model reads, and which part of it is learnt.
+"""Conversations as token sequences with the spans of the loss mask.
 
     bos  message sep  answer sep  message sep  answer sep ...
 

@@ -1,4 +1,4 @@
-"""How a picture is cut to its bucket: a plan from its size alone, then the pixels.
+"""Crop of an image to its bucket: a plan from its size, then the pixels.
 
 The chain of resizes and their filters is that of Lumina-mGPT's ``var_center_crop``, pixel by pixel.
 """
@@ -36,12 +36,12 @@ def seed_of(key: str, seed: int = 0) -> int:
 
 
 def plan_crop(size: Size, buckets: list[Size], *, seed: int | None = None) -> CropPlan:
-    """Return how a picture of ``size`` (width, height) is cut to the bucket that keeps most of it.
+    """Return how an image of ``size`` (width, height) is cut to the bucket that keeps most of it.
 
-    While both sides are at least twice the bucket's, they are halved (BOX); then the picture is scaled to
+    While both sides are at least twice the bucket's, they are halved (BOX); then the image is scaled to
     cover the bucket (BICUBIC), and the overhang is cut off. ``seed=None`` cuts it in the middle, as
     Lumina-mGPT 2.0 does. A seed draws where the box lies within the room, as version 1 does, but as a
-    *share* of the room that depends on the seed alone: pictures of one conversation that are cropped with
+    *share* of the room that depends on the seed alone: images of one conversation that are cropped with
     one seed stay aligned, also when their sizes differ.
 
     Raises:
@@ -65,7 +65,7 @@ def plan_crop(size: Size, buckets: list[Size], *, seed: int | None = None) -> Cr
 
 
 def follow_crop(size: Size, leader: CropPlan) -> CropPlan:
-    """Return how a picture of ``size`` is cut so that it stays aligned with one that is cut by ``leader``.
+    """Return how an image of ``size`` is cut so that it stays aligned with one that is cut by ``leader``.
 
     It is brought to the size that the leader has before its crop, and the same box is cut out: what lay at
     one share of width and height in both lies at one pixel in both. The two are of nearly one aspect.
@@ -83,10 +83,10 @@ def _halvings(size: Size, bucket: Size) -> list[tuple[Size, Filter]]:
 
 
 def apply_crop(image: Image.Image, plan: CropPlan) -> Image.Image:
-    """Cut a picture as planned for its size, and return it in RGB on white.
+    """Cut an image as planned for its size, and return it in RGB on white.
 
-    Transparency is resized along with the picture and blended with white after the crop, in float64 with
-    the fraction cut off, as the reference does. Palette and bilevel pictures are first brought to a mode
+    Transparency is resized along with the image and blended with white after the crop, in float64 with
+    the fraction cut off, as the reference does. Palette and bilevel images are first brought to a mode
     that can be resized smoothly, and 16-bit ones to 8 bits.
 
     Raises:

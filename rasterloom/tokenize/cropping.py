@@ -1,4 +1,4 @@
-"""Crops of stored images as they are coded: upright, cut to their bucket, seeded by their key."""
+"""Crops of stored images, as they are encoded."""
 
 from PIL import Image, ImageOps
 

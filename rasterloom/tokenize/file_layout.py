@@ -1,4 +1,4 @@
-"""The order of rows in the ``tokens`` table, and which of them share a file.
+"""Order of rows and their files in the ``tokens`` table.
 
 Both are pure functions of the rows themselves, so the same rows give the same files whatever the number
 of workers and the order in which they finish. A file is a range of the order, so that whoever writes it

@@ -1,4 +1,4 @@
-"""What may become of a picture and a sample: seeds of crops, and the limits past which a row is a failure.
+"""Crop seeds, and limits beyond which a sample is a failure.
 
 Each rule is a field of the recipe's `tokenize`; docs/tokens.md says which of them the reference has.
 """
@@ -25,7 +25,7 @@ def crop_seed(key: str, config: Tokenize, image: int = 0) -> int | None:
 
 
 def picture_fault(size: Size, plan: CropPlan, config: Tokenize) -> str | None:
-    """Return why a picture of ``size`` (width, height) must not be cut as planned, None if it may.
+    """Return why an image of ``size`` (width, height) must not be cut as planned, None if it may.
 
     ``config.min_side`` bounds how far it is enlarged, ``config.max_cut`` the share of its area that is lost.
     """
@@ -47,7 +47,7 @@ def picture_fault(size: Size, plan: CropPlan, config: Tokenize) -> str | None:
 
 
 def cut_share(plan: CropPlan) -> float:
-    """Return the share of the picture's area that lies outside of the crop, 0 .. 1."""
+    """Return the share of the image's area that lies outside of the crop, 0 .. 1."""
     (width, height), _ = plan.resizes[-1]
     return 1 - plan.bucket[0] * plan.bucket[1] / (width * height)
 
@@ -60,7 +60,7 @@ def length_fault(n_tokens: int, config: Tokenize) -> str | None:
 
 
 def names_size(key: str, config: Tokenize) -> bool:
-    """Say whether the prompt of a sample names the picture's size: so it is with ``config.size_in_prompt``
+    """Say whether the prompt of a sample names the image's size: so it is with ``config.size_in_prompt``
     of them (9 of 10 in Lumina-mGPT 2.0), always the same ones for a seed."""
     digest = hashlib.blake2b(f"{config.seed}:{key}".encode(), digest_size=8, person=b"rasterloom.size")
     return int.from_bytes(digest.digest(), "little") < config.size_in_prompt * 2**64

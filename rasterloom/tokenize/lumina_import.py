@@ -1,4 +1,4 @@
-"""Samples as Lumina-mGPT's pre_tokenize.py leaves them: a record that lists pickles, one a sample.
+"""Import of samples that Lumina-mGPT's pre_tokenize.py wrote.
 
 A pickle holds {"token": ids, "label": ids with -100 where nothing is learnt, "id": number}. Pickles can run
 any code when they are loaded; these are read by a loader that knows numbers, strings, lists and dicts, and
@@ -76,7 +76,7 @@ def import_samples(entries: list[tuple[str, Any]], folder: Path, target: int, pr
     """Read samples into token rows.
 
     Every entry comes back once: in ``tokens``, or in ``failures`` with the reason. Frames are checked
-    token by token; a bucket is the size of the sample's last learnt picture, else of its last.
+    token by token; a bucket is the size of the sample's last learnt image, else of its last.
 
     Args:
         entries: of ``read_record``.

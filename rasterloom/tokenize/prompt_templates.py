@@ -1,7 +1,7 @@
-"""The prompts of each task, in one table: what the human says, and what the answer is made of.
+"""Prompt templates of each task: question and answer.
 
 The wording is that of Lumina-mGPT (paper, figure 11, and its released demos), so that its checkpoints
-understand it. ``<|image|>`` stands for a picture. Add a task by adding a line, or in a recipe by
+understand it. ``<|image|>`` stands for an image. Add a task by adding a line, or in a recipe by
 ``tokenize.prompts``.
 """
 
@@ -64,7 +64,7 @@ TEMPLATES = {
 def templates_of(prompts: Mapping[str, str | Prompt]) -> dict[str, Template]:
     """Return the table with a recipe's ``tokenize.prompts`` in it.
 
-    A text is what the human says; the answer stays what it is, and is a picture for a new task.
+    A text is what the human says; the answer stays what it is, and is an image for a new task.
     """
     own = {
         task: Template(prompt.human, prompt.gpt)

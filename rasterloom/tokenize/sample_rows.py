@@ -1,6 +1,6 @@
-"""Rows of ``schema.IMAGES`` as samples: their pictures, how these are cropped, and what is said of them.
+"""Rows of ``schema.IMAGES`` as samples: images, crops and turns.
 
-A plain pair is a sample of the task t2i with one picture. The turns of a conversation are kept word for
+A plain pair is a sample of the task t2i with one image. The turns of a conversation are kept word for
 word, but for the size that the reference's prompts name: that becomes the bucket's. The turns of other
 rows come from the table of ``prompts``.
 """
@@ -19,7 +19,7 @@ from rasterloom.tokenize.crop import CropPlan, follow_crop, plan_crop
 from rasterloom.tokenize.prompt_templates import IMAGE, TEMPLATES, Template, Turn, turns
 
 MULTIVIEW = "multiview"
-SAME_ASPECT = 1.02  # pictures whose aspect ratios differ by less are cropped as one
+SAME_ASPECT = 1.02  # images whose aspect ratios differ by less are cropped as one
 COLUMNS = ("key", "caption", "image", "task", "turns", "main", "more")
 
 _SIZE = re.compile(r"(?<=of )(?:\d+x\d+|\{width\}x\{height\})(?= according to the following prompt:)")
@@ -27,7 +27,7 @@ _SIZE = re.compile(r"(?<=of )(?:\d+x\d+|\{width\}x\{height\})(?= according to th
 
 @dataclass(frozen=True)
 class TokenizeSample:
-    """A row, before its pictures are looked at."""
+    """A row, before its images are looked at."""
 
     key: str
     caption: str
@@ -36,7 +36,7 @@ class TokenizeSample:
         tuple[str, ...] | dict[str, str | int | float]
     )  # messages in turn, or the fields of the task's prompt
     pictures: tuple[bytes, ...]  # files, in the order of the placeholders
-    main: int = 0  # number of the picture that stands for the sample
+    main: int = 0  # number of the image that stands for the sample
 
 
 def sample_of(row: Mapping[str, Any]) -> TokenizeSample:
@@ -62,14 +62,14 @@ def turns_of(
     templates: Mapping[str, Template] = TEMPLATES,
     template: str = "",
 ) -> list[Turn]:
-    """Return what is said, with the sizes of the pictures where a prompt names one.
+    """Return what is said, with the sizes of the images where a prompt names one.
 
     Args:
-        sizes: (width, height) of each picture in pixels.
+        sizes: (width, height) of each image in pixels.
         template: name of the one to take instead of the task's.
 
     Raises:
-        ValueError: no such task, a field of its prompt is not there, or placeholders and pictures differ
+        ValueError: no such task, a field of its prompt is not there, or placeholders and images differ
             in number.
     """
     width, height = sizes[sample.main] if sizes else (0, 0)
@@ -89,7 +89,7 @@ def turns_of(
     done = []
     for n, (role, message) in enumerate(said):
         if n % 2 == 0 and _SIZE.search(message):
-            answer = sum(counts[: n + 1])  # number of the first picture of the answer
+            answer = sum(counts[: n + 1])  # number of the first image of the answer
             size = sizes[answer] if n + 1 < len(counts) and counts[n + 1] else (width, height)
             message = _SIZE.sub("{}x{}".format(*size), message) if sizes else message
         done.append((role, message))
@@ -97,13 +97,13 @@ def turns_of(
 
 
 def asks(said: Sequence[Turn], pictures: int) -> list[bool]:
-    """Return for each picture, in order, whether it stands in a question."""
+    """Return for each image, in order, whether it stands in a question."""
     counts = _placeholders(said, pictures)
     return [n % 2 == 0 for n, count in enumerate(counts) for _ in range(count)]
 
 
 def _placeholders(said: Sequence[Turn], pictures: int) -> list[int]:
-    """Return the number of pictures in each message; without placeholders all are in the first."""
+    """Return the number of images in each message; without placeholders all are in the first."""
     counts = [message.count(IMAGE) for _, message in said]
     return counts if any(counts) else [pictures, *counts[1:]]
 
@@ -116,17 +116,17 @@ def plan_pictures(
     config: Tokenize,
     seed_of: Callable[[int], int | None],
 ) -> list[CropPlan]:
-    """Return the crop of each picture of a sample.
+    """Return the crop of each image of a sample.
 
-    Pictures of one target and nearly one aspect are cropped as one, so that an edited picture or a depth map
-    lies on its original pixel by pixel. The picture that stands for the sample leads. Views of an object
+    Images of one target and nearly one aspect are cropped as one, so that an edited image or a depth map
+    lies on its original pixel by pixel. The image that stands for the sample leads. Views of an object
     are squares of ``config.view_side``.
 
     Args:
-        sizes: (width, height) of each picture.
-        config: ``shared_crop`` false gives each picture a crop of its own.
+        sizes: (width, height) of each image.
+        config: ``shared_crop`` false gives each image a crop of its own.
         asked: whether it stands in a question, where ``config.prompt_target`` may bound its target.
-        seed_of: seed of the crop of a picture by its number, None for the middle.
+        seed_of: seed of the crop of an image by its number, None for the middle.
     """
     views = sample.task == MULTIVIEW
     side = min(target, config.view_side)

@@ -1,4 +1,4 @@
-"""A token sequence taken apart again: texts, turns and pictures, checked, and drawn as text."""
+"""Parser of token sequences into texts, turns and images."""
 
 import textwrap
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Text to token ids: a byte-level BPE trained on the captions, or a tokenizer.json of the user's own."""
+"""Text tokenizers: a byte-level BPE trained here, or a given tokenizer.json."""
 
 import hashlib
 import heapq

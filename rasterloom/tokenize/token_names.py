@@ -1,4 +1,4 @@
-"""Token names of Chameleon's vocabulary, and the ids that a tokenizer.json gives them.
+"""Names of Chameleon's tokens, and their ids in a tokenizer.json.
 
 Image codes have names: code 137 is ``IMGIMGBDHZ``, its decimal digits spelt with A for 0 to J for 9.
 """

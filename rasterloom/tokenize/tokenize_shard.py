@@ -1,7 +1,7 @@
-"""One shard of kept images, with their captions, to rows of the ``tokens`` table.
+"""Tokenization of one shard of kept images to ``tokens`` rows.
 
-Pictures are decoded and cropped in threads, one batch ahead of the codec. A batch holds one bucket, so
-all its pictures have one shape. A row that cannot be tokenised is told apart, with its reason.
+Images are decoded and cropped in threads, one batch ahead of the codec. A batch holds one bucket, so
+all its images have one shape. A row that cannot be tokenised is told apart, with its reason.
 """
 
 import io
@@ -47,7 +47,7 @@ class Tokenized(NamedTuple):
 
 @dataclass(frozen=True)
 class _Job:
-    """One picture of a sample."""
+    """One image of a sample."""
 
     key: str
     number: int
@@ -59,12 +59,12 @@ class _Job:
 @dataclass(frozen=True)
 class _Planned:
     sample: TokenizeSample
-    plans: list[CropPlan]  # of each picture
+    plans: list[CropPlan]  # of each image
     said: list[Turn]
 
     @property
     def size(self) -> Size:
-        """Width and height that the row is filed under, in pixels: the main picture's, 0 for text alone."""
+        """Width and height that the row is filed under, in pixels: the main image's, 0 for text alone."""
         return self.plans[self.sample.main].bucket if self.plans else (0, 0)
 
     @property
@@ -90,7 +90,7 @@ def tokenize_shard(
         images: the kept rows of ``schema.IMAGES``; ``samples.COLUMNS`` are read, as far as they are there.
         scores: rows of ``schema.SCORES`` with any of quality, aesthetic and clip; None if not scored.
         target: resolution; see ``buckets.bucket_sizes``.
-        codec: turns pictures into codes of ``profile``.
+        codec: turns images into codes of ``profile``.
         text: turns prompts into ids of ``profile``.
         config: which codec, how to crop, what prompts say, in what batches, and what is refused.
         profile: ids of the tokens; by default those of ``config.codec``, with ``config.text_vocab`` ids
@@ -104,7 +104,7 @@ def tokenize_shard(
     bucket_sizes(target)  # refuses a target that is none
     planned, reasons = _plan(images, target, config)
     framed: dict[tuple[str, int], NDArray[np.int32]] = {}
-    broken: dict[str, tuple[int, str]] = {}  # the first picture of a sample that is, and why
+    broken: dict[str, tuple[int, str]] = {}  # the first image of a sample that is, and why
     for bucket, batch, pixels in _ahead(_jobs(planned, config), config.batch):
         good = []
         for job, pixel in zip(batch, pixels, strict=True):
@@ -140,7 +140,7 @@ def tokenize_shard(
 
 
 def _plan(images: pa.Table, target: int, config: Tokenize) -> tuple[list[_Planned], list[tuple[str, str]]]:
-    """Plan the crops of all pictures by what their headers say, and note the rows that have none."""
+    """Plan the crops of all images by what their headers say, and note the rows that have none."""
     templates = templates_of(config.prompts)
     planned, failures = [], []
     for row in images.select([name for name in COLUMNS if name in images.column_names]).to_pylist():
@@ -178,7 +178,7 @@ def _plan_sample(
 
 
 def _jobs(planned: Sequence[_Planned], config: Tokenize) -> dict[Size, list[_Job]]:
-    """Return the pictures of all samples by bucket, each bucket's in the order of their keys."""
+    """Return the images of all samples by bucket, each bucket's in the order of their keys."""
     jobs: dict[Size, list[_Job]] = defaultdict(list)
     for one in planned:
         for number, (data, plan) in enumerate(zip(one.sample.pictures, one.plans, strict=True)):
@@ -214,7 +214,7 @@ def _ahead(
 
 
 def _pixels(job: _Job) -> NDArray[np.uint8] | str:
-    """Return the cropped picture, uint8 [h, w, 3], or why there is none."""
+    """Return the cropped image, uint8 [h, w, 3], or why there is none."""
     try:
         with Image.open(io.BytesIO(job.data)) as image:
             return np.asarray(crop_as_planned(image, job.plan, job.config))
@@ -223,7 +223,7 @@ def _pixels(job: _Job) -> NDArray[np.uint8] | str:
 
 
 def _size(data: bytes, exif: bool) -> Size:
-    """Return (width, height) in pixels from the picture's header alone; ``exif``: as it is to be seen."""
+    """Return (width, height) in pixels from the image's header alone; ``exif``: as it is to be seen."""
     with Image.open(io.BytesIO(data)) as image:
         width, height = image.size
         turned = exif and image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)

@@ -1,4 +1,4 @@
-"""Uni-Rep: how the codes of a picture are framed as a run of tokens that says its own shape.
+"""Uni-Rep: framing of image codes as tokens that state the shape.
 
     boi  grid(height)  grid(width)  [row of codes  eol] x rows  eoi
 
@@ -17,7 +17,7 @@ HEAD = 3  # tokens before the first code: boi, height, width
 
 
 def image_length(width: int, height: int, profile: Profile) -> int:
-    """Return the number of tokens that frame a picture of so many pixels.
+    """Return the number of tokens that frame an image of so many pixels.
 
     Raises:
         ValueError: a side is not a positive multiple of the profile's grid unit, or has no grid token.
@@ -28,7 +28,7 @@ def image_length(width: int, height: int, profile: Profile) -> int:
 
 
 def frame(codes: ArrayLike, profile: Profile) -> NDArray[np.int32]:
-    """Frame the codes of one picture.
+    """Frame the codes of one image.
 
     Args:
         codes: integers [h, w], row by row, each in 0 .. ``profile.codebook_size`` - 1.
@@ -47,7 +47,7 @@ def frame(codes: ArrayLike, profile: Profile) -> NDArray[np.int32]:
 
 
 def frame_batch(codes: ArrayLike, profile: Profile) -> NDArray[np.int32]:
-    """Frame the codes [n, h, w] of pictures of one shape; returns int32 [n, 4 + h * (w + 1)].
+    """Frame the codes [n, h, w] of images of one shape; returns int32 [n, 4 + h * (w + 1)].
 
     Raises:
         ValueError: as ``frame``.

@@ -1,4 +1,4 @@
-"""LAION's aesthetic predictors: a small head on the CLIP embedding of a picture."""
+"""LAION's aesthetic predictors: small heads on CLIP image embeddings."""
 
 import hashlib
 from collections.abc import Callable
@@ -93,13 +93,13 @@ def _multiply_out(path: Path, layers: list[tuple[Floats, ...]]) -> tuple[Floats,
 
 
 class AestheticScorer:
-    """Scores pictures by a head on the L2-normalised image embeddings of a CLIP of transformers.
+    """Scores images by a head on the L2-normalised image embeddings of a CLIP of transformers.
 
     Args:
         head: path of a .pth file, see `load_head`
         clip: folder of a checkpoint, or its id on the Hugging Face hub
         revision: branch, tag or commit on the hub
-        keep_embeddings: keep the embeddings of the pictures, L2-normalised, as a column
+        keep_embeddings: keep the embeddings of the images, L2-normalised, as a column
 
     Raises:
         ValueError: `head`, or a folder given as `clip`, is missing

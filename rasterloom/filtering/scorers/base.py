@@ -1,4 +1,4 @@
-"""What every scorer has in common: the batch that it is given, and what it says of itself."""
+"""Scorer protocol, and the batch of images that scorers share."""
 
 import hashlib
 import importlib.metadata
@@ -22,7 +22,7 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Batch:
-    """Some pictures, uint8 RGB [h, w, 3], and their captions. What scorers share is computed once."""
+    """Some images, uint8 RGB [h, w, 3], and their captions. What scorers share is computed once."""
 
     images: Images
     captions: Captions
@@ -36,7 +36,7 @@ class Batch:
 
 
 class Scorer(Protocol):
-    """Gives each picture one or more values. What it computes is named by `name`, `version` and `digest`."""
+    """Gives each image one or more values. What it computes is named by `name`, `version` and `digest`."""
 
     @property
     def name(self) -> str: ...
@@ -55,7 +55,7 @@ class Scorer(Protocol):
 
     @property
     def sees(self) -> bool:
-        """Whether it looks at the pictures; if no scorer does, they are not decoded and `images` is empty."""
+        """True if it needs the images; if no scorer does, they are not decoded and `images` is empty."""
 
     def __call__(self, batch: Batch) -> Scores: ...
 

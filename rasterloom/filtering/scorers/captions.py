@@ -1,4 +1,4 @@
-"""Scores of captions: what language they are in, and whether they say anything of the picture."""
+"""Scores of captions: language, and rules for useless captions."""
 
 import re
 import unicodedata
@@ -39,13 +39,13 @@ _BOILERPLATE = re.compile(
 
 
 class CaptionScorer:
-    """What can be told of a caption by rules.
+    """Scores of a caption by rules.
 
     Columns:
         caption_chars: length in characters, without space around it
         caption_words: number of words; each character of Chinese, Japanese, Korean and Thai is one
         caption_url: it holds a URL or the name of a web site
-        caption_file_name: it is nothing but a file name, the number of a camera's picture or an identifier
+        caption_file_name: it is nothing but a file name, the number of a camera's image or an identifier
         caption_repetition: share, 0 to 1, of the words that stand in it before; or that of triples, if more
         caption_boilerplate: it is a placeholder, or words of a shop, an agency or a page's furniture
     """

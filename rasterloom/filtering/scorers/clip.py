@@ -1,4 +1,4 @@
-"""CLIP: pictures and captions as points on one sphere, and how near the two of a pair are."""
+"""CLIP embeddings of images and captions, and their cosine similarity."""
 
 import hashlib
 import re
@@ -23,7 +23,7 @@ EMBEDDING = pa.list_(pa.field("element", pa.float32()))
 
 
 class ClipScorer:
-    """The cosine between the embeddings of picture and caption; about 0.15 to 0.4 for OpenAI's CLIPs.
+    """The cosine between the embeddings of image and caption; about 0.15 to 0.4 for OpenAI's CLIPs.
 
     Args:
         clip: folder of a checkpoint of transformers' CLIP, or its id on the Hugging Face hub
@@ -65,7 +65,7 @@ class Clip:
         self.checkpoint, self.revision = checkpoint, revision or "main"
 
     def of_pictures(self, batch: Batch) -> Embeddings:
-        """Return the embeddings [n, d] of a batch's pictures, of length 1; the tower runs once a batch."""
+        """Return the embeddings [n, d] of a batch's images, of length 1; the tower runs once a batch."""
         return batch.once((id(self), "pictures"), lambda: self.embed_pictures(batch.images))
 
     def of_captions(self, batch: Batch) -> Embeddings:

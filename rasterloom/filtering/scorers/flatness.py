@@ -1,4 +1,4 @@
-"""Flatness: the share of a picture in which nothing changes: plain backgrounds, borders, empty pages."""
+"""Flatness: the share of an image without any change."""
 
 import cv2
 import numpy as np
@@ -10,7 +10,7 @@ _ROWS_AT_ONCE = 8  # of blocks, so that what is computed stays in the cache
 
 
 def flatness(image: NDArray[np.uint8]) -> float:
-    """Return the share, 0 to 1, of the blocks of an RGB picture [h, w, 3] in which no channel changes.
+    """Return the share, 0 to 1, of the blocks of an RGB image [h, w, 3] in which no channel changes.
 
     A rest narrower than a block at the right and lower edge is not looked at, unless there is nothing else.
     """

@@ -1,4 +1,4 @@
-"""Yahoo's Open-NSFW: how likely a picture is pornographic."""
+"""Yahoo's Open-NSFW: how likely an image is pornographic."""
 
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ BATCH = 16
 
 
 class NsfwScorer:
-    """The probability, 0 to 1, that a picture is not safe for work; Yahoo: below 0.2 safe, above 0.8 not.
+    """The probability, 0 to 1, that an image is not safe for work; Yahoo: below 0.2 safe, above 0.8 not.
 
     Raises:
         ValueError: the extra `nsfw` is not installed

@@ -1,12 +1,12 @@
-"""NIQE: how far the local statistics of a picture are from those of photographs, without a reference.
+"""NIQE: no-reference image quality by natural scene statistics.
 
 A. Mittal, R. Soundararajan, A. C. Bovik, "Making a 'Completely Blind' Image Quality Analyzer", IEEE Signal
 Processing Letters 20 (3), 2013. The luma is normalised by its local mean and deviation; in each patch,
 generalised Gaussians are fitted to the result and to the products of its neighbours, at two scales: 36
-features. The score is the distance between the Gaussian of a picture's patches and that of photographs,
+features. The score is the distance between the Gaussian of an image's patches and that of photographs,
 which ``scripts/fit_niqe.py`` fitted and ``niqe.npz`` holds.
 
-Ours differs from the paper where small pictures ask for it, see docs/quality.md.
+Ours differs from the paper where small images ask for it, see docs/quality.md.
 """
 
 import math
@@ -41,9 +41,9 @@ class Photographs:
 
 
 def niqe(image: NDArray[np.uint8], photographs: Photographs | None = None) -> float:
-    """Return the NIQE of an RGB picture [h, w, 3]: 0 is best, no upper end; NaN where nothing can be said.
+    """Return the NIQE of an RGB image [h, w, 3]: 0 is best, no upper end; NaN where nothing can be said.
 
-    A picture whose shorter side is below `PATCH` pixels, or all of whose patches are flat, has no NIQE.
+    An image whose shorter side is below `PATCH` pixels, or all of whose patches are flat, has no NIQE.
     """
     photographs = photographs or load_photographs()
     features = patch_features(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
@@ -56,7 +56,7 @@ def distance(features: Floats, photographs: Photographs) -> float:
     """Return the distance (equation 10 of the paper) of patches [n, 36], n >= 1, from photographs.
 
     The covariance of few patches is drawn to that of photographs, as if `FEATURES` patches of theirs had
-    been seen too: a picture of one patch has none of its own.
+    been seen too: an image of one patch has none of its own.
     """
     n = len(features)
     mean = features.mean(axis=0)

@@ -1,4 +1,4 @@
-"""Scorers: what turns pictures into numbers that the keep rule can ask for."""
+"""Registry of scorers, built in and of plug-ins, and scoring of shards."""
 
 import hashlib
 import inspect
@@ -29,16 +29,16 @@ from rasterloom.utils.plugins import Plugin
 from rasterloom.utils.redact import cut, safe
 
 BATCH_ROWS = 64
-BATCH_PIXELS = 32_000_000  # of decoded pictures held at once, 3 bytes each; a single one may have more
+BATCH_PIXELS = 32_000_000  # of decoded images held at once, 3 bytes each; a single one may have more
 
 log = logging.getLogger(__name__)
 
 
 class QualityScorer:
-    """NIQE, and `quality`: 1 for a perfect picture, 0.5 for a middling photograph, 0 for a ruined one.
+    """NIQE, and `quality`: 1 for a perfect image, 0.5 for a middling photograph, 0 for a ruined one.
 
     `quality` halves with each `Photographs.median` of NIQE, so that a higher score is better, as with the
-    others. Both are null for pictures that are too small or too flat to tell.
+    others. Both are null for images that are too small or too flat to tell.
     """
 
     name = "quality"
@@ -56,7 +56,7 @@ class QualityScorer:
 
 
 class FlatnessScorer:
-    """The share of a picture in which nothing changes, see `flatness`."""
+    """The share of an image in which nothing changes, see `flatness`."""
 
     name = "flatness"
     version = "1"
@@ -197,9 +197,9 @@ def score_shard(images: pa.Table, scorers: Sequence[Scorer]) -> pa.Table:
     """Score a shard: `schema.SCORES` and the columns of the scorers, a row for each row of `images`.
 
     Args:
-        images: `schema.IMAGES` with the bytes of the pictures
+        images: `schema.IMAGES` with the bytes of the images
 
-    A row without a picture has null scores, and so has one where a scorer cannot say.
+    A row without an image has null scores, and so has one where a scorer cannot say.
     """
     columns = _columns(scorers)
     sees = any(scorer.sees for scorer in scorers)
@@ -232,7 +232,7 @@ def _array(values: Any, kind: pa.DataType) -> pa.Array:
 
 
 def _batches(images: pa.Table, sees: bool) -> Iterator[tuple[list[int], Batch]]:
-    """Decode the pictures there are, some at a time: row numbers, and pictures with captions."""
+    """Decode the images there are, some at a time: row numbers, and images with captions."""
     rows: list[int] = []
     pictures: Images = []
     captions: Captions = []
@@ -257,7 +257,7 @@ def _batches(images: pa.Table, sees: bool) -> Iterator[tuple[list[int], Batch]]:
 
 
 def decode(data: bytes, key: str) -> NDArray[np.uint8] | None:
-    """Decode a stored picture to RGB [h, w, 3], on white where it is transparent; None if it is broken."""
+    """Decode a stored image to RGB [h, w, 3], on white where it is transparent; None if it is broken."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
             if not picture.has_transparency_data:

@@ -1,4 +1,4 @@
-"""Text in pictures: the share of the area that boxes around text cover, by RapidOCR's detector."""
+"""Text area: the share covered by text boxes of RapidOCR's detector."""
 
 from functools import cached_property
 from typing import Any
@@ -11,10 +11,10 @@ from rasterloom.filtering.scorers.base import Batch, Scores, digest_of, floats, 
 
 
 class TextAreaScorer:
-    """The share, 0 to 1, of a picture that is covered by boxes around text. Nothing is read.
+    """The share, 0 to 1, of an image that is covered by boxes around text. Nothing is read.
 
     Args:
-        max_side: longer side, in pixels, to which larger pictures are scaled down for it
+        max_side: longer side, in pixels, to which larger images are scaled down for it
 
     Raises:
         ValueError: the extra `ocr` is not installed
@@ -53,7 +53,7 @@ class TextAreaScorer:
                 "Global.use_cls": False,
                 "Global.use_rec": False,
                 "Global.log_level": "critical",
-                # By its own default, small pictures would be blown up, which is slow and finds no more.
+                # By its own default, small images would be blown up, which is slow and finds no more.
                 "Det.limit_type": "max",
                 "Det.limit_side_len": self.max_side,
                 "EngineConfig.onnxruntime.intra_op_num_threads": 1,  # there is a worker for each core

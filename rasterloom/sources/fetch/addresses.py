@@ -1,4 +1,4 @@
-"""Which network addresses a URL out of a data set may lead to.
+"""Network addresses that a URL of a data set may lead to.
 
 A list of URLs is a list of requests that strangers ask this machine to make, so nothing but the public
 internet is reached: not this machine, not its network, not its cloud's metadata service. The check is made

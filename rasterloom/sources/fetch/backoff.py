@@ -1,4 +1,4 @@
-"""How long to wait before a request is made again: by class of error, doubled each time, with jitter."""
+"""Waiting times before retries: by class of error, doubled, with jitter."""
 
 import random
 

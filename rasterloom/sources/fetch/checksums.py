@@ -1,4 +1,4 @@
-"""Is a file the one that the source lists? Its hash, where the source has one, says so."""
+"""Verification of files against the hashes that a source lists."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""A polite and careful HTTP client: what a page, a site or a network does, it ends in one class of error."""
+"""HTTP client with limits, politeness and one class of error per outcome."""
 
 import asyncio
 import ssl
@@ -31,7 +31,7 @@ from rasterloom.sources.fetch.robots import (
 
 DNS_CACHE_S = 300
 DNS_CACHE_NAMES = 10_000
-READ_BUFFER_BYTES = 2**20  # aiohttp's own would stop and start a picture's transfer many times
+READ_BUFFER_BYTES = 2**20  # aiohttp's own would stop and start an image's transfer many times
 REDIRECTS = (301, 302, 303, 307, 308)
 
 NOT_ASKED = (ErrorClass.HOST_DOWN, ErrorClass.HOST_BUSY)
@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 @dataclass
 class Trace:
-    """What is known of a fetch, however it ends."""
+    """Attempts and last response of a fetch, however it ends."""
 
     attempts: int = 0
     status: int | None = None

@@ -1,4 +1,4 @@
-"""Clients that a worker process keeps from shard to shard, each with an event loop in a thread.
+"""Process-wide pool of HTTP clients, each with an event loop.
 
 Connections, names, robots.txt files and what is known of hosts are kept from shard to shard.
 """
@@ -29,7 +29,7 @@ class FetchWorker:
         _close_at_exit()
         configure_pillow()
         keep_freed_memory()
-        gc.freeze()  # what is imported by now stays: it need not be looked through for every few pictures
+        gc.freeze()  # what is imported by now stays: it need not be looked through for every few images
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fetch", daemon=True)
         self._thread.start()

@@ -1,4 +1,4 @@
-"""What a worker remembers of each host: its robots.txt, how soon it may be asked again, and whether it is up.
+"""State of each host: robots.txt, rate limit and circuit breaker.
 
 The times are those of ``time.monotonic()``. All of it is used by one event loop and needs no lock.
 """

@@ -1,4 +1,4 @@
-"""What a server's answer, or the want of one, means."""
+"""Classes of error of HTTP responses and network failures."""
 
 import socket
 from datetime import UTC, datetime

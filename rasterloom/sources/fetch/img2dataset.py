@@ -1,4 +1,4 @@
-"""The other engine: img2dataset fetches a shard, and its rows land in the same table.
+"""Fetching of a shard by img2dataset instead of the own client.
 
 It runs as a program of its own, in an environment of its own if need be (its pins on pandas and OpenCV are
 older than ours). What it does not do, it does not do here either: no robots.txt, no limit a host, no byte

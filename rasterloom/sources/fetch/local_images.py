@@ -1,4 +1,4 @@
-"""The bytes of images that a source brings itself, by the locators that its reader wrote."""
+"""Images in the sources themselves, read by their locators."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ from rasterloom.storage.store import Store
 
 READS_AT_ONCE = 8
 CELLS_AT_ONCE = 16  # of a column of images that are in memory
-OPEN_COLUMNS = 3  # a row's own picture, its input and its output
+OPEN_COLUMNS = 3  # a row's own image, its input and its output
 OPEN_FILES = 16  # of S3, whose opening costs a request
 
 T = TypeVar("T")

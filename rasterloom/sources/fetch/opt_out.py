@@ -1,4 +1,4 @@
-"""The list of what is not to be fetched or kept: hosts with their subdomains, URLs, prefixes of URLs, hashes.
+"""Opt-out lists: hosts with subdomains, URLs, prefixes of URLs, hashes.
 
 A text file has one entry a line (``#`` begins a comment): a host ``example.org``, a URL, a prefix of URLs
 that ends in ``*``, or the SHA-256 of a file in hex. A CSV or Parquet file has columns named ``host``,
@@ -30,7 +30,7 @@ _HOST = re.compile(r"[^\s/:*?#@]+\.[^\s/:*?#@]+|localhost")
 
 @dataclass(frozen=True)
 class OptOuts:
-    """What is opted out of, in the forms that it is looked up by."""
+    """Entries of an opt-out list, in the forms for look-ups."""
 
     hosts: frozenset[str] = frozenset()
     urls: frozenset[str] = frozenset()
@@ -141,7 +141,7 @@ def _lines(path: str, data: bytes) -> dict[str, list[str]]:
 
 
 def kind_of(entry: str) -> str | None:
-    """Which of ``COLUMNS`` an entry belongs to, None if it is none of these."""
+    """Return the one of ``COLUMNS`` that an entry belongs to, None if there is none."""
     if _SHA256.fullmatch(entry.lower()):
         return "sha256"
     if _HOST.fullmatch(entry.removeprefix("*.")):

@@ -1,4 +1,4 @@
-"""What a site says about robots: robots.txt (RFC 9309) and the X-Robots-Tag header."""
+"""Robots rules of a site: robots.txt (RFC 9309) and X-Robots-Tag."""
 
 import math
 from collections.abc import Container, Iterable

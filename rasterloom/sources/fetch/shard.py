@@ -1,4 +1,4 @@
-"""One shard of pairs to one shard of images: a row for every row, whatever happens to it."""
+"""Fetching of one shard: a row of images for each pair."""
 
 import asyncio
 import hashlib
@@ -36,7 +36,7 @@ def fetch_shard(pairs: pa.Table, config: Fetch, *, shard: int, sources: Sequence
 
     Returns:
         Rows of ``schema.IMAGES``, one for every row of ``pairs`` and in their order. A pair that gave no
-        image has its class of error and a sentence on it; a sample of several pictures fails with the first
+        image has its class of error and a sentence on it; a sample of several images fails with the first
         of them that did. Call it where no event loop is running.
 
     Raises:
@@ -55,7 +55,7 @@ def fetch_shard(pairs: pa.Table, config: Fetch, *, shard: int, sources: Sequence
 
 
 def images_table(rows: list[dict[str, Any]]) -> pa.Table:
-    """Return rows as a table of ``schema.IMAGES``; the pictures are copied once, not with every doubling."""
+    """Return rows as a table of ``schema.IMAGES``; the images are copied once, not with every doubling."""
     columns = [
         _binary([row.get(field.name) for row in rows])
         if field.name == "image"
@@ -80,7 +80,7 @@ async def _row(
     row: dict[str, Any] = {name: pair[name] for name in ("key", "url", "caption", "task", "turns", "main")}
     row |= {"shard": shard, "status": "failed"}
     more = pair["more"] or []
-    traces = [Trace() for _ in range(1 + len(more))]  # of the main picture, then of the others
+    traces = [Trace() for _ in range(1 + len(more))]  # of the main image, then of the others
 
     async def get(place: str, by_url: bool, trace: Trace, meta: str | None) -> dict[str, Any]:
         async def decode(body: bytes) -> dict[str, Any]:
@@ -100,7 +100,7 @@ async def _row(
             return row | {"status": "ok", "attempts": 0}  # a sample of text alone
         places = [main, *more]
         by_url = [pair["path"] is None, *map(is_url, more)]
-        metas = [pair["meta"], *[None] * len(more)]  # it speaks of the row's own picture
+        metas = [pair["meta"], *[None] * len(more)]  # it speaks of the row's own image
         got = await asyncio.gather(*map(get, places, by_url, traces, metas), return_exceptions=True)
         ordered = in_order(0, pair["main"], range(1, len(places)))
         for number, at in enumerate(ordered, 1):
@@ -120,7 +120,7 @@ async def _row(
 
 
 def _of_several(error: BaseException, number: int, place: str, count: int) -> BaseException:
-    """Say of a sample's failure which of its pictures it was."""
+    """Say of a sample's failure which of its images it was."""
     if not isinstance(error, FetchFailure):
         return error
     return FetchFailure(error.error, f"image {number} of {count} ({place}): {error.detail}")

@@ -1,4 +1,4 @@
-"""From the many kinds of pixels that image files hold to 8-bit sRGB."""
+"""Conversion of the pixel formats of image files to 8-bit sRGB."""
 
 from functools import lru_cache
 from io import BytesIO

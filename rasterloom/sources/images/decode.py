@@ -1,4 +1,4 @@
-"""From the bytes of a stranger's file to the image that is kept."""
+"""Decoding of an untrusted file to the image that is stored."""
 
 import warnings
 from dataclasses import dataclass

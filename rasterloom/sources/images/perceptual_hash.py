@@ -1,4 +1,4 @@
-"""What near duplicates are found by: a 64-bit perceptual hash, and a thumbnail for the colours it ignores."""
+"""Perceptual hash (64 bits) and thumbnail, for near duplicates."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""Decoding and scaling by libjpeg-turbo and OpenCV: for large images Pillow takes several times as long."""
+"""Fast decoding and scaling by libjpeg-turbo and OpenCV."""
 
 import cv2
 import numpy as np
@@ -12,7 +12,7 @@ def use_one_thread() -> None:
 
 
 def fit(size: tuple[int, int], max_side: int) -> tuple[int, int]:
-    """Return the size, in pixels, that a picture has when its longest side is at most ``max_side``."""
+    """Return the size, in pixels, that an image has when its longest side is at most ``max_side``."""
     width, height = size
     scale = min(1.0, max_side / max(size))
     return max(1, round(width * scale)), max(1, round(height * scale))
@@ -40,10 +40,10 @@ def decode_jpeg(data: bytes, source: Image.Image, size: tuple[int, int]) -> Imag
 
 
 def scale(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Scale a picture down to ``size``: each pixel the average of the area that it covers.
+    """Scale an image down to ``size``: each pixel the average of the area that it covers.
 
     By less than half again, where averages of one pixel and a bit would blur, by cubic splines; with alpha by
-    Lanczos. Against Lanczos of the whole picture, photographs come out within 3 dB of averages alone.
+    Lanczos. Against Lanczos of the whole image, photographs come out within 3 dB of averages alone.
     """
     if image.size == size:
         return image

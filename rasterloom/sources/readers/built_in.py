@@ -1,4 +1,4 @@
-"""The readers of the package: of tables and archives, folders, img2dataset and Hugging Face data sets."""
+"""Built-in readers: files, folders, img2dataset, Hugging Face data sets."""
 
 import csv
 import os

@@ -27,7 +27,7 @@ MAX_RECORD_CHARACTERS = 64_000_000
 _DRAW = re.compile(r"Generate an image (?:of \d+x\d+ )?according to the following prompt:\n(.*)", re.DOTALL)
 _DESCRIBE = re.compile(r"describe (?:this|the) image in detail\.?", re.IGNORECASE)
 _VIEWS = re.compile(r"generate \d+ object views ")
-# How the reference's prompts of tasks from a picture to a picture begin.
+# How the reference's prompts of tasks from an image to an image begin.
 _BEGINS = (
     ("depth estimation", "depth"),
     ("surface normal estimation", "normal"),
@@ -124,10 +124,10 @@ def messages_of(turns: Any) -> list[str]:
 
 
 def task_of(messages: Sequence[str], counts: Sequence[int]) -> str:
-    """Tell a conversation's task by where its pictures stand, and by the reference's wording.
+    """Tell a conversation's task by where its images stand, and by the reference's wording.
 
     Args:
-        counts: pictures of each message.
+        counts: images of each message.
     """
     asked, answered = sum(counts[::2]), sum(counts[1::2])
     question = messages[0].replace(IMAGE, "").strip().lower()

@@ -1,4 +1,4 @@
-"""The private API of Hugging Face datasets that is called: of versions 5.x, as pyproject.toml bounds them."""
+"""Private API of Hugging Face datasets in use, for versions 5.x."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Pairs out of a folder of images, each with a .txt or .json of the same name beside it."""
+"""Reader of a folder of images with .txt or .json sidecars."""
 
 import os
 from collections.abc import Iterator

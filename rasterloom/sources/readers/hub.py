@@ -1,4 +1,4 @@
-"""Pairs out of a Hugging Face data set, streamed by the ``datasets`` library.
+"""Reader of Hugging Face data sets, streamed by the ``datasets`` library.
 
 ``hf://owner/name`` is one on the hub, a path is a folder that ``datasets.load_dataset`` understands.
 Images are located by shard and row, and read by streaming that shard again.
@@ -47,7 +47,7 @@ def _load(source: Source) -> Any:
     try:
         builder = datasets.load_dataset_builder(name, source.config, revision=source.revision)
         for files in (builder.config.data_files or {}).values():
-            # Pictures of a folder of images are checked one by one, when they are read.
+            # Images of a folder of images are checked one by one, when they are read.
             by_row = builder.name == "imagefolder"
             _check_files(path, [file for file in files if not (by_row and is_image(file))])
         return with_features(builder.as_streaming_dataset(split=source.split)).decode(False)

@@ -1,4 +1,4 @@
-"""Rows out of Parquet files; images in a column of theirs are located, not read."""
+"""Reader of Parquet files; images in their columns are located, not read."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -26,12 +26,12 @@ def _check(files: Files, name: str, source: Source, schema: pa.Schema) -> None:
 
 
 def _pictures(shown: str, source: Source, schema: pa.Schema) -> dict[str, str]:
-    """Return the path of the bytes of each column that holds pictures; SourceError where it holds none."""
+    """Return the path of the bytes of each column that holds images; SourceError where it holds none."""
     found = {}
     for column in filter(None, (source.image, source.input, source.output)):
         kind = schema.field(column).type
         named = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
-        if column == source.image or named not in _BINARY:  # text in the others names a picture
+        if column == source.image or named not in _BINARY:  # text in the others names an image
             found[column] = image_path(shown, column, kind)
     return found
 

@@ -1,4 +1,4 @@
-"""What every reader gives: rows."""
+"""Rows that readers yield, and checks of their columns."""
 
 import os
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ BATCH_ROWS = 10_000
 
 
 class SourceSample(NamedTuple):
-    """What makes a row more than a plain pair."""
+    """Task, turns and images of a row that is no plain pair."""
 
     task: str
     turns: str  # JSON, as in `schema.PAIRS`
-    places: tuple[str, ...] = ()  # URL or locator of each picture, in the order of the placeholders
-    main: int = 0  # number of the picture that stands for the sample
+    places: tuple[str, ...] = ()  # URL or locator of each image, in the order of the placeholders
+    main: int = 0  # number of the image that stands for the sample
     caption: str | None = None  # where the row has none of its own
 
 
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
     values: dict[str, Any]
     path: str | None = None
-    cells: Mapping[str, str] = {}  # locators of pictures in other columns, by column
+    cells: Mapping[str, str] = {}  # locators of images in other columns, by column
     sample: SourceSample | None = None
 
 

@@ -1,4 +1,4 @@
-"""The caption and the columns that lie beside an image, as .txt and .json of the same name."""
+"""Captions and columns in .txt and .json files beside an image."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Samples of tasks: a row's pictures, and the fields that the prompt of its task is filled with."""
+"""Samples of tasks from the columns of a row."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def _sample(row: Row, source: Source, taken: frozenset[str], root: str, folder: 
 
 
 def _pair(values: dict[str, Any], source: Source, places: tuple[str, ...]) -> Row:
-    """Make a plain pair, whose picture may come from another column than pairs have it in."""
+    """Make a plain pair, whose image may come from another column than pairs have it in."""
     if places and is_url(places[0]):
         return Row({**values, source.url: places[0]})
     rest = {name: value for name, value in values.items() if name != source.url}
@@ -60,7 +60,7 @@ def _pair(values: dict[str, Any], source: Source, places: tuple[str, ...]) -> Ro
 
 
 def _pictures(row: Row, column: str, root: str, folder: str) -> list[str]:
-    """Return the places of the pictures that a column names or holds; ValueError where it names none."""
+    """Return the places of the images that a column names or holds; ValueError where it names none."""
     if column in row.cells:
         return [row.cells[column]]
     value = row.values.get(column) if column else None
@@ -82,7 +82,7 @@ def is_url(place: str) -> bool:
 
 
 def place_of(image: str, root: str, folder: str) -> str:
-    """Return where a picture lies that a row names: its URL, or its locator in ``root``.
+    """Return where an image lies that a row names: its URL, or its locator in ``root``.
 
     ValueError, with a sentence, if it lies elsewhere.
     """

@@ -1,4 +1,4 @@
-"""Pairs out of webdataset tars: the members of one name up to its first dot are a sample."""
+"""Reader of webdataset tars: members that share a stem are a sample."""
 
 import os
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ SAMPLE_KEY = "__key__"  # column with a sample's name, as webdataset calls it
 
 
 def read(files: Files, name: str, source: Source) -> Iterator[Row]:
-    """Yield a row for each picture of a tar, and one that says so where the tar is broken or cut short."""
+    """Yield a row for each image of a tar, and one that says so where the tar is broken or cut short."""
     with files.open(name) as file:
         size = file.seek(0, os.SEEK_END)
         sample: dict[str, Member] = {}
@@ -57,7 +57,7 @@ def _rows(file: BinaryIO, name: str, key: str, sample: dict[str, Member], source
     sidecars = {suffix: _read(file, sample[suffix]) for suffix in SIDECARS if suffix in sample}
     values: dict[str, Any] = {SAMPLE_KEY: key[:1000], **columns_of(sidecars, source)}
     images = {suffix: member for suffix, member in sample.items() if is_image(f"image.{suffix}")}
-    # Of a.jpg and a.seg.png, a.jpg is the picture.
+    # Of a.jpg and a.seg.png, a.jpg is the image.
     plain = [member for suffix, member in images.items() if "." not in suffix]
     for image in plain or images.values():
         yield Row(values, locator.of_range(name, image.offset, image.length))

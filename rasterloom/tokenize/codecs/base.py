@@ -1,4 +1,4 @@
-"""Codecs: networks that turn an image into a grid of codes and back."""
+"""Codec protocol: an image to a grid of codes and back."""
 
 from pathlib import Path
 from typing import Protocol
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 class Codec(Protocol):
-    """What tokenising and sampling need of a codec; numpy in and out."""
+    """A codec, with numpy arrays in and out."""
 
     name: str
     downsample: int  # pixels of a side that one code stands for

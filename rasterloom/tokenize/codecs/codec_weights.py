@@ -1,4 +1,4 @@
-"""Where the weights of `chameleon` and `movq` lie, in which form, and a digest of them.
+"""Locations, formats and digests of the weights of `chameleon` and `movq`.
 
 What a recipe gives may be a file or a folder; which form it has is read off the files. Only the tensors of
 the tokenizer network count and are read: of a Chameleon of 13 GB these are some 0.1 GB. Nothing here
@@ -53,7 +53,7 @@ class Weights:
 
 
 class _Place(NamedTuple):
-    """Where in a safetensors file a tensor lies; offsets in bytes from the start of the file."""
+    """Place of a tensor in a safetensors file; offsets in bytes from the start of the file."""
 
     file: Path
     name: str  # without its prefix

@@ -1,7 +1,7 @@
-"""The `mini` codec: a small convolutional VQ network, 8 pixels a side per code, 1,024 codes.
+"""The `mini` codec: a small convolutional VQ network with 1,024 codes.
 
 Its weights come with the package; `scripts/train_mini_codec.py` makes them anew and `docs/mini.md` says
-from which pictures, and how well they reconstruct.
+from which images, and how well they reconstruct.
 """
 
 import hashlib

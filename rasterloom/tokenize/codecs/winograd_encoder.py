@@ -1,4 +1,4 @@
-"""A VQGAN's encoder on the CPU in fp32 with a quarter of the multiplications.
+"""VQGAN encoder for the CPU with Winograd convolutions, in fp32.
 
 Nearly all its work is convolutions of 3 x 3 pixels, which plain kernels do as fast as a CPU multiplies. By
 Winograd's minimal filtering F(4 x 4, 3 x 3) (Lavin and Gray, arXiv 1509.09308) 16 pixels of output take 36
@@ -176,7 +176,7 @@ def _gather(products: list[Tensor], out: list[Tensor], spare: list[Tensor]) -> N
 
 
 class WinogradEncoder:
-    """Does what diffusers' ``Encoder`` does, for one picture at a time: float [1, 3, h, w] in fp32."""
+    """Does what diffusers' ``Encoder`` does, for one image at a time: float [1, 3, h, w] in fp32."""
 
     def __init__(self, encoder: Any) -> None:
         self.encoder = encoder
