@@ -14,7 +14,7 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 FILE_LINES, FUNCTION_LINES, FOLDER_MODULES = 400, 60, 20
 
 # Places that do not keep a rule yet, with their number of faults. Entries are only ever taken away.
-LONG_FUNCTIONS: dict[str, int] = {"tokenize/tokenize_shard.py": 1}
+LONG_FUNCTIONS: dict[str, int] = {}
 INNER_IMPORTS: dict[str, int] = {}
 OPTIONS_NAMED: dict[str, int] = {
     "pipelines/cluster/job_client.py": 1,

@@ -103,20 +103,7 @@ def tokenize_shard(
         profile = profile_of(config.codec, None if config.text else config.text_vocab)
     bucket_sizes(target)  # refuses a target that is none
     planned, reasons = _plan(images, target, config)
-    framed: dict[tuple[str, int], NDArray[np.int32]] = {}
-    broken: dict[str, tuple[int, str]] = {}  # the first image of a sample that is, and why
-    for bucket, batch, pixels in _ahead(_jobs(planned, config), config.batch):
-        good = []
-        for job, pixel in zip(batch, pixels, strict=True):
-            if isinstance(pixel, str):
-                broken[job.key] = min((job.number, pixel), broken.get(job.key, (job.number, pixel)))
-            else:
-                good.append((job, pixel))
-        if not good:
-            continue
-        codes = codec.encode(np.stack([pixel for _, pixel in good]))
-        for (job, _), ids in zip(good, _frames(codes, bucket, profile), strict=True):
-            framed[job.key, job.number] = ids
+    framed, broken = _framed(planned, codec, config, profile)
     rows: list[dict[str, Any]] = []
     sequences: list[NDArray[np.int32]] = []
     for one in sorted(planned, key=lambda one: (one.bucket, one.sample.key)):
@@ -137,6 +124,27 @@ def tokenize_shard(
         sequences.append(encoded.input_ids)
         rows.append(_row(one, encoded, target))
     return Tokenized(_table(rows, sequences, scores), _failure_table(reasons))
+
+
+def _framed(
+    planned: list[_Planned], codec: Codec, config: Tokenize, profile: Profile
+) -> tuple[dict[tuple[str, int], NDArray[np.int32]], dict[str, tuple[int, str]]]:
+    """Token ids of each image, by key and number; and the first broken image of a sample, with the reason."""
+    framed: dict[tuple[str, int], NDArray[np.int32]] = {}
+    broken: dict[str, tuple[int, str]] = {}
+    for bucket, batch, pixels in _ahead(_jobs(planned, config), config.batch):
+        good = []
+        for job, pixel in zip(batch, pixels, strict=True):
+            if isinstance(pixel, str):
+                broken[job.key] = min((job.number, pixel), broken.get(job.key, (job.number, pixel)))
+            else:
+                good.append((job, pixel))
+        if not good:
+            continue
+        codes = codec.encode(np.stack([pixel for _, pixel in good]))
+        for (job, _), ids in zip(good, _frames(codes, bucket, profile), strict=True):
+            framed[job.key, job.number] = ids
+    return framed, broken
 
 
 def _plan(images: pa.Table, target: int, config: Tokenize) -> tuple[list[_Planned], list[tuple[str, str]]]:
