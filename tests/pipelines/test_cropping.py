@@ -11,6 +11,7 @@ from PIL import Image
 from rasterloom.pipelines.corpus.token_work import TokenizeAt
 from rasterloom.pipelines.inspection import token_view
 from rasterloom.pipelines.models import evaluate, generate
+from rasterloom.pipelines.step import Step
 from rasterloom.pipelines.training import steps
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import IMAGES
@@ -57,7 +58,7 @@ def by_tokenizing(data, config, folder):
 
 
 def by_report(data, config, folder):
-    step = SimpleNamespace(inputs=[SimpleNamespace(config=TokenizeAt(target=TARGET, tokenize=config))])
+    step = SimpleNamespace(inputs=[Step(f"codes/{TARGET}", TokenizeAt(target=TARGET, tokenize=config), "2")])
     return steps._cropper(step)(Image.open(io.BytesIO(data)), KEY, TARGET)
 
 

@@ -138,7 +138,7 @@ def test_what_a_source_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('[{"conversations": []}]')
     with pytest.raises(SourceError, match="conversations say their tasks themselves"):
         check_sources([Source(path=str(tmp_path / "a.json"), task="caption")])
-    with pytest.raises(SourceError, match="of kind hf, only the row's own picture is read"):
+    with pytest.raises(SourceError, match="of kind hf, only the row's own image is read"):
         check_sources([Source(path="hf://some/thing", output="after", task="edit")])
 
 

@@ -12,6 +12,7 @@ def state():
     pillow = (Image.MAX_IMAGE_PIXELS, Image._initialized)
     return (*pillow, list(warnings.filters), cv2.getNumThreads(), atexit._ncallbacks())
 import numpy, pyarrow, simplejpeg, aiohttp, asyncio, concurrent.futures, multiprocessing.util
+import botocore.httpsession  # sets filters of its own
 before = state()
 import rasterloom.sources.images.decode as decode
 import rasterloom.sources.images.resize
