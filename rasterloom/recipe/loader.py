@@ -1,5 +1,6 @@
 """Loading of a recipe from its file."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rasterloom.recipe.error_messages import explain
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.sources import Source
 from rasterloom.recipe.tokenize import HUB_ID
+from rasterloom.utils.redact import masked
 
 
 def load_recipe(path: str | Path) -> Recipe:
@@ -98,4 +100,26 @@ def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
         }
     )
     placed._folder = str(folder)
+    _check_workspace(workspace)
     return placed
+
+
+def _check_workspace(workspace: str) -> None:
+    """Raise RecipeError if Iceberg's tables cannot record locations in the workspace."""
+    try:
+        workspace.encode()
+    except UnicodeEncodeError:
+        shown = workspace.encode(errors="backslashreplace").decode()
+        raise RecipeError(
+            "the path is not UTF-8, and Iceberg records text: rename the folder",
+            field="workspace",
+            value=shown,
+        ) from None
+    if workspace.startswith("s3://") and re.search(
+        r"[?#]", workspace
+    ):  # pyiceberg takes it for a URL's query
+        raise RecipeError(
+            "a prefix on S3 may have no ? or #, which end the path of a URL: take another prefix",
+            field="workspace",
+            value=masked(workspace),
+        )

@@ -53,7 +53,11 @@ class Recipe(Section):
     def json_from_folder(self, **options: Any) -> str:
         """Return the recipe as JSON, with paths relative to its folder."""
         text = self.model_dump_json(**options)
-        return text.replace(json.dumps(f"{self._folder}/")[1:-1], "") if self._folder else text
+        return (
+            text.replace(json.dumps(f"{self._folder}/", ensure_ascii=False)[1:-1], "")
+            if self._folder
+            else text
+        )
 
     @model_validator(mode="before")
     @classmethod

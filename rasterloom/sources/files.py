@@ -10,13 +10,15 @@ from functools import cached_property, lru_cache
 from itertools import takewhile
 from typing import Any, BinaryIO
 
+import pyarrow.fs as pafs
+
 from rasterloom.errors import SourceError, one_line
 from rasterloom.recipe.sources import Source
 from rasterloom.sources import local_paths
 from rasterloom.sources.local_paths import BlockedPath
 from rasterloom.storage.store import Entry, Store
 
-__all__ = ["Files", "SourceError", "Target", "digest_of", "find_files", "one_line"]
+__all__ = ["Files", "SourceError", "Target", "digest_of", "find_files", "one_line", "split_path"]
 
 CONTENT_BYTES = 1_000_000_000  # a source on disk of up to so many bytes is identified by its content
 BUFFER_BYTES = 1 << 20
@@ -45,7 +47,12 @@ class Target:
 
     name: str  # relative to the store; of a glob, the folder that it starts in
     is_file: bool
-    glob: str = ""  # relative to the store
+    glob: str = ""  # relative to that folder
+
+    @property
+    def path(self) -> str:
+        """The path as it was written, relative to the store."""
+        return "/".join(part for part in (self.name, self.glob) if part)
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ class Files:
             try:
                 yield from self._of(target)
             except FileNotFoundError:
-                raise SourceError(f"{self.shown(target.glob or target.name)}: no such file") from None
+                raise SourceError(f"{self.shown(target.path)}: no such file") from None
             except OSError as error:
                 raise SourceError(f"{self.shown(target.name)}: cannot be read: {one_line(error)}") from None
 
@@ -82,8 +89,8 @@ class Files:
             return
         pattern = _translate(target.glob) if target.glob else None
         for entry in self.store.entries(target.name):
-            below = entry.name[len(target.name) :]
-            if "/." not in f"/{below.lstrip('/')}" and (pattern is None or _matches(pattern, entry.name)):
+            below = entry.name[len(target.name) :].lstrip("/")
+            if "/." not in f"/{below}" and (pattern is None or _matches(pattern, below)):
                 yield entry
 
     def shown(self, name: str) -> str:
@@ -150,7 +157,7 @@ def find_files(source: Source) -> Files:
             raise SourceError(f"{path}: a source is a local path, s3://bucket/key or hf://owner/name")
         if path.startswith("s3://") != source.paths[0].startswith("s3://"):
             raise SourceError(f"{path}: local paths and S3 cannot be mixed; give each its own source")
-        folder, name, glob = _split(path)
+        folder, name, glob = split_path(path)
         folders.append(folder)
         targets.append((folder, name, glob))
     root = folders[0] if len(set(folders)) == 1 else _common(folders)
@@ -158,19 +165,23 @@ def find_files(source: Source) -> Files:
     for folder, name, glob in targets:
         below = folder[len(root) :].strip("/")
         inside = "/".join(part for part in (below, name) if part)
-        pattern = "/".join(part for part in (below, glob) if part) if glob else ""
-        found.append(Target(inside if not glob else below, bool(name), pattern))
+        found.append(Target(inside, bool(name), glob))
     return Files(Store(root), tuple(found))
 
 
-def _split(path: str) -> tuple[str, str, str]:
-    """Split a path into (folder, file, glob); file and glob are relative to the folder, or empty."""
+def split_path(path: str) -> tuple[str, str, str]:
+    """Split a path into (folder, file, glob); file and glob are relative to the folder, or empty.
+
+    A part that exists as it is written is no pattern, whatever characters it has.
+
+    Raises:
+        SourceError: S3 cannot be asked.
+    """
     is_s3 = path.startswith("s3://")
-    exists = not is_s3 and os.path.lexists(path)
-    if _WILD.search(path) and not exists:
-        parts = path.split("/")
-        first = next(i for i, part in enumerate(parts) if _WILD.search(part))
-        return "/".join(parts[:first]) or "/", "", "/".join(parts[first:])
+    parts = path.rstrip("/").split("/")
+    for number, part in enumerate(parts):
+        if _WILD.search(part) and not _exists("/".join(parts[: number + 1])):
+            return "/".join(parts[:number]) or "/", "", "/".join(parts[number:])
     plain = path.rstrip("/")
     folder, _, name = plain.rpartition("/")
     if is_s3:
@@ -184,6 +195,19 @@ def _split(path: str) -> tuple[str, str, str]:
     if os.path.isdir(path):
         return plain or "/", "", ""
     return folder or ("/" if path.startswith("/") else "."), name, ""
+
+
+def _exists(path: str) -> bool:
+    if not path.startswith("s3://"):
+        return os.path.lexists(path)
+    folder, _, name = path.rpartition("/")
+    if folder == "s3:/":  # a bucket's name takes no such characters
+        return False
+    store = Store(folder)
+    try:
+        return bool(store.filesystem.get_file_info(store.path(name)).type != pafs.FileType.NotFound)
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read: {one_line(error)}") from None
 
 
 def _suffix(name: str) -> str:
@@ -261,7 +285,7 @@ def digest_of(files: Files) -> str:
             held = ELSEWHERE if blocked else _content(files.store.path(entry.name))
             content.update(repr((name, held)).encode())
     if not number:
-        raise SourceError(f"{files.shown(files.targets[0].glob or files.targets[0].name)}: no files there")
+        raise SourceError(f"{files.shown(files.targets[0].path)}: no files there")
     return (listing if left < 0 or files.store.is_s3 else content).hexdigest()
 
 

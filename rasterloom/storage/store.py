@@ -14,7 +14,6 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -25,7 +24,15 @@ from rasterloom.errors import StorageError
 from rasterloom.storage import local_disk, s3
 from rasterloom.utils.redact import masked
 
-__all__ = ["Entry", "File", "StorageError", "Store", "UnfinishedUpload"]
+__all__ = ["Entry", "File", "StorageError", "Store", "UnfinishedUpload", "plain_location"]
+
+
+def plain_location(uri: str) -> str:
+    """Return a location to compare: of a local file its path.
+
+    Writers of Iceberg put one to three slashes after ``file:``, and none of them percent-encodes.
+    """
+    return "/" + uri.removeprefix("file:").lstrip("/") if uri.startswith("file:") else uri
 
 
 @dataclass(frozen=True)
@@ -78,17 +85,29 @@ class Store:
         return self.root.startswith("s3://")
 
     def uri(self, name: str) -> str:
-        """Return the URI that Iceberg knows a file by."""
-        return f"{self.root.rstrip('/')}/{name}" if self.is_s3 else (Path(self.root) / name).as_uri()
+        """Return the location that Iceberg knows a file by.
+
+        A local path that a URI would have to percent-encode stays a path: some readers decode a ``file:``
+        URI and others, such as pyiceberg, do not, while all take a path as it is.
+        """
+        if self.is_s3:
+            return f"{self.root.rstrip('/')}/{name}"
+        path = Path(self.root) / name
+        return f"file://{path}" if path.as_uri() == f"file://{path}" else str(path)
 
     def name_of(self, uri: str) -> str:
-        """Return the name of a file from its URI."""
-        base = self.uri("")
-        plain = uri if self.is_s3 else "file://" + unquote(urlsplit(uri).path)
-        base = base if self.is_s3 else "file://" + unquote(urlsplit(base).path)
-        if not plain.startswith(base):
+        """Return the name of a file from its location."""
+        if not self.holds(uri):
             raise StorageError(f"{uri} does not lie in the workspace {self.root}")
-        return plain[len(base) :].lstrip("/")
+        return plain_location(uri).removeprefix(self._base).lstrip("/")
+
+    def holds(self, uri: str) -> bool:
+        """Tell if a location lies in the store."""
+        return plain_location(uri).startswith(self._base)
+
+    @property
+    def _base(self) -> str:
+        return plain_location(self.uri("")).rstrip("/") + "/"
 
     @cached_property
     def filesystem(self) -> pafs.FileSystem:

@@ -14,6 +14,7 @@ from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.utils.config import Config, merge_config
+from sqlalchemy import URL
 from sqlalchemy.exc import OperationalError
 
 from rasterloom.recipe.recipe import Recipe
@@ -41,8 +42,8 @@ def s3_properties() -> dict[str, str]:
 
 def _sqlite_catalog(file: Path, warehouse: str) -> Catalog:
     def load() -> Catalog:
-        uri = f"sqlite:///{file}?timeout={LOCKED_S}"
-        return load_catalog(CATALOG, type="sql", uri=uri, warehouse=warehouse)
+        url = URL.create("sqlite", database=str(file), query={"timeout": str(LOCKED_S)})
+        return load_catalog(CATALOG, type="sql", uri=str(url), warehouse=warehouse)
 
     try:
         return load()

@@ -90,3 +90,28 @@ def test_a_large_source_is_known_by_its_listing(tree: Path, monkeypatch: pytest.
     assert digest(tree / "moved") == before
     os.utime(tree / "moved/1.csv", ns=(0, 0))
     assert digest(tree / "moved") != before
+
+
+def test_a_part_of_a_path_that_exists_is_no_pattern(tmp_path: Path) -> None:
+    for name in (
+        "shoot [2020]/1.csv",
+        "shoot [2020]/x[1]/2.csv",
+        "shoot 2/3.csv",
+        "who?/4.csv",
+        "whom/5.csv",
+        "*/6.csv",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("url\n")
+    shoot = f"{tmp_path}/shoot [2020]"
+    assert names(f"{shoot}/*.csv") == (shoot, ["1.csv"])
+    assert names(f"{shoot}/x[1]/[2-3].csv") == (f"{shoot}/x[1]", ["2.csv"])
+    assert names(f"{shoot}/**/*.csv") == (shoot, ["1.csv", "x[1]/2.csv"])
+    assert names(f"{tmp_path}/who?/*.csv") == (f"{tmp_path}/who?", ["4.csv"])
+    assert names(f"{tmp_path}/*/*.csv") == (f"{tmp_path}/*", ["6.csv"])
+    assert names(f"{tmp_path}/shoot [[]202?]/*.csv") == (str(tmp_path), ["shoot [2020]/1.csv"])
+    assert names(f"{tmp_path}/shoot [12]/*.csv") == (str(tmp_path), ["shoot 2/3.csv"])
+    both = names(f"{shoot}/*.csv", f"{tmp_path}/who?/4.csv")  # below a folder of several paths
+    assert both == (str(tmp_path), ["shoot [2020]/1.csv", "who?/4.csv"])
+    with pytest.raises(SourceError, match=r"shoot \[2020\]/\*.parquet: no files there"):
+        digest_of(find_files(Source(path=f"{shoot}/*.parquet")))

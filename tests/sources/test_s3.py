@@ -151,3 +151,16 @@ def test_an_opt_out_list_is_read_again_when_it_changes(put: Any) -> None:
     assert opt_outs_digest(path) != digest
     with pytest.raises(OptOutError, match=r"s3://lake/none.txt cannot be read"):
         load_opt_outs("s3://lake/none.txt")
+
+
+def test_a_part_of_a_key_that_exists_is_no_pattern(put: Any) -> None:
+    for name in ("shoot [2020]/a.csv", "shoot 2/b.csv", "p[1].csv", "p1.csv"):
+        put(f"odd/{name}", b"url,caption\nhttp://a/1,one\n")
+
+    def names(path: str) -> list[str]:
+        return [entry.name for entry in find_files(Source(path=f"s3://lake/odd/{path}")).entries()]
+
+    assert names("p[1].csv") == ["p[1].csv"]
+    assert names("shoot [2020]/*.csv") == names("shoot [2020]/a.csv") == ["a.csv"]
+    assert names("shoot [12]/*.csv") == ["shoot 2/b.csv"]
+    assert names("p[12].csv") == ["p1.csv"]

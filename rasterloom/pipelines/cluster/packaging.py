@@ -10,6 +10,7 @@ from pathlib import Path
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.cluster.environment import FILE
 from rasterloom.recipe.recipe import Recipe
+from rasterloom.sources.files import split_path
 from rasterloom.utils.ray_compat import ignore_rules
 
 LIMIT = 100 * 2**20  # bytes that the dashboard takes in one request
@@ -80,8 +81,18 @@ def _check_sources(recipe: Recipe, found: Package) -> None:
             if "://" in path or not Path(path).is_relative_to(found.folder):
                 continue
             name = str(Path(path).relative_to(found.folder))
-            if not any(fnmatch.fnmatch(file, name) or file.startswith(f"{name}/") for file in found.files):
+            if not any(_means(path, found.folder, file) for file in found.files):
                 raise RecipeError(
                     f"sources[{number}]: {name} is left out of what the job takes along (.gitignore, "
                     f".rayignore): put it on S3 or a shared disk"
                 )
+
+
+def _means(path: str, root: Path, file: str) -> bool:
+    """Tell if a source's path means a file, whose name is relative to ``root``."""
+    name = str(Path(path).relative_to(root))
+    folder, _, pattern = split_path(path)
+    start = f"{Path(folder).relative_to(root)}/".removeprefix("./") if pattern else ""
+    if pattern and file.startswith(start) and fnmatch.fnmatch(file.removeprefix(start), pattern):
+        return True
+    return file == name or file.startswith(f"{name}/")

@@ -195,8 +195,8 @@ def _reader(store: Store, name: str) -> pq.ParquetFile:
 
 def _in_workspace(workspace: Store, source: Store, file: Entry) -> str | None:
     """Name of a file in the workspace, or None if it is not in it."""
-    uri, root = source.uri(file.name), workspace.uri("").rstrip("/") + "/"
-    return workspace.name_of(uri) if uri.startswith(root) else None
+    uri = source.uri(file.name)
+    return workspace.name_of(uri) if workspace.holds(uri) else None
 
 
 def _fits(store: Store, name: str, schema: pa.Schema) -> bool:

@@ -11,14 +11,13 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from urllib.parse import unquote, urlsplit
 
 from rasterloom.pipelines.workspace import staging
 from rasterloom.pipelines.workspace.leases import expired
 from rasterloom.pipelines.workspace.retries import retried
 from rasterloom.schema import StepKind
 from rasterloom.storage.layout import DATA, FILES, LAST, RECORDS, RESULT, SHARDS, STAGING
-from rasterloom.storage.store import StorageError, Store, UnfinishedUpload
+from rasterloom.storage.store import StorageError, Store, UnfinishedUpload, plain_location
 from rasterloom.utils.parallel import spread
 from rasterloom.versions import expire_snapshots
 from rasterloom.versions.corpus import Corpus
@@ -233,11 +232,11 @@ class _Scan:
             if table is None:
                 continue
             place = Store(_root(table.location()))
-            reached = {_plain(uri) for uri in (*self.reach[name].metadata, *self.reach[name].data)}
+            reached = {plain_location(uri) for uri in (*self.reach[name].metadata, *self.reach[name].data)}
             for file in place.files(""):
                 if (
                     _ICEBERG.fullmatch(file.name)
-                    and _plain(place.uri(file.name)) not in reached
+                    and plain_location(place.uri(file.name)) not in reached
                     and file.written < self.unmarked
                 ):
                     found.append(Item("metadata", place, file.name, file.size))
@@ -256,10 +255,4 @@ def _made_of(records: Iterable[Record], noted: Mapping[str, Record]) -> set[str]
 
 
 def _root(location: str) -> str:
-    return _plain(location) if location.startswith("file:") else location.rstrip("/")
-
-
-def _plain(uri: str) -> str:
-    """A URI in a form to compare: a path of a local file, whatever slashes it is written with."""
-
-    return unquote(urlsplit(uri).path) if uri.startswith("file:") else uri
+    return plain_location(location).rstrip("/")

@@ -75,7 +75,7 @@ class FileReader:
         files = find_files(source)
         names = list(islice(self._names(files, source), CHECKED_FILES))
         if not names:
-            shown = files.shown(files.targets[0].glob or files.targets[0].name)
+            shown = files.shown(files.targets[0].path)
             raise SourceError(f"{shown}: no files of kind {self.kind} there ({', '.join(self.suffixes)})")
         for name in names:
             with named_errors(files.shown(name)):
