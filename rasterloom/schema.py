@@ -1,4 +1,4 @@
-"""The tables that the parts of Rasterloom meet in, and the key that joins them.
+"""The tables of a corpus, and the key that joins them.
 
 Every per-image table carries ``shard``, the number of the row range of ``pairs`` that an image came
 from, so that joining two tables for one shard reads one row group of each and not the whole table.
@@ -129,13 +129,13 @@ class StepKind(StrEnum):
 
     @classmethod
     def of(cls, name: str) -> "StepKind | None":
-        """Kind of the step of a name; None if it is none of the workflow's."""
+        """Kind of the step of a name. None if it is none of the workflow's."""
         kind = name.partition("/")[0]
         return cls(kind) if kind in list(cls) else None
 
     @staticmethod
     def part(name: str) -> str:
-        """What a step's name says beside its kind: ``512`` of ``tokens/512``; empty if nothing."""
+        """Part of a step's name beside its kind: ``512`` of ``tokens/512``; empty if nothing."""
         return name.partition("/")[2]
 
     def step(self, part: object) -> str:
@@ -217,13 +217,13 @@ TEXT_BUCKET = "text"  # of a sample without pictures; its width and height are 0
 
 
 def bucket_name(width: int, height: int) -> str:
-    """Return the name of an aspect-ratio bucket of so many pixels, such as ``1024x256``."""
+    """Return the name of a bucket in pixels, such as ``1024x256``."""
     return f"{width}x{height}"
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What differs between the token vocabularies of model families; ids are token ids.
+    """Token ids that differ between model families.
 
     A sequence made under one profile means nothing under another. The instances are in
     ``rasterloom.tokenize.profiles``; training receives one and never looks further.

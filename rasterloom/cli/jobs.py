@@ -51,7 +51,7 @@ def submit_command(
     quiet: Quiet = False,
     log: LogAs = LogFormat.TEXT,
 ) -> None:
-    """Run a recipe as a job of a Ray cluster, with the recipe's folder.
+    """Run a recipe and its folder as a Ray cluster's job.
 
     Finished work stays in the workspace: submit again after a stop, and the job continues from there.
     """
