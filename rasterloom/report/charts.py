@@ -134,7 +134,7 @@ def loss_curve(stage: Stage) -> Markup:
 
 
 def two_loss_curves(a: Stage | None, b: Stage | None) -> Markup:
-    """Overlaid smoothed losses of two runs of a stage, with dashed held-out losses."""
+    """Overlaid smoothed losses of a stage's two runs, held-out losses dashed."""
     both = [(side, stage) for side, stage in (("a", a), ("b", b)) if stage]
     smooth = {side: smoothed([(x, y) for x, y in s.series("loss") if y > 0]) for side, s in both}
     held = {side: s.heldout_curve for side, s in both}
@@ -159,7 +159,7 @@ def two_loss_curves(a: Stage | None, b: Stage | None) -> Markup:
 
 
 def smoothed(series: Sequence[Point], share: float = 0.04) -> list[Point]:
-    """Smooth a curve by the geometric mean over ``share`` of it, less towards its ends."""
+    """Smooth a curve by the geometric mean over ``share`` of it. It is smoothed less towards its ends."""
     sums = [0.0, *accumulate(math.log(y) for _, y in series)]
     reach = round(share * len(series) / 2)
     found = []

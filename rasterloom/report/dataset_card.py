@@ -38,7 +38,7 @@ def front_matter(name: str, rows: int, licences: Iterable[str], **more: Any) -> 
 
 
 def licence(text: str) -> str:
-    """Licence in the Hub's terms; ``unknown`` where a source has none, else ``other``."""
+    """Licence in the Hub's terms. ``unknown`` where a source has none, else ``other``."""
     name = "-".join(text.lower().replace("_", " ").replace("/", " ").split())
     if name in ("", "unknown") or text == UNNAMED:
         return "unknown"

@@ -1,4 +1,4 @@
-"""Page on the differences of two versions of a corpus, with sample images."""
+"""Page on two versions' differences, with sample images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

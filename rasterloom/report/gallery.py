@@ -28,7 +28,7 @@ THUMBNAIL = 200  # pixels, the longer side
 
 @dataclass(frozen=True)
 class GalleryImage:
-    """Image on a page; ``src`` is a data URI, empty if it is missing or cannot be read."""
+    """Image on a page. ``src`` is a data URI, empty if it is missing or cannot be read."""
 
     src: str
     caption: str
@@ -39,7 +39,7 @@ class GalleryImage:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Sample of the images of one outcome; ``pairs`` has duplicates beside the images kept instead."""
+    """Sample of the images of one outcome. ``pairs`` has duplicates beside the images kept instead."""
 
     reason: str
     rows: int
@@ -55,7 +55,7 @@ class Gallery:
 def gallery_image(
     image: Image.Image, caption: str, notes: tuple[str, ...] = (), longest: int = THUMBNAIL, quality: int = 72
 ) -> GalleryImage:
-    """Scale an image down to a longer side of at most ``longest`` pixels."""
+    """Scale an image to a longer side of at most ``longest``."""
     small = image.convert("RGB")
     small.thumbnail((longest, longest), Image.Resampling.LANCZOS, reducing_gap=3)
     buffer = io.BytesIO()

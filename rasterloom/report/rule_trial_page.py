@@ -13,7 +13,7 @@ from rasterloom.versions.corpus import Corpus
 
 @dataclass(frozen=True)
 class Group:
-    """Images newly kept or dropped for one reason, with keys of a sample."""
+    """Images newly kept or dropped for one reason, with sample keys."""
 
     reason: str
     rows: int

@@ -119,7 +119,7 @@ class Drawings:
 
 
 def read_drawings(folder: Path) -> Drawings | None:
-    """Read ``step-<n>.json`` and their images, of evenly spaced steps; None if there are none."""
+    """Read ``step-<n>.json`` and their images, of evenly spaced steps. None if there are none."""
     found = []
     for path in sorted(folder.glob("step-*.json")) if folder.is_dir() else ():
         record = _json(_text(path))
