@@ -26,7 +26,7 @@ def _check(files: Files, name: str, source: Source, schema: pa.Schema) -> None:
 
 
 def _pictures(shown: str, source: Source, schema: pa.Schema) -> dict[str, str]:
-    """Return the path of the bytes of each column that holds images; SourceError where it holds none."""
+    """Return the path of the bytes of each column that holds images. SourceError where it holds none."""
     found = {}
     for column in filter(None, (source.image, source.input, source.output)):
         kind = schema.field(column).type
@@ -89,7 +89,7 @@ def _absent(file: pq.ParquetFile, group: int, column: str) -> frozenset[int]:
 
 
 def bytes_of(batch: pa.RecordBatch) -> pa.Array:
-    """Return the bytes of a batch that holds one column of images, or one struct with them."""
+    """Return the bytes of a batch of one image column. It may hold structs with them."""
     cells = batch.column(0)
     return cells.field("bytes") if pa.types.is_struct(cells.type) else cells
 

@@ -15,7 +15,7 @@ ASKS = ("instruction", "question", "object")  # fields that stand for a caption 
 
 
 def samples(rows: Iterable[Row], source: Source, root: str, folder: str) -> Iterator[Row]:
-    """Make samples of a source's rows, by its columns ``task``, ``input`` and ``output``.
+    """Make samples of rows by their columns ``task``, ``input``, ``output``.
 
     Args:
         root: folder that the paths in these columns must lie in.
@@ -52,7 +52,7 @@ def _sample(row: Row, source: Source, taken: frozenset[str], root: str, folder: 
 
 
 def _pair(values: dict[str, Any], source: Source, places: tuple[str, ...]) -> Row:
-    """Make a plain pair, whose image may come from another column than pairs have it in."""
+    """Make a plain pair, its image perhaps from another column."""
     if places and is_url(places[0]):
         return Row({**values, source.url: places[0]})
     rest = {name: value for name, value in values.items() if name != source.url}
@@ -60,7 +60,7 @@ def _pair(values: dict[str, Any], source: Source, places: tuple[str, ...]) -> Ro
 
 
 def _pictures(row: Row, column: str, root: str, folder: str) -> list[str]:
-    """Return the places of the images that a column names or holds; ValueError where it names none."""
+    """Return the places of the images that a column names or holds. ValueError where it names none."""
     if column in row.cells:
         return [row.cells[column]]
     value = row.values.get(column) if column else None
@@ -77,7 +77,7 @@ def _pictures(row: Row, column: str, root: str, folder: str) -> list[str]:
 
 
 def is_url(place: str) -> bool:
-    """Tell a URL from a locator, whose file names have no two slashes in a row."""
+    """Tell a URL from a locator. A locator's file names have no two slashes in a row."""
     return place.startswith(URL)
 
 
@@ -101,7 +101,7 @@ def _inside(image: str, root: str, folder: str) -> str:
 
 
 def text_of(value: Any) -> str | None:
-    """Return a value that is text, else None; bytes count if they are UTF-8."""
+    """Return a value that is text, else None. Bytes count if they are UTF-8."""
     try:
         if isinstance(value, bytes):
             return value.decode("utf-8")
