@@ -43,7 +43,7 @@ WORDS = ("kept", "exact duplicate", "near duplicate", "semantic duplicate")
 
 
 def check_keep(config: Keep, scores: pa.Schema) -> None:
-    """Check the rule and the wishes about duplicates of a recipe against the scores that it makes.
+    """Check a recipe's keep rule and duplicate settings against its scores.
 
     Raises:
         ValueError: in one line, see `check_rule`
@@ -103,7 +103,7 @@ def select_batches(
     config: Keep,
     earlier: pa.Array | None = None,
 ) -> pa.Table:
-    """Do as `select` does, on images and their scores that come in batches and are let go again.
+    """Do as `select`, on batches of images and their scores.
 
     Args:
         batches: tables with the columns that `columns_needed` names, or more
@@ -148,7 +148,7 @@ def select_batches(
 
 
 class _Judged:
-    """Verdicts of the rows of a batch, and hashes of the plain pairs that pass.
+    """Verdicts of a batch's rows, and hashes of pairs that pass.
 
     A verdict is 0 for a row that passes, n for one that the n-th conjunct stops, -1 for a failed image. The
     rank is higher for what is rather kept of a group of duplicates.
@@ -215,7 +215,7 @@ class _Judged:
         return np.asarray(verdict), compared, rank, digests
 
     def joined(self, name: str, kind: Any, *shape: int) -> NDArray[Any]:
-        """Join the parts of a column and let them go, one by one: thumbnails are large."""
+        """Join a column's parts and let them go, one by one: thumbnails are large."""
         parts = self._numbers.pop(name, [])
         result = np.empty((sum(map(len, parts)), *shape), kind)
         end = len(result)
@@ -268,7 +268,7 @@ class _Judged:
 
 
 def _join(images: pa.Table, scores: pa.Table, names: Sequence[str]) -> pa.Table:
-    """Put scores beside their images; the score of an image without a row in `scores` is null."""
+    """Put scores beside their images. The score of an image without a row in `scores` is null."""
     aligned = scores.select(list(names))
     if not images["key"].equals(scores["key"]):
         aligned = aligned.take(pc.index_in(images["key"], scores["key"].combine_chunks()))

@@ -23,7 +23,7 @@ AT_ONCE = 65_536  # rows of embeddings held at once
 
 
 def first_alike(embeddings: NDArray[Any], rows: Rows, similarity: float) -> Rows:
-    """Return for each of `rows`, sorted from the best, which of them (a place in `rows`) is kept for it.
+    """Return for each row, best first, the row kept for it. Both are places in `rows`.
 
     Args:
         embeddings: [n, d] of length 1, any float; may be mapped from a disk. NaN is like nothing.
@@ -45,7 +45,7 @@ def _take(embeddings: NDArray[Any], rows: Rows) -> Floats:
 
 
 def _clusters(embeddings: NDArray[Any], rows: Rows, places: Rows) -> Iterator[Rows]:
-    """Cut places into clusters, each in rising order, so that the best come first."""
+    """Cut places into clusters, each in rising order, best first."""
     if len(places) <= CLUSTER:
         yield places
         return
@@ -65,7 +65,10 @@ def _clusters(embeddings: NDArray[Any], rows: Rows, places: Rows) -> Iterator[Ro
 
 
 def _k_means(embeddings: NDArray[Any], rows: Rows, k: int) -> Floats:
-    """Return up to k centres [k, d] of length 1, by k-means on the sphere over an even sample."""
+    """Return up to k centres [k, d] of length 1, by spherical k-means.
+
+    It sees an even sample.
+    """
     sample = _take(embeddings, rows[np.linspace(0, len(rows) - 1, min(len(rows), k * SAMPLE)).astype(int)])
     centres = sample[:: max(1, len(sample) // k)][:k].copy()
     for _ in range(ROUNDS):

@@ -95,7 +95,7 @@ def import_samples(entries: list[tuple[str, Any]], folder: Path, target: int, pr
 
 
 def name_of(entry: Any) -> str | None:
-    """Return the file that an entry of a record names, without the folders above its own."""
+    """Return the file that a record's entry names. Folders above its own are left out."""
     file = entry.get("file") if isinstance(entry, dict) else None
     return "/".join(Path(file).parts[-2:]) if isinstance(file, str) and file else None
 
@@ -134,7 +134,7 @@ def _read(path: Path, folder: Path, name: str) -> bytes:
 
 
 def sample_of(value: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return a sample's ids, int32 [n], and its loss spans, int32 [k, 2], from a loaded pickle.
+    """Return a loaded pickle's ids, int32 [n], and loss spans, int32 [k, 2].
 
     Raises:
         ValueError: it is none, or its labels are not its tokens.

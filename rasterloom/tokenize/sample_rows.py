@@ -40,7 +40,7 @@ class TokenizeSample:
 
 
 def sample_of(row: Mapping[str, Any]) -> TokenizeSample:
-    """Return the sample of a row of ``COLUMNS``; columns that an older table lacks count as null.
+    """Return the sample of a row of ``COLUMNS``. Columns that an older table lacks count as null.
 
     Raises:
         ValueError: it lacks what its task needs.
@@ -62,7 +62,7 @@ def turns_of(
     templates: Mapping[str, Template] = TEMPLATES,
     template: str = "",
 ) -> list[Turn]:
-    """Return what is said, with the sizes of the images where a prompt names one.
+    """Return the turns, with image sizes where a prompt names one.
 
     Args:
         sizes: (width, height) of each image in pixels.
@@ -103,7 +103,7 @@ def asks(said: Sequence[Turn], pictures: int) -> list[bool]:
 
 
 def _placeholders(said: Sequence[Turn], pictures: int) -> list[int]:
-    """Return the number of images in each message; without placeholders all are in the first."""
+    """Return the number of images in each message. Without placeholders all are in the first."""
     counts = [message.count(IMAGE) for _, message in said]
     return counts if any(counts) else [pictures, *counts[1:]]
 

@@ -129,7 +129,7 @@ def tokenize_shard(
 def _framed(
     planned: list[_Planned], codec: Codec, config: Tokenize, profile: Profile
 ) -> tuple[dict[tuple[str, int], NDArray[np.int32]], dict[str, tuple[int, str]]]:
-    """Token ids of each image, by key and number; and the first broken image of a sample, with the reason."""
+    """Token ids of each image, by key and number. Beside it, the first broken image of a sample, and why."""
     framed: dict[tuple[str, int], NDArray[np.int32]] = {}
     broken: dict[str, tuple[int, str]] = {}
     for bucket, batch, pixels in _ahead(_jobs(planned, config), config.batch):
@@ -148,7 +148,7 @@ def _framed(
 
 
 def _plan(images: pa.Table, target: int, config: Tokenize) -> tuple[list[_Planned], list[tuple[str, str]]]:
-    """Plan the crops of all images by what their headers say, and note the rows that have none."""
+    """Plan all images' crops by their headers, and note faulty rows."""
     templates = templates_of(config.prompts)
     planned, failures = [], []
     for row in images.select([name for name in COLUMNS if name in images.column_names]).to_pylist():
@@ -186,7 +186,7 @@ def _plan_sample(
 
 
 def _jobs(planned: Sequence[_Planned], config: Tokenize) -> dict[Size, list[_Job]]:
-    """Return the images of all samples by bucket, each bucket's in the order of their keys."""
+    """Return all samples' images by bucket, each in key order."""
     jobs: dict[Size, list[_Job]] = defaultdict(list)
     for one in planned:
         for number, (data, plan) in enumerate(zip(one.sample.pictures, one.plans, strict=True)):
@@ -207,7 +207,7 @@ def _words(sample: TokenizeSample) -> str:
 def _ahead(
     jobs: dict[Size, list[_Job]], size: int
 ) -> Iterator[tuple[Size, list[_Job], list[NDArray[np.uint8] | str]]]:
-    """Yield batches of up to ``size`` jobs with their pixels, while threads prepare the next one."""
+    """Yield batches of up to ``size`` jobs with pixels, prepared by threads."""
     batches = [
         (bucket, todo[start : start + size])
         for bucket, todo in jobs.items()

@@ -17,7 +17,7 @@ HEAD = 3  # tokens before the first code: boi, height, width
 
 
 def image_length(width: int, height: int, profile: Profile) -> int:
-    """Return the number of tokens that frame an image of so many pixels.
+    """Return the number of tokens of a framed image.
 
     Raises:
         ValueError: a side is not a positive multiple of the profile's grid unit, or has no grid token.
@@ -47,7 +47,7 @@ def frame(codes: ArrayLike, profile: Profile) -> NDArray[np.int32]:
 
 
 def frame_batch(codes: ArrayLike, profile: Profile) -> NDArray[np.int32]:
-    """Frame the codes [n, h, w] of images of one shape; returns int32 [n, 4 + h * (w + 1)].
+    """Frame the codes [n, h, w] of images of one shape. Returns int32 [n, 4 + h * (w + 1)].
 
     Raises:
         ValueError: as ``frame``.
@@ -129,14 +129,14 @@ def code_ids(profile: Profile) -> NDArray[np.int32]:
 
 @lru_cache(maxsize=8)
 def _codes_of_ids(profile: Profile) -> NDArray[np.int32]:
-    """Return the code of every token id, int32 [vocab_size]; -1 where it is none."""
+    """Return the code of every token id, int32 [vocab_size]. -1 where it is none."""
     codes = np.full(profile.vocab_size, -1, np.int32)
     codes[code_ids(profile)] = np.arange(profile.codebook_size, dtype=np.int32)
     return codes
 
 
 def _side(ids: NDArray[np.integer], position: int, name: str, profile: Profile) -> int:
-    """Return the number of codes along a side, read from its grid token."""
+    """Return the codes along a side, by its grid token."""
     units = int(ids[position]) - profile.grid0
     if not 1 <= units <= max_grid(profile):
         raise ValueError(f"position {position} holds {ids[position]}, not a grid token for the {name}")

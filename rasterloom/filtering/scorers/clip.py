@@ -23,7 +23,7 @@ EMBEDDING = pa.list_(pa.field("element", pa.float32()))
 
 
 class ClipScorer:
-    """The cosine between the embeddings of image and caption; about 0.15 to 0.4 for OpenAI's CLIPs.
+    """The cosine between the embeddings of image and caption. About 0.15 to 0.4 for OpenAI's CLIPs.
 
     Args:
         clip: folder of a checkpoint of transformers' CLIP, or its id on the Hugging Face hub
@@ -65,11 +65,11 @@ class Clip:
         self.checkpoint, self.revision = checkpoint, revision or "main"
 
     def of_pictures(self, batch: Batch) -> Embeddings:
-        """Return the embeddings [n, d] of a batch's images, of length 1; the tower runs once a batch."""
+        """Return the embeddings [n, d] of a batch's images, of length 1. The tower runs once a batch."""
         return batch.once((id(self), "pictures"), lambda: self.embed_pictures(batch.images))
 
     def of_captions(self, batch: Batch) -> Embeddings:
-        """Return the embeddings [n, d] of a batch's captions, of length 1; NaN where there is none."""
+        """Return the embeddings [n, d] of a batch's captions, of length 1. NaN where there is none."""
         return batch.once((id(self), "captions"), lambda: self.embed_captions(batch.captions))
 
     def embed_pictures(self, pictures: Sequence[NDArray[np.uint8]]) -> Embeddings:

@@ -144,7 +144,7 @@ def plugin_identity(configs: Sequence[Score]) -> dict[str, Any]:
 
 
 def wants_gpu(configs: Sequence[Score]) -> bool:
-    """Tell whether a GPU is worth taking for some of the scorers; a plug-in says so by ``uses_gpu``."""
+    """Tell whether a GPU is worth taking for some of the scorers. A plug-in says so by ``uses_gpu``."""
     return any(
         config.name in _ON_GPU or (config.name not in SCORERS and getattr(_make(config), "uses_gpu", False))
         for config in configs
@@ -221,7 +221,7 @@ def score_shard(images: pa.Table, scorers: Sequence[Scorer]) -> pa.Table:
 
 
 def _array(values: Any, kind: pa.DataType) -> pa.Array:
-    """Turn values [n] into an array, NaN into null; a row [d] of a list column with a NaN in it is null."""
+    """Turn values [n] into an array, NaN into null. A row [d] of a list column with a NaN in it is null."""
     if not pa.types.is_list(kind):
         return pa.array(values, kind, from_pandas=True)
     values = np.asarray(values, np.float32)
@@ -257,7 +257,7 @@ def _batches(images: pa.Table, sees: bool) -> Iterator[tuple[list[int], Batch]]:
 
 
 def decode(data: bytes, key: str) -> NDArray[np.uint8] | None:
-    """Decode a stored image to RGB [h, w, 3], on white where it is transparent; None if it is broken."""
+    """Decode a stored image to RGB [h, w, 3], transparency on white. Returns None if it is broken."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
             if not picture.has_transparency_data:
