@@ -1,4 +1,4 @@
-"""Export of a version as a Hugging Face dataset, webdataset shards or Parquet."""
+"""Export of a version: Hugging Face dataset, webdataset shards or Parquet."""
 
 import io
 import json
@@ -63,7 +63,7 @@ def export(
 
 
 def kept_rows(corpus: Corpus, advance: Advance = silent) -> Iterator[pa.Table]:
-    """Yield the selected rows of each file of images, with scores and origin."""
+    """Yield the selected rows of each images file, with scores and origin."""
     store, add = corpus.store, adding(advance)
     names = {table: [f.name for f in corpus.files(table)] for table in ("scores", "selection")}
     pairs = _Pairs(corpus)
@@ -85,7 +85,7 @@ def kept_rows(corpus: Corpus, advance: Advance = silent) -> Iterator[pa.Table]:
 
 
 class _Pairs:
-    """Rows of pairs for those of images; both are in the same order."""
+    """Rows of pairs for rows of images in the same order."""
 
     def __init__(self, corpus: Corpus) -> None:
         self.store = corpus.store
@@ -129,7 +129,7 @@ def _write_parquet(rows: pa.Table, path: Path) -> None:
 
 
 def _write_hf(rows: pa.Table, path: Path) -> None:
-    """Write Parquet with images as structs of bytes and path, which `datasets` decodes."""
+    """Write Parquet with images as structs that `datasets` decodes."""
     _write_parquet(_hf_pictures(rows), path)
 
 
@@ -152,7 +152,7 @@ def _hf_pictures(rows: pa.Table) -> pa.Table:
 
 
 def _write_tar(rows: pa.Table, path: Path) -> None:
-    """Write a tar of ``key.jpg`` (of several images ``key.0.jpg`` ...), ``key.txt`` and ``key.json``."""
+    """Write a tar of ``key.jpg`` (of several images ``key.<n>.jpg``), ``key.txt`` and ``key.json``."""
     with tarfile.open(path.with_suffix(".tar"), "w") as tar:
         for row in rows.to_pylist():
             first = {"image": row.pop("image"), "format": row["format"]}

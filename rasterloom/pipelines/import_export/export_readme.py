@@ -45,7 +45,7 @@ class Card:
 
 
 def write_card(card: Card, folder: Path, form: str) -> None:
-    """Write README.md, with the front matter that `datasets` reads, and export.json with the records."""
+    """Write README.md with `datasets`' front matter, and export.json with the records."""
     versions = made(card.corpus)
     more: dict[str, object] = {}
     if form == "hf":

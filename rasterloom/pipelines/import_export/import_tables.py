@@ -59,7 +59,7 @@ def adopt(
     columns: Mapping[str, str],
     advance: Advance = silent,
 ) -> Adopted:
-    """Import Parquet files as the next version of a table; the same files give the same version.
+    """Import Parquet files as the next version of a table. The same files give the same version.
 
     Args:
         table: pairs, images, scores or selection.
@@ -167,7 +167,7 @@ class _Writer:
 
 
 def _files(path: str) -> tuple[Store, list[Entry]]:
-    """Parquet files at a path, in the order of their names, and their store."""
+    """Parquet files at a path by name, and their store."""
     if path.endswith(".parquet"):
         folder, _, name = path.rpartition("/")
         store = Store(folder if path.startswith("s3://") else str(Path(path).resolve().parent))
@@ -194,7 +194,7 @@ def _reader(store: Store, name: str) -> pq.ParquetFile:
 
 
 def _in_workspace(workspace: Store, source: Store, file: Entry) -> str | None:
-    """Name of a file in the workspace, or None if it is not in it."""
+    """Name of a file in the workspace; None for one outside."""
     uri, root = source.uri(file.name), workspace.uri("").rstrip("/") + "/"
     return workspace.name_of(uri) if uri.startswith(root) else None
 
@@ -206,7 +206,7 @@ def _fits(store: Store, name: str, schema: pa.Schema) -> bool:
 
 
 def _schema(table: str, store: Store, files: Sequence[Entry], columns: Mapping[str, str]) -> pa.Schema:
-    """Schema of the table; of scores with every floating-point column, or the named ones."""
+    """Schema of the table. Of scores with every floating-point column, or the named ones."""
     schema = SCHEMAS[table]
     for ours in columns:
         if table != "scores" and ours not in (*schema.names, "url", "caption"):  # the two give the key

@@ -142,7 +142,7 @@ class _Story:
         return tuple(told)
 
     def _rule(self) -> str | None:
-        """Keep rule of the present selection, not of the recipe; None if it was imported."""
+        """Keep rule of the present selection, not of the recipe. None if it was imported."""
         record = self.states["selection"].record
         return record.config.get("rule") if record else None
 
@@ -188,7 +188,7 @@ def _picture(one: dict[str, Any]) -> str:
 
 
 def _pair_lines(pair: dict[str, Any]) -> Lines:
-    """Columns of a pair, with the turns and images of a sample one by one."""
+    """Columns of a pair, a sample's turns and images one by one."""
     row = dict(pair)
     more, turns = row.pop("more", None), row.pop("turns", None)
     lines = [(name, text) for name, text in _lines(row) if name != "main"]

@@ -1,4 +1,4 @@
-"""Leases on the results that a process works on, which ``versions gc`` respects.
+"""Leases on results in use, which ``versions gc`` respects.
 
 A lease is a small file that names fingerprints; its holder renews it until the work ends. A run that starts
 during a ``gc`` waits; ``gc`` leaves alone the results of a run that started before it. As each writes its
@@ -41,7 +41,7 @@ def hold_lease(
     fingerprints: Iterable[str] = (),
     waiting: Callable[[str], None] = lambda why: None,
 ) -> Iterator[list[Lease]]:
-    """Hold a lease during a block, which is given the leases of others.
+    """Hold a lease during a block, and yield the leases of others.
 
     All but ``gc`` itself wait for the end of a ``gc`` first; ``waiting`` is called once then.
     """
