@@ -1,4 +1,4 @@
-"""How fast pictures become tokens, against the reference's way, and how far precision turns codes.
+"""Speed of image codecs against the reference's, and precision's effect on codes.
 
 python benchmarks/bench_codecs.py [--targets 256 512] [--images 4] [--threads 2] [--weights FILE]
 
@@ -213,7 +213,7 @@ def speed(weights: str, targets: Sequence[int], count: int, threads: int, rounds
 
 
 def resident(codec: Any, count: int, target: int) -> Callable[[], None]:
-    """The encoder and the search for codes alone, on pixels that lie on the device."""
+    """The encoder and code search alone, on pixels on the device."""
     pixels = torch.rand(min(count, 32), 3, target, target, device=codec.device) * 2 - 1
 
     @torch.inference_mode()

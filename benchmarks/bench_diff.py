@@ -1,4 +1,4 @@
-"""What two versions of a table with a growing number of rows differ in: prints a table.
+"""Differences of two versions of a growing table: prints a table.
 
 python benchmarks/bench_diff.py [ROWS ...]
 

@@ -22,7 +22,7 @@ RADIUS = 4
 
 
 def corpus(n: int) -> tuple[Candidates, np.ndarray]:
-    """Rows in random order of rank, and for each the row that it is a copy of, its own where it is none."""
+    """Rows in random rank order, and the row each copies. Others copy themselves."""
     rng = np.random.default_rng(0)
     of = np.arange(n)
     copies = slice(n - n // 10, n)

@@ -1,4 +1,4 @@
-"""The report of a corpus with a growing number of rows behind it: time, memory and size of the page.
+"""The report of a corpus with a growing number of rows: time, memory and size of the page.
 
 python benchmarks/bench_report.py [ROWS ...]
 
@@ -85,7 +85,7 @@ def pictures() -> list[bytes]:
 
 
 def build(folder: str, rows: int) -> None:
-    """Write the tables and commit them, each as one version of a step of its name."""
+    """Write the tables and commit each as a step's version."""
     corpus, stored = Corpus("bench", Store(folder)), pa.array(pictures(), pa.large_binary())
     before: dict[str, str] = {}
     for table, columns in COLUMNS.items():

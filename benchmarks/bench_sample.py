@@ -1,4 +1,4 @@
-"""How fast pictures are drawn: batches with a cache of keys and values, against the reference's way.
+"""Speed of generation: batches with a cache of keys and values, against the reference's way.
 
 python benchmarks/bench_sample.py [--side 128] [--batches 1 8 32] [--hidden 128 --layers 3 --heads 4]
 
@@ -45,7 +45,10 @@ def model_of(profile: Profile, options: argparse.Namespace) -> ChameleonForCondi
 
 
 class Guidance(LogitsProcessor):  # type: ignore[misc]
-    """logits = s * (l - l0) + l0, where l0 sees what comes from boi on, through a cache of its own."""
+    """Classifier-free guidance with a cache of its own.
+
+    logits = s * (l - l0) + l0, where l0 sees only the tokens from boi on.
+    """
 
     def __init__(self, model: ChameleonForConditionalGeneration, head: list[int]) -> None:
         self.model, self.next = model, torch.tensor([head], device=DEVICE)

@@ -1,4 +1,4 @@
-"""How many 512-px photographs, or captions, each score takes a second of one core: prints a table.
+"""512-px photographs, or captions, a second of each score on one core: prints a table.
 
 python benchmarks/bench_scorers.py
 

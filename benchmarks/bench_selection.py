@@ -1,4 +1,4 @@
-"""The selection step over Parquet files of images and scores, at growing numbers of rows: prints a table.
+"""The selection step at growing numbers of rows: prints a table.
 
 python benchmarks/bench_selection.py [ROWS ...]
 

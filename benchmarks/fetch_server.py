@@ -58,7 +58,7 @@ class Pictures:
 
 
 def certificate(folder: Path) -> ssl.SSLContext:
-    """A certificate for 127.0.0.1 by an authority whose own is left in the folder."""
+    """A certificate for 127.0.0.1, its authority's left in the folder."""
     now = datetime.datetime.now(datetime.UTC)
 
     def make(name: str, key: ec.EllipticCurvePrivateKey, by: ec.EllipticCurvePrivateKey) -> x509.Certificate:

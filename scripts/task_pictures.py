@@ -40,7 +40,7 @@ Part = tuple[str | Image.Image, int, bool]  # text or picture, its tokens, wheth
 
 
 def samples() -> tuple[list[dict[str, Any]], Profile, JsonText]:
-    """Return the token rows of one room, the ids that they are in, and their text."""
+    """Return one room's token rows, their ids and their text."""
     sys.path.insert(0, str(ROOT / "examples" / "tasks"))
     from make import make
 
