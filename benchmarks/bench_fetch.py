@@ -2,7 +2,7 @@
 
 python benchmarks/bench_fetch.py [speed] [slow] [memory] [--img2dataset-python PATH]
 
-`speed`: images per second of CPU time, children counted, from a server on loopback, the same pictures and the
+`speed`: images per second of CPU time, children counted, from a server on loopback, the same images and the
 same resize for both. The time to start is not counted: a figure is the difference of two runs, of few images
 and of many, each of which is the least disturbed of several. `make img2dataset` makes the environment that
 img2dataset runs in.
@@ -236,7 +236,7 @@ def client(server: "Server", number: int, **task: Any) -> dict[str, Any]:
 
 
 def slow(python: str | None) -> None:
-    """Time of a fetch of which 2 % drip, stall and are refused, 1 % send 50 MB."""
+    """Time of a fetch from a server with faults."""
     deadline, number = 5, 1000
     settings: dict[str, Any] = {"max_side": SIDE, "deadline_s": deadline, "per_host": 64}
     settings["max_bytes"] = 20_000_000

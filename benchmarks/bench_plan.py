@@ -2,7 +2,7 @@
 
 python benchmarks/bench_plan.py [rows]
 
-Lengths are those of the buckets: pictures whose aspect ratios spread around a square as photographs' do
+Lengths are those of the buckets: images whose aspect ratios spread around a square as photographs' do
 (log-normal, sigma 0.45), in the bucket that fits, with captions of 8 to 450 tokens (log-normal, median 67).
 """
 

@@ -1,4 +1,4 @@
-"""Speed of each part of the work on one core, for scikit-image's photographs: prints a table.
+"""Speed of each part of the work on one core, for photographs: prints a table.
 
 python benchmarks/bench_rooms.py
 """

@@ -2,7 +2,7 @@
 
 python benchmarks/bench_selection.py [ROWS ...]
 
-The rows are as wide as real ones (URLs, captions, digests, thumbnails) but for the pictures, which are
+The rows are as wide as real ones (URLs, captions, digests, thumbnails) but for the images, which are
 not read. Each size runs in a process of its own, so that its peak of memory can be told.
 """
 

@@ -38,7 +38,7 @@ from rasterloom.train.data.stage_data import split_heldout
 from rasterloom.train.data.token_dataset import open_rows
 
 SIDE = 512
-CODES = (SIDE // CHAMELEON.downsample) ** 2  # of a picture
+CODES = (SIDE // CHAMELEON.downsample) ** 2  # of an image
 IMAGE_TOKENS = image_length(SIDE, SIDE, CHAMELEON)
 IDS = "input_ids.list.element"
 WORDS = ("a", "the", "of", "in", "on", "with", "red", "small", "old", "photo", "house", "dog", "tree", "car")

@@ -4,7 +4,7 @@ python benchmarks/bench_train.py                                    # a tiny mod
 python benchmarks/bench_train.py --device cuda --size 7b --layers 24 --remat full --targets 512 768 1024
 python benchmarks/bench_train.py ... --profile                      # and where the time of our step goes
 
-Samples have the lengths of text-to-image samples at a target: a picture of any bucket, a prompt before it
+Samples have the lengths of text-to-image samples at a target: an image of any bucket, a prompt before it
 (log-normal around 40 tokens, 340 at most), one in ten without. Tokens are random. All ways see the same
 samples once; a step takes about --batch-tokens of them. Useful tokens are those that are no padding.
 

@@ -3,7 +3,7 @@
     python scripts/train_mini_codec.py --photographs DIR... --clipart DIR... --out mini.safetensors
     python scripts/train_mini_codec.py --measure rasterloom/tokenize/codecs/mini.safetensors
 
-Downloads nothing: `docs/mini.md` has the commands that fetch the pictures the shipped weights were trained
+Downloads nothing: `docs/mini.md` has the commands that fetch the images the shipped weights were trained
 on. Scenes are drawn by `examples/quickstart/scenes.py`. PSNR is measured on the photographs inside the
 scikit-image wheel and on scenes of other seeds, none of which are trained on.
 """
@@ -204,7 +204,7 @@ def train(network: MiniNetwork, data: Iterator[Tensor], steps: int, *, refine: b
 
 
 def psnr(codec: MiniCodec, pictures: list[Pixels]) -> list[float]:
-    """Peak signal-to-noise ratio of each reconstruction in dB; pictures of one size."""
+    """Peak signal-to-noise ratio of each reconstruction in dB; images of one size."""
     images = np.stack(pictures)
     error = (codec.decode(codec.encode(images)).astype(float) - images) ** 2
     return [float(10 * np.log10(255**2 / e)) for e in error.mean((1, 2, 3))]
