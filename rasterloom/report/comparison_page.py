@@ -19,7 +19,7 @@ from rasterloom.versions.record import Record
 
 SHOWN = 12  # prompts
 REPEATED = ("train.stages",)  # in every stage's settings: those of all stages
-PLACES = 3  # pictures of a prompt on either side
+PLACES = 3  # images of a prompt on either side
 
 
 @dataclass(frozen=True)

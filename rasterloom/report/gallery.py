@@ -19,9 +19,9 @@ from rasterloom.schema import T2I
 from rasterloom.utils import formatting
 
 SEED = "rasterloom.report"
-KEPT, DROPPED, DUPLICATES = 24, 12, 6  # pictures shown of those kept, and of each reason for which not
+KEPT, DROPPED, DUPLICATES = 24, 12, 6  # images shown of those kept, and of each reason for which not
 REASONS = 30  # the most frequent reasons that get a gallery
-DROPPED_IN_ALL = 96  # pictures shown of all reasons together, so that the page stays light
+DROPPED_IN_ALL = 96  # images shown of all reasons together, so that the page stays light
 POOL = 16  # shards that samples come from where they can, which bounds what is read
 THUMBNAIL = 200  # pixels, the longer side
 

@@ -14,7 +14,7 @@ from rasterloom.storage.layout import EVALUATION, GRID, SAMPLES_JSON
 from rasterloom.utils import formatting
 
 ALL = "all"  # buckets together
-SAMPLES = 32  # pictures at most
+SAMPLES = 32  # images at most
 SAMPLE_LONGEST = 384  # pixels
 STRIP = 8  # steps of a stage whose drawings are shown
 STRIP_PROMPTS = 6  # and prompts
@@ -115,7 +115,7 @@ class Drawings:
     """Images of the same prompts and seed, sampled during a stage."""
 
     steps: tuple[int, ...]
-    prompts: tuple[tuple[str, tuple[GalleryImage, ...]], ...]  # of each prompt its pictures, by step
+    prompts: tuple[tuple[str, tuple[GalleryImage, ...]], ...]  # of each prompt its images, by step
 
 
 def read_drawings(folder: Path) -> Drawings | None:

@@ -76,7 +76,7 @@ def frame_batch(codes: ArrayLike, profile: Profile) -> NDArray[np.int32]:
 
 
 def unframe(ids: ArrayLike, profile: Profile) -> NDArray[np.int32]:
-    """Return the codes, int32 [h, w], of a framed picture: the inverse of ``frame``.
+    """Return the codes, int32 [h, w], of a framed image: the inverse of ``frame``.
 
     Raises:
         ValueError: the frame is broken anywhere; the message says what stands at which position.

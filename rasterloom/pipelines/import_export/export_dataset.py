@@ -20,7 +20,7 @@ from rasterloom.storage.parquet_io import read_file, read_files, read_rows
 from rasterloom.utils.parallel import Advance, adding, silent
 from rasterloom.versions.corpus import Corpus
 
-FILE_BYTES = 500_000_000  # of pictures in a file, about
+FILE_BYTES = 500_000_000  # of images in a file, about
 FROM_IMAGES = ("key", "url", "caption", "task", "turns", "main", "width", "height", "format", "sha256")
 FROM_PAIRS = ("source", "weight", "licence")
 
@@ -38,9 +38,9 @@ def export(
     Args:
         corpus: seen at the version that is wanted.
         folder: new or empty.
-        form: ``hf`` has its pictures as ``datasets`` wants them (``load_dataset(folder)``), ``parquet`` as
+        form: ``hf`` has its images as ``datasets`` wants them (``load_dataset(folder)``), ``parquet`` as
             plain bytes; ``webdataset`` has tars of ``key.jpg``, ``key.txt`` and ``key.json``.
-        file_bytes: of pictures in one file, about.
+        file_bytes: of images in one file, about.
         advance: called with the rows read so far after each of the corpus's files.
 
     Raises:

@@ -292,7 +292,7 @@ def _with_reasons(rows: pa.Table) -> pa.Table:
 
 
 def _pictures(rows: pa.Table, fetch: Fetch, file: str) -> pa.Table:
-    """Pictures as a fetch stores them: limits, hashes and sizes are those of the recipe's ``fetch``."""
+    """Images as a fetch stores them: limits, hashes and sizes are those of the recipe's ``fetch``."""
     if "image" not in rows.column_names:
         message = f"{file} has no column image"
         raise RecipeError(message, hint="name the one with the files' bytes with {column} image=COLUMN")
