@@ -48,9 +48,9 @@ def find_duplicates(
     """Return for each row the row that is kept in its place: its own where it is kept itself.
 
     Rows are taken from the best to the worst: those that were kept before, by `rank`, then by key. Each is
-    kept unless it doubles a row that is already kept. So there are no chains: a dropped row points to a kept
-    one, and is itself a double of it. (With more than one kind of double, the row that it doubled may have
-    been dropped by a later kind; then it points to what was kept instead.)
+    kept unless it duplicates one that is already kept. So there are no chains: a dropped row points to a kept
+    one, and is itself a duplicate of it. (With several kinds of duplicates, its original may be dropped by
+    a later kind; then it points to what was kept instead.)
 
     Args:
         exact: seek exact duplicates

@@ -36,7 +36,7 @@ ALWAYS_NEEDED = (
     *("key", "shard", "status", "error", "sha256", "phash", "thumbnail"),
     *("original_width", "original_height", "width", "height", "task", "main"),
 )
-# Doubles are sought among plain pairs: sets of edits or of questions use one image many times.
+# Duplicates are sought among plain pairs: sets of edits or of questions use one image many times.
 COMPARED = f"coalesce(task, '{schema.T2I}') = '{schema.T2I}' and main is null"
 
 WORDS = ("kept", "exact duplicate", "near duplicate", "semantic duplicate")
@@ -80,7 +80,7 @@ def select(images: pa.Table, scores: pa.Table, config: Keep, earlier: pa.Array |
     """Apply the keep rule, then drop duplicates among what it kept.
 
     A row whose image failed, or for which the rule is null, is not kept; a sample without an image is
-    where a part of the rule is null. Doubles are sought among text-to-image pairs only.
+    where a part of the rule is null. Duplicates are sought among text-to-image pairs only.
 
     Args:
         images: `schema.IMAGES`, without the columns `image` and `more`
@@ -119,7 +119,7 @@ def select_batches(
     verdict = judged.joined("verdict", np.int16)
     keys = pa.chunked_array(judged.parts["key"], pa.string())
     rows = np.flatnonzero(judged.joined("compared", np.bool_))
-    double_of = np.arange(len(verdict))
+    kept_instead = np.arange(len(verdict))
     semantic = np.zeros(len(verdict), bool)
     sha256 = judged.joined("sha256", np.uint64, 2)
     if config.dedup.exact or config.dedup.phash_radius is not None or config.dedup.semantic is not None:
@@ -130,18 +130,18 @@ def select_batches(
             radius=config.dedup.phash_radius,
             similarity=config.dedup.semantic,
         )
-        double_of[rows] = rows[kept]
+        kept_instead[rows] = rows[kept]
         semantic[rows] = by_meaning
-    # A double of the same bytes as what is kept is exact, however it was found.
-    double = (verdict == 0) & (double_of != np.arange(len(verdict)))
-    exact = double & (sha256 == sha256[double_of]).all(axis=1) & sha256.any(axis=1)
+    # A duplicate of the same bytes as what is kept is exact, however it was found.
+    duplicate = (verdict == 0) & (kept_instead != np.arange(len(verdict)))
+    exact = duplicate & (sha256 == sha256[kept_instead]).all(axis=1) & sha256.any(axis=1)
     errors = pa.chunked_array(judged.parts["error"], pa.string())
     return _selection(
         keys,
         pa.chunked_array(judged.parts["shard"], pa.int32()),
         verdict,
-        np.select([~double, exact, semantic], [0, 1, 3], 2),
-        double_of,
+        np.select([~duplicate, exact, semantic], [0, 1, 3], 2),
+        kept_instead,
         [f"rule: {' '.join(part.split())}" for part in conjuncts],
         errors,
     )
@@ -282,12 +282,12 @@ def _selection(
     keys: pa.ChunkedArray,
     shards: pa.ChunkedArray,
     verdict: NDArray[np.int16],
-    double: NDArray[np.int64],
-    double_of: NDArray[np.int64],
+    duplicate: NDArray[np.int64],
+    kept_instead: NDArray[np.int64],
     stopped: list[str],
     errors: pa.ChunkedArray,
 ) -> pa.Table:
-    """Spell out the reasons. `double` is the place in `WORDS` of each row that passed the rule."""
+    """Spell out the reasons. `duplicate` is the place in `WORDS` of each row that passed the rule."""
     encoded = pc.fill_null(errors, "unknown").combine_chunks().dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()
@@ -296,7 +296,7 @@ def _selection(
     first_failed = len(WORDS) + len(stopped)
     number = np.select(
         [verdict > 0, verdict == 0],
-        [verdict + len(WORDS) - 1, double],
+        [verdict + len(WORDS) - 1, duplicate],
         first_failed + encoded.indices.to_numpy(),
     )
     kept = number == 0
@@ -307,7 +307,7 @@ def _selection(
             shards,
             pa.array(kept),
             words.take(pa.array(number)),
-            keys.take(pa.array(double_of, mask=~dropped)),
+            keys.take(pa.array(kept_instead, mask=~dropped)),
         ],
         schema=schema.SELECTION,
     )

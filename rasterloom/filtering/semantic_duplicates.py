@@ -2,7 +2,7 @@
 
 Comparing all pairs of a large corpus is out of the question, so the embeddings are cut by k-means, and those
 cuts again, until a cluster holds about `CLUSTER` rows; pairs are sought within a cluster (as SemDeDup does:
-A. Abbas et al., arXiv 2303.09540). Two doubles that a cut parts are missed; the more alike, the more seldom.
+A. Abbas et al., arXiv 2303.09540). Duplicates in different clusters are missed; near-equal ones seldom are.
 """
 
 from collections.abc import Iterator
@@ -89,16 +89,16 @@ def _greedy(embeddings: Floats, similarity: float) -> Rows:
         if len(centres):
             cosine = embeddings[block] @ embeddings[centres].T
             best = cosine.argmax(axis=1)
-            double = cosine[np.arange(len(block)), best] >= similarity
-            kept[block[double]] = centres[best[double]]
-            block = block[~double]
+            duplicate = cosine[np.arange(len(block)), best] >= similarity
+            kept[block[duplicate]] = centres[best[duplicate]]
+            block = block[~duplicate]
         alike = embeddings[block] @ embeddings[block].T >= similarity
         free = np.ones(len(block), bool)
         for i in range(len(block)):
             if free[i]:
-                doubles = alike[i] & free
-                doubles[: i + 1] = False
-                kept[block[doubles]] = block[i]
-                free[doubles] = False
+                duplicates = alike[i] & free
+                duplicates[: i + 1] = False
+                kept[block[duplicates]] = block[i]
+                free[duplicates] = False
         centres = np.concatenate([centres, block[free]])
     return kept

@@ -128,7 +128,7 @@ class AestheticScorer:
         self.columns = floats("aesthetic") | ({"aesthetic_embedding": EMBEDDING} if keep_embeddings else {})
 
     def __call__(self, batch: Batch) -> Scores:
-        embeddings = self.clip.of_pictures(batch)
+        embeddings = self.clip.of_images(batch)
         return {"aesthetic": self._head(embeddings), "aesthetic_embedding": embeddings}
 
     @cached_property
