@@ -43,7 +43,7 @@ def choose_bucket(size: Size, buckets: list[Size]) -> Size:
     """
     width, height = size
     if width < 1 or height < 1:
-        raise ValueError(f"a picture of {width} x {height} pixels cannot be cropped")
+        raise ValueError(f"an image of {width} x {height} pixels cannot be cropped")
     if not buckets:
         raise ValueError("no buckets to choose from")
 

@@ -95,7 +95,7 @@ def apply_crop(image: Image.Image, plan: CropPlan) -> Image.Image:
     for (width, height), _ in plan.resizes:
         if width * height > MAX_PLAN_PIXELS:
             raise ValueError(
-                f"a picture of {image.width} x {image.height} pixels is too narrow: to cover "
+                f"an image of {image.width} x {image.height} pixels is too narrow: to cover "
                 f"{plan.bucket[0]} x {plan.bucket[1]} it would be scaled to {width} x {height}"
             )
     image = _smooth_mode(image)
@@ -103,7 +103,7 @@ def apply_crop(image: Image.Image, plan: CropPlan) -> Image.Image:
         image = image.resize(size, _FILTERS[filter_])
     left, top, right, bottom = plan.box
     if left < 0 or top < 0 or right > image.width or bottom > image.height:
-        raise ValueError(f"crop box {plan.box} lies outside a picture of {image.width} x {image.height}")
+        raise ValueError(f"crop box {plan.box} lies outside an image of {image.width} x {image.height}")
     return _on_white(image.crop(plan.box))
 
 

@@ -24,7 +24,7 @@ def crop_seed(key: str, config: Tokenize, image: int = 0) -> int | None:
     return seed_of(key if config.shared_crop or image == 0 else f"{key}#{image}", config.seed)
 
 
-def picture_fault(size: Size, plan: CropPlan, config: Tokenize) -> str | None:
+def image_fault(size: Size, plan: CropPlan, config: Tokenize) -> str | None:
     """Return why an image of ``size`` must not be cut as planned. None if it may.
 
     ``config.min_side`` bounds how far it is enlarged, ``config.max_cut`` the share of its area that is lost.

@@ -38,8 +38,8 @@ def load_pickle(data: bytes) -> Any:
     try:
         return _Plain(io.BytesIO(data)).load()
     except Exception as error:  # broken pickles raise many kinds
-        told = one_line(error)
-        raise ValueError(f"not a pickle of plain values: {told}") from None
+        message = one_line(error)
+        raise ValueError(f"not a pickle of plain values: {message}") from None
 
 
 def read_record(path: Path) -> list[tuple[str, Any]]:
@@ -88,8 +88,8 @@ def import_samples(entries: list[tuple[str, Any]], folder: Path, target: int, pr
         try:
             rows.append({**_row(entry, folder, profile), "key": key, "target": target})
         except (ValueError, OSError) as error:
-            told = error.strerror if isinstance(error, OSError) else str(error)
-            failures.append({"key": key, "reason": f"{name_of(entry) or where}: {told}"})
+            message = error.strerror if isinstance(error, OSError) else str(error)
+            failures.append({"key": key, "reason": f"{name_of(entry) or where}: {message}"})
     rows.sort(key=lambda row: row["key"])
     return Tokenized(pa.Table.from_pylist(rows, TOKENS), pa.Table.from_pylist(failures, FAILURES))
 

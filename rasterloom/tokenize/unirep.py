@@ -41,7 +41,7 @@ def frame(codes: ArrayLike, profile: Profile) -> NDArray[np.int32]:
     """
     codes = np.asarray(codes)
     if codes.ndim != 2:
-        raise ValueError(f"codes of a picture have the shape [h, w], not {list(codes.shape)}")
+        raise ValueError(f"codes of an image have the shape [h, w], not {list(codes.shape)}")
     framed: NDArray[np.int32] = frame_batch(codes[None], profile)[0]
     return framed
 
@@ -83,9 +83,9 @@ def unframe(ids: ArrayLike, profile: Profile) -> NDArray[np.int32]:
     """
     ids = np.asarray(ids)
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"a framed picture is a row of integer ids, not {ids.dtype} {list(ids.shape)}")
+        raise ValueError(f"a framed image is a row of integer ids, not {ids.dtype} {list(ids.shape)}")
     if len(ids) <= HEAD:
-        raise ValueError(f"a framed picture has more than {len(ids)} ids")
+        raise ValueError(f"a framed image has more than {len(ids)} ids")
     if ids[0] != profile.boi:
         raise ValueError(f"position 0 holds {ids[0]}, not boi ({profile.boi})")
     sides = [_side(ids, position, name, profile) for position, name in ((1, "height"), (2, "width"))]

@@ -110,8 +110,8 @@ def _digest(weights: Weights, stats: tuple[tuple[int, int], ...]) -> str:
     result = hashlib.sha256()
     if weights.config:
         config = json.loads(weights.config.read_bytes())
-        told = {name: value for name, value in config.items() if not name.startswith("_")}
-        result.update(json.dumps(told, sort_keys=True).encode())
+        settings = {name: value for name, value in config.items() if not name.startswith("_")}
+        result.update(json.dumps(settings, sort_keys=True).encode())
     places = sorted(
         (
             place
@@ -228,10 +228,10 @@ def _is_tensor(name: str, prefix: str) -> bool:
 
 def _tensors(file: Path, prefix: str) -> Iterator[_Place]:
     header, start = _header(file)
-    for name, told in header.items():
+    for name, entry in header.items():
         if _is_tensor(name, prefix):
-            first, last = (start + offset for offset in told["data_offsets"])
-            yield _Place(file, name.removeprefix(prefix), told["dtype"], tuple(told["shape"]), first, last)
+            first, last = (start + offset for offset in entry["data_offsets"])
+            yield _Place(file, name.removeprefix(prefix), entry["dtype"], tuple(entry["shape"]), first, last)
 
 
 def _header(file: Path) -> tuple[dict[str, Any], int]:
