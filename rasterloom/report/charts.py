@@ -145,16 +145,16 @@ def two_loss_curves(a: Stage | None, b: Stage | None) -> Markup:
     parts = axes.frame()
     for side, _ in both:
         parts += [axes.curve(smooth[side], f"side {side}"), axes.curve(held[side], f"side {side} held")]
-    told, above = [], -math.inf
+    labels, above = [], -math.inf
     for side, loss in sorted(last.items(), key=lambda item: -item[1]):  # from the top, none over another
         y = max(axes.at(axes.end, loss)[1], above + 17)
         above = y
         parts.append(
             text(RIGHT + 8, y + 4, f"{side.upper()} {formatting.figure(loss)}", kind=f"strong {side}")
         )
-        told.append(f"{side.upper()} {formatting.figure(loss)}")
+        labels.append(f"{side.upper()} {formatting.figure(loss)}")
     return svg(
-        WIDE, TALL, "Losses of A and B over each other; held out at the end: " + ", ".join(told), parts
+        WIDE, TALL, "Losses of A and B over each other; held out at the end: " + ", ".join(labels), parts
     )
 
 

@@ -197,7 +197,7 @@ def _heldout(sides: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[Line]:
 def _drawings(a: Stage | None, b: Stage | None) -> list[tuple[str, GalleryImage, GalleryImage]]:
     """Last sampled images of the prompts that both stages share."""
     of_a, of_b = (
-        {prompt: pictures[-1] for prompt, pictures in s.drawings.prompts} if s and s.drawings else {}
+        {prompt: images[-1] for prompt, images in s.drawings.prompts} if s and s.drawings else {}
         for s in (a, b)
     )
     return [(prompt, of_a[prompt], of_b[prompt]) for prompt in of_a if prompt in of_b][:SHOWN]
