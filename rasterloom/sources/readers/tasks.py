@@ -38,8 +38,8 @@ def _sample(row: Row, source: Source, taken: frozenset[str], root: str, folder: 
     if isinstance(task, Column):
         task = text_of(values.get(task.column)) or ""
     own = text_of(values.get(source.url)) or row.path
-    asked = _pictures(row, source.input, root, folder) if source.input else [own] if own else []
-    answered = _pictures(row, source.output, root, folder)
+    asked = _images(row, source.input, root, folder) if source.input else [own] if own else []
+    answered = _images(row, source.output, root, folder)
     places = (*asked, *answered)
     if task.strip() in ("", T2I) and len(places) <= 1:
         return _pair(values, source, places)
@@ -59,7 +59,7 @@ def _pair(values: dict[str, Any], source: Source, places: tuple[str, ...]) -> Ro
     return Row(rest, places[0]) if places else Row(values)
 
 
-def _pictures(row: Row, column: str, root: str, folder: str) -> list[str]:
+def _images(row: Row, column: str, root: str, folder: str) -> list[str]:
     """Return the places of the images that a column names or holds. ValueError where it names none."""
     if column in row.cells:
         return [row.cells[column]]
@@ -71,7 +71,7 @@ def _pictures(row: Row, column: str, root: str, folder: str) -> list[str]:
     for number, item in enumerate(named, 1):
         text = text_of(item)
         if not text or not text.strip():
-            raise ValueError(f"picture {number} of {len(named)} in column {column!r} is missing")
+            raise ValueError(f"image {number} of {len(named)} in column {column!r} is missing")
         places.append(place_of(text, root, folder))
     return places
 
