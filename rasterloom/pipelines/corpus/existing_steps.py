@@ -86,6 +86,6 @@ def steps_of_version(recipe: Recipe) -> list[HasResult]:
 
 def _tokenized(recipe: Recipe, target: int, record: Record) -> token_work.TokenizeAt:
     """Config that tokens were made by. The recipe adds the paths of weights and tokenizer."""
-    told = {n: v for n, v in record.config["tokenize"].items() if n not in ("prompts", "targets")}
-    config = recipe.tokenize.model_copy(update={**told, "targets": (target,)})
+    settings = {n: v for n, v in record.config["tokenize"].items() if n not in ("prompts", "targets")}
+    config = recipe.tokenize.model_copy(update={**settings, "targets": (target,)})
     return token_work.TokenizeAt(target=target, tokenize=config)

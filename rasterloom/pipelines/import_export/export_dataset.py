@@ -130,24 +130,24 @@ def _write_parquet(rows: pa.Table, path: Path) -> None:
 
 def _write_hf(rows: pa.Table, path: Path) -> None:
     """Write Parquet with images as structs that `datasets` decodes."""
-    _write_parquet(_hf_pictures(rows), path)
+    _write_parquet(_hf_images(rows), path)
 
 
-def _hf_pictures(rows: pa.Table) -> pa.Table:
-    picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+def _hf_images(rows: pa.Table) -> pa.Table:
+    image_type = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
     def one(data: bytes | None, name: str) -> dict[str, Any] | None:
         return {"bytes": data, "path": name} if data else None
 
     of = rows.to_pylist()
     images = [one(row["image"], f"{row['key']}.{row['format']}") for row in of]
-    rows = rows.set_column(rows.column_names.index("image"), "image", pa.array(images, picture))
+    rows = rows.set_column(rows.column_names.index("image"), "image", pa.array(images, image_type))
     if "more" in rows.column_names:
         more = [
             [one(m["image"], f"{row['key']}-{n}.{m['format']}") for n, m in enumerate(row["more"] or (), 1)]
             for row in of
         ]
-        rows = rows.set_column(rows.column_names.index("more"), "more", pa.array(more, pa.list_(picture)))
+        rows = rows.set_column(rows.column_names.index("more"), "more", pa.array(more, pa.list_(image_type)))
     return rows
 
 
@@ -157,11 +157,11 @@ def _write_tar(rows: pa.Table, path: Path) -> None:
         for row in rows.to_pylist():
             first = {"image": row.pop("image"), "format": row["format"]}
             more = row.pop("more", None) or []
-            pictures = in_order(first if first["image"] else None, row.get("main") or 0, more)
-            for number, picture in enumerate(pictures):
-                part = f".{number}" if len(pictures) > 1 else ""
-                suffix = {"jpeg": "jpg"}.get(picture["format"], picture["format"])
-                _add(tar, f"{row['key']}{part}.{suffix}", picture["image"])
+            images = in_order(first if first["image"] else None, row.get("main") or 0, more)
+            for number, image in enumerate(images):
+                part = f".{number}" if len(images) > 1 else ""
+                suffix = {"jpeg": "jpg"}.get(image["format"], image["format"])
+                _add(tar, f"{row['key']}{part}.{suffix}", image["image"])
             _add(tar, f"{row['key']}.txt", (row["caption"] or "").encode())
             _add(tar, f"{row['key']}.json", json.dumps(row, ensure_ascii=False, default=str).encode())
 

@@ -146,7 +146,7 @@ class _Writer:
         """Rows in the table's schema, with the columns that the file lacks."""
         rows = _with_keys(_renamed(given, self.schema, self.columns), file)
         if self.table == "images" and "status" not in rows.column_names:
-            rows = _pictures(rows, self.fetch, file)
+            rows = _images(rows, self.fetch, file)
         elif self.table == "selection":
             rows = _with_reasons(rows)
         found = [self._column(rows, field, file) for field in self.schema]
@@ -291,7 +291,7 @@ def _with_reasons(rows: pa.Table) -> pa.Table:
     return rows
 
 
-def _pictures(rows: pa.Table, fetch: Fetch, file: str) -> pa.Table:
+def _images(rows: pa.Table, fetch: Fetch, file: str) -> pa.Table:
     """Images as a fetch stores them: limits, hashes and sizes are those of the recipe's ``fetch``."""
     if "image" not in rows.column_names:
         message = f"{file} has no column image"
@@ -305,7 +305,7 @@ def _pictures(rows: pa.Table, fetch: Fetch, file: str) -> pa.Table:
         row |= {"attempts": 0, "status": "failed"}
         try:
             if not isinstance(data, bytes) or not data:
-                raise FetchFailure("missing_file", "the row has no picture")  # type: ignore[arg-type]
+                raise FetchFailure("missing_file", "the row has no image")  # type: ignore[arg-type]
             decoded = decode_image(data, fetch)
             row |= image_columns(decoded, received(data, decoded))
         except FetchFailure as failure:

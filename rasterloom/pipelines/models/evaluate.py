@@ -241,12 +241,12 @@ class _Reference:
 
     def __init__(self, clip: Clip, images: Sequence[EvaluatedImage]) -> None:
         self.clip = clip
-        self.images = clip.embed_pictures([image.original for image in images])
+        self.images = clip.embed_images([image.original for image in images])
         self.captions = clip.embed_captions([image.caption for image in images])
 
     def measure(self, generated: list[Pixels]) -> tuple[float, float]:
         """CLIP score and CLIP-FD of images generated from the captions."""
-        embedded = self.clip.embed_pictures(generated)
+        embedded = self.clip.embed_images(generated)
         return _cosine(embedded, self.captions), round(frechet(embedded, self.images), 5)
 
 

@@ -52,11 +52,11 @@ def hold_lease(
     renewal = threading.Thread(target=_renew, args=(store, name, content, over), daemon=True)
     renewal.start()
     try:
-        told = False
+        warned = False
         while (beside := others(corpus, name)) and what != GC and any(w.what == GC for w in beside):
-            if not told:
+            if not warned:
                 waiting("rasterloom versions gc is at work in this corpus: waiting for its end")
-            told = True
+            warned = True
             time.sleep(0.5)
         yield beside
     finally:
