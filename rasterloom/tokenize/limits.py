@@ -53,7 +53,7 @@ def cut_share(plan: CropPlan) -> float:
 
 
 def length_fault(n_tokens: int, config: Tokenize) -> str | None:
-    """Return why a sample of so many tokens is too long, else None. Nothing is ever cut off."""
+    """Return why a sample has too many tokens, else None. Nothing is ever cut off."""
     if config.max_tokens is None or n_tokens <= config.max_tokens:
         return None
     return f"length: {n_tokens} tokens, more than tokenize.max_tokens {config.max_tokens}"
