@@ -1,8 +1,8 @@
-"""How fast pictures become tokens, against the reference's way, and how far precision turns codes.
+"""Speed of image codecs against the reference's, and precision's effect on codes.
 
 python benchmarks/bench_codecs.py [--targets 256 512] [--images 4] [--threads 2] [--weights FILE]
 
-Without --weights, the network is Chameleon's with random weights: as much work, but its pictures say nothing.
+Without --weights, the network is Chameleon's with random weights: as much work, but its images say nothing.
 On a machine with a GPU it runs there, and adds what the encoder alone does on batches that lie in its memory.
 """
 
@@ -52,7 +52,7 @@ def photographs() -> list[Image.Image]:
 
 
 def shard(count: int) -> pa.Table:
-    """Square pictures as they are stored: JPEG files of 1024 pixels a side, cut at random."""
+    """Square images as they are stored: JPEG files of 1024 pixels a side, cut at random."""
     rng, sources, rows = np.random.default_rng(0), photographs(), []
     for number in range(count):
         image = sources[number % len(sources)]
@@ -74,7 +74,7 @@ def random_weights(path: Path) -> Path:
 
     torch.manual_seed(0)
     network = ChameleonVQVAE._from_config(ChameleonVQVAEConfig())
-    for module in network.modules():  # transformers draws them so small that all pictures look alike
+    for module in network.modules():  # transformers draws them so small that all images look alike
         if hasattr(module, "reset_parameters") and not isinstance(module, torch.nn.Embedding):
             module.reset_parameters()
     image = np.stack([np.asarray(p.resize((128, 128))) for p in photographs()])
@@ -92,7 +92,7 @@ def as_floats(images: np.ndarray) -> torch.Tensor:
 
 
 class Reference:
-    """The reference's way: a picture at a time is decoded, cut, encoded in fp32 and framed, in one thread of
+    """The reference's way: an image at a time is decoded, cut, encoded in fp32 and framed, in one thread of
     control. The network is transformers', whose arithmetic is that of the reference's."""
 
     def __init__(self, weights: str) -> None:
@@ -213,7 +213,7 @@ def speed(weights: str, targets: Sequence[int], count: int, threads: int, rounds
 
 
 def resident(codec: Any, count: int, target: int) -> Callable[[], None]:
-    """The encoder and the search for codes alone, on pixels that lie on the device."""
+    """The encoder and code search alone, on pixels on the device."""
     pixels = torch.rand(min(count, 32), 3, target, target, device=codec.device) * 2 - 1
 
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""One commit of a growing number of files to a corpus, and reading its plan back: prints a table.
+"""Commits of growing numbers of files, and their plans read back: prints a table.
 
 python benchmarks/bench_commit.py [FILES ...] [--s3] [--json FILE [--picture FILE]]
 
@@ -33,7 +33,7 @@ Row = dict[str, float | str]
 
 
 def measure(corpus: Corpus, files: int) -> Row:
-    """Seconds of the commit and of planning a read, and of their CPU."""
+    """Seconds of the commit and of planning, and their CPU."""
     keys = pa.array([f"{i:032x}" for i in range(ROWS)])
     rows = pa.table({"key": keys, "shard": pa.array([0] * ROWS, pa.int32())}, schema=SCORES)
     names = [f"{corpus.name}/data/{i}.parquet" for i in range(files)]
@@ -63,7 +63,7 @@ def timed(row: Row, name: str) -> Iterator[None]:
 
 
 def keep(path: Path, rows: list[Row]) -> list[Row]:
-    """Write rows to a file, in place of those that it has of the same place, and return all that it has."""
+    """Write rows to a file, replacing the same place's. Return all that it has."""
     kept = json.loads(path.read_text()) if path.exists() else []
     rows = [row for row in kept if row["place"] != rows[0]["place"]] + rows
     path.write_text(json.dumps(rows, indent=1) + "\n")

@@ -1,8 +1,8 @@
-"""What two versions of a table with a growing number of rows differ in: prints a table.
+"""Differences of two versions of a growing table: prints a table.
 
 python benchmarks/bench_diff.py [ROWS ...]
 
-The rows are those of `images` but for pictures. No file is in both versions; of a thousand rows one was
+The rows are those of `images` without their bytes. No file is in both versions; of a thousand rows one was
 added, one removed, and ten have another caption. The peak is of the process that compares.
 """
 

@@ -3,7 +3,7 @@
 python benchmarks/bench_duplicates.py [ROWS ...]
 
 A tenth of the rows are copies: of a random original, with up to 4 bits flipped and a thumbnail a little
-off; and one hash in a thousand belongs to a picture that comes a hundred times, as placeholders do. Each size
+off; and one hash in a thousand belongs to an image that comes a hundred times, as placeholders do. Each size
 runs in a process of its own, so that its peak of memory can be told (numbers from 100,000 rows up).
 """
 
@@ -22,7 +22,7 @@ RADIUS = 4
 
 
 def corpus(n: int) -> tuple[Candidates, np.ndarray]:
-    """Rows in random order of rank, and for each the row that it is a copy of, its own where it is none."""
+    """Rows in random rank order, and the row each copies. Others copy themselves."""
     rng = np.random.default_rng(0)
     of = np.arange(n)
     copies = slice(n - n // 10, n)

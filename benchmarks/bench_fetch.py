@@ -1,8 +1,8 @@
-"""How fast images are fetched, beside img2dataset, and what a slow server and a long list do: prints tables.
+"""Speed of fetching beside img2dataset, a slow server and a long list: prints tables.
 
 python benchmarks/bench_fetch.py [speed] [slow] [memory] [--img2dataset-python PATH]
 
-`speed`: images per second of CPU time, children counted, from a server on loopback, the same pictures and the
+`speed`: images per second of CPU time, children counted, from a server on loopback, the same images and the
 same resize for both. The time to start is not counted: a figure is the difference of two runs, of few images
 and of many, each of which is the least disturbed of several. `make img2dataset` makes the environment that
 img2dataset runs in.
@@ -34,7 +34,7 @@ SYSTEM_ROOTS = "/etc/ssl/certs/ca-certificates.crt"
 
 
 def photographs(width: int, height: int, number: int) -> list[bytes]:
-    """JPEGs of a photograph, each with other grain, so that none is like another."""
+    """JPEGs of a photograph, each with grain of its own."""
     import skimage
 
     base = Image.open(Path(skimage.__file__).parent / "data" / "astronaut.png").convert("RGB")
@@ -53,7 +53,7 @@ def photographs(width: int, height: int, number: int) -> list[bytes]:
 def cpu_of(
     command: list[str], task: dict[str, Any], env: dict[str, str], limit_s: float | None = None
 ) -> float:
-    """Run a program with a task on its input; return the CPU seconds of it and its children.
+    """Run a program with a task on its input. Return the CPU seconds of it and its children.
 
     TimeoutExpired if it takes longer than ``limit_s``; it is ended with its children.
     """
@@ -121,7 +121,7 @@ def img2dataset(
 
 
 def floor(pictures: list[bytes], chroma: str) -> dict[str, float]:
-    """Images a CPU second of nothing but decode, resize and encode, on one thread."""
+    """Images a CPU second of decode, resize and encode on one thread."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -174,7 +174,7 @@ class Server:
             self.env = {"SSL_CERT_FILE": str(roots)}
 
     def last_good(self) -> float:
-        """When the server last gave a picture, by time.time()."""
+        """Time of the server's last good image, by time.time()."""
         with urllib.request.urlopen(f"{self.base}last") as answer:
             return float(answer.read())
 
@@ -236,7 +236,7 @@ def client(server: "Server", number: int, **task: Any) -> dict[str, Any]:
 
 
 def slow(python: str | None) -> None:
-    """Two of a hundred drip, two stall, two are refused, one sends 50 MB: when does it end?"""
+    """Time of a fetch from a server with faults."""
     deadline, number = 5, 1000
     settings: dict[str, Any] = {"max_side": SIDE, "deadline_s": deadline, "per_host": 64}
     settings["max_bytes"] = 20_000_000
@@ -263,7 +263,7 @@ def slow(python: str | None) -> None:
 
 
 def memory(rows: list[int]) -> None:
-    """Resident memory after so many rows of tiny pictures, shard by shard in one process."""
+    """Resident memory after rows of tiny images, shard by shard. All is in one process."""
     print("\nresident memory of a worker, tiny pictures in shards of 1,000")
     with (
         tempfile.TemporaryDirectory() as folder,

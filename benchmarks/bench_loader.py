@@ -1,4 +1,4 @@
-"""How many tokens a second the loader gives one rank, from a disk and from S3; prints a table.
+"""Tokens a second of the loader, from disk and S3: prints a table.
 
 python benchmarks/bench_loader.py [rows] [seconds]
 
@@ -68,7 +68,7 @@ def write(store: Store, rows: int) -> list[str]:
 
 
 def ours(store: Store, names: list[str], ranks: int, seconds: float) -> tuple[float, float]:
-    """Tokens a CPU second and a second of the clock, of rank 0 of so many."""
+    """Tokens a CPU second and a wall second, of rank 0."""
     rows = open_rows([store.path(name) for name in names], store.filesystem)
     plan = stage_plan(
         rows.lengths,

@@ -83,7 +83,7 @@ def measure(way: Callable[[Tensor, Tensor, Tensor], Tensor], args: argparse.Name
 
 
 def in_a_process(name: str) -> dict[str, float] | None:
-    """What a way measures, or None if memory does not suffice."""
+    """Measurement of a way, or None if memory does not suffice."""
     limit = psutil.virtual_memory().available - MEMORY_LEFT
     command = [sys.executable, __file__, *sys.argv[1:], "--way", name, "--limit", str(limit)]
     done = subprocess.run(command, capture_output=True, text=True)

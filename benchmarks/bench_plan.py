@@ -1,8 +1,8 @@
-"""How the planner batches, against other ways: useful tokens, evenness of ranks, CPU time; prints tables.
+"""Batching by the planner, against other ways: useful tokens, evenness of ranks, CPU time; prints tables.
 
 python benchmarks/bench_plan.py [rows]
 
-Lengths are those of the buckets: pictures whose aspect ratios spread around a square as photographs' do
+Lengths are those of the buckets: images whose aspect ratios spread around a square as photographs' do
 (log-normal, sigma 0.45), in the bucket that fits, with captions of 8 to 450 tokens (log-normal, median 67).
 """
 
@@ -76,7 +76,7 @@ def planned(lengths: Lengths, ranks: int, rank_tokens: float, rows_multiple: int
 
 
 def least_load(tokens: Lengths, ranks: int) -> float:
-    """A bound below the load of the most loaded rank, however rows are dealt out: the largest of
+    """A bound below the most loaded rank's load: the largest of
 
     - the mean, and the longest row;
     - of the j * ranks + 1 longest rows some rank has j + 1, which are no shorter than the last j + 1 of them;
@@ -100,7 +100,7 @@ def pad_to_max(lengths: Lengths) -> float:
 
 
 def pad_micro_batches(lengths: Lengths, ranks: int, rng: np.random.Generator) -> float:
-    """Each rank pads its rows to the longest of them; all wait for the rank with the most."""
+    """Each rank pads its rows to the longest of them. All wait for the rank with the most."""
     rows = rng.permutation(len(lengths))[: BATCHES * ranks * ROWS_A_RANK]
     of_ranks = lengths[rows].reshape(BATCHES, ranks, ROWS_A_RANK)
     padded = of_ranks.max(axis=2) * ROWS_A_RANK
@@ -115,7 +115,7 @@ def random_ranks(lengths: Lengths, ranks: int, rng: np.random.Generator) -> floa
 
 
 def best_fit_bins(lengths: Lengths, rng: np.random.Generator) -> float:
-    """Fixed bins of 16,384 tokens, longest first, each row into the fullest bin that has room."""
+    """Fixed bins of 16,384 tokens, longest first, into the fullest bin."""
     left: list[int] = []
     for n in sorted(lengths[rng.permutation(len(lengths))[:20_000]].tolist(), reverse=True):
         fits = [(room, i) for i, room in enumerate(left[-200:], max(0, len(left) - 200)) if room >= n]

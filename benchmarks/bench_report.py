@@ -1,10 +1,10 @@
-"""The report of a corpus with a growing number of rows behind it: time, memory and size of the page.
+"""The report of a corpus with a growing number of rows: time, memory and size of the page.
 
 python benchmarks/bench_report.py [ROWS ...]
 
 The tables are Iceberg's, in row groups as the steps write them. 15 % of the pairs have no image, for one of
 nine classes of error, on a million hosts; a third of the others is not kept, for one of twenty reasons. The
-pictures are a few photographs that each row group holds once, so that ten million rows fit a disk. The peak
+images are a few photographs that each row group holds once, so that ten million rows fit a disk. The peak
 is of the process that writes the page.
 """
 
@@ -85,7 +85,7 @@ def pictures() -> list[bytes]:
 
 
 def build(folder: str, rows: int) -> None:
-    """Write the tables and commit them, each as one version of a step of its name."""
+    """Write the tables and commit each as a step's version."""
     corpus, stored = Corpus("bench", Store(folder)), pa.array(pictures(), pa.large_binary())
     before: dict[str, str] = {}
     for table, columns in COLUMNS.items():
@@ -120,7 +120,7 @@ def build(folder: str, rows: int) -> None:
 
 
 def with_ids(made: pa.Table) -> pa.Table:
-    """Add the tokens of a grey picture of each row's bucket."""
+    """Add the tokens of a grey image of each row's bucket."""
     ids = {}
     for name in ("64x64", "96x32", "32x96"):
         width, height = map(int, name.split("x"))

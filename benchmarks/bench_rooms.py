@@ -1,4 +1,4 @@
-"""How fast one core does each part of the work, on photographs of scikit-image: prints a table.
+"""Speed of each part of the work on one core, for photographs: prints a table.
 
 python benchmarks/bench_rooms.py
 """

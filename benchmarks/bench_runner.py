@@ -1,4 +1,4 @@
-"""What the runner costs a shard, on a local Ray: prints a table.
+"""Cost of the runner a shard, on a local Ray: prints a table.
 
 python benchmarks/bench_runner.py [SHARDS ...] [--s3]
 

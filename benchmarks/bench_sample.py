@@ -1,10 +1,10 @@
-"""How fast pictures are drawn: batches with a cache of keys and values, against the reference's way.
+"""Speed of generation: batches with a cache of keys and values, against the reference's way.
 
 python benchmarks/bench_sample.py [--side 128] [--batches 1 8 32] [--hidden 128 --layers 3 --heads 4]
 
-The reference's way is transformers' `generate`, one picture at a time, with Lumina-mGPT's logits processors
+The reference's way is transformers' `generate`, one image at a time, with Lumina-mGPT's logits processors
 written out here: guidance with a cache of its own, structure, top-k, temperature. Beside it, a plain loop
-without any cache. The weights are random: as much work, but the pictures say nothing. On a machine with a GPU
+without any cache. The weights are random: as much work, but the images say nothing. On a machine with a GPU
 it runs there, in bf16.
 """
 
@@ -45,7 +45,10 @@ def model_of(profile: Profile, options: argparse.Namespace) -> ChameleonForCondi
 
 
 class Guidance(LogitsProcessor):  # type: ignore[misc]
-    """logits = s * (l - l0) + l0, where l0 sees what comes from boi on, through a cache of its own."""
+    """Classifier-free guidance with a cache of its own.
+
+    logits = s * (l - l0) + l0, where l0 sees only the tokens from boi on.
+    """
 
     def __init__(self, model: ChameleonForConditionalGeneration, head: list[int]) -> None:
         self.model, self.next = model, torch.tensor([head], device=DEVICE)
@@ -77,7 +80,7 @@ class Structure(LogitsProcessor):  # type: ignore[misc]
 def by_generate(
     model: ChameleonForConditionalGeneration, profile: Profile, prompt: list[int], codes: int
 ) -> None:
-    """One picture of codes x codes, as the reference draws it."""
+    """One image of codes x codes, as the reference draws it."""
     units = codes * profile.downsample // profile.grid_unit
     head = [profile.boi, profile.grid0 + units, profile.grid0 + units]
     ids = torch.tensor([prompt + head], device=DEVICE)

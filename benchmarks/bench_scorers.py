@@ -1,4 +1,4 @@
-"""How many 512-px photographs, or captions, each score takes a second of one core: prints a table.
+"""512-px photographs, or captions, a second of each score on one core: prints a table.
 
 python benchmarks/bench_scorers.py
 
@@ -43,7 +43,7 @@ def main() -> None:
         CLIPModel(CLIPConfig(vision_config=vision)).save_pretrained(checkpoint)
         CLIPImageProcessorPil().save_pretrained(checkpoint)
         clip = Clip(checkpoint, None)
-        figure = rate(lambda: clip.embed_pictures(pictures), len(pictures))
+        figure = rate(lambda: clip.embed_images(pictures), len(pictures))
     print(f"{'image tower of ViT-B/32':<28} {figure:>10,.1f} a second")
 
 

@@ -1,8 +1,8 @@
-"""The selection step over Parquet files of images and scores, at growing numbers of rows: prints a table.
+"""The selection step at growing numbers of rows: prints a table.
 
 python benchmarks/bench_selection.py [ROWS ...]
 
-The rows are as wide as real ones (URLs, captions, digests, thumbnails) but for the pictures, which are
+The rows are as wide as real ones (URLs, captions, digests, thumbnails) but for the images, which are
 not read. Each size runs in a process of its own, so that its peak of memory can be told.
 """
 

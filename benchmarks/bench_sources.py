@@ -1,4 +1,4 @@
-"""How fast pairs are read, and how much memory that takes: python benchmarks/bench_sources.py [ROWS ...]"""
+"""Speed and memory of reading pairs: python benchmarks/bench_sources.py [ROWS ...]"""
 
 import json
 import subprocess

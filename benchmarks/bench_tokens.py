@@ -1,4 +1,4 @@
-"""What token files cost: bytes a token by encoding, beside the reference's pickles; the length index.
+"""Cost of token files: bytes a token by encoding, beside the reference's pickles; the length index.
 
 python benchmarks/bench_tokens.py [--rows 2000] [--index-rows 10000000]
 """
@@ -38,14 +38,14 @@ from rasterloom.train.data.stage_data import split_heldout
 from rasterloom.train.data.token_dataset import open_rows
 
 SIDE = 512
-CODES = (SIDE // CHAMELEON.downsample) ** 2  # of a picture
+CODES = (SIDE // CHAMELEON.downsample) ** 2  # of an image
 IMAGE_TOKENS = image_length(SIDE, SIDE, CHAMELEON)
 IDS = "input_ids.list.element"
 WORDS = ("a", "the", "of", "in", "on", "with", "red", "small", "old", "photo", "house", "dog", "tree", "car")
 
 
 def samples(rows: int) -> pa.Table:
-    """Rows of 512 px with uniformly random codes, captions of ten words by Zipf's law, random scores."""
+    """Rows of 512 px with random codes, captions and scores. Captions have ten words by Zipf's law."""
     rng = np.random.default_rng(0)
     vocabulary = [*WORDS] + [bytes(rng.integers(97, 123, rng.integers(3, 10))).decode() for _ in range(1500)]
     words = np.minimum(rng.zipf(1.3, (rows, 10)) - 1, len(vocabulary) - 1)
@@ -162,7 +162,7 @@ def columns(path: Path) -> dict[str, int]:
 
 
 def pickled(table: pa.Table, folder: Path) -> int:
-    """Write samples as pre_tokenize.py does; return their bytes, blocks of a disk not counted."""
+    """Write samples as pre_tokenize.py does. Return their bytes, blocks of a disk not counted."""
     (folder / "files").mkdir(parents=True)
     size = 0
     with open(folder / "0-of-1-record.jsonl", "w") as record:

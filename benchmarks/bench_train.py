@@ -1,10 +1,10 @@
-"""A training step of ours beside padded training in transformers, on the same model and samples: a table.
+"""A training step of ours beside padded training in transformers: a table.
 
 python benchmarks/bench_train.py                                    # a tiny model on a CPU, some minutes
 python benchmarks/bench_train.py --device cuda --size 7b --layers 24 --remat full --targets 512 768 1024
 python benchmarks/bench_train.py ... --profile                      # and where the time of our step goes
 
-Samples have the lengths of text-to-image samples at a target: a picture of any bucket, a prompt before it
+Samples have the lengths of text-to-image samples at a target: an image of any bucket, a prompt before it
 (log-normal around 40 tokens, 340 at most), one in ten without. Tokens are random. All ways see the same
 samples once; a step takes about --batch-tokens of them. Useful tokens are those that are no padding.
 
@@ -255,7 +255,7 @@ def row(target: int, result: Result, best: Result, device: str, shape: Shape) ->
 
 
 def profile_step(args: argparse.Namespace, samples: list[TokenSample], profile: Profile) -> str:
-    """Where the time of our step goes, by kind of kernel."""
+    """Time of our step, by kind of kernel."""
     model, optimizer = our_model(args, profile)
     warm, *measured = batches(samples, args.batch_tokens)[:3]
     our_step(model, optimizer, warm, args.device)

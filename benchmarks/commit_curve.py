@@ -81,7 +81,7 @@ def _panel(name: str, rows: Sequence[Row], left: float) -> str:
 
 
 def _decades(values: Sequence[float]) -> range:
-    """The powers of ten from that below the least value to that above the greatest."""
+    """Powers of ten that enclose the values."""
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     return range(low, max(high, low + 1) + 1)
 

@@ -1,4 +1,4 @@
-"""The server of bench_fetch.py: gives the pictures of a folder, for /n.jpg the n-th modulo their number.
+"""The server of bench_fetch.py: gives the images of a folder, for /n.jpg the n-th modulo their number.
 
 python benchmarks/fetch_server.py FOLDER [--tls] [--trouble]
 
@@ -28,7 +28,7 @@ class Pictures:
         self.last_good = 0.0
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        if request.path == "/last":  # when the last good picture was sent
+        if request.path == "/last":  # when the last good image was sent
             return web.json_response(self.last_good)
         if not request.path.endswith(".jpg"):
             return web.Response(status=404)
@@ -58,7 +58,7 @@ class Pictures:
 
 
 def certificate(folder: Path) -> ssl.SSLContext:
-    """A certificate for 127.0.0.1 by an authority whose own is left in the folder."""
+    """A certificate for 127.0.0.1, its authority's left in the folder."""
     now = datetime.datetime.now(datetime.UTC)
 
     def make(name: str, key: ec.EllipticCurvePrivateKey, by: ec.EllipticCurvePrivateKey) -> x509.Certificate:

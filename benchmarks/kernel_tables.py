@@ -1,4 +1,4 @@
-"""What a profile of a training step says, by kind of kernel."""
+"""Profile of a training step, by kind of kernel."""
 
 import torch
 
@@ -20,7 +20,7 @@ def category(kernel: str) -> str:
 
 
 def kernel_tables(profiled: torch.profiler.profile, *, on_gpu: bool) -> str:
-    """The share of each kind in the time on the device, and the longest kernels one by one."""
+    """Each kind's share of device time, and the longest kernels."""
     events = profiled.key_averages()
     times: dict[str, float] = {}
     for event in events:

@@ -1,4 +1,4 @@
-"""The S3 server of the tests, for benchmarks, and proxies that count requests of it."""
+"""The tests' S3 server for benchmarks, and counting proxies."""
 
 import contextlib
 import os
@@ -38,6 +38,6 @@ class Counting:
 
 @contextlib.contextmanager
 def local_s3(folder: str) -> Iterator[SeaweedFS]:
-    """SeaweedFS in a folder, started, with the variables set that lead to it."""
+    """SeaweedFS in a folder, started, with its variables set."""
     with served(Path(folder)) as server:
         yield server

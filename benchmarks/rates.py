@@ -1,4 +1,4 @@
-"""How much a piece of work gets done in a second of CPU time."""
+"""Work done in a second of CPU time."""
 
 import time
 from collections.abc import Callable
@@ -7,7 +7,7 @@ LEAST_S = 1.0  # each figure is taken over at least so long
 
 
 def rate(work: Callable[[], object], items: int = 1) -> float:
-    """Items per second of CPU time, after one call that does not count."""
+    """Items per second of CPU time, after one warm-up call."""
     work()
     start, calls = time.process_time(), 0
     while time.process_time() - start < LEAST_S:

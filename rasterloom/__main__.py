@@ -1,4 +1,4 @@
-"""``python -m rasterloom``, which is also how a job of a cluster begins."""
+"""Entry of ``python -m rasterloom``, and of a cluster's jobs."""
 
 from rasterloom.pipelines.cluster.environment import take
 

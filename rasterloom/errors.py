@@ -32,7 +32,7 @@ class RasterloomError(Exception):
         return self.text(str, "run the steps up to {} first".format)
 
     def text(self, option: Callable[[str], str], run: Callable[[str], str]) -> str:
-        """Render the error, with arguments and the step to run first named by the caller's own functions."""
+        """Render the error. The caller's functions name arguments and the step to run first."""
         at_fault = [option(self.field)] if self.field else []
         at_fault += [] if self.value is None else [str(self.value)]
         hint = _ARGUMENT.sub(lambda found: option(found[1]), self.hint)
@@ -47,23 +47,23 @@ class UserError(RasterloomError):
 
 
 class RecipeError(UserError, ValueError):
-    """The recipe or an option cannot be used; the message names the field and what it takes."""
+    """The recipe or an option cannot be used. The message names the field and what it takes."""
 
 
 class VersionError(UserError, ValueError):
-    """There is no such version, or it cannot be changed; the message says which there are."""
+    """There is no such version, or it cannot be changed. The message says which there are."""
 
 
 class PluginError(UserError, ValueError):
-    """A plug-in is missing or broken; the message names its distribution and entry point."""
+    """A plug-in is missing or broken. The message names its distribution and entry point."""
 
 
 class SourceError(UserError, ValueError):
-    """A source cannot be used; the message names the file and what is wrong with it."""
+    """A source cannot be used. The message names the file and what is wrong with it."""
 
 
 class OptOutError(UserError, ValueError):
-    """The opt-out list cannot be read; the message names the file and the entry."""
+    """The opt-out list cannot be read. The message names the file and the entry."""
 
 
 class RunError(RasterloomError):
@@ -71,15 +71,15 @@ class RunError(RasterloomError):
 
 
 class StorageError(RunError, RuntimeError):
-    """The workspace cannot be read or written; the message says where and what to do."""
+    """The workspace cannot be read or written. The message says where and what to do."""
 
 
 class StepFailed(RunError, RuntimeError):
-    """A step could not be finished; its committed shards stay, and the next run continues from them."""
+    """A step could not be finished. Its committed shards stay, and the next run continues from them."""
 
 
 class StageImpossible(RunError, ValueError):
-    """The job cannot be done, and not with other workers either; every rank raises it."""
+    """The job cannot be done by any workers. Every rank raises it."""
 
 
 class TrainingDiverged(RunError, RuntimeError):
@@ -87,11 +87,11 @@ class TrainingDiverged(RunError, RuntimeError):
 
 
 class TrainingError(RunError, RuntimeError):
-    """A stage failed; the message is that of the worker that failed first."""
+    """A stage failed. The message is that of the worker that failed first."""
 
 
 class TrainingStopped(RunError, RuntimeError):
-    """A stage was asked to stop, and has saved a checkpoint to continue from."""
+    """A stage was asked to stop. Its checkpoint is saved."""
 
 
 def one_line(error: BaseException, *, named: bool = False, limit: int | None = None) -> str:

@@ -1,4 +1,4 @@
-"""The tables that the parts of Rasterloom meet in, and the key that joins them.
+"""The tables of a corpus, and the key that joins them.
 
 Every per-image table carries ``shard``, the number of the row range of ``pairs`` that an image came
 from, so that joining two tables for one shard reads one row group of each and not the whole table.
@@ -16,9 +16,9 @@ KEY_HEX_DIGITS = 32
 
 T = TypeVar("T")
 
-# A row of the tables is a *sample*. Most are plain pairs: a picture, a caption, the task "t2i". Others have
-# any number of pictures, and ``turns``: a JSON list of {"from": "human" or "gpt", "value": text} that is
-# kept word for word, or a JSON object of the fields that the task's prompt is filled with. The picture in
+# A row of the tables is a *sample*. Most are plain pairs: an image, a caption, the task "t2i". Others have
+# any number of images, and ``turns``: a JSON list of {"from": "human" or "gpt", "value": text} that is
+# kept word for word, or a JSON object of the fields that the task's prompt is filled with. The image in
 # the columns of a pair (``url``, ``image``, ``width``, ...) is then the first that is answered, else the
 # first: what scores, rules and galleries look at. ``main`` and ``more`` say where it stands; `in_order`.
 T2I = "t2i"
@@ -35,7 +35,7 @@ PAIRS = pa.schema(
         ("path", pa.string()),  # where its image lies in its source, null when it is fetched by URL
         ("task", pa.string()),  # "t2i" of a plain pair, docs/tasks.md; null of what is no pair
         ("turns", pa.string()),  # of a sample that is no plain pair: JSON, see above
-        ("main", pa.int32()),  # of several pictures, the number of the one in url or path, from 0
+        ("main", pa.int32()),  # of several images, the number of the one in url or path, from 0
         ("more", pa.list_(pa.field("element", pa.string()))),  # URL or path of the others, in their order
     ]
 )
@@ -64,7 +64,7 @@ IMAGES = pa.schema(
         ("attempts", pa.int32()),
         ("sha256", pa.string()),  # of the bytes as received
         ("phash", pa.string()),  # 64-bit perceptual hash, 16 hex digits
-        ("thumbnail", pa.binary()),  # 8 x 8 RGB pixels of the stored picture on white, row by row
+        ("thumbnail", pa.binary()),  # 8 x 8 RGB pixels of the stored image on white, row by row
         ("original_format", pa.string()),
         ("original_width", pa.int32()),
         ("original_height", pa.int32()),
@@ -76,7 +76,7 @@ IMAGES = pa.schema(
         ("task", pa.string()),  # this and the next two as in `pairs`
         ("turns", pa.string()),
         ("main", pa.int32()),
-        ("more", pa.list_(pa.field("element", PICTURE))),  # the other pictures of the sample, in their order
+        ("more", pa.list_(pa.field("element", PICTURE))),  # the other images of the sample, in their order
     ]
 )
 
@@ -95,7 +95,7 @@ SELECTION = pa.schema(
 TOKENS = pa.schema(
     [
         ("target", pa.int32()),  # resolution: a bucket's area is about target * target pixels
-        ("bucket", pa.string()),  # "<width>x<height>" in pixels of the sample's main picture, or "text"
+        ("bucket", pa.string()),  # "<width>x<height>" in pixels of the sample's main image, or "text"
         ("key", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
@@ -129,13 +129,13 @@ class StepKind(StrEnum):
 
     @classmethod
     def of(cls, name: str) -> "StepKind | None":
-        """Kind of the step of a name; None if it is none of the workflow's."""
+        """Kind of the step of a name. None if it is none of the workflow's."""
         kind = name.partition("/")[0]
         return cls(kind) if kind in list(cls) else None
 
     @staticmethod
     def part(name: str) -> str:
-        """What a step's name says beside its kind: ``512`` of ``tokens/512``; empty if nothing."""
+        """Part of a step's name beside its kind: ``512`` of ``tokens/512``; empty if nothing."""
         return name.partition("/")[2]
 
     def step(self, part: object) -> str:
@@ -161,7 +161,7 @@ class ErrorClass(StrEnum):
     HTTP_4XX = "http_4xx"
     HTTP_429 = "http_429"
     HTTP_5XX = "http_5xx"
-    HOST_DOWN = "host_down"  # not asked: its last pictures all failed
+    HOST_DOWN = "host_down"  # not asked: its last images all failed
     HOST_BUSY = "host_busy"  # not asked: it wants to be left alone for longer than patience_s
     TOO_MANY_REDIRECTS = "too_many_redirects"
     TOO_MANY_BYTES = "too_many_bytes"
@@ -188,7 +188,7 @@ def pair_key(
     """Return the stable 128-bit key of a pair as 32 hex digits.
 
     An image that has no URL is known by its ``path``: the name of its source and its place in there. What
-    else makes a sample that is no plain pair goes into ``sample``: its turns and its other pictures.
+    else makes a sample that is no plain pair goes into ``sample``: its turns and its other images.
     Null and the empty string give different keys; surrogates that are not valid UTF-8 are kept apart.
     """
     digest = _KEY.copy()
@@ -202,10 +202,10 @@ def pair_key(
 
 
 def in_order(main: T | None, place: int | None, more: Sequence[T] | None) -> list[T]:
-    """Return the pictures of a sample in the order of its placeholders.
+    """Return the images of a sample in the order of its placeholders.
 
     Args:
-        main: the one in the columns of a pair; None if the sample has no picture at all.
+        main: the one in the columns of a pair; None if the sample has no image at all.
         place: its number among them, the column ``main``; None stands for 0.
         more: the others, the column ``more``.
     """
@@ -213,17 +213,17 @@ def in_order(main: T | None, place: int | None, more: Sequence[T] | None) -> lis
     return others if main is None else [*others[: place or 0], main, *others[place or 0 :]]
 
 
-TEXT_BUCKET = "text"  # of a sample without pictures; its width and height are 0
+TEXT_BUCKET = "text"  # of a sample without images; its width and height are 0
 
 
 def bucket_name(width: int, height: int) -> str:
-    """Return the name of an aspect-ratio bucket of so many pixels, such as ``1024x256``."""
+    """Return the name of a bucket in pixels, such as ``1024x256``."""
     return f"{width}x{height}"
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What differs between the token vocabularies of model families; ids are token ids.
+    """Token ids that differ between model families.
 
     A sequence made under one profile means nothing under another. The instances are in
     ``rasterloom.tokenize.profiles``; training receives one and never looks further.

@@ -1,4 +1,4 @@
-"""The pictures that `train_mini_codec.py` trains the `mini` codec on, and those it measures it on."""
+"""Images to train and to measure the `mini` codec on."""
 
 import importlib.util
 import sys
@@ -34,7 +34,7 @@ def load_module(path: Path) -> ModuleType:
 
 
 def picture_files(folders: list[Path]) -> list[Path]:
-    """All pictures below the folders, in an order that does not depend on where the folders lie."""
+    """All images below the folders, in an order without their paths."""
     endings = {".jpg", ".jpeg", ".png", ".webp"}
     files = [
         f for folder in folders for f in folder.rglob("*") if f.suffix.lower() in endings and f.is_file()
@@ -59,7 +59,7 @@ def photographs(folders: list[Path]) -> Iterator[Pixels]:
 
 
 def clipart(folders: list[Path]) -> Iterator[Pixels]:
-    """Clip art on paper of some colour, every so many-th file of all."""
+    """Clip art on coloured paper, every so many-th file."""
     rng = np.random.default_rng(0)
     files = picture_files(folders)
     for i in range(min(CLIPARTS, len(files))):
@@ -84,7 +84,7 @@ def drawn_scenes(n: int, seed: int) -> Iterator[Pixels]:
 
 
 def random_crop(rng: Generator, picture: Pixels, side: int) -> Pixels:
-    """A square of a picture, mirrored and turned at random, some in other colours."""
+    """A square of an image, mirrored, turned and recoloured at random."""
     h, w = picture.shape[:2]
     if min(h, w) < side:
         picture = np.pad(picture, ((0, max(0, side - h)), (0, max(0, side - w)), (0, 0)), mode="edge")

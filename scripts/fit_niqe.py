@@ -1,4 +1,4 @@
-"""Fits the Gaussian of good photographs that rasterloom/filtering/scorers/quality.py compares pictures with.
+"""Fits the Gaussian of good photographs that rasterloom/filtering/scorers/quality.py compares images with.
 
 docs/quality.md says where the photographs come from, under which licences, and how to get them:
 

@@ -1,4 +1,4 @@
-"""A picture for the docs: what a stage drew of its fixed prompts, a row a prompt, a column a step.
+"""An image for the docs: what a stage drew of its fixed prompts, a row a prompt, a column a step.
 
 python scripts/learning_picture.py work/quickstart/quickstart/files/train/1-64/*/ docs/images/learning.png
 """

@@ -36,11 +36,11 @@ COLUMNS, WIDTH, MARGIN, LINE = 2, 690, 22, 19
 INK, QUIET, PAPER = (32, 33, 36), (110, 114, 120), (255, 255, 255)
 ASKED, LEARNT, SPECIAL = (176, 184, 196), (226, 112, 58), (32, 33, 36)
 
-Part = tuple[str | Image.Image, int, bool]  # text or picture, its tokens, whether it is learnt
+Part = tuple[str | Image.Image, int, bool]  # text or image, its tokens, whether it is learnt
 
 
 def samples() -> tuple[list[dict[str, Any]], Profile, JsonText]:
-    """Return the token rows of one room, the ids that they are in, and their text."""
+    """Return one room's token rows, their ids and their text."""
     sys.path.insert(0, str(ROOT / "examples" / "tasks"))
     from make import make
 
@@ -65,7 +65,7 @@ def samples() -> tuple[list[dict[str, Any]], Profile, JsonText]:
 
 
 def turns(row: dict[str, Any], profile: Profile, text: JsonText, codec: Any) -> list[list[Part]]:
-    """Take a sequence apart: its turns, and their texts and pictures."""
+    """Take a sequence apart: its turns, and their texts and images."""
     ids = np.array(row["input_ids"])
     learnt = np.zeros(len(ids), bool)
     for start, end in np.reshape(row["loss_spans"], (-1, 2)):
@@ -111,7 +111,7 @@ class Sheet:
         return y + 14
 
     def turn(self, x: int, y: int, right: int, role: str, parts: list[Part]) -> int:
-        """Draw a turn: pictures and words in a row that breaks where it must."""
+        """Draw a turn: images and words in a row that breaks where it must."""
         self.pen.text((x, y + 1), role, LEARNT if role == "gpt" else QUIET, self.small)
         left = at = x + 52
         high = LINE

@@ -3,7 +3,7 @@
     python scripts/train_mini_codec.py --photographs DIR... --clipart DIR... --out mini.safetensors
     python scripts/train_mini_codec.py --measure rasterloom/tokenize/codecs/mini.safetensors
 
-Downloads nothing: `docs/mini.md` has the commands that fetch the pictures the shipped weights were trained
+Downloads nothing: `docs/mini.md` has the commands that fetch the images the shipped weights were trained
 on. Scenes are drawn by `examples/quickstart/scenes.py`. PSNR is measured on the photographs inside the
 scikit-image wheel and on scenes of other seeds, none of which are trained on.
 """
@@ -75,7 +75,7 @@ def to_network(images: Pixels) -> Tensor:
 
 
 class CodebookTrainer:
-    """Moves each code to the running mean of the vectors that chose it; codes nobody chooses start anew."""
+    """Moves each code to the running mean of its vectors. Codes nobody chooses start anew."""
 
     def __init__(self, codebook: Tensor) -> None:
         self.codebook = codebook
@@ -144,7 +144,7 @@ class Kernels:
 
 
 def train(network: MiniNetwork, data: Iterator[Tensor], steps: int, *, refine: bool = False) -> MiniNetwork:
-    """Trains in place; returns the running mean of the weights, which reconstructs better.
+    """Trains in place. Returns the running mean of the weights, which reconstructs better.
 
     `refine` goes on from trained weights: at a lower learning rate, with the codebook they have.
     """
@@ -204,14 +204,14 @@ def train(network: MiniNetwork, data: Iterator[Tensor], steps: int, *, refine: b
 
 
 def psnr(codec: MiniCodec, pictures: list[Pixels]) -> list[float]:
-    """Peak signal-to-noise ratio of each reconstruction in dB; pictures of one size."""
+    """Peak signal-to-noise ratio of each reconstruction in dB; images of one size."""
     images = np.stack(pictures)
     error = (codec.decode(codec.encode(images)).astype(float) - images) ** 2
     return [float(10 * np.log10(255**2 / e)) for e in error.mean((1, 2, 3))]
 
 
 def measure(path: Path) -> dict[str, float]:
-    """Mean PSNR in dB of a weights file on what it was not trained on; prints each photograph's."""
+    """Mean PSNR in dB of a weights file on held-out images. Prints each photograph's."""
     codec = MiniCodec(path)
     figures = psnr(codec, held_out_photographs(256))
     for name, figure in zip(HELD_OUT, figures, strict=True):
@@ -238,13 +238,13 @@ def draw_pairs(path: Path, picture: Path) -> None:
 
 
 def save(network: MiniNetwork, path: Path, about: dict[str, object]) -> None:
-    """Writes the weights in half precision, with what they were made of beside them."""
+    """Writes the weights in half precision, with their description beside."""
     tensors = {name: value.half().contiguous() for name, value in network.state_dict().items()}
     save_file(tensors, path, metadata={name: json.dumps(value) for name, value in about.items()})
 
 
 def about(args: argparse.Namespace, pools: dict[str, list[Pixels]]) -> dict[str, object]:
-    """What a training was made of: steps, seed, names of the photographs, a digest of all pixels."""
+    """Description of a training: steps, seed, names of the photographs, a digest of all pixels."""
     digest = hashlib.sha256()
     for pool in pools.values():
         for picture in pool:

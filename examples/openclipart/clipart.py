@@ -52,7 +52,7 @@ def write_pairs(clipart: Path, address: str, path: Path) -> int:
 
 
 def caption(svg: Path) -> str | None:
-    """Title, description and keywords of an SVG; null if there is no SVG or no text in it."""
+    """Title, description and keywords of an SVG. Null if there is no SVG or no text in it."""
     try:
         root = ElementTree.parse(svg).getroot()
     except (OSError, ElementTree.ParseError):

@@ -42,7 +42,7 @@ def main() -> int:
 
 
 def site_of(recipe: Recipe) -> tuple[Path, int]:
-    """The site's folder, from the recipe's sources, and its port, from the host that it allows."""
+    """The site's folder and port, from the recipe."""
     return Path(recipe.sources[0].path).parent, int(recipe.fetch.allow_hosts[0].rsplit(":", 1)[1])
 
 

@@ -64,12 +64,12 @@ class Scene:
 
 
 def scenes(n: int, seed: int) -> Iterator[Scene]:
-    """Renders `n` scenes one by one; different seeds share no scene (for n up to a million)."""
+    """Renders `n` scenes one by one. Different seeds share no scene (for n up to a million)."""
     return (draw_scene(seed * 1_000_000 + i) for i in range(n))
 
 
 def draw_scene(seed: int, size: tuple[int, int] | None = None) -> Scene:
-    """Renders the scene of a seed, at `size` (width, height) in pixels if given, else at one of its own."""
+    """Render a seed's scene, at `size` (width, height) or its own."""
     rng = np.random.default_rng(seed)
     frame = _frame(rng)
     canvas = _background(rng, *(size or frame))
@@ -124,7 +124,7 @@ def _group(rng: Generator, colour: str, number: int, sizes: list[str]) -> Group:
 def _places(
     rng: Generator, room: list[int], groups: list[Group], relation: str
 ) -> list[list[tuple[int, int]]]:
-    """Centres (x, y) of all shapes, in cells from the middle; `room` is how many there are each way.
+    """Centres (x, y) of all shapes, in cells from the middle. `room` is how many there are each way.
 
     Two groups lie along the axis of their relation, the shapes of a group across it. Shapes without a
     relation lie along the long side.
@@ -169,7 +169,7 @@ def _background(rng: Generator, width: int, height: int) -> Image.Image:
 
 
 def _paint(canvas: Image.Image, group: Group, centre: tuple[float, float], diameter: float) -> None:
-    """Paints one shape at four times its size and reduces it, so that its edges are smooth."""
+    """Paints one shape at four times its size, reduced for smooth edges."""
     side = math.ceil(diameter) + 2
     left, top = math.floor(centre[0] - side / 2), math.floor(centre[1] - side / 2)
     x, y, r = ((v * OVERSAMPLE) for v in (centre[0] - left, centre[1] - top, diameter / 2))
@@ -186,7 +186,7 @@ def _paint(canvas: Image.Image, group: Group, centre: tuple[float, float], diame
 
 
 def _corners(shape: str, x: float, y: float, r: float) -> list[tuple[float, float]]:
-    """Corners of a polygon inside the circle of radius r around (x, y), point upwards."""
+    """Corners of a polygon in a circle of radius r, point upwards."""
     points = {"square": 4, "triangle": 3, "star": 10}[shape]
     start = -math.pi / 2 + (math.pi / 4 if shape == "square" else 0)
     radii = [r * (0.45 if shape == "star" and i % 2 else 1.0) for i in range(points)]

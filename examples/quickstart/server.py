@@ -24,7 +24,7 @@ ASKED_TO_WAIT_S = 1
 
 @contextmanager
 def serve(folder: Path, port: int = 0) -> Iterator[int]:
-    """Serve a site in a thread within a context; yields the port, a free one for 0.
+    """Serve a site in a thread within a context. Yields the port, a free one for 0.
 
     OSError if the port is taken.
     """

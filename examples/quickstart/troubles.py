@@ -1,4 +1,4 @@
-"""Typical faults in a list of URLs, each with the outcome that the quickstart corpus must have.
+"""Typical faults in a list of URLs, with their expected outcomes.
 
 Some faults are files, which `website.py` writes; the others are server faults, which `server.py` simulates.
 """
@@ -31,7 +31,7 @@ class Trouble:
 
 
 def _crop(name: str, box: tuple[int, int, int, int]) -> Image.Image:
-    """Crop of a photograph, so that it is not a duplicate of the whole."""
+    """Crop of a photograph, no duplicate of the whole."""
     return Image.open(PHOTOS / name).crop(box)
 
 
@@ -68,7 +68,7 @@ def _animated() -> bytes:
 
 
 def bomb() -> bytes:
-    """A PNG of some 300 kB whose 2.5 billion pixels would take 312 MB at one bit each."""
+    """A PNG of some 300 kB with 2.5 billion pixels. They would take 312 MB at one bit each."""
     rows_at_once = 1000
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
     zeros = (1 + BOMB_SIDE // 8) * rows_at_once

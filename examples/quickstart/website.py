@@ -1,4 +1,4 @@
-"""Writes the files of the quickstart's web site and the lists of pairs that lead to them."""
+"""Files of the quickstart's web site, and its lists of pairs."""
 
 import os
 from pathlib import Path
@@ -57,7 +57,7 @@ SCENE_LICENCE = "CC0"
 
 
 def build_site(folder: Path, scenes: int, port: int) -> Path:
-    """Write the site that `server.py` serves on a port, and return its folder.
+    """Write the site that `server.py` serves, and return its folder.
 
     Below ``folder``: ``files/``, and ``pairs-photos.parquet``, ``pairs-scenes.parquet`` and
     ``pairs-troubles.parquet`` with the columns url, text and license. The same arguments give the same

@@ -1,4 +1,4 @@
-"""A waving figure and its pose, as input and output of a pose estimation."""
+"""A waving figure and its pose, for pose estimation."""
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -18,7 +18,7 @@ LENGTHS = {"knee": 0.21, "foot": 0.21, "elbow": 0.15, "hand": 0.15}
 
 
 def figure(seed: int, size: tuple[int, int]) -> tuple[Image.Image, Image.Image]:
-    """Return the image of a figure and that of its pose, both of ``size`` (width, height) in pixels."""
+    """Return the images of a figure and of its pose. Both are of ``size`` (width, height) in pixels."""
     rng = np.random.default_rng(seed)
     unit = size[1] * 0.88
     joints = {"hip": np.array([size[0] / 2, size[1] * 0.52])}

@@ -34,7 +34,7 @@ class Ball:
 
 @dataclass(frozen=True)
 class View:
-    """Image and annotations of one view, all of the same size and aligned."""
+    """Image and annotations of one view, of one size and aligned."""
 
     image: Image.Image
     depth: Image.Image  # the nearer the brighter
@@ -44,7 +44,7 @@ class View:
 
 
 def draw_balls(seed: int) -> list[Ball]:
-    """Return the one to three balls, no two of one colour, of the room of a seed."""
+    """Return the one to three balls of a seed's room. No two are of one colour."""
     rng = np.random.default_rng(seed)
     colours = rng.permutation(list(COLOURS))[: int(rng.integers(1, 4))]
     places = np.linspace(-1.3, 1.3, len(colours)) if len(colours) > 1 else np.array([rng.uniform(-0.7, 0.7)])

@@ -95,7 +95,7 @@ def _failed(text: str, code: int) -> int:
 
 
 def _names_a_file(error: Exception) -> bool:
-    """True of a full disk, or of a file that may not be written or read: no defect of the program."""
+    """True of a full disk, or of an unreadable or unwritable file: no defect of the program."""
     if not isinstance(error, OSError):
         return False
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -103,7 +103,7 @@ def _names_a_file(error: Exception) -> bool:
 
 
 def _logged(error: Exception) -> str:
-    """Write an unexpected error's traceback to the log file; return the line that says where."""
+    """Write an unexpected error's traceback to the log file. Return the line that says where."""
     text = one_line(error, named=True)
     try:
         path = attach()

@@ -104,7 +104,7 @@ def _evaluate(workflow: "Workflow", request: "EvaluationRequest") -> "tuple[Eval
 
 
 def _table(found: "Evaluation") -> Table:
-    """Table with a row for each metric and a column for each checkpoint."""
+    """Table of metrics, a row each, with a column for each checkpoint."""
     table = Table(
         f"held out of {found.target}",
         *(safe(c.name) for c in found.checkpoints),

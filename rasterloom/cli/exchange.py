@@ -45,7 +45,7 @@ def adopt_command(
         typer.Option(metavar="NAME=THEIRS", help="The files' name for a column; may be given again."),
     ] = None,
 ) -> None:
-    """Import Parquet files as the next version of a table, with a record of their origin.
+    """Import Parquet files as a table's next version, and record their origin.
 
     Files in the workspace that already have the table's columns are used in
     place; others are rewritten with the missing columns: keys from url and

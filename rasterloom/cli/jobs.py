@@ -51,15 +51,15 @@ def submit_command(
     quiet: Quiet = False,
     log: LogAs = LogFormat.TEXT,
 ) -> None:
-    """Run a recipe as a job of a Ray cluster, with the recipe's folder.
+    """Run a recipe as a job of a Ray cluster.
 
     Finished work stays in the workspace: submit again after a stop, and the job continues from there.
     """
     from rasterloom.pipelines.cluster.job_client import Jobs  # heavy
     from rasterloom.pipelines.cluster.submit import prepare, submit  # heavy
 
-    told = [*(["--quiet"] if quiet else []), *(["--log", log.value] if log is not LogFormat.TEXT else [])]
-    job = prepare(recipe, until, retry, env or [], code, tuple(told))
+    options = [*(["--quiet"] if quiet else []), *(["--log", log.value] if log is not LogFormat.TEXT else [])]
+    job = prepare(recipe, until, retry, env or [], code, tuple(options))
     if dry_run:
         takes = ", ".join(f"{k.removeprefix('entrypoint_')} {v}" for k, v in job.takes.items() if v)
         out.print(f"entrypoint: {job.entrypoint}", highlight=False)
@@ -100,8 +100,8 @@ def list_command(
     for job in found:
         began = f"{job.began.astimezone():%Y-%m-%d %H:%M}" if job.began else ""
         took = clock(job.seconds) if job.seconds is not None else ""
-        said = job.last_words if job.status == "FAILED" else jobs.step_of(job)
-        table.add_row(*map(safe, (job.id, job.corpus, job.status, began, took, said)))
+        message = job.last_words if job.status == "FAILED" else jobs.step_of(job)
+        table.add_row(*map(safe, (job.id, job.corpus, job.status, began, took, message)))
     if found:
         out.print(table, highlight=False)
     else:
@@ -146,7 +146,7 @@ def _follow(jobs: "Jobs", job: str, log: LogFormat = LogFormat.TEXT) -> None:
         stop = f"rasterloom jobs stop {job} --address {jobs.address}"
         err.print(f"\nThe job continues; {stop}", highlight=False)
         return
-    said = jobs.job(job).last_words if status == "FAILED" else ""
-    result(log, [f"{job}: {status}" + (f": {said}" if said else "")], job=job, status=status)
+    message = jobs.job(job).last_words if status == "FAILED" else ""
+    result(log, [f"{job}: {status}" + (f": {message}" if message else "")], job=job, status=status)
     if status != "SUCCEEDED":
         raise typer.Exit(FAILED)

@@ -18,7 +18,7 @@ def lineage_command(
     ],
     onward: Annotated[bool, typer.Option("--onward", help="Show descendants instead of ancestors.")] = False,
 ) -> None:
-    """Trace a result back to its sources, or an image forward to checkpoints.
+    """Trace a result to its sources, or an image to checkpoints.
 
     A key, a URL or the SHA-256 of an image lists the versions of tokens
     that hold it, and the checkpoints that were trained on those.

@@ -43,7 +43,7 @@ def load_recipe(path: Path | str) -> "Recipe":
 
 
 def apply_pending_takedowns(corpus: "Corpus") -> None:
-    """Remove rows that a rollback or a branch brought back, and print how many."""
+    """Remove rows that a rollback or branch restored, and print how many."""
     from rasterloom.pipelines.maintenance.apply_takedowns import apply_pending  # heavy
 
     gone = apply_pending(corpus)
@@ -92,7 +92,7 @@ class SafeConsole(Console):
         super().__init__(soft_wrap=True, markup=False, emoji=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Make text of a string, one of a table too, before rich measures it."""
+        """Make text of a string before rich measures it."""
         return super().render_str(safe(text, LINES), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:

@@ -83,7 +83,7 @@ def doctor_command(
         str | None, typer.Option(help="Dashboard of a Ray cluster to check.", envvar="RAY_API_SERVER_ADDRESS")
     ] = None,
 ) -> None:
-    """Check that this machine, a recipe's workspace and a cluster have what Rasterloom needs."""
+    """Check this machine, a recipe's workspace and a cluster."""
     from rasterloom.pipelines.cluster.doctor import examine  # heavy
 
     findings = examine(load_recipe(recipe) if recipe else None, address)

@@ -77,7 +77,7 @@ def sample_command(
     step: AtStep = None,
     model: ModelFolder = None,
 ) -> None:
-    """Generate images with a trained model, or let it describe or edit an image.
+    """Generate images, or describe or edit an image, with a trained model.
 
     \b
     rasterloom sample RECIPE --prompt "a red circle" --n 4

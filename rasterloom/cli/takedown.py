@@ -100,7 +100,7 @@ def _some(names: list[str]) -> str:
 
 
 def _entries(given: str) -> list[str]:
-    """The lines of a file, or what is given itself where there is no such file."""
+    """The lines of a file, or the argument itself without one."""
     path = Path(given)
     try:
         if path.is_file():

@@ -214,7 +214,7 @@ def diff_command(
     ] = None,
     output: AsFormat = OutputFormat.TABLE,
 ) -> None:
-    """Count the rows added, removed and changed from version A to B, by column."""
+    """Count added, removed and changed rows from version A to B."""
     from rasterloom.pipelines.inspection.version_diff import compare  # heavy
 
     of_a, of_b = open_corpus(recipe, a), open_corpus(recipe, b)
@@ -250,7 +250,7 @@ def verify_command(
     at: AtVersion = None,
     quick: Annotated[bool, typer.Option("--quick", help="Check sizes and footers only.")] = False,
 ) -> None:
-    """Verify that every file of a version exists, is unchanged and can be read."""
+    """Verify that a version's files exist, are unchanged and readable."""
     from rasterloom.versions.corpus import TABLES  # heavy
     from rasterloom.versions.verify import verify  # heavy
 

@@ -45,12 +45,12 @@ class Candidates:
 def find_duplicates(
     rows: Candidates, *, exact: bool, radius: int | None, similarity: float | None = None
 ) -> tuple[Rows, NDArray[np.bool_]]:
-    """Return for each row the number of the row that is kept in its place: its own where it is kept itself.
+    """Return for each row the row that is kept in its place: its own where it is kept itself.
 
     Rows are taken from the best to the worst: those that were kept before, by `rank`, then by key. Each is
-    kept unless it doubles a row that is already kept. So there are no chains: a dropped row points to a kept
-    one, and is itself a double of it. (With more than one kind of double, the row that it doubled may have
-    been dropped by a later kind; then it points to what was kept instead.)
+    kept unless it duplicates one that is already kept. So there are no chains: a dropped row points to a kept
+    one, and is itself a duplicate of it. (With several kinds of duplicates, its original may be dropped by
+    a later kind; then it points to what was kept instead.)
 
     Args:
         exact: seek exact duplicates
@@ -93,7 +93,7 @@ def hashes_of(phash: pa.ChunkedArray) -> NDArray[np.uint64]:
 
 
 def thumbnails_of(thumbnail: pa.ChunkedArray) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Turn thumbnails into an array [n, 192] and the mask [n] of those that are there."""
+    """Turn thumbnails into an array [n, 192] and the mask [n] of them."""
     known = pc.equal(pc.fill_null(pc.binary_length(thumbnail), -1), THUMBNAIL_BYTES)
     whole = pc.if_else(known, thumbnail, pa.scalar(bytes(THUMBNAIL_BYTES), thumbnail.type))
     pixels = [  # each chunk by itself: `binary` cannot hold 2 GiB, 11 million of them
@@ -115,7 +115,7 @@ def _best_first(rows: Candidates) -> Rows:
 
 
 def _first_of_equal_pairs(pairs: NDArray[np.uint64]) -> Rows:
-    """Return for each row [n, 2] the first that equals it; (0, 0) equals nothing."""
+    """Return for each row [n, 2] the first that equals it. (0, 0) equals nothing."""
     n = len(pairs)
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))  # stable, so the first of a run is the first of all
     ordered = pairs[order]
@@ -134,7 +134,7 @@ def _first_of_equal(codes: NDArray[Any]) -> Rows:
 def _near(
     hashes: NDArray[np.uint64], thumbnails: NDArray[np.uint8], radius: int, where: Rows | None = None
 ) -> Rows:
-    """Return for each row, sorted from the best, the row kept in its place.
+    """Return for each row, best first, the row kept in its place.
 
     The thumbnail of row i is ``thumbnails[where[i]]``, so that they need not be sorted: they are large.
 
@@ -191,13 +191,13 @@ def _alike(thumbnails: NDArray[np.uint8], a: Rows, b: Rows) -> NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class _Runs:
-    """Rows sorted so that those whose masked hashes are equal stand together, from best to worst."""
+    """Sorted rows, those of equal masked hashes together, best first."""
 
     rows: Rows
     start: Rows  # place at which the run of a place starts
 
     def pairs(self, open_: NDArray[np.bool_]) -> Iterator[tuple[Rows, Rows]]:
-        """Pair each row with all better ones of its run, nearest first, for as long as it is `open_`."""
+        """Pair each row with all better ones of its run, nearest first. It ends where `open_` does."""
         places, gap = np.flatnonzero(self.start < np.arange(len(self.rows))), 1
         while len(places):
             yield self.rows[places - gap], self.rows[places]
@@ -205,7 +205,7 @@ class _Runs:
             places = places[(places - gap >= self.start[places]) & open_[self.rows[places]]]
 
     def pairs_with(self, centre: NDArray[np.bool_], other: NDArray[np.bool_]) -> Iterator[tuple[Rows, Rows]]:
-        """Pair each `other` row with the better ones of its run that are centres."""
+        """Pair each `other` row with its run's better rows that are centres."""
         centres = np.flatnonzero(centre[self.rows])
         places = np.flatnonzero(other[self.rows])
         nearest = np.searchsorted(centres, places) - 1  # the last centre before a place
@@ -218,7 +218,7 @@ class _Runs:
 
 
 def _runs(hashes: NDArray[np.uint64], rows: Rows, radius: int) -> Iterator[_Runs]:
-    """Sort rows (rising) so that any two whose hashes differ in at most `radius` bits share a run once.
+    """Sort rows into runs, for pairs within `radius` bits.
 
     Cut into radius + m bands, they agree in at least m of them (pigeonhole): so sort by each choice of m.
     """
@@ -231,7 +231,7 @@ def _runs(hashes: NDArray[np.uint64], rows: Rows, radius: int) -> Iterator[_Runs
 
 
 def _masks(radius: int, n: int) -> list[np.uint64]:
-    """Return the masks of m of radius + m bands, with the m that makes the least work for n hashes."""
+    """Return masks of m of radius + m bands. The m is that of least work for n hashes."""
 
     def work(m: int) -> float:
         pairs = n * n / 2 / 2 ** (64 * m / (radius + m))

@@ -36,14 +36,14 @@ ALWAYS_NEEDED = (
     *("key", "shard", "status", "error", "sha256", "phash", "thumbnail"),
     *("original_width", "original_height", "width", "height", "task", "main"),
 )
-# Doubles are sought among plain pairs: sets of edits or of questions use one image many times.
+# Duplicates are sought among plain pairs: sets of edits or of questions use one image many times.
 COMPARED = f"coalesce(task, '{schema.T2I}') = '{schema.T2I}' and main is null"
 
 WORDS = ("kept", "exact duplicate", "near duplicate", "semantic duplicate")
 
 
 def check_keep(config: Keep, scores: pa.Schema) -> None:
-    """Check the rule and the wishes about duplicates of a recipe against the scores that it makes.
+    """Check a recipe's keep rule and duplicate settings against its scores.
 
     Raises:
         ValueError: in one line, see `check_rule`
@@ -80,7 +80,7 @@ def select(images: pa.Table, scores: pa.Table, config: Keep, earlier: pa.Array |
     """Apply the keep rule, then drop duplicates among what it kept.
 
     A row whose image failed, or for which the rule is null, is not kept; a sample without an image is
-    where a part of the rule is null. Doubles are sought among text-to-image pairs only.
+    where a part of the rule is null. Duplicates are sought among text-to-image pairs only.
 
     Args:
         images: `schema.IMAGES`, without the columns `image` and `more`
@@ -103,7 +103,7 @@ def select_batches(
     config: Keep,
     earlier: pa.Array | None = None,
 ) -> pa.Table:
-    """Do as `select` does, on images and their scores that come in batches and are let go again.
+    """Do as `select`, on batches of images and their scores.
 
     Args:
         batches: tables with the columns that `columns_needed` names, or more
@@ -119,7 +119,7 @@ def select_batches(
     verdict = judged.joined("verdict", np.int16)
     keys = pa.chunked_array(judged.parts["key"], pa.string())
     rows = np.flatnonzero(judged.joined("compared", np.bool_))
-    double_of = np.arange(len(verdict))
+    kept_instead = np.arange(len(verdict))
     semantic = np.zeros(len(verdict), bool)
     sha256 = judged.joined("sha256", np.uint64, 2)
     if config.dedup.exact or config.dedup.phash_radius is not None or config.dedup.semantic is not None:
@@ -130,25 +130,25 @@ def select_batches(
             radius=config.dedup.phash_radius,
             similarity=config.dedup.semantic,
         )
-        double_of[rows] = rows[kept]
+        kept_instead[rows] = rows[kept]
         semantic[rows] = by_meaning
-    # A double of the same bytes as what is kept is exact, however it was found.
-    double = (verdict == 0) & (double_of != np.arange(len(verdict)))
-    exact = double & (sha256 == sha256[double_of]).all(axis=1) & sha256.any(axis=1)
+    # A duplicate of the same bytes as what is kept is exact, however it was found.
+    duplicate = (verdict == 0) & (kept_instead != np.arange(len(verdict)))
+    exact = duplicate & (sha256 == sha256[kept_instead]).all(axis=1) & sha256.any(axis=1)
     errors = pa.chunked_array(judged.parts["error"], pa.string())
     return _selection(
         keys,
         pa.chunked_array(judged.parts["shard"], pa.int32()),
         verdict,
-        np.select([~double, exact, semantic], [0, 1, 3], 2),
-        double_of,
+        np.select([~duplicate, exact, semantic], [0, 1, 3], 2),
+        kept_instead,
         [f"rule: {' '.join(part.split())}" for part in conjuncts],
         errors,
     )
 
 
 class _Judged:
-    """Verdicts of the rows of a batch, and hashes of the plain pairs that pass.
+    """Verdicts of a batch's rows, and hashes of pairs that pass.
 
     A verdict is 0 for a row that passes, n for one that the n-th conjunct stops, -1 for a failed image. The
     rank is higher for what is rather kept of a group of duplicates.
@@ -215,7 +215,7 @@ class _Judged:
         return np.asarray(verdict), compared, rank, digests
 
     def joined(self, name: str, kind: Any, *shape: int) -> NDArray[Any]:
-        """Join the parts of a column and let them go, one by one: thumbnails are large."""
+        """Join a column's parts and let them go, one by one: thumbnails are large."""
         parts = self._numbers.pop(name, [])
         result = np.empty((sum(map(len, parts)), *shape), kind)
         end = len(result)
@@ -268,7 +268,7 @@ class _Judged:
 
 
 def _join(images: pa.Table, scores: pa.Table, names: Sequence[str]) -> pa.Table:
-    """Put scores beside their images; the score of an image without a row in `scores` is null."""
+    """Put scores beside their images. The score of an image without a row in `scores` is null."""
     aligned = scores.select(list(names))
     if not images["key"].equals(scores["key"]):
         aligned = aligned.take(pc.index_in(images["key"], scores["key"].combine_chunks()))
@@ -282,12 +282,12 @@ def _selection(
     keys: pa.ChunkedArray,
     shards: pa.ChunkedArray,
     verdict: NDArray[np.int16],
-    double: NDArray[np.int64],
-    double_of: NDArray[np.int64],
+    duplicate: NDArray[np.int64],
+    kept_instead: NDArray[np.int64],
     stopped: list[str],
     errors: pa.ChunkedArray,
 ) -> pa.Table:
-    """Spell out the reasons. `double` is the place in `WORDS` of each row that passed the rule."""
+    """Spell out the reasons. `duplicate` is the place in `WORDS` of each row that passed the rule."""
     encoded = pc.fill_null(errors, "unknown").combine_chunks().dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()
@@ -296,7 +296,7 @@ def _selection(
     first_failed = len(WORDS) + len(stopped)
     number = np.select(
         [verdict > 0, verdict == 0],
-        [verdict + len(WORDS) - 1, double],
+        [verdict + len(WORDS) - 1, duplicate],
         first_failed + encoded.indices.to_numpy(),
     )
     kept = number == 0
@@ -307,7 +307,7 @@ def _selection(
             shards,
             pa.array(kept),
             words.take(pa.array(number)),
-            keys.take(pa.array(double_of, mask=~dropped)),
+            keys.take(pa.array(kept_instead, mask=~dropped)),
         ],
         schema=schema.SELECTION,
     )

@@ -2,7 +2,7 @@
 
 Comparing all pairs of a large corpus is out of the question, so the embeddings are cut by k-means, and those
 cuts again, until a cluster holds about `CLUSTER` rows; pairs are sought within a cluster (as SemDeDup does:
-A. Abbas et al., arXiv 2303.09540). Two doubles that a cut parts are missed; the more alike, the more seldom.
+A. Abbas et al., arXiv 2303.09540). Duplicates in different clusters are missed; near-equal ones seldom are.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ AT_ONCE = 65_536  # rows of embeddings held at once
 
 
 def first_alike(embeddings: NDArray[Any], rows: Rows, similarity: float) -> Rows:
-    """Return for each of `rows`, sorted from the best, which of them (a place in `rows`) is kept for it.
+    """Return for each row, best first, the row kept for it. Both are places in `rows`.
 
     Args:
         embeddings: [n, d] of length 1, any float; may be mapped from a disk. NaN is like nothing.
@@ -45,7 +45,7 @@ def _take(embeddings: NDArray[Any], rows: Rows) -> Floats:
 
 
 def _clusters(embeddings: NDArray[Any], rows: Rows, places: Rows) -> Iterator[Rows]:
-    """Cut places into clusters, each in rising order, so that the best come first."""
+    """Cut places into clusters, each in rising order, best first."""
     if len(places) <= CLUSTER:
         yield places
         return
@@ -65,7 +65,10 @@ def _clusters(embeddings: NDArray[Any], rows: Rows, places: Rows) -> Iterator[Ro
 
 
 def _k_means(embeddings: NDArray[Any], rows: Rows, k: int) -> Floats:
-    """Return up to k centres [k, d] of length 1, by k-means on the sphere over an even sample."""
+    """Return up to k centres [k, d] of length 1, by spherical k-means.
+
+    It sees an even sample.
+    """
     sample = _take(embeddings, rows[np.linspace(0, len(rows) - 1, min(len(rows), k * SAMPLE)).astype(int)])
     centres = sample[:: max(1, len(sample) // k)][:k].copy()
     for _ in range(ROUNDS):
@@ -86,16 +89,16 @@ def _greedy(embeddings: Floats, similarity: float) -> Rows:
         if len(centres):
             cosine = embeddings[block] @ embeddings[centres].T
             best = cosine.argmax(axis=1)
-            double = cosine[np.arange(len(block)), best] >= similarity
-            kept[block[double]] = centres[best[double]]
-            block = block[~double]
+            duplicate = cosine[np.arange(len(block)), best] >= similarity
+            kept[block[duplicate]] = centres[best[duplicate]]
+            block = block[~duplicate]
         alike = embeddings[block] @ embeddings[block].T >= similarity
         free = np.ones(len(block), bool)
         for i in range(len(block)):
             if free[i]:
-                doubles = alike[i] & free
-                doubles[: i + 1] = False
-                kept[block[doubles]] = block[i]
-                free[doubles] = False
+                duplicates = alike[i] & free
+                duplicates[: i + 1] = False
+                kept[block[duplicates]] = block[i]
+                free[duplicates] = False
         centres = np.concatenate([centres, block[free]])
     return kept

@@ -110,7 +110,7 @@ def summary(done: Status) -> str:
 
 
 def result_files(workflow: Workflow, last: str, here: bool = False) -> dict[str, str]:
-    """Paths of the results for a person to look at, after the step ``last``.
+    """Paths of the results to look at, after the step ``last``.
 
     Args:
         here: bring what lies on S3 to this machine.

@@ -1,4 +1,4 @@
-"""Steps of the workflow as frozen data, with the fingerprints of their results."""
+"""Steps as frozen data, with the fingerprints of their results."""
 
 import hashlib
 import json
@@ -101,7 +101,7 @@ class Step(Generic[ConfigT]):
 
     @property
     def part(self) -> str:
-        """Target or stage, where there are several steps of the kind; else empty."""
+        """Target or stage of a step of several. Empty for others."""
         return StepKind.part(self.name)
 
     @cached_property
@@ -186,7 +186,7 @@ class FileStep(Step[ConfigT]):
 
 @dataclass(frozen=True)
 class FinishedStep:
-    """A step whose result is there, read off its record and not worked out from a recipe."""
+    """A step whose result exists, read off its record."""
 
     record: Record
     table: str | None = None
@@ -212,7 +212,7 @@ class FinishedStep:
 
 
 def table_of(step: HasResult) -> str | None:
-    """Table that a step's result is a version of, if it is one."""
+    """Table that a step's result is a version of, if any."""
     return step.table if isinstance(step, ShardStep | FinishedStep) else None
 
 

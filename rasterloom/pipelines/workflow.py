@@ -24,7 +24,7 @@ class Planned:
 
 
 class Workflow:
-    """The steps of a recipe, made once, and their states in its workspace.
+    """The steps of a recipe and their states, made once.
 
     Making steps digests the sources and the weights that a recipe names: a command makes one workflow and
     passes it on. All that raises RecipeError does so where the recipe names what is not there, or a rule
@@ -52,7 +52,7 @@ class Workflow:
         return list(filter(is_stage, self.steps))
 
     def until(self, name: str | None) -> list[HasResult]:
-        """The steps up to those of a name or a kind, included; all if None.
+        """The steps up to those of a name or a kind, included. All if None.
 
         Raises:
             RecipeError: there is no step of that name.
@@ -68,7 +68,7 @@ class Workflow:
         return steps[: named[-1] + 1]
 
     def step(self, name: str) -> HasResult:
-        """The step of a name, the last of a kind if there are several. Raises RecipeError."""
+        """The step of a name, or the last of a kind. Raises RecipeError."""
         return self.until(name)[-1]
 
     def with_inputs(self, wanted: Sequence[HasResult]) -> list[HasResult]:
@@ -83,14 +83,14 @@ class Workflow:
         return [step for step in self.steps if step.name in needed]
 
     def status(self, step: HasResult) -> Status:
-        """The state of a step, as it was when it was first asked for."""
+        """The state of a step when first asked for."""
         key = step.name, step.fingerprint
         if key not in self._statuses:
             self._statuses[key] = status(self.corpus, step)
         return self._statuses[key]
 
     def refresh(self, *, steps: bool = False) -> None:
-        """Forget the states, as steps have run; the steps too, where what they are made of has changed."""
+        """Forget the states, as steps have run. The steps too, where what they are made of has changed."""
         self._statuses.clear()
         for name in ("steps", "corpus_steps") if steps else ():
             self.__dict__.pop(name, None)

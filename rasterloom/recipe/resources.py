@@ -10,7 +10,7 @@ Custom = dict[str, float]
 
 
 class Between(Section):
-    """Range from ``min`` to ``max``, as needed and available; a single number stands for both."""
+    """Range from ``min`` to ``max``. A single number stands for both."""
 
     min: int = Field(1, ge=1)
     """Minimum."""

@@ -17,7 +17,7 @@ CODECS = ("mini", "chameleon", "movq")
 
 
 class Prompt(Section):
-    """Prompt template of a task; ``<|image|>`` stands for an image, ``{name}`` for a column of its row.
+    """Prompt template of a task. ``<|image|>`` stands for an image, ``{name}`` for a column of its row.
 
     ``{width}`` and ``{height}`` are the answer image's size in pixels, ``{caption}`` is the caption.
     """

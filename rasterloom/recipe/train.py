@@ -92,7 +92,7 @@ class Stage(Section):
     @field_validator("tokens", "batch_tokens", mode="before")
     @classmethod
     def _whole(cls, value: Any) -> Any:
-        """Accept 2.0e9, which YAML reads as text, as its exponent has no sign."""
+        """Accept 2.0e9, which YAML reads as text."""
         return float(value) if isinstance(value, str) and re.fullmatch(r"[\d.]+[eE]\d+", value) else value
 
     @property
@@ -150,7 +150,7 @@ class DeepSpeed(Section):
     @model_validator(mode="before")
     @classmethod
     def _read_config(cls, data: Any) -> Any:
-        """Replace the file's path by its content, which is part of the identity."""
+        """Replace the file's path by its content, for the identity."""
         if not isinstance(data, dict) or not isinstance(data.get("config"), str):
             return data
         if data.get("extra"):
@@ -171,7 +171,7 @@ class DeepSpeed(Section):
 
 
 class Guard(Section):
-    """Reaction to loss spikes, and to losses or gradients that are not finite."""
+    """Reaction to loss spikes and to non-finite losses or gradients."""
 
     on: Literal["skip", "rollback", "stop"] = "stop"
     """``skip`` skips the batch; ``rollback`` returns to the last checkpoint and skips the batches since;

@@ -134,7 +134,7 @@ def loss_curve(stage: Stage) -> Markup:
 
 
 def two_loss_curves(a: Stage | None, b: Stage | None) -> Markup:
-    """Overlaid smoothed losses of two runs of a stage, with dashed held-out losses."""
+    """Overlaid smoothed losses of a stage's two runs, held-out losses dashed."""
     both = [(side, stage) for side, stage in (("a", a), ("b", b)) if stage]
     smooth = {side: smoothed([(x, y) for x, y in s.series("loss") if y > 0]) for side, s in both}
     held = {side: s.heldout_curve for side, s in both}
@@ -145,21 +145,21 @@ def two_loss_curves(a: Stage | None, b: Stage | None) -> Markup:
     parts = axes.frame()
     for side, _ in both:
         parts += [axes.curve(smooth[side], f"side {side}"), axes.curve(held[side], f"side {side} held")]
-    told, above = [], -math.inf
+    labels, above = [], -math.inf
     for side, loss in sorted(last.items(), key=lambda item: -item[1]):  # from the top, none over another
         y = max(axes.at(axes.end, loss)[1], above + 17)
         above = y
         parts.append(
             text(RIGHT + 8, y + 4, f"{side.upper()} {formatting.figure(loss)}", kind=f"strong {side}")
         )
-        told.append(f"{side.upper()} {formatting.figure(loss)}")
+        labels.append(f"{side.upper()} {formatting.figure(loss)}")
     return svg(
-        WIDE, TALL, "Losses of A and B over each other; held out at the end: " + ", ".join(told), parts
+        WIDE, TALL, "Losses of A and B over each other; held out at the end: " + ", ".join(labels), parts
     )
 
 
 def smoothed(series: Sequence[Point], share: float = 0.04) -> list[Point]:
-    """Smooth a curve by the geometric mean over ``share`` of it, less towards its ends."""
+    """Smooth a curve by the geometric mean over ``share`` of it. It is smoothed less towards its ends."""
     sums = [0.0, *accumulate(math.log(y) for _, y in series)]
     reach = round(share * len(series) / 2)
     found = []

@@ -19,12 +19,12 @@ from rasterloom.versions.record import Record
 
 SHOWN = 12  # prompts
 REPEATED = ("train.stages",)  # in every stage's settings: those of all stages
-PLACES = 3  # pictures of a prompt on either side
+PLACES = 3  # images of a prompt on either side
 
 
 @dataclass(frozen=True)
 class Operand:
-    """Baseline or candidate of a comparison; missing parts are left out of the page."""
+    """Baseline or candidate of a comparison. Missing parts are left out of the page."""
 
     name: str
     corpus: Corpus
@@ -38,7 +38,7 @@ class Operand:
 
 @dataclass(frozen=True)
 class Line:
-    """Figure of both operands as text; ``change`` is B minus A, empty if one is missing."""
+    """Figure of both operands as text. ``change`` is B minus A, empty if one is missing."""
 
     name: str
     a: str
@@ -139,7 +139,7 @@ def _headlines(
 
 
 def _funnel(a: list[queries.Level], b: list[queries.Level]) -> list[Line]:
-    """Levels of the funnel with their losses; equal losses are merged into one line."""
+    """Levels of the funnel with their losses. Equal losses are merged into one line."""
     levels = [{level.name: level for level in side} for side in (a, b)]
     found = []
     for name in {**levels[0], **levels[1]}:
@@ -197,7 +197,7 @@ def _heldout(sides: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[Line]:
 def _drawings(a: Stage | None, b: Stage | None) -> list[tuple[str, GalleryImage, GalleryImage]]:
     """Last sampled images of the prompts that both stages share."""
     of_a, of_b = (
-        {prompt: pictures[-1] for prompt, pictures in s.drawings.prompts} if s and s.drawings else {}
+        {prompt: images[-1] for prompt, images in s.drawings.prompts} if s and s.drawings else {}
         for s in (a, b)
     )
     return [(prompt, of_a[prompt], of_b[prompt]) for prompt in of_a if prompt in of_b][:SHOWN]
@@ -213,7 +213,7 @@ def _drawn(
 
 
 def _settings(a: Sequence[Record], b: Sequence[Record]) -> list[tuple[str, Line]]:
-    """Differing settings, with their step; a step of one operand alone is one line."""
+    """Differing settings, with their step. A step of one operand alone is one line."""
     of_a, of_b = ({_step(record): record for record in records} for records in (a, b))
     found: list[tuple[str, Line]] = []
     for step in {**of_a, **of_b}:
@@ -228,7 +228,7 @@ def _settings(a: Sequence[Record], b: Sequence[Record]) -> list[tuple[str, Line]
 
 
 def _step(record: Record) -> str:
-    """A step's name; of training with its number alone, as stages are compared by it."""
+    """A step's name. Of training with its number alone, as stages are compared by it."""
     return record.step.partition("-")[0] if record.kind is StepKind.TRAIN else record.step
 
 

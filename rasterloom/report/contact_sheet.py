@@ -10,14 +10,14 @@ GAP, LABEL = 8, 22  # pixels
 
 @dataclass(frozen=True)
 class Row:
-    """Images side by side, each with a label above it; without an image its label says why."""
+    """Images side by side, each with a label above it. Without an image its label says why."""
 
     labels: tuple[str, ...]
     images: tuple[Image.Image | None, ...]
 
 
 def contact_sheet(rows: Sequence[Row]) -> Image.Image:
-    """Draw rows of images below each other, in columns as wide as their widest image."""
+    """Draw rows of images in columns as wide as their widest."""
     columns = max(len(row.images) for row in rows)
     widths = [max(_size(row, column)[0] for row in rows) for column in range(columns)]
     heights = [max(_size(row, column)[1] for column in range(columns)) for row in rows]

@@ -38,7 +38,7 @@ def front_matter(name: str, rows: int, licences: Iterable[str], **more: Any) -> 
 
 
 def licence(text: str) -> str:
-    """Licence in the Hub's terms; ``unknown`` where a source has none, else ``other``."""
+    """Licence in the Hub's terms. ``unknown`` where a source has none, else ``other``."""
     name = "-".join(text.lower().replace("_", " ").replace("/", " ").split())
     if name in ("", "unknown") or text == UNNAMED:
         return "unknown"
@@ -54,9 +54,9 @@ def size_category(rows: int) -> str:
     return f"n>{SIZES[-1]}" if below == len(SIZES) else f"{SIZES[below - 1]}<n<{SIZES[below]}"
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     """Markdown table with escaped cells."""
-    lines = [heads, ["---"] * len(heads), *rows]
+    lines = [headers, ["---"] * len(headers), *rows]
     return [*("| " + " | ".join(map(cell, line)) + " |" for line in lines), ""]
 
 
@@ -84,7 +84,7 @@ def data_card(
     lines = [
         f"# {corpus.name}",
         "",
-        f"{kept:,} captioned pictures, kept of {levels[0].rows if levels else 0:,} pairs. "
+        f"{kept:,} captioned images, kept of {levels[0].rows if levels else 0:,} pairs. "
         f"This card and [the report](index.html) were written by Rasterloom {__version__}.",
         "",
         *_versions(corpus, tables.snapshots, records),
@@ -120,9 +120,11 @@ def data_card(
 
 def _versions(corpus: Corpus, snapshots: Mapping[str, int], records: Sequence[Record]) -> list[str]:
     digests = ", ".join(dict.fromkeys(f"`{record.recipe}`" for record in records if record.recipe))
-    told = f"Version `{corpus.name}@{corpus.ref}`" + (f", made by the recipe {digests}." if digests else ".")
+    sentence = f"Version `{corpus.name}@{corpus.ref}`" + (
+        f", made by the recipe {digests}." if digests else "."
+    )
     rows = [(name, str(snapshot)) for name, snapshot in snapshots.items()]
-    return ["## Version", "", told, "", *table(["table", "snapshot"], rows)]
+    return ["## Version", "", sentence, "", *table(["table", "snapshot"], rows)]
 
 
 def _outcomes(levels: Sequence[queries.Level]) -> list[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""Page on the differences of two versions of a corpus, with sample images."""
+"""Page on two versions' differences, with sample images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -43,29 +43,29 @@ def write_difference(a: Corpus, b: Corpus, found: Sequence[Diff], out: Path) -> 
 def compare_rows(a: Corpus, b: Corpus, found: Sequence[Diff]) -> list[Compared]:
     """Galleries of the examples of differences from version A to version B."""
     with _tables(a) as of_a, _tables(b) as of_b:
-        pictures_a = _pictures(of_a, {key for d in found for key in d.examples["removed"]})
+        images_a = _images(of_a, {key for d in found for key in d.examples["removed"]})
         kept_b = {key for d in found for kind in ("added", "changed") for key in d.examples[kind]}
-        pictures_b = _pictures(of_b, kept_b)
-        return [Compared(d, _galleries(d, of_a, of_b, pictures_a, pictures_b)) for d in found]
+        images_b = _images(of_b, kept_b)
+        return [Compared(d, _galleries(d, of_a, of_b, images_a, images_b)) for d in found]
 
 
 def _tables(corpus: Corpus) -> Tables:
-    heads = {name: corpus.snapshot_id(name) for name in TABLES}
-    return Tables(corpus, {name: head for name, head in heads.items() if head is not None})
+    snapshots = {name: corpus.snapshot_id(name) for name in TABLES}
+    return Tables(corpus, {name: snapshot for name, snapshot in snapshots.items() if snapshot is not None})
 
 
-def _pictures(tables: Tables, keys: set[str]) -> dict[str, GalleryImage]:
+def _images(tables: Tables, keys: set[str]) -> dict[str, GalleryImage]:
     return images_of(tables, keys) if tables.has("images") else {}
 
 
 def _galleries(
-    diff: Diff, a: Tables, b: Tables, pictures_a: dict[str, GalleryImage], pictures_b: dict[str, GalleryImage]
+    diff: Diff, a: Tables, b: Tables, images_a: dict[str, GalleryImage], images_b: dict[str, GalleryImage]
 ) -> tuple[Gallery, ...]:
     changes = _changes(diff, a, b)
     found = []
     for kind, rows in (("added", diff.added), ("removed", diff.removed), ("changed", diff.changed)):
-        pictures = pictures_a if kind == "removed" else pictures_b
-        shown = (pictures.get(key, GalleryImage("", key)) for key in diff.examples[kind])
+        images = images_a if kind == "removed" else images_b
+        shown = (images.get(key, GalleryImage("", key)) for key in diff.examples[kind])
         if kind == "changed":
             keys = diff.examples[kind]
             shown = (replace(p, notes=changes.get(key, ())) for key, p in zip(keys, shown, strict=True))
@@ -88,12 +88,12 @@ def _changes(diff: Diff, a: Tables, b: Tables) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for identity, before in rows[0].items():
         after = rows[1].get(identity, before)
-        told = tuple(
+        changes = tuple(
             f"{name}: {_word(before[name])} → {_word(after[name])}"
             for name in columns
             if before[name] != after[name]
         )
-        found[identity[0]] = found.get(identity[0], ()) + told
+        found[identity[0]] = found.get(identity[0], ()) + changes
     return found
 
 

@@ -45,7 +45,7 @@ def _figures(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
         if checkpoint[key] is not None:
             lines.append((name, _figure(checkpoint[key])))
     if evaluation["clip_of_heldout"] is not None:
-        lines.append(("CLIP score of the held-out pictures", _figure(evaluation["clip_of_heldout"])))
+        lines.append(("CLIP score of the held-out images", _figure(evaluation["clip_of_heldout"])))
     if evaluation["codec"]:
         codec = evaluation["codec"]
         lines.append(("what the codec keeps", f"{codec['psnr']:.1f} dB, SSIM {codec['ssim']:.3f}"))

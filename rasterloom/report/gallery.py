@@ -19,16 +19,16 @@ from rasterloom.schema import T2I
 from rasterloom.utils import formatting
 
 SEED = "rasterloom.report"
-KEPT, DROPPED, DUPLICATES = 24, 12, 6  # pictures shown of those kept, and of each reason for which not
+KEPT, DROPPED, DUPLICATES = 24, 12, 6  # images shown of those kept, and of each reason for which not
 REASONS = 30  # the most frequent reasons that get a gallery
-DROPPED_IN_ALL = 96  # pictures shown of all reasons together, so that the page stays light
+DROPPED_IN_ALL = 96  # images shown of all reasons together, so that the page stays light
 POOL = 16  # shards that samples come from where they can, which bounds what is read
 THUMBNAIL = 200  # pixels, the longer side
 
 
 @dataclass(frozen=True)
 class GalleryImage:
-    """Image on a page; ``src`` is a data URI, empty if it is missing or cannot be read."""
+    """Image on a page. ``src`` is a data URI, empty if it is missing or cannot be read."""
 
     src: str
     caption: str
@@ -39,23 +39,23 @@ class GalleryImage:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Sample of the images of one outcome; ``pairs`` has duplicates beside the images kept instead."""
+    """Sample of the images of one outcome. ``pairs`` has duplicates beside the images kept instead."""
 
     reason: str
     rows: int
     kept: bool
-    pictures: tuple[GalleryImage, ...] = ()
+    images: tuple[GalleryImage, ...] = ()
     pairs: tuple[tuple[GalleryImage, GalleryImage], ...] = ()
 
     @property
     def shown(self) -> int:
-        return len(self.pictures) + len(self.pairs)
+        return len(self.images) + len(self.pairs)
 
 
 def gallery_image(
     image: Image.Image, caption: str, notes: tuple[str, ...] = (), longest: int = THUMBNAIL, quality: int = 72
 ) -> GalleryImage:
-    """Scale an image down to a longer side of at most ``longest`` pixels."""
+    """Scale an image to a longer side of at most ``longest``."""
     small = image.convert("RGB")
     small.thumbnail((longest, longest), Image.Resampling.LANCZOS, reducing_gap=3)
     buffer = io.BytesIO()
@@ -104,21 +104,21 @@ def galleries(tables: Tables) -> list[Gallery]:
     for group in groups:
         group["sample"] = group["sample"][: KEPT if group["kept"] else each]
     keys = {key for g in groups for chosen in g["sample"] for key in chosen.values() if key}
-    pictures = images_of(tables, keys)
-    return [_gallery(group, pictures) for group in groups]
+    images = images_of(tables, keys)
+    return [_gallery(group, images) for group in groups]
 
 
 def images_of(tables: Tables, keys: set[str]) -> dict[str, GalleryImage]:
     """Stored images of some keys, with captions, sizes and scores."""
     scores = _scores(tables, keys)
-    columns = ["caption", "original_width", "original_height", "image", *_told(tables)]
+    columns = ["caption", "original_width", "original_height", "image", *_optional_columns(tables)]
     return {
         row["key"]: _of_row(row, scores.get(row["key"], {}))
         for row in read_rows(tables, "images", keys, columns)
     }
 
 
-def _told(tables: Tables) -> list[str]:
+def _optional_columns(tables: Tables) -> list[str]:
     """Columns on a row's task; tables of earlier versions have none."""
     return [name for name in ("task", "main") if name in tables.data["images"].schema.names]
 
@@ -148,8 +148,8 @@ def _of_row(row: dict[str, Any], scores: dict[str, Any]) -> GalleryImage:
         return GalleryImage("", caption, notes)
 
 
-def _gallery(group: dict[str, Any], pictures: dict[str, GalleryImage]) -> Gallery:
-    shown = [chosen for chosen in group["sample"] if chosen["key"] in pictures]
-    pairs = [(pictures[c["key"]], pictures[c["of"]]) for c in shown if c["of"] in pictures]
-    alone = [pictures[c["key"]] for c in shown if c["of"] not in pictures]
+def _gallery(group: dict[str, Any], images: dict[str, GalleryImage]) -> Gallery:
+    shown = [chosen for chosen in group["sample"] if chosen["key"] in images]
+    pairs = [(images[c["key"]], images[c["of"]]) for c in shown if c["of"] in images]
+    alone = [images[c["key"]] for c in shown if c["of"] not in images]
     return Gallery(group["reason"], group["rows"], group["kept"], tuple(alone), tuple(pairs[:DUPLICATES]))

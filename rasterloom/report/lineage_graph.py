@@ -41,7 +41,7 @@ class Made:
 
 
 def lineage(tables: Tables, records: Iterable[Record]) -> list[Made]:
-    """Find the snapshot of every record among the page's versions and their ancestors."""
+    """Find each record's snapshot among the page's versions and ancestors."""
     found: dict[str, tuple[str, int]] = {}
     for table, snapshot_id in tables.snapshots.items():
         opened = tables.corpus.table(table)

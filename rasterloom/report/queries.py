@@ -1,4 +1,4 @@
-"""SQL queries on the tables of a corpus, by DuckDB; no image is read."""
+"""SQL queries on the tables of a corpus, by DuckDB. No image is read."""
 
 import tempfile
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ FAILED = "failed: "  # begins the reason of a pair without an image, and of an i
 
 
 class Tables:
-    """Tables of a corpus at given snapshots, open for SQL under their names.
+    """Tables at given snapshots, open for SQL under their names.
 
     To be used in a ``with`` statement, which closes them.
     """
@@ -103,7 +103,7 @@ class Tables:
         return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
 
     def files_with(self, table: str, keys: list[str]) -> list[str]:
-        """Sorted paths of the files with rows of some keys; only the key column is read."""
+        """Sorted paths of the files with rows of some keys. Only the key column is read."""
         if self._by_arrow:
             hits = self.data[table].to_table(columns=["key", "__filename"], filter=pc.field("key").isin(keys))
             return sorted(pc.unique(hits["__filename"]).to_pylist())
@@ -173,7 +173,7 @@ def funnel(tables: Tables, records: Sequence[Record]) -> list[Level]:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Histogram in equal bins from ``low`` to ``high``; the outermost bins are open."""
+    """Histogram in equal bins from ``low`` to ``high``. The outermost bins are open."""
 
     name: str
     low: float
@@ -184,13 +184,13 @@ class Histogram:
 
 
 def histograms(tables: Tables) -> list[Histogram]:
-    """Histograms of the scores and the short side, for selected and dropped images."""
+    """Histograms of scores and short side, selected and dropped images."""
     made = [_histogram(tables, name, f"x{i}") for i, name in enumerate(tables.measured)]
     return [histogram for histogram in made if histogram]
 
 
 def quantiles(tables: Tables) -> dict[str, tuple[float, float, float]]:
-    """Quantiles 0.1, 0.5 and 0.9 of the scores and the short side of selected images."""
+    """Quantiles 0.1, 0.5 and 0.9 of selected images. They are of the scores and the short side."""
     if not tables.measured:
         return {}
     columns = ", ".join(

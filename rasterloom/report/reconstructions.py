@@ -26,7 +26,7 @@ Crop = Callable[[Image.Image, str, int], Image.Image]
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Reconstruction pair; ``psnr`` in dB is None if the crop is not exact."""
+    """Reconstruction pair. ``psnr`` in dB is None if the crop is not exact."""
 
     bucket: str
     tokens: int
@@ -36,7 +36,7 @@ class Reconstruction:
 
 
 def reconstructions(tables: Tables, decode: Decode, crop: Crop | None = None) -> list[Reconstruction]:
-    """Sample rows of the highest target, from its most frequent buckets in turn.
+    """Sample rows of the highest target, its largest buckets in turn.
 
     Without ``crop`` the original is cut to the bucket in the middle, and no PSNR is given.
     """

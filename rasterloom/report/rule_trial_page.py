@@ -13,7 +13,7 @@ from rasterloom.versions.corpus import Corpus
 
 @dataclass(frozen=True)
 class Group:
-    """Images newly kept or dropped for one reason, with keys of a sample."""
+    """Images newly kept or dropped for one reason, with sample keys."""
 
     reason: str
     rows: int
@@ -44,9 +44,9 @@ def write_trial(
         snapshots: of the tables images and scores
     """
     with Tables(corpus, snapshots) as tables:
-        pictures = images_of(tables, {key for group in groups for key in group.keys})
+        images = images_of(tables, {key for group in groups for key in group.keys})
     galleries = [
-        Gallery(g.reason, g.rows, g.kept, tuple(pictures[key] for key in g.keys if key in pictures))
+        Gallery(g.reason, g.rows, g.kept, tuple(images[key] for key in g.keys if key in images))
         for g in groups
     ]
     page = environment().get_template("trial.html")

@@ -14,7 +14,7 @@ from rasterloom.storage.layout import EVALUATION, GRID, SAMPLES_JSON
 from rasterloom.utils import formatting
 
 ALL = "all"  # buckets together
-SAMPLES = 32  # pictures at most
+SAMPLES = 32  # images at most
 SAMPLE_LONGEST = 384  # pixels
 STRIP = 8  # steps of a stage whose drawings are shown
 STRIP_PROMPTS = 6  # and prompts
@@ -115,11 +115,11 @@ class Drawings:
     """Images of the same prompts and seed, sampled during a stage."""
 
     steps: tuple[int, ...]
-    prompts: tuple[tuple[str, tuple[GalleryImage, ...]], ...]  # of each prompt its pictures, by step
+    prompts: tuple[tuple[str, tuple[GalleryImage, ...]], ...]  # of each prompt its images, by step
 
 
 def read_drawings(folder: Path) -> Drawings | None:
-    """Read ``step-<n>.json`` and their images, of evenly spaced steps; None if there are none."""
+    """Read ``step-<n>.json`` and their images, of evenly spaced steps. None if there are none."""
     found = []
     for path in sorted(folder.glob("step-*.json")) if folder.is_dir() else ():
         record = _json(_text(path))
@@ -127,12 +127,12 @@ def read_drawings(folder: Path) -> Drawings | None:
             continue
         prompts = [formatting.plain(str(prompt)) for prompt in (record.get("prompts") or ())[:STRIP_PROMPTS]]
         made = (
-            _file_picture(folder, f"{path.stem}-{i}.png", prompt, STRIP_LONGEST)
+            _file_image(folder, f"{path.stem}-{i}.png", prompt, STRIP_LONGEST)
             for i, prompt in enumerate(prompts)
         )
-        pictures = [one for one in made if one]
-        if pictures and len(pictures) == len(prompts):
-            found.append((int(record["step"]), list(zip(prompts, pictures, strict=True))))
+        images = [one for one in made if one]
+        if images and len(images) == len(prompts):
+            found.append((int(record["step"]), list(zip(prompts, images, strict=True))))
     if not found:
         return None
     last = len(found) - 1
@@ -163,11 +163,11 @@ def read_samples(folder: Path) -> Samples | None:
     prompts: dict[str, list[GalleryImage]] = {}
     for item in listed[:SAMPLES]:
         prompt = formatting.plain(str(item.get("prompt") or ""))
-        made = _file_picture(folder, str(item["file"]), prompt, SAMPLE_LONGEST)
+        made = _file_image(folder, str(item["file"]), prompt, SAMPLE_LONGEST)
         if made:
             prompts.setdefault(prompt, []).append(made)
     sheet = str(found.get("grid") or GRID)
-    grid = None if prompts else _file_picture(folder, sheet, "sampled images", 1600)
+    grid = None if prompts else _file_image(folder, sheet, "sampled images", 1600)
     if not prompts and grid is None:
         return None
     names = {"cfg": "guidance", "temperature": "temperature", "top_k": "top-k"}
@@ -188,7 +188,7 @@ def _share(value: Any) -> str:
     return f"{right} of {asked}" if _finite(right) and _finite(asked) and asked else ""
 
 
-def _file_picture(folder: Path, name: str, caption: str, longest: int) -> GalleryImage | None:
+def _file_image(folder: Path, name: str, caption: str, longest: int) -> GalleryImage | None:
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
         return None

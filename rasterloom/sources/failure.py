@@ -36,7 +36,7 @@ ERRORS = {
 
 
 def error(name: str | None) -> str:
-    """Return the meaning of a class of error, its own name if it is unknown."""
+    """Return the meaning of an error class. An unknown one gives its own name."""
     return ERRORS.get(name or "", name or "unknown")  # type: ignore[call-overload, no-any-return]
 
 

@@ -1,4 +1,4 @@
-"""Files of a source on disk or S3, and a digest of them."""
+"""Files of a source on disk or S3, and their digest."""
 
 import hashlib
 import io
@@ -68,7 +68,7 @@ class Files:
         return all(target.is_file for target in self.targets)
 
     def entries(self) -> Iterator[Entry]:
-        """Yield the files in the order of the paths, those of a folder or a glob in a fixed order.
+        """Yield the files in the order of the paths. Those of a folder or a glob come in a fixed order.
 
         Names that begin with a dot are left out, where they are not named themselves.
 
@@ -99,7 +99,7 @@ class Files:
         return f"s3://{path}" if self.store.is_s3 else path
 
     def path(self, name: str) -> str:
-        """Return the path by which a file is opened in the store's file system.
+        """Return the path that the store's file system opens a file by.
 
         On a disk, a file that the recipe names is what it leads to, one in a folder or a glob of the recipe
         must lie there, and one that a list names in the folder that all paths have in common.
@@ -146,7 +146,7 @@ class Files:
 
 
 def find_files(source: Source) -> Files:
-    """Find the folder that the files of a source lie in, without listing it.
+    """Find the folder of a source's files, without listing it.
 
     Raises:
         SourceError: the paths cannot be used together, or S3 cannot be asked.
@@ -170,7 +170,7 @@ def find_files(source: Source) -> Files:
 
 
 def split_path(path: str) -> tuple[str, str, str]:
-    """Split a path into (folder, file, glob); file and glob are relative to the folder, or empty.
+    """Split a path into (folder, file, glob). File and glob are relative to the folder, or empty.
 
     A part that exists as it is written is no pattern, whatever characters it has.
 
@@ -223,7 +223,7 @@ def _common(folders: list[str]) -> str:
 
 
 def _matches(pattern: re.Pattern[str], name: str) -> bool:
-    """Tell whether a glob means a file, or the image that it lies beside: the caption comes with that."""
+    """Tell whether a glob means a file, or its image: the caption comes with that."""
     if pattern.fullmatch(name):
         return True
     stem, suffix = os.path.splitext(name)
@@ -290,7 +290,7 @@ def digest_of(files: Files) -> str:
 
 
 def _is_blocked(files: Files, name: str) -> bool:
-    """Tell if a file is a link that is not followed; folders behind links are not listed."""
+    """Tell if a file is a link that is not followed. Folders behind links are not listed."""
     if not os.path.islink(files.store.path(name)):
         return False
     try:

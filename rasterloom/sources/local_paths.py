@@ -15,7 +15,7 @@ _HUB_REPOSITORY = re.compile(r"(datasets|models|spaces)--.+")
 
 
 class BlockedPath(SourceError):
-    """A file leads out of its source; the message names the file and the way out."""
+    """A file leads out of its source. The message names the file and the way out."""
 
 
 def real_path(path: str, folders: Sequence[str], shown: str = "") -> str:
@@ -38,7 +38,7 @@ def real_path(path: str, folders: Sequence[str], shown: str = "") -> str:
 
 
 def regular_file(path: str) -> str:
-    """Return the path of a file that a recipe names, without links in it. Raises: OSError, if it is none."""
+    """Return the path of a recipe's file, without links. Raises: OSError, if it is none."""
     real = os.path.realpath(path)
     if not stat.S_ISREG(os.lstat(real).st_mode):
         raise OSError("no regular file")
@@ -46,7 +46,7 @@ def regular_file(path: str) -> str:
 
 
 def real_folders(folder: str) -> list[str]:
-    """Return the folders, without links, that what lies in a source's folder may lead to.
+    """Return the real folders that a source's files may lie in.
 
     These are the folder itself and, of a snapshot in Hugging Face's cache, ``blobs`` of the same repository,
     where all files of ``snapshots`` really lie.

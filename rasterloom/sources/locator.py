@@ -19,7 +19,7 @@ _LOCATOR = re.compile(r"([^#]*)(?:#(?:(\d+)\+(\d+)|(\d+)/(\d+)(?:/([^#]+))?))?",
 
 @dataclass(frozen=True)
 class Place:
-    """A locator taken apart; its numbers are (offset, length), (row group, row) or (shard, row)."""
+    """A locator taken apart. Its numbers are (offset, length), (row group, row) or (shard, row)."""
 
     file: str
     first: int = 0
@@ -38,7 +38,7 @@ def of_range(name: str, offset: int, length: int) -> str:
 
 
 def of_cell(name: str, group: int, row: int, column: str) -> str:
-    """Locate a cell of a Parquet file; ``row`` counts within the row group, ``column`` may be nested: a.b."""
+    """Locate a cell of a Parquet file. ``row`` counts within the row group, ``column`` may be nested: a.b."""
     return f"{of_file(name)}#{group}/{row}/{of_file(column)}"
 
 

@@ -41,7 +41,7 @@ BATCH_CHARACTERS = 100_000_000  # of a batch of rows, however few; Arrow ends at
 
 
 def check_sources(sources: Sequence[Source]) -> list[str]:
-    """Check that sources can be read, and return a digest of what each holds.
+    """Check that sources can be read, and return their digests.
 
     Raises:
         SourceError: one is missing, or has not the columns it names, or its name is another's.
@@ -55,7 +55,7 @@ def check_sources(sources: Sequence[Source]) -> list[str]:
 
 
 def stream_pairs(sources: Sequence[Source], counts: dict[str, int]) -> Iterator[pa.Table]:
-    """Yield the pairs of all sources, as tables of up to ``FILE_ROWS`` rows of ``schema.PAIRS``.
+    """Yield all sources' pairs, in tables of up to ``FILE_ROWS`` rows.
 
     No row is lost: one whose URL or caption is missing or cannot be read as text stands with a null
     there, and only a pair that has been read already is left out, and counted. Rows have a key each of
@@ -92,7 +92,7 @@ def stream_pairs(sources: Sequence[Source], counts: dict[str, int]) -> Iterator[
 
 
 def check_pair(pair: dict[str, Any]) -> None:
-    """Check that a row of pairs names an image and a caption, or is a sample, which need not have them.
+    """Check that a row names an image and a caption. A sample need not have them.
 
     Raises:
         FetchFailure: BAD_ROW, BLOCKED_PATH, BAD_URL or BAD_CAPTION.
@@ -158,7 +158,7 @@ def _batch(rows: list[tuple[Any, ...]]) -> pa.RecordBatch:
 
 
 def _pairs(source: Source) -> Iterator[tuple[Any, ...]]:
-    """Yield the values of PAIRS of every row; what is no text is null there, and goes to ``meta``."""
+    """Yield the values of PAIRS of every row. What is no text is null there, and goes to ``meta``."""
     name = source_name(source)
     roles = wanted_columns(source)
     taken = frozenset(roles.values()) - {roles.get("image")}
@@ -200,7 +200,7 @@ def _pair(
 
 
 def _places_of(sample: SourceSample) -> tuple[str | None, str | None, int | None, list[str] | None]:
-    """Return url, path, main and more of a sample, as `schema.PAIRS` has them."""
+    """Return url, path, main and more of a sample, for `schema.PAIRS`."""
     if not sample.places:
         return None, None, None, None
     several = len(sample.places) > 1
@@ -211,7 +211,7 @@ def _places_of(sample: SourceSample) -> tuple[str | None, str | None, int | None
 
 
 def _weight(value: Any) -> float | None:
-    """Return a weight above 0, else None; files of text hold it as text."""
+    """Return a weight above 0, else None. Files of text hold it as text."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):

@@ -13,7 +13,7 @@ _RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u8")])
 
 
 class Repeats:
-    """Takes 128-bit keys row by row, and tells which rows repeat an earlier one. A context manager.
+    """Finds rows whose 128-bit key repeats an earlier one. A context manager.
 
     Args:
         folder: an empty folder for its files; they take 24 bytes a key.
@@ -53,7 +53,7 @@ class Repeats:
         self.rows += len(keys)
 
     def find(self) -> NDArray[np.bool_]:
-        """Return for each row, bool [rows], whether its key is that of an earlier row."""
+        """Return for each row, bool [rows], whether its key is repeated."""
         repeated = np.zeros(self.rows, np.bool_)
         for file, path in zip(self._files, self._paths, strict=True):
             file.flush()

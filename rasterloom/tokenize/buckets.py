@@ -7,7 +7,7 @@ Size = tuple[int, int]  # width, height in pixels
 
 
 def bucket_sizes(target: int) -> list[Size]:
-    """Return the (width, height) in pixels of every bucket of a target, widest first.
+    """Return (width, height) in pixels of a target's buckets, widest first.
 
     A bucket has at most ``target * target`` pixels, sides that are multiples of 32, and an aspect ratio
     of at most 4. The list is a staircase from wide to tall that holds each column it passes through, in
@@ -33,7 +33,7 @@ def bucket_sizes(target: int) -> list[Size]:
 
 
 def choose_bucket(size: Size, buckets: list[Size]) -> Size:
-    """Return the bucket that an image of ``size`` (width, height) loses least of its area to.
+    """Return the bucket that crops least of an image of ``size``.
 
     The share that remains after scaling to cover bucket (cw, ch) and cropping is
     ``min(cw/w, ch/h) / max(cw/w, ch/h)``. Equal shares go to the largest (cw, ch), as in the reference.
@@ -43,7 +43,7 @@ def choose_bucket(size: Size, buckets: list[Size]) -> Size:
     """
     width, height = size
     if width < 1 or height < 1:
-        raise ValueError(f"a picture of {width} x {height} pixels cannot be cropped")
+        raise ValueError(f"an image of {width} x {height} pixels cannot be cropped")
     if not buckets:
         raise ValueError("no buckets to choose from")
 

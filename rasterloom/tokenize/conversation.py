@@ -26,7 +26,7 @@ Encode = Callable[[str], Sequence[int]]
 
 @dataclass(frozen=True)
 class Encoded:
-    """A token sequence and the half-open spans of it that the loss is taken on."""
+    """A token sequence and its loss mask as half-open spans."""
 
     input_ids: NDArray[np.int32]  # [n]
     loss_spans: NDArray[np.int32]  # [k, 2]: start, end; ascending and disjoint
@@ -55,7 +55,7 @@ def encode(turns: Turns, images: Sequence[ArrayLike], text_encode: Encode, profi
 def encode_prompt(
     turns: Turns, images: Sequence[ArrayLike], text_encode: Encode, profile: Profile
 ) -> NDArray[np.int32]:
-    """Return the ids, int32 [n], that a model is given to answer to: ``turns`` end with the human's.
+    """Return the ids, int32 [n], that a model answers to: ``turns`` end with the human's.
 
     Raises:
         ValueError: as ``encode``, or the last turn is an answer.

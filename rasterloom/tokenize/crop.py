@@ -22,7 +22,7 @@ _FILTERS = {"BOX": Image.Resampling.BOX, "BICUBIC": Image.Resampling.BICUBIC}
 
 @dataclass(frozen=True)
 class CropPlan:
-    """Resize to each of ``resizes`` in turn, then cut ``box`` out of the result. Pixels throughout."""
+    """Resize to each of ``resizes`` in turn, then cut ``box``. Pixels throughout."""
 
     bucket: Size  # (width, height) of the result
     resizes: list[tuple[Size, Filter]]
@@ -36,7 +36,7 @@ def seed_of(key: str, seed: int = 0) -> int:
 
 
 def plan_crop(size: Size, buckets: list[Size], *, seed: int | None = None) -> CropPlan:
-    """Return how an image of ``size`` (width, height) is cut to the bucket that keeps most of it.
+    """Return the plan of an image's crop to its best bucket.
 
     While both sides are at least twice the bucket's, they are halved (BOX); then the image is scaled to
     cover the bucket (BICUBIC), and the overhang is cut off. ``seed=None`` cuts it in the middle, as
@@ -65,7 +65,7 @@ def plan_crop(size: Size, buckets: list[Size], *, seed: int | None = None) -> Cr
 
 
 def follow_crop(size: Size, leader: CropPlan) -> CropPlan:
-    """Return how an image of ``size`` is cut so that it stays aligned with one that is cut by ``leader``.
+    """Return a crop's plan that stays aligned with ``leader``.
 
     It is brought to the size that the leader has before its crop, and the same box is cut out: what lay at
     one share of width and height in both lies at one pixel in both. The two are of nearly one aspect.
@@ -83,7 +83,7 @@ def _halvings(size: Size, bucket: Size) -> list[tuple[Size, Filter]]:
 
 
 def apply_crop(image: Image.Image, plan: CropPlan) -> Image.Image:
-    """Cut an image as planned for its size, and return it in RGB on white.
+    """Cut an image as planned, in RGB on white.
 
     Transparency is resized along with the image and blended with white after the crop, in float64 with
     the fraction cut off, as the reference does. Palette and bilevel images are first brought to a mode
@@ -95,7 +95,7 @@ def apply_crop(image: Image.Image, plan: CropPlan) -> Image.Image:
     for (width, height), _ in plan.resizes:
         if width * height > MAX_PLAN_PIXELS:
             raise ValueError(
-                f"a picture of {image.width} x {image.height} pixels is too narrow: to cover "
+                f"an image of {image.width} x {image.height} pixels is too narrow: to cover "
                 f"{plan.bucket[0]} x {plan.bucket[1]} it would be scaled to {width} x {height}"
             )
     image = _smooth_mode(image)
@@ -103,12 +103,12 @@ def apply_crop(image: Image.Image, plan: CropPlan) -> Image.Image:
         image = image.resize(size, _FILTERS[filter_])
     left, top, right, bottom = plan.box
     if left < 0 or top < 0 or right > image.width or bottom > image.height:
-        raise ValueError(f"crop box {plan.box} lies outside a picture of {image.width} x {image.height}")
+        raise ValueError(f"crop box {plan.box} lies outside an image of {image.width} x {image.height}")
     return _on_white(image.crop(plan.box))
 
 
 def _smooth_mode(image: Image.Image) -> Image.Image:
-    """Bring modes that Pillow resizes without a filter, or cannot convert in full, to 8-bit ones."""
+    """Bring modes that Pillow cannot resize smoothly to 8-bit ones."""
     if image.mode in ("P", "PA"):
         return image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
     if image.mode == "1":

@@ -11,7 +11,7 @@ from rasterloom.tokenize.limits import crop_seed
 def crop_as_coded(
     image: Image.Image, key: str | None, number: int, config: Tokenize, target: int
 ) -> tuple[Image.Image, CropPlan]:
-    """Return the crop of an image that stands for itself, as tokenizing makes it, and its plan.
+    """Return an image's crop, as tokenizing makes it, and its plan.
 
     Args:
         key: of its sample, which decides where the crop lies; None cuts it in the middle.
@@ -28,7 +28,7 @@ def crop_as_coded(
 
 
 def crop_as_planned(image: Image.Image, plan: CropPlan, config: Tokenize) -> Image.Image:
-    """Return the crop of an image whose plan is known; images of one sample may share one.
+    """Return the crop of an image whose plan is known. Images of one sample may share one.
 
     Raises:
         ValueError: as ``crop.apply_crop``.
@@ -37,5 +37,5 @@ def crop_as_planned(image: Image.Image, plan: CropPlan, config: Tokenize) -> Ima
 
 
 def upright(image: Image.Image, config: Tokenize) -> Image.Image:
-    """Return the image turned as its EXIF orientation says, unless ``config.exif`` is false."""
+    """Return the image turned by its EXIF orientation, unless ``config.exif`` is false."""
     return ImageOps.exif_transpose(image) if config.exif else image

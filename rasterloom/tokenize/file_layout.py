@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 
 def order_of(keys: Iterable[str], seed: int) -> NDArray[np.uint64]:
-    """Return where each row stands in the seeded global order, uint64 [n]; equal ones go by key.
+    """Return where each row stands in the seeded global order, uint64 [n]. Equal ones go by key.
 
     It is a digest, so the order is random. Where a key stands does not depend on the others: a row that
     is added or taken away leaves them in their order.

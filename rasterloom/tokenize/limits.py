@@ -11,7 +11,7 @@ from rasterloom.tokenize.crop import CropPlan, seed_of
 
 
 def crop_seed(key: str, config: Tokenize, image: int = 0) -> int | None:
-    """Return the seed of the crop of one image of a sample, for ``crop.plan_crop``.
+    """Return the seed of an image's crop, for ``crop.plan_crop``.
 
     Args:
         key: of the sample.
@@ -24,8 +24,8 @@ def crop_seed(key: str, config: Tokenize, image: int = 0) -> int | None:
     return seed_of(key if config.shared_crop or image == 0 else f"{key}#{image}", config.seed)
 
 
-def picture_fault(size: Size, plan: CropPlan, config: Tokenize) -> str | None:
-    """Return why an image of ``size`` (width, height) must not be cut as planned, None if it may.
+def image_fault(size: Size, plan: CropPlan, config: Tokenize) -> str | None:
+    """Return why an image of ``size`` must not be cut as planned. None if it may.
 
     ``config.min_side`` bounds how far it is enlarged, ``config.max_cut`` the share of its area that is lost.
     """
@@ -47,13 +47,13 @@ def picture_fault(size: Size, plan: CropPlan, config: Tokenize) -> str | None:
 
 
 def cut_share(plan: CropPlan) -> float:
-    """Return the share of the image's area that lies outside of the crop, 0 .. 1."""
+    """Return the share, 0 to 1, of an image's area cut off."""
     (width, height), _ = plan.resizes[-1]
     return 1 - plan.bucket[0] * plan.bucket[1] / (width * height)
 
 
 def length_fault(n_tokens: int, config: Tokenize) -> str | None:
-    """Return why a sample of so many tokens is too long, None if it is not. Nothing is ever cut off."""
+    """Return why a sample has too many tokens, else None. Nothing is ever cut off."""
     if config.max_tokens is None or n_tokens <= config.max_tokens:
         return None
     return f"length: {n_tokens} tokens, more than tokenize.max_tokens {config.max_tokens}"

@@ -38,8 +38,8 @@ def load_pickle(data: bytes) -> Any:
     try:
         return _Plain(io.BytesIO(data)).load()
     except Exception as error:  # broken pickles raise many kinds
-        told = one_line(error)
-        raise ValueError(f"not a pickle of plain values: {told}") from None
+        message = one_line(error)
+        raise ValueError(f"not a pickle of plain values: {message}") from None
 
 
 def read_record(path: Path) -> list[tuple[str, Any]]:
@@ -88,14 +88,14 @@ def import_samples(entries: list[tuple[str, Any]], folder: Path, target: int, pr
         try:
             rows.append({**_row(entry, folder, profile), "key": key, "target": target})
         except (ValueError, OSError) as error:
-            told = error.strerror if isinstance(error, OSError) else str(error)
-            failures.append({"key": key, "reason": f"{name_of(entry) or where}: {told}"})
+            message = error.strerror if isinstance(error, OSError) else str(error)
+            failures.append({"key": key, "reason": f"{name_of(entry) or where}: {message}"})
     rows.sort(key=lambda row: row["key"])
     return Tokenized(pa.Table.from_pylist(rows, TOKENS), pa.Table.from_pylist(failures, FAILURES))
 
 
 def name_of(entry: Any) -> str | None:
-    """Return the file that an entry of a record names, without the folders above its own."""
+    """Return the file that a record's entry names. Folders above its own are left out."""
     file = entry.get("file") if isinstance(entry, dict) else None
     return "/".join(Path(file).parts[-2:]) if isinstance(file, str) and file else None
 
@@ -134,7 +134,7 @@ def _read(path: Path, folder: Path, name: str) -> bytes:
 
 
 def sample_of(value: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return a sample's ids, int32 [n], and its loss spans, int32 [k, 2], from a loaded pickle.
+    """Return a loaded pickle's ids, int32 [n], and loss spans, int32 [k, 2].
 
     Raises:
         ValueError: it is none, or its labels are not its tokens.

@@ -82,7 +82,7 @@ PROFILES = {profile.name: profile for profile in (CHAMELEON, MOVQ, MINI)}
 
 
 def profile_of(codec: str, text_vocab: int | None = None) -> Profile:
-    """Return the profile of a codec, with room for a text vocabulary trained on the corpus.
+    """Return a codec's profile, with room for a trained text vocabulary.
 
     Args:
         codec: name of the codec, as in the recipe's ``tokenize.codec``.
@@ -105,7 +105,7 @@ def profile_of(codec: str, text_vocab: int | None = None) -> Profile:
 
 
 def has_own_layout(codec: str) -> bool:
-    """Tell whether a codec's ids are laid out by Rasterloom; others belong to a published checkpoint."""
+    """Tell whether a codec's ids are laid out by Rasterloom. Others belong to a published checkpoint."""
     return codec not in (CHAMELEON.name, MOVQ.name)
 
 
@@ -118,7 +118,7 @@ def _profile_of_plugin(codec: str) -> Profile:
 
 
 def max_grid(profile: Profile) -> int:
-    """Return the largest count of grid units that has an id of its own."""
+    """Return the largest count of grid units with an id."""
     return min(start for start in _block_starts(profile) if start > profile.grid0) - profile.grid0 - 1
 
 

@@ -19,7 +19,7 @@ Turn = tuple[str, str]  # role ("human" or "gpt"), message
 
 @dataclass(frozen=True)
 class Template:
-    """A question and its answer; ``{names}`` in braces are filled in by ``turns``."""
+    """A question and its answer. ``{names}`` in braces are filled in by ``turns``."""
 
     human: str
     gpt: str = IMAGE
@@ -31,7 +31,7 @@ class Template:
 
 
 def fields_of(text: str) -> list[str]:
-    """Return the names in braces of a part of a template, each once."""
+    """Return the names in braces of a template's part, once each."""
     return list(dict.fromkeys(name for _, name, _, _ in string.Formatter().parse(text) if name))
 
 

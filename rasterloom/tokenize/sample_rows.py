@@ -32,28 +32,28 @@ class TokenizeSample:
     key: str
     caption: str
     task: str
-    said: (
+    content: (
         tuple[str, ...] | dict[str, str | int | float]
     )  # messages in turn, or the fields of the task's prompt
-    pictures: tuple[bytes, ...]  # files, in the order of the placeholders
+    images: tuple[bytes, ...]  # files, in the order of the placeholders
     main: int = 0  # number of the image that stands for the sample
 
 
 def sample_of(row: Mapping[str, Any]) -> TokenizeSample:
-    """Return the sample of a row of ``COLUMNS``; columns that an older table lacks count as null.
+    """Return the sample of a row of ``COLUMNS``. Columns that an older table lacks count as null.
 
     Raises:
         ValueError: it lacks what its task needs.
     """
-    task, said, main = row.get("task") or T2I, row.get("turns"), row.get("main") or 0
-    pictures = in_order(row["image"] or None, main, [one["image"] for one in row.get("more") or ()])
-    if said is None and not pictures:
+    task, content, main = row.get("task") or T2I, row.get("turns"), row.get("main") or 0
+    images = in_order(row["image"] or None, main, [one["image"] for one in row.get("more") or ()])
+    if content is None and not images:
         raise ValueError("image: the row has none")
-    if said is None and not row["caption"]:
+    if content is None and not row["caption"]:
         raise ValueError("caption: the row has none")
-    found = json.loads(said) if said is not None else {}
+    found = json.loads(content) if content is not None else {}
     messages = tuple(turn["value"] for turn in found) if isinstance(found, list) else found
-    return TokenizeSample(row["key"], row["caption"] or "", task, messages, tuple(pictures), main)
+    return TokenizeSample(row["key"], row["caption"] or "", task, messages, tuple(images), main)
 
 
 def turns_of(
@@ -62,7 +62,7 @@ def turns_of(
     templates: Mapping[str, Template] = TEMPLATES,
     template: str = "",
 ) -> list[Turn]:
-    """Return what is said, with the sizes of the images where a prompt names one.
+    """Return the turns, with image sizes where a prompt names one.
 
     Args:
         sizes: (width, height) of each image in pixels.
@@ -73,21 +73,21 @@ def turns_of(
             in number.
     """
     width, height = sizes[sample.main] if sizes else (0, 0)
-    if isinstance(sample.said, dict):
-        fields = {**sample.said, "caption": sample.caption, "width": width, "height": height}
-        said = turns(template or sample.task, templates, **fields)
+    if isinstance(sample.content, dict):
+        fields = {**sample.content, "caption": sample.caption, "width": width, "height": height}
+        messages = turns(template or sample.task, templates, **fields)
     else:
-        said = [("gpt" if n % 2 else "human", message) for n, message in enumerate(sample.said)]
-    counts = _placeholders(said, len(sizes))
+        messages = [("gpt" if n % 2 else "human", message) for n, message in enumerate(sample.content)]
+    counts = _placeholders(messages, len(sizes))
     if sum(counts) != len(sizes):
         raise ValueError(
             f"the messages hold {sum(counts)} {IMAGE}, but the row has "
-            f"{len(sizes) or 'no'} picture{'s' if len(sizes) != 1 else ''}"
+            f"{len(sizes) or 'no'} image{'s' if len(sizes) != 1 else ''}"
         )
-    if isinstance(sample.said, dict):
-        return said
+    if isinstance(sample.content, dict):
+        return messages
     done = []
-    for n, (role, message) in enumerate(said):
+    for n, (role, message) in enumerate(messages):
         if n % 2 == 0 and _SIZE.search(message):
             answer = sum(counts[: n + 1])  # number of the first image of the answer
             size = sizes[answer] if n + 1 < len(counts) and counts[n + 1] else (width, height)
@@ -96,19 +96,19 @@ def turns_of(
     return done
 
 
-def asks(said: Sequence[Turn], pictures: int) -> list[bool]:
+def asks(messages: Sequence[Turn], images: int) -> list[bool]:
     """Return for each image, in order, whether it stands in a question."""
-    counts = _placeholders(said, pictures)
+    counts = _placeholders(messages, images)
     return [n % 2 == 0 for n, count in enumerate(counts) for _ in range(count)]
 
 
-def _placeholders(said: Sequence[Turn], pictures: int) -> list[int]:
-    """Return the number of images in each message; without placeholders all are in the first."""
-    counts = [message.count(IMAGE) for _, message in said]
-    return counts if any(counts) else [pictures, *counts[1:]]
+def _placeholders(messages: Sequence[Turn], images: int) -> list[int]:
+    """Return the number of images in each message. Without placeholders all are in the first."""
+    counts = [message.count(IMAGE) for _, message in messages]
+    return counts if any(counts) else [images, *counts[1:]]
 
 
-def plan_pictures(
+def plan_images(
     sample: TokenizeSample,
     sizes: Sequence[Size],
     asked: Sequence[bool],
@@ -150,7 +150,7 @@ def _alike(a: Size, b: Size) -> bool:
 
 
 def text_of(row: Mapping[str, Any]) -> str:
-    """Return what a text vocabulary learns of a row: its caption, or all that is said in a conversation."""
+    """Return what a text vocabulary learns of a row: its caption, or a whole conversation."""
     found = json.loads(row["turns"]) if row.get("turns") else {}
     if isinstance(found, list):
         return "\n".join(turn["value"].replace(IMAGE, "").strip() for turn in found)

@@ -70,7 +70,7 @@ def pieces(ids: ArrayLike, profile: Profile) -> list[Piece]:
 
 
 def _image(ids: NDArray[np.integer], at: int, profile: Profile) -> Piece:
-    """The frame that begins at a position, as long as its grid tokens say."""
+    """The frame at a position, as long as its grid tokens say."""
     head = ids[at + 1 : at + HEAD].astype(int) - profile.grid0
     end = len(ids)
     if len(head) == 2 and ((head >= 1) & (head <= max_grid(profile))).all():
@@ -136,7 +136,7 @@ def draw(
 
 
 def shortened(codes: Sequence[int], digits: int, room: int) -> str:
-    """Write numbers in columns, those in the middle left out where there is no room."""
+    """Write numbers in columns, the middle left out if too many."""
     fits = max(2, (room + 1) // (digits + 1))
     words = [f"{code:>{digits}}" for code in codes]
     if len(words) > fits:

@@ -112,7 +112,7 @@ def train_text(captions: Iterable[str], size: int) -> str:
 
 
 def text_of(config: Tokenize, tokenizer_json: str) -> tuple[JsonText, Profile]:
-    """Return the text encoder that a recipe asks for, and the token ids that go with it.
+    """Return a recipe's text encoder, and its token ids.
 
     Args:
         config: of which ``codec``, ``text`` and ``text_vocab`` are read.
@@ -142,7 +142,7 @@ def _caption_order(caption: str) -> tuple[bytes, str]:
 
 
 def _prompts(captions: Iterable[str]) -> Iterator[str]:
-    """Yield each caption as the model will read it, but for the size, whose digits stay single tokens."""
+    """Yield each caption as the model reads it, without the size. The size's digits stay single tokens."""
     before, after = t2i_prompt(0, 0, "\0").split("0x0")
     for caption in captions:
         yield before

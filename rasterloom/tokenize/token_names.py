@@ -33,7 +33,7 @@ def code_name(code: int) -> str:
 
 
 def code_of_name(name: str) -> int:
-    """Return the image code of a token name; ValueError where it names none."""
+    """Return the image code of a token name. ValueError where it names none."""
     letters = name.removeprefix(_PREFIX).removesuffix(_SUFFIX)
     if letters and not letters.strip(_LETTERS):
         code = int(letters.translate(_TO_DIGITS))
@@ -48,7 +48,7 @@ def grid_name(units: int) -> str:
 
 
 def names_of(tokenizer_json: str) -> dict[str, int]:
-    """Return the id of every token name in the contents of a tokenizer.json, added tokens included.
+    """Return the token ids of a tokenizer.json by name, added ones included.
 
     Raises:
         ValueError: the contents are not those of such a file.
@@ -66,7 +66,7 @@ def names_of(tokenizer_json: str) -> dict[str, int]:
 
 
 def profile_from_tokenizer(path: str | Path, base: Profile) -> Profile:
-    """Return ``base`` with the ids that a tokenizer.json has for its tokens; see ``profile_from_names``.
+    """Return ``base`` with the ids that a tokenizer.json has for its tokens. See ``profile_from_names``.
 
     Raises:
         ValueError: the file cannot be read, or as ``profile_from_names``.
@@ -79,7 +79,7 @@ def profile_from_tokenizer(path: str | Path, base: Profile) -> Profile:
 
 
 def profile_from_names(names: Mapping[str, int], base: Profile, *, where: str = "the vocabulary") -> Profile:
-    """Return ``base`` with the ids that a mapping from token name to id has for its tokens.
+    """Return ``base`` with the token ids of a mapping by name.
 
     Chameleon's image codes must be in it, in any order; those of ``movq`` lie beyond the tokenizer and
     keep their ids, as do its bos, pad and sep where they have no name there. ``where`` names the mapping
@@ -130,7 +130,7 @@ def profile_from_names(names: Mapping[str, int], base: Profile, *, where: str = 
 
 
 def _unknown_codes(names: Mapping[str, int], codebook_size: int) -> str | None:
-    """The first token that is named as image codes are, and is none."""
+    """The first token named like an image code that is none."""
     for name in sorted(names):
         if name.startswith(_PREFIX):
             try:

@@ -24,10 +24,10 @@ from rasterloom.tokenize.codecs.base import Codec
 from rasterloom.tokenize.conversation import Encoded, encode
 from rasterloom.tokenize.crop import CropPlan
 from rasterloom.tokenize.cropping import crop_as_planned
-from rasterloom.tokenize.limits import crop_seed, length_fault, names_size, picture_fault
+from rasterloom.tokenize.limits import crop_seed, image_fault, length_fault, names_size
 from rasterloom.tokenize.profiles import profile_of
 from rasterloom.tokenize.prompt_templates import Template, Turn, templates_of
-from rasterloom.tokenize.sample_rows import COLUMNS, TokenizeSample, asks, plan_pictures, sample_of, turns_of
+from rasterloom.tokenize.sample_rows import COLUMNS, TokenizeSample, asks, plan_images, sample_of, turns_of
 from rasterloom.tokenize.text_tokenizer import TextEncoder
 from rasterloom.tokenize.unirep import frame_batch
 
@@ -60,7 +60,7 @@ class _Job:
 class _Planned:
     sample: TokenizeSample
     plans: list[CropPlan]  # of each image
-    said: list[Turn]
+    turns: list[Turn]
 
     @property
     def size(self) -> Size:
@@ -114,7 +114,7 @@ def tokenize_shard(
             continue
         try:
             frames = [framed.pop((sample.key, number)) for number in range(len(one.plans))]
-            encoded = encode(one.said, frames, text.encode, profile)
+            encoded = encode(one.turns, frames, text.encode, profile)
         except ValueError as error:
             reasons.append((sample.key, f"{_words(sample)}: {error}"))
             continue
@@ -129,7 +129,7 @@ def tokenize_shard(
 def _framed(
     planned: list[_Planned], codec: Codec, config: Tokenize, profile: Profile
 ) -> tuple[dict[tuple[str, int], NDArray[np.int32]], dict[str, tuple[int, str]]]:
-    """Token ids of each image, by key and number; and the first broken image of a sample, with the reason."""
+    """Token ids of each image, by key and number. Beside it, the first broken image of a sample, and why."""
     framed: dict[tuple[str, int], NDArray[np.int32]] = {}
     broken: dict[str, tuple[int, str]] = {}
     for bucket, batch, pixels in _ahead(_jobs(planned, config), config.batch):
@@ -148,7 +148,7 @@ def _framed(
 
 
 def _plan(images: pa.Table, target: int, config: Tokenize) -> tuple[list[_Planned], list[tuple[str, str]]]:
-    """Plan the crops of all images by what their headers say, and note the rows that have none."""
+    """Plan all images' crops by their headers, and note faulty rows."""
     templates = templates_of(config.prompts)
     planned, failures = [], []
     for row in images.select([name for name in COLUMNS if name in images.column_names]).to_pylist():
@@ -165,31 +165,29 @@ def _plan_sample(
 ) -> _Planned:
     """Plan one sample; ValueError with the whole reason where that cannot be."""
     sizes = []
-    for number, data in enumerate(sample.pictures):
+    for number, data in enumerate(sample.images):
         try:
             sizes.append(_size(data, config.exif))
         except Exception as error:  # Pillow raises many kinds on broken files
-            raise ValueError(f"{_name(sample, number)}: {_told(error)}") from None
+            raise ValueError(f"{_name(sample, number)}: {_message(error)}") from None
     template = "" if _words(sample) == "turns" or names_size(sample.key, config) else ANY_SIZE
     try:
         asked = asks(turns_of(sample, sizes, templates), len(sizes))
-        plans = plan_pictures(
-            sample, sizes, asked, target, config, lambda n: crop_seed(sample.key, config, n)
-        )
-        said = turns_of(sample, [plan.bucket for plan in plans], templates, template)
+        plans = plan_images(sample, sizes, asked, target, config, lambda n: crop_seed(sample.key, config, n))
+        turns = turns_of(sample, [plan.bucket for plan in plans], templates, template)
     except ValueError as error:
         raise ValueError(f"{_words(sample)}: {error}") from None
     for number, (size, plan) in enumerate(zip(sizes, plans, strict=True)):
-        if fault := picture_fault(size, plan, config):
+        if fault := image_fault(size, plan, config):
             raise ValueError(f"{_name(sample, number)}: {fault}")
-    return _Planned(sample, plans, said)
+    return _Planned(sample, plans, turns)
 
 
 def _jobs(planned: Sequence[_Planned], config: Tokenize) -> dict[Size, list[_Job]]:
-    """Return the images of all samples by bucket, each bucket's in the order of their keys."""
+    """Return all samples' images by bucket, each in key order."""
     jobs: dict[Size, list[_Job]] = defaultdict(list)
     for one in planned:
-        for number, (data, plan) in enumerate(zip(one.sample.pictures, one.plans, strict=True)):
+        for number, (data, plan) in enumerate(zip(one.sample.images, one.plans, strict=True)):
             jobs[plan.bucket].append(_Job(one.sample.key, number, data, plan, config))
     for batch in jobs.values():
         batch.sort(key=lambda job: (job.key, job.number))
@@ -197,17 +195,17 @@ def _jobs(planned: Sequence[_Planned], config: Tokenize) -> dict[Size, list[_Job
 
 
 def _name(sample: TokenizeSample, number: int) -> str:
-    return "image" if len(sample.pictures) == 1 else f"image {number + 1} of {len(sample.pictures)}"
+    return "image" if len(sample.images) == 1 else f"image {number + 1} of {len(sample.images)}"
 
 
 def _words(sample: TokenizeSample) -> str:
-    return "turns" if sample.said or sample.task != T2I else "caption"
+    return "turns" if sample.content or sample.task != T2I else "caption"
 
 
 def _ahead(
     jobs: dict[Size, list[_Job]], size: int
 ) -> Iterator[tuple[Size, list[_Job], list[NDArray[np.uint8] | str]]]:
-    """Yield batches of up to ``size`` jobs with their pixels, while threads prepare the next one."""
+    """Yield batches of up to ``size`` jobs with pixels, prepared by threads."""
     batches = [
         (bucket, todo[start : start + size])
         for bucket, todo in jobs.items()
@@ -227,7 +225,7 @@ def _pixels(job: _Job) -> NDArray[np.uint8] | str:
         with Image.open(io.BytesIO(job.data)) as image:
             return np.asarray(crop_as_planned(image, job.plan, job.config))
     except Exception as error:  # Pillow raises many kinds on broken files
-        return _told(error)
+        return _message(error)
 
 
 def _size(data: bytes, exif: bool) -> Size:
@@ -238,9 +236,9 @@ def _size(data: bytes, exif: bool) -> Size:
     return (height, width) if turned else (width, height)
 
 
-def _told(error: Exception) -> str:
+def _message(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "not a picture in a format that Pillow reads"  # its own message holds a memory address
+        return "not an image in a format that Pillow reads"  # its own message holds a memory address
     return one_line(error)
 
 

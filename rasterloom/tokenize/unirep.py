@@ -17,7 +17,7 @@ HEAD = 3  # tokens before the first code: boi, height, width
 
 
 def image_length(width: int, height: int, profile: Profile) -> int:
-    """Return the number of tokens that frame an image of so many pixels.
+    """Return the number of tokens of a framed image.
 
     Raises:
         ValueError: a side is not a positive multiple of the profile's grid unit, or has no grid token.
@@ -41,13 +41,13 @@ def frame(codes: ArrayLike, profile: Profile) -> NDArray[np.int32]:
     """
     codes = np.asarray(codes)
     if codes.ndim != 2:
-        raise ValueError(f"codes of a picture have the shape [h, w], not {list(codes.shape)}")
+        raise ValueError(f"codes of an image have the shape [h, w], not {list(codes.shape)}")
     framed: NDArray[np.int32] = frame_batch(codes[None], profile)[0]
     return framed
 
 
 def frame_batch(codes: ArrayLike, profile: Profile) -> NDArray[np.int32]:
-    """Frame the codes [n, h, w] of images of one shape; returns int32 [n, 4 + h * (w + 1)].
+    """Frame the codes [n, h, w] of images of one shape. Returns int32 [n, 4 + h * (w + 1)].
 
     Raises:
         ValueError: as ``frame``.
@@ -76,16 +76,16 @@ def frame_batch(codes: ArrayLike, profile: Profile) -> NDArray[np.int32]:
 
 
 def unframe(ids: ArrayLike, profile: Profile) -> NDArray[np.int32]:
-    """Return the codes, int32 [h, w], of a framed picture: the inverse of ``frame``.
+    """Return the codes, int32 [h, w], of a framed image: the inverse of ``frame``.
 
     Raises:
         ValueError: the frame is broken anywhere; the message says what stands at which position.
     """
     ids = np.asarray(ids)
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"a framed picture is a row of integer ids, not {ids.dtype} {list(ids.shape)}")
+        raise ValueError(f"a framed image is a row of integer ids, not {ids.dtype} {list(ids.shape)}")
     if len(ids) <= HEAD:
-        raise ValueError(f"a framed picture has more than {len(ids)} ids")
+        raise ValueError(f"a framed image has more than {len(ids)} ids")
     if ids[0] != profile.boi:
         raise ValueError(f"position 0 holds {ids[0]}, not boi ({profile.boi})")
     sides = [_side(ids, position, name, profile) for position, name in ((1, "height"), (2, "width"))]
@@ -129,14 +129,14 @@ def code_ids(profile: Profile) -> NDArray[np.int32]:
 
 @lru_cache(maxsize=8)
 def _codes_of_ids(profile: Profile) -> NDArray[np.int32]:
-    """Return the code of every token id, int32 [vocab_size]; -1 where it is none."""
+    """Return the code of every token id, int32 [vocab_size]. -1 where it is none."""
     codes = np.full(profile.vocab_size, -1, np.int32)
     codes[code_ids(profile)] = np.arange(profile.codebook_size, dtype=np.int32)
     return codes
 
 
 def _side(ids: NDArray[np.integer], position: int, name: str, profile: Profile) -> int:
-    """Return the number of codes along a side, read from its grid token."""
+    """Return the codes along a side, by its grid token."""
     units = int(ids[position]) - profile.grid0
     if not 1 <= units <= max_grid(profile):
         raise ValueError(f"position {position} holds {ids[position]}, not a grid token for the {name}")

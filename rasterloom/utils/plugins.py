@@ -67,7 +67,7 @@ class Plugin:
 
 @lru_cache(maxsize=3)
 def installed(group: str) -> tuple[Plugin, ...]:
-    """Return the plug-ins of a group by name; nothing of them is imported."""
+    """Return the plug-ins of a group by name. Nothing of them is imported."""
     found = []
     for point in entry_points(group=group):
         name, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "0")
@@ -76,7 +76,7 @@ def installed(group: str) -> tuple[Plugin, ...]:
 
 
 def find(group: str, name: str) -> Plugin | None:
-    """Return the plug-in of a name, None where no installed package brings it.
+    """Return a plug-in by name, None if no installed package has it.
 
     Raises:
         PluginError: several packages bring it.
@@ -89,13 +89,13 @@ def find(group: str, name: str) -> Plugin | None:
 
 
 def known_names(group: str, built_in: Iterable[str]) -> str:
-    """Return the names that a recipe can use, built-in ones first, for a message."""
+    """Return the names that a recipe can use, for a message."""
     names = list(built_in)
     return ", ".join([*names, *sorted({p.name for p in installed(group)} - {*names})])
 
 
 def missing(group: str, name: str, built_in: Iterable[str]) -> str:
-    """Return the message for a name that neither Rasterloom nor an installed package knows."""
+    """Return the message for a name that no package knows."""
     kind = _KINDS[group]
     return (
         f"unknown {kind} {name!r}; known: {known_names(group, built_in)}. A plug-in must be installed on "
@@ -104,7 +104,7 @@ def missing(group: str, name: str, built_in: Iterable[str]) -> str:
 
 
 def identity(group: str, names: Iterable[str], built_in: Collection[str]) -> dict[str, Any]:
-    """Return what plug-ins add to a step's identity; nothing where all names are built in.
+    """Return what plug-ins add to a step's identity. Nothing where all names are built in.
 
     Raises:
         PluginError: a name is not built in, and no installed package, or more than one, brings it.

@@ -50,7 +50,7 @@ class RetryPolicy:
     def _log(self, what: str, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         if error is not None:
-            said = f"{type(error).__name__}: {one_line(error)}"
+            reason = f"{type(error).__name__}: {one_line(error)}"
             pause = state.upcoming_sleep
             logger.warning(
                 "%s: try %d of %d failed, next in %.2f s: %s",
@@ -58,7 +58,7 @@ class RetryPolicy:
                 state.attempt_number,
                 self.tries,
                 pause,
-                said,
+                reason,
             )
 
 

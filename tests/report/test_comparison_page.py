@@ -50,10 +50,13 @@ def test_only_settings_that_differ_are_listed(page: str) -> None:
 
 def test_drawings_of_shared_prompts_are_paired(page: str) -> None:
     samples = page[page.index('id="samples"') : page.index('id="evaluation"')]
-    assert re.findall(r'alt="([^"]*)"', samples) == ["A draws: a &lt;disc&gt;", "B draws: a &lt;disc&gt;"]
+    assert re.findall(r'alt="([^"]*)"', samples) == [
+        "A generates: a &lt;disc&gt;",
+        "B generates: a &lt;disc&gt;",
+    ]
     training = page[page.index('id="training"') : page.index('id="samples"')]
-    assert re.findall(r'alt="([AB] draws: [^"]*)"', training) == [
-        f"{side} draws: {prompt}" for prompt in ("a &lt;dot&gt;", "two dots") for side in "AB"
+    assert re.findall(r'alt="([AB] generates: [^"]*)"', training) == [
+        f"{side} generates: {prompt}" for prompt in ("a &lt;dot&gt;", "two dots") for side in "AB"
     ]
 
 

@@ -28,7 +28,7 @@ def test_the_hub_reads_the_front_matter(written: Path) -> None:
 
 def test_the_card_adds_up_and_names_its_version(written: Path, workspace) -> None:
     lines = written.read_text().splitlines()
-    assert "47 captioned pictures, kept of 60 pairs." in "\n".join(lines)
+    assert "47 captioned images, kept of 60 pairs." in "\n".join(lines)
     for line in (
         "| **fetched** | 54 |",
         "| **kept** | 47 |",

@@ -10,7 +10,7 @@ def test_every_end_has_its_gallery(tables) -> None:
     kept, poor, twice = galleries(tables)
     assert (kept.reason, kept.rows, kept.shown) == ("kept", 47, KEPT)
     assert (poor.reason, poor.rows, poor.shown) == ("rule: quality < 9", 5, 5)
-    assert {p.caption for p in poor.pictures} == {f"poor {i}" for i in range(5)}
+    assert {p.caption for p in poor.images} == {f"poor {i}" for i in range(5)}
     assert twice.rows == 2
     assert {(d.caption, k.caption) for d, k in twice.pairs} == {
         ("copy 0", "disc number 0"),
@@ -25,7 +25,7 @@ def test_the_sample_is_the_same_on_every_run(tables) -> None:
 
 def test_notes_give_size_and_scores(tables) -> None:
     kept = galleries(tables)[0]
-    seen = next(p for p in kept.pictures if p.notes[0] == "240×96")
+    seen = next(p for p in kept.images if p.notes[0] == "240×96")
     assert seen.notes[1].startswith("quality ")
     assert max(seen.width, seen.height) == THUMBNAIL
 

@@ -24,7 +24,7 @@ KINDS = ("sh", "console", "sh checked", "yaml", "python", "json", "text")
 
 @dataclass(frozen=True)
 class Command:
-    """A command as it stands in the docs, without its comment, and the lines shown below it."""
+    """A command of the docs without comment, and its shown output."""
 
     text: str
     shown: tuple[str, ...] = ()
@@ -39,7 +39,7 @@ class Command:
 
     @property
     def elsewhere(self):
-        """Whether it takes a cluster."""
+        """True if it takes a cluster."""
         return self.ours and bool({"submit", "jobs", "--address"} & set(self.words))
 
 
@@ -67,12 +67,12 @@ class Block:
 
     @property
     def runs(self):
-        """Whether a test runs at least one of its commands."""
+        """True if a test runs at least one of its commands."""
         return self.kind in ("sh", "console") and not all(c.elsewhere for c in self.commands)
 
 
 def recipe_of(block):
-    """The recipe that a block of YAML is, or is a part of: with what it leaves out."""
+    """The recipe that a block of YAML is, or is part of: with what it leaves out."""
     given = yaml.safe_load(block.text)
     stage = {"target": 512, "steps": 1}
     train = (

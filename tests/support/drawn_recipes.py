@@ -45,7 +45,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Runs:
-    """How a stage is run."""
+    """Settings of a stage's run."""
 
     worlds: tuple[int, ...]  # of each attempt
     cuts: tuple[Cut, ...]  # of each but the last
@@ -151,7 +151,7 @@ def _runs(rng, one):
 
 
 def write_table(path, table: int, rows: int = 26) -> str:
-    """Write a table of rows of all tasks, none of which has the images or the text of another."""
+    """Write a table of rows of all tasks. None has the images or the text of another."""
     rng = np.random.default_rng([7, table])
     records = [_record(rng, table, number) for number in range(rows)]
     assert len({tuple(r["input_ids"]) for r in records}) == rows
@@ -207,7 +207,7 @@ def write_checkpoint(folder) -> str:
 
 
 def jobs(drawn: Drawn, folder, init: str, files) -> list[StageJob]:
-    """The jobs of a recipe's stages, each of which starts from the model of the one before."""
+    """The jobs of a recipe's stages, each from the last model."""
     found: list[StageJob] = []
     for number, tables in enumerate(drawn.tables):
         stage = drawn.train.stages[number]

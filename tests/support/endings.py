@@ -22,14 +22,14 @@ def _end(signum, frame):
 
 
 def stop_after_rays_handler(item, call):
-    """Stop the run where Ray's handler made the signal an exit, which fails one test and no more."""
+    """Stop the run where Ray's handler made the signal an exit."""
     if call.excinfo and call.excinfo.errisinstance(SystemExit) and call.excinfo.value.code == signal.SIGTERM:
         _ended.extend(psutil.Process().children(recursive=True))
         item.session.shouldstop = "SIGTERM"
 
 
 def kill_what_is_left(grace_s=10):
-    """End the processes that were below this one when SIGTERM came, and kill them after a grace period."""
+    """End this one's processes of SIGTERM's time, with a grace period."""
     if not _ended:
         return
     left = {*_ended, *psutil.Process().children(recursive=True)}

@@ -25,7 +25,7 @@ def scalars(folder):
 
 
 def pictures(folder):
-    """(name, step) -> (width, height) of the pictures in the event files of a folder."""
+    """(name, step) -> (width, height) of the images in event files."""
     return {
         (v.tag, e.step): (v.image.width, v.image.height)
         for e in events(folder)

@@ -1,4 +1,4 @@
-"""An HTTP proxy in front of a server on loopback that spoils requests as it is told."""
+"""HTTP proxy on loopback that spoils requests on demand."""
 
 import contextlib
 import http.client
@@ -13,7 +13,7 @@ Chooser = Callable[[str, str, int], str | None]  # method, path, number of the r
 
 
 class FaultProxy:
-    """Forwards everything to ``upstream`` (host:port), but for what ``choose`` names a fault for.
+    """Forwards everything to ``upstream`` (host:port), except for faults by ``choose``.
 
     500 and 503 are S3's InternalError and SlowDown; ``reset`` closes the connection before the request is
     forwarded, ``reset_after`` when it has been carried out, so that the answer is lost; ``truncate`` sends

@@ -1,4 +1,4 @@
-"""What the processes of a run or a cluster listen on, whoever their parent is by now."""
+"""Listening sockets of a run's or cluster's processes, whoever their parent."""
 
 import contextlib
 import ipaddress
@@ -20,7 +20,7 @@ def family(root):
 
 
 def listening(root):
-    """The (command, address, port) of each TCP socket that a process and its family listen on."""
+    """The (command, address, port) of each socket of a process family."""
     found = set()
     for process in family(root):
         with contextlib.suppress(psutil.Error):
@@ -32,7 +32,7 @@ def listening(root):
 
 
 def assert_only_loopback(root, heard=None):
-    """Check that a process and its family listen, and on nothing but loopback."""
+    """Check that a process family listens, only on loopback."""
     heard = listening(root) if heard is None else heard
     assert heard, "nothing listens: it has ended, or not begun"
     assert not (others := [one for one in heard if not _is_loopback(one[1])]), others

@@ -1,4 +1,4 @@
-"""Which of torch's operators run, and what they leave behind."""
+"""Record of torch's operators that run, and their results."""
 
 from collections import Counter
 
@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class Watch(TorchDispatchMode):
-    """Counts the operators that run, and the bytes of what they made and is still there."""
+    """Counts operators that run, and the bytes of living results."""
 
     def __init__(self):
         super().__init__()

@@ -118,7 +118,7 @@ def train(job, given, state, *, saves=frozenset(), poisoned=frozenset()):
 
 
 def read_rows(job, given):
-    """Rows of the stage's files, the numbers of each part that are trained on, and the held-out rows."""
+    """Rows of the stage's files, and the trained and held-out numbers. Those of training are by part."""
     rows, parts, held, first = [], [], [], 0
     for part in job.parts:
         numbers = []
@@ -207,7 +207,7 @@ def learning_rate(step, steps, stage):
 
 
 class Net:
-    """Chameleon of transformers as a function of named tensors, of which some are trained."""
+    """Chameleon of transformers as a function of named tensors."""
 
     def __init__(self, job, given, state):
         self.lm = ChameleonForConditionalGeneration.from_pretrained(job.init, attn_implementation="eager")
@@ -247,7 +247,7 @@ class Net:
         return log_sums - before[range(len(at)), [ids[n] for n in at]], log_sums**2
 
     def gradients(self, documents, z_loss):
-        """Mean loss and z of all tokens that count, and sums by document; leaves gradients."""
+        """Mean loss and z of counted tokens, and sums by document. Leaves gradients."""
         for p in self.trained.values():
             p.grad = None
         count = max(1, sum(len(at) for _, at in documents))
@@ -272,7 +272,7 @@ def globs_of(pattern):
 
 
 def make_optimizers(recipe, net):
-    """AdamW, whose norms do not decay, or Muon for the matrices of layers and AdamW for the rest."""
+    """AdamW, or Muon for the layers' matrices and AdamW for others. Norms do not decay."""
     muon = {}
     if recipe.optimizer == "muon":
         muon = {n: p for n, p in net.trained.items() if ".layers." in n and "norm" not in n}
@@ -335,7 +335,7 @@ def measure(net, held):
 
 
 def by_group(rows):
-    """Mean losses of (row, sum of losses, tokens), as the notes tell them."""
+    """Mean losses of (row, sum of losses, tokens), as in notes."""
     sums = defaultdict(lambda: [0.0, 0, 0])
     for row, loss, tokens in rows:
         for group in (("all", "all"), ("tasks", row["task"]), ("buckets", row["bucket"])):

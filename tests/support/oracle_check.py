@@ -1,4 +1,4 @@
-"""Comparison of a recipe that the project trains with what the oracle says."""
+"""Comparison of the project's training with the oracle's."""
 
 import json
 import math
@@ -47,7 +47,7 @@ def given(job):
 
 
 def run(job, runs, folder):
-    """Run a stage with its cuts; returns the first step of each attempt and the steps it saved for a stop."""
+    """Run a stage with its cuts. Returns the first step of each attempt and the steps it saved for a stop."""
     starts, saves, every = [0], set(), job.train.checkpoint_every
     total = open_stage(job).plan.steps
     for world, cut in zip(runs.worlds, [*runs.cuts, None], strict=True):
@@ -83,7 +83,7 @@ def fed_to(folder):
 
 
 def check_fed(expected, attempts, starts, micro_batch_tokens):
-    """Every step of every attempt has just the documents of its batch, each once, in parts that fit."""
+    """Check that every step has its batch's documents once, in fitting parts."""
     last = {}
     for start, steps in zip(starts, attempts, strict=True):
         for at, of_ranks in enumerate(steps, start):

@@ -11,7 +11,7 @@ from rasterloom.train.deepspeed_config import BETAS
 
 
 def plain_loop(job, without=()):
-    """Losses, norms of the gradients, and the weights after all steps; the dropout must be 0.
+    """Losses, norms of the gradients, and the weights after all steps. The dropout must be 0.
 
     ``without``: steps, counted from 1, whose batch is passed over.
     """

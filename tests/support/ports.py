@@ -1,4 +1,4 @@
-"""Ports of 127.0.0.1 that nobody listens on, never the same twice, and apart between processes."""
+"""Free ports of 127.0.0.1, never the same twice, apart between processes."""
 
 import itertools
 import os

@@ -24,7 +24,7 @@ LIMIT_S = 300
 
 
 def train(job, world, **options):
-    """Train a job with so many ranks; returns what rank 0's `run_worker` does.
+    """Train a job with so many ranks. Returns what rank 0's `run_worker` does.
 
     Options: ``stop_at`` (a rank is asked to stop after that step), ``die_at`` (the last rank dies as it is
     about to take that step), ``poison`` (steps whose ``spoilt``, "loss" or "gradients", are infinite on the

@@ -28,7 +28,7 @@ def options():
 
 
 def hold_at_work(raylet):
-    """Stop a worker of a node in the middle of a shard, as soon as there is one, and return it."""
+    """Stop a node's worker in the middle of a shard. Wait for one, and return it."""
     while True:
         for worker in psutil.Process(raylet).children():
             with contextlib.suppress(psutil.Error):

@@ -54,7 +54,7 @@ class SeaweedFS:
         _wait_for_bucket(self.process, self.folder / "log")
 
     def kill(self) -> None:
-        """End it as a power cut would; ``start`` brings it back on the same folder and ports."""
+        """End it as a power cut would. ``start`` brings it back on the same folder and ports."""
         if self.process:
             self.process.kill()
             self.process.wait()
@@ -85,7 +85,7 @@ def server_in(folder: Path, key: str = "admin", secret: str = "secretsecret") ->
 
 @contextlib.contextmanager
 def served(folder: Path, key: str = "admin", secret: str = "secretsecret") -> Iterator[SeaweedFS]:
-    """A server, started, with a bucket of tables, and the variables set that lead there."""
+    """A started server with a bucket and its environment variables."""
     server = server_in(folder, key, secret)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in server.variables.items():

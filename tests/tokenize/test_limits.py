@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.crop import plan_crop, seed_of
-from rasterloom.tokenize.limits import crop_seed, cut_share, length_fault, names_size, picture_fault
+from rasterloom.tokenize.limits import crop_seed, cut_share, image_fault, length_fault, names_size
 
 OLD = Tokenize(min_side=0, max_cut=1)
 
@@ -13,7 +13,7 @@ sides = st.integers(1, 5000)
 
 
 def fault(size, target=512, **limits):
-    return picture_fault(size, plan_crop(size, bucket_sizes(target)), OLD.model_copy(update=limits))
+    return image_fault(size, plan_crop(size, bucket_sizes(target)), OLD.model_copy(update=limits))
 
 
 def test_images_of_one_conversation_share_a_seed_unless_told_otherwise():

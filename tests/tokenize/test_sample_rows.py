@@ -15,7 +15,7 @@ from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.crop import apply_crop, plan_crop
 from rasterloom.tokenize.profiles import MINI
 from rasterloom.tokenize.prompt_templates import TEMPLATES, templates_of, turns
-from rasterloom.tokenize.sample_rows import TokenizeSample, asks, plan_pictures, text_of, turns_of
+from rasterloom.tokenize.sample_rows import TokenizeSample, asks, plan_images, text_of, turns_of
 from rasterloom.tokenize.text_tokenizer import JsonText, train_text
 from rasterloom.tokenize.tokenize_shard import tokenize_shard
 from rasterloom.tokenize.unirep import unframe
@@ -117,7 +117,7 @@ def test_pictures_of_nearly_one_aspect_lie_alike(size, scale, off, seed):
         size = other = (size[0], size[0])
     sample = TokenizeSample("k", "", "depth", {}, (b"", b""), 1)
     for target in (64, 96):
-        plans = plan_pictures(sample, [size, other], [True, False], target, CONFIG, lambda _: seed)
+        plans = plan_images(sample, [size, other], [True, False], target, CONFIG, lambda _: seed)
         assert plans[0].bucket == plans[1].bucket and plans[0].box == plans[1].box
         assert plans[0].resizes[-1] == plans[1].resizes[-1]
         assert plans[1] == plan_crop(other, bucket_sizes(target), seed=seed)  # the answer leads
@@ -133,7 +133,7 @@ def test_alone_they_would_have_gone_apart():
     chosen = [plan_crop(size, bucket_sizes(256)).bucket for size in sizes]
     apart = next(i for i, (a, b) in enumerate(pairwise(chosen)) if a != b and sizes[i][0] > 120)
     sample = TokenizeSample("k", "", "depth", {}, (b"", b""), 1)
-    plans = plan_pictures(sample, sizes[apart : apart + 2], [True, False], 256, CONFIG, lambda _: 1)
+    plans = plan_images(sample, sizes[apart : apart + 2], [True, False], 256, CONFIG, lambda _: 1)
     assert plans[0].bucket == plans[1].bucket == chosen[apart + 1]
 
 
@@ -185,13 +185,13 @@ def test_the_prompt_names_the_bucket_of_the_picture_that_answers_it():
     ("bad", "reason"),
     [
         (row("edit", noise((64, 64)), b"<html>", said={"instruction": "x"}),
-         "image 2 of 2: not a picture in a format that Pillow reads"),
+         "image 2 of 2: not an image in a format that Pillow reads"),
         (row("edit", noise((64, 64)), saved(noise((64, 64)))[:300], said={"instruction": "x"}, main=1),
          "image 2 of 2: "),
         (row("edit", noise((64, 64)), b"", said={"instruction": "x"}), "image 2 of 2: "),
         (row("depth", noise((64, 64)), said={}),
-         f"turns: the messages hold 2 {IMAGE}, but the row has 1 picture"),
-        (row("caption", said={}), f"turns: the messages hold 1 {IMAGE}, but the row has no pictures"),
+         f"turns: the messages hold 2 {IMAGE}, but the row has 1 image"),
+        (row("caption", said={}), f"turns: the messages hold 1 {IMAGE}, but the row has no images"),
         (row("edit", noise((64, 64)), noise((64, 64)), said={"question": "x"}),
          "turns: task 'edit' needs 'instruction'; there are caption, height, question, width"),
         (row("paint", noise((64, 64)), said={}), "turns: unknown task 'paint'; known: t2i, "),

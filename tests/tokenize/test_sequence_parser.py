@@ -63,7 +63,7 @@ def test_a_sequence_with_a_broken_frame_is_refused(profile, rows, columns, data)
         ([0, MINI.eoi], "position 1 holds 1028"),
         ([0, -1], "position 1 holds -1, outside of mini's 0 .. 1535"),
         ([1536], "position 0 holds 1536, outside"),
-        ([MINI.boi], "the frame at position 0: a framed picture has more than 1 ids"),
+        ([MINI.boi], "the frame at position 0: a framed image has more than 1 ids"),
         ([0, MINI.boi, 1033, 1097, 4], "the frame at position 1: position 2 holds 1097"),
         ([[0]], "a row of integer ids"),
         ([0.5], "a row of integer ids"),

@@ -144,7 +144,7 @@ def test_every_row_comes_back_once_with_its_reason():
     jpeg = saved(noise((64, 64), 3), "JPEG")
     bad = {
         "truncated": ({"caption": "c", "image": jpeg[: len(jpeg) // 2]}, "image: .*truncated.*"),
-        "html": ({"caption": "c", "image": b"<html>"}, "image: not a picture in a format that Pillow reads"),
+        "html": ({"caption": "c", "image": b"<html>"}, "image: not an image in a format that Pillow reads"),
         "none": ({"caption": "c", "image": None}, "image: the row has none"),
         "empty": ({"caption": "c", "image": b""}, "image: the row has none"),
         "speck": (

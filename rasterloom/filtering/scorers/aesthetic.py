@@ -26,7 +26,7 @@ V2_LAYERS = tuple(f"layers.{n}." for n in (0, 2, 4, 6, 7))  # improved-aesthetic
 
 
 def load_head(path: str | Path) -> Head:
-    """Read one of LAION's .pth heads, v1 (a linear layer) or v2 (linear layers without activations).
+    """Read one of LAION's .pth heads: v1 (a linear layer) or v2 (linear layers without activations).
 
     Both are linear, so the layers are multiplied out into one.
 
@@ -53,7 +53,7 @@ def load_head(path: str | Path) -> Head:
 
 
 def _read_layers(path: Path) -> list[tuple[Floats, ...]]:
-    """Return the (weight [out, in], bias [out]) of each layer, from the embedding to the score."""
+    """Return (weight [out, in], bias [out]) of each layer, embedding to score."""
     import torch  # heavy
 
     if not path.is_file():
@@ -93,7 +93,7 @@ def _multiply_out(path: Path, layers: list[tuple[Floats, ...]]) -> tuple[Floats,
 
 
 class AestheticScorer:
-    """Scores images by a head on the L2-normalised image embeddings of a CLIP of transformers.
+    """Scores images by a linear head on CLIP's image embeddings.
 
     Args:
         head: path of a .pth file, see `load_head`
@@ -128,7 +128,7 @@ class AestheticScorer:
         self.columns = floats("aesthetic") | ({"aesthetic_embedding": EMBEDDING} if keep_embeddings else {})
 
     def __call__(self, batch: Batch) -> Scores:
-        embeddings = self.clip.of_pictures(batch)
+        embeddings = self.clip.of_images(batch)
         return {"aesthetic": self._head(embeddings), "aesthetic_embedding": embeddings}
 
     @cached_property

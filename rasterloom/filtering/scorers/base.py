@@ -29,7 +29,7 @@ class Batch:
     _shared: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     def once(self, name: Hashable, compute: Callable[[], Found]) -> Found:
-        """Return what `compute` gives for this batch, computed by whichever scorer asks first."""
+        """Return `compute`'s result for this batch, computed once for all scorers."""
         if name not in self._shared:
             self._shared[name] = compute()
         return self._shared[name]  # type: ignore[no-any-return]
@@ -55,7 +55,7 @@ class Scorer(Protocol):
 
     @property
     def sees(self) -> bool:
-        """True if it needs the images; if no scorer does, they are not decoded and `images` is empty."""
+        """True if it needs the images. If no scorer does, they are not decoded and `images` is empty."""
 
     def __call__(self, batch: Batch) -> Scores: ...
 

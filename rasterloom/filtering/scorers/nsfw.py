@@ -14,7 +14,7 @@ BATCH = 16
 
 
 class NsfwScorer:
-    """The probability, 0 to 1, that an image is not safe for work; Yahoo: below 0.2 safe, above 0.8 not.
+    """The probability, 0 to 1, of an image not safe for work. Yahoo: below 0.2 safe, above 0.8 not.
 
     Raises:
         ValueError: the extra `nsfw` is not installed

@@ -53,7 +53,7 @@ def niqe(image: NDArray[np.uint8], photographs: Photographs | None = None) -> fl
 
 
 def distance(features: Floats, photographs: Photographs) -> float:
-    """Return the distance (equation 10 of the paper) of patches [n, 36], n >= 1, from photographs.
+    """Return the distance of patches [n, 36] from photographs (equation 10).
 
     The covariance of few patches is drawn to that of photographs, as if `FEATURES` patches of theirs had
     been seen too: an image of one patch has none of its own.
@@ -67,13 +67,13 @@ def distance(features: Floats, photographs: Photographs) -> float:
 
 
 def patch_features(luma: NDArray[np.uint8]) -> Floats:
-    """Return the features [n, 36] of those patches of a luma [h, w] that are not flat."""
+    """Return the features [n, 36] of a luma's patches, flat ones excluded."""
     features = patches(luma)
     return features[np.isfinite(features).all(axis=1)]
 
 
 def patches(luma: NDArray[np.uint8]) -> Floats:
-    """Return the features [n, 36] of all patches of a luma [h, w], row by row; NaN in those of flat ones."""
+    """Return features [n, 36] of all patches of a luma [h, w]. They come row by row, NaN in flat ones."""
     fine = _whole_patches(luma)
     if not fine.size:
         return np.empty((0, FEATURES))
@@ -82,7 +82,7 @@ def patches(luma: NDArray[np.uint8]) -> Floats:
 
 
 def sharpness(luma: NDArray[np.uint8]) -> Floats:
-    """Return the mean local deviation [n] of all patches of a luma, row by row."""
+    """Return the mean local deviation [n] of a luma's patches."""
     _, deviation = _mean_and_deviation(_whole_patches(luma))
     return _patch_means(deviation, PATCH).astype(np.float64)
 
@@ -93,7 +93,7 @@ def _whole_patches(luma: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _scale_features(pixels: NDArray[np.float32], patch: int) -> Floats:
-    """Return 18 features of each patch, some rows of patches at a time, so that they stay in the cache."""
+    """Return 18 features of each patch. Few rows at a time stay in the cache."""
     height, width = pixels.shape
     padded = np.pad(pixels, _MARGIN, mode="edge")
     step = max(1, _PIXELS_AT_ONCE // (width * patch)) * patch
@@ -105,7 +105,7 @@ def _scale_features(pixels: NDArray[np.float32], patch: int) -> Floats:
 
 
 def _strip_features(padded: NDArray[np.float32], patch: int) -> Floats:
-    """Return the shape and scale of the normalised luma of each patch, and 4 features of each product."""
+    """Return each patch's luma shape and scale, and 4 features a product."""
     mean, deviation = _mean_and_deviation(padded)
     inside = slice(_REACH, -_REACH)
     normal = (padded[inside, inside] - mean[inside, inside]) / (deviation[inside, inside] + 1)
@@ -172,7 +172,7 @@ class _GammaTable:
 
 @cache
 def _gamma_table() -> _GammaTable:
-    """Tabulate the ratios of gamma functions that a shape of 0.2 to 10 gives; rho rises with the shape."""
+    """Tabulate the ratios of gamma functions for shapes of 0.2 to 10."""
     shape = np.arange(0.2, 10.0005, 0.005)
     log = np.array([[math.lgamma(k / a) for k in (1, 2, 3)] for a in shape])
     return _GammaTable(

@@ -144,7 +144,7 @@ def plugin_identity(configs: Sequence[Score]) -> dict[str, Any]:
 
 
 def wants_gpu(configs: Sequence[Score]) -> bool:
-    """Tell whether a GPU is worth taking for some of the scorers; a plug-in says so by ``uses_gpu``."""
+    """Tell whether a GPU is worth taking for some of the scorers. A plug-in says so by ``uses_gpu``."""
     return any(
         config.name in _ON_GPU or (config.name not in SCORERS and getattr(_make(config), "uses_gpu", False))
         for config in configs
@@ -221,7 +221,7 @@ def score_shard(images: pa.Table, scorers: Sequence[Scorer]) -> pa.Table:
 
 
 def _array(values: Any, kind: pa.DataType) -> pa.Array:
-    """Turn values [n] into an array, NaN into null; a row [d] of a list column with a NaN in it is null."""
+    """Turn values [n] into an array, NaN into null. A row [d] of a list column with a NaN in it is null."""
     if not pa.types.is_list(kind):
         return pa.array(values, kind, from_pandas=True)
     values = np.asarray(values, np.float32)
@@ -234,7 +234,7 @@ def _array(values: Any, kind: pa.DataType) -> pa.Array:
 def _batches(images: pa.Table, sees: bool) -> Iterator[tuple[list[int], Batch]]:
     """Decode the images there are, some at a time: row numbers, and images with captions."""
     rows: list[int] = []
-    pictures: Images = []
+    decoded: Images = []
     captions: Captions = []
     row = -1
     for batch in images.select(["key", "image", "caption"]).to_batches(max_chunksize=BATCH_ROWS):
@@ -243,27 +243,27 @@ def _batches(images: pa.Table, sees: bool) -> Iterator[tuple[list[int], Batch]]:
             if not data.is_valid:
                 continue
             if sees:
-                picture = decode(data.as_py(), key.as_py())
-                if picture is None:
+                image = decode(data.as_py(), key.as_py())
+                if image is None:
                     continue
-                pictures.append(picture)
+                decoded.append(image)
             rows.append(row)
             captions.append(caption.as_py())
-            if len(rows) == BATCH_ROWS or sum(p.size for p in pictures) > 3 * BATCH_PIXELS:
-                yield rows, Batch(pictures, captions)
-                rows, pictures, captions = [], [], []
+            if len(rows) == BATCH_ROWS or sum(p.size for p in decoded) > 3 * BATCH_PIXELS:
+                yield rows, Batch(decoded, captions)
+                rows, decoded, captions = [], [], []
     if rows:
-        yield rows, Batch(pictures, captions)
+        yield rows, Batch(decoded, captions)
 
 
 def decode(data: bytes, key: str) -> NDArray[np.uint8] | None:
-    """Decode a stored image to RGB [h, w, 3], on white where it is transparent; None if it is broken."""
+    """Decode a stored image to RGB [h, w, 3], transparency on white. Returns None if it is broken."""
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            if not picture.has_transparency_data:
-                return np.asarray(picture.convert("RGB"))
-            white = Image.new("RGBA", picture.size, "white")
-            return np.asarray(Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB"))
+        with Image.open(io.BytesIO(data)) as image:
+            if not image.has_transparency_data:
+                return np.asarray(image.convert("RGB"))
+            white = Image.new("RGBA", image.size, "white")
+            return np.asarray(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        log.warning("the stored picture of %s cannot be decoded and has no scores: %s", safe(key), cut(error))
+        log.warning("the stored image of %s cannot be decoded and has no scores: %s", safe(key), cut(error))
         return None

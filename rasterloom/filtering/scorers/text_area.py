@@ -11,7 +11,7 @@ from rasterloom.filtering.scorers.base import Batch, Scores, digest_of, floats, 
 
 
 class TextAreaScorer:
-    """The share, 0 to 1, of an image that is covered by boxes around text. Nothing is read.
+    """The share, 0 to 1, of an image covered by text boxes. Nothing is read.
 
     Args:
         max_side: longer side, in pixels, to which larger images are scaled down for it

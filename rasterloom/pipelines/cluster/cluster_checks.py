@@ -66,7 +66,7 @@ def clock(corpus: Corpus) -> Iterator[Finding]:
     connection = kind(address.netloc, timeout=ASK_S)
     try:
         connection.request("HEAD", "/")
-        said = connection.getresponse().getheader("Date")
+        date = connection.getresponse().getheader("Date")
     except (OSError, http.client.HTTPException) as error:
         yield Finding(
             False, f"{address.geturl()} does not answer ({error}): see AWS_ENDPOINT_URL, and the firewall"
@@ -74,10 +74,10 @@ def clock(corpus: Corpus) -> Iterator[Finding]:
         return
     finally:
         connection.close()
-    if said is None:
+    if date is None:
         yield Finding(True, f"{address.geturl()} does not tell the time, so the clock was not compared")
         return
-    skew = time.time() - parsedate_to_datetime(said).timestamp()
+    skew = time.time() - parsedate_to_datetime(date).timestamp()
     off = f"the clock is {abs(skew):.0f} s {'before' if skew > 0 else 'behind'} that of {address.netloc}"
     way_out = "" if abs(skew) <= SKEW_S else ": set it by NTP; S3 refuses requests at 900 s"
     yield Finding(not way_out, f"{off}{way_out}")

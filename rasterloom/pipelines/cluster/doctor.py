@@ -65,7 +65,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _plugins() -> Iterator[Finding]:
-    """Findings on the readers, scorers and codecs that other packages bring; each is loaded."""
+    """Findings on the readers, scorers and codecs that other packages bring. Each is loaded."""
     rooms: dict[str, Callable[[plugins.Plugin], object]] = {
         plugins.READERS: readers.load_plugin,
         plugins.SCORERS: scorers.load_plugin,

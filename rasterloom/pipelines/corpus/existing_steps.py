@@ -1,4 +1,4 @@
-"""Steps of a version of a corpus, read off its records and not its recipe.
+"""Steps of a version of a corpus, read off its records.
 
 A recipe of ``corpus: name@tag`` reads that version, whatever else it says of sources, scores or rules: the
 steps of its corpus are those that made the version.
@@ -21,7 +21,7 @@ from rasterloom.versions.refs import check_ref
 
 
 def is_fixed(corpus: Corpus) -> bool:
-    """True if a corpus is seen at a tag or a snapshot, which never change.
+    """True if a corpus is seen at a tag or a snapshot.
 
     Raises:
         VersionError: it is seen at a snapshot that there is not.
@@ -45,7 +45,7 @@ def refuse_change(corpus: Corpus, what: str) -> None:
 
 
 def steps_of_version(recipe: Recipe) -> list[HasResult]:
-    """The steps that made the version of a recipe's corpus, if their results are there.
+    """Steps that made the recipe's version, if their results exist.
 
     Raises:
         RecipeError: the version lacks tokens of a target that a stage is to be trained on.
@@ -85,7 +85,7 @@ def steps_of_version(recipe: Recipe) -> list[HasResult]:
 
 
 def _tokenized(recipe: Recipe, target: int, record: Record) -> token_work.TokenizeAt:
-    """Config that tokens were made by; the recipe adds the paths of weights and tokenizer."""
-    told = {n: v for n, v in record.config["tokenize"].items() if n not in ("prompts", "targets")}
-    config = recipe.tokenize.model_copy(update={**told, "targets": (target,)})
+    """Config that tokens were made by. The recipe adds the paths of weights and tokenizer."""
+    settings = {n: v for n, v in record.config["tokenize"].items() if n not in ("prompts", "targets")}
+    config = recipe.tokenize.model_copy(update={**settings, "targets": (target,)})
     return token_work.TokenizeAt(target=target, tokenize=config)

@@ -47,7 +47,7 @@ def make_lengths(context: StepContext[LengthsAt]) -> dict[str, int]:
 
 
 def write_index(store: Store, given: list[DataFile], path: Path, progress: StepProgress) -> dict[str, int]:
-    """Write the index, a row group for each token file; count rows and tokens."""
+    """Write the index, a row group for each token file. Count rows and tokens."""
     progress.counted(Unit("files"))
     schema = pa.schema(
         [

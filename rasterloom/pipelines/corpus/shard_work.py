@@ -1,4 +1,4 @@
-"""Planning of shards, and the work on one shard, of the steps up to the selection.
+"""Planning of shards and work on one, up to the selection.
 
 A ``plan_*`` function cuts a step's inputs up; the function beside it takes one of those shards.
 """
@@ -32,7 +32,7 @@ FILES_AT_ONCE = 64  # of images, judged together
 
 
 class Sources(Section):
-    """Sources by name; their content is the step's identity, and their paths are not."""
+    """Sources by name. Their content is the step's identity, and their paths are not."""
 
     sources: tuple[Source, ...]
 
@@ -54,7 +54,7 @@ class Scores(Section):
 
 @dataclass(frozen=True)
 class Origin:
-    """Sources of images without a URL, and the Python of the engine img2dataset.
+    """Sources of images without a URL, and img2dataset's Python.
 
     It is nobody's identity: what lies there is.
     """
@@ -137,7 +137,7 @@ def fetch_again(
     config: Fetch,
     origin: Origin = Origin(),
 ) -> ShardResult:
-    """Fetch the rows of a shard again that failed with one of ``errors``.
+    """Fetch again a shard's rows that failed with one of ``errors``.
 
     All rows, where there is no earlier result.
     """
@@ -225,7 +225,7 @@ def score_fields(store: Store, names: list[str]) -> pa.Schema:
 def images_with_scores(
     store: Store, images: list[str], scores: list[str], config: Keep, columns: pa.Schema
 ) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """Yield rows of images and their scores, with the columns that a selection needs.
+    """Yield rows of images and scores, with the columns for a selection.
 
     The files of the two tables go together, one by one, unless something went wrong. Should the keys say
     that it did, or the numbers of files, the scores are looked up in their whole table.

@@ -1,4 +1,4 @@
-"""Steps that build a corpus, from the list of pairs to the table of tokens."""
+"""Steps that build a corpus, from pairs to tokens."""
 
 from functools import partial
 from itertools import chain

@@ -49,7 +49,7 @@ def text_step(config: Tokenize, images: HasResult, selection: HasResult) -> HasR
 
 
 def token_steps(recipe: Recipe, target: int, *given: HasResult) -> tuple[HasResult, HasResult]:
-    """Codes shard by shard, then the same rows packed by bucket into the table."""
+    """Codes by shard, then the same rows packed by bucket."""
 
     config = token_work.TokenizeAt(
         target=target, tokenize=recipe.tokenize.model_copy(update={"targets": (target,)})
@@ -70,7 +70,7 @@ def token_steps(recipe: Recipe, target: int, *given: HasResult) -> tuple[HasResu
 
 
 def pack_step(config: token_work.AtTarget, codes: HasResult, codec: str, rows_per_file: int) -> HasResult:
-    """The rows of ``codes`` that are none of its failures, as the table's rows of a target."""
+    """Rows of ``codes`` without failures, as table rows of a target."""
     target = config.target
     return ShardStep(
         StepKind.TOKENS.step(target),
@@ -94,7 +94,7 @@ def group_rows(codec: str, target: int) -> int:
 
 
 def make_text(context: StepContext[TextVocabulary]) -> dict[str, int]:
-    """Copy the user's tokenizer, or train a byte-level BPE on the kept captions and turns."""
+    """Copy the user's tokenizer, or train a byte-level BPE. It is trained on the kept captions and turns."""
 
     config, folder, inputs = context.config, context.folder, context.inputs
     store = context.corpus.store
@@ -111,7 +111,7 @@ def make_text(context: StepContext[TextVocabulary]) -> dict[str, int]:
 
 
 def _text_digest(config: Tokenize) -> str | None:
-    """Digest of the recipe's own tokenizer, which is checked; None if it has none."""
+    """Digest of the recipe's own tokenizer, which is checked. None if it has none."""
 
     if config.text is None:
         return None

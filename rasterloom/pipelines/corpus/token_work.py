@@ -1,4 +1,4 @@
-"""Work on one shard of images and captions to sequences, and of sequences to files."""
+"""Work on one shard, from images to sequences to files."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ class TokenizeAt(AtTarget):
 
 @dataclass(frozen=True)
 class TokenizeSpec(ShardSpec):
-    """A file of images, and all files of the other inputs, which are pruned by shard."""
+    """A file of images, and all files of the other inputs. These are pruned by shard."""
 
     images: str
     scores: list[str]
@@ -64,7 +64,7 @@ class TokenizeSpec(ShardSpec):
 
 @dataclass(frozen=True)
 class PackSpec(ShardSpec):
-    """Some files of a bucket, cut at numbers of the order; None at the end is no end."""
+    """Some files of a bucket, cut by order. None at the end is no end."""
 
     files: list[str]
     bucket: str
@@ -107,7 +107,7 @@ def tokenize_images(store: Store, spec: TokenizeSpec, config: TokenizeAt) -> Sha
 
 
 def staged(rows: pa.Table, failures: pa.Table, target: int, seed: int) -> pa.Table:
-    """Token rows as ``CODES``, then a row with the error of each failure."""
+    """Token rows as ``CODES``, then an error row for each failure."""
 
     order = order_of(rows["key"].to_pylist(), seed)
     rows = rows.append_column("error", pa.nulls(rows.num_rows, pa.string()))
@@ -131,13 +131,13 @@ def _codec(name: str, weights: str | None, precision: str) -> Codec:
 
 @lru_cache(maxsize=2)
 def load_text(store: Store, name: str, config: Tokenize) -> tuple[Any, Profile]:
-    """The text encoder of a tokenizer.json in the store, and the ids that sequences are written in."""
+    """The text encoder of a stored tokenizer.json, and its ids."""
 
     return text_of(config, store.read(name).decode())
 
 
 def plan_pack(store: Store, inputs: Inputs, config: AtTarget, *, rows_per_file: int) -> list[Shard[PackSpec]]:
-    """Cut each bucket's rows into as few, even files as possible, several a shard.
+    """Cut each bucket's rows into few, even files, several a shard.
 
     What is held of a row here is 8 bytes: where it stands in the order.
     """
@@ -167,7 +167,7 @@ def plan_pack(store: Store, inputs: Inputs, config: AtTarget, *, rows_per_file: 
 
 
 def pack_tokens(store: Store, spec: PackSpec, config: AtTarget) -> ShardResult:
-    """The rows of some files of a bucket, in an order that depends on seed and keys alone."""
+    """Rows of a bucket's files, in an order by seed and key."""
     counts: dict[str, int] = {}
     return _packed(store, spec, counts), counts
 

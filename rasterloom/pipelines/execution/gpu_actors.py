@@ -90,10 +90,10 @@ class Actors(ShardPool):
             ray.get(reference)
         except RayError as error:
             self._failed += not self._nodes.lost(there, error)
-            said = one_line(error, named=True)
-            logger.warning("%s: an actor did not start and is started again: %s", self._name, said)
+            reason = one_line(error, named=True)
+            logger.warning("%s: an actor did not start and is started again: %s", self._name, reason)
             if self._failed == TRIES:
-                raise StepFailed(f"{self._name}: its actors do not start: {said}") from error
+                raise StepFailed(f"{self._name}: its actors do not start: {reason}") from error
             time.sleep(1.0)
         else:
             self._busy[actor] = 0

@@ -47,8 +47,8 @@ def _init(run: Run, variables: dict[str, str]) -> None:
         try:
             ray.init(address=address, runtime_env={"env_vars": variables}, **quiet)
         except (ConnectionError, ray.exceptions.AuthenticationError) as error:
-            said = str(error).splitlines()[0]
-            raise StepFailed(f"cannot connect to the Ray cluster {address}: {said}") from None
+            reason = str(error).splitlines()[0]
+            raise StepFailed(f"cannot connect to the Ray cluster {address}: {reason}") from None
         return
     try:
         start_local_ray(
@@ -58,9 +58,9 @@ def _init(run: Run, variables: dict[str, str]) -> None:
             **quiet,
         )
     except Exception as error:  # Ray's own class for a machine that is too busy to start it in time
-        said = str(error).splitlines()[0].rstrip(".")
+        reason = str(error).splitlines()[0].rstrip(".")
         raise StepFailed(
-            f"Ray did not start on this machine: {said}: run it again when it has less to do"
+            f"Ray did not start on this machine: {reason}: run it again when it has less to do"
         ) from None
 
 

@@ -113,8 +113,8 @@ class _Losses:
         elif guilty:
             self._died[shard.name] += 1
             number = self._died[shard.name]
-            where, said = f"{self._step}, shard {shard.name}", one_line(error, named=True)
-            logger.warning("%s: its worker died, time %d of %d: %s", where, number, TRIES, said)
+            where, reason = f"{self._step}, shard {shard.name}", one_line(error, named=True)
+            logger.warning("%s: its worker died, time %d of %d: %s", where, number, TRIES, reason)
             # The head may not have noticed yet; before giving up it is waited for.
             if number >= TRIES and not self._nodes.lost(there, error, LATE_S):
                 raise StepFailed(f"{self._step}, shard {shard.name}: {_why(error)}") from error

@@ -1,4 +1,4 @@
-"""Export of a version as a Hugging Face dataset, webdataset shards or Parquet."""
+"""Export of a version: Hugging Face dataset, webdataset shards or Parquet."""
 
 import io
 import json
@@ -20,7 +20,7 @@ from rasterloom.storage.parquet_io import read_file, read_files, read_rows
 from rasterloom.utils.parallel import Advance, adding, silent
 from rasterloom.versions.corpus import Corpus
 
-FILE_BYTES = 500_000_000  # of pictures in a file, about
+FILE_BYTES = 500_000_000  # of images in a file, about
 FROM_IMAGES = ("key", "url", "caption", "task", "turns", "main", "width", "height", "format", "sha256")
 FROM_PAIRS = ("source", "weight", "licence")
 
@@ -38,9 +38,9 @@ def export(
     Args:
         corpus: seen at the version that is wanted.
         folder: new or empty.
-        form: ``hf`` has its pictures as ``datasets`` wants them (``load_dataset(folder)``), ``parquet`` as
+        form: ``hf`` has its images as ``datasets`` wants them (``load_dataset(folder)``), ``parquet`` as
             plain bytes; ``webdataset`` has tars of ``key.jpg``, ``key.txt`` and ``key.json``.
-        file_bytes: of pictures in one file, about.
+        file_bytes: of images in one file, about.
         advance: called with the rows read so far after each of the corpus's files.
 
     Raises:
@@ -63,7 +63,7 @@ def export(
 
 
 def kept_rows(corpus: Corpus, advance: Advance = silent) -> Iterator[pa.Table]:
-    """Yield the selected rows of each file of images, with scores and origin."""
+    """Yield the selected rows of each images file, with scores and origin."""
     store, add = corpus.store, adding(advance)
     names = {table: [f.name for f in corpus.files(table)] for table in ("scores", "selection")}
     pairs = _Pairs(corpus)
@@ -85,7 +85,7 @@ def kept_rows(corpus: Corpus, advance: Advance = silent) -> Iterator[pa.Table]:
 
 
 class _Pairs:
-    """Rows of pairs for those of images; both are in the same order."""
+    """Rows of pairs for rows of images in the same order."""
 
     def __init__(self, corpus: Corpus) -> None:
         self.store = corpus.store
@@ -129,39 +129,39 @@ def _write_parquet(rows: pa.Table, path: Path) -> None:
 
 
 def _write_hf(rows: pa.Table, path: Path) -> None:
-    """Write Parquet with images as structs of bytes and path, which `datasets` decodes."""
-    _write_parquet(_hf_pictures(rows), path)
+    """Write Parquet with images as structs that `datasets` decodes."""
+    _write_parquet(_hf_images(rows), path)
 
 
-def _hf_pictures(rows: pa.Table) -> pa.Table:
-    picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+def _hf_images(rows: pa.Table) -> pa.Table:
+    image_type = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
     def one(data: bytes | None, name: str) -> dict[str, Any] | None:
         return {"bytes": data, "path": name} if data else None
 
     of = rows.to_pylist()
     images = [one(row["image"], f"{row['key']}.{row['format']}") for row in of]
-    rows = rows.set_column(rows.column_names.index("image"), "image", pa.array(images, picture))
+    rows = rows.set_column(rows.column_names.index("image"), "image", pa.array(images, image_type))
     if "more" in rows.column_names:
         more = [
             [one(m["image"], f"{row['key']}-{n}.{m['format']}") for n, m in enumerate(row["more"] or (), 1)]
             for row in of
         ]
-        rows = rows.set_column(rows.column_names.index("more"), "more", pa.array(more, pa.list_(picture)))
+        rows = rows.set_column(rows.column_names.index("more"), "more", pa.array(more, pa.list_(image_type)))
     return rows
 
 
 def _write_tar(rows: pa.Table, path: Path) -> None:
-    """Write a tar of ``key.jpg`` (of several images ``key.0.jpg`` ...), ``key.txt`` and ``key.json``."""
+    """Write a tar of ``key.jpg`` (of several images ``key.<n>.jpg``), ``key.txt`` and ``key.json``."""
     with tarfile.open(path.with_suffix(".tar"), "w") as tar:
         for row in rows.to_pylist():
             first = {"image": row.pop("image"), "format": row["format"]}
             more = row.pop("more", None) or []
-            pictures = in_order(first if first["image"] else None, row.get("main") or 0, more)
-            for number, picture in enumerate(pictures):
-                part = f".{number}" if len(pictures) > 1 else ""
-                suffix = {"jpeg": "jpg"}.get(picture["format"], picture["format"])
-                _add(tar, f"{row['key']}{part}.{suffix}", picture["image"])
+            images = in_order(first if first["image"] else None, row.get("main") or 0, more)
+            for number, image in enumerate(images):
+                part = f".{number}" if len(images) > 1 else ""
+                suffix = {"jpeg": "jpg"}.get(image["format"], image["format"])
+                _add(tar, f"{row['key']}{part}.{suffix}", image["image"])
             _add(tar, f"{row['key']}.txt", (row["caption"] or "").encode())
             _add(tar, f"{row['key']}.json", json.dumps(row, ensure_ascii=False, default=str).encode())
 

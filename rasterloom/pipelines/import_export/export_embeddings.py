@@ -19,7 +19,7 @@ ROWS_A_FILE = 100_000
 
 
 def export(recipe: Recipe, folder: Path, everything: bool = False, rows_a_file: int = ROWS_A_FILE) -> int:
-    """Write the embeddings of a corpus in the layout of `clip-retrieval inference`; return their number.
+    """Write a corpus's embeddings in clip-retrieval's layout. Returns their number.
 
     ``img_emb/img_emb_<n>.npy`` and, where the score `clip` kept those of captions,
     ``text_emb/text_emb_<n>.npy`` hold float16 [rows, d] of length 1; ``metadata/metadata_<n>.parquet`` has
@@ -62,7 +62,7 @@ def export(recipe: Recipe, folder: Path, everything: bool = False, rows_a_file: 
 def _rows(
     corpus: Corpus, files: dict[str, list[str]], images: str, vectors: list[str], scores: list[str]
 ) -> pa.Table:
-    """Rows of one file of images that have all embeddings and are selected."""
+    """Selected rows of one images file that have all embeddings."""
     store = corpus.store
     columns = ["key", "shard", "url", "caption", "width", "height"]
     table = parquet_io.read_files(store, [images], pc.field("status") == "ok", columns)

@@ -24,7 +24,7 @@ class Card:
     corpus: Corpus
     rows: int = 0
     bytes: int = 0
-    pictures: int = 0
+    images: int = 0
     licences: Counter[str] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
     tasks: Counter[str] = field(default_factory=Counter)
@@ -33,7 +33,7 @@ class Card:
 
     def add(self, rows: pa.Table) -> None:
         self.rows += rows.num_rows
-        self.pictures += len(rows["image"]) - rows["image"].null_count
+        self.images += len(rows["image"]) - rows["image"].null_count
         self.bytes += pc.sum(pc.binary_length(rows["image"])).as_py() or 0
         self.licences.update(value or UNNAMED for value in rows["licence"].to_pylist())
         self.sources.update(rows["source"].to_pylist())
@@ -45,7 +45,7 @@ class Card:
 
 
 def write_card(card: Card, folder: Path, form: str) -> None:
-    """Write README.md, with the front matter that `datasets` reads, and export.json with the records."""
+    """Write README.md with `datasets`' front matter, and export.json with the records."""
     versions = made(card.corpus)
     more: dict[str, object] = {}
     if form == "hf":
@@ -55,7 +55,7 @@ def write_card(card: Card, folder: Path, form: str) -> None:
         front_matter(card.corpus.name, card.rows, card.licences, **more),
         f"# {card.corpus.name}",
         "",
-        f"{card.rows:,} samples, {card.pictures:,} of them with pictures ({card.bytes / 1e6:,.1f} MB), "
+        f"{card.rows:,} samples, {card.images:,} of them with images ({card.bytes / 1e6:,.1f} MB), "
         f"exported by Rasterloom {__version__} from `{card.corpus.name}@{card.corpus.ref}`.",
     ]
     if card.sides:

@@ -59,7 +59,7 @@ def adopt(
     columns: Mapping[str, str],
     advance: Advance = silent,
 ) -> Adopted:
-    """Import Parquet files as the next version of a table; the same files give the same version.
+    """Import Parquet files as the next version of a table. The same files give the same version.
 
     Args:
         table: pairs, images, scores or selection.
@@ -146,7 +146,7 @@ class _Writer:
         """Rows in the table's schema, with the columns that the file lacks."""
         rows = _with_keys(_renamed(given, self.schema, self.columns), file)
         if self.table == "images" and "status" not in rows.column_names:
-            rows = _pictures(rows, self.fetch, file)
+            rows = _images(rows, self.fetch, file)
         elif self.table == "selection":
             rows = _with_reasons(rows)
         found = [self._column(rows, field, file) for field in self.schema]
@@ -167,7 +167,7 @@ class _Writer:
 
 
 def _files(path: str) -> tuple[Store, list[Entry]]:
-    """Parquet files at a path, in the order of their names, and their store."""
+    """Parquet files at a path by name, and their store."""
     if path.endswith(".parquet"):
         folder, _, name = path.rpartition("/")
         store = Store(folder if path.startswith("s3://") else str(Path(path).resolve().parent))
@@ -206,7 +206,7 @@ def _fits(store: Store, name: str, schema: pa.Schema) -> bool:
 
 
 def _schema(table: str, store: Store, files: Sequence[Entry], columns: Mapping[str, str]) -> pa.Schema:
-    """Schema of the table; of scores with every floating-point column, or the named ones."""
+    """Schema of the table. Of scores with every floating-point column, or the named ones."""
     schema = SCHEMAS[table]
     for ours in columns:
         if table != "scores" and ours not in (*schema.names, "url", "caption"):  # the two give the key
@@ -291,8 +291,8 @@ def _with_reasons(rows: pa.Table) -> pa.Table:
     return rows
 
 
-def _pictures(rows: pa.Table, fetch: Fetch, file: str) -> pa.Table:
-    """Pictures as a fetch stores them: limits, hashes and sizes are those of the recipe's ``fetch``."""
+def _images(rows: pa.Table, fetch: Fetch, file: str) -> pa.Table:
+    """Images as a fetch stores them: limits, hashes and sizes are those of the recipe's ``fetch``."""
     if "image" not in rows.column_names:
         message = f"{file} has no column image"
         raise RecipeError(message, hint="name the one with the files' bytes with {column} image=COLUMN")
@@ -305,7 +305,7 @@ def _pictures(rows: pa.Table, fetch: Fetch, file: str) -> pa.Table:
         row |= {"attempts": 0, "status": "failed"}
         try:
             if not isinstance(data, bytes) or not data:
-                raise FetchFailure("missing_file", "the row has no picture")  # type: ignore[arg-type]
+                raise FetchFailure("missing_file", "the row has no image")  # type: ignore[arg-type]
             decoded = decode_image(data, fetch)
             row |= image_columns(decoded, received(data, decoded))
         except FetchFailure as failure:

@@ -1,4 +1,4 @@
-"""Import of tokens that Lumina-mGPT wrote, as a version of the table ``tokens``."""
+"""Import of Lumina-mGPT's tokens as a version of ``tokens``."""
 
 import hashlib
 import json
@@ -56,7 +56,7 @@ class Imported:
 def import_tokens(
     record: Path, profile: str, into: str, target: int, replace: bool, run: Run, progress: Progress
 ) -> Imported:
-    """Read a record of the reference and its pickles into the tokens of a corpus.
+    """Read a record of the reference and its pickles into a corpus.
 
     Args:
         record: ``record.json`` or ``.jsonl``; see ``tokenize.reference``.
@@ -159,7 +159,7 @@ def _read(store: Store, spec: ImportSpec, config: ImportAt, *, folder: str) -> S
 
 
 def target_of(record: Path, profile: str) -> int:
-    """Guess a record's target from its first image that is a bucket of a common one.
+    """Guess a record's target from the bucket of its first image.
 
     Raises:
         RecipeError: there is none.

@@ -22,7 +22,7 @@ from rasterloom.versions.corpus import Corpus
 def retokenize(
     recipe: Recipe, targets: tuple[int, ...], progress: Progress, dry_run: bool = False
 ) -> list[Planned]:
-    """Tokenize the selected images of a corpus at other targets, or plan to.
+    """Tokenize a corpus's selected images at other targets.
 
     Args:
         targets: resolutions; those of the recipe when empty.

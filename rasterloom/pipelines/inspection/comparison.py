@@ -26,7 +26,7 @@ Begin = Callable[[str], None]
 
 
 def compare_with(recipe: Recipe, other: str, page: Path, begin: Begin = lambda part: None) -> None:
-    """Write a page that compares a recipe's results with others; nothing is run.
+    """Write a page that compares a recipe's results with others. Nothing is run.
 
     Args:
         other: the file of another recipe; a tag, a branch or a snapshot; or the fingerprint of a stage that
@@ -87,7 +87,7 @@ def _operand_of(recipe: Recipe, other: str) -> Operand:
 
 
 def operand_of_version(corpus: Corpus, nodes: Graph) -> Operand:
-    """Version of a corpus, with the last training run on its tokens, if any."""
+    """Version of a corpus, with the last training run on it."""
     check_ref(corpus)
     refuse_held(corpus)
     there = [version.record for version in made(corpus)]
@@ -110,7 +110,7 @@ def operand_of_version(corpus: Corpus, nodes: Graph) -> Operand:
 
 
 def operand_of_run(corpus: Corpus, nodes: Graph, last: Node) -> Operand:
-    """Training run up to a stage, with the steps that it came from, without rows."""
+    """Training run up to a stage, with its earlier steps."""
     run = _run_of(nodes, last)
     before = [n.record for n in lineage.ancestors(nodes, last) if not _trains(n)]
     name = f"{last.record.step} {last.record.fingerprint[:10]}"

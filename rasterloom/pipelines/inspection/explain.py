@@ -59,17 +59,17 @@ class _Story:
         self.shard = self.image["shard"][0].as_py() if self.image else None
 
     def chapters(self) -> list[Chapter]:
-        told = [Chapter("pair", _pair_lines(self.pair))]
+        chapters = [Chapter("pair", _pair_lines(self.pair))]
         for name, tell in (
             ("images", self._fetched),
             ("scores", self._scored),
             ("selection", self._selected),
         ):
-            told.append(Chapter(name, tell() if name in self.files else self._not_done(name)))
+            chapters.append(Chapter(name, tell() if name in self.files else self._not_done(name)))
         for name in self.states:
             if StepKind.of(name) is StepKind.TOKENS:
-                told.append(Chapter(name, self._tokens(name)))
-        return told
+                chapters.append(Chapter(name, self._tokens(name)))
+        return chapters
 
     def _not_done(self, name: str) -> Lines:
         return (("not done", self.states[name].reason),)
@@ -97,16 +97,16 @@ class _Story:
         if not self.image:
             return (("missing", "the pair has no row in images"),)
         row = self.image.to_pylist()[0]
-        told_already = ("key", "url", "caption", "thumbnail", "task", "turns", "main")
-        lines = _lines({name: value for name, value in row.items() if name not in told_already})
+        listed = ("key", "url", "caption", "thumbnail", "task", "turns", "main")
+        lines = _lines({name: value for name, value in row.items() if name not in listed})
         if row["status"] == "ok" and row["width"] is None:
             return (*lines, ("images", "none, it is text alone"))
         if row.get("main") is None:
             return lines
         more = parquet_io.read_more(self.corpus.store, self.files["images"], self.key)
-        mine = {**row, "main picture": True}
+        mine = {**row, "main image": True}
         found = enumerate(in_order(mine, row["main"], more), 1)
-        return (*lines, *((f"image {n} of {len(more) + 1}", _picture(one)) for n, one in found))
+        return (*lines, *((f"image {n} of {len(more) + 1}", _image(one)) for n, one in found))
 
     def _scored(self) -> Lines:
         scores = self._row("scores", shard=self.shard)
@@ -120,7 +120,7 @@ class _Story:
         if not selection:
             return (("missing", "the image has no row in selection"),)
         row = selection.to_pylist()[0]
-        told = [("kept", "yes" if row["kept"] else "no"), ("reason", row["reason"])]
+        lines = [("kept", "yes" if row["kept"] else "no"), ("reason", row["reason"])]
         rule = self._rule()
         if rule and self.image and self.image["status"][0].as_py() == "ok":
             scores = self._row("scores", shard=self.shard)
@@ -132,17 +132,17 @@ class _Story:
                     for name, value in verdict.values.items()
                 )
                 text = verdict.error or says + (f" ({given})" if given else "")
-                told.append((f"rule: {' '.join(verdict.part.split())}", text))
+                lines.append((f"rule: {' '.join(verdict.part.split())}", text))
         if row["duplicate_of"]:
-            told += self._instead(row["duplicate_of"])
+            lines += self._instead(row["duplicate_of"])
         duplicates = self._duplicates()
         if duplicates:
             more = f" and {len(duplicates) - DUPLICATES} more" if len(duplicates) > DUPLICATES else ""
-            told.append(("kept instead of", ", ".join(duplicates[:DUPLICATES]) + more))
-        return tuple(told)
+            lines.append(("kept instead of", ", ".join(duplicates[:DUPLICATES]) + more))
+        return tuple(lines)
 
     def _rule(self) -> str | None:
-        """Keep rule of the present selection, not of the recipe; None if it was imported."""
+        """Keep rule of the present selection, not of the recipe. None if it was imported."""
         record = self.states["selection"].record
         return record.config.get("rule") if record else None
 
@@ -150,7 +150,7 @@ class _Story:
         columns = ["url", "caption", "phash", "original_width", "original_height"]
         where = pc.field("key") == key
         (other,) = parquet_io.read_files(self.corpus.store, self.files["images"], where, columns).to_pylist()
-        told = [
+        lines = [
             ("kept instead", key),
             ("its url", other["url"]),
             ("its caption", other["caption"] or ""),
@@ -159,8 +159,8 @@ class _Story:
         mine = self.image["phash"][0].as_py() if self.image else None
         if mine and other["phash"]:
             bits = (int(mine, 16) ^ int(other["phash"], 16)).bit_count()
-            told.append(("its perceptual hash", f"{other['phash']}, {bits} of 64 bits differ"))
-        return told
+            lines.append(("its perceptual hash", f"{other['phash']}, {bits} of 64 bits differ"))
+        return lines
 
     def _duplicates(self) -> list[str]:
         where = pc.field("duplicate_of") == self.key
@@ -182,24 +182,24 @@ class _Story:
         return _lines(rows[0])
 
 
-def _picture(one: dict[str, Any]) -> str:
+def _image(one: dict[str, Any]) -> str:
     words = f"{one['width']} x {one['height']} {one['format']}, SHA-256 {one['sha256'][:12]}"
-    return f"{words}; it stands for the sample" if "main picture" in one else words
+    return f"{words}; it stands for the sample" if "main image" in one else words
 
 
 def _pair_lines(pair: dict[str, Any]) -> Lines:
-    """Columns of a pair, with the turns and images of a sample one by one."""
+    """Columns of a pair, a sample's turns and images one by one."""
     row = dict(pair)
     more, turns = row.pop("more", None), row.pop("turns", None)
     lines = [(name, text) for name, text in _lines(row) if name != "main"]
     if more:
         places = in_order(row["url"] or row["path"], row["main"], more)
         lines += [(f"image {n} of {len(places)}", place) for n, place in enumerate(places, 1)]
-    said = json.loads(turns) if turns else {}
-    if isinstance(said, list):
-        lines += [(turn["from"], turn["value"].replace("\n", "⏎")) for turn in said]
+    content = json.loads(turns) if turns else {}
+    if isinstance(content, list):
+        lines += [(turn["from"], turn["value"].replace("\n", "⏎")) for turn in content]
     else:
-        lines += [(f"field {name}", _word(value)) for name, value in said.items()]
+        lines += [(f"field {name}", _word(value)) for name, value in content.items()]
     return tuple(lines)
 
 

@@ -14,7 +14,7 @@ from rasterloom.utils.redact import HOST_SQL
 
 @dataclass(frozen=True)
 class FailedPair:
-    """Pair dropped by fetching, by the keep rule, as a duplicate or by tokenization."""
+    """Pair dropped by fetching, rule, deduplication or tokenization."""
 
     key: str
     url: str | None

@@ -23,7 +23,7 @@ from rasterloom.storage import parquet_io
 from rasterloom.versions.corpus import Corpus
 
 SEED = "rasterloom.try"
-SHOWN = 24  # pictures of each reason
+SHOWN = 24  # images of each reason
 GROUPS = 20  # the most frequent reasons that are shown
 
 

@@ -39,7 +39,7 @@ class TokenRow:
 
 
 def find(recipe: Recipe, which: str, target: int | None) -> TokenRow:
-    """Find a row of the present tokens; the recipe's sources may be gone.
+    """Find a row of the present tokens. The recipe's sources may be gone.
 
     Args:
         which: key of the row, or the first digits of it; or the row's number, from 0, in decimal digits.
@@ -153,7 +153,7 @@ def _look_up(corpus: Corpus, files: list[DataFile], prefix: str) -> list[tuple[s
 
 
 def _text(corpus: Corpus, record: Record, config: Tokenize) -> tuple[TextEncoder | None, Profile]:
-    """Text encoder of the tokens, None if it is gone, and their profile."""
+    """Text encoder of the tokens (None if gone) and their profile."""
     ((codes, fingerprint),) = record.inputs.items()
     try:
         of_codes = Record.from_json(corpus.store.read(corpus.layout.record(codes, fingerprint)))
@@ -165,7 +165,7 @@ def _text(corpus: Corpus, record: Record, config: Tokenize) -> tuple[TextEncoder
 
 
 def _originals(found: TokenRow) -> list[Image.Image]:
-    """Stored images of the row, in the order of their frames; none if they are gone."""
+    """Stored images of the row, in the order of their frames. None if they are gone."""
     store, files = found.corpus.store, found.corpus.files("images")
     at = _look_up(found.corpus, files, found.row["key"])
     if not at:
@@ -183,6 +183,6 @@ def _originals(found: TokenRow) -> list[Image.Image]:
 
 
 def _cropped(image: Image.Image, size: tuple[int, int], number: int, found: TokenRow) -> Image.Image | None:
-    """Crop of a stored image as it was encoded, None if its size does not fit."""
+    """Crop of a stored image as encoded, None if sizes differ."""
     crop, plan = crop_as_coded(image, found.row["key"], number, found.config, found.row["target"])
     return crop if plan.bucket == size else None

@@ -1,4 +1,4 @@
-"""Difference of two versions of a corpus, table by table, with a page of images."""
+"""Difference of two versions of a corpus, table by table."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -44,7 +44,7 @@ def apply_pending(corpus: Corpus, advance: AdvancePart = silent_part) -> dict[st
 def apply(
     corpus: Corpus, known: Tombstones, *, dry_run: bool = False, advance: AdvancePart = silent_part
 ) -> dict[str, int]:
-    """Take rows out of staged shards and of all tables, on every branch.
+    """Take rows out of staged shards and all branches' tables.
 
     Returns:
         How many rows went (or would go), by table; of branches other than main ``table@branch``.
@@ -68,7 +68,7 @@ def _branches(corpus: Corpus) -> list[Corpus]:
 
 
 def is_settled(corpus: Corpus, known: Tombstones) -> bool:
-    """True if the version of every branch was made or checked with all takedowns known."""
+    """True if every branch's version was made or checked against all takedowns."""
     if not known.number:
         return True
     clean = _noted(corpus, known)
@@ -118,7 +118,7 @@ def _clean_staging(corpus: Corpus, cleaner: Cleaner, advance: AdvancePart) -> di
 
 
 def _clean_table(corpus: Corpus, name: str, cleaner: Cleaner, advance: AdvancePart) -> int:
-    """Commit a table without the rows, one step at a time; return how many went."""
+    """Commit a table without the rows, one step at a time. Return how many went."""
     total = 0
     while True:
         table = corpus.table(name)
@@ -144,7 +144,7 @@ def _step_of(table: str, entry: Any) -> str:
 
 
 def _record(corpus: Corpus, table: Any, step: str, hit: dict[str, Cleaned], cleaner: Cleaner) -> Record:
-    """The step's record as it was, with the counts as they are now."""
+    """The step's record with the present counts."""
     last = head_snapshot(corpus, table, step)
     assert last is not None
     snapshot, record = last
@@ -159,7 +159,7 @@ def _record(corpus: Corpus, table: Any, step: str, hit: dict[str, Cleaned], clea
 
 
 def _forget_images(corpus: Corpus, taken_down: dict[str, int]) -> None:
-    """Delete folders with images that were taken down; their steps make them again."""
+    """Delete folders with images that were taken down. Their steps make them again."""
     store = corpus.store
     for step in SHOWS_IMAGES:
         for name in store.list(corpus.layout.records_of(step)):

@@ -185,7 +185,7 @@ class _Scan:
         return all(self.files[name].written < self.before for name in names)
 
     def _staged(self) -> list[Item]:
-        """Shards of dead results, and data files that neither a version nor a live result's shard names."""
+        """Shards of dead results, and data files that nothing names."""
         places: dict[str, dict[str, re.Match[str]]] = defaultdict(dict)
         for name, found in self._below(STAGING, _STAGED):
             places[f"{found['step']}/{found['fingerprint']}"][name] = found
@@ -212,7 +212,7 @@ class _Scan:
         return [item for items in by_kind.values() for item in items]
 
     def _uploads(self) -> list[Item]:
-        """Uploads of ours that nobody goes on with, of files whose writers were killed."""
+        """Unfinished uploads of ours, whose writers were killed."""
         found = []
         for upload in self.store.uploads(self.corpus.name):
             place, _, name = upload.name.removeprefix(f"{self.corpus.name}/").partition("/")
@@ -244,7 +244,7 @@ class _Scan:
 
 
 def _made_of(records: Iterable[Record], noted: Mapping[str, Record]) -> set[str]:
-    """The fingerprints of records and of what has no table and they were made of, at any remove."""
+    """Fingerprints of records and of the tableless results they were made of."""
     found: set[str] = set()
     waiting = list(records)
     while waiting:

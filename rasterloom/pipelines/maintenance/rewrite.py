@@ -31,7 +31,7 @@ PARQUET: dict[StepKind | None, dict[str, Any]] = {
 def without(
     store: Store, place: str, results: list[Published], step: str, known: Tombstones
 ) -> list[Published]:
-    """Shards that were published, without what was taken down since each was made."""
+    """Published shards without the rows taken down since."""
     cleaner = Cleaner(store, known)
     return spread(partial(cleaner.published, place, step=step), results)
 
@@ -44,7 +44,7 @@ class Cleaner:
         self._done: dict[str, Cleaned] = {}
 
     def published(self, place: str, result: Published, step: str) -> Published:
-        """A shard's result without the rows; where it has any, what is published of it changes."""
+        """A shard's result without the rows. Where it has any, what is published of it changes."""
         if result.takedowns >= self.known.number:
             return result
         files: dict[str, int] = {}
@@ -67,7 +67,7 @@ class Cleaner:
         return clean
 
     def file(self, file: DataFile, step: str) -> "Cleaned":
-        """The file that takes a data file's place; itself if nothing of it was taken down."""
+        """The file that takes a data file's place. Itself if nothing of it was taken down."""
         if file.name not in self._done:
             self._done[file.name] = self._file(file, step)
         return self._done[file.name]

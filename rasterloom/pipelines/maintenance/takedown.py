@@ -121,7 +121,7 @@ def take_down(
 
 
 def _keys_under(corpus: Corpus, rules: Tombstones, advance: AdvancePart) -> list[str]:
-    """Keys of all rows of pairs and images, staged ones too, that entries name."""
+    """Keys of all pairs and images that entries name, staged ones too."""
     names = {kind: {f.name for f in _everywhere(corpus, kind)} for kind in ("pairs", "images")}
     for name in corpus.store.list(corpus.layout.all_staging):
         kind, _ = corpus.layout.staged_step(name)
@@ -157,7 +157,7 @@ def _everywhere(corpus: Corpus, name: str) -> list[DataFile]:
 
 
 def _duplicates_of(corpus: Corpus, keys: list[str]) -> list[str]:
-    """Keys of rows that the selection dropped as duplicates of some, which are not among these."""
+    """Keys of rows dropped as duplicates of some, these excluded."""
     files = [f.name for f in corpus.files("selection")]
     if not files or not keys:
         return []
@@ -166,7 +166,7 @@ def _duplicates_of(corpus: Corpus, keys: list[str]) -> list[str]:
 
 
 def held(corpus: Corpus, ref: str, known: Tombstones) -> bool:
-    """True if a version of a corpus holds rows that were taken down."""
+    """True if a corpus's version holds rows taken down."""
     at = replace(corpus, ref=ref)
     where = pc.field("key").isin(known.keys)
     for name in TABLES:
@@ -177,7 +177,7 @@ def held(corpus: Corpus, ref: str, known: Tombstones) -> bool:
 
 
 def refuse_held(corpus: Corpus) -> None:
-    """Raise VersionError if a corpus, at the version that it is seen at, holds what was taken down."""
+    """Raise VersionError if a corpus's version holds rows taken down."""
     known = tombstones(corpus.store, corpus.name)
     if any(ref.kind == "branch" and ref.name == corpus.ref for ref in refs(corpus)):
         if not is_settled(corpus, known):

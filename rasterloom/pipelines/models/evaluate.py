@@ -140,7 +140,7 @@ def measure(
 
 
 def _held_out(tools: _Tools, target: int, most: int) -> HeldOut:
-    """Find the held-out rows of a target, and up to ``most`` of their images."""
+    """Find a target's held-out rows, and ``most`` of their images."""
     recipe, corpus = tools.workflow.recipe, tools.workflow.corpus
     steps = {step.name: step for step in tools.workflow.corpus_steps}
     tokens, lengths = steps.get(StepKind.TOKENS.step(target)), steps.get(StepKind.LENGTHS.step(target))
@@ -173,7 +173,7 @@ def _held_out(tools: _Tools, target: int, most: int) -> HeldOut:
 def _images(
     tools: _Tools, corpus: Corpus, target: int, coded: dict[str, dict[str, Any]]
 ) -> list[EvaluatedImage]:
-    """Images of token rows that are still in the corpus, as cropped and as decoded."""
+    """Images of token rows still in the corpus, cropped and decoded."""
     config, snapshot = tools.workflow.recipe.tokenize, corpus.snapshot_id("images")
     assert tools.codec is not None
     images = []
@@ -189,7 +189,7 @@ def _images(
 
 
 def _as_coded(data: bytes, key: str, config: Tokenize, target: int) -> tuple[Pixels, Size]:
-    """A stored image as cropped for the codec, and the bucket that it falls into."""
+    """A stored image as cropped for the codec, and its bucket."""
     with Image.open(io.BytesIO(data)) as image:
         crop, plan = crop_as_coded(image, key, 0, config, target)
     return np.asarray(crop), plan.bucket
@@ -216,7 +216,7 @@ def _evaluate(tools: _Tools, models: Sequence[TrainedModel], held: HeldOut, clip
 def _reference(
     codec: Codec | None, clip: Clip | None, images: Sequence[EvaluatedImage]
 ) -> tuple["_Reference | None", list[str]]:
-    """CLIP's view of the held-out images, if there can be one, and notes for the reader."""
+    """CLIP's view of the held-out images, if any, and notes."""
     if codec is None:
         return None, ["The codec has no decoder: no images are generated, and its quality is not measured."]
     if clip is None:
@@ -241,12 +241,12 @@ class _Reference:
 
     def __init__(self, clip: Clip, images: Sequence[EvaluatedImage]) -> None:
         self.clip = clip
-        self.images = clip.embed_pictures([image.original for image in images])
+        self.images = clip.embed_images([image.original for image in images])
         self.captions = clip.embed_captions([image.caption for image in images])
 
     def measure(self, generated: list[Pixels]) -> tuple[float, float]:
         """CLIP score and CLIP-FD of images generated from the captions."""
-        embedded = self.clip.embed_pictures(generated)
+        embedded = self.clip.embed_images(generated)
         return _cosine(embedded, self.captions), round(frechet(embedded, self.images), 5)
 
 
@@ -267,7 +267,7 @@ def _cosine(images: NDArray[np.floating], captions: NDArray[np.floating]) -> flo
 def _of_model(
     tools: _Tools, model: TrainedModel, held: HeldOut, *, generates: bool
 ) -> tuple[dict[str, Any], list[Pixels]]:
-    """Held-out losses of a model, and its images of the held-out captions if it ``generates``."""
+    """Held-out losses of a model, and images if it ``generates``."""
     from rasterloom.train.model.packed_lm import PackedLM  # heavy
     from rasterloom.train.model.sampler import open_sampler  # heavy
     from rasterloom.train.monitoring.heldout import evaluate as losses_of  # heavy
@@ -305,7 +305,7 @@ def _generate(tools: _Tools, label: str, sampler: "Sampler", images: list[Evalua
 
 
 def clip_of(recipe: Recipe, checkpoint: str | None) -> Clip | None:
-    """Open the CLIP in a folder, or by default that of the recipe's score ``clip``; None if there is none.
+    """Open the CLIP of a folder, or by default the recipe's. Returns None if there is none.
 
     Raises:
         RecipeError: there is no such folder.
@@ -322,7 +322,7 @@ def clip_of(recipe: Recipe, checkpoint: str | None) -> Clip | None:
 
 
 def keep(workflow: Workflow, checkpoints: Sequence[TrainedModel], evaluation: Evaluation) -> str | None:
-    """Save the metrics of final models beside them, and update the report; return its path, if any."""
+    """Save metrics beside final models and update the report. Returns the report's path, if any."""
     corpus = workflow.corpus
     for trained, figures in zip(checkpoints, evaluation.checkpoints, strict=True):
         if trained.step is None or trained.at is not None:

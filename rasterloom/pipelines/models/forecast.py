@@ -86,7 +86,7 @@ def forecast_of(corpus: Corpus, step: StageStep, run: Run, mfu: float) -> Foreca
 
 
 def in_short(workflow: Workflow, step: StageStep, mfu: float) -> str | None:
-    """One line on a stage's cost, or its error; None before its tokens are there."""
+    """One line on a stage's cost, or its error. None before its tokens are there."""
     try:
         one = forecast_of(workflow.corpus, step, workflow.recipe.run, mfu)
     except RecipeError as error:

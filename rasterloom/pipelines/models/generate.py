@@ -171,7 +171,7 @@ def write(found: Generated, model: TrainedModel, request: SampleRequest, folder:
 
 
 def _write_answer(found: Generated, number: int, folder: Path) -> dict[str, Any]:
-    """Write an image, if the answer is one; return the answer's entry in ``samples.json``."""
+    """Write an image, if the answer is one. Return the answer's entry in ``samples.json``."""
     question = found.questions[number]
     entry: dict[str, Any] = {"prompt": question.prompt, "number": number}
     if question.image:
@@ -208,7 +208,7 @@ def _questions(
 
 
 def _template(recipe: Recipe, request: SampleRequest) -> tuple[Template, set[str]]:
-    """Template of the task and the fields that a prompt fills; RecipeError if the request does not fit."""
+    """Template of the task and the fields that a prompt fills. RecipeError if the request does not fit."""
     task, templates = request.task or T2I, templates_of(recipe.tokenize.prompts)
     if task not in templates:
         raise RecipeError(f"no such task; known: {', '.join(templates)}", field="task", value=task)
@@ -228,7 +228,7 @@ def _template(recipe: Recipe, request: SampleRequest) -> tuple[Template, set[str
 
 
 def _coded(path: Path, recipe: Recipe, target: int, codec: Codec) -> tuple[NDArray[np.int32], Size]:
-    """Codes [h, w] of an image, encoded as in the corpus, and the bucket of an answer to it."""
+    """Codes [h, w] of an image, and the bucket of its answer."""
     asked = min(target, recipe.tokenize.prompt_target or target)
     try:
         with Image.open(path) as image:
@@ -240,7 +240,7 @@ def _coded(path: Path, recipe: Recipe, target: int, codec: Codec) -> tuple[NDArr
 
 
 def prompts_in(path: Path) -> tuple[str, ...]:
-    """Read the prompts in a text file, one a line; RecipeError if there are none."""
+    """Read a file of prompts, one a line. Raises RecipeError if there are none."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
@@ -252,7 +252,7 @@ def prompts_in(path: Path) -> tuple[str, ...]:
 
 
 def free_folder(folder: Path | None) -> Path:
-    """Return the folder, or the first unused of samples, samples-2, ... where it is None.
+    """Return the folder; for None, the first unused "samples-<n>".
 
     Raises:
         RecipeError: the folder is not empty.

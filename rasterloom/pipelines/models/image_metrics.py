@@ -26,8 +26,9 @@ def ssim(a: Pixels, b: Pixels) -> float:
 
 
 def frechet(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
-    """Fréchet distance of two Gaussians fitted to features [n, d] and [m, d], as in FID (Heusel et al. 2017).
+    """Fréchet distance of two Gaussians fitted to features.
 
+    The sets are [n, d] and [m, d], as in FID (Heusel et al. 2017).
     Of fewer features than dimensions it is too large, and only good to compare like with like.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Trained models of a recipe, with the text encoder and the codec to use them."""
+"""Trained models of a recipe, with text encoder and codec."""
 
 import json
 import os
@@ -94,7 +94,7 @@ def load_model(workflow: Workflow, choice: ModelChoice, text_codec: TextCodec) -
 
 
 def model_of_stage(workflow: Workflow, number: int | None = None) -> TrainedModel:
-    """Final model of a stage; by default of the last stage that is done.
+    """Final model of a stage. By default of the last stage that is done.
 
     Args:
         number: of the stage, from 1.
@@ -112,7 +112,7 @@ def model_of_stage(workflow: Workflow, number: int | None = None) -> TrainedMode
 
 
 def model_at_step(workflow: Workflow, number: int | None, asked: str, text_codec: TextCodec) -> TrainedModel:
-    """Model of a checkpoint within a stage, exported to a local folder if it is not there yet.
+    """Model of a checkpoint within a stage, exported on first use.
 
     Args:
         number: of the stage, from 1; None: the last that has checkpoints.
@@ -169,7 +169,7 @@ def _asked(workflow: Workflow, number: int | None) -> list[StageStep]:
 
 
 def model_in_folder(workflow: Workflow, folder: Path, text_codec: TextCodec) -> TrainedModel:
-    """Model in a folder, for use with a recipe's codec, text and last target.
+    """Model in a folder, for a recipe's codec and text.
 
     Raises:
         RecipeError: there is none, or its sequences are written in other ids.
@@ -194,7 +194,7 @@ def target_of(stage: StageStep) -> int:
 
 
 def text_codec_of(workflow: Workflow) -> TextCodec:
-    """Return a recipe's text codec; RecipeError if its text vocabulary is not made yet."""
+    """Return a recipe's text codec. RecipeError if its text vocabulary is not made yet."""
     corpus, text = workflow.corpus, workflow.step(StepKind.TEXT)
     if not workflow.status(text).done:
         raise RecipeError("the text vocabulary is not made yet", needs="text")
@@ -203,7 +203,7 @@ def text_codec_of(workflow: Workflow) -> TextCodec:
 
 
 def codec_or_none(recipe: Recipe) -> Codec | None:
-    """Return the recipe's codec, or None if it cannot decode; RecipeError if it cannot be loaded."""
+    """Return the recipe's codec, or None if it cannot decode. Raises RecipeError if it cannot be loaded."""
     try:
         codec = codec_of(recipe.tokenize, None if recipe.run.use_gpu else "cpu")
     except ValueError as error:
@@ -212,7 +212,7 @@ def codec_or_none(recipe: Recipe) -> Codec | None:
 
 
 def decoder_of(recipe: Recipe) -> Codec:
-    """Return the recipe's codec; RecipeError if it cannot be loaded, or cannot decode."""
+    """Return the recipe's codec. Raises RecipeError if it cannot be loaded or cannot decode."""
     codec = codec_or_none(recipe)
     if codec is None:
         raise RecipeError(

@@ -38,7 +38,7 @@ def train(workflow: Workflow, which: str, progress: Progress) -> list[Planned]:
 
 
 def unfinished(workflow: Workflow, which: str) -> dict[str, str]:
-    """Name of the first unfinished stage and its last good checkpoint; empty if all are done.
+    """Name and last good checkpoint of the first unfinished stage. Empty if all are done.
 
     Raises:
         RecipeError: the first stage that is not done has no checkpoint.
@@ -68,7 +68,7 @@ def unfinished(workflow: Workflow, which: str) -> dict[str, str]:
 def start_over(
     workflow: Workflow, which: str, agreed: Callable[[str], bool], say: Callable[[str], None]
 ) -> None:
-    """Delete the results of stages, so that they and the stages after them start over.
+    """Delete results of stages, so that they start over.
 
     Args:
         agreed: is asked before anything is deleted.

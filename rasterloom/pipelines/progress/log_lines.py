@@ -30,8 +30,8 @@ def where_at(log: str) -> str:
             event = json.loads(line)
             if event["event"] in ("step", "progress"):
                 return f"{event['step']}{_units(event)}"
-        elif said := POSITION.match(line):
-            step, done, left, waits, began = said.groups()
+        elif match := POSITION.match(line):
+            step, done, left, waits, began = match.groups()
             return f"{step} {done}{left or ''}" if step else waits or began
     return ""
 
@@ -48,10 +48,10 @@ class _Lines(ABC):
 
     def __init__(self, console: Console, run: RunState) -> None:
         self.console, self.run = console, run
-        self._said = 0.0
+        self._last_line = 0.0
 
     def open(self) -> None:
-        self._said = 0.0
+        self._last_line = 0.0
 
     def close(self) -> None:
         self.console.file.flush()
@@ -59,9 +59,9 @@ class _Lines(ABC):
     def changed(self, step: StepState, event: str) -> None:
         now = time.monotonic()
         pause = min(SELDOM_S, max(EVERY_S, SHARE * step.clock.seconds(now)))
-        if event == "progress" and now - max(self._said, step.clock.began) < pause:
+        if event == "progress" and now - max(self._last_line, step.clock.began) < pause:
             return
-        self._said = now
+        self._last_line = now
         self.line(step, event, now)
         self.console.file.flush()
 

@@ -1,4 +1,4 @@
-"""Leases on the results that a process works on, which ``versions gc`` respects.
+"""Leases on results in use, which ``versions gc`` respects.
 
 A lease is a small file that names fingerprints; its holder renews it until the work ends. A run that starts
 during a ``gc`` waits; ``gc`` leaves alone the results of a run that started before it. As each writes its
@@ -41,7 +41,7 @@ def hold_lease(
     fingerprints: Iterable[str] = (),
     waiting: Callable[[str], None] = lambda why: None,
 ) -> Iterator[list[Lease]]:
-    """Hold a lease during a block, which is given the leases of others.
+    """Hold a lease during a block, and yield the leases of others.
 
     All but ``gc`` itself wait for the end of a ``gc`` first; ``waiting`` is called once then.
     """
@@ -52,11 +52,11 @@ def hold_lease(
     renewal = threading.Thread(target=_renew, args=(store, name, content, over), daemon=True)
     renewal.start()
     try:
-        told = False
+        warned = False
         while (beside := others(corpus, name)) and what != GC and any(w.what == GC for w in beside):
-            if not told:
+            if not warned:
                 waiting("rasterloom versions gc is at work in this corpus: waiting for its end")
-            told = True
+            warned = True
             time.sleep(0.5)
         yield beside
     finally:

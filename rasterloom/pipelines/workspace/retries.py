@@ -1,4 +1,4 @@
-"""Fetching rows of some classes of error again, into a new version of ``images``.
+"""Fetching failed rows again, into a new version of ``images``.
 
 A retry is put on record in the workspace, beside the fingerprint of the step that it began with. From then
 on the workflow's step ``images`` is that step *and* its retries: its fingerprint counts them in, so what
@@ -37,7 +37,7 @@ SpecT = TypeVar("SpecT", bound=RetrySpec)
 
 
 def parse_classes(text: str) -> list[str]:
-    """Return the classes of error in ``timeout,http_5xx``, sorted; RecipeError if one is unknown."""
+    """Return the classes of error in ``timeout,http_5xx``, sorted. RecipeError if one is unknown."""
     names = sorted({name.strip() for name in text.split(",") if name.strip()})
     unknown = [name for name in names if name not in list(ErrorClass)]
     if unknown or not names:
@@ -50,7 +50,7 @@ def parse_classes(text: str) -> list[str]:
 def with_retries(
     corpus: Corpus, step: ShardStep[ConfigT, SpecT], again: Callable[[Store, SpecT, ConfigT], ShardResult]
 ) -> ShardStep[ConfigT, SpecT]:
-    """Return the step as it is after all retries on record; ``again`` does a shard that has rows to retry."""
+    """Return the step as it is after all retries on record. ``again`` does a shard that has rows to retry."""
     found = step
     for errors in _on_record(corpus, step):
         place = corpus.layout.staging(step.name, found.fingerprint)
@@ -64,12 +64,12 @@ def with_retries(
 
 
 def retried(settings: Mapping[str, Any]) -> str:
-    """The fingerprint whose failures a step with these settings fetched again; empty if it did not."""
+    """The fingerprint whose failures a step with these settings fetched again. Empty if it did not."""
     return str(settings.get(RETRY, "")).rpartition(" of ")[2]
 
 
 def worked_on(steps: Collection[HasResult]) -> set[str]:
-    """The fingerprints whose shards a run of some steps makes or looks at."""
+    """Fingerprints whose shards a run of some steps uses."""
     retries = {retried(step.settings) for step in steps if isinstance(step, Step)}
     return {step.fingerprint for step in steps} | retries - {""}
 
@@ -83,7 +83,7 @@ def plan_retry(
     place: str,
     errors: Sequence[str],
 ) -> list[Shard[SpecT]]:
-    """Of the shards published in ``place``, those with rows to retry are made again, the others stay."""
+    """Plan to make shards with rows to retry again. The others published in ``place`` stay."""
     before = {p.shard: p for p in staging.published(store, place).values()}
     shards = []
     for shard in plan(store, inputs, config):
@@ -101,7 +101,7 @@ def plan_retry(
 
 
 def ask_for_retry(corpus: Corpus, images: ShardStep, errors: list[str], say: Callable[[str], None]) -> None:
-    """Put a retry of the step on record, unless there is nothing to retry or this very retry is under way.
+    """Record a retry of the step, unless needless or already under way.
 
     Raises:
         RecipeError: the step is not finished, so that its failures are not known yet.

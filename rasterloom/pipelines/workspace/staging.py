@@ -50,7 +50,7 @@ class Published:
 def run_shard(
     store: Store, place: str, step: ShardStep, shard: Shard, taken_down: Tombstones = NONE
 ) -> Published:
-    """Do the work of one shard and publish it, or return what was published first.
+    """Make one shard and publish it, or return the one published.
 
     Rows that were taken down are left out.
     Where a connection to S3 breaks in the middle of a data file, the work is done again.
@@ -88,7 +88,7 @@ def _run_shard(store: Store, place: str, step: ShardStep, shard: Shard, taken_do
 
 
 def take_over(store: Store, place: str, shard: Shard, earlier: Published) -> Published:
-    """Publish an earlier version's result as that of a shard, which shares its files."""
+    """Publish an earlier version's result as a shard's, sharing its files."""
     mine = replace(earlier, shard=shard.name, spec=shard.digest)
     return (
         mine if _publish(store, place, mine) else read_published(store, layout.staged_shard(place, shard.id))
@@ -119,14 +119,14 @@ def read_published(store: Store, name: str) -> Published:
 
 
 def published(store: Store, place: str) -> dict[str, Published]:
-    """All published shards by id, with those that a takedown made out of date."""
+    """All published shards by id, those outdated by a takedown included."""
     names = [n for n in store.list(layout.staged_shards(place)) if n.endswith(".json")]
     found = (read_published(store, name) for name in names)
     return {p.id: p for p in found}
 
 
 def finish(store: Store, place: str, results: list[Published]) -> None:
-    """Write the list of the shards that are the result of a step without a table."""
+    """Write the list of a tableless step's shards."""
     store.put_if_absent(layout.staged_result(place), json.dumps([r.id for r in results]).encode())
 
 

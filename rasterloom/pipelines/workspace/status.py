@@ -45,7 +45,7 @@ def file_folder(corpus: Corpus, step: HasResult) -> str:
 
 
 def local_folder(corpus: Corpus, step: HasResult) -> Path:
-    """Local folder with a finished FileStep's files; of those on S3, a copy."""
+    """Local folder with a finished FileStep's files. Of those on S3, a copy."""
     place = file_folder(corpus, step)
     if not corpus.store.is_s3:
         return Path(corpus.store.path(place))
@@ -69,7 +69,7 @@ def local_folder(corpus: Corpus, step: HasResult) -> Path:
 
 
 def scratch_folder(step: HasResult, suffix: str = "") -> Path:
-    """A private folder of this machine for a step whose result belongs on S3.
+    """A private local folder for a step whose result is on S3.
 
     Raises:
         StorageError: what lies there is not this user's own.
@@ -83,13 +83,13 @@ def work_folder(corpus: Corpus, step: HasResult) -> Path:
 
 
 def write_record(corpus: Corpus, record: Record) -> None:
-    """Mark a step that has no table as done, and as its last run."""
+    """Mark a tableless step as done, and as its last run."""
     for name in (record.fingerprint, LAST):
         corpus.store.put(corpus.layout.record(record.step, name), record.to_json())
 
 
 def delete_record(corpus: Corpus, step: HasResult) -> None:
-    """Make a step that has no table count as never run under its fingerprint."""
+    """Make a tableless step count as never run under its fingerprint."""
     corpus.store.delete(corpus.layout.record(step.name, step.fingerprint))
     last = read_record(corpus, step.name, LAST)
     if last and last.fingerprint == step.fingerprint:
@@ -105,7 +105,7 @@ def change_record(corpus: Corpus, record: Record) -> None:
 
 
 def read_record(corpus: Corpus, step: str, fingerprint: str) -> Record | None:
-    """The record of a step that has no table, of its last run if the fingerprint is `LAST`."""
+    """The record of a tableless step. `LAST` as fingerprint gives its last run's."""
     try:
         return Record.from_json(corpus.store.read(corpus.layout.record(step, fingerprint)))
     except FileNotFoundError:
@@ -132,7 +132,7 @@ def status(corpus: Corpus, step: HasResult) -> Status:
 
 
 def _taken_down_since(corpus: Corpus, step: HasResult, last: Record) -> str:
-    """Reason to make a step again that shows rows which were taken down since."""
+    """Reason to make a step again that shows rows taken down."""
     if not isinstance(step, FileStep) or not step.shows_rows:
         return ""
     if last.takedowns >= latest_takedown(corpus.store, corpus.name):
@@ -158,7 +158,7 @@ def _why(step: HasResult, last: Record) -> str:
 
 
 def inputs_of(corpus: Corpus, step: Step) -> Inputs:
-    """Input files of a step, at the versions of exactly its inputs' fingerprints."""
+    """Input files of a step, at its inputs' fingerprints."""
     found = {given.name: output_files(corpus, given) for given in step.inputs}
     before = earlier(corpus, step)
     if before is not None:
@@ -168,7 +168,7 @@ def inputs_of(corpus: Corpus, step: Step) -> Inputs:
 
 
 def earlier(corpus: Corpus, step: HasResult) -> int | None:
-    """The snapshot of a step's own table that it remembers, if it does and there is one."""
+    """The snapshot that a step remembers, if it exists."""
     if not isinstance(step, ShardStep) or step.remembers is None or step.table is None:
         return None
     head = head_snapshot(corpus, corpus.table(step.table), step.name)
@@ -179,7 +179,7 @@ def earlier(corpus: Corpus, step: HasResult) -> int | None:
 
 
 def output_files(corpus: Corpus, step: HasResult) -> list[DataFile]:
-    """The Parquet files of a finished ShardStep, or the files of a finished FileStep."""
+    """The Parquet files of a ShardStep, or the files of a FileStep."""
     if isinstance(step, FileStep) or (isinstance(step, FinishedStep) and step.has_files):
         return [DataFile(name, 0) for name in corpus.store.list(file_folder(corpus, step))]
     if isinstance(step, ShardStep | FinishedStep) and step.table:

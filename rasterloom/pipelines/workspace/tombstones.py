@@ -40,7 +40,7 @@ class Takedown:
 
 @dataclass(frozen=True)
 class Tombstones:
-    """All takedowns of a corpus, in the forms that rows are looked up by."""
+    """All takedowns of a corpus, in forms for look-ups."""
 
     number: int = 0  # of the last one
     keys: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
@@ -49,7 +49,7 @@ class Tombstones:
     entries: Mapping[str, list[str]] = field(default_factory=dict)  # as they were given
 
     def without(self, table: pa.Table, step: str) -> tuple[pa.Table, dict[str, int]]:
-        """Leave out rows that were taken down; also return the change of the counts.
+        """Leave out rows that were taken down. Also return the change of the counts.
 
         Rows of pairs go. A row of images whose image, or the address that it really came from, falls under
         an entry stays as a failure, as every pair has a row there; one whose pair is gone goes with it.
@@ -79,7 +79,7 @@ class Tombstones:
         return bool(places.hosts or places.urls or places.prefixes or places.hashes or len(self.phashes))
 
     def hit_images(self, images: pa.Table) -> pa.ChunkedArray:
-        """Mask of the rows of images whose address or image falls under an entry.
+        """Mask of image rows whose address or image an entry names.
 
         Of the columns that are looked at those that are missing count as null.
         """
@@ -114,7 +114,7 @@ class Tombstones:
         return pa.chunked_array([pa.array(found, pa.bool_())])
 
     def cover(self, entries: Mapping[str, list[str]], keys: Iterable[str]) -> bool:
-        """True if entries of a takedown and the keys under them are all among these."""
+        """True if these contain a takedown's entries and their keys."""
         mine = {kind: set(self.entries.get(kind, ())) for kind in entries}
         known = set(self.keys.to_pylist())
         return known.issuperset(keys) and all(mine[kind].issuperset(some) for kind, some in entries.items())
@@ -196,7 +196,7 @@ def of_takedowns(found: list[Takedown]) -> Tombstones:
 
 
 def write_takedown(store: Store, corpus: str, made: Takedown) -> Takedown:
-    """Put a takedown on record under the next free number, and return it with that."""
+    """Record a takedown under the next free number, and return it."""
     number = latest_takedown(store, corpus)
     while True:
         number += 1

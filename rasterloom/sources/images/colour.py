@@ -27,7 +27,7 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _scaled_grey(image: Image.Image) -> Image.Image:
-    """Scale 16-bit, 32-bit or float samples to 8 bits; Pillow's own conversion would clip them."""
+    """Scale 16-bit, 32-bit or float samples to 8 bits. Pillow's own conversion would clip them."""
     values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0.0, neginf=0.0)
     highest = float(values.max())
     tops = [65535.0, highest]

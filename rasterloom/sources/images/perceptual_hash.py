@@ -19,7 +19,7 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def summary(image: Image.Image) -> tuple[str, bytes]:
-    """Return the perceptual hash, as 16 hex digits, and the thumbnail of an opaque image.
+    """Return perceptual hash (16 hex digits) and thumbnail of an opaque image.
 
     The hash is the DCT hash of the `imagehash` package: the image in grey at 32 x 32 by Lanczos, its
     two-dimensional DCT-II, and for each of the 8 x 8 lowest frequencies whether it lies above their median,

@@ -12,14 +12,14 @@ def use_one_thread() -> None:
 
 
 def fit(size: tuple[int, int], max_side: int) -> tuple[int, int]:
-    """Return the size, in pixels, that an image has when its longest side is at most ``max_side``."""
+    """Return an image's size at a longest side of at most ``max_side``."""
     width, height = size
     scale = min(1.0, max_side / max(size))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def decode_jpeg(data: bytes, source: Image.Image, size: tuple[int, int]) -> Image.Image | None:
-    """Decode a grey or colour JPEG to no less than ``size``; None if it is another kind or not flawless.
+    """Decode a grey or colour JPEG to no less than ``size``. Returns None for another kind or a flawed file.
 
     The decoder itself scales by eighths, on each block's lower frequencies: less work, and no aliases.
 

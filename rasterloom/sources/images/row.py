@@ -9,7 +9,7 @@ from rasterloom.sources.images.decode import DecodedImage
 
 @dataclass(frozen=True)
 class Received:
-    """The file that an image was decoded from; None where that is not known."""
+    """The file that an image was decoded from. None where that is not known."""
 
     sha256: str | None
     bytes: int | None
@@ -19,14 +19,14 @@ class Received:
 
 
 def received(data: bytes, decoded: DecodedImage, sha256: str | None = None) -> Received:
-    """Describe a file whose bytes are at hand; ``sha256`` where that has been computed already."""
+    """Describe a file whose bytes are at hand. ``sha256`` where that has been computed already."""
     sha256 = sha256 or hashlib.sha256(data).hexdigest()
     size = (decoded.original_width, decoded.original_height)
     return Received(sha256, len(data), decoded.original_format, *size)
 
 
 def image_columns(decoded: DecodedImage, received: Received) -> dict[str, Any]:
-    """Return the columns of ``schema.IMAGES`` that say what an image is, and that it is there."""
+    """Return the columns of ``schema.IMAGES`` that describe an image."""
     return {
         "status": "ok",
         "sha256": received.sha256,

@@ -20,7 +20,7 @@ class Reader(Protocol):
     """Reads the sources of one kind. A plug-in is a class of these methods, made without arguments."""
 
     def matches(self, listing: Listing) -> bool:
-        """Tell whether a source of kind auto is of this kind; built-in kinds are asked first."""
+        """Tell whether a source of kind auto is of this kind. Built-in kinds are asked first."""
         ...
 
     def check(self, source: Source) -> None:
@@ -32,9 +32,9 @@ class Reader(Protocol):
         ...
 
     def read(self, source: Source) -> Iterator[Row]:
-        """Yield a row for every pair; one that is no pair comes as ``Row({UNREADABLE: text})``."""
+        """Yield a row for every pair. One that is no pair comes as ``Row({UNREADABLE: text})``."""
         ...
 
     def digest(self, source: Source) -> str:
-        """Return a digest of what a source holds; where it differs, the pairs are read again."""
+        """Return a digest of what a source holds. Where it differs, the pairs are read again."""
         ...

@@ -29,12 +29,12 @@ CHECKED_FILES = 200  # whose columns are looked at before anything runs
 
 
 def suffix_of(name: str) -> str:
-    """Return the suffix of a file's name in lower case, with its dot."""
+    """Return the lower-case suffix of a file's name, with its dot."""
     return os.path.splitext(name)[1].lower()
 
 
 def as_samples(rows: Iterator[Row], source: Source, root: str, folder: str = "") -> Iterator[Row]:
-    """Pass rows on, as samples where a source has other tasks than text-to-image."""
+    """Pass rows on, as samples for tasks other than text-to-image."""
     if not source.has_tasks:
         return rows
     return tasks.samples(rows, source, (source.root or root).rstrip("/"), "" if source.root else folder)
@@ -42,7 +42,7 @@ def as_samples(rows: Iterator[Row], source: Source, root: str, folder: str = "")
 
 @contextmanager
 def named_errors(shown: str) -> Iterator[None]:
-    """Turn errors of files and their formats into SourceErrors that name the file."""
+    """Turn errors of files and formats into SourceErrors naming the file."""
     try:
         yield
     except FileNotFoundError:
@@ -95,7 +95,7 @@ class FileReader:
         return digest_of(find_files(source))
 
     def _names(self, files: Files, source: Source) -> Iterator[str]:
-        """Yield the files of this kind; those that the recipe names one by one must be of it."""
+        """Yield the files of this kind. Those that the recipe names one by one must be of it."""
         for entry in files.entries():
             if suffix_of(entry.name) in self.suffixes or (files.explicit and source.kind != "auto"):
                 yield entry.name
@@ -157,7 +157,7 @@ class Img2datasetReader:
 
 
 class HubReader:
-    """Reads a Hugging Face data set; one on the hub is known by its address and revision."""
+    """Reads a Hugging Face data set. One on the hub is known by its address and revision."""
 
     def matches(self, listing: Listing) -> bool:
         return False  # by its path: `hub.is_streamed`

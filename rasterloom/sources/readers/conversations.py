@@ -124,7 +124,7 @@ def messages_of(turns: Any) -> list[str]:
 
 
 def task_of(messages: Sequence[str], counts: Sequence[int]) -> str:
-    """Tell a conversation's task by where its images stand, and by the reference's wording.
+    """Tell a conversation's task by its image positions and the reference's wording.
 
     Args:
         counts: images of each message.
@@ -143,7 +143,7 @@ def task_of(messages: Sequence[str], counts: Sequence[int]) -> str:
 
 
 def _caption(task: str, messages: Sequence[str]) -> str:
-    """Return the text that stands for a conversation in the column of captions."""
+    """Return the text of a conversation for the column of captions."""
     texts = [message.replace(IMAGE, "").strip() for message in messages]
     drawn = _DRAW.fullmatch(texts[0])
     if drawn and drawn[1].strip():
@@ -158,7 +158,7 @@ def _short(value: Any) -> str:
 
 
 def records(files: Files, name: str) -> Iterator[dict[str, Any]]:
-    """Yield the records of a JSON list or of JSON Lines, one in memory at a time.
+    """Yield a JSON list's or JSON Lines' records, one at a time.
 
     One that is no object comes as ``{UNREADABLE: text}``.
     """

@@ -4,7 +4,7 @@ from typing import Any
 
 
 def with_features(data: Any) -> Any:
-    """Return a streamed data set whose features are known; those of text files are read off their start.
+    """Return a streamed data set whose features are known. Those of text files are read off their start.
 
     ``IterableDataset._resolve_features`` is what ``datasets`` itself calls for it, for want of a public name.
     """

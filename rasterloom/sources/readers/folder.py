@@ -14,7 +14,7 @@ from rasterloom.storage.store import Entry
 
 
 def read(files: Files, source: Source) -> Iterator[Row]:
-    """Yield a row an image, folder by folder; an image without a caption is a row without one.
+    """Yield a row an image, folder by folder. An image without a caption is a row without one.
 
     Other files, and sidecars of no image, are left out.
     """

@@ -25,7 +25,7 @@ def is_streamed(source: Source) -> bool:
 
 
 def load(source: Source) -> Any:
-    """Open a source's data set as a ``datasets.IterableDataset`` with features, images left encoded.
+    """Open a source's ``datasets.IterableDataset`` with features, images left encoded.
 
     Raises:
         SourceError: `datasets` is not installed, or the data set cannot be opened.
@@ -102,7 +102,7 @@ def read(source: Source) -> Iterator[Row]:
 
 
 def images(source: Source, shard: int, start: int) -> Iterator[tuple[bytes | None, str | None]]:
-    """Yield (bytes, path) of the images of a shard from row ``start`` on.
+    """Yield (bytes, path) of a shard's images from row ``start`` on.
 
     Raises:
         SourceError: the data set cannot be read.

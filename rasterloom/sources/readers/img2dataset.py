@@ -61,6 +61,6 @@ def _image_column(schema: pa.Schema) -> str:
 
 
 def is_output(names: list[str]) -> bool:
-    """Tell whether the names of a folder's files are those of an output of img2dataset."""
+    """Tell whether files' names are those of img2dataset's output."""
     stems = {name.removesuffix(STATS) for name in names if name.endswith(STATS)}
     return any(f"{stem}.parquet" in names for stem in stems)

@@ -22,11 +22,11 @@ def check(files: Files, name: str, source: Source) -> None:
 
 def _check(files: Files, name: str, source: Source, schema: pa.Schema) -> None:
     check_columns(files.shown(name), source, schema.names)
-    _pictures(files.shown(name), source, schema)
+    _images(files.shown(name), source, schema)
 
 
-def _pictures(shown: str, source: Source, schema: pa.Schema) -> dict[str, str]:
-    """Return the path of the bytes of each column that holds images; SourceError where it holds none."""
+def _images(shown: str, source: Source, schema: pa.Schema) -> dict[str, str]:
+    """Return the path of the bytes of each column that holds images. SourceError where it holds none."""
     found = {}
     for column in filter(None, (source.image, source.input, source.output)):
         kind = schema.field(column).type
@@ -55,16 +55,16 @@ def read(files: Files, name: str, source: Source) -> Iterator[Row]:
     """
     with files.open_arrow(name) as opened, pq.ParquetFile(opened, pre_buffer=False) as file:
         _check(files, name, source, file.schema_arrow)
-        pictures = _pictures(files.shown(name), source, file.schema_arrow)
-        names = [column for column in file.schema_arrow.names if column not in pictures]
+        images = _images(files.shown(name), source, file.schema_arrow)
+        names = [column for column in file.schema_arrow.names if column not in images]
         for group in range(file.num_row_groups):
-            absent = {column: _absent(file, group, inner) for column, inner in pictures.items()}
+            absent = {column: _absent(file, group, inner) for column, inner in images.items()}
             row = 0
             for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=names):
                 for values in _rows(batch):
                     cells = {
                         column: locator.of_cell(name, group, row, inner)
-                        for column, inner in pictures.items()
+                        for column, inner in images.items()
                         if row not in absent[column]
                     }
                     yield Row(values, cells.pop(source.image, None), cells)
@@ -89,7 +89,7 @@ def _absent(file: pq.ParquetFile, group: int, column: str) -> frozenset[int]:
 
 
 def bytes_of(batch: pa.RecordBatch) -> pa.Array:
-    """Return the bytes of a batch that holds one column of images, or one struct with them."""
+    """Return the bytes of a batch of one image column. It may hold structs with them."""
     cells = batch.column(0)
     return cells.field("bytes") if pa.types.is_struct(cells.type) else cells
 

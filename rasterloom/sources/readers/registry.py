@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class PluginReader:
-    """Reader of a plug-in; its errors name the plug-in, and its rows become samples where tasks ask so."""
+    """Reader of a plug-in. Its errors name the plug-in, and its rows become samples where tasks ask so."""
 
     def __init__(self, plugin: Plugin, reader: Reader) -> None:
         self.plugin = plugin
@@ -104,7 +104,7 @@ def reader_of_kind(kind: str) -> Reader:
 
 
 def plugin_identity(sources: Sequence[Source]) -> dict[str, Any]:
-    """Return what the plug-ins among the readers of sources add to a step's identity."""
+    """Return what reader plug-ins add to a step's identity."""
     return plugins.identity(plugins.READERS, map(kind_of, sources), KINDS)
 
 
@@ -118,7 +118,7 @@ def source_name(source: Source) -> str:
 
 
 def kind_of(source: Source) -> str:
-    """Return what kind of source it is, by the recipe or by what lies there.
+    """Return a source's kind, by the recipe or its files.
 
     Raises:
         SourceError: it is of no kind that is known.
@@ -144,7 +144,7 @@ def kind_of(source: Source) -> str:
 
 
 def _plugin_kind(listing: Listing) -> str:
-    """Return the first plug-in that takes such files; one that is broken is left out."""
+    """Return the first plug-in that takes such files. One that is broken is left out."""
     for plugin in plugins.installed(plugins.READERS):
         reader = _loaded(plugin)
         try:
@@ -170,7 +170,7 @@ def _known() -> str:
 
 
 def brings_images(source: Source) -> bool:
-    """Tell whether rows of a source may have their image in the source itself."""
+    """Tell whether a source's rows may hold their images."""
     own = source.image or source.input or source.output
     return bool(own) or kind_of(source) not in _URL_LISTS
 
@@ -185,7 +185,7 @@ def read_rows(source: Source) -> Iterator[Row]:
 
 
 def check_source(source: Source) -> None:
-    """Check that a source is there and has the columns it names, as far as can be told without reading it.
+    """Check that a source exists and has the columns it names. It is not read for that.
 
     Raises:
         SourceError: it cannot be used.
@@ -194,7 +194,7 @@ def check_source(source: Source) -> None:
 
 
 def source_digest(source: Source) -> str:
-    """Return a digest of what a source holds, as hex digits; of a data set on the hub, of its address.
+    """Return a digest of what a source holds, as hex digits. Of a data set on the hub, of its address.
 
     Raises:
         SourceError: it cannot be read.

@@ -83,7 +83,7 @@ def _sums_up(header: bytes) -> bool:
 
 
 def _number(field: bytes) -> int | None:
-    """Read an octal number, or one in base 256; None if it is neither, or negative."""
+    """Read an octal number, or one in base 256. None if it is neither, or negative."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     digits = field.partition(b"\0")[0].strip()
@@ -98,7 +98,7 @@ def _name(header: bytes) -> bytes:
 
 
 def _pax(record: bytes) -> tuple[bytes, int | None]:
-    """Return the name and the size that a pax header gives, empty and None where it does not."""
+    """Return name and size of a pax header, empty and None without."""
     name, size = b"", None
     while record:
         count, space, _ = record.partition(b" ")

@@ -15,7 +15,7 @@ ASKS = ("instruction", "question", "object")  # fields that stand for a caption 
 
 
 def samples(rows: Iterable[Row], source: Source, root: str, folder: str) -> Iterator[Row]:
-    """Make samples of a source's rows, by its columns ``task``, ``input`` and ``output``.
+    """Make samples of rows by their columns ``task``, ``input``, ``output``.
 
     Args:
         root: folder that the paths in these columns must lie in.
@@ -38,8 +38,8 @@ def _sample(row: Row, source: Source, taken: frozenset[str], root: str, folder: 
     if isinstance(task, Column):
         task = text_of(values.get(task.column)) or ""
     own = text_of(values.get(source.url)) or row.path
-    asked = _pictures(row, source.input, root, folder) if source.input else [own] if own else []
-    answered = _pictures(row, source.output, root, folder)
+    asked = _images(row, source.input, root, folder) if source.input else [own] if own else []
+    answered = _images(row, source.output, root, folder)
     places = (*asked, *answered)
     if task.strip() in ("", T2I) and len(places) <= 1:
         return _pair(values, source, places)
@@ -52,15 +52,15 @@ def _sample(row: Row, source: Source, taken: frozenset[str], root: str, folder: 
 
 
 def _pair(values: dict[str, Any], source: Source, places: tuple[str, ...]) -> Row:
-    """Make a plain pair, whose image may come from another column than pairs have it in."""
+    """Make a plain pair, its image perhaps from another column."""
     if places and is_url(places[0]):
         return Row({**values, source.url: places[0]})
     rest = {name: value for name, value in values.items() if name != source.url}
     return Row(rest, places[0]) if places else Row(values)
 
 
-def _pictures(row: Row, column: str, root: str, folder: str) -> list[str]:
-    """Return the places of the images that a column names or holds; ValueError where it names none."""
+def _images(row: Row, column: str, root: str, folder: str) -> list[str]:
+    """Return the places of the images that a column names or holds. ValueError where it names none."""
     if column in row.cells:
         return [row.cells[column]]
     value = row.values.get(column) if column else None
@@ -71,13 +71,13 @@ def _pictures(row: Row, column: str, root: str, folder: str) -> list[str]:
     for number, item in enumerate(named, 1):
         text = text_of(item)
         if not text or not text.strip():
-            raise ValueError(f"picture {number} of {len(named)} in column {column!r} is missing")
+            raise ValueError(f"image {number} of {len(named)} in column {column!r} is missing")
         places.append(place_of(text, root, folder))
     return places
 
 
 def is_url(place: str) -> bool:
-    """Tell a URL from a locator, whose file names have no two slashes in a row."""
+    """Tell a URL from a locator. A locator's file names have no two slashes in a row."""
     return place.startswith(URL)
 
 
@@ -101,7 +101,7 @@ def _inside(image: str, root: str, folder: str) -> str:
 
 
 def text_of(value: Any) -> str | None:
-    """Return a value that is text, else None; bytes count if they are UTF-8."""
+    """Return a value that is text, else None. Bytes count if they are UTF-8."""
     try:
         if isinstance(value, bytes):
             return value.decode("utf-8")

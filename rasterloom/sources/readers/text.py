@@ -32,7 +32,7 @@ def check_csv(files: Files, name: str, source: Source) -> None:
 
 
 def read_csv(files: Files, name: str, source: Source) -> Iterator[Row]:
-    """Yield the rows of a CSV or TSV file; bytes that are not UTF-8 become lone surrogates."""
+    """Yield the rows of a CSV or TSV file. Bytes that are not UTF-8 become lone surrogates."""
     lines: list[str] = []  # of the row that is being read
 
     def remember(file: Iterable[str]) -> Iterator[str]:
@@ -63,7 +63,7 @@ def read_csv(files: Files, name: str, source: Source) -> Iterator[Row]:
 
 
 def check_jsonl(files: Files, name: str, source: Source) -> None:
-    """Check the columns of a file's first lines, all that lie in its first ``HEAD_BYTES``."""
+    """Check the columns of a file's first ``HEAD_BYTES``."""
     with files.open(name) as file:
         head = file.read(HEAD_BYTES)
     lines = head.split(b"\n")
@@ -88,7 +88,7 @@ def read_jsonl(files: Files, name: str, source: Source) -> Iterator[Row]:
 
 
 def lines_of(file: io.BufferedIOBase | Any) -> Iterator[bytes]:
-    """Yield the lines that are not empty; of one beyond ``MAX_LINE_BYTES`` only the start."""
+    """Yield the lines that are not empty. Of one beyond ``MAX_LINE_BYTES`` only the start."""
     while line := file.readline(MAX_LINE_BYTES):
         if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
             while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
@@ -99,7 +99,7 @@ def lines_of(file: io.BufferedIOBase | Any) -> Iterator[bytes]:
 
 
 def json_row(line: bytes) -> dict[str, Any]:
-    """Read a line; bytes that are not UTF-8 become lone surrogates in the value that holds them."""
+    """Read a line. Bytes that are not UTF-8 become lone surrogates in the value that holds them."""
     try:
         row = json.loads(line.decode("utf-8-sig", "surrogateescape"))
     except (ValueError, RecursionError):

@@ -18,7 +18,7 @@ SAMPLE_KEY = "__key__"  # column with a sample's name, as webdataset calls it
 
 
 def read(files: Files, name: str, source: Source) -> Iterator[Row]:
-    """Yield a row for each image of a tar, and one that says so where the tar is broken or cut short."""
+    """Yield a row for each image of a tar. A broken or truncated tar adds a row that says so."""
     with files.open(name) as file:
         size = file.seek(0, os.SEEK_END)
         sample: dict[str, Member] = {}
@@ -45,7 +45,7 @@ def read(files: Files, name: str, source: Source) -> Iterator[Row]:
 
 
 def _key(name: str) -> tuple[str, str]:
-    """Split a member's name into its sample's key and its suffix, ``a/b`` and ``seg.png`` of a/b.seg.png."""
+    """Split a name into sample key and suffix: ``a/b`` and ``seg.png`` of a/b.seg.png."""
     folder, slash, last = name.rpartition("/")
     stem, _, suffix = last.partition(".")
     return f"{folder}{slash}{stem}", suffix.lower()

@@ -17,14 +17,14 @@ class Codec(Protocol):
     can_decode: bool  # False: its weights hold the encoder alone
 
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.int32]:
-        """RGB images uint8 [n, h, w, 3] to codes int32 [n, h / downsample, w / downsample].
+        """Encode RGB images uint8 [n, h, w, 3] as codes int32 [n, h / downsample, w / downsample].
 
         ValueError: wrong shape or dtype, or sides that are no multiple of `downsample`.
         """
         ...
 
     def decode(self, codes: NDArray[np.integer]) -> NDArray[np.uint8]:
-        """Codes [n, h, w] to RGB images uint8 [n, h * downsample, w * downsample, 3].
+        """Decode codes [n, h, w] to RGB images uint8 [n, h * downsample, w * downsample, 3].
 
         ValueError: wrong shape, a code outside 0 .. codebook_size - 1, or no decoder.
         """
@@ -59,5 +59,5 @@ class CodecClass(Protocol):
         ...
 
     def digest_of(self, weights: str | Path | None) -> str:
-        """Return the codec's ``digest`` without loading it; a static method of a plug-in's class."""
+        """Return the codec's ``digest`` without loading it. A static method of a plug-in's class."""
         ...

@@ -45,7 +45,7 @@ class Given(NamedTuple):
 
 @dataclass(frozen=True)
 class Weights:
-    """Files that hold a tokenizer network, and diffusers' config where they have one."""
+    """Files of a tokenizer network, and diffusers' config if any."""
 
     files: tuple[Path, ...]
     config: Path | None = None
@@ -53,7 +53,7 @@ class Weights:
 
 
 class _Place(NamedTuple):
-    """Place of a tensor in a safetensors file; offsets in bytes from the start of the file."""
+    """Place of a tensor in a safetensors file. Offsets in bytes from the start of the file."""
 
     file: Path
     name: str  # without its prefix
@@ -64,7 +64,7 @@ class _Place(NamedTuple):
 
 
 def codec_weights(codec: str, given: str) -> Weights:
-    """Find the weights that a recipe gives; those on the hub are downloaded, or taken from its cache.
+    """Find the weights that a recipe gives. Those on the hub are downloaded, or taken from its cache.
 
     Raises:
         ValueError: nothing is there, or no tokenizer network is in it.
@@ -90,7 +90,7 @@ def codec_weights(codec: str, given: str) -> Weights:
 
 
 def digest_of(codec: str, given: str) -> str:
-    """Return a sha256 in hex of the weights that a recipe gives, without loading or downloading them.
+    """Return a recipe's weights' sha256 without loading or downloading them.
 
     Of safetensors it takes the tensors of the network alone, wherever they lie; of another file all of its
     bytes; of weights on the hub their id and revision.
@@ -110,8 +110,8 @@ def _digest(weights: Weights, stats: tuple[tuple[int, int], ...]) -> str:
     result = hashlib.sha256()
     if weights.config:
         config = json.loads(weights.config.read_bytes())
-        told = {name: value for name, value in config.items() if not name.startswith("_")}
-        result.update(json.dumps(told, sort_keys=True).encode())
+        settings = {name: value for name, value in config.items() if not name.startswith("_")}
+        result.update(json.dumps(settings, sort_keys=True).encode())
     places = sorted(
         (
             place
@@ -142,7 +142,7 @@ def _add_bytes(result: Any, file: Path, start: int, end: int) -> None:
 
 
 def read_tensors(weights: Weights) -> dict[str, "Tensor"]:
-    """Return the tensors of the network in fp32, by their names as stored but without prefix.
+    """Return the network's fp32 tensors, by stored names without prefix.
 
     Raises:
         ValueError: a file cannot be read, or holds no VQGAN
@@ -213,7 +213,7 @@ def _safetensors(folder: Path) -> list[Path]:
 
 
 def _of_shards(files: list[Path], config: Path | None = None) -> Weights | None:
-    """Those of some safetensors files that hold tensors of a VQGAN; None if none does."""
+    """Those of some safetensors files that hold tensors of a VQGAN. None if none does."""
     names = {file: list(_header(file)[0]) for file in files}
     prefix = prefix_of(name for found in names.values() for name in found)
     if prefix is None:
@@ -228,14 +228,14 @@ def _is_tensor(name: str, prefix: str) -> bool:
 
 def _tensors(file: Path, prefix: str) -> Iterator[_Place]:
     header, start = _header(file)
-    for name, told in header.items():
+    for name, entry in header.items():
         if _is_tensor(name, prefix):
-            first, last = (start + offset for offset in told["data_offsets"])
-            yield _Place(file, name.removeprefix(prefix), told["dtype"], tuple(told["shape"]), first, last)
+            first, last = (start + offset for offset in entry["data_offsets"])
+            yield _Place(file, name.removeprefix(prefix), entry["dtype"], tuple(entry["shape"]), first, last)
 
 
 def _header(file: Path) -> tuple[dict[str, Any], int]:
-    """Names, types, shapes and offsets of a safetensors file, and where its data begin."""
+    """Tensors' names, types, shapes and offsets, and the data's start."""
     try:
         with file.open("rb") as data:
             length = int.from_bytes(data.read(8), "little")

@@ -18,7 +18,7 @@ Found = TypeVar("Found")
 
 
 class _Mini:
-    """The codec in the package, which torch is imported for when it is made."""
+    """The codec in the package, imported when it is made."""
 
     downsample, codebook_size, uses_gpu = PROFILES["mini"].downsample, PROFILES["mini"].codebook_size, False
 
@@ -91,7 +91,7 @@ def plugin_identity(name: str) -> dict[str, Any]:
 
 
 def wants_gpu(name: str) -> bool:
-    """Tell whether a GPU is worth taking for a codec; a plug-in says so by ``uses_gpu``."""
+    """Tell whether a GPU is worth taking for a codec. A plug-in says so by ``uses_gpu``."""
     return bool(getattr(_class_of(name)[0], "uses_gpu", False))
 
 

@@ -86,7 +86,7 @@ class MiniNetwork(nn.Module):
         )
 
     def features(self, pixels: Tensor) -> Tensor:
-        """Pixels to unit vectors [n, CODE_DIM, h / 8, w / 8], not yet quantised."""
+        """Pixels to unit vectors [n, CODE_DIM, h / 8, w / 8]. They are not yet quantised."""
         return F.normalize(self.encoder(pixels), dim=1)
 
     def nearest(self, features: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ class MiniCodec:
 
     @torch.inference_mode()
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.int32]:
-        """RGB images uint8 [n, h, w, 3] to codes int32 [n, h / 8, w / 8].
+        """Encode RGB images uint8 [n, h, w, 3] as codes int32 [n, h / 8, w / 8].
 
         An image's codes do not depend on its company: images pass one by one, because sums are rounded
         differently in batches of different size, which now and then turns a code.
@@ -139,7 +139,7 @@ class MiniCodec:
 
     @torch.inference_mode()
     def decode(self, codes: NDArray[np.integer]) -> NDArray[np.uint8]:
-        """Codes [n, h, w] to RGB images uint8 [n, 8 h, 8 w, 3]."""
+        """Decode codes [n, h, w] to RGB images uint8 [n, 8 h, 8 w, 3]."""
         if codes.ndim != 3 or not np.issubdtype(codes.dtype, np.integer):
             raise ValueError(f"codes: got {codes.dtype} {list(codes.shape)}, takes integers [n, h, w]")
         if codes.size and (codes.min() < 0 or codes.max() >= CODEBOOK_SIZE):
@@ -154,6 +154,6 @@ class MiniCodec:
 
 
 def _parts(n: int, pixels: int) -> list[slice]:
-    """Cuts n images of so many pixels into parts that are worked on at once."""
+    """Cuts n images of a size into parts for one pass."""
     step = max(1, PIXELS_AT_ONCE // max(pixels, 1))
     return [slice(start, start + step) for start in range(0, n, step)]

@@ -32,18 +32,18 @@ _IN_ATTENTION = re.compile(r"(.*\.attentions\.\d+\.)(\w+)\.(.*)")
 
 
 def prefix_of(names: Iterable[str]) -> str | None:
-    """Return what stands before the names of a VQGAN's tensors, as ``model.vqmodel.``; None: no VQGAN."""
+    """Return the prefix of a VQGAN's tensor names, as ``model.vqmodel.``; None: no VQGAN."""
     found = [name.removesuffix(CODEBOOK) for name in names if name.endswith(CODEBOOK)]
     return min(found, key=len) if found else None
 
 
 def is_part(name: str) -> bool:
-    """Say whether a name without prefix is of the network, and not of what it was trained with."""
+    """Tell whether a name without prefix is the network's own."""
     return name == CODEBOOK or name.startswith(PARTS)
 
 
 def diffusers_names(names: Iterable[str]) -> dict[str, str]:
-    """Return diffusers' name for each name of taming's or diffusers'; prefixes have been taken off."""
+    """Return diffusers' name for each name of taming's or diffusers'. Prefixes have been taken off."""
     names = list(names)
     ups = [int(found[1]) for name in names if (found := re.match(r"decoder\.up\.(\d+)\.", name))]
     return {name: _diffusers_name(name, max(ups, default=0)) for name in names}
@@ -62,7 +62,7 @@ def _diffusers_name(name: str, last_up: int) -> str:
 
 
 def architecture(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Return the arguments of diffusers' ``VQModel`` for tensors of such names (diffusers') and shapes.
+    """Return the arguments of diffusers' ``VQModel`` for such tensors.
 
     Where there is no decoder, that of the arguments mirrors the encoder.
 

@@ -87,7 +87,7 @@ class VqCodec:
 
     @torch.inference_mode()
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.int32]:
-        """RGB images uint8 [n, h, w, 3] to codes int32 [n, h / downsample, w / downsample].
+        """Encode RGB images uint8 [n, h, w, 3] as codes int32 [n, h / downsample, w / downsample].
 
         On the CPU an image's codes do not depend on its company: images pass one by one, which is no
         slower. On a GPU they pass in batches, whose size can turn a code that lies between two.
@@ -107,7 +107,8 @@ class VqCodec:
         return self.nearest(self.vectors(self.floats(data))).to(torch.int32).cpu().numpy()
 
     def vectors(self, pixels: Tensor) -> Tensor:
-        """Floats [n, 3, h, w] to the vectors [n, d, h / downsample, w / downsample] that are quantised.
+        """Floats [n, 3, h, w] to the vectors before quantisation,
+        [n, d, h / downsample, w / downsample].
 
         The first layer stays in fp32, as bf16 would round the pixels; so do the last ones, on whose output
         a code hangs. Together they are 2 % of the work.
@@ -143,7 +144,7 @@ class VqCodec:
 
     @torch.inference_mode()
     def decode(self, codes: NDArray[np.integer]) -> NDArray[np.uint8]:
-        """Codes [n, h, w] to RGB images uint8 [n, h * downsample, w * downsample, 3]."""
+        """Decode codes [n, h, w] to RGB images uint8 [n, h * downsample, w * downsample, 3]."""
         if not self.can_decode:
             raise ValueError(
                 f"{self.weights} holds the encoder of {self.name} alone, and cannot decode codes to images; "
@@ -173,7 +174,7 @@ class VqCodec:
 
 @contextmanager
 def _same_on_any_device() -> Iterator[None]:
-    """Convolutions of fp32 in fp32, which a GPU would else do in TF32, and the same ones each time."""
+    """Full-precision, deterministic fp32 convolutions, without TF32 on a GPU."""
     with torch.backends.cudnn.flags(
         enabled=True, benchmark=False, deterministic=True, allow_tf32=False, fp32_precision="ieee"
     ):
@@ -181,7 +182,7 @@ def _same_on_any_device() -> Iterator[None]:
 
 
 def load_network(weights: Weights) -> tuple[Any, bool]:
-    """Return diffusers' `VQModel` in fp32 on the CPU, and whether it has a decoder.
+    """Return diffusers' `VQModel` in fp32, and whether it has a decoder.
 
     Raises:
         ValueError: tensors are missing, left over or of another shape than the network's

@@ -41,7 +41,7 @@ class Buffers:
         self._flat: dict[str, Tensor] = {}
 
     def get(self, name: str, *shape: int) -> Tensor:
-        """Return the buffer of a name as float32 of a shape; it holds what was last put there."""
+        """Return the buffer of a name as float32 of a shape. It holds what was last put there."""
         size = math.prod(shape)
         flat = self._flat.get(name)
         if flat is None or len(flat) < size:
@@ -51,7 +51,7 @@ class Buffers:
 
 @dataclass
 class Map:
-    """Activations float32 [h, w, c], with the sums over pixels that a group norm needs, float64 [2, c]."""
+    """Activations float32 [h, w, c], with float64 [2, c] sums for group norms."""
 
     values: Tensor
     sums: Tensor
@@ -85,7 +85,7 @@ class Plain:
 
 
 class Winograd:
-    """Group norm, SiLU and a 3 x 3 convolution, on maps of any size."""
+    """Group norm, SiLU and 3 x 3 convolution on any map."""
 
     def __init__(self, norm: nn.GroupNorm, conv: nn.Conv2d, buffers: Buffers) -> None:
         assert conv.bias is not None
@@ -94,7 +94,7 @@ class Winograd:
         self.filters = filters.reshape(36, conv.in_channels, conv.out_channels).float().contiguous()
 
     def __call__(self, x: Map, into: str, plus: Tensor | None = None) -> Map:
-        """Return the convolution [h, w, k] in the buffer ``into``, with ``plus`` [h, w, k] added to it."""
+        """Return the convolution [h, w, k] in ``into``, plus ``plus`` [h, w, k]."""
         h, w, c = x.values.shape
         k = self.filters.shape[2]
         rows, across = -(-h // 4), -(-w // 4)  # of tiles
@@ -146,7 +146,7 @@ class Winograd:
 
 
 def _spread(pixels: list[Tensor], out: list[Tensor], spare: list[Tensor]) -> None:
-    """Six neighbouring pixels to six sums of them, along one side of a tile."""
+    """Six neighbouring pixels to six sums, along a tile's side."""
     p0, p1, p2, p3, p4, p5 = pixels
     a, b = spare
     torch.add(p4, p0, alpha=4, out=out[0]).sub_(p2, alpha=5)
@@ -162,7 +162,7 @@ def _spread(pixels: list[Tensor], out: list[Tensor], spare: list[Tensor]) -> Non
 
 
 def _gather(products: list[Tensor], out: list[Tensor], spare: list[Tensor]) -> None:
-    """Six products to the four pixels of output, along one side of a tile."""
+    """Six products to four output pixels, along a tile's side."""
     p0, p1, p2, p3, p4, p5 = products
     a, b, c, d = spare
     torch.add(p1, p2, out=a)

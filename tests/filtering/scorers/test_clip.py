@@ -94,7 +94,7 @@ def test_batches_are_halved_when_the_gpu_is_full(
     """A forward pass that can take three pictures, and raises torch's own error for more."""
     scorer = ClipScorer(str(clip))
     monkeypatch.setattr(clip_module, "BATCH", 8)
-    whole = scorer.clip.embed_pictures(pictures(11))
+    whole = scorer.clip.embed_images(pictures(11))
     model, _ = scorer.clip._model
     sizes = []
 
@@ -106,7 +106,7 @@ def test_batches_are_halved_when_the_gpu_is_full(
     hook = model.vision_model.register_forward_pre_hook(full)
     try:
         with caplog.at_level(logging.WARNING):
-            halved = scorer.clip.embed_pictures(pictures(11))
+            halved = scorer.clip.embed_images(pictures(11))
     finally:
         hook.remove()
     assert sizes == [8, 4, 2, 2, 2, 2, 2, 1]

@@ -70,7 +70,7 @@ def test_a_stage_beside_the_whole_run(trained, rasterloom, tmp_path):
     rows = dict(re.findall(r"<bdi>(steps)</bdi></th><td>(.*?)</tr>", html))
     assert rows == {"steps": "–</td><td>2</td><td></td>"}, "the last stage's: A has none"
     assert "Stage 1-64" in html and "Stage – of A, 2-64 of B" in html
-    assert html.count('alt="A draws: a red circle"') == html.count('alt="B draws: a red circle"') == 1
+    assert html.count('alt="A generates: a red circle"') == html.count('alt="B generates: a red circle"') == 1
     assert "<td>the step</td>" in html, "B has a stage that A has not"
 
 
