@@ -27,6 +27,8 @@ _FORBIDDEN = {  # classes of DuckDB's syntax tree that are no plain expression o
     "PARAMETER": "a parameter",
     "LAMBDA": "a lambda",
 }
+DEEPEST = 300  # levels of the syntax tree, two to an operator: the functions that walk it are recursive
+_TOO_DEEP = "the rule nests too deeply: write long chains with AND and OR, or as a list with IN"
 _NOT_ONE_EXPRESSION = (
     "the rule must be one SQL expression and nothing else, such as: quality > 0.3 and aspect < 3"
 )
@@ -130,7 +132,7 @@ def _parse(connection: duckdb.DuckDBPyConnection, rule: str) -> Any:
         raise ValueError(_NOT_ONE_EXPRESSION)
     node = _without_places(result["statements"][0]["node"])
     plain = _without_places(_serialize(connection, "true")["statements"][0]["node"])
-    expressions = node.pop("select_list")
+    expressions = node.pop("select_list", ())  # none in a UNION and its like, which are nodes of their own
     plain.pop("select_list")
     alone = len(result["statements"]) == 1 and len(expressions) == 1 and node == plain
     if not alone or expressions[0].get("alias"):
@@ -140,7 +142,19 @@ def _parse(connection: duckdb.DuckDBPyConnection, rule: str) -> Any:
 
 def _serialize(connection: duckdb.DuckDBPyConnection, expression: str) -> Any:
     query = "select json_serialize_sql(?::varchar)"
-    return json.loads(connection.execute(query, [f"SELECT {expression}"]).fetchall()[0][0])
+    try:
+        tree = json.loads(connection.execute(query, [f"SELECT {expression}"]).fetchall()[0][0])
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    except duckdb.Error as error:  # a character that is not Unicode
+        raise ValueError(f"the rule cannot be used: {first_line(error)}") from None
+    level = [tree]
+    for _ in range(DEEPEST):
+        level = [inner for node in level for inner in (node.values() if isinstance(node, dict) else node)]
+        level = [node for node in level if isinstance(node, dict | list)]
+        if not level:
+            return tree
+    raise ValueError(_TOO_DEEP)
 
 
 def _without_places(tree: Any) -> Any:

@@ -7,6 +7,11 @@ from pydantic import ValidationError
 
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
+from rasterloom.utils.redact import cut
+
+MOST_LINES = 20  # of messages; the others are counted
+NAME = 60  # characters of a field's name or a given value that are shown
+MESSAGE = 2000  # characters of a message: the one that lists all columns has about half
 
 
 def explain(error: ValidationError) -> list[str]:
@@ -14,28 +19,32 @@ def explain(error: ValidationError) -> list[str]:
     items = error.errors(include_url=False)
     # An item that is wrong makes the list around it "too short": only the item is news.
     inner = {item["loc"][:n] for item in items for n in range(1, len(item["loc"]))}
+    news = [item for item in items if item["loc"] not in inner]
     lines = []
-    for item in items:
-        if item["loc"] in inner:
-            continue
-        parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]]
+    for item in news[:MOST_LINES]:
+        parts = [f"[{part}]" if isinstance(part, int) else f".{cut(part, NAME)}" for part in item["loc"]]
         field = "".join(parts).lstrip(".")
         if item["type"] == "extra_forbidden":
             lines.append(f"{field}: no such field{_did_you_mean(item['loc'])}")
         elif item["type"] == "missing":
             lines.append(f"{field}: required, but missing")
         else:
-            message = item["msg"].removeprefix("Value error, ")
+            message = cut(item["msg"].removeprefix("Value error, "), MESSAGE)
             message = message[0].lower() + message[1:]
             hidden = item["type"] == "value_error" or item["loc"][0] == "catalog"  # secrets
             got = "" if hidden else f" (got {_short(item['input'])})"
             lines.append(f"{field}: {message}{got}" if field else message + got)
+    if len(news) > MOST_LINES:
+        lines.append(f"and {len(news) - MOST_LINES} more problems")
     return lines
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integers of more than some thousand digits
+        return "a very long number"
+    return text if len(text) <= NAME else text[: NAME - 3] + "..."
 
 
 def _did_you_mean(loc: tuple[int | str, ...]) -> str:
@@ -44,7 +53,7 @@ def _did_you_mean(loc: tuple[int | str, ...]) -> str:
         model = _section_of(model, part)
         if model is None:
             return ""
-    close = difflib.get_close_matches(str(loc[-1]), model.model_fields, n=1)
+    close = difflib.get_close_matches(str(loc[-1])[:NAME], model.model_fields, n=1)
     known = ", ".join(model.model_fields)
     return f"; did you mean {close[0]}?" if close else f"; known here: {known}"
 

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from rasterloom.errors import RecipeError
@@ -12,6 +11,7 @@ from rasterloom.recipe.error_messages import explain
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.sources import Source
 from rasterloom.recipe.tokenize import HUB_ID
+from rasterloom.recipe.yaml_file import read_yaml
 from rasterloom.utils.redact import masked
 
 
@@ -25,14 +25,7 @@ def load_recipe(path: str | Path) -> Recipe:
             the field's name, the value and what it takes.
     """
     path = Path(path)
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecipeError(f"no recipe at {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot read the recipe {path}: {error}") from None
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    data = read_yaml(path)
     if not isinstance(data, dict):
         raise RecipeError(f"{path} holds no recipe: expected fields such as corpus and sources")
     _place_deepspeed_config(data, path.parent)

@@ -1,5 +1,7 @@
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rasterloom.filtering.rule import check_rule, conjuncts_of, connect
 
@@ -57,6 +59,14 @@ def test_expressions_of_a_row_pass(rule: str) -> None:
         ("true from t", "must be one SQL expression"),
         ("true limit 1", "must be one SQL expression"),
         ("quality > 1, niqe > 1", "must be one SQL expression"),
+        ("quality > 0 union select true", "must be one SQL expression"),
+        ("quality > 0 -- \n except select true", "must be one SQL expression"),
+        ("quality > 0 intersect all select true", "must be one SQL expression"),
+        ("true union by name select true", "must be one SQL expression"),
+        ("caption = '\ud800'", "cannot be used: .*surrogate"),
+        ("not " * 200 + "true", "nests too deeply"),
+        ("1 + " * 900 + "1 > 0", "nests too deeply"),
+        ("not " * 9000 + "true", "must be one SQL expression"),
         ("quality > 1 as good", "must be one SQL expression"),
         ("quality", "gives DOUBLE, not true or false"),
         ("caption", "gives VARCHAR, not true or false"),
@@ -77,6 +87,26 @@ def test_anything_else_is_refused_in_one_line(rule: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         check_rule(rule, COLUMNS)
     assert "\n" not in str(error.value)
+
+
+FRAGMENTS = """
+    quality niqe caption width true null 1 0.5 'a' > = and or not ( ) [ ] , ; :: . * ? $1 -- /* */ " '
+    select from where union except intersect all by name order group having limit offset with as values
+    in between is like case when then else end over filter distinct into using sample qualify window
+    cast try_cast interval date lambda x : -> abs( sum( unnest( columns( exists( array[ {'a': } integer json
+    pivot table insert delete copy set pragma"""
+
+
+@settings(max_examples=80)
+@given(st.lists(st.sampled_from(FRAGMENTS.split()), min_size=1, max_size=8))
+def test_fragments_of_sql_are_a_rule_or_refused_in_one_line(fragments: list[str]) -> None:
+    rule = " ".join(fragments)
+    try:
+        check_rule(rule, COLUMNS)
+        with connect() as connection:
+            conjuncts_of(connection, rule)
+    except ValueError as error:
+        assert "\n" not in str(error)
 
 
 @pytest.mark.parametrize(

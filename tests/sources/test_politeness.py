@@ -103,6 +103,52 @@ def test_nobody_asks_a_host_that_wants_an_hour_of_rest(site: Any, fetch: Fetcher
     assert site.asked["/b.jpg"] == 0
 
 
+@pytest.mark.parametrize("asked", ["3600", "Fri, 31 Dec 9999 23:59:59 -1200", "9" * 400])
+def test_a_host_that_asked_for_long_rest_is_asked_again_by_one_row(
+    site: Any, fetch: Fetcher, jpeg: bytes, asked: str
+) -> None:
+    site.answers["/a.jpg"] = too_many(asked)
+    settings: dict[str, Any] = {"robots": False, "per_host": 1, "patience_s": 0.1, "host_down_s": 0.2}
+    for _ in range(2):
+        errors = [row["error"] for row in fetch(*["/a.jpg"] * 6, **settings)]
+        assert errors == ["http_429"] + ["host_busy"] * 5
+        time.sleep(0.25)
+    site.answers["/a.jpg"] = jpeg
+    assert {row["error"] for row in fetch(*["/a.jpg"] * 6, **settings)} == {None}
+
+
+def test_an_answer_that_was_under_way_ends_no_rest() -> None:
+    config = Fetch(patience_s=1, host_down_s=50)
+    host = Host("h", asyncio.Semaphore(2))
+    before = time.monotonic()
+    host.learn(FetchFailure(ErrorClass.HTTP_429, "", retry_after=3600), config, before)
+    host.learn(None, config, before)
+    assert 40 < host.seconds_to_turn() <= 50
+    host.learn(None, config, time.monotonic())
+    assert host.seconds_to_turn() == 0
+
+
+def test_a_503_of_one_url_does_not_stop_the_others(site: Any, fetch: Fetcher, jpeg: bytes) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=503, headers={"Retry-After": "3600"})
+
+    site.answers |= {"/bad.jpg": answer, "/b.jpg": jpeg}
+    errors = [row["error"] for row in fetch("/bad.jpg", *["/b.jpg"] * 9, per_host=1)]
+    assert errors == ["http_5xx"] + [None] * 9
+    assert site.asked["/bad.jpg"] == 1
+
+
+def test_a_robots_txt_that_was_asked_to_wait_is_read_after_the_pause(
+    site: Any, fetch: Fetcher, jpeg: bytes
+) -> None:
+    site.answers |= {"/robots.txt": too_many("3600"), "/a.jpg": jpeg}
+    settings: dict[str, Any] = {"per_host": 1, "patience_s": 0.1, "host_down_s": 0.2}
+    assert fetch("/a.jpg", **settings)[0]["error"] == "robots"
+    site.answers["/robots.txt"] = b""
+    time.sleep(0.25)
+    assert [row["error"] for row in fetch("/a.jpg", "/a.jpg", **settings)] == [None, None]
+
+
 def test_a_host_that_keeps_failing_is_left_alone(site: Any, fetch: Fetcher, jpeg: bytes) -> None:
     async def stall(_: web.Request) -> web.Response:
         await asyncio.sleep(600)

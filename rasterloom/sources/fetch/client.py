@@ -184,11 +184,11 @@ class Client:
         try:
             answer = await self._request(url, trace, is_robots=is_robots)
         except FetchFailure as failure:
-            host.learn(failure, self.config)
+            host.learn(failure, self.config, started)
             raise
         finally:
             trace.seconds += time.monotonic() - started
-        host.learn(None, self.config)
+        host.learn(None, self.config, started)
         return answer
 
     def _check(self, url: URL) -> None:
@@ -226,13 +226,15 @@ class Client:
         try:
             rules = await self._try_again(url, parse, Trace(), is_robots=True)
         except FetchFailure as failure:
+            if failure.error in NOT_ASKED:
+                host.rules_until = time.monotonic()  # it is asked as soon as the host may be
             if failure.error in UNREACHED:
                 raise
             if failure.error is not ErrorClass.HTTP_4XX:
                 detail = f"cannot be read, so nothing may be: {failure.detail}"
                 raise FetchFailure(ErrorClass.ROBOTS, detail) from None
             rules = parse_robots(b"")
-        host.crawl_delay = crawl_delay(rules, self.config.user_agent)
+        host.crawl_delay = min(crawl_delay(rules, self.config.user_agent), RULES_S)
         host.rules_until = time.monotonic() + RULES_S
         return rules
 

@@ -37,6 +37,7 @@ class Host:
     crawl_delay: float = 0.0  # the same, by robots.txt
     next_turn: float = 0.0
     not_before: float = 0.0  # asked for by Retry-After
+    resting_since: float | None = None  # it asked for more than ``patience_s``
     waiting: int = 0  # rows, for their turn
     failed_in_a_row: int = 0
     last_failure: str = ""
@@ -79,8 +80,10 @@ class Host:
         self.next_turn = now + max(self.interval, self.crawl_delay)
         if self._seems_down(config):
             self.down_until = now + config.host_down_s  # this request finds out, for all
+        if self.resting_since is not None:
+            self.not_before = now + _longest_pause(config)  # the same
 
-    def learn(self, failure: FetchFailure | None, config: Fetch) -> None:
+    def learn(self, failure: FetchFailure | None, config: Fetch, started: float) -> None:
         """Take note of how a request ended; None is well."""
         now = time.monotonic()
         if failure is None or failure.error not in DOWN:
@@ -89,11 +92,29 @@ class Host:
             self.failed_in_a_row += 1
             self.last_failure = f"{failure.error}, {failure.detail}"
             self.down_until = now + config.host_down_s
-        if failure is not None:
-            pause = failure.retry_after
-            if pause is None and failure.error is ErrorClass.HTTP_429:
-                pause = wait_before_retry(1, failure)
-            self.not_before = max(self.not_before, now + (pause or 0.0))
+        pause = _pause_of(failure, config)
+        if pause > config.patience_s:
+            self.resting_since = now
+            self.not_before = max(self.not_before, now + min(pause, _longest_pause(config)))
+        elif pause:
+            self.not_before = max(self.not_before, now + pause)
+        elif not self.failed_in_a_row and self.resting_since is not None and started > self.resting_since:
+            self.resting_since, self.not_before = None, now  # the row that asked again was answered
+
+
+def _pause_of(failure: FetchFailure | None, config: Fetch) -> float:
+    """Return the seconds that all requests to a host pause after one that ended so."""
+    if failure is None:
+        return 0.0
+    if failure.error is ErrorClass.HTTP_429:
+        return wait_before_retry(1, failure) if failure.retry_after is None else failure.retry_after
+    pause = failure.retry_after or 0.0  # of a 503, which may be that of one URL
+    return pause if pause <= config.patience_s else 0.0
+
+
+def _longest_pause(config: Fetch) -> float:
+    """Return the seconds after which a host that asked for more is asked again, by one row."""
+    return max(config.host_down_s, config.patience_s)
 
 
 class Hosts:

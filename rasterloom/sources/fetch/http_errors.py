@@ -1,7 +1,9 @@
 """Classes of error of HTTP responses and network failures."""
 
+import re
 import socket
-from datetime import UTC, datetime
+import time
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 import aiohttp
@@ -12,22 +14,27 @@ from rasterloom.sources.fetch.addresses import BlockedAddress
 from rasterloom.utils.redact import cut
 
 REASON = 100  # characters of a status line's words that are kept
+LONGEST_WAIT_S = 24 * 3600.0
+_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?", re.ASCII)
 PASSING_STATUS = (408, 425)  # 4xx that may pass, beside 429
 
 
-def _retry_after(value: str | None) -> float | None:
-    """Read a Retry-After header: seconds or a date."""
-    if value is None:
-        return None
+def retry_after(value: str | None) -> float | None:
+    """Read a Retry-After header, seconds or a date; None if it is neither.
+
+    A wait of more than a day counts as one of a day.
+    """
+    text = (value or "").strip()
     try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        moment = parsedate_to_datetime(value)
-    except (ValueError, TypeError):
+        if _SECONDS.fullmatch(text):
+            wait = float(text)
+        else:
+            moment = parsedate_to_datetime(text)
+            zone = moment.tzinfo or UTC
+            wait = moment.replace(tzinfo=zone).timestamp() - time.time()
+    except (ValueError, TypeError, LookupError, OverflowError):
         return None
-    return max(0.0, (moment.astimezone(UTC) - datetime.now(UTC)).total_seconds())
+    return min(max(0.0, wait), LONGEST_WAIT_S)
 
 
 def check_status(response: aiohttp.ClientResponse) -> None:
@@ -40,7 +47,7 @@ def check_status(response: aiohttp.ClientResponse) -> None:
     if 200 <= status < 300:
         return
     detail = f"answered {status} {cut(response.reason or '', REASON)}".rstrip()
-    wait = _retry_after(response.headers.get("Retry-After"))
+    wait = retry_after(response.headers.get("Retry-After"))
     if wait is not None:
         detail += f", asked to wait {wait:.0f} s"
     if status == 429:
