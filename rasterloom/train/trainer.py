@@ -3,7 +3,6 @@
 Nothing here knows of Ray: it runs wherever torch.distributed has been set up.
 """
 
-import json
 import logging
 import os
 import shutil
@@ -39,7 +38,7 @@ from rasterloom.train.optim.deepspeed_engine import full_weights, set_up_deepspe
 from rasterloom.train.optim.loss_guard import after_objection, after_step, objection
 from rasterloom.train.optim.lr_schedule import learning_rate
 from rasterloom.train.optim.train_step import train_step
-from rasterloom.utils.json_files import read_json, write_json
+from rasterloom.utils.json_files import read_json, to_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -249,5 +248,5 @@ def _conclude(job: StageJob, position: Position, loss: float) -> None:
                 upload(store, folder, f"{OUTPUT}/{folder.name}")
         for note in (job.metrics_file, job.heldout_file):
             store.put(f"{OUTPUT}/{note.name}", note.read_bytes())
-        store.put(f"{OUTPUT}/{job.result_file.name}", json.dumps(record).encode())
+        store.put(f"{OUTPUT}/{job.result_file.name}", to_json(record).encode())
     write_json(job.result_file, record)

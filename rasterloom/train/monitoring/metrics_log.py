@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rasterloom.train.monitoring.trackers import Tracker
+from rasterloom.utils.json_files import to_json
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class StepSums:
 
 
 class MetricsLog:
-    """Log with a line a step.
+    """Log with a line a step; figures that are not finite are null in it.
 
     Lines beyond step ``keep`` are of an attempt that was lost and are removed.
     """
@@ -43,7 +44,7 @@ class MetricsLog:
         kept = [record for record in read_metrics(path) if record["step"] <= keep]
         self._losses = [record["loss"] for record in kept if "note" not in record]
         draft = path.with_suffix(".draft")
-        draft.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        draft.write_text("".join(to_json(record) + "\n" for record in kept))
         draft.replace(path)
         self._file = path.open("a")
 
@@ -80,7 +81,7 @@ class MetricsLog:
         if "note" not in record:
             self._losses.append(sums.loss)
         if self._file is not None:
-            self._file.write(json.dumps(record) + "\n")
+            self._file.write(to_json(record) + "\n")
             self._file.flush()
             for tracker in self._trackers:
                 tracker.scalars(flat(record, "train"), step)
