@@ -38,11 +38,14 @@ class MetricsLog:
         """Open the log; with ``path`` None, on ranks other than 0, nothing is written."""
         self._trackers = trackers
         self._losses: list[float] = []
+        self.refused_last = 0
+        """How many of the last steps were refused, one after the other."""
         self._file: IO[str] | None = None
         if path is None:
             return
         kept = [record for record in read_metrics(path) if record["step"] <= keep]
-        self._losses = [record["loss"] for record in kept if "note" not in record]
+        for record in kept:
+            self._count(record, record["loss"])
         draft = path.with_suffix(".draft")
         draft.write_text("".join(to_json(record) + "\n" for record in kept))
         draft.replace(path)
@@ -78,14 +81,20 @@ class MetricsLog:
             "seconds": round(seconds, 4),
             **(more or {}),
         }
-        if "note" not in record:
-            self._losses.append(sums.loss)
+        self._count(record, sums.loss)
         if self._file is not None:
             self._file.write(to_json(record) + "\n")
             self._file.flush()
             for tracker in self._trackers:
                 tracker.scalars(flat(record, "train"), step)
         return record
+
+    def _count(self, record: Mapping[str, Any], loss: float) -> None:
+        if "note" in record:
+            self.refused_last += 1
+            return
+        self.refused_last = 0
+        self._losses.append(loss)
 
     def recent_loss(self) -> float:
         """Mean loss of the last tenth of the steps."""
