@@ -60,6 +60,12 @@ def whole_shape(parameter: Tensor) -> tuple[int, ...]:
         raise DeepSpeedMoved("ds_shape at the parameters of ZeRO 3") from None
 
 
+def local_part(parameter: Tensor) -> Tensor:
+    """This rank's share of a parameter that ZeRO 3 has partitioned; of others all of it."""
+    part: Tensor = getattr(parameter, "ds_tensor", parameter)
+    return part
+
+
 class StepGate:
     """Stands before the step of the optimizer inside an engine, from the engine's start to its end.
 

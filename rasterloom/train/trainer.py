@@ -3,7 +3,6 @@
 Nothing here knows of Ray: it runs wherever torch.distributed has been set up.
 """
 
-import json
 import logging
 import os
 import shutil
@@ -35,11 +34,16 @@ from rasterloom.train.model.packed_lm import save_model, training_model
 from rasterloom.train.monitoring.metrics_log import StepSums
 from rasterloom.train.monitoring.monitor import Monitor
 from rasterloom.train.monitoring.trackers import EVENTS
-from rasterloom.train.optim.deepspeed_engine import full_weights, set_up_deepspeed, start_deepspeed
-from rasterloom.train.optim.loss_guard import after_objection, after_step, objection
+from rasterloom.train.optim.deepspeed_engine import (
+    full_weights,
+    set_up_deepspeed,
+    start_deepspeed,
+    weights_are_finite,
+)
+from rasterloom.train.optim.loss_guard import after_objection, after_step, check_end, no_result, objection
 from rasterloom.train.optim.lr_schedule import learning_rate
 from rasterloom.train.optim.train_step import train_step
-from rasterloom.utils.json_files import read_json, write_json
+from rasterloom.utils.json_files import read_json, to_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +67,7 @@ def run_worker(
 
     Raises:
         StageImpossible: there is nothing to train on, or what is found in the job's folder does not fit.
-        TrainingDiverged: the guard has stopped the stage.
+        TrainingDiverged: the guard has stopped the stage, or what it ends with is no result.
         StorageError: a checkpoint cannot be written or read.
     """
     stage = _open(job)
@@ -77,6 +81,8 @@ def run_worker(
         total=plan.steps,
     ) as monitor:
         monitor.begin()
+        if stage.position.step == plan.steps:
+            _check_end(stage, monitor)  # saved by an attempt that has not come to its result
         if stage.is_new and job.train.guard.on == "rollback":
             stage.save()  # there is always one to go back to
         done = _train(stage, monitor, request, on_step)
@@ -103,7 +109,11 @@ class _Stage:
     scratch: Path
 
     def save(self) -> None:
-        self.saver.save(self.engine, self.position)
+        """Write a checkpoint; what is no number is none, and a guard that rolls back comes to that itself."""
+        if weights_are_finite(self.engine):
+            self.saver.save(self.engine, self.position)
+        elif self.job.train.guard.on != "rollback" or self.position.step in (0, self.total):
+            raise no_result("the weights are not finite", self.position.step)
 
     @property
     def total(self) -> int:
@@ -139,7 +149,7 @@ def _train(
     on_step: Callable[[dict[str, Any]], None],
 ) -> bool:
     """Take the steps that are left; False if the stage was stopped before the last."""
-    waiting_since = time.monotonic()
+    waiting_since, due = time.monotonic(), False
     for parts in prefetched(stage.loader.batches(stage.position.step)):
         record = _step(stage, parts, monitor, wait=time.monotonic() - waiting_since)
         if dist.get_rank() == 0:
@@ -147,8 +157,12 @@ def _train(
         step = stage.position.step
         monitor.look(step)
         requested, uploaded = _agree(request(), stage.saver.ready, monitor.device)
-        if step % stage.job.train.checkpoint_every == 0 or step == stage.total or requested:
-            stage.save()
+        if step == stage.total:
+            _check_end(stage, monitor)
+        due = due or step % stage.job.train.checkpoint_every == 0
+        if (due and "note" not in record) or step == stage.total or requested:
+            stage.save()  # after a step that was refused it waits for one that is taken
+            due = False
         elif uploaded:
             stage.saver.finish()
         if requested == Request.STOP and step < stage.total:
@@ -174,6 +188,17 @@ def _step(stage: _Stage, parts: Sequence[Packed], monitor: Monitor, *, wait: flo
     seconds = time.monotonic() - began
     stage.position = replace(position, seconds=position.seconds + seconds)
     return monitor.note(sums, step=position.step, lr=lr, seconds=seconds, wait=wait, refused=refused)
+
+
+def _check_end(stage: _Stage, monitor: Monitor) -> None:
+    """Raise TrainingDiverged if what a stage ends with is no result; every rank calls this."""
+    finite = weights_are_finite(stage.engine)
+
+    def work() -> None:
+        heldout = read_json(stage.job.heldout_file).get("end", {}).get("all", {})
+        check_end(stage.position.step, finite=finite, refused=monitor.log.refused_last, heldout=heldout)
+
+    on_rank_0(work)
 
 
 def _after(position: Position, sums: StepSums, refused: str | None, guard: Guard) -> Position:
@@ -249,5 +274,5 @@ def _conclude(job: StageJob, position: Position, loss: float) -> None:
                 upload(store, folder, f"{OUTPUT}/{folder.name}")
         for note in (job.metrics_file, job.heldout_file):
             store.put(f"{OUTPUT}/{note.name}", note.read_bytes())
-        store.put(f"{OUTPUT}/{job.result_file.name}", json.dumps(record).encode())
+        store.put(f"{OUTPUT}/{job.result_file.name}", to_json(record).encode())
     write_json(job.result_file, record)

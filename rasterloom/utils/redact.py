@@ -10,6 +10,8 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
+from rasterloom.utils.json_files import to_json
+
 MASK = "…"
 LIMIT = 500  # characters of what a server said that are kept
 LINES = "\n"  # what `keep` takes of a text of several lines
@@ -68,8 +70,8 @@ def masked(text: str) -> str:
 
 
 def as_json(value: Any, indent: int | None = None) -> str:
-    """JSON without secrets and terminal control characters."""
-    return _escaped(json.dumps(_masked_in(value), ensure_ascii=False, indent=indent), LINES, _json_escape)
+    """Strict JSON without secrets and terminal control characters."""
+    return _escaped(to_json(_masked_in(value), ensure_ascii=False, indent=indent), LINES, _json_escape)
 
 
 def _escaped(text: str, keep: str, escape: Any = None) -> str:

@@ -275,6 +275,22 @@ def test_a_vocabulary_too_small_for_the_tokens_is_told(shop, rasterloom, tmp_pat
     assert code == 2 and f"small has a vocabulary of {small.vocab_size}, but the tokens are of" in err
 
 
+def test_an_init_that_was_not_downloaded_is_told_before_anything_is_made(shop, rasterloom, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "chameleon"}')
+    weights = tmp_path / "model.safetensors"
+    weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 13\n")
+    recipe = shop.recipe("pointer", **{"text_vocab: 300": "text_vocab: 322"})  # its tokens are not made yet
+    recipe.write_text(recipe.read_text().replace("  dropout: 0", f"  init: {tmp_path}"))
+    told = f"train/1-64: train.init: {weights} is a git-lfs pointer in place of the file: run `git lfs pull`"
+    code, printed, _ = rasterloom("plan", recipe)
+    assert code == 0 and told in printed
+    for options in (("--dry-run",), ()):
+        code, printed, err = rasterloom("train", recipe, *options)
+        assert code == 2 and told in err and not printed
+    code, printed, err = rasterloom("run", recipe)
+    assert code == 2 and told in err and "tokens/64" not in printed
+
+
 def test_other_text_vocabularies_do_not_mix(shop, rasterloom):
     recipe = shop.recipe("texts", MIXED.replace(", optimizer_state: keep", ""))
     recipe.write_text(recipe.read_text().replace("text_vocab: 300", "text_vocab: 310"))

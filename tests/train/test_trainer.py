@@ -10,12 +10,15 @@ import pytest
 import torch
 
 from rasterloom.errors import TrainingDiverged
-from rasterloom.recipe.train import DeepSpeed, Stage, Train
+from rasterloom.recipe.train import DeepSpeed, Guard, Stage, Train
 from rasterloom.schema import TOKENS
 from rasterloom.train import trainer as engine_module
+from rasterloom.train.checkpoint.saver import latest
+from rasterloom.train.deepspeed_compat import local_part
 from rasterloom.train.job import StageJob, finished
 from rasterloom.train.model.packed_lm import build_model
 from rasterloom.train.monitoring.metrics_log import MetricsLog, read_metrics
+from rasterloom.train.optim.loss_guard import check_end
 from rasterloom.train.trainer import run_worker
 from rasterloom.train.validate import check
 
@@ -56,7 +59,7 @@ def crash_at(monkeypatch):
             if kwargs["step"] == step:
                 monkeypatch.undo()
                 raise Crash
-            original(self, *args, **kwargs)
+            return original(self, *args, **kwargs)
 
         monkeypatch.setattr(MetricsLog, "write", write)
 
@@ -239,3 +242,57 @@ def test_a_stage_of_all_kinds_of_samples(job, tmp_path, profile):
     assert len(found) == 8 and all(math.isfinite(loss) for loss in found)
     heldout = json.loads(mixed.heldout_file.read_text())["end"]["buckets"]
     assert {"text", "32x32"} <= heldout.keys() and math.isfinite(heldout["text"]["loss"])
+
+
+@pytest.mark.parametrize("zero", [0, 1, 3])
+@pytest.mark.parametrize(("spoilt_at", "kept"), [(3, None), (7, 6), (8, 6)])
+def test_weights_that_are_not_finite_are_no_result(job, monkeypatch, zero, spoilt_at, kept):
+    """Neither saved nor exported: the last good checkpoint stays."""
+    guarded = with_train(job, "spoilt", deepspeed=DeepSpeed(zero=zero), guard=Guard(on="skip"))
+    original, taken = engine_module.train_step, []
+
+    def spoil(engine, *args, **kwargs):
+        sums = original(engine, *args, **kwargs)
+        taken.append(sums)
+        if len(taken) == spoilt_at:
+            with torch.no_grad():
+                local_part(engine.module.lm.lm_head.weight).view(-1)[0] = math.nan
+        return sums
+
+    monkeypatch.setattr(engine_module, "train_step", spoil)
+    with pytest.raises(TrainingDiverged, match=r"the weights are not finite at step [38]: lower"):
+        run_worker(guarded)
+    last = latest(guarded.checkpoint_store, guarded.digest())
+    assert (last and last.position.step) == kept
+    assert finished(guarded) is None and not guarded.model_dir.exists()
+
+
+def test_a_stage_of_refused_steps_is_no_result(job):
+    """Its weights are finite, but so large that each later loss is not; nor is it one when run again."""
+    stage = job.stage.model_copy(update={"steps": 4, "lr": 1e30, "warmup_steps": 0})
+    bad = replace(with_train(job, "refused", guard=Guard(on="skip"), checkpoint_every=1), stage=stage)
+    for _ in range(2):
+        with pytest.raises(TrainingDiverged, match="none of the last 3 steps was taken at step 4"):
+            run_worker(bad)
+        assert latest(bad.checkpoint_store, bad.digest()).position.step == 1
+    assert finished(bad) is None and not bad.model_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({}, None),
+        ({"refused": 2}, None),
+        ({"refused": 3}, "none of the last 3 steps was taken"),
+        ({"finite": False}, "the weights are not finite"),
+        ({"heldout": {"loss": None, "tokens": 9}}, "the held-out loss is not finite"),
+        ({"heldout": {"loss": None, "tokens": 0}}, None),
+    ],
+)
+def test_what_is_no_result(facts, reason):
+    given = {"finite": True, "refused": 0, "heldout": {"loss": 2.0, "tokens": 9}, **facts}
+    if reason is None:
+        check_end(8, **given)
+        return
+    with pytest.raises(TrainingDiverged, match=f"^{reason} at step 8: lower"):
+        check_end(8, **given)

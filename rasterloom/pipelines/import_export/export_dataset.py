@@ -1,7 +1,6 @@
 """Export of a version: Hugging Face dataset, webdataset shards or Parquet."""
 
 import io
-import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from rasterloom.pipelines.import_export.export_readme import Card, write_card
 from rasterloom.pipelines.maintenance.takedown import refuse_held
 from rasterloom.schema import SCORES, in_order
 from rasterloom.storage.parquet_io import read_file, read_files, read_rows
+from rasterloom.utils.json_files import to_json
 from rasterloom.utils.parallel import Advance, adding, silent
 from rasterloom.versions.corpus import Corpus
 
@@ -163,7 +163,7 @@ def _write_tar(rows: pa.Table, path: Path) -> None:
                 suffix = {"jpeg": "jpg"}.get(image["format"], image["format"])
                 _add(tar, f"{row['key']}{part}.{suffix}", image["image"])
             _add(tar, f"{row['key']}.txt", (row["caption"] or "").encode())
-            _add(tar, f"{row['key']}.json", json.dumps(row, ensure_ascii=False, default=str).encode())
+            _add(tar, f"{row['key']}.json", to_json(row, ensure_ascii=False, default=str).encode())
 
 
 def _add(tar: tarfile.TarFile, name: str, data: Any) -> None:

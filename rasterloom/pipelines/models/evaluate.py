@@ -1,7 +1,6 @@
 """Metrics of checkpoints on held-out rows and images."""
 
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,6 +42,7 @@ from rasterloom.tokenize.conversation import encode_prompt
 from rasterloom.tokenize.cropping import crop_as_coded
 from rasterloom.tokenize.prompt_templates import t2i_prompt
 from rasterloom.train.data.token_dataset import TokenRows, open_rows
+from rasterloom.utils.json_files import to_json
 from rasterloom.versions.corpus import Corpus
 
 if TYPE_CHECKING:
@@ -327,7 +327,7 @@ def keep(workflow: Workflow, checkpoints: Sequence[TrainedModel], evaluation: Ev
     for trained, figures in zip(checkpoints, evaluation.checkpoints, strict=True):
         if trained.step is None or trained.at is not None:
             continue
-        text = json.dumps(asdict(evaluation) | {"checkpoints": [asdict(figures)]}, indent=1)
+        text = to_json(asdict(evaluation) | {"checkpoints": [asdict(figures)]}, indent=1)
         corpus.store.put(f"{file_folder(corpus, trained.step)}/{EVALUATION}", text.encode())
         (local_folder(corpus, trained.step) / EVALUATION).write_text(text)
     report = workflow.step(StepKind.REPORT)

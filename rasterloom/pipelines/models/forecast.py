@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.training.preflight import job_of
-from rasterloom.pipelines.training.stage_step import StageStep, missing_inputs, worker_takes
+from rasterloom.pipelines.training.stage_step import StageStep, missing_inputs, stage_before, worker_takes
 from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import Status, status
 from rasterloom.recipe.run import Run
@@ -12,7 +12,7 @@ from rasterloom.train.data.stage_data import open_stage
 from rasterloom.train.estimate.cost import DEVICES, Estimate, device_hours, estimate
 from rasterloom.train.estimate.memory import Memory, memory
 from rasterloom.train.job import WorkerTakes
-from rasterloom.train.model.shapes import shape_of
+from rasterloom.train.model.shapes import check_init, shape_of
 from rasterloom.versions.corpus import Corpus
 
 ALL = "all"
@@ -72,6 +72,11 @@ def forecast_of(corpus: Corpus, step: StageStep, run: Run, mfu: float) -> Foreca
     """Plan one stage, as `forecast` does all."""
     missing = missing_inputs(corpus, step)
     asked = status(corpus, step), (run.train_workers.min, run.train_workers.max), worker_takes(step, run)
+    if not asked[0].done and stage_before(step) is None:
+        try:
+            check_init(step.config.train.init)
+        except ValueError as error:
+            raise RecipeError(f"{step.name}: {error}") from None
     if missing:
         return Forecast(step, *asked, tuple(missing))
     job = job_of(corpus, step, run)

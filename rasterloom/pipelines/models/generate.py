@@ -1,6 +1,5 @@
 """Images and texts that a trained model generates for prompts."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from rasterloom.tokenize.codecs.base import Codec
 from rasterloom.tokenize.conversation import encode_prompt, structure
 from rasterloom.tokenize.cropping import crop_as_coded, upright
 from rasterloom.tokenize.prompt_templates import IMAGE, Template, fields_of, templates_of
+from rasterloom.utils.json_files import to_json
 from rasterloom.utils.parallel import Advance
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def write(found: Generated, model: TrainedModel, request: SampleRequest, folder:
         captions = [f"{q.prompt} {q.image.name if q.image else ''}".strip() for q in found.questions]
         sample_grid.grid(found.images, captions, scale=1).save(folder / GRID)
         page["grid"] = GRID
-    text = json.dumps(page, indent=1, ensure_ascii=False)
+    text = to_json(page, indent=1, ensure_ascii=False)
     (folder / SAMPLES_JSON).write_text(text, encoding="utf-8")
 
 

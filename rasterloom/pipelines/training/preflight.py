@@ -29,7 +29,7 @@ from rasterloom.tokenize.unirep import image_length
 from rasterloom.train.data.stage_data import open_stage
 from rasterloom.train.job import StageJob
 from rasterloom.train.model.freeze import frozen
-from rasterloom.train.model.shapes import parameter_shapes, shape_of
+from rasterloom.train.model.shapes import check_init, parameter_shapes, shape_of
 from rasterloom.train.validate import check
 from rasterloom.versions.corpus import Corpus
 
@@ -59,6 +59,8 @@ def _check_settings(step: StageStep) -> None:
     config = step.config
     try:
         profile = _profile(config.tokenize)
+        if stage_before(step) is None:
+            check_init(config.train.init)
         shape = shape_of(config.train.init, profile.vocab_size)
         if shape.vocab < profile.vocab_size:
             raise ValueError(

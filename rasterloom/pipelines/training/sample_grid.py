@@ -1,6 +1,5 @@
 """Images sampled from a checkpoint, their grid and their checks."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from rasterloom.tokenize.conversation import encode_prompt
 from rasterloom.tokenize.prompt_templates import t2i_prompt
 from rasterloom.tokenize.text_tokenizer import TextEncoder
 from rasterloom.tokenize.unirep import unframe
+from rasterloom.utils.json_files import to_json
 
 REAL_IMAGES = 100  # of each bucket, to tell how much real images break between rows
 
@@ -113,7 +113,7 @@ def write_samples(
         "temperature": config.temperature,
         "top_k": config.top_k,
     }
-    (folder / SAMPLES_JSON).write_text(json.dumps(page, indent=1, ensure_ascii=False), encoding="utf-8")
+    (folder / SAMPLES_JSON).write_text(to_json(page, indent=1, ensure_ascii=False), encoding="utf-8")
     counts = {"pictures": len(images)}
     if colour:
         counts |= {"colour asked": colour["asked"], "colour right": colour["right"]}

@@ -13,8 +13,9 @@ and upload from there in the background, one checkpoint at a time, while trainin
 import json
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,8 @@ def complete(store: Store, job: str | None) -> Iterator[Checkpoint]:
     """
     sizes = _listing(store)
     for name in sorted((name for name in sizes if _is_record(name)), reverse=True):
-        try:
-            record = json.loads(store.read(name))
-        except FileNotFoundError:  # pruned since by a stage that is under way
+        record = _record(store, name)
+        if record is None:
             continue
         seen = record["position"].pop("seen")
         position = Position(**record["position"], seen=Seen(tuple(seen["losses"]), seen["objections"]))
@@ -72,9 +72,8 @@ def complete(store: Store, job: str | None) -> Iterator[Checkpoint]:
                 f"the checkpoints in {store.root} are of a stage with other settings or other data; "
                 "use another folder, or delete them to start this stage again"
             )
-        folder, files = record["folder"], record["files"]
-        if all(sizes.get(f"{folder}/{file}") == size for file, size in files.items()):
-            yield Checkpoint(folder, position, files)
+        if _has_its_files(record, sizes):
+            yield Checkpoint(record["folder"], position, record["files"])
 
 
 def latest(store: Store, job: str | None) -> Checkpoint | None:
@@ -159,19 +158,28 @@ class Saver:
         }
 
         def work() -> None:
-            self._store.put_if_absent(f"step-{position.step:08d}.json", json.dumps(record).encode())
+            name, data = _record_name(position.step), json.dumps(record).encode()
+            if not self._store.put_if_absent(name, data):
+                there = _record(self._store, name)
+                if there is None or not _has_its_files(there, _listing(self._store)):
+                    self._store.put(name, data)
             prune(self._store, self._keep)
 
         on_rank_0(work)
 
 
 def prune(store: Store, keep: int) -> None:
-    """Delete all but the newest checkpoints, and what attempts that were lost have left half-written."""
+    """Delete all but the newest complete checkpoints.
+
+    Damaged ones do not count, and go, as does what attempts that were lost have left half-written.
+    """
     names = list(_listing(store))
-    records = sorted(filter(_is_record, names))
-    kept = {json.loads(store.read(record))["folder"] for record in records[-keep:]}
-    for name in records[:-keep]:  # first: from now on nobody looks for its files
-        store.delete(name)
+    newest = list(islice(complete(store, None), keep))
+    kept = {checkpoint.name for checkpoint in newest}
+    records = {_record_name(checkpoint.position.step) for checkpoint in newest}
+    for name in names:  # first: from now on nobody looks for its files
+        if _is_record(name) and name not in records:
+            store.delete(name)
     for name in names:
         if name.startswith("step-") and not _is_record(name) and name.split("/")[0] not in kept:
             store.delete(name)
@@ -207,6 +215,25 @@ def _listing(store: Store) -> dict[str, int]:
         return {}
     except OSError as error:
         raise StorageError(f"checkpoints: {error}") from None
+
+
+def _record(store: Store, name: str) -> dict[str, Any] | None:
+    """Read a record; None if it is gone, as pruned by a stage that is under way, or damaged."""
+    try:
+        record: dict[str, Any] = json.loads(store.read(name))
+    except (FileNotFoundError, ValueError):
+        return None
+    return record
+
+
+def _has_its_files(record: Mapping[str, Any], sizes: Mapping[str, int]) -> bool:
+    """True if all files of a record are in a listing, at their sizes."""
+    folder = record["folder"]
+    return all(sizes.get(f"{folder}/{file}") == size for file, size in record["files"].items())
+
+
+def _record_name(step: int) -> str:
+    return f"step-{step:08d}.json"
 
 
 def _is_record(name: str) -> bool:

@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from rasterloom.schema import Profile
 from rasterloom.train.model.shapes import SIZES, TINY, config_fields
-from rasterloom.train.model.tensor_reader import open_weights
+from rasterloom.train.model.tensor_reader import StoredTensors, open_weights
 
 MAX_POSITIONS = 10_240  # of models from scratch: longer than any sample's sequence, 16 views of 384 pixels
 SPREAD = 0.02  # of the weights of models from scratch
@@ -50,6 +50,7 @@ def model_config(init: str, profile: Profile) -> ChameleonConfig:
         )
     with quiet():
         config = ChameleonConfig.from_pretrained(init)
+    config.tie_word_embeddings = False  # a head that is the embedding becomes its own, equal at first
     config.vocabulary_map = {}  # an empty map keeps transformers' forward from masking the image tokens
     return config
 
@@ -92,7 +93,7 @@ def check_checkpoint(folder: str, profile: Profile) -> None:
         ValueError: as `build_model`.
     """
     model = build_model(folder, profile, device="meta")
-    open_weights(Path(folder)).check(_shapes(model))
+    _stored(folder).check(_shapes(model))
 
 
 def starting_weights(
@@ -119,7 +120,7 @@ def starting_weights(
     elif init in SIZES:
         weights = _random_weights(shapes, seed)
     else:
-        stored = open_weights(Path(init))
+        stored = _stored(init)
         stored.check(shapes)
         weights = stored.read(shapes, torch.float32)
     zero = starts_with_zeros(init, zero_image_head)
@@ -164,6 +165,10 @@ def quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
         if bar:
             transformers_logging.enable_progress_bar()
+
+
+def _stored(init: str) -> StoredTensors:
+    return open_weights(Path(init), tied=bool(config_fields(init).get("tie_word_embeddings")))
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

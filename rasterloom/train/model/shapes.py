@@ -1,6 +1,5 @@
 """The shapes of Chameleon by name, and how many parameters a shape has. Nothing here needs torch."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rasterloom.recipe.model import Lora
+from rasterloom.train.model.checkpoint_files import check_files, read_object
 
 CONFIG_FILE = "config.json"
 LOGITS_AT_ONCE = 2**27
@@ -120,6 +120,17 @@ def shape_of(init: str, vocab: int) -> Shape:
         raise ValueError(f"train.init: {init}/config.json has no field {missing}") from None
 
 
+def check_init(init: str) -> None:
+    """Check that the files of a checkpoint to start from are whole; a size by name has none.
+
+    Raises:
+        ValueError: one is not; the message names it.
+    """
+    if init not in SIZES:
+        config_fields(init)
+        check_files(Path(init))
+
+
 def shape_of_config(fields: Mapping[str, Any]) -> Shape:
     """The shape that a Chameleon's config gives. Raises: KeyError, of a field that is missing."""
     return Shape(
@@ -137,7 +148,7 @@ def config_fields(init: str) -> dict[str, Any]:
     """Fields of a checkpoint's config.json.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or it is no JSON object.
     """
     file = Path(init) / CONFIG_FILE
     if not file.is_file():
@@ -145,5 +156,4 @@ def config_fields(init: str) -> dict[str, Any]:
         raise ValueError(
             f"train.init: no checkpoint at {init} (expected a config.json there, or one of {sizes})"
         )
-    fields: dict[str, Any] = json.loads(file.read_text())
-    return fields
+    return read_object(file)

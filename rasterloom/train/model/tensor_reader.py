@@ -4,7 +4,7 @@ Names are those of transformers' Chameleon, which are also those of Lumina-mGPT'
 be safetensors or PyTorch's, one or many. No more than a tensor is in memory at a time.
 """
 
-import json
+import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +13,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-SHOWN = 3  # names in an error
-ONE_FILE = ("model.safetensors", "pytorch_model.bin")
+from rasterloom.train.model.checkpoint_files import check_file, cut_short, is_zip, listed, weight_files
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 NOT_NEEDED = ("model.vqmodel.", "rotary_emb.inv_freq")
 """Parts of names of what a language model needs not: the image encoder, and constants."""
 
@@ -23,11 +24,18 @@ class StoredTensors:
     """The tensors in the folder of a checkpoint, by name."""
 
     def __init__(
-        self, folder: Path, shapes: Mapping[str, tuple[int, ...]], of_file: Mapping[str, str]
+        self, folder: Path, shapes: Mapping[str, tuple[int, ...]], of_file: Mapping[str, str], *, tied: bool
     ) -> None:
+        """Note what is in the files.
+
+        Args:
+            tied: the head is the embedding, and stored under that name alone.
+        """
+        self._is_tied = tied and HEAD not in shapes and EMBEDDING in shapes
+        alias = {HEAD: EMBEDDING} if self._is_tied else {}
         self.folder = folder
-        self.shapes = shapes
-        self._of_file = of_file
+        self.shapes = {**shapes, **{name: shapes[stored] for name, stored in alias.items()}}
+        self._of_file = {**of_file, **{name: of_file[stored] for name, stored in alias.items()}}
 
     def check(self, wanted: Mapping[str, tuple[int, ...]]) -> None:
         """Raise ValueError with one line that names the tensors that are missing, too many, or of another
@@ -41,7 +49,7 @@ class StoredTensors:
                 if name in self.shapes and not _fits(name, self.shapes[name], shape)
             ],
         }
-        found = "; ".join(f"{what}: {_listed(names)}" for what, names in problems.items() if names)
+        found = "; ".join(f"{what}: {listed(names)}" for what, names in problems.items() if names)
         if found:
             raise ValueError(f"train.init: the tensors in {self.folder} do not fit its config.json: {found}")
 
@@ -50,40 +58,29 @@ class StoredTensors:
         for file in sorted(set(self._of_file.values())):
             with _opened(self.folder / file) as get:
                 for name in (name for name in wanted if self._of_file[name] == file):
-                    yield name, _fitted(get(name), wanted[name]).to(dtype)
+                    stored = EMBEDDING if name == HEAD and self._is_tied else name
+                    yield name, _fitted(get(stored), wanted[name]).to(dtype)
 
 
-def open_weights(folder: Path) -> StoredTensors:
+def open_weights(folder: Path, *, tied: bool = False) -> StoredTensors:
     """Find the tensors of a checkpoint; reads headers alone.
 
+    Args:
+        tied: its config says that the head is the embedding.
+
     Raises:
-        ValueError: there are no weights in the folder, or a file that its index names is missing.
+        ValueError: there are no weights in the folder, or a file of them is missing or not whole.
     """
     shapes, of_file = {}, {}
-    for file in _files(folder):
+    for file in weight_files(folder):
         for name, shape in _shapes(folder / file).items():
             if not any(part in name for part in NOT_NEEDED):
                 shapes[name], of_file[name] = shape, file
-    return StoredTensors(folder, shapes, of_file)
-
-
-def _files(folder: Path) -> list[str]:
-    for name in ONE_FILE:
-        if (folder / name).is_file():
-            return [name]
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            missing = [file for file in files if not (folder / file).is_file()]
-            if missing:
-                raise ValueError(f"train.init: {index} names files that are not there: {_listed(missing)}")
-            return files
-    raise ValueError(
-        f"train.init: no weights in {folder} (expected {' or '.join(ONE_FILE)}, or an index of several)"
-    )
+    return StoredTensors(folder, shapes, of_file, tied=tied)
 
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    check_file(file)
     if file.suffix == ".safetensors":
         with safe_open(file, framework="pt") as opened:
             return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
@@ -91,8 +88,16 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _pytorch(file: Path) -> dict[str, Tensor]:
-    """Tensors of PyTorch's own format, which stay on disk until they are used."""
-    tensors: dict[str, Tensor] = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    """Tensors of PyTorch's own format, which stay on disk until they are used.
+
+    Those of PyTorch before 1.6 cannot, and are all read.
+    """
+    with file.open("rb") as opened:
+        mapped = is_zip(opened.read(4))
+    try:
+        tensors: dict[str, Tensor] = torch.load(file, map_location="cpu", mmap=mapped, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError):
+        raise cut_short(file) from None
     return tensors
 
 
@@ -124,8 +129,3 @@ def _fitted(tensor: Tensor, wanted: tuple[int, ...]) -> Tensor:
     if tuple(tensor.shape) == wanted:
         return tensor
     return tensor.repeat_interleave(wanted[0] // tensor.shape[0], dim=0)
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rasterloom.train.monitoring.trackers import Tracker
+from rasterloom.utils.json_files import to_json
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class StepSums:
 
 
 class MetricsLog:
-    """Log with a line a step.
+    """Log with a line a step; figures that are not finite are null in it.
 
     Lines beyond step ``keep`` are of an attempt that was lost and are removed.
     """
@@ -37,13 +38,16 @@ class MetricsLog:
         """Open the log; with ``path`` None, on ranks other than 0, nothing is written."""
         self._trackers = trackers
         self._losses: list[float] = []
+        self.refused_last = 0
+        """How many of the last steps were refused, one after the other."""
         self._file: IO[str] | None = None
         if path is None:
             return
         kept = [record for record in read_metrics(path) if record["step"] <= keep]
-        self._losses = [record["loss"] for record in kept if "note" not in record]
+        for record in kept:
+            self._count(record, record["loss"])
         draft = path.with_suffix(".draft")
-        draft.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        draft.write_text("".join(to_json(record) + "\n" for record in kept))
         draft.replace(path)
         self._file = path.open("a")
 
@@ -77,14 +81,20 @@ class MetricsLog:
             "seconds": round(seconds, 4),
             **(more or {}),
         }
-        if "note" not in record:
-            self._losses.append(sums.loss)
+        self._count(record, sums.loss)
         if self._file is not None:
-            self._file.write(json.dumps(record) + "\n")
+            self._file.write(to_json(record) + "\n")
             self._file.flush()
             for tracker in self._trackers:
                 tracker.scalars(flat(record, "train"), step)
         return record
+
+    def _count(self, record: Mapping[str, Any], loss: float) -> None:
+        if "note" in record:
+            self.refused_last += 1
+            return
+        self.refused_last = 0
+        self._losses.append(loss)
 
     def recent_loss(self) -> float:
         """Mean loss of the last tenth of the steps."""

@@ -8,10 +8,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from rasterloom.recipe.train import Train
-from rasterloom.train.deepspeed_compat import StepGate, silence, whole_size, without_shm_extension
+from rasterloom.train.deepspeed_compat import (
+    StepGate,
+    local_part,
+    silence,
+    whole_size,
+    without_shm_extension,
+)
 from rasterloom.train.deepspeed_config import BETAS, BUCKET_ELEMENTS, deepspeed_config
 from rasterloom.train.model.packed_lm import PackedLM
 from rasterloom.train.optim.muon import MuonAdamW
@@ -116,6 +123,15 @@ def optimizer_step(engine: Any, lr: float, accept: Callable[[float], bool]) -> f
 def _finite(norm: float) -> float:
     """A norm, infinite where it is not finite, for which DeepSpeed has -1 too."""
     return norm if 0 <= norm < math.inf else math.inf
+
+
+def weights_are_finite(engine: Any) -> bool:
+    """True if all weights on all ranks are finite; every rank calls this."""
+    bad = torch.zeros((), device=engine.device)
+    for parameter in engine.module.parameters():
+        bad += (~torch.isfinite(local_part(parameter).detach())).any().to(bad.device)
+    dist.all_reduce(bad)
+    return not bad.item()
 
 
 def full_weights(engine: Any, *, keep: bool) -> dict[str, Tensor]:

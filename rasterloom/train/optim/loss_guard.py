@@ -5,11 +5,17 @@ before, which is kept in checkpoints: so all ranks judge alike, and a resumed ru
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import Any
 
 from rasterloom.errors import TrainingDiverged
 from rasterloom.recipe.train import Guard
+
+ADVICE = "lower the stage's lr or raise its warmup_steps"
+LAST_STEPS = 3
+"""A stage of whose last so many steps none was taken has no result."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +60,32 @@ def after_objection(guard: Guard, seen: Seen, reason: str, step: int) -> Seen:
     Raises:
         TrainingDiverged: the recipe says to stop, or there have been too many.
     """
-    advice = "lower the stage's lr or raise its warmup_steps"
     if guard.on == "stop":
-        raise TrainingDiverged(f"{reason} at step {step}: {advice}, or let train.guard skip such steps")
+        raise TrainingDiverged(f"{reason} at step {step}: {ADVICE}, or let train.guard skip such steps")
     if seen.objections >= guard.limit:
-        raise TrainingDiverged(f"{reason} at step {step}, after {guard.limit} such steps: {advice}")
+        raise TrainingDiverged(f"{reason} at step {step}, after {guard.limit} such steps: {ADVICE}")
     return replace(seen, objections=seen.objections + 1)
+
+
+def check_end(steps: int, *, finite: bool, refused: int, heldout: Mapping[str, Any]) -> None:
+    """Check that what a stage of so many steps ends with is a result.
+
+    Args:
+        finite: all weights are.
+        refused: how many of the last steps were, one after the other.
+        heldout: loss and tokens of the held-out rows at the end; empty where there are none.
+
+    Raises:
+        TrainingDiverged: it is none.
+    """
+    if not finite:
+        raise no_result("the weights are not finite", steps)
+    if steps and refused >= min(LAST_STEPS, steps):
+        raise no_result(f"none of the last {refused} steps was taken", steps)
+    if heldout.get("tokens") and heldout.get("loss") is None:
+        raise no_result("the held-out loss is not finite", steps)
+
+
+def no_result(reason: str, step: int) -> TrainingDiverged:
+    """Build the error of weights that are no result."""
+    return TrainingDiverged(f"{reason} at step {step}: {ADVICE}; the last checkpoints before stay")

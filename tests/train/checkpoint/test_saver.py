@@ -2,13 +2,15 @@
 
 import threading
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rasterloom.recipe.train import Guard, Stage, Train
 from rasterloom.storage import transfer
-from rasterloom.storage.store import StorageError
-from rasterloom.train.checkpoint.saver import latest
+from rasterloom.storage.store import StorageError, Store
+from rasterloom.train.checkpoint.saver import Position, Saver, latest
 from rasterloom.train.job import Request
 from rasterloom.train.monitoring.metrics_log import read_metrics
 from rasterloom.train.trainer import run_worker
@@ -101,3 +103,66 @@ def test_a_guard_that_was_cut_off_decides_as_one_that_was_not(job, tmp_path):
     found = read_metrics(picky.metrics_file)
     assert [r.get("note") for r in found] == [r.get("note") for r in expected]
     assert [r["loss"] for r in found] == pytest.approx([r["loss"] for r in expected], abs=1e-5)
+
+
+class Written:
+    """An engine whose checkpoint is two small files."""
+
+    module = SimpleNamespace(
+        lm=SimpleNamespace(
+            config=SimpleNamespace(save_pretrained=lambda folder: (folder / "config.json").write_text("{}"))
+        )
+    )
+
+    def save_checkpoint(self, folder, tag, save_latest):
+        (Path(folder) / tag).mkdir()
+        for name in ("model.pt", "optimizer.pt"):
+            (Path(folder) / tag / name).write_bytes(b"four")
+
+
+def save_until(store, scratch, keep, steps):
+    """An attempt that saves a checkpoint at each of these steps."""
+    saver = Saver(store, scratch, keep=keep, notes=())
+    for step in steps:
+        saver.save(Written(), Position("mine", "1", world_size=1, step=step, tokens=0, seconds=0.0))
+        saver.finish()
+
+
+def damage(store, name, harm):
+    if harm == "gone":
+        store.delete(name)
+    else:
+        store.put(name, store.read(name)[:-1] if harm == "short" else b"")
+
+
+@pytest.mark.parametrize("place", ["disk", "S3"])
+@pytest.mark.parametrize("harm", ["gone", "short", "empty"])
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_training_gets_further_whatever_is_damaged(tmp_path, request, keep, harm, place):
+    """Any file of any kept checkpoint, one of each, or all: the next checkpoint is the one that counts."""
+    root = tmp_path if place == "disk" else f"{request.getfixturevalue('s3')}/{tmp_path.name}"
+
+    def kept(name):
+        store = Store(f"{root}/{name}")
+        save_until(store, tmp_path / "scratch", keep, (4, 8, 12))
+        return store, store.list("")
+
+    count = len(kept("whole")[1])
+    one_each = [number for number in range(count) if number % (count // keep) == 0]
+    cases = [*([number] for number in range(count)), one_each, range(count)]
+    for number, lost in enumerate(cases if place == "disk" else cases[-2:]):
+        store, names = kept(f"damaged-{number}")
+        for at in lost:
+            damage(store, names[at], harm)
+        step = reached(store)
+        for _ in range(4):  # each attempt is lost after its first checkpoint
+            step += 4
+            save_until(store, tmp_path / "scratch", keep, (step,))
+            assert reached(store) == step
+        records = [name for name in store.list("") if "/" not in name]
+        assert len(records) == keep
+
+
+def reached(store):
+    last = latest(store, "mine")
+    return last.position.step if last else 0
