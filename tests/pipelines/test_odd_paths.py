@@ -7,6 +7,8 @@ from pathlib import Path
 
 import duckdb
 import polars
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from pyiceberg.catalog import load_catalog
@@ -16,7 +18,10 @@ from sqlalchemy import URL
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.cluster.packaging import package
 from rasterloom.recipe.loader import load_recipe
+from rasterloom.recipe.sources import Source
 from rasterloom.report.queries import Tables
+from rasterloom.sources.files import SourceError
+from rasterloom.sources.pairs import check_sources, read_sources
 from rasterloom.versions.corpus import Corpus
 
 RECIPE = """
@@ -129,6 +134,20 @@ def test_the_report_does_not_take_a_workspace_for_a_glob(recipe_in, rasterloom, 
         keys = [row["key"] for row in tables.sql("SELECT key FROM images")]
         assert len(keys) == 3
         assert all(name.startswith(f"{tmp_path}/[ab]/") for name in tables.files_with("images", keys))
+
+
+@pytest.mark.parametrize(("name", "reads"), [("a%20b?ü", True), ("[red]", False)])
+def test_a_data_set_on_disk_is_read_or_refused_with_the_reason(recipe_in, name, reads):
+    file = recipe_in(name)
+    pq.write_table(pa.table({"url": ["http://a/1"], "caption": ["one"]}), file.parent / "input" / "x.parquet")
+    for other in (file.parent / "input").glob("*.[pt][nx][gt]"):
+        other.unlink()
+    source = Source(path=str(file.parent / "input"), kind="hf")
+    if reads:
+        assert read_sources([source])[0]["caption"].to_pylist() == ["one"]
+    else:
+        with pytest.raises(SourceError, match="takes the brackets for a pattern: rename the folder"):
+            check_sources([source])
 
 
 def test_a_job_takes_along_what_a_glob_in_brackets_means(recipe_in):

@@ -54,6 +54,10 @@ def _load(source: Source) -> Any:
     except BlockedPath:
         raise
     except Exception as error:  # it raises whatever its many parts raise
+        if "[" in path:  # its own patterns begin with the folder's path, which it does not escape
+            raise SourceError(
+                f"{path}: datasets takes the brackets for a pattern: rename the folder"
+            ) from None
         raise SourceError(f"{path}: cannot be read by datasets: {one_line(error)}") from None
 
 
