@@ -16,6 +16,8 @@ from rasterloom.tokenize.token_names import names_of, profile_from_names
 BYTES = 256  # the vocabulary of a byte-level BPE before its first merge
 MOST_CAPTIONS = 1_000_000  # more than this teach a BPE nothing new
 
+LONGEST_PIECE = 1000  # bytes of a word that a BPE is trained on: a sentence in a script without spaces
+
 
 class TextEncoder(Protocol):
     """Turns text into token ids of a profile, and back."""
@@ -100,7 +102,7 @@ def train_text(captions: Iterable[str], size: int) -> str:
         raise ValueError(f"a byte-level BPE has at least {BYTES} ids, not {size}")
     sample = heapq.nsmallest(MOST_CAPTIONS, captions, key=_caption_order)
     tokenizer: Any = tokenizers.Tokenizer(tokenizers.models.BPE())
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = _training_pieces()
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=size,
@@ -108,7 +110,20 @@ def train_text(captions: Iterable[str], size: int) -> str:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_prompts(sample), trainer)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     return str(tokenizer.to_str())
+
+
+def _training_pieces() -> Any:
+    """Return a pre-tokenizer of ByteLevel's pieces, those of more than `LONGEST_PIECE` bytes cut.
+
+    The time of training grows with the square of a piece, so one unbroken run of letters would hold it up.
+    """
+    byte_level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    longest = tokenizers.Regex(f".{{1,{LONGEST_PIECE}}}")  # of characters that stand for a byte each
+    return tokenizers.pre_tokenizers.Sequence(
+        [byte_level, tokenizers.pre_tokenizers.Split(longest, "isolated")]
+    )
 
 
 def text_of(config: Tokenize, tokenizer_json: str) -> tuple[JsonText, Profile]:

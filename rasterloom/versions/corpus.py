@@ -22,6 +22,7 @@ from rasterloom.storage import layout, s3
 from rasterloom.storage.layout import Layout
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
+from rasterloom.versions.catalog_file import check_intact, is_there
 from rasterloom.versions.pyiceberg_compat import TimedRestCatalog
 from rasterloom.versions.retrying import with_retries
 
@@ -81,9 +82,10 @@ class Corpus:
         such as ``PYICEBERG_CATALOG__RASTERLOOM__CREDENTIAL``.
         """
         if not self.catalog_properties:
-            folder = Path(self.store.path())
-            folder.mkdir(parents=True, exist_ok=True)
-            return _sqlite_catalog(folder / layout.CATALOG, self.store.uri(""))
+            if self.has_catalog:
+                check_intact(self._catalog_file)
+            self._catalog_file.parent.mkdir(parents=True, exist_ok=True)
+            return _sqlite_catalog(self._catalog_file, self.store.uri(""))
         given: dict[str, Any] = {**s3_properties(), **dict(self.catalog_properties)}
         properties: dict[str, Any] = dict(merge_config(Config().get_catalog_config(CATALOG) or {}, given))
         is_http = properties.get("uri", "").startswith("http")  # which is REST where no type is named
@@ -94,7 +96,11 @@ class Corpus:
     @property
     def has_catalog(self) -> bool:
         """True if the catalog exists: after a local workspace's first commit."""
-        return bool(self.catalog_properties) or (Path(self.store.path()) / layout.CATALOG).exists()
+        return bool(self.catalog_properties) or is_there(self._catalog_file)
+
+    @property
+    def _catalog_file(self) -> Path:
+        return Path(self.store.path()) / layout.CATALOG
 
     def location(self, table: str) -> str | None:
         """Return the location of a new table; None where the catalog chooses."""

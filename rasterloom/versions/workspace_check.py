@@ -39,6 +39,8 @@ def check_catalog(corpus: Corpus) -> None:
     """
     try:
         corpus.with_retries("catalog", lambda: corpus.catalog.list_namespaces())
+    except StorageError:  # names the file already
+        raise
     except Exception as error:  # each kind of catalog has errors of its own
         reason = one_line(error, limit=300)
         where = dict(corpus.catalog_properties).get("uri", f"in {corpus.store.root}")

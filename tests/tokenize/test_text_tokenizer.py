@@ -3,10 +3,12 @@ import pickle
 import random
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rasterloom.recipe.tokenize import Tokenize
+from rasterloom.tokenize import text_tokenizer
 from rasterloom.tokenize.profiles import CHAMELEON, MINI
 from rasterloom.tokenize.prompt_templates import t2i_prompt
 from rasterloom.tokenize.text_tokenizer import JsonText, text_of, train_text
@@ -47,6 +49,34 @@ def test_training_depends_on_the_captions_alone():
         random.Random(seed).shuffle(captions)
         assert train_text(iter(captions), 439) == TRAINED
     assert train_text(CAPTIONS[:20], 439) != TRAINED
+
+
+def plainly_trained(captions, size):
+    """Train as `train_text` does, but on pieces of any length."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(text_tokenizer._prompts(captions), trainer)
+    return tokenizer.to_str()
+
+
+ODD = ["猫" * 333, "x" * 999, " " * 900, "!?" * 400, "é\u2028\n\t a\r\n", "it's 1,000,000 😀😀", ""]
+
+
+def test_captions_without_very_long_runs_are_trained_on_as_they_are():
+    assert plainly_trained(CAPTIONS, 439) == TRAINED
+    assert plainly_trained(CAPTIONS + ODD, 500) == train_text(CAPTIONS + ODD, 500)
+
+
+@pytest.mark.parametrize("run", ["x", "é", "猫", "7", "!", " ", "\n"])
+def test_a_very_long_run_is_trained_on_in_pieces(run):
+    pieces = text_tokenizer._training_pieces().pre_tokenize_str(run * 100_000)
+    assert max(len(piece) for piece, _ in pieces) <= text_tokenizer.LONGEST_PIECE
+    assert len(pieces) <= len(run.encode()) * 100 + 1
+    trained = JsonText(train_text([*CAPTIONS, run * 3000], 439))
+    assert trained.decode(trained.encode(run * 3000)) == run * 3000
 
 
 def test_a_sample_of_very_many_captions_does_not_depend_on_their_order(monkeypatch):

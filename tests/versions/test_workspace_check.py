@@ -77,7 +77,7 @@ def test_a_catalog_of_the_workspace_that_is_broken(tmp_path):
     corpus = Corpus("demo", Store(str(tmp_path)))
     check_workspace(corpus)
     shutil.copy(__file__, tmp_path / "catalog.db")
-    with pytest.raises(StorageError, match=r"the catalog in .* cannot be used"):
+    with pytest.raises(StorageError, match=r"the catalog .*catalog.db is damaged"):
         check_workspace(Corpus("demo", Store(str(tmp_path))))
 
 

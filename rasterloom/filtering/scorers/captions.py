@@ -27,7 +27,9 @@ _FILE_NAME = re.compile(
 )
 _BOILERPLATE = re.compile(
     r"""(?:^\s*(?:untitled|image|photo|picture|img|thumbnail|placeholder|logo|icon|banner|avatar|loading
-        |no\ image|default|null|none|undefined|n/?a)(?:\s*\d*)?\s*[.!]?\s*$)
+        |no\ image|no\ (?:caption|description|title)|default|undefined|unknown
+        |[<\[(]?(?:null|none|nil|nan?|nat|n/a)[>\])]?|\#n/?a|-nan|n\.a
+        |lorem\ ipsum)(?:\s*\d*)?\s*[.!]?\s*$)
       |\b(?:click\ (?:here|to|for|on)|all\ rights\ reserved|stock\ (?:photo|image|illustration|vector)s?
         |stock\ footage|royalty[- ]free|getty\ images|shutterstock|istock|alamy|dreamstime|depositphotos|123rf
         |free\ (?:shipping|download)|add\ to\ (?:cart|wish\ ?list)|buy\ now|image\ not\ (?:found|available)
@@ -51,7 +53,7 @@ class CaptionScorer:
     """
 
     name = "caption"
-    version = "1"
+    version = "2"
     digest = ""
     sees = False
     columns = floats("caption_chars", "caption_words", "caption_repetition") | dict.fromkeys(

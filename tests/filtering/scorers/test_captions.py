@@ -47,6 +47,43 @@ def test_rules(caption: str | None, column: str, value: float) -> None:
     assert judge(caption)[column] == value
 
 
+PLACEHOLDERS = """
+    nan, NaN, <NA>, NaT, None, none, null, NULL, [null], (none), nil, n/a, N/A, NA, n.a., #N/A, -nan,
+    undefined,
+    unknown, untitled, Untitled., image, default, placeholder, no caption, No description,
+    untitled 3, lorem ipsum
+"""
+
+
+@pytest.mark.parametrize("caption", [part.strip() for part in PLACEHOLDERS.split(",")])
+def test_a_placeholder_is_boilerplate(caption: str) -> None:
+    assert judge(caption)["caption_boilerplate"]
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "Nan bread on a plate",
+        "nanna",
+        "Nat King Cole",
+        "none of them",
+        "a null sign",
+        "Na Pali coast",
+        "Anna",
+    ],
+)
+def test_a_caption_with_the_letters_of_a_placeholder_is_none(caption: str) -> None:
+    assert not judge(caption)["caption_boilerplate"]
+
+
+@pytest.mark.parametrize(
+    "caption",
+    ["IMG_1234.jpg", "DSC_0042.NEF", "P1010012.JPG", "scan0001.tif", "a.heic", "PXL_20230101"],
+)
+def test_the_name_of_a_file_is_a_file_name(caption: str) -> None:
+    assert judge(caption)["caption_file_name"]
+
+
 @given(st.text())
 def test_any_text_has_all_columns_in_their_ranges(caption: str) -> None:
     row = judge(caption)
