@@ -22,6 +22,7 @@ T = TypeVar("T")
 # the columns of a pair (``url``, ``image``, ``width``, ...) is then the first that is answered, else the
 # first: what scores, rules and galleries look at. ``main`` and ``more`` say where it stands; `in_order`.
 T2I = "t2i"
+IMAGE_PLACEHOLDER = "<|image|>"  # in a message: an image
 
 PAIRS = pa.schema(
     [

@@ -3,6 +3,7 @@
 from pydantic import Field, field_validator
 
 from rasterloom.recipe.base import Section
+from rasterloom.schema import IMAGE_PLACEHOLDER
 
 
 class ColourCheck(Section):
@@ -23,6 +24,16 @@ class ColourCheck(Section):
         for prompt in value:
             if "{colour}" not in prompt:
                 raise ValueError(f"{prompt!r} lacks {{colour}}")
+            try:
+                prompt.format(colour="")
+            except (LookupError, ValueError):
+                raise ValueError(f"{prompt!r} may have no other braces than those of {{colour}}") from None
+        return _without_images(value)
+
+    @field_validator("palette")
+    @classmethod
+    def _names_no_image(cls, value: dict[str, tuple[int, int, int]]) -> dict[str, tuple[int, int, int]]:
+        _without_images(tuple(value))
         return value
 
 
@@ -39,7 +50,19 @@ class SamplingConfig(Section):
     """Sampling temperature."""
     top_k: int = Field(2000, ge=1)
     """Sample from the most likely codes only, this many."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Random seed; the same seed gives the same images."""
     colour_check: ColourCheck | None = None
     """Measurement of requested colours; null: none."""
+
+    @field_validator("prompts")
+    @classmethod
+    def _asks_for_no_image(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _without_images(value)
+
+
+def _without_images(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        if IMAGE_PLACEHOLDER in text:
+            raise ValueError(f"{text!r} holds {IMAGE_PLACEHOLDER}, which stands for an image; none is given")
+    return texts

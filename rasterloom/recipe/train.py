@@ -207,7 +207,7 @@ class Train(Watch):
     """ZeRO, precision, and DeepSpeed's own settings."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """``muon`` converges faster from scratch; it needs ``deepspeed: {zero: 0}``."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Random seed of new weights, the order of rows, dropout, and dropped prompts."""
     heldout: float = Field(0.02, ge=0, lt=1)
     """Share of rows, chosen by key, that is held out as validation set."""

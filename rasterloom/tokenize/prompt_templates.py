@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rasterloom.recipe.tokenize import Prompt
+from rasterloom.schema import IMAGE_PLACEHOLDER
 
-IMAGE = "<|image|>"
+IMAGE = IMAGE_PLACEHOLDER
 
 Turn = tuple[str, str]  # role ("human" or "gpt"), message
 

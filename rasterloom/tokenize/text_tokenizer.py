@@ -27,6 +27,11 @@ class TextEncoder(Protocol):
         """Hex digest of all that decides which ids a text gets."""
         ...
 
+    @property
+    def ids(self) -> Sequence[int]:
+        """Ids that stand for text, ascending: no special tokens."""
+        ...
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without special tokens."""
         ...
@@ -69,6 +74,12 @@ class JsonText:
     def size(self) -> int:
         """Number of ids, were they to start at 0."""
         return 1 + max(self._tokenizer.get_vocab().values(), default=-1)
+
+    @property
+    def ids(self) -> Sequence[int]:
+        added: dict[int, Any] = self._tokenizer.get_added_tokens_decoder()
+        own = {i for i in self._tokenizer.get_vocab().values() if i not in added or not added[i].special}
+        return [self.first_id + i for i in sorted(own)]
 
     def encode(self, text: str) -> list[int]:
         try:

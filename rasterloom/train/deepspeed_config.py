@@ -57,16 +57,34 @@ def deepspeed_config(train: Train, *, bucket_elements: int = BUCKET_ELEMENTS) ->
         # torch's own: DeepSpeed's would be compiled on the spot, which takes a compiler.
         params = {"lr": 1.0, "betas": list(BETAS), "torch_adam": True, "fused": True}
         config["optimizer"] = {"type": "AdamW", "params": params}
-    _check(given.extra, config)
-    return _merged(config, given.extra)
+    extra = _without_auto(given.extra)
+    _check(extra, config)
+    return _merged(config, extra)
 
 
 def _check(extra: dict[str, Any], ours: dict[str, Any]) -> None:
     for name, where in _DECIDED.items():
         value, known = _look(extra, name), _look(ours, name)
-        if value in (None, AUTO) or value == known or (name == "fp16" and not value.get("enabled")):
+        if value is None or value == known or (name == "fp16" and not value.get("enabled")):
             continue
         raise ValueError(f"train.deepspeed: DeepSpeed's {name} cannot be {value!r}: it is set by {where}")
+
+
+def _without_auto(config: dict[str, Any]) -> dict[str, Any]:
+    """The values that are given: without ``auto``, at any depth, and sections that said nothing else.
+
+    A section's ``type`` says nothing by itself: a scheduler whose params are all ``auto`` is left to us.
+    """
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            left = _without_auto(value)
+            if not left or (name == "scheduler" and "params" in value and set(left) == {"type"}):
+                continue
+            value = left
+        if value != AUTO:
+            found[name] = value
+    return found
 
 
 def _look(config: Any, name: str) -> Any:
@@ -80,6 +98,6 @@ def _merged(ours: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
     for name, value in extra.items():
         if isinstance(value, dict) and isinstance(merged.get(name), dict):
             merged[name] = _merged(merged[name], value)
-        elif value != AUTO:
+        else:
             merged[name] = value
     return merged

@@ -157,6 +157,7 @@ def test_a_tokenizer_of_the_users_brings_chameleons_ids():
     text, profile = text_of(config, json.dumps(tokenizer))
     assert (profile.bos, profile.boi, profile.sep) == (439, 441, 443)
     assert (profile.grid0, profile.image0, profile.image_ids) == (445, 445 + 65, None)
+    assert list(text.ids) == list(range(439))  # special tokens are no text
     caption = "say <racm3:break>"
     assert text.decode(text.encode(caption)) == caption
     assert max(text.encode(caption)) < 439  # spelt, not taken for the token of that name

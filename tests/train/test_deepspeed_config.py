@@ -32,6 +32,40 @@ def test_what_the_user_adds_is_merged_into_what_the_recipe_says():
     assert found["gradient_clipping"] == plain["gradient_clipping"] == 4.0
 
 
+def test_auto_leaves_a_value_to_the_recipe_at_any_depth():
+    """transformers' own example of a file for ZeRO 3."""
+    extra = {
+        "fp16": {"enabled": "auto", "loss_scale": 0, "loss_scale_window": 1000, "initial_scale_power": 16},
+        "bf16": {"enabled": "auto"},
+        "optimizer": {
+            "type": "AdamW",
+            "params": {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"},
+        },
+        "scheduler": {
+            "type": "WarmupLR",
+            "params": {"warmup_min_lr": "auto", "warmup_max_lr": "auto", "warmup_num_steps": "auto"},
+        },
+        "zero_optimization": {
+            "stage": 3,
+            "offload_optimizer": {"device": "none", "pin_memory": True},
+            "overlap_comm": True,
+            "reduce_bucket_size": "auto",
+            "stage3_prefetch_bucket_size": "auto",
+        },
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "train_batch_size": "auto",
+    }
+    plain, found = deepspeed_config(train(zero=3)), deepspeed_config(train(extra, zero=3))
+    given = {"offload_optimizer": {"device": "none", "pin_memory": True}, "overlap_comm": True}
+    fp16 = {"loss_scale": 0, "loss_scale_window": 1000, "initial_scale_power": 16}
+    zero = plain["zero_optimization"] | given
+    assert found == plain | {"zero_optimization": zero, "fp16": fp16}
+    with pytest.raises(ValueError, match=r"scheduler cannot be .*warmup_steps"):
+        scheduler = {"type": "WarmupLR", "params": {"warmup_min_lr": "auto", "warmup_num_steps": 5}}
+        deepspeed_config(train({"scheduler": scheduler}))
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [

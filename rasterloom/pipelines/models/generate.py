@@ -89,8 +89,10 @@ def checked(request: SampleRequest) -> SampleRequest:
     """Return the request with its task filled in.
 
     Raises:
-        RecipeError: it holds neither a prompt nor an image.
+        RecipeError: it holds neither a prompt nor an image, or its seed is negative.
     """
+    if request.seed < 0:
+        raise RecipeError("takes 0 or more", field="seed", value=request.seed)
     if not request.prompts and not request.images:
         raise RecipeError("nothing is asked for", hint="give {prompt}, {prompts} or {image}")
     default = T2I if not request.images else "edit" if request.prompts else "caption"
@@ -146,7 +148,8 @@ def _answer(
         images = [Image.fromarray(codec.decode(one[None])[0]) for one in codes]
         return Generated(questions, images, [], time.monotonic() - began)
     progress.step_started("sample", None, "tokens")
-    text_ids = np.flatnonzero(~structure(profile)).tolist()
+    special = structure(profile)
+    text_ids = [i for i in text_codec.text.ids if i < profile.vocab_size and not special[i]]
     answers = sampler.answer(
         ids, text_ids, top_k=request.text_top_k, max_tokens=request.max_tokens, **settings
     )
@@ -234,7 +237,7 @@ def _coded(path: Path, recipe: Recipe, target: int, codec: Codec) -> tuple[NDArr
         with Image.open(path) as image:
             crop, _ = crop_as_coded(image, None, 0, recipe.tokenize, asked)
             size = upright(image, recipe.tokenize).size
-    except OSError as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RecipeError(one_line(error), field="image", value=path) from None
     return codec.encode(np.array(crop)[None])[0], choose_bucket(size, bucket_sizes(target))
 
@@ -242,7 +245,7 @@ def _coded(path: Path, recipe: Recipe, target: int, codec: Codec) -> tuple[NDArr
 def prompts_in(path: Path) -> tuple[str, ...]:
     """Read a file of prompts, one a line. Raises RecipeError if there are none."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(one_line(error), field="prompts", value=path) from None
     prompts = tuple(line for line in lines if line)

@@ -64,12 +64,14 @@ def open_trackers(
 class TensorBoard:
     """Event files, which every ``tensorboard --logdir`` reads."""
 
-    def __init__(self, folder: Path, *, keep: int = 0, suffix: str = "") -> None:
+    def __init__(self, folder: Path, *, keep: int | None = None, suffix: str = "") -> None:
+        """Open a new file; what earlier ones have beyond step ``keep``, if given, is struck out."""
         from tensorboardX import SummaryWriter  # heavy
 
-        self._writer = SummaryWriter(
-            str(folder), purge_step=keep + 1 if keep else None, filename_suffix=suffix, flush_secs=10
-        )
+        purge = keep + 1 if keep else None
+        if keep == 0 and any(folder.glob("*tfevents*")):
+            purge = 0  # of an attempt that was cut before its first checkpoint; it measured at step 0, too
+        self._writer = SummaryWriter(str(folder), purge_step=purge, filename_suffix=suffix, flush_secs=10)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():

@@ -86,7 +86,7 @@ def test_pictures_are_what_the_sampler_draws(sample, undisturbed, model):
 
 
 def test_prompts_of_a_file_each_depend_on_their_number_alone(sample, tmp_path):
-    (tmp_path / "prompts.txt").write_text("a dot\n\n  two dots \n")
+    (tmp_path / "prompts.txt").write_text("a dot\n\n  two dots \n", encoding="utf-8-sig")
     first, at, _ = sample("--prompts", str(tmp_path / "prompts.txt"), "--batch", "1", out="a")
     _, other, _ = sample("--prompts", str(tmp_path / "prompts.txt"), out="b")
     assert [e["prompt"] for e in first["images"]] == ["a dot", "two dots"]
@@ -115,6 +115,25 @@ def test_an_image_is_told_of(sample, tmp_path, undisturbed, model):
     assert language.text.decode(answer) == entry["answer"]
 
 
+def test_text_is_made_of_what_the_tokenizer_can_decode(undisturbed):
+    """Of mini, ids 2 and 3 are neither structure nor text."""
+    language = text_codec_of(Workflow(undisturbed.recipe))
+    ids = language.text.ids
+    assert min(ids) == language.profile.text0 and len(ids) >= 256
+    assert language.text.decode(ids)
+
+
+def test_an_untrained_model_answers_in_text(sample, tmp_path):
+    """Whatever the seed: ids that decode to nothing are not drawn."""
+    image, words = (
+        str(picture(tmp_path)),
+        ("--text-top-k", "5000", "--temperature", "5", "--max-tokens", "200"),
+    )
+    for seed in range(3):
+        page, *_ = sample("--image", image, "--n", "4", "--seed", str(seed), *words, out=f"out-{seed}")
+        assert all(entry["answer"] for entry in page["images"])
+
+
 def test_an_image_is_edited_into_its_own_bucket(sample, tmp_path):
     page, folder, _ = sample("--image", str(picture(tmp_path)), "--prompt", "make it red")
     (entry,) = page["images"]
@@ -138,6 +157,8 @@ def test_an_image_is_edited_into_its_own_bucket(sample, tmp_path):
         (["--image", "nowhere.png"], "--image nowhere.png: "),
         (["--prompts", "nowhere.txt"], "--prompts nowhere.txt: "),
         (["--prompt", "x", "--out", "."], "--out .: is not empty: name a new or an empty folder"),
+        (["--image", "bomb.png"], "--image bomb.png: Image size (400000000 pixels) exceeds limit"),
+        (["--prompt", "x", "--seed", "-1"], "--seed -1: takes 0 or more"),
         (["--prompt", "x", "--stage", "1"], "give either --stage or --model"),
     ],
 )  # fmt: skip
@@ -145,10 +166,13 @@ def test_what_cannot_be_asked_is_one_line(undisturbed, model, tmp_path, monkeypa
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     (tmp_path / "here" / "x").touch()
+    bomb = tmp_path / "bomb.png"
+    Image.new("1", (20_000, 20_000)).save(bomb)
+    arguments = [str(bomb) if argument == bomb.name else argument for argument in arguments]
     command = ["sample", str(undisturbed.recipe_file), "--model", str(model), *arguments]
     with pytest.raises(RecipeError) as told:
         CliRunner().invoke(app, command, catch_exceptions=False)
-    shown = with_options(told.value)
+    shown = with_options(told.value).replace(str(bomb), bomb.name)
     assert reason in shown and "\n" not in shown
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["x"]
 

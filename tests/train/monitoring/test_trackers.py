@@ -28,6 +28,19 @@ def test_a_run_that_goes_on_strikes_out_what_was_lost(tmp_path):
     assert starts == [5]  # TensorBoard drops what earlier files have from there on
 
 
+def test_a_run_that_begins_again_strikes_out_all(tmp_path):
+    """The first attempt was cut before its first checkpoint."""
+    from tensorboardX.proto.event_pb2 import SessionLog
+
+    for attempt in ("first", "second"):
+        tracker = TensorBoard(tmp_path, keep=0, suffix=attempt)
+        tracker.scalars({"train/loss": 2.0}, 1)
+        tracker.close()
+    TensorBoard(tmp_path, suffix="images").close()  # beside the run, which goes on
+    starts = [e.step for e in events(tmp_path) if e.session_log.status == SessionLog.START]
+    assert starts == [0]
+
+
 def test_a_missing_package_is_told_with_the_way_out(monkeypatch):
     check_trackers(["tensorboard"])
     monkeypatch.setitem(sys.modules, "wandb", None)
