@@ -89,9 +89,8 @@ def main() -> None:
 
             catalog = tuple(stack.enter_context(local_s3(folder)).catalog.items())
             place = "s3://lake/bench"
-        measure(
-            Corpus("warm", Store(place), catalog), 1
-        )  # the first commit of a process imports and connects
+        # The first commit of a process imports and connects.
+        measure(Corpus("warm", Store(place), catalog), 1)
         for files in options.files:
             row = measure(Corpus(f"c{files}", Store(place), catalog), files)
             shown = " | ".join(f"{row[name]:.2f}" for name in ("commit", "commit_cpu", "plan", "plan_cpu"))

@@ -144,9 +144,8 @@ def _near(
     """
     n = len(hashes)
     where = np.arange(n) if where is None else where
-    first = _first_of_identical(
-        hashes, thumbnails, where
-    )  # they share their neighbours, so one speaks for all
+    # Identical rows share their neighbours, so one speaks for all.
+    first = _first_of_identical(hashes, thumbnails, where)
     kept = np.arange(n)
     undecided = np.flatnonzero(first == kept)
 

@@ -35,7 +35,7 @@ _NOT_ONE_EXPRESSION = (
 
 
 def check_rule(rule: str, scores: pa.Schema) -> None:
-    """Check that a keep rule is one SQL expression, true or false, of the columns there are.
+    """Check that a keep rule is one boolean SQL expression.
 
     It may use the columns of images, those of `scores` that are no lists, `DERIVED`, and DuckDB's functions
     of a row that always give the same result.
@@ -76,7 +76,7 @@ def connect() -> duckdb.DuckDBPyConnection:
 
 
 def conjuncts_of(connection: duckdb.DuckDBPyConnection, rule: str) -> list[str]:
-    """Cut a rule at its top-level ANDs, as the text that the user wrote.
+    """Cut a rule at its top-level ANDs, as the user's text.
 
     The cut is checked: put together again, the parts must parse to the tree of the rule. Where they do not,
     as in "a or b and c", the rule is one part.
@@ -90,7 +90,7 @@ def conjuncts_of(connection: duckdb.DuckDBPyConnection, rule: str) -> list[str]:
 
 
 def passes(part: str) -> str:
-    """Return SQL that says whether a row passes a part of a rule: what cannot say (null) counts as no.
+    """Return SQL that tells whether a row passes a rule's part: what cannot say (null) counts as no.
 
     Of a sample without an image it counts as yes: what is asked of images is not asked of text.
     """
@@ -98,7 +98,7 @@ def passes(part: str) -> str:
 
 
 def with_derived(table: str, columns: Sequence[str] = IMAGE_COLUMNS) -> str:
-    """Return a query for a table's columns and those `DERIVED` ones that its columns give."""
+    """Return a query for a table's columns and its possible `DERIVED` ones."""
     derived = [f"{sql} as {name}" for name, sql in DERIVED.items() if name != "caption_length"]
     if "caption" in columns:
         derived.append(f"{DERIVED['caption_length']} as caption_length")

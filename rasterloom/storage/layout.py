@@ -1,4 +1,4 @@
-"""Names of all files of a workspace, and of the files in the folders of its results.
+"""Names of all files of a workspace and its results.
 
 A name is relative to the root of the :class:`~rasterloom.storage.store.Store`; no other module builds one.
 """
@@ -46,11 +46,11 @@ class Layout:
         return f"{self.records}/{step}"
 
     def record(self, step: str, fingerprint: str) -> str:
-        """Record of a step without a table; of its last run where the fingerprint is :data:`LAST`."""
+        """Record of a step without a table. Of its last run where the fingerprint is :data:`LAST`."""
         return f"{self.records_of(step)}/{fingerprint}.json"
 
     def is_last(self, name: str) -> bool:
-        """Whether a record is that of a step's last run, a copy of another."""
+        """True if a record is that of a step's last run."""
         return name.endswith(f"/{LAST}.json")
 
     def files(self, step: str, fingerprint: str) -> str:
@@ -79,7 +79,7 @@ class Layout:
         return f"{self.all_staging}/{step}/{fingerprint}"
 
     def staged_step(self, name: str) -> tuple[str, str]:
-        """Step and fingerprint of a folder of :meth:`staging`, or of a file's name in it."""
+        """Step and fingerprint of a folder of :meth:`staging`, or its file."""
         parts = name.removeprefix(f"{self.all_staging}/").split("/")
         end = next((n for n, part in enumerate(parts) if part in (SHARDS, DATA, RESULT)), len(parts))
         return "/".join(parts[: end - 1]), parts[end - 1]
@@ -113,7 +113,7 @@ class Layout:
         return f"{self.retries(step, fingerprint)}/{number:06d}.json"
 
     def table(self, name: str) -> str:
-        """Folder of a table, where the catalog has no place of its own for it."""
+        """Folder of a table that has no place by the catalog."""
         return f"{self.corpus}/tables/{name}"
 
     def adopted(self, table: str, fingerprint: str, number: int) -> str:
@@ -147,5 +147,5 @@ def staged_result(place: str) -> str:
 
 
 def staging_of(shard: str) -> str:
-    """Folder of staged shards that the JSON file of a published one lies in."""
+    """Folder of staged shards of a published shard's JSON file."""
     return shard.rsplit("/", 2)[0]

@@ -32,9 +32,8 @@ class TokenizeSample:
     key: str
     caption: str
     task: str
-    content: (
-        tuple[str, ...] | dict[str, str | int | float]
-    )  # messages in turn, or the fields of the task's prompt
+    # Messages in turn, or the fields of the task's prompt.
+    content: tuple[str, ...] | dict[str, str | int | float]
     images: tuple[bytes, ...]  # files, in the order of the placeholders
     main: int = 0  # number of the image that stands for the sample
 

@@ -1,4 +1,4 @@
-"""Messages between the driver and the workers of a stage, through a Ray actor."""
+"""Messages between a stage's driver and workers, through a Ray actor."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,7 +62,7 @@ def start_control_actor() -> Any:
 
 
 class WorkerChannel:
-    """A worker's end of the messages; it waits for none of them while the stage trains."""
+    """A worker's end of the messages. It waits for none of them while the stage trains."""
 
     def __init__(self, control: Any, *, rank: int, workers: int) -> None:
         self._control, self._workers = control, workers
@@ -71,7 +71,7 @@ class WorkerChannel:
         control.begin.remote(rank)
 
     def write(self, record: Record) -> None:
-        """Send a step's record, unless an earlier one is still on its way."""
+        """Send a step's record, unless an earlier one is in transit."""
         if self._answer is not None:
             answered, _ = ray.wait([self._answer], timeout=0)
             if not answered:

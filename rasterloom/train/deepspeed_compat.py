@@ -48,7 +48,7 @@ def without_shm_extension() -> None:
 
 
 def whole_size(parameter: Tensor) -> int:
-    """Elements of a parameter on all ranks; ZeRO 3 leaves a rank its share alone."""
+    """Elements of a parameter on all ranks. ZeRO 3 leaves a rank its share alone."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
@@ -67,7 +67,7 @@ def local_part(parameter: Tensor) -> Tensor:
 
 
 class StepGate:
-    """Stands before the step of the optimizer inside an engine, from the engine's start to its end.
+    """Stands before the optimizer's step in an engine, while it lasts.
 
     DeepSpeed computes the norm of the gradients within `engine.step`, just before that step, and has no hook
     between the two. ZeRO 3 may come through several times in one step, once for a group of parameters.
@@ -96,7 +96,7 @@ class StepGate:
             self._is_open = lambda: True
 
     def norm(self) -> float:
-        """The norm of the gradients of the step under way, which ZeRO has just computed."""
+        """The norm of this step's gradients, which ZeRO has just computed."""
         try:
             return float(self._engine.optimizer._global_grad_norm)
         except AttributeError:
@@ -118,7 +118,7 @@ def universal_loading(engine: Any) -> Iterator[None]:
 
 
 def to_universal(source: Path, target: Path) -> None:
-    """Convert a checkpoint to DeepSpeed's universal form, in which every parameter is whole."""
+    """Convert a checkpoint to DeepSpeed's universal form, with whole parameters."""
     from deepspeed.checkpoint import ds_to_universal  # heavy
 
     shutil.rmtree(target, ignore_errors=True)
@@ -136,7 +136,7 @@ def to_universal(source: Path, target: Path) -> None:
 
 
 def whole_weights(folder: Path, tag: str) -> dict[str, Tensor]:
-    """Read the weights of a checkpoint, of any ZeRO stage and number of ranks, by the model's names.
+    """Read a checkpoint's weights by the model's names. It may be of any ZeRO stage and number of ranks.
 
     In float32 where they are trained; what is not trained is as wide as the model had it.
     """
@@ -154,7 +154,7 @@ def whole_weights(folder: Path, tag: str) -> dict[str, Tensor]:
 
 
 def _of_bf16_optimizer(plain: Path, shards: Sequence[Path]) -> dict[str, Tensor]:
-    """The weights of ZeRO 1 in bf16, whose files DeepSpeed's own reader does not know.
+    """The weights of ZeRO 1 in bf16, unknown to DeepSpeed's reader.
 
     Each rank has the next stretch of each group's float32 weights, in the order of ``param_shapes``; the last
     one's ends with padding. What is not trained is in the file of the 16-bit weights alone.

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def on_rank_0(work: Callable[[], T]) -> T:
-    """Do something on rank 0 alone; every rank gets its result, or raises its error."""
+    """Do something on rank 0 alone. Every rank gets its result, or raises its error."""
     outcome: list[Any] = [None, None]
     if dist.get_rank() == 0:
         try:
@@ -39,7 +39,7 @@ def all_succeed(error: Exception | None) -> None:
 
 
 def once_a_machine(work: Callable[[], None]) -> None:
-    """Do something on the first rank of each machine, while the others wait."""
+    """Do something on each machine's first rank, while others wait."""
     machines = gathered(socket.gethostname())
     error = None
     if machines.index(socket.gethostname()) == dist.get_rank():

@@ -20,7 +20,7 @@ OUTPUT = "output"  # beside the checkpoints on S3: what a stage leaves behind
 
 
 class Request(enum.IntEnum):
-    """A request to a worker from outside, between two steps; the larger prevails."""
+    """A request to a worker from outside, between two steps. The larger prevails."""
 
     NOTHING = 0
     SAVE = 1
@@ -86,7 +86,7 @@ class WorkerTakes:
 
 @dataclass(frozen=True)
 class StageJob:
-    """One stage of FP-SFT, as plain values that can be sent to any worker."""
+    """One stage of FP-SFT, as plain values for any worker."""
 
     stage: Stage
     train: Train
@@ -167,7 +167,7 @@ class StageJob:
         return self.folder / "result.json"
 
     def digest(self) -> str:
-        """Identify what is computed; how many workers do it, and where, is left out.
+        """Identify what is computed. How many workers do it, and where, is left out.
 
         What only changes how it is computed (`recipe.train.SPEED_ONLY`) and the recipe's other stages do not
         change this stage, so they are left out.

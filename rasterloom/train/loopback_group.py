@@ -1,4 +1,4 @@
-"""torch's process group among processes of one machine, which listen on its loopback interface only.
+"""torch's process group within a machine, on its loopback interface only.
 
 torch's own rendezvous listens on all interfaces, and lets anybody in.
 """
@@ -32,7 +32,7 @@ def serve_store(timeout: timedelta) -> int:
 
 
 def join(backend: str, port: int, rank: int, world_size: int, timeout: timedelta) -> None:
-    """Make this process a rank of the group whose store is at a port of this machine."""
+    """Make this process a rank of a group on this machine."""
     interface = loopback_interface()
     os.environ.update(
         MASTER_ADDR=LOOPBACK,

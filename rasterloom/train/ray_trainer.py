@@ -1,4 +1,4 @@
-"""Training of a stage on the workers of a Ray cluster, seen from the driver."""
+"""Training of a stage on a Ray cluster, from the driver."""
 
 import logging
 import math
@@ -81,7 +81,7 @@ def train_stage(
 
 
 def _fit(job: StageJob, on_progress: Progress, say: Say, stop: threading.Event) -> Outcome:
-    """Run Ray's trainer in a thread, pass messages on meanwhile, and return what the workers end with."""
+    """Run Ray's trainer in a thread, passing messages on meanwhile."""
     scratch = job.folder / "ray"
     control = start_control_actor()
     run = _TrainerThread(torch_trainer(job, control, scratch))
@@ -131,7 +131,7 @@ def torch_trainer(job: StageJob, control: Any, scratch: Path) -> TorchTrainer:
 
 
 def scaling(job: StageJob) -> ScalingConfig:
-    """Number of workers, and what each takes of which nodes, in Ray Train's terms."""
+    """Number of workers and their resources, in Ray Train's terms."""
     fixed = job.min_workers in (None, job.workers)
     return ScalingConfig(
         num_workers=job.workers if fixed else (job.min_workers, job.workers),
@@ -160,7 +160,7 @@ class _TrainerThread:
             self._error = error
 
     def goes_on(self) -> bool:
-        """Wait a second, or until the end; False if the trainer had ended before."""
+        """Wait a second, or until the end. False if the trainer had ended before."""
         running = self._thread.is_alive()
         self._thread.join(1.0)
         return running
@@ -197,7 +197,7 @@ def _stopped_message(job: StageJob) -> str:
 
 
 def _show(record: Record, shown: int | None, on_progress: Progress) -> int | None:
-    """Report a step if it is news, and return the last one reported."""
+    """Report a new step, and return the last one reported."""
     if not record or record["step"] == shown:
         return shown
     on_progress({name: record[name] for name in SHOWN if name in record})

@@ -36,7 +36,7 @@ class Outcome:
 
 
 class PreemptionWatch:
-    """Waits in a thread for the notice that a machine will go, which Ray passes on from a cloud."""
+    """Waits in a thread for the cloud's preemption notice, through Ray."""
 
     def __init__(self) -> None:
         self._announced = self._saved = False

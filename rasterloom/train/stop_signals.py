@@ -11,7 +11,7 @@ from typing import Self
 
 @contextmanager
 def stop_event() -> Iterator[threading.Event]:
-    """Turn SIGTERM and the first SIGINT into an event, as long as the block lasts.
+    """Turn SIGTERM and the first SIGINT into an event, during a block.
 
     Outside the main thread, which alone gets signals, the event is never set.
     """

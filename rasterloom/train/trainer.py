@@ -54,7 +54,7 @@ def run_worker(
     request: Callable[[], Request] = lambda: Request.NOTHING,
     on_step: Callable[[dict[str, Any]], None] = lambda record: None,
 ) -> Literal["done", "stopped"]:
-    """Train a stage as one rank of the default process group, which must exist.
+    """Train a stage as one rank of the existing process group.
 
     Goes on from the last complete checkpoint of the job, whatever number of ranks has written it. Leaves in
     the job's folder ``model/``, ``metrics.jsonl``, ``heldout.json`` and, when all else is written,
@@ -121,7 +121,7 @@ class _Stage:
 
 
 def _open(job: StageJob) -> _Stage:
-    """Open data and model of a stage, at the last checkpoint if there is one."""
+    """Open data and model of a stage, at its last checkpoint."""
     train, store = job.train, job.checkpoint_store
     device = torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu")
     job.make_folder()
@@ -148,7 +148,7 @@ def _train(
     request: Callable[[], Request],
     on_step: Callable[[dict[str, Any]], None],
 ) -> bool:
-    """Take the steps that are left; False if the stage was stopped before the last."""
+    """Take the steps that are left. False if the stage was stopped before the last."""
     waiting_since, due = time.monotonic(), False
     for parts in prefetched(stage.loader.batches(stage.position.step)):
         record = _step(stage, parts, monitor, wait=time.monotonic() - waiting_since)
@@ -173,7 +173,7 @@ def _train(
 
 
 def _step(stage: _Stage, parts: Sequence[Packed], monitor: Monitor, *, wait: float) -> dict[str, Any]:
-    """Take a step, unless the guard skips it, and return what is noted of it."""
+    """Take a step, unless the guard skips it, and note it."""
     began = time.monotonic()
     train, position = stage.job.train, stage.position
     lr = learning_rate(position.step, stage.total, stage.job.stage)
@@ -242,7 +242,7 @@ def _roll_back(stage: _Stage) -> int:
 
 
 def _agree(request: Request, uploaded: bool, device: torch.device) -> tuple[Request, bool]:
-    """The largest request of any rank, and whether all have uploaded their part of a checkpoint."""
+    """The largest request of any rank, and whether all uploads are done."""
     values = torch.tensor([int(request), int(not uploaded)], device=device)
     dist.all_reduce(values, op=dist.ReduceOp.MAX)
     most, missing = values.tolist()
@@ -250,7 +250,7 @@ def _agree(request: Request, uploaded: bool, device: torch.device) -> tuple[Requ
 
 
 def _export(engine: Any, job: StageJob, rank: int) -> None:
-    """Write the weights as a folder that plain transformers loads; every rank calls this."""
+    """Write the weights as a folder that plain transformers loads. Every rank calls this."""
     weights = full_weights(engine, keep=rank == 0)
     if rank == 0:
         folder, lora = job.model_dir, job.train.model.lora
@@ -264,7 +264,7 @@ def _export(engine: Any, job: StageJob, rank: int) -> None:
 
 
 def _conclude(job: StageJob, position: Position, loss: float) -> None:
-    """Write the result, and bring it where the driver finds it if that may be on another machine."""
+    """Write the result, and bring it where the driver finds it."""
     record = {"job": job.digest(), "steps": position.step, "tokens": position.tokens, "loss": loss}
     record |= {"seconds": position.seconds, "heldout": read_json(job.heldout_file)}
     store = job.checkpoint_store

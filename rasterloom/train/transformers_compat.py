@@ -1,4 +1,4 @@
-"""Parts of transformers that training needs and its documentation does not promise, all of them.
+"""Undocumented parts of transformers that training needs, all of them.
 
 They hold for transformers 5.20 to 5.23; ``tests/train/test_transformers_compat.py`` tells which of them a
 later one moved.
@@ -35,7 +35,7 @@ def without_initial_weights() -> AbstractContextManager[Any]:
 
 
 def attention_name(config: PreTrainedConfig) -> str:
-    """The name of the attention that a model computes with, as `set_attn_implementation` takes it."""
+    """The name of a model's attention, as `set_attn_implementation` takes it."""
     try:
         name: str = config._attn_implementation
     except AttributeError:

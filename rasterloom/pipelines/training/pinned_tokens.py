@@ -35,13 +35,13 @@ class PinnedAt(Section):
 
 @dataclass(frozen=True)
 class Pinned(FileStep[PinnedAt]):
-    """A FileStep that also knows where the text vocabulary of its tokens lies."""
+    """A FileStep that also knows its tokens' text vocabulary."""
 
     text_file: str = ""  # a name in the store, or a path of this machine
 
 
 def pinned_step(recipe: Recipe, part: Part, field: str) -> Pinned:
-    """Look up the tokens that a part of a stage names; those that the corpus has where it names no version.
+    """Look up the tokens that a part of a stage names. Those that the corpus has where it names no version.
 
     Args:
         field: of the recipe, for messages, such as ``train.stages[0]``.

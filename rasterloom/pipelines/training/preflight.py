@@ -111,7 +111,7 @@ def _check_tokens(corpus: Corpus, step: StageStep, run: Run) -> None:
 
 
 def job_of(corpus: Corpus, step: StageStep, run: Run) -> StageJob:
-    """The job of a stage whose tokens are there, in the folder that it works in."""
+    """The job of a stage whose tokens exist, in its folder."""
     return stage_job(corpus, step, work_folder(corpus, step), run)
 
 
@@ -135,7 +135,7 @@ def _check_cluster(run: Run, stages: list[StageStep]) -> None:
 
 
 def _check_room(step: HasResult, run: Run, room: int) -> None:
-    """Raise RecipeError if there is room for fewer workers than a stage begins with."""
+    """Raise RecipeError if there is too little room for a stage's workers."""
     fewest = run.train_workers.min
     if fewest > room:
         raise RecipeError(

@@ -35,7 +35,7 @@ class ImageRequest:
 
 
 def default_sizes(target: int) -> tuple[tuple[int, int], ...]:
-    """A square, a wide and a tall bucket of a target, (width, height) in pixels."""
+    """A square, a wide and a tall bucket of a target. They are (width, height) in pixels."""
 
     sizes = bucket_sizes(target)
     wide = min(sizes, key=lambda wh: abs(wh[0] / wh[1] - 5 / 3))
@@ -157,7 +157,7 @@ def _check_rows(
 
 
 def grid(images: Sequence[Image.Image], captions: Sequence[str], scale: int = 2) -> Image.Image:
-    """Lay images out in rows, one row a prompt, the prompt above it."""
+    """Lay images out in rows, one a prompt, the prompt above."""
     rows: dict[str, list[Image.Image]] = {}
     for image, caption in zip(images, captions, strict=True):
         rows.setdefault(caption, []).append(image.resize((image.width * scale, image.height * scale)))
@@ -172,7 +172,7 @@ def images_of(codec: Codec, profile: Profile, sequences: Sequence[Sequence[int]]
 
 
 def image_of(codec: Codec, profile: Profile, ids: Sequence[int]) -> Image.Image:
-    """Decode the first image in a token sequence, or in a part of one.
+    """Decode the first image in a token sequence or its part.
 
     Raises ValueError if there is none.
     """

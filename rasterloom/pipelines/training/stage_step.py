@@ -92,7 +92,7 @@ def _code_version(train: Train) -> str:
 
 
 def _steps_of(recipe: Recipe, part: Part, corpus: dict[str, HasResult], field: str) -> list[HasResult]:
-    """The step of a part's tokens, and those of the text vocabulary and the length index that go with it."""
+    """The steps of a part's tokens, text vocabulary and length index."""
     if part.corpus is None and part.target in recipe.tokenize.targets:
         return [
             corpus[n] for n in (StepKind.TOKENS.step(part.target), "text", StepKind.LENGTHS.step(part.target))
@@ -101,7 +101,7 @@ def _steps_of(recipe: Recipe, part: Part, corpus: dict[str, HasResult], field: s
 
 
 def token_files(corpus: Corpus, step: HasResult) -> list[DataFile]:
-    """The token files of a step of tokens, or of a pinned version."""
+    """The token files of a step or a pinned version."""
     return pinned_files(corpus, step) if isinstance(step, Pinned) else output_files(corpus, step)
 
 
@@ -183,7 +183,7 @@ def stage_job(corpus: Corpus, step: StageStep, folder: Path, run: Run) -> StageJ
 
 
 def _init(corpus: Corpus, before: HasResult) -> str:
-    """Folder of the weights that a stage leaves, also before it is done."""
+    """Folder of a stage's weights, also before it is done."""
     if not status(corpus, before).done:
         return corpus.store.path(f"{file_folder(corpus, before)}/{MODEL}")
     return str(local_folder(corpus, before) / MODEL)
@@ -228,7 +228,7 @@ def _place(corpus: Corpus, step: HasResult) -> str:
 
 
 def is_stage(step: HasResult) -> TypeGuard[StageStep]:
-    """Whether a step trains."""
+    """True if a step trains."""
     return step.kind is StepKind.TRAIN
 
 
@@ -238,7 +238,7 @@ def stage_before(step: StageStep) -> StageStep | None:
 
 
 def _text(corpus: Corpus, step: StageStep) -> tuple[TextEncoder, Profile]:
-    """Text encoder of a stage, and the token ids that go with it."""
+    """Text encoder of a stage, and its token ids."""
 
     config = step.config
     before = stage_before(step)

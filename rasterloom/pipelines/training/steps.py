@@ -48,7 +48,7 @@ class Report(Section):
 
 
 def training_steps(recipe: Recipe, corpus: list[HasResult]) -> list[HasResult]:
-    """The steps from tokens to report; the report alone if the recipe does not train."""
+    """The steps from tokens to report. The report alone if the recipe does not train."""
     by_name = {step.name: step for step in corpus}
     stages: list[StageStep] = []
     pinned: dict[str, HasResult] = {}
@@ -174,7 +174,7 @@ def _tokenized(report: Step) -> Tokenize:
 
 
 def _cropper(step: Step) -> Callable[[Image.Image, str, int], Image.Image]:
-    """Function from a stored image, its key and a target to the coded crop."""
+    """Function from a stored image, its key and target to its crop."""
 
     config = _tokenized(step)
 

@@ -45,7 +45,7 @@ class BlockedAddress(OSError):
 
 
 def is_public(address: str) -> bool:
-    """Tell whether an IPv4 or IPv6 address in its usual spelling belongs to a public unicast host.
+    """Tell whether an IPv4 or IPv6 address is a public unicast host's.
 
     ValueError if it is not an address.
     """
@@ -61,7 +61,7 @@ def is_public(address: str) -> bool:
 
 
 def literal_address(host: str) -> str | None:
-    """Return the IP address that a host spells, in its usual spelling, or None if it is a name.
+    """Return the IP address that a host spells. None if it is a name.
 
     Takes every spelling that the C library takes: ``2130706433``, ``0x7f.1`` and ``0177.0.0.1`` are all
     ``127.0.0.1``.
@@ -89,7 +89,7 @@ class Gate(AbstractResolver):
         self._threads = ThreadPoolExecutor(LOOKUPS_AT_ONCE, thread_name_prefix="dns")
 
     def check_url(self, url: URL) -> None:
-        """Check a URL whose host is an address; such a host is never looked up.
+        """Check a URL whose host is an address. Such a host is never looked up.
 
         BlockedAddress if it may not be reached.
         """
@@ -106,7 +106,7 @@ class Gate(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Look a name up and return those of its addresses that may be reached.
+        """Look a name up and return its permitted addresses.
 
         BlockedAddress if it has none; other OSErrors if it has no address at all.
         """
@@ -135,7 +135,7 @@ class Gate(AbstractResolver):
         return socket.socket(family, kind, protocol)
 
     async def close(self) -> None:
-        """Let go of the threads; a look-up that hangs is not waited for."""
+        """Let go of the threads. A look-up that hangs is not waited for."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 

@@ -17,7 +17,7 @@ JITTER = 0.5  # a wait is off by up to so much of itself, so that many do not co
 
 
 def wait_before_retry(attempt: int, failure: FetchFailure) -> float:
-    """Return the seconds to wait after a failed attempt, counted from 1; never less than the server asked."""
+    """Return the seconds to wait after a failed attempt, counted from 1. Never less than the server asked."""
     wait = FIRST_WAIT_S.get(failure.error, 1.0) * 2.0 ** (attempt - 1)
     asked = failure.retry_after or 0.0
     return max(wait * random.uniform(1 - JITTER, 1 + JITTER), asked * random.uniform(1.0, 1.05))

@@ -10,7 +10,7 @@ from rasterloom.sources.failure import FetchFailure
 
 
 def check_hashes(body: bytes, sha256: str, meta: str | None, config: Fetch) -> None:
-    """Return if a file has the hashes that its pair brings in the columns ``fetch.md5`` and ``fetch.sha256``.
+    """Check a file by its pair's columns ``fetch.md5`` and ``fetch.sha256``.
 
     Args:
         sha256: of ``body``, in hex.

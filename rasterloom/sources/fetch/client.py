@@ -98,7 +98,7 @@ class Client:
         await self._gate.close()
 
     async def get(self, address: str, use: Callable[[bytes], Awaitable[T]], trace: Trace) -> T:
-        """Fetch a URL and return what ``use`` makes of the body, trying again what may pass.
+        """Fetch a URL with retries, and return ``use`` of the body.
 
         ``use`` runs while the fetch still counts as under way, so no more than ``config.concurrency``
         bodies are in memory. ``trace`` is filled in as things happen.
@@ -154,7 +154,7 @@ class Client:
         )
 
     async def _enter(self, host: Host) -> None:
-        """Wait for a slot of the host, for its turn, and for a slot of ours; all of them are held then.
+        """Wait for the host's slot, for its turn, and our slot. All of them are held then.
 
         Raises:
             FetchFailure: HOST_DOWN or HOST_BUSY, and nothing is held.
@@ -179,7 +179,7 @@ class Client:
             host.waiting -= 1
 
     async def _ask(self, url: URL, host: Host, trace: Trace, *, is_robots: bool) -> bytes | URL:
-        """Make one request within what is left of the deadline, and note how the host took it."""
+        """Make one request within the deadline, noting how the host fared."""
         started = time.monotonic()
         try:
             answer = await self._request(url, trace, is_robots=is_robots)
@@ -206,7 +206,7 @@ class Client:
             raise FetchFailure(ErrorClass.BLOCKED_ADDRESS, str(error)) from None
 
     async def _obey_robots(self, url: URL, host: Host) -> None:
-        """Fetch the robots.txt of a URL's host, once for all of its URLs, and do as it says."""
+        """Fetch a URL's robots.txt, once a host, and obey it."""
         if host.rules is None or (host.rules.done() and time.monotonic() > host.rules_until):
             host.rules = asyncio.create_task(self._read_robots(url.origin() / "robots.txt", host))
         try:

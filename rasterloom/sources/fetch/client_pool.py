@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class FetchWorker:
-    """An event loop in a thread, and a client that lives in it."""
+    """An event loop in a thread, and its client."""
 
     def __init__(self, config: Fetch, opt_outs: OptOuts) -> None:
         self.opt_outs = opt_outs
@@ -54,7 +54,7 @@ _lock = threading.Lock()
 
 
 def with_client(config: Fetch, work: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
-    """Run ``work`` with this process's client for a config, which is made when it is first asked for.
+    """Run ``work`` with this process's client for a config. The client is made when first asked for.
 
     Can be called from any thread but one that runs an event loop. OptOutError if the list cannot be read.
     """

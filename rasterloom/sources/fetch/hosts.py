@@ -47,7 +47,7 @@ class Host:
     users: int = 0
 
     def check(self, config: Fetch, ahead: int = 0) -> None:
-        """Return if a row may wait for its turn, after so many others.
+        """Return if a row may wait for its turn after others.
 
         Raises:
             FetchFailure: HOST_DOWN, or HOST_BUSY if what the host asks for takes longer than ``patience_s``;
@@ -126,7 +126,7 @@ class Hosts:
 
     @contextmanager
     def using(self, url: URL) -> Iterator[Host]:
-        """Give the host of a URL, which is not forgotten while it is in use."""
+        """Give the host of a URL. It is not forgotten while in use."""
         origin = url.origin()
         host = self._known.get(origin)
         if host is None:

@@ -58,7 +58,7 @@ def check_status(response: aiohttp.ClientResponse) -> None:
 
 
 async def read_body(response: aiohttp.ClientResponse, limit: int, *, cut: bool = False) -> bytes:
-    """Read a body of at most ``limit`` bytes; of a longer one only so many if ``cut``.
+    """Read a body of at most ``limit`` bytes. Of a longer one only so many if ``cut``.
 
     Raises:
         FetchFailure: TOO_MANY_BYTES or INCOMPLETE.
@@ -100,7 +100,7 @@ def network_failure(error: aiohttp.ClientError | OSError) -> FetchFailure:
 
 
 def _tls_detail(error: Exception, cause: object) -> str:
-    """Say what is wrong with a certificate in OpenSSL's words, without its codes."""
+    """Explain a certificate's fault in OpenSSL's words, without codes."""
     certificate = getattr(error, "certificate_error", cause)
     said = getattr(certificate, "verify_message", None) or getattr(certificate, "reason", None)
     return f"no trustworthy TLS: {said or error}"

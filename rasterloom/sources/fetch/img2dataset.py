@@ -59,7 +59,7 @@ _CLASSES = (
 
 
 def img2dataset_version(python: str | None) -> str:
-    """Return the version that a Python has; ValueError, with the way out, if it has none."""
+    """Return the version that a Python has. ValueError, with the way out, if it has none."""
     try:
         done = subprocess.run(
             [python or sys.executable, "-c", _VERSION], capture_output=True, text=True, timeout=STARTS_S
@@ -72,7 +72,7 @@ def img2dataset_version(python: str | None) -> str:
 
 
 def class_of(status: str, message: str) -> tuple[ErrorClass, int | None]:
-    """Return the class of a failed row, and the HTTP status if its message has one."""
+    """Return a failed row's class, and its message's HTTP status, if any."""
     http = re.search(r"HTTP Error (\d\d\d)", message)
     for pattern, error in _CLASSES:
         if re.search(pattern, message):
@@ -83,7 +83,7 @@ def class_of(status: str, message: str) -> tuple[ErrorClass, int | None]:
 def fetch_shard_by_img2dataset(
     pairs: pa.Table, config: Fetch, *, shard: int, python: str | None = None
 ) -> pa.Table:
-    """Fetch the images of a range of pairs, as `fetch_shard` does, by img2dataset.
+    """Fetch the images of some pairs by img2dataset, as `fetch_shard` does.
 
     What can be refused beforehand is: rows without URL or caption, schemes, addresses that are not public,
     the opt-out list. ``original_format``, ``original_bytes`` and ``final_url`` are null, it does not say.
@@ -159,7 +159,7 @@ async def _refusal(row: dict[str, Any], gate: Gate, opt_outs: OptOuts) -> FetchF
 def _download(
     rows: list[dict[str, Any]], config: Fetch, python: str | None
 ) -> tuple[dict[int, dict[str, Any]], FetchFailure | None]:
-    """Run img2dataset on some rows; return what it says of them by place, and what befell those it lost."""
+    """Run img2dataset on some rows. Return what it says of them by place, and what befell those it lost."""
     with TemporaryDirectory(prefix="rasterloom-img2dataset-") as folder:
         listed = pa.table({"url": [row["url"] for row in rows], "place": range(len(rows))})
         pq.write_table(listed, f"{folder}/urls.parquet")
@@ -197,7 +197,7 @@ def _arguments(folder: str, rows: int, config: Fetch) -> dict[str, Any]:
 
 
 def _run(arguments: dict[str, Any], rows: int, config: Fetch, python: str | None) -> FetchFailure | None:
-    """Run the program to its end, or to the moment at which every row had its time; say so in that case."""
+    """Run the program to its end, or to every row's deadline. Say so in that case."""
     rounds = -(-rows // config.concurrency) * (config.retries + 1)
     limit = STARTS_S + rounds * config.deadline_s
     program = subprocess.Popen(

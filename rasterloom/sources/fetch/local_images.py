@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass
 class LocalImages:
-    """Reads images out of sources, under the limits of a recipe's ``fetch`` section. A context manager."""
+    """Reads images out of sources, under the limits of ``fetch``. A context manager."""
 
     sources: Sequence[Source]
     config: Fetch
@@ -53,7 +53,7 @@ class LocalImages:
         self._in_order.shutdown(cancel_futures=True)
 
     async def get(self, source: str, path: str, use: Callable[[bytes], Awaitable[T]]) -> T:
-        """Read the image that a locator of the source of that name leads to; return what ``use`` makes of it.
+        """Read the image of a source's locator. Return what ``use`` makes of it.
 
         ``use`` runs while the image counts as being read, so no more than ``config.concurrency`` are in
         memory.
@@ -158,7 +158,7 @@ class _Root:
         return file.read_at(max(0, min(length, size - place.first)), place.first), size
 
     def cell(self, place: Place) -> bytes:
-        """Read a cell of a Parquet file, going on in its column from the last one if it lies behind that."""
+        """Read a cell of a Parquet file, continuing from the last one."""
         value = self._next((place.file, place.first, place.column), place.second, self._cells)
         if value is None:
             raise FetchFailure(ErrorClass.MISSING_FILE, "the row has no image")
@@ -198,7 +198,7 @@ class _Root:
         return hub.images(self.source, shard, start)
 
     def _next(self, which: tuple[Any, ...], row: int, read: Callable[..., Iterator[Any]]) -> Any:
-        """Return the value of a row of an ordered column, reading on from the one before where that helps."""
+        """Return an ordered column's value, continuing from the last one."""
         at, values = self._columns.pop(which, (row + 1, iter(())))  # an error shall end the reading
         if at > row:
             at, values = row, read(row, *which)

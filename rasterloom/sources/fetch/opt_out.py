@@ -38,7 +38,7 @@ class OptOuts:
     hashes: frozenset[str] = frozenset()
 
     def of_url(self, url: URL) -> str | None:
-        """Return the entry that a URL falls under, None if it may be fetched."""
+        """Return the entry that forbids a URL, None if none does."""
         host = (url.host or "").lower().rstrip(".")
         while self.hosts and host:
             if host in self.hosts:
@@ -57,12 +57,12 @@ NOTHING = OptOuts()
 
 
 def opt_outs_digest(path: str) -> str:
-    """Return a digest of a list's bytes, for the identity of a step; OptOutError if it cannot be read."""
+    """Return a list's digest, for a step's identity. OptOutError if it cannot be read."""
     return hashlib.blake2b(_read(path), digest_size=16).hexdigest()
 
 
 def load_opt_outs(path: str | None) -> OptOuts:
-    """Read a list, or the one that was read before if the file has not changed since; none for None.
+    """Read a list, or reuse it while its file is unchanged. None gives an empty one.
 
     Raises:
         OptOutError: the file cannot be read, or an entry is none of the four kinds.
@@ -90,7 +90,7 @@ def _load(path: str, as_it_is: Entry) -> OptOuts:
 
 
 def opt_outs_of(columns: dict[str, list[str]], where: str) -> OptOuts:
-    """Entries by kind, in the forms that they are looked up by; OptOutError if a URL is none."""
+    """Entries by kind, in the forms that they are looked up by. OptOutError if a URL is none."""
     try:
         prefixes = sorted({_address(URL(_with_scheme(p.rstrip("*")))) for p in columns["prefix"]})
         urls = frozenset(_address(URL(_with_scheme(u))) for u in columns["url"])
@@ -141,7 +141,7 @@ def _lines(path: str, data: bytes) -> dict[str, list[str]]:
 
 
 def kind_of(entry: str) -> str | None:
-    """Return the one of ``COLUMNS`` that an entry belongs to, None if there is none."""
+    """Return the one of ``COLUMNS`` for an entry, None without."""
     if _SHA256.fullmatch(entry.lower()):
         return "sha256"
     if _HOST.fullmatch(entry.removeprefix("*.")):

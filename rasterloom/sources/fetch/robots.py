@@ -16,12 +16,12 @@ def product_token(user_agent: str) -> str:
 
 
 def parse_robots(body: bytes) -> Protego:
-    """Read a robots.txt; what cannot be read as a rule is no rule."""
+    """Read a robots.txt. What cannot be read as a rule is no rule."""
     return Protego.parse(body[:MAX_ROBOTS_BYTES].decode("utf-8", "replace"))
 
 
 def crawl_delay(rules: Protego, user_agent: str) -> float:
-    """Return the least seconds between two requests, by Crawl-delay or Request-rate; 0 without either."""
+    """Return the least seconds between two requests, by Crawl-delay or Request-rate. 0 without either."""
     name = product_token(user_agent)
     rate = rules.request_rate(name)
     delays = [rules.crawl_delay(name) or 0.0, rate.seconds / rate.requests if rate and rate.requests else 0.0]
@@ -29,7 +29,7 @@ def crawl_delay(rules: Protego, user_agent: str) -> float:
 
 
 def opt_out(headers: Iterable[str], user_agent: str, tags: Container[str]) -> str | None:
-    """Return the directive of X-Robots-Tag headers that asks not to use the answer, or None.
+    """Return the X-Robots-Tag directive against use of the answer, or None.
 
     A header is a list of directives, after ``name:`` for one robot alone: ``noindex, noai``,
     ``otherbot: noai``. The directives are those of a page's ``<meta name="robots">``; ``none`` stands for

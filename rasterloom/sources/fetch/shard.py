@@ -55,7 +55,7 @@ def fetch_shard(pairs: pa.Table, config: Fetch, *, shard: int, sources: Sequence
 
 
 def images_table(rows: list[dict[str, Any]]) -> pa.Table:
-    """Return rows as a table of ``schema.IMAGES``; the images are copied once, not with every doubling."""
+    """Return rows as a table of ``schema.IMAGES``. The images are copied once, not with every doubling."""
     columns = [
         _binary([row.get(field.name) for row in rows])
         if field.name == "image"

@@ -1,4 +1,4 @@
-"""Export of a model from a checkpoint in the middle of a stage.
+"""Export of a model from a checkpoint within a stage.
 
 No rank and no process group is needed: the files of all ranks are read, whatever ZeRO has sharded.
 """
@@ -59,7 +59,7 @@ def export_checkpoint(
 
 
 def whole_weights(folder: Path) -> dict[str, Tensor]:
-    """Read the float32 weights of the language model, by transformers' names (with adapters, by peft's).
+    """Read the language model's float32 weights, by transformers' (with adapters, peft's) names.
 
     Args:
         folder: of a checkpoint, of any ZeRO stage and number of ranks.

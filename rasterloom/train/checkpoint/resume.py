@@ -33,7 +33,7 @@ def load(engine: Any, checkpoint: Checkpoint, folder: Path, scratch: Path) -> No
 
 @contextmanager
 def fetched(store: Store, checkpoint: Checkpoint, scratch: Path) -> Iterator[Path]:
-    """Give a folder of this machine with the checkpoint's files; every rank calls this.
+    """Give a folder of this machine with the checkpoint's files. Every rank calls this.
 
     Args:
         scratch: a folder of this machine, for a copy of what is on S3, for the time being.

@@ -106,7 +106,7 @@ class Saver:
         return self._under_way is not None and self._under_way[1].done
 
     def save(self, engine: Any, position: Position) -> None:
-        """Write a checkpoint, or begin to; one that is under way is finished first.
+        """Write a checkpoint, or begin to. One that is under way is finished first.
 
         Raises:
             StorageError: what was under way could not be uploaded.
@@ -190,7 +190,7 @@ def prune(store: Store, keep: int) -> None:
 
 
 def restore_random_state(folder: Path, seed: int) -> None:
-    """Take up this rank's random state, or a seeded one if the checkpoint has none of this rank."""
+    """Restore this rank's random state, or a seeded one without any."""
     file = folder / f"random-{dist.get_rank()}.pt"
     if not file.exists():
         torch.manual_seed(seed)

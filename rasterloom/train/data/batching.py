@@ -63,7 +63,7 @@ def plan_batches(
 def shuffled(
     rows: int, rng: np.random.Generator, groups: ArrayLike | None, window: int = WINDOW_GROUPS
 ) -> Rows:
-    """Return the numbers of rows in a random order that can be read.
+    """Return the numbers of rows in a random, readable order.
 
     A row is read with its row group, so an order without any order would read each group for nearly every
     one of its rows. Where there are more groups than ``window``, they are shuffled, and then the rows within
@@ -104,7 +104,7 @@ def cut(order: Rows, lengths: NDArray[np.int64], batch_tokens: int, rows_multipl
 
 
 def balance(batch_rows: ArrayLike, lengths: ArrayLike, world_size: int) -> list[Rows]:
-    """Assign the rows of a global batch to ranks of about equal cost.
+    """Assign a global batch's rows to ranks of about equal cost.
 
     The longest row goes first, each to the rank with the least cost so far; then rows are exchanged between
     the most and the least loaded ranks. A sequence of L tokens costs ``LINEAR_COST * L + L * L``.
@@ -182,7 +182,7 @@ def _exchanged(
 def micro_batches(
     rows: ArrayLike, lengths: ArrayLike, max_tokens: int | None, *, at_least: int = 1
 ) -> list[Rows]:
-    """Cut a rank's share of a global batch into parts that fit its memory.
+    """Cut a rank's share of a batch into parts that fit.
 
     As few parts as hold at most ``max_tokens`` each, dealt out like ranks (`balance`): even parts take the
     least memory. Gradients of the parts add up to those of the share.

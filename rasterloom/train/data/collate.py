@@ -25,7 +25,7 @@ class Packed(NamedTuple):
 
 
 def heldout_draw(key: str) -> float:
-    """Return the share, 0 .. 1, from which on a row is kept from training: a function of its key alone.
+    """Return the share from which on a row is held out: a function of its key alone.
 
     A larger share so holds out the same rows and more.
     """

@@ -13,7 +13,7 @@ from rasterloom.train.data.token_dataset import TokenRows
 
 @dataclass(frozen=True)
 class Groups:
-    """The tasks and buckets that the rows of a stage have; cell t * buckets + b has the t-th and b-th."""
+    """The tasks and buckets that the rows of a stage have. Cell t * buckets + b has the t-th and b-th."""
 
     tasks: tuple[str, ...]
     buckets: tuple[str, ...]
@@ -32,7 +32,7 @@ class Groups:
         return rows.task_numbers[at].astype(np.int64) * len(self.buckets) + rows.bucket_numbers[at]
 
     def losses(self, by_cell: NDArray[np.float64]) -> dict[str, Any]:
-        """Return the mean loss in all, and of every task and bucket that has rows.
+        """Return the mean loss overall, and by task and bucket with rows.
 
         Args:
             by_cell: [3, cells]: loss, tokens and rows, as `Sums` has them.

@@ -85,7 +85,7 @@ class StagePlan:
         return steps + (math.ceil(part * len(self.epoch(whole)) - 1e-9) if part else 0)
 
     def _steps_of(self, tokens: int) -> int:
-        """The steps until so many tokens have been trained on, and the batch that reaches them."""
+        """The steps that train on so many tokens, and their last batch."""
         steps, epoch = 0, 0
         while True:
             batches = self.epoch(epoch)
@@ -195,7 +195,7 @@ def _which(parts: Sequence[Rows]) -> str:
 
 
 def epoch_passes(tokens: Sequence[int], weights: Sequence[float] | None) -> tuple[float, ...]:
-    """Return how often an epoch goes through each part, from the parts' tokens and weights."""
+    """Return each part's passes an epoch, from tokens and weights."""
     if weights is None:
         return (1.0,) * len(tokens)
     whole = sum(tokens) / sum(weights)

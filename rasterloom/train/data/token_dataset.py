@@ -112,7 +112,7 @@ def open_rows(
 
 
 def joined(parts: Sequence[TokenRows]) -> TokenRows:
-    """Return the rows of several tables of one file system as one, in their order."""
+    """Return the rows of several tables as one, in their order."""
     if len(parts) == 1:
         return parts[0]
     first = [0, *np.cumsum([len(part.lengths) for part in parts]).tolist()]

@@ -97,7 +97,7 @@ def _sums(names: Sequence[str], numbers: NDArray[np.int32], tokens: NDArray[np.i
 
 
 def device_hours(flops: float, device: str, mfu: float) -> float:
-    """Hours of one device, from the FLOPs that are needed and the share of its peak that is reached.
+    """Hours of one device, from FLOPs and the reached share of peak.
 
     Raises:
         ValueError: the device's peak is not known.

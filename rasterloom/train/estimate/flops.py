@@ -57,13 +57,13 @@ def train_flops(shape: Shape, *, tokens: int, squares: int, loss_tokens: int) ->
 
 
 def peak_flops(device: str) -> float | None:
-    """Peak of a device in bf16, FLOP/s, by the name that the driver gives it; None if it is not known."""
+    """Peak of a device in bf16, FLOP/s, by its driver's name. None if it is not known."""
     name = device.lower().replace("-", " ")
     return next((peak for part, peak in PEAKS if part.lower() in name), None)
 
 
 def mfu(flops: float, seconds: float, devices: Sequence[str]) -> float | None:
-    """Share, 0 .. 1, of what the devices could have done in this time; None if a device's peak is unknown."""
+    """Share, 0 .. 1, of the devices' peak reached in this time. None if a device's peak is unknown."""
     peaks = [peak_flops(device) for device in devices]
     if not peaks or seconds <= 0 or any(peak is None for peak in peaks):
         return None

@@ -1,4 +1,4 @@
-"""Estimate of a worker's memory, on its device and beside it, without torch.
+"""Estimate of a worker's device and host memory, without torch.
 
 The bytes are those that DeepSpeed 0.19 was seen to hold (tests/train/estimate/test_memory.py), when a step's
 gradients are there and the optimizer has its moments. What the allocator and the network add is not in it.
@@ -102,7 +102,7 @@ def trained_parameters(shape: Shape, lora: Lora | None, freeze: Sequence[str]) -
 
 
 def activations(shape: Shape, train: Train, tokens: int) -> int:
-    """Bytes that wait for the backward pass, of tokens that are computed at once; without dropout's masks.
+    """Bytes kept for the backward pass, without dropout's masks.
 
     Of a layer, in units of the hidden width h, of keys k and of the MLP i, a token keeps 10 h + 4 k + 4 i
     (both norms' inputs and outputs, queries, keys and values before and after their norms and rotated,

@@ -24,7 +24,7 @@ MATRIX_PRODUCTS = ("aten::mm", "aten::addmm")
 def prepare_layers(
     layers: nn.ModuleList, *, remat: Literal["none", "selective", "full"], compiled: bool
 ) -> None:
-    """Make each layer keep less for the backward pass, and compile it, as asked for.
+    """Set up activation checkpointing of each layer, and compile it.
 
     Compilation goes inside: what is computed again is then the compiled layer.
     """

@@ -116,7 +116,7 @@ def _torch_varlen(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scaling: 
 def _by_groups(
     q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], scaling: float, dropout: float
 ) -> Tensor:
-    """SDPA over groups of neighbours of similar length, each as rows of one small batch.
+    """SDPA over groups of similar length, each a small batch.
 
     Sequences come sorted by length, so groups are few.
     """

@@ -87,7 +87,7 @@ def build_model(
 
 
 def check_checkpoint(folder: str, profile: Profile) -> None:
-    """Find out whether a model can start from a checkpoint, from its config and its files' headers.
+    """Check that a model can start from a checkpoint, without reading weights.
 
     Raises:
         ValueError: as `build_model`.
@@ -104,7 +104,7 @@ def starting_weights(
     seed: int = 0,
     zero_image_head: ZeroHead = "auto",
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield name and float32 tensor of each parameter that training starts from, one at a time.
+    """Yield name and float32 tensor of each starting parameter, in turn.
 
     Args:
         shapes: of the model's parameters, by name.
@@ -138,7 +138,7 @@ def starts_with_zeros(init: str, zero_image_head: ZeroHead) -> bool:
 
 
 def masks_images(fields: Mapping[str, Any]) -> bool:
-    """True if a config.json masks image tokens, whose head rows are meaningless then.
+    """True if a config.json masks image tokens. Their head rows are meaningless then.
 
     transformers masks the tokens that ``vocabulary_map`` names IMGIMG..., and Lumina-mGPT's code too, unless
     ``mask_image_logits`` is false.
@@ -155,7 +155,7 @@ def image_ids(profile: Profile) -> Tensor:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers from warning of the image encoder, which is missing on purpose."""
+    """Silence transformers' warning of the image encoder, missing on purpose."""
     level, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.CRITICAL)
     transformers_logging.disable_progress_bar()
@@ -214,7 +214,7 @@ def _tiny_weights(
 
 
 def _random_weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> Iterator[tuple[str, Tensor]]:
-    """Matrices are drawn, the gains of norms are 1 and their biases 0, as transformers starts them."""
+    """Random matrices, gains of 1 and biases of 0, as in transformers."""
     generator = torch.Generator().manual_seed(seed)
     for name, shape in shapes.items():
         if "norm" in name:

@@ -26,7 +26,7 @@ def check_lora_installed() -> None:
 
 
 def add_lora(lm: Any, lora: Lora, *, seed: int) -> None:
-    """Freeze a model and put adapters beside the matrices of its layers; they start out as adding nothing.
+    """Freeze a model and put adapters beside the matrices of its layers. They start out as adding nothing.
 
     Args:
         lm: a ChameleonForConditionalGeneration; changed in place.
@@ -60,7 +60,7 @@ def merged(weights: Mapping[str, Tensor], lora: Lora | None) -> dict[str, Tensor
 
 
 def save_adapter(weights: Mapping[str, Tensor], lora: Lora, folder: Path, base: str) -> None:
-    """Write the adapters alone, as peft loads them onto the model that training started from.
+    """Write the adapters alone, as peft loads them.
 
     Args:
         weights: of the model with adapters, by name.

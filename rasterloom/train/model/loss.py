@@ -1,4 +1,4 @@
-"""Cross-entropy and z-loss of the next token, without ever holding the logits of a whole batch.
+"""Cross-entropy and z-loss without the logits of a whole batch.
 
     loss = sum over tokens of (-log p(target) + z_loss * logsumexp(logits)^2) / number of tokens
 
@@ -28,7 +28,7 @@ class Losses(NamedTuple):
 
 
 class LossHead(nn.Linear):
-    """The head of a language model, which also computes the loss where it is given targets.
+    """The head of a language model, which also computes the loss.
 
     It does so itself, and not a function that is given its weight, so that DeepSpeed ZeRO-3 gathers the
     weight when it is called.
@@ -68,7 +68,7 @@ def token_losses(
     z_loss: float = 0.0,
     chunk_elements: int = LOGITS_AT_ONCE,
 ) -> Losses:
-    """Compute the losses of tokens, and their gradients where they will be wanted.
+    """Compute tokens' losses, and their gradients where wanted.
 
     Args:
         hidden: [n, d], last hidden states of the tokens that have a target.

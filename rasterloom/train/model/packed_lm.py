@@ -62,7 +62,7 @@ def training_model(init: str, profile: Profile, train: Train) -> "PackedLM":
 
 
 def check_start(init: str, profile: Profile, train: Train) -> None:
-    """Find out whether `training_model` can do what it is asked for, without reading weights.
+    """Check that `training_model` can do its task, without reading weights.
 
     Raises:
         ValueError: as `training_model`.
@@ -111,7 +111,7 @@ def save_model(
 
 @contextmanager
 def own_attention(lm: ChameleonForConditionalGeneration) -> Iterator[None]:
-    """Let a model attend as transformers does, which takes masks and a cache, as long as the block lasts."""
+    """Use transformers' attention, with masks and a cache, during the block."""
     before = attention_name(lm.config)
     with quiet():
         lm.set_attn_implementation("sdpa")
@@ -123,7 +123,7 @@ def own_attention(lm: ChameleonForConditionalGeneration) -> Iterator[None]:
 
 
 class PackedLM(nn.Module):
-    """A language model on concatenated sequences that returns the loss of each token."""
+    """A language model on concatenated sequences that returns token losses."""
 
     def __init__(
         self, lm: ChameleonForConditionalGeneration, residual_dropout: float = 0.0, *, z_loss: float = 0.0

@@ -26,7 +26,7 @@ class Sampler:
     """A model ready to draw and to answer from."""
 
     def __init__(self, model: Any, profile: Profile) -> None:
-        """Take a Chameleon of transformers, in evaluation mode; its attention must be transformers' own."""
+        """Take a Chameleon of transformers, in evaluation mode. Its attention must be transformers' own."""
         self.model, self.profile = model, profile
         self.device: torch.device = model.lm_head.weight.device
         ids = profile.image_ids or range(profile.image0, profile.image0 + profile.codebook_size)
@@ -193,7 +193,7 @@ def open_sampler(folder: str | Path, profile: Profile, device: str = "cpu", *, b
 
 
 class _Decoder:
-    """Feeds a batch of contexts of different length, then a token or two at a time."""
+    """Feeds contexts of different length, then a token or two a time."""
 
     def __init__(
         self,
@@ -282,7 +282,7 @@ def _script(grids: Sequence[tuple[int, int]], profile: Profile) -> NDArray[np.in
 
 
 def _choose(logits: Tensor, uniforms: Tensor, temperature: float, top_k: int) -> Tensor:
-    """Pick one code a row, [rows] int64, by the inverse of the cumulative distribution at ``uniforms``."""
+    """Pick one code a row, [rows] int64, by inverse transform sampling."""
     if top_k < logits.shape[-1]:
         least = logits.topk(top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)

@@ -1,4 +1,4 @@
-"""The shapes of Chameleon by name, and how many parameters a shape has. Nothing here needs torch."""
+"""The shapes of Chameleon by name, and their numbers of parameters. Nothing here needs torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -54,7 +54,7 @@ class Shape:
 
 
 def parameter_shapes(shape: Shape, lora: Lora | None = None) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of a Chameleon's parameters in transformers, without the image encoder's.
+    """Names and shapes of Chameleon's parameters, the image encoder excluded.
 
     Args:
         lora: adapters, by peft's names.

@@ -1,4 +1,4 @@
-"""Reads checkpoints tensor by tensor, and says in one line what is wrong with one.
+"""Reading of checkpoints tensor by tensor, with one-line errors.
 
 Names are those of transformers' Chameleon, which are also those of Lumina-mGPT's checkpoints. The files may
 be safetensors or PyTorch's, one or many. No more than a tensor is in memory at a time.
@@ -38,8 +38,7 @@ class StoredTensors:
         self._of_file = {**of_file, **{name: of_file[stored] for name, stored in alias.items()}}
 
     def check(self, wanted: Mapping[str, tuple[int, ...]]) -> None:
-        """Raise ValueError with one line that names the tensors that are missing, too many, or of another
-        shape than the model's."""
+        """Raise ValueError naming missing, surplus or misshapen tensors."""
         problems = {
             "missing": [name for name in wanted if name not in self.shapes],
             "of no use": [name for name in self.shapes if name not in wanted],
@@ -88,7 +87,7 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _pytorch(file: Path) -> dict[str, Tensor]:
-    """Tensors of PyTorch's own format, which stay on disk until they are used.
+    """Tensors of PyTorch's own format, on disk until used.
 
     Those of PyTorch before 1.6 cannot, and are all read.
     """

@@ -18,7 +18,7 @@ from rasterloom.train.monitoring.tally import Tally
 def evaluate(
     model: Any, rows: TokenRows, held: NDArray[np.int64], batch_tokens: int, device: torch.device
 ) -> dict[str, Any]:
-    """Measure the mean -log p(token) of rows, prompts included; every rank calls this, if there are ranks.
+    """Measure the mean -log p(token) of rows, prompts included. Every rank calls this, if there are ranks.
 
     Args:
         model: a `PackedLM`, or DeepSpeed's engine around one.

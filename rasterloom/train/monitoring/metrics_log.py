@@ -35,7 +35,7 @@ class MetricsLog:
     """
 
     def __init__(self, path: Path | None, *, keep: int, trackers: Sequence[Tracker] = ()) -> None:
-        """Open the log; with ``path`` None, on ranks other than 0, nothing is written."""
+        """Open the log. With ``path`` None, on ranks other than 0, nothing is written."""
         self._trackers = trackers
         self._losses: list[float] = []
         self.refused_last = 0
@@ -107,7 +107,7 @@ class MetricsLog:
 
 
 def flat(record: Mapping[str, Any], place: str) -> dict[str, float]:
-    """The numbers of a record under the names that trackers know them by, as ``train/tasks/t2i/loss``."""
+    """The numbers of a record by trackers' names, as ``train/tasks/t2i/loss``."""
     found: dict[str, float] = {}
     for name, value in record.items():
         if isinstance(value, Mapping):
@@ -118,7 +118,7 @@ def flat(record: Mapping[str, Any], place: str) -> dict[str, float]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a log; one that a killed writer left unfinished is passed over."""
+    """Read the lines of a log. One that a killed writer left unfinished is passed over."""
     if not path.is_file():
         return []
     records = []

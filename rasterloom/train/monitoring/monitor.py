@@ -36,7 +36,7 @@ class Monitor:
     def __init__(
         self, engine: Any, job: StageJob, rows: TokenRows, held: NDArray[np.int64], *, start: int, total: int
     ) -> None:
-        """Open log and trackers of a stage of ``total`` steps that goes on from step ``start``."""
+        """Open log and trackers of a stage's ``total`` steps from ``start`` on."""
         self.engine, self.job, self.rows, self.held = engine, job, rows, held
         self.start, self.total = start, total
         self.device = next(engine.parameters()).device
@@ -54,7 +54,7 @@ class Monitor:
         self._tokens, self._loss_tokens, self._seconds = 0, 0, 0.0  # since the tally was read
 
     def begin(self) -> None:
-        """Measure before the first step, or forget what was seen of steps that were lost."""
+        """Measure before the first step, or forget steps that were lost."""
         if self.start == 0:
             if self.writes:
                 write_json(self.job.heldout_file, {})
@@ -68,7 +68,7 @@ class Monitor:
     def note(
         self, sums: StepSums, *, step: int, lr: float, seconds: float, wait: float, refused: str | None = None
     ) -> dict[str, Any]:
-        """Note a step, which counts from 1, and return what is noted of it.
+        """Note a step, counted from 1, and return its note.
 
         Args:
             refused: why the step was not taken, if it was not.
@@ -115,7 +115,7 @@ class Monitor:
             self.draw(step)
 
     def measure(self, step: int) -> None:
-        """Measure the held-out loss; ``heldout.json`` has it under ``steps``, and ``start`` and ``end``."""
+        """Measure the held-out loss. ``heldout.json`` has it under ``steps``, and ``start`` and ``end``."""
         at_once, together = self.job.train.micro_batch_tokens, self.job.stage.batch_tokens
         tokens = min(at_once * dist.get_world_size(), together) if at_once else together
         losses = evaluate(self.engine, self.rows, self.held, tokens, self.device)

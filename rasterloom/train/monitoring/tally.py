@@ -24,7 +24,7 @@ class Tally:
         self._squares, self._waited = 0.0, 0.0
 
     def add(self, nll: Tensor, packed: Packed) -> None:
-        """Add sequences and the loss, [n], of each of their tokens that counts."""
+        """Add sequences and the loss, [n], of their counted tokens."""
         device = nll.device
         cells, rows = (
             torch.from_numpy(x).to(device, non_blocking=True) for x in (packed.cells, packed.row_cells)
@@ -39,7 +39,7 @@ class Tally:
         self._waited += seconds
 
     def read(self) -> "Sums":
-        """Add up the ranks, if there are several, and begin anew; every rank calls this."""
+        """Add up the ranks, if there are several, and begin anew. Every rank calls this."""
         host = torch.tensor([self._squares, self._waited], dtype=torch.float64)
         sums = torch.cat([self._by_cell.flatten(), host.to(self._by_cell.device)])
         ranks = 1

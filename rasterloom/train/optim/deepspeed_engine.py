@@ -73,7 +73,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def split_matrices(model: PackedLM, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Take the matrices of the layers, which Muon steps, out of the groups; embeddings and head stay."""
+    """Take the layers' matrices, for Muon, out of the groups. Embeddings and head stay."""
     layers = model.lm.model.layers.modules()
     matrices = {id(module.weight) for module in layers if isinstance(module, nn.Linear)}
     split = []
@@ -86,7 +86,7 @@ def split_matrices(model: PackedLM, groups: list[dict[str, Any]]) -> list[dict[s
 
 
 def backward(engine: Any, loss: Tensor, *, last: bool) -> None:
-    """Add the gradients of one micro-batch to those of the step; every rank calls this equally often.
+    """Add the gradients of one micro-batch to those of the step. Every rank calls this equally often.
 
     Args:
         last: it is the step's last micro-batch, `optimizer_step` comes next.
@@ -96,7 +96,7 @@ def backward(engine: Any, loss: Tensor, *, last: bool) -> None:
 
 
 def optimizer_step(engine: Any, lr: float, accept: Callable[[float], bool]) -> float:
-    """Clip, and take the step at this learning rate if it is accepted; its gradients are gone either way.
+    """Clip, and take the step at this learning rate if accepted. Its gradients are gone either way.
 
     DeepSpeed computes the norm of the gradients within its step, just before the optimizer's own. So that
     is where it is asked for: a step that is not accepted leaves weights and optimizer as they were.
@@ -121,7 +121,7 @@ def optimizer_step(engine: Any, lr: float, accept: Callable[[float], bool]) -> f
 
 
 def _finite(norm: float) -> float:
-    """A norm, infinite where it is not finite, for which DeepSpeed has -1 too."""
+    """A norm, infinite if not finite (DeepSpeed has -1 too)."""
     return norm if 0 <= norm < math.inf else math.inf
 
 

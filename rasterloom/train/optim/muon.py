@@ -52,7 +52,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def _of_torch(state_dict: Mapping[str, Any], groups: list[dict[str, Any]]) -> dict[str, Any]:
-    """The state under the names of torch's Muon; settings that the old one did not have are today's."""
+    """The state under the names of torch's Muon. Settings that the old one did not have are today's."""
     state, saved = dict(state_dict["state"]), []
     for group, old in zip(groups, state_dict["param_groups"], strict=True):
         if not old["muon"] or "ns_steps" in old:

@@ -21,7 +21,7 @@ def train_step(
     lr: float,
     refuse: Callable[[float, float], str | None] = lambda loss, norm: None,
 ) -> StepSums:
-    """Take one optimizer step on a global batch; every rank calls this with equally many micro-batches.
+    """Take one optimizer step on a global batch. Every rank calls this with equally many micro-batches.
 
     The gradient is that of the mean over all tokens of the global batch that count, whatever rank and
     micro-batch they are in.
