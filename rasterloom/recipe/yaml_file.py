@@ -16,7 +16,7 @@ SHOWN = 40  # characters of a value in a message
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, whose constructors fail with the place in the file, whatever they raise."""
+    """PyYAML's safe loader, whose constructors fail with the place in the file."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
@@ -54,7 +54,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def _check(path: Path, text: str) -> None:
-    """Pass once over the events of a document, which takes no recursion and writes no alias out.
+    """Pass once over a document's events, without recursion or written-out aliases.
 
     Raises:
         RecipeError: with its aliases written out it would be too large, it nests too deeply, an anchor holds

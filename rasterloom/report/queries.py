@@ -50,7 +50,7 @@ class Tables:
 
     @property
     def _by_arrow(self) -> bool:
-        """True where DuckDB's own reader would not find the files, or would take a path for a glob."""
+        """True where DuckDB's reader would miss files or see a glob."""
         store = self.corpus.store
         return store.is_s3 or any(letter in store.path() for letter in "*?[\\")
 

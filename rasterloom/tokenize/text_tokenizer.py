@@ -126,7 +126,7 @@ def train_text(captions: Iterable[str], size: int) -> str:
 
 
 def _training_pieces() -> Any:
-    """Return a pre-tokenizer of ByteLevel's pieces, those of more than `LONGEST_PIECE` bytes cut.
+    """Pre-tokenizer of ByteLevel's pieces, cut at `LONGEST_PIECE` bytes.
 
     The time of training grows with the square of a piece, so one unbroken run of letters would hold it up.
     """

@@ -61,7 +61,7 @@ def whole_shape(parameter: Tensor) -> tuple[int, ...]:
 
 
 def local_part(parameter: Tensor) -> Tensor:
-    """This rank's share of a parameter that ZeRO 3 has partitioned; of others all of it."""
+    """This rank's share of a ZeRO 3 parameter. Of others all of it."""
     part: Tensor = getattr(parameter, "ds_tensor", parameter)
     return part
 

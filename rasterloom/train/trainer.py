@@ -109,7 +109,7 @@ class _Stage:
     scratch: Path
 
     def save(self) -> None:
-        """Write a checkpoint; what is no number is none, and a guard that rolls back comes to that itself."""
+        """Write a checkpoint, unless weights are not finite. A guard that rolls back comes to that itself."""
         if weights_are_finite(self.engine):
             self.saver.save(self.engine, self.position)
         elif self.job.train.guard.on != "rollback" or self.position.step in (0, self.total):
@@ -191,7 +191,7 @@ def _step(stage: _Stage, parts: Sequence[Packed], monitor: Monitor, *, wait: flo
 
 
 def _check_end(stage: _Stage, monitor: Monitor) -> None:
-    """Raise TrainingDiverged if what a stage ends with is no result; every rank calls this."""
+    """Raise TrainingDiverged if a stage ends without a result. Every rank calls this."""
     finite = weights_are_finite(stage.engine)
 
     def work() -> None:

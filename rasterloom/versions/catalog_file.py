@@ -15,7 +15,7 @@ DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 
 
 def is_there(file: Path) -> bool:
-    """Return whether there is a catalog; one that is being made counts as none.
+    """True if there is a catalog. One that is being made counts as none.
 
     Raises:
         StorageError: the workspace has tables, which only a catalog can have made, but the file is missing or

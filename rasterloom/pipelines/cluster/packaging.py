@@ -89,7 +89,7 @@ def _check_sources(recipe: Recipe, found: Package) -> None:
 
 
 def _means(path: str, root: Path, file: str) -> bool:
-    """Tell if a source's path means a file, whose name is relative to ``root``."""
+    """True if a source's path, relative to ``root``, means a file."""
     name = str(Path(path).relative_to(root))
     folder, _, pattern = split_path(path)
     start = f"{Path(folder).relative_to(root)}/".removeprefix("./") if pattern else ""

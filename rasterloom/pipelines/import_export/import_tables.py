@@ -194,7 +194,7 @@ def _reader(store: Store, name: str) -> pq.ParquetFile:
 
 
 def _in_workspace(workspace: Store, source: Store, file: Entry) -> str | None:
-    """Name of a file in the workspace, or None if it is not in it."""
+    """Name of a file in the workspace, None for one outside."""
     uri = source.uri(file.name)
     return workspace.name_of(uri) if workspace.holds(uri) else None
 

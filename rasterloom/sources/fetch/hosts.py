@@ -103,7 +103,7 @@ class Host:
 
 
 def _pause_of(failure: FetchFailure | None, config: Fetch) -> float:
-    """Return the seconds that all requests to a host pause after one that ended so."""
+    """Seconds that a host's requests pause after one that ended so."""
     if failure is None:
         return 0.0
     if failure.error is ErrorClass.HTTP_429:
@@ -113,7 +113,7 @@ def _pause_of(failure: FetchFailure | None, config: Fetch) -> float:
 
 
 def _longest_pause(config: Fetch) -> float:
-    """Return the seconds after which a host that asked for more is asked again, by one row."""
+    """Seconds until one row asks a host again that asked for more."""
     return max(config.host_down_s, config.patience_s)
 
 

@@ -20,7 +20,7 @@ PASSING_STATUS = (408, 425)  # 4xx that may pass, beside 429
 
 
 def retry_after(value: str | None) -> float | None:
-    """Read a Retry-After header, seconds or a date; None if it is neither.
+    """Read a Retry-After header, seconds or a date. None if it is neither.
 
     A wait of more than a day counts as one of a day.
     """

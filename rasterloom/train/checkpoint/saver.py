@@ -218,7 +218,7 @@ def _listing(store: Store) -> dict[str, int]:
 
 
 def _record(store: Store, name: str) -> dict[str, Any] | None:
-    """Read a record; None if it is gone, as pruned by a stage that is under way, or damaged."""
+    """Read a record. None if it is gone, as pruned by a stage that is under way, or damaged."""
     try:
         record: dict[str, Any] = json.loads(store.read(name))
     except (FileNotFoundError, ValueError):
@@ -227,7 +227,7 @@ def _record(store: Store, name: str) -> dict[str, Any] | None:
 
 
 def _has_its_files(record: Mapping[str, Any], sizes: Mapping[str, int]) -> bool:
-    """True if all files of a record are in a listing, at their sizes."""
+    """True if a listing has all files of a record, at their sizes."""
     folder = record["folder"]
     return all(sizes.get(f"{folder}/{file}") == size for file, size in record["files"].items())
 

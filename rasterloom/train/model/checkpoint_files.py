@@ -1,4 +1,4 @@
-"""Files of a checkpoint to start from, checked by their first and last bytes. Nothing here needs torch."""
+"""Files of an initial checkpoint, checked by their first and last bytes. Nothing here needs torch."""
 
 import json
 import zipfile
@@ -15,7 +15,7 @@ _LONGEST_HEADER = 100_000_000  # as safetensors itself has it
 
 
 def check_files(folder: Path) -> None:
-    """Check that the weights of a checkpoint are there and whole, without reading them.
+    """Check that a checkpoint's weights are whole, without reading them.
 
     Raises:
         ValueError: a file is missing, empty, cut short, a git-lfs pointer or of no known format.

@@ -121,7 +121,7 @@ def shape_of(init: str, vocab: int) -> Shape:
 
 
 def check_init(init: str) -> None:
-    """Check that the files of a checkpoint to start from are whole; a size by name has none.
+    """Check that an initial checkpoint's files are whole. A size by name has none.
 
     Raises:
         ValueError: one is not; the message names it.

@@ -29,7 +29,7 @@ class StepSums:
 
 
 class MetricsLog:
-    """Log with a line a step; figures that are not finite are null in it.
+    """Log with a line a step. Figures that are not finite are null.
 
     Lines beyond step ``keep`` are of an attempt that was lost and are removed.
     """

@@ -65,7 +65,7 @@ class TensorBoard:
     """Event files, which every ``tensorboard --logdir`` reads."""
 
     def __init__(self, folder: Path, *, keep: int | None = None, suffix: str = "") -> None:
-        """Open a new file; what earlier ones have beyond step ``keep``, if given, is struck out."""
+        """Open a new file. What earlier ones have beyond step ``keep``, if given, is struck out."""
         from tensorboardX import SummaryWriter  # heavy
 
         purge = keep + 1 if keep else None

@@ -126,7 +126,7 @@ def _finite(norm: float) -> float:
 
 
 def weights_are_finite(engine: Any) -> bool:
-    """True if all weights on all ranks are finite; every rank calls this."""
+    """True if all weights on all ranks are finite. Every rank calls this."""
     bad = torch.zeros((), device=engine.device)
     for parameter in engine.module.parameters():
         bad += (~torch.isfinite(local_part(parameter).detach())).any().to(bad.device)

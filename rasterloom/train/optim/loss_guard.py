@@ -68,7 +68,7 @@ def after_objection(guard: Guard, seen: Seen, reason: str, step: int) -> Seen:
 
 
 def check_end(steps: int, *, finite: bool, refused: int, heldout: Mapping[str, Any]) -> None:
-    """Check that what a stage of so many steps ends with is a result.
+    """Check that a stage of so many steps ends with a result.
 
     Args:
         finite: all weights are.
