@@ -1,4 +1,4 @@
-"""House rules on the size of files, functions and folders, on imports and on options in messages."""
+"""House rules on sizes, imports, options in messages, and the first sentences of docstrings."""
 
 import ast
 import re
@@ -10,8 +10,12 @@ import pytest
 import rasterloom
 
 PACKAGE = Path(rasterloom.__file__).parent
+ROOT = PACKAGE.parent
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 FILE_LINES, FUNCTION_LINES, FOLDER_MODULES = 400, 60, 20
+DESCRIBED = ("rasterloom", "scripts", "benchmarks", "examples", "tests/support")  # folders
+SENTENCE_WORDS = 12
+ASKS = {"how", "that", "what", "when", "where", "whether", "which", "who"}
 
 # Places that do not keep a rule yet, with their number of faults. Entries are only ever taken away.
 LONG_FUNCTIONS: dict[str, int] = {}
@@ -66,6 +70,20 @@ def options_named(module):
     return [n.value for n in texts if id(n) not in docstrings and OPTION.search(n.value)]
 
 
+def first_sentence(docstring):
+    """The text up to the first full stop or colon; a shape such as [n, h, w] is one word."""
+    text = re.sub(r"\[[^\]]*\]", "[]", " ".join(docstring.split("\n\n")[0].split()))
+    return re.split(r"(?<!e\.g)(?<!i\.e)(?<!\.)[.:](?:\s|$)", text, maxsplit=1)[0]
+
+
+def long_openings(path):
+    """First sentences that are long, or that ask instead of naming."""
+    described = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    nodes = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, described)]
+    found = [first_sentence(text) for node in nodes if (text := ast.get_docstring(node))]
+    return [s for s in found if len(s.split()) > SENTENCE_WORDS or s.split(maxsplit=1)[0].lower() in ASKS]
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_a_file_has_400_lines_at_most(module):
     assert len((PACKAGE / module).read_text(encoding="utf-8").splitlines()) <= FILE_LINES
@@ -93,6 +111,22 @@ def test_modules_keep_the_rules(faults, allowed):
     assert not more, more
     fewer = Counter(allowed) - Counter({m: len(names) for m, names in found.items()})
     assert not fewer, f"take these from the list: {dict(fewer)}"
+
+
+@pytest.mark.parametrize("folder", DESCRIBED)
+def test_docstrings_begin_with_a_short_phrase(folder):
+    """A noun phrase or a verb, of at most 12 words."""
+    found = {str(path): long for path in (ROOT / folder).rglob("*.py") if (long := long_openings(path))}
+    assert not found, found
+
+
+def test_long_openings_are_seen(tmp_path):
+    (tmp_path / "bad.py").write_text(
+        '"""What a module holds."""\n'
+        f'def f():\n    """Return {"a " * 12}word.\n\n    More."""\n'
+        f'def g():\n    """Return [{"n, " * 20}n]: {"a " * 20}end."""\n'
+    )
+    assert long_openings(tmp_path / "bad.py") == ["What a module holds", f"Return {'a ' * 12}word"]
 
 
 def test_the_rules_see_faults(tmp_path, monkeypatch):

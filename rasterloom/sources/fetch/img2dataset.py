@@ -197,7 +197,7 @@ def _arguments(folder: str, rows: int, config: Fetch) -> dict[str, Any]:
 
 
 def _run(arguments: dict[str, Any], rows: int, config: Fetch, python: str | None) -> FetchFailure | None:
-    """Run the program to its end, or until every row's time is up. Say so in that case."""
+    """Run the program to its end, or to every row's deadline. Say so in that case."""
     rounds = -(-rows // config.concurrency) * (config.retries + 1)
     limit = STARTS_S + rounds * config.deadline_s
     program = subprocess.Popen(
