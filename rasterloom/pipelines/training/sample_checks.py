@@ -42,9 +42,8 @@ def row_breaks(image: Image.Image, downsample: int) -> float:
     steps = np.abs(np.diff(grey, axis=0)).mean(axis=1)
     at_border = np.arange(1, len(grey)) % downsample == 0
     inside = steps[~at_border].mean()
-    return float(
-        (steps[at_border].mean() + 0.1) / (inside + 0.1)
-    )  # 0.1: flat images do not divide by nothing
+    # 0.1: flat images do not divide by nothing.
+    return float((steps[at_border].mean() + 0.1) / (inside + 0.1))
 
 
 def lines_up_limit(real: Sequence[Image.Image], downsample: int) -> float:

@@ -14,10 +14,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-ATTENTION = (
-    "attention",
-    "attn",
-)  # a part of the name of every attention kernel: aten's, torch's, flash-attn's
+# Part of the name of every attention kernel: aten's, torch's, flash-attn's.
+ATTENTION = ("attention", "attn")
 MATRIX_PRODUCTS = ("aten::mm", "aten::addmm")
 
 
