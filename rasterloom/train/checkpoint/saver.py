@@ -227,7 +227,7 @@ def _record(store: Store, name: str) -> dict[str, Any] | None:
 
 
 def _has_its_files(record: Mapping[str, Any], sizes: Mapping[str, int]) -> bool:
-    """True if a listing has all files of a record, at their sizes."""
+    """True if a listing has a record's files, at their sizes."""
     folder = record["folder"]
     return all(sizes.get(f"{folder}/{file}") == size for file, size in record["files"].items())
 
