@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 HOLDS_FOR = "0.19"
@@ -62,8 +63,11 @@ def whole_shape(parameter: Tensor) -> tuple[int, ...]:
 
 def local_part(parameter: Tensor) -> Tensor:
     """This rank's share of a ZeRO 3 parameter. Of others all of it."""
-    part: Tensor = getattr(parameter, "ds_tensor", parameter)
-    return part
+    part: Tensor | None = getattr(parameter, "ds_tensor", None)
+    if part is None:
+        return parameter
+    used = whole_size(parameter) - dist.get_rank() * part.numel()  # the rest is padding, which holds anything
+    return part.view(-1)[: max(0, used)]
 
 
 class StepGate:

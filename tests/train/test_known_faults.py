@@ -33,9 +33,6 @@ def halves(ground, tmp_path, **fields):
 
 
 @pytest.mark.nightly
-@pytest.mark.xfail(
-    strict=True, raises=WRONG, reason="a kept optimizer keeps the weight decay of the stage before"
-)
 def test_a_kept_optimizer_decays_by_the_recipe(tmp_path, ground):
     stages = (stage_of(weight_decay=1.0), stage_of(weight_decay=0.0, optimizer_state="keep"))
     check(simple(Train(stages=stages, **FIXED)), tmp_path, ground)

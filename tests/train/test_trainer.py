@@ -13,8 +13,10 @@ from rasterloom.errors import TrainingDiverged
 from rasterloom.recipe.train import DeepSpeed, Guard, Stage, Train
 from rasterloom.schema import TOKENS
 from rasterloom.train import trainer as engine_module
+from rasterloom.train.checkpoint import resume
 from rasterloom.train.checkpoint.saver import latest
 from rasterloom.train.deepspeed_compat import local_part
+from rasterloom.train.deepspeed_config import BETAS
 from rasterloom.train.job import StageJob, finished
 from rasterloom.train.model.packed_lm import build_model
 from rasterloom.train.monitoring.metrics_log import MetricsLog, read_metrics
@@ -296,3 +298,31 @@ def test_what_is_no_result(facts, reason):
         return
     with pytest.raises(TrainingDiverged, match=f"^{reason} at step 8: lower"):
         check_end(8, **given)
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_a_kept_optimizer_has_the_values_of_its_own_recipe(job, monkeypatch, zero):
+    """Field by field, of each group; the moments are those of the stage before."""
+    given = {"deepspeed": DeepSpeed(zero=zero), "dropout": 0.0}
+    before = with_train(job, "before", weight_decay=0.3, **given)
+    run_worker(before)
+    after = with_train(job, "after", weight_decay=0.0, **given)
+    after = replace(after, init=str(before.model_dir), keep_optimizer_from=before.out_dir)
+    load, groups = resume.load, []
+
+    def values(engine):
+        return [{k: v for k, v in g.items() if k != "params"} for g in engine.optimizer.param_groups]
+
+    def watched(engine, *args):
+        groups.append(values(engine))
+        load(engine, *args)
+        groups.append(values(engine))
+        steps = {int(state["step"]) for state in engine.basic_optimizer.state.values()}
+        assert steps == {8}
+
+    monkeypatch.setattr(resume, "load", watched)
+    run_worker(after)
+    expected, found = groups
+    assert found == expected
+    assert {group["weight_decay"] for group in found} == {0.0}
+    assert all(tuple(group["betas"]) == BETAS and group["eps"] == 1e-8 for group in found)

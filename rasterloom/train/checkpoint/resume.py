@@ -20,15 +20,24 @@ _UNIVERSAL = "universal"
 def load(engine: Any, checkpoint: Checkpoint, folder: Path, scratch: Path) -> None:
     """Restore weights and optimizer; every rank calls this.
 
+    What the recipe says of the optimizer holds afterwards, as weight decay, and not what the checkpoint says,
+    whose stage may have been another.
+
     Args:
         folder: the checkpoint's files, from `fetched`.
         scratch: a folder of this machine, for conversion.
     """
+    of_recipe = [
+        {name: value for name, value in group.items() if name != "params"}
+        for group in engine.optimizer.param_groups
+    ]
     world, zero = dist.get_world_size(), engine.zero_optimization_stage()
     if zero and checkpoint.position.world_size != world:
         _load_converted(engine, folder, scratch / _UNIVERSAL)
     else:
         _load(engine, folder, STATE)
+    for group, values in zip(engine.optimizer.param_groups, of_recipe, strict=True):
+        group.update(values)
 
 
 @contextmanager
@@ -67,12 +76,9 @@ def _load(engine: Any, folder: Path, tag: str) -> None:
 def _load_converted(engine: Any, folder: Path, target: Path) -> None:
     """Load through DeepSpeed's universal form, in which every parameter is whole."""
     once_a_machine(lambda: to_universal(folder / STATE, target / STATE))
-    decay = [group["weight_decay"] for group in engine.optimizer.param_groups]
     with universal_loading(engine):
         _load(engine, target, STATE)
-    # ZeRO 3 gives all groups the settings of the first, and all parameters one and the same counter.
-    for group, value in zip(engine.optimizer.param_groups, decay, strict=True):
-        group["weight_decay"] = value
+    # ZeRO 3 gives all parameters one and the same counter.
     for parameter, state in engine.basic_optimizer.state.items():
         state["step"] = state["step"].clone().to(parameter.device)
     dist.barrier()
