@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 GAP, LABEL = 8, 22  # pixels
+EMPTY = 200, GAP
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,9 @@ class Row:
 
 
 def contact_sheet(rows: Sequence[Row]) -> Image.Image:
-    """Draw rows of images in columns as wide as their widest."""
+    """Draw rows of images in columns as wide as their widest. Without rows the sheet is empty."""
+    if not rows:
+        return Image.new("RGB", EMPTY, "white")
     columns = max(len(row.images) for row in rows)
     widths = [max(_size(row, column)[0] for row in rows) for column in range(columns)]
     heights = [max(_size(row, column)[1] for column in range(columns)) for row in rows]
