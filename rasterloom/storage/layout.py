@@ -23,6 +23,7 @@ CHECKPOINTS = "checkpoints"  # folder of a stage
 MODEL = "model"  # folder of a stage
 
 CATALOG = "catalog.db"  # of a local workspace
+ANY_METADATA = "*/tables/*/metadata/*.metadata.json"  # of Iceberg, beside the catalog
 LAST = "last"  # in place of a fingerprint: the record of the step's last run
 
 

@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 from rasterloom.errors import StorageError
+from rasterloom.storage.layout import ANY_METADATA
 
 WAY_OUT = (
     "restore the file from a backup, or name another workspace in the recipe; "
@@ -23,7 +24,7 @@ def is_there(file: Path) -> bool:
     """
     if file.exists() and file.stat().st_size:
         return True
-    made = next(file.parent.glob("*/tables/*/metadata/*.metadata.json"), None)
+    made = next(file.parent.glob(ANY_METADATA), None)
     if made:
         state = "is empty" if file.exists() else "is missing"
         raise StorageError(f"the catalog {file} {state}, although {made.parents[2]} has tables", hint=WAY_OUT)

@@ -13,6 +13,7 @@ from rasterloom.pipelines.inspection import token_view
 from rasterloom.pipelines.models import evaluate, generate
 from rasterloom.pipelines.step import Step
 from rasterloom.pipelines.training import steps
+from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import IMAGES
 from rasterloom.tokenize.profiles import MINI
@@ -76,7 +77,7 @@ def by_evaluating(data, config, folder):
 def by_generating(data, config, folder):
     path, codec = folder / "asked.jpg", RecordingCodec()
     path.write_bytes(data)
-    _, size = generate._coded(path, SimpleNamespace(tokenize=config), TARGET, codec)
+    _, size = generate._coded(path, SimpleNamespace(tokenize=config, fetch=Fetch()), TARGET, codec)
     assert size == (192, 320)
     return codec.pixels
 

@@ -235,6 +235,8 @@ def _coded(path: Path, recipe: Recipe, target: int, codec: Codec) -> tuple[NDArr
     asked = min(target, recipe.tokenize.prompt_target or target)
     try:
         with Image.open(path) as image:
+            if image.width * image.height > recipe.fetch.max_pixels:
+                raise ValueError(f"has {image.width} x {image.height} pixels, more than fetch.max_pixels")
             crop, _ = crop_as_coded(image, None, 0, recipe.tokenize, asked)
             size = upright(image, recipe.tokenize).size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
