@@ -75,7 +75,7 @@ class StorageError(RunError, RuntimeError):
 
 
 class StepFailed(RunError, RuntimeError):
-    """A step could not be finished. Its committed shards stay, and the next run continues from them."""
+    """A step could not be finished. Its published shards stay, and the next run continues from them."""
 
 
 class StageImpossible(RunError, ValueError):

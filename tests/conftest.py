@@ -56,7 +56,7 @@ def pytest_unconfigure(config):
 
 @pytest.fixture(autouse=True)
 def _same_random_numbers():
-    """What a test draws from the global generators, whatever ran before it."""
+    """Seed of the global generators, the same whatever ran before."""
     random.seed(0)
     np.random.seed(0)
     if "torch" in sys.modules:

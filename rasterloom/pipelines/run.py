@@ -1,8 +1,9 @@
 """Running the steps of a recipe, from the first to the last."""
 
+from rasterloom.errors import StepFailed, StorageError
 from rasterloom.pipelines.corpus.existing_steps import is_fixed, refuse_change
 from rasterloom.pipelines.execution.ray_cluster import start_ray
-from rasterloom.pipelines.execution.runner import StepFailed, run_step
+from rasterloom.pipelines.execution.runner import run_step
 from rasterloom.pipelines.maintenance.apply_takedowns import apply_pending
 from rasterloom.pipelines.maintenance.takedown import refuse_held
 from rasterloom.pipelines.progress.reporter import Progress
@@ -16,7 +17,6 @@ from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import StepKind
 from rasterloom.storage.layout import GRID, INDEX_HTML
 from rasterloom.storage.local_disk import advice, is_full
-from rasterloom.storage.store import StorageError
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.workspace_check import check_workspace
 

@@ -18,7 +18,7 @@ from rasterloom.sources import local_paths
 from rasterloom.sources.local_paths import BlockedPath
 from rasterloom.storage.store import Entry, Store
 
-__all__ = ["Files", "SourceError", "Target", "digest_of", "find_files", "one_line", "split_path"]
+__all__ = ["Files", "Target", "digest_of", "find_files", "split_path"]
 
 CONTENT_BYTES = 1_000_000_000  # a source on disk of up to so many bytes is identified by its content
 BUFFER_BYTES = 1 << 20

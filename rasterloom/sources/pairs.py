@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rasterloom.errors import SourceError
 from rasterloom.recipe.sources import Column, Source
 from rasterloom.schema import PAIRS, T2I, ErrorClass, pair_key
 from rasterloom.sources.failure import FetchFailure
-from rasterloom.sources.files import SourceError
 from rasterloom.sources.readers.registry import (
     brings_images,
     check_source,

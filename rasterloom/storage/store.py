@@ -24,7 +24,7 @@ from rasterloom.errors import StorageError
 from rasterloom.storage import local_disk, s3
 from rasterloom.utils.redact import masked
 
-__all__ = ["Entry", "File", "StorageError", "Store", "UnfinishedUpload", "plain_location"]
+__all__ = ["Entry", "File", "Store", "UnfinishedUpload", "plain_location"]
 
 
 def plain_location(uri: str) -> str:

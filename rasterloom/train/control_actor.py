@@ -9,7 +9,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rasterloom.train.job import Request
 
 Record = dict[str, Any]
-"""What is noted of a step, a line of ``metrics.jsonl``."""
+"""Notes on a step, a line of ``metrics.jsonl``."""
 
 
 @dataclass
@@ -18,7 +18,7 @@ class State:
 
     has_begun: bool = False
     starts: int = 0
-    """How often rank 0 has begun: more than once where workers were lost and replaced."""
+    """Times that rank 0 has begun: more than one where workers were lost and replaced."""
     record: Record = field(default_factory=dict)
     """Of the last step; empty before the first."""
 

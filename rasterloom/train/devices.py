@@ -13,7 +13,7 @@ class Gpu:
     memory: int
     """Bytes."""
     bf16: bool
-    """Whether it computes in bfloat16 by itself: compute capability 8.0 and up."""
+    """True if it computes in bfloat16 by itself: compute capability 8.0 and up."""
 
 
 def gpus() -> list[Gpu]:

@@ -38,7 +38,7 @@ WORKER_ENV = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def train_stage(
@@ -96,11 +96,11 @@ def _fit(job: StageJob, on_progress: Progress, say: Say, stop: threading.Event) 
                 ray.get(control.stop.remote())
             elif not state.has_begun and time.monotonic() > tell_at:
                 message = _waiting_message(job)
-                log.info("%s %s", job.stage.label, message)
+                logger.info("%s %s", job.stage.label, message)
                 say(message)
                 tell_at = math.inf
             if state.starts > max(1, starts):
-                log.warning("%s: workers were lost and are started again", job.stage.label)
+                logger.warning("%s: workers were lost and are started again", job.stage.label)
             starts = state.starts
             shown = _show(state.record, shown, on_progress)
     finally:

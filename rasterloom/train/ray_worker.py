@@ -15,7 +15,7 @@ from rasterloom.train.job import Request, StageJob
 from rasterloom.train.stop_signals import SigtermRequest
 
 PREEMPTION_S = 2.0  # between looks for a notice that a machine will go
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class WorkerConfig(TypedDict):
@@ -47,7 +47,7 @@ class PreemptionWatch:
         while not self._announced:
             self._announced = ray.train.get_preemption_info() is not None
             time.sleep(PREEMPTION_S)
-        log.warning("a machine of the stage will go: a checkpoint is saved")
+        logger.warning("a machine of the stage will go: a checkpoint is saved")
 
     def request(self) -> Request:
         """A checkpoint, once: Ray restarts the workers when the machine is gone."""

@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from rasterloom.errors import StageImpossible
 from rasterloom.recipe.train import Guard
+from rasterloom.storage.layout import CHECKPOINTS
 from rasterloom.storage.store import Store
 from rasterloom.storage.transfer import upload
 from rasterloom.train.checkpoint import resume
@@ -45,7 +46,7 @@ from rasterloom.train.optim.lr_schedule import learning_rate
 from rasterloom.train.optim.train_step import train_step
 from rasterloom.utils.json_files import read_json, to_json, write_json
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def run_worker(
@@ -166,7 +167,7 @@ def _train(
         elif uploaded:
             stage.saver.finish()
         if requested == Request.STOP and step < stage.total:
-            log.info("%s is stopped after step %d", stage.job.stage.label, step)
+            logger.info("%s is stopped after step %d", stage.job.stage.label, step)
             return False
         waiting_since = time.monotonic()
     return True
@@ -184,7 +185,7 @@ def _step(stage: _Stage, parts: Sequence[Packed], monitor: Monitor, *, wait: flo
     if refused and train.guard.on == "rollback":
         refused += f"; back to step {_roll_back(stage)}"
     if refused and dist.get_rank() == 0:
-        log.warning("%s: step %d is skipped: %s", stage.job.stage.label, position.step, refused)
+        logger.warning("%s: step %d is skipped: %s", stage.job.stage.label, position.step, refused)
     seconds = time.monotonic() - began
     stage.position = replace(position, seconds=position.seconds + seconds)
     return monitor.note(sums, step=position.step, lr=lr, seconds=seconds, wait=wait, refused=refused)
@@ -214,14 +215,14 @@ def _start(engine: Any, job: StageJob, last: Checkpoint | None, scratch: Path) -
     """Bring the engine to where the stage stands."""
     rank, world = dist.get_rank(), dist.get_world_size()
     if last is not None:
-        log.info("%s goes on from step %d", job.stage.label, last.position.step)
+        logger.info("%s goes on from step %d", job.stage.label, last.position.step)
         with resume.fetched(job.checkpoint_store, last, scratch) as folder:
             resume.load(engine, last, folder, scratch)
             restore_random_state(folder, seed=hash((job.train.seed, last.position.step, rank)))
             on_rank_0(lambda: resume.restore_notes(folder, job.folder))
         return replace(last.position, world_size=world)
     if job.keep_optimizer_from is not None:
-        before = Store(f"{job.keep_optimizer_from}/checkpoints")
+        before = Store(f"{job.keep_optimizer_from}/{CHECKPOINTS}")
         kept = on_rank_0(lambda: latest(before, None))
         if kept is None:
             raise StageImpossible(f"optimizer_state: keep: there is no checkpoint in {before.root}")

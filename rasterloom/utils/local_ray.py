@@ -1,13 +1,18 @@
 """Ray on this machine alone: loopback interface, token of its own."""
 
 import os
+import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from rasterloom.utils.private_folders import socket_folder
+from rasterloom.utils.private_folders import MAX_AGE_S, remove, socket_folder
 from rasterloom.utils.ray_compat import LOOPBACK, forget_token, loopback
+
+_SESSION = re.compile(r"session_\d.*_(\d+)")  # Ray's name of a session's folder, with its driver's process id
 
 
 @contextmanager
@@ -32,7 +37,9 @@ def start_local_ray(**options: Any) -> None:
 
     try:
         with private_ray():
-            options.setdefault("_temp_dir", str(socket_folder("ray")))
+            folder = socket_folder("ray")
+            _remove_old_sessions(folder)
+            options.setdefault("_temp_dir", str(folder))
             ray.init(address="local", **options)  # not any that happens to run here
     except BaseException:
         stop_local_ray()
@@ -45,6 +52,24 @@ def stop_local_ray() -> None:
 
     ray.shutdown()
     forget_token()
+
+
+def _remove_old_sessions(folder: Path) -> None:
+    """Remove old sessions of ended processes, with their logs."""
+    for path in folder.glob("session_*"):
+        driver = _SESSION.fullmatch(path.name)
+        if driver and path.stat().st_mtime < time.time() - MAX_AGE_S and not _is_alive(int(driver[1])):
+            remove(path)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's, who has the number now
+    return True
 
 
 @contextmanager

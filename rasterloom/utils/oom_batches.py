@@ -8,7 +8,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def in_halves(work: Callable[[Sequence[Item]], Found], items: Sequence[Item], size: int) -> list[Found]:
@@ -31,7 +31,7 @@ def in_halves(work: Callable[[Sequence[Item]], Found], items: Sequence[Item], si
             continue
         # Here, not above: the exception's traceback would hold the tensors that are to be freed.
         size //= 2
-        log.warning("the GPU is out of memory: going on with batches of %d", size)
+        logger.warning("the GPU is out of memory: going on with batches of %d", size)
         if "torch" in sys.modules:
             sys.modules["torch"].cuda.empty_cache()
     return results

@@ -29,13 +29,17 @@ def temporary_folder() -> Path:
     return Path(tempfile.gettempdir())
 
 
+def _root_in(folder: Path) -> Path:
+    return folder / f"rasterloom-{os.geteuid()}"
+
+
 def private_path(*names: str) -> Path:
     """Return a path in the user's private folder; parents are created.
 
     Raises:
         StorageError: a level of it, or what lies at the path, is a link or somebody else's.
     """
-    path = temporary_folder() / f"rasterloom-{os.geteuid()}"
+    path = _root_in(temporary_folder())
     for name in names:
         _make(path)
         path /= name
@@ -76,10 +80,11 @@ def socket_folder(name: str) -> Path:
 
     Ray opens the folder itself to everybody; the one above lets nobody through.
     """
-    folder = private_folder() / name
-    if len(os.fsencode(folder)) <= SOCKET_FOLDER_BYTES:
-        return folder
-    return Path(tempfile.mkdtemp(prefix="rl-", dir="/tmp")) / name
+    root = _root_in(temporary_folder())
+    if len(os.fsencode(root / name)) > SOCKET_FOLDER_BYTES:
+        root = _root_in(Path("/tmp"))
+    _make(root)
+    return root / name
 
 
 @cache

@@ -10,7 +10,7 @@ from pyiceberg.table import Table
 from pyiceberg.table.refs import SnapshotRefType
 from pyiceberg.table.snapshots import Snapshot
 
-from rasterloom.storage.store import StorageError
+from rasterloom.errors import StorageError
 from rasterloom.versions.corpus import MAIN, Corpus
 from rasterloom.versions.create_table import open_or_create
 from rasterloom.versions.last_versions import last_versions, properties_of

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow.dataset as pads
 
-from rasterloom.storage.store import StorageError
+from rasterloom.errors import StorageError
 from rasterloom.utils.private_folders import temporary_folder
 from rasterloom.versions.corpus import Corpus
 

@@ -17,10 +17,9 @@ from pyiceberg.exceptions import (
     ValidationException,
 )
 
-from rasterloom.errors import one_line
+from rasterloom.errors import StorageError, one_line
 from rasterloom.storage import s3
 from rasterloom.storage.local_disk import is_full
-from rasterloom.storage.store import StorageError
 from rasterloom.utils.retry import RetryPolicy
 
 # OSError: whatever breaks a connection, pyarrow's errors of S3 and those of requests among it.

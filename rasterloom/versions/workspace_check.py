@@ -2,8 +2,8 @@
 
 import uuid
 
-from rasterloom.errors import one_line
-from rasterloom.storage.store import StorageError, Store
+from rasterloom.errors import StorageError, one_line
+from rasterloom.storage.store import Store
 from rasterloom.utils.redact import masked
 from rasterloom.versions.corpus import Corpus
 

@@ -1,4 +1,4 @@
-"""What a command logs goes to its file, and never to the terminal."""
+"""The log of a command: to its file, never to the terminal."""
 
 import os
 import subprocess

@@ -106,7 +106,7 @@ def test_the_demo_and_the_benchmarks_listen_on_loopback_alone(script, workshop, 
 
 
 def test_a_token_goes_with_its_ray(monkeypatch):
-    """What this process connects to next is asked for its own."""
+    """The next cluster that this process connects to is asked for its own."""
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "1" * 64)
     seen = []

@@ -15,12 +15,11 @@ from pyiceberg.catalog import load_catalog
 from pyiceberg.table import StaticTable
 from sqlalchemy import URL
 
-from rasterloom.errors import RecipeError
+from rasterloom.errors import RecipeError, SourceError
 from rasterloom.pipelines.cluster.packaging import package
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.recipe.sources import Source
 from rasterloom.report.queries import Tables
-from rasterloom.sources.files import SourceError
 from rasterloom.sources.pairs import check_sources, read_sources
 from rasterloom.versions.corpus import Corpus
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rasterloom.errors import SourceError
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.sources import Source
 from rasterloom.schema import in_order, pair_key
 from rasterloom.sources.fetch.shard import fetch_shard
-from rasterloom.sources.files import SourceError
 from rasterloom.sources.pairs import check_sources, read_sources
 from rasterloom.sources.readers import conversations
 from rasterloom.sources.readers.registry import kind_of, read_rows

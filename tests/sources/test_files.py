@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from rasterloom.errors import SourceError
 from rasterloom.recipe.sources import Source
 from rasterloom.sources import files as files_module
-from rasterloom.sources.files import SourceError, digest_of, find_files
+from rasterloom.sources.files import digest_of, find_files
 from rasterloom.sources.pairs import read_sources
 
 

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rasterloom.errors import SourceError
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.sources import Source
 from rasterloom.sources.fetch.shard import fetch_shard
-from rasterloom.sources.files import SourceError
 from rasterloom.sources.pairs import check_sources, read_sources
 
 datasets = pytest.importorskip("datasets")

@@ -1,4 +1,4 @@
-"""What leads out of a source is not read, whatever reader comes upon it: a canary lies beside each."""
+"""Links that lead out of a source are not read, by any reader: a canary lies beside each."""
 
 import io
 import json
@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rasterloom.errors import SourceError
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.sources import Source
 from rasterloom.sources.fetch.shard import fetch_shard
-from rasterloom.sources.files import SourceError, digest_of, find_files
+from rasterloom.sources.files import digest_of, find_files
 from rasterloom.sources.pairs import check_sources, read_sources
 
 CANARY = "canary-5e1f"

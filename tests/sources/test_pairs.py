@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rasterloom.errors import SourceError
 from rasterloom.recipe.sources import Source
 from rasterloom.schema import PAIRS, pair_key
 from rasterloom.sources import pairs as pairs_module
-from rasterloom.sources.files import SourceError
 from rasterloom.sources.pairs import read_sources, stream_pairs
 from rasterloom.sources.readers.registry import source_digest
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rasterloom.errors import SourceError
 from rasterloom.recipe.sources import Source
-from rasterloom.sources.files import SourceError
 from rasterloom.sources.readers.registry import read_rows, source_name
 from rasterloom.sources.readers.row import UNREADABLE
 

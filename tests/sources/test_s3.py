@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from yarl import URL
 
-from rasterloom.errors import OptOutError
+from rasterloom.errors import OptOutError, SourceError
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.sources import Source
 from rasterloom.sources.fetch.opt_out import load_opt_outs, opt_outs_digest
 from rasterloom.sources.fetch.shard import fetch_shard
-from rasterloom.sources.files import SourceError, digest_of, find_files
+from rasterloom.sources.files import digest_of, find_files
 from rasterloom.sources.pairs import check_sources, read_sources
 from rasterloom.sources.readers.registry import kind_of
 from rasterloom.storage.store import Store

@@ -5,8 +5,8 @@ import errno
 import pytest
 import sqlalchemy
 
+from rasterloom.errors import StorageError
 from rasterloom.storage import local_disk
-from rasterloom.storage.store import StorageError
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])

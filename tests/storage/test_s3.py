@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from faultproxy import FaultProxy
 
+from rasterloom.errors import StorageError
 from rasterloom.storage import s3 as s3_module
-from rasterloom.storage.store import StorageError, Store
+from rasterloom.storage.store import Store
 from rasterloom.versions.workspace_check import check_store
 
 

@@ -6,7 +6,8 @@ import uuid
 
 import pytest
 
-from rasterloom.storage.store import StorageError, Store
+from rasterloom.errors import StorageError
+from rasterloom.storage.store import Store
 
 
 @pytest.fixture(params=["disk", "s3"])

@@ -30,7 +30,7 @@ class Given:
     order: Callable[[int], list[int]]
     """Rows of an epoch, numbered through the stage's files."""
     drops: Callable[[str, int], bool]
-    """Whether the prompt of a key is dropped in an epoch."""
+    """True if the prompt of a key is dropped in an epoch."""
     holds: Callable[[str], bool]
     """Whether the row of a key is held out."""
     adapters: dict

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 import rasterloom
+from rasterloom.errors import StorageError
 from rasterloom.pipelines.step import FileStep
 from rasterloom.pipelines.workspace.status import local_folder, scratch_folder
 from rasterloom.recipe.run import Run
-from rasterloom.storage.store import StorageError, Store
+from rasterloom.storage.store import Store
 from rasterloom.storage.transfer import upload
 from rasterloom.utils import private_folders
 from rasterloom.utils.private_folders import (
@@ -222,4 +223,4 @@ def test_a_folder_for_sockets_is_short_and_nobody_else_gets_there(
     assert len(str(folder.parent)) <= private_folders.SOCKET_FOLDER_BYTES
     found = folder.parent.stat()
     assert (stat.S_IMODE(found.st_mode), found.st_uid) == (0o700, os.geteuid())
-    folder.parent.rmdir()
+    assert private_folders.socket_folder("ray") == folder, "one for all runs, not one for each"

@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from rasterloom.errors import VersionError
-from rasterloom.storage.store import StorageError
+from rasterloom.errors import StorageError, VersionError
 from rasterloom.versions.refs import branch, check_ref, delete, refs, rollback, tag
 
 

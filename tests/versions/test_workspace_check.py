@@ -9,8 +9,9 @@ from contextlib import closing
 import pytest
 from faultproxy import FaultProxy
 
+from rasterloom.errors import StorageError
 from rasterloom.storage import s3
-from rasterloom.storage.store import StorageError, Store
+from rasterloom.storage.store import Store
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.workspace_check import check_catalog, check_store, check_workspace
 

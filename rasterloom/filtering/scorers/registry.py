@@ -31,7 +31,7 @@ from rasterloom.utils.redact import cut, safe
 BATCH_ROWS = 64
 BATCH_PIXELS = 32_000_000  # of decoded images held at once, 3 bytes each; a single one may have more
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class QualityScorer:
@@ -265,5 +265,5 @@ def decode(data: bytes, key: str) -> NDArray[np.uint8] | None:
             white = Image.new("RGBA", image.size, "white")
             return np.asarray(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        log.warning("the stored image of %s cannot be decoded and has no scores: %s", safe(key), cut(error))
+        logger.warning("stored image of %s cannot be decoded and has no scores: %s", safe(key), cut(error))
         return None

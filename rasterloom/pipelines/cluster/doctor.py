@@ -9,14 +9,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rasterloom.errors import PluginError
+from rasterloom.errors import PluginError, StorageError
 from rasterloom.filtering.scorers import registry as scorers
 from rasterloom.pipelines.cluster import cluster_checks
 from rasterloom.pipelines.cluster.cluster_checks import Finding
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.sources.readers import registry as readers
-from rasterloom.storage.store import StorageError
 from rasterloom.tokenize.codecs import load as codecs
 from rasterloom.utils import plugins, private_folders
 from rasterloom.versions.corpus import Corpus

@@ -6,14 +6,13 @@ steps of its corpus are those that made the version.
 
 from pyiceberg.table.refs import SnapshotRefType
 
-from rasterloom.errors import RecipeError
+from rasterloom.errors import RecipeError, StorageError
 from rasterloom.pipelines.corpus import token_work
 from rasterloom.pipelines.corpus.length_index import lengths_step
 from rasterloom.pipelines.step import FinishedStep, HasResult
 from rasterloom.pipelines.workspace.status import read_record
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import StepKind
-from rasterloom.storage.store import StorageError
 from rasterloom.versions.corpus import MAIN, TABLES, Corpus
 from rasterloom.versions.history import made
 from rasterloom.versions.record import Record

@@ -114,7 +114,6 @@ def _images_step(recipe: Recipe, pairs: HasResult) -> HasResult:
 
 def _fetch_identity(recipe: Recipe) -> dict[str, str]:
     """Identity of fetching outside the recipe: opt-out list, version of another engine."""
-
     found = {}
     if recipe.fetch.opt_out:
         found["opt_out_list"] = opt_outs_digest(recipe.fetch.opt_out)

@@ -6,13 +6,13 @@ import signal
 import threading
 from typing import Any
 
-from rasterloom.errors import StepFailed as StepFailed
+from rasterloom.errors import StepFailed, StorageError
 from rasterloom.recipe.run import Run
 from rasterloom.utils.local_ray import start_local_ray
 from rasterloom.utils.ray_compat import forget_token
 
 # For every worker. torch's threads wait for each other by spinning, which is 30 times slower where cores are
-# shared; and tasks without a GPU look after themselves (`pool._run_without_gpu`).
+# shared; and tasks without a GPU look after themselves (`shard_pool._run_without_gpu`).
 VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -57,6 +57,8 @@ def _init(run: Run, variables: dict[str, str]) -> None:
             object_store_memory=256 * 2**20,  # paths travel between tasks, not pixels
             **quiet,
         )
+    except StorageError:  # of the folder for Ray's sockets, with the way out
+        raise
     except Exception as error:  # Ray's own class for a machine that is too busy to start it in time
         reason = str(error).splitlines()[0].rstrip(".")
         raise StepFailed(

@@ -12,8 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rasterloom import __version__
-from rasterloom.errors import RecipeError, one_line
-from rasterloom.errors import StepFailed as StepFailed
+from rasterloom.errors import RecipeError, StepFailed, one_line
 from rasterloom.pipelines.execution.scheduler import holds, run_on_ray
 from rasterloom.pipelines.execution.success_guard import SuccessGuard
 from rasterloom.pipelines.maintenance import rewrite

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
+from rasterloom.errors import StorageError
 from rasterloom.pipelines.workspace import staging
 from rasterloom.pipelines.workspace.leases import expired
 from rasterloom.pipelines.workspace.retries import retried
 from rasterloom.schema import StepKind
 from rasterloom.storage.layout import DATA, FILES, LAST, RECORDS, RESULT, SHARDS, STAGING
-from rasterloom.storage.store import StorageError, Store, UnfinishedUpload, plain_location
+from rasterloom.storage.store import Store, UnfinishedUpload, plain_location
 from rasterloom.utils.parallel import spread
 from rasterloom.versions import expire_snapshots
 from rasterloom.versions.corpus import Corpus

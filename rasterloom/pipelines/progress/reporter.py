@@ -91,7 +91,7 @@ class Progress(Reporter):
             self.run.steps = {name: StepState(name) for name in names}
 
     def skip(self, name: str) -> None:
-        """Show a step's event: ``step``, ``progress``, or its state."""
+        """Show that a step was done before."""
         with self._lock:
             self.run.steps[name].state = State.BEFORE
             self._display.changed(self.run.steps[name], State.BEFORE)

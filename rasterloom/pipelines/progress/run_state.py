@@ -40,7 +40,7 @@ class StepState:
     why: str = ""
     """Why it runs."""
     unit: str = ""
-    """What ``done`` and ``total`` count: shards, steps, tokens ...; empty: nothing is counted."""
+    """Unit of ``done`` and ``total``: shards, steps, tokens ...; empty: nothing is counted."""
     done: int = 0
     total: int | None = None
     note: str = ""

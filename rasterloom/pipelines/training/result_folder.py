@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
+from rasterloom.errors import StorageError
 from rasterloom.storage.layout import CHECKPOINTS, MODEL
-from rasterloom.storage.store import StorageError
 from rasterloom.utils.private_folders import process_folder
 from rasterloom.versions.corpus import Corpus
 

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from rasterloom.errors import one_line
-from rasterloom.storage.store import StorageError, Store
+from rasterloom.errors import StorageError, one_line
+from rasterloom.storage.store import Store
 from rasterloom.versions.corpus import Corpus
 
 logger = logging.getLogger(__name__)

@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rasterloom.errors import one_line
+from rasterloom.errors import SourceError, one_line
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.sources import Source
 from rasterloom.schema import ErrorClass
 from rasterloom.sources import locator
 from rasterloom.sources.failure import FetchFailure
-from rasterloom.sources.files import Files, SourceError, Target, find_files
+from rasterloom.sources.files import Files, Target, find_files
 from rasterloom.sources.local_paths import BlockedPath
 from rasterloom.sources.locator import Place
 from rasterloom.sources.readers import hub

@@ -9,9 +9,9 @@ from itertools import islice
 
 import pyarrow as pa
 
-from rasterloom.errors import one_line
+from rasterloom.errors import SourceError, one_line
 from rasterloom.recipe.sources import Source
-from rasterloom.sources.files import IMAGE_SUFFIXES, Files, SourceError, digest_of, find_files
+from rasterloom.sources.files import IMAGE_SUFFIXES, Files, digest_of, find_files
 from rasterloom.sources.readers import (
     conversations,
     folder,

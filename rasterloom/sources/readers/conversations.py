@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
+from rasterloom.errors import SourceError
 from rasterloom.recipe.sources import Source
 from rasterloom.schema import T2I
-from rasterloom.sources.files import Files, SourceError
+from rasterloom.sources.files import Files
 from rasterloom.sources.readers.row import UNREADABLE, UNUSABLE, Row, SourceSample
 from rasterloom.sources.readers.tasks import is_url, place_of, text_of
 from rasterloom.sources.readers.text import json_row, lines_of

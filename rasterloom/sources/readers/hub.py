@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
-from rasterloom.errors import one_line
+from rasterloom.errors import SourceError, one_line
 from rasterloom.recipe.sources import Source
 from rasterloom.sources import locator
-from rasterloom.sources.files import SourceError
 from rasterloom.sources.local_paths import BlockedPath, real_folders, real_path
 from rasterloom.sources.readers.datasets_compat import with_features
 from rasterloom.sources.readers.row import Row, check_columns, is_image

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rasterloom.errors import SourceError
 from rasterloom.recipe.sources import Source
-from rasterloom.sources.files import Files, SourceError
+from rasterloom.sources.files import Files
 from rasterloom.sources.readers import folder, parquet, webdataset
 from rasterloom.sources.readers.row import Row
 

@@ -6,9 +6,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rasterloom.errors import SourceError
 from rasterloom.recipe.sources import Source
 from rasterloom.sources import locator
-from rasterloom.sources.files import Files, SourceError
+from rasterloom.sources.files import Files
 from rasterloom.sources.readers.row import BATCH_ROWS, Row, check_columns
 
 _BINARY = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}

@@ -7,9 +7,9 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-from rasterloom.errors import PluginError, one_line
+from rasterloom.errors import PluginError, SourceError, one_line
 from rasterloom.recipe.sources import KINDS, Source
-from rasterloom.sources.files import SourceError, find_files
+from rasterloom.sources.files import find_files
 from rasterloom.sources.local_paths import BlockedPath
 from rasterloom.sources.readers import hub
 from rasterloom.sources.readers.base import Listing, Reader
@@ -22,7 +22,6 @@ __all__ = [
     "UNREADABLE",
     "UNUSABLE",
     "Row",
-    "SourceError",
     "brings_images",
     "check_source",
     "kind_of",
@@ -35,7 +34,7 @@ LISTED = 10_000  # files of a folder that are looked at to tell what it is
 MEMBERS = ("matches", "check", "read", "digest")
 _URL_LISTS = ("parquet", "csv", "jsonl")  # kinds whose images lie elsewhere, unless `image` names a column
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class PluginReader:
@@ -160,7 +159,7 @@ def _loaded(plugin: Plugin) -> Reader | None:
     try:
         return reader_of_kind(plugin.name)
     except PluginError as error:
-        log.warning("%s; it is left out", error)
+        logger.warning("%s; it is left out", error)
         return None
 
 

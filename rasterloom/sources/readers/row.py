@@ -4,8 +4,9 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from rasterloom.errors import SourceError
 from rasterloom.recipe.sources import Column, Source
-from rasterloom.sources.files import IMAGE_SUFFIXES, SourceError
+from rasterloom.sources.files import IMAGE_SUFFIXES
 
 UNREADABLE = "unreadable_row"  # where `meta` holds a line that is no row
 UNUSABLE = "unusable_row"  # where `meta` says why a record gives no pair

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from rasterloom.errors import SourceError
 from rasterloom.recipe.sources import Source
-from rasterloom.sources.files import Files, SourceError
+from rasterloom.sources.files import Files
 from rasterloom.sources.readers.row import UNREADABLE, Row, check_columns
 
 HEAD_BYTES = 1_000_000  # of a JSON Lines file, looked at for its columns before anything runs

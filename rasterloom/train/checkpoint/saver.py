@@ -22,7 +22,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from rasterloom.storage.store import StorageError, Store
+from rasterloom.errors import StorageError
+from rasterloom.storage.store import Store
 from rasterloom.storage.transfer import FolderUpload
 from rasterloom.train.distributed import all_succeed, gathered, on_rank_0
 from rasterloom.train.optim.loss_guard import Seen

@@ -39,7 +39,7 @@ class MetricsLog:
         self._trackers = trackers
         self._losses: list[float] = []
         self.refused_last = 0
-        """How many of the last steps were refused, one after the other."""
+        """Number of the last steps that were refused, one after the other."""
         self._file: IO[str] | None = None
         if path is None:
             return

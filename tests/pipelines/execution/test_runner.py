@@ -10,13 +10,14 @@ import ray
 from pydantic import BaseModel
 from rich.console import Console
 
+from rasterloom.errors import StepFailed, StorageError
 from rasterloom.pipelines.execution.ray_cluster import start_ray
-from rasterloom.pipelines.execution.runner import StepFailed, run_step
+from rasterloom.pipelines.execution.runner import run_step
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.step import FileStep
 from rasterloom.pipelines.workspace.status import local_folder, status
 from rasterloom.recipe.run import Run
-from rasterloom.storage.store import StorageError, Store
+from rasterloom.storage.store import Store
 from rasterloom.utils import private_folders
 from rasterloom.versions.corpus import Corpus
 

@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from rasterloom.errors import RecipeError
+from rasterloom.errors import RecipeError, StepFailed
 from rasterloom.pipelines import run as run_module
-from rasterloom.pipelines.execution.runner import StepFailed
 from rasterloom.pipelines.inspection.failures import failures, summary
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.workflow import Workflow

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from rasterloom.errors import StorageError
 from rasterloom.recipe.train import Guard, Stage, Train
 from rasterloom.storage import transfer
-from rasterloom.storage.store import StorageError, Store
+from rasterloom.storage.store import Store
 from rasterloom.train.checkpoint.saver import Position, Saver, latest
 from rasterloom.train.job import Request
 from rasterloom.train.monitoring.metrics_log import read_metrics
