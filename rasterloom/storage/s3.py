@@ -7,9 +7,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-import boto3
 import pyarrow.fs as pafs
-from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -73,6 +71,9 @@ def filesystem() -> pafs.FileSystem:
 
 def client() -> Any:
     """The boto3 client for conditional writes and for looking objects up."""
+    import boto3  # heavy
+    from botocore.config import Config  # heavy
+
     retries = {"mode": "standard", "max_attempts": TRIES}
     config = Config(retries=retries, connect_timeout=CONNECT_S, read_timeout=REQUEST_S)
     # A session of its own: boto3's default one keeps the credentials that it first saw.

@@ -14,8 +14,6 @@ from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.utils.config import Config, merge_config
-from sqlalchemy import URL
-from sqlalchemy.exc import OperationalError
 
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.storage import layout, s3
@@ -23,7 +21,6 @@ from rasterloom.storage.layout import Layout
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
 from rasterloom.versions.catalog_file import check_intact, is_there
-from rasterloom.versions.pyiceberg_compat import TimedRestCatalog
 from rasterloom.versions.retrying import with_retries
 
 T = TypeVar("T")
@@ -42,6 +39,9 @@ def s3_properties() -> dict[str, str]:
 
 
 def _sqlite_catalog(file: Path, warehouse: str) -> Catalog:
+    from sqlalchemy import URL  # heavy: 0.1 s of each worker, which needs no catalog
+    from sqlalchemy.exc import OperationalError  # heavy
+
     def load() -> Catalog:
         url = URL.create("sqlite", database=str(file), query={"timeout": str(LOCKED_S)})
         return load_catalog(CATALOG, type="sql", uri=str(url), warehouse=warehouse)
@@ -90,6 +90,8 @@ class Corpus:
         properties: dict[str, Any] = dict(merge_config(Config().get_catalog_config(CATALOG) or {}, given))
         is_http = properties.get("uri", "").startswith("http")  # which is REST where no type is named
         if properties.get("type", "rest" if is_http else "") == "rest":
+            from rasterloom.versions.pyiceberg_compat import TimedRestCatalog  # heavy
+
             return TimedRestCatalog(CATALOG, **properties)
         return load_catalog(CATALOG, **given)
 
