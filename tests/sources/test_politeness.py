@@ -36,26 +36,45 @@ def asked_at(site: Any, jpeg: bytes) -> list[float]:
     return times
 
 
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When the client made its requests for /a.jpg: they arrive late where the machine is busy."""
+    times: list[float] = []
+    take_turn = Host.take_turn
+
+    def noted(host: Host, config: Fetch) -> None:
+        take_turn(host, config)
+        times.append(host.next_turn - max(host.interval, host.crawl_delay))
+
+    monkeypatch.setattr(Host, "take_turn", noted)
+    return times
+
+
 def gaps(times: list[float]) -> list[float]:
     return [later - earlier for earlier, later in pairwise(times)]
 
 
-def test_no_more_requests_a_second_than_the_recipe_allows(fetch: Fetcher, asked_at: list[float]) -> None:
+def test_no_more_requests_a_second_than_the_recipe_allows(
+    fetch: Fetcher, asked_at: list[float], turns: list[float]
+) -> None:
     rows = fetch(*["/a.jpg"] * 6, host_rate=20, patience_s=0)  # our own rate needs no patience
-    assert {row["status"] for row in rows} == {"ok"}
-    assert asked_at[-1] - asked_at[0] > 0.15  # at once it would be a hundredth of that
+    assert {row["status"] for row in rows} == {"ok"} and len(asked_at) == 6
+    assert min(gaps(turns)) > 0.049
 
 
 @pytest.mark.parametrize("rule", [b"Crawl-delay: 0.06", b"Request-rate: 100/6"])
-def test_crawl_delay_is_obeyed(site: Any, fetch: Fetcher, asked_at: list[float], rule: bytes) -> None:
+def test_crawl_delay_is_obeyed(
+    site: Any, fetch: Fetcher, asked_at: list[float], turns: list[float], rule: bytes
+) -> None:
     site.answers["/robots.txt"] = b"User-agent: rasterloom\n" + rule + b"\n"
     rows = fetch(*["/a.jpg"] * 5, host_rate=1000)
-    assert {row["status"] for row in rows} == {"ok"}
-    assert asked_at[-1] - asked_at[0] > 0.15
+    assert {row["status"] for row in rows} == {"ok"} and len(asked_at) == 5
+    _, *images = turns  # the first is that of robots.txt
+    assert len(images) == 5 and min(gaps(images)) > 0.059
 
 
 def test_rows_too_far_back_in_a_slow_line_are_busy_at_once(
-    site: Any, fetch: Fetcher, asked_at: list[float]
+    site: Any, fetch: Fetcher, asked_at: list[float], turns: list[float]
 ) -> None:
     site.answers["/robots.txt"] = b"User-agent: *\nCrawl-delay: 0.3\n"
     rows = fetch(*["/a.jpg"] * 30, patience_s=1, per_host=2)
@@ -64,7 +83,7 @@ def test_rows_too_far_back_in_a_slow_line_are_busy_at_once(
     busy = rows[-1]
     assert busy["attempts"] == 0 and "Crawl-delay: 0.3" in busy["detail"]
     assert len(asked_at) == errors.count(None)
-    assert min(gaps(asked_at)) > 0.29
+    assert min(gaps(turns[1:])) > 0.299  # the first is that of robots.txt
 
 
 def test_crawl_delay_of_a_day_costs_one_request(site: Any, fetch: Fetcher, asked_at: list[float]) -> None:
