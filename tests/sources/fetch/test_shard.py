@@ -250,6 +250,17 @@ def test_robots_txt_is_read_once_and_obeyed(site: Any, fetch: Fetcher, jpeg: byt
     assert row["status"] == "ok"
 
 
+@pytest.mark.parametrize(
+    ("agent", "error"), [("rasterloom/0.1 (+https://a.example)", "robots"), ("b/1", None)]
+)
+def test_the_rules_for_our_name_hold_for_us(
+    site: Any, fetch: Fetcher, jpeg: bytes, agent: str, error: str | None
+) -> None:
+    site.answers |= {"/a.jpg": jpeg, "/robots.txt": b"User-agent: Rasterloom\nDisallow: /a\n"}
+    (row,) = fetch("/a.jpg", user_agent=agent)
+    assert row["error"] == error and site.asked["/a.jpg"] == (error is None)
+
+
 @pytest.mark.parametrize(("answer", "error"), [(404, None), (403, None), (500, "robots"), (429, "robots")])
 def test_robots_txt_that_is_not_there(
     site: Any, fetch: Fetcher, jpeg: bytes, answer: int, error: str | None
