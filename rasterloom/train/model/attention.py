@@ -61,14 +61,15 @@ def packed_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
-    *,
+    *_: Any,
     segments: Segments,
     scaling: float,
     dropout: float = 0.0,
-    **_: Any,
+    **__: Any,
 ) -> tuple[Tensor, None]:
     """Attend causally within each of the concatenated sequences.
+
+    transformers passes its attention mask as well; ``segments`` says all that is in it.
 
     Args:
         query: [1, heads, tokens, width]; key and value alike, with as many or fewer heads.
