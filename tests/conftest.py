@@ -18,6 +18,8 @@ from rasterloom.utils.local_ray import stop_local_ray
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's workers would be of the lowest priority, and stand still wherever other work goes on beside the tests.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 # A gate draws the same examples every time; nights draw new ones, by the seed that they print. A deadline
 # would time the machine, not the code.
