@@ -31,14 +31,14 @@ from rasterloom.sources.readers.row import Row, picked
 from rasterloom.sources.readers.tally import FileTally, Survey, Tally
 
 CHECKED_FILES = 200  # whose columns are looked at before anything runs
-PRIVATE = "names that begin with _ are private: name the files or the folder if they are meant"
+PRIVATE = "names with _ in front are private: name the files or the folder if they are meant"
 OTHER_KIND = "of another kind: give them a source of their own"
 
 ReadFile = Callable[[Files, str, Source, FileTally], Iterator[Row]]
 
 
 def suffix_of(name: str) -> str:
-    """Return the lower-case suffix of a file's name, with its dot; of a compressed list, both suffixes."""
+    """Return a file's suffix in lower case. A compressed list has two: ``.csv.gz``."""
     plain = plain_name(name)
     return os.path.splitext(plain)[1].lower() + name[len(plain) :].lower()
 
@@ -71,7 +71,7 @@ def _has_images(listing: Listing) -> bool:
 
 
 def _counted(read: Callable[[Files, str, Source], Iterator[Row]]) -> ReadFile:
-    """Count the records of a file by the rows that come of it."""
+    """Count a file's records by its rows."""
 
     def run(files: Files, name: str, source: Source, counts: FileTally) -> Iterator[Row]:
         for row in read(files, name, source):
@@ -116,7 +116,9 @@ class FileReader:
                 else:
                     files.path(name)
         if self.is_list:
-            sample.check(source, names[0], files, self._rows(files, names, source), len(names) > CHECKED_FILES)
+            sample.check(
+                source, names[0], files, self._rows(files, names, source), len(names) > CHECKED_FILES
+            )
 
     def read(self, source: Source, tally: Tally | None = None) -> Iterator[Row]:
         files = find_files(source)
@@ -152,11 +154,11 @@ class FileReader:
         return (name for name, reason in self._judged(files, source) if not reason)
 
     def _judged(self, files: Files, source: Source) -> Iterator[tuple[str, str]]:
-        """Yield each file with the reason why it is not read, which is empty for those that are."""
+        """Yield each file with the reason why it is not read, or nothing."""
         for entry in files.entries():
             if suffix_of(entry.name) in self.suffixes or (files.explicit and source.kind != "auto"):
-                is_private = self.is_list and not files.explicit and _is_private(files, entry.name)
-                yield entry.name, PRIVATE if is_private else ""
+                hidden = self.is_list and not files.explicit and is_private(files, entry.name)
+                yield entry.name, PRIVATE if hidden else ""
             elif files.explicit:
                 shown = files.shown(entry.name)
                 raise SourceError(
@@ -166,7 +168,7 @@ class FileReader:
                 yield entry.name, OTHER_KIND
 
 
-def _is_private(files: Files, name: str) -> bool:
+def is_private(files: Files, name: str) -> bool:
     """Tell whether Spark, Hive and Delta hold a name for private: ``_temporary``, but not ``_day=1``."""
     for target in files.targets:
         below = name.removeprefix(target.name).lstrip("/")
