@@ -63,8 +63,9 @@ INSIDE = {
         {"fetch"},
         {"pairs"},
         {"readers", "images"},
+        {"lists"},
         {"files", "locator", "repeated_keys"},
-        {"local_paths"},
+        {"local_paths", "remote"},
         {"failure"},
     ],
     "filtering": [

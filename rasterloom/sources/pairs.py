@@ -3,7 +3,7 @@
 import json
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.readers.registry import (
     brings_images,
     check_source,
+    is_captioned,
     read_rows,
     source_digest,
     source_name,
@@ -91,8 +92,11 @@ def stream_pairs(sources: Sequence[Source], counts: dict[str, int]) -> Iterator[
             del table  # before the next one is read
 
 
-def check_pair(pair: dict[str, Any]) -> None:
+def check_pair(pair: dict[str, Any], uncaptioned: Collection[str] = ()) -> None:
     """Check that a row names an image and a caption. A sample need not have them.
+
+    Args:
+        uncaptioned: names of the sources whose images have no captions.
 
     Raises:
         FetchFailure: BAD_ROW, BLOCKED_PATH, BAD_URL or BAD_CAPTION.
@@ -103,7 +107,7 @@ def check_pair(pair: dict[str, Any]) -> None:
     if not is_pair and BLOCKED in (pair["meta"] or "") and (why := json.loads(pair["meta"]).get(BLOCKED)):
         raise FetchFailure(ErrorClass.BLOCKED_PATH, str(why))
     has_image = pair["path"] is not None or bool((pair["url"] or "").strip())
-    has_caption = bool((pair["caption"] or "").strip())
+    has_caption = pair["source"] in uncaptioned or bool((pair["caption"] or "").strip())
     if pair["path"] is None or not has_caption:
         reason = json.loads(pair["meta"]).get(UNUSABLE) if UNUSABLE in (pair["meta"] or "") else None
         if reason is not None:
@@ -167,6 +171,11 @@ def _pairs(source: Source) -> Iterator[tuple[Any, ...]]:
         yield _pair(name, source, roles, taken, row)
 
 
+def uncaptioned_sources(sources: Sequence[Source]) -> frozenset[str]:
+    """Return the names of the sources whose images have no captions."""
+    return frozenset(source_name(source) for source in sources if not is_captioned(source))
+
+
 def _pair(
     name: str, source: Source, roles: dict[str, str], taken: frozenset[str], row: Row
 ) -> tuple[Any, ...]:
@@ -178,7 +187,7 @@ def _pair(
         found[role] = _weight(value) if role == "weight" else text_of(value)
         if found[role] is None and value is not None:
             rest[column] = value
-    url, caption = found["url"], found["caption"]
+    url, caption = found["url"], found.get("caption")
     weight = found["weight"] if isinstance(source.weight, Column) else source.weight
     licence = found["licence"] if isinstance(source.licence, Column) else source.licence or None
     meta = _json(rest) if rest else None

@@ -9,12 +9,21 @@ from typing import Any
 
 from rasterloom.errors import PluginError, SourceError, one_line
 from rasterloom.recipe.sources import KINDS, Source
-from rasterloom.sources.files import find_files
+from rasterloom.sources.files import Files, find_files
+from rasterloom.sources.lists.opened import plain_name
 from rasterloom.sources.local_paths import BlockedPath
-from rasterloom.sources.readers import hub
+from rasterloom.sources.readers import hub, json_records
 from rasterloom.sources.readers.base import Listing, Reader
-from rasterloom.sources.readers.built_in import BUILT_IN, FileReader, as_samples, suffix_of
-from rasterloom.sources.readers.row import UNREADABLE, UNUSABLE, Row
+from rasterloom.sources.readers.built_in import (
+    BUILT_IN,
+    FileReader,
+    as_samples,
+    is_private,
+    packed,
+    suffix_of,
+)
+from rasterloom.sources.readers.row import UNREADABLE, UNUSABLE, Row, is_image
+from rasterloom.sources.readers.tally import Survey, Tally
 from rasterloom.utils import plugins
 from rasterloom.utils.plugins import Plugin
 
@@ -24,15 +33,30 @@ __all__ = [
     "Row",
     "brings_images",
     "check_source",
+    "is_captioned",
     "kind_of",
     "read_rows",
     "source_digest",
     "source_name",
+    "survey_source",
 ]
 
 LISTED = 10_000  # files of a folder that are looked at to tell what it is
 MEMBERS = ("matches", "check", "read", "digest")
-_URL_LISTS = ("parquet", "csv", "jsonl")  # kinds whose images lie elsewhere, unless `image` names a column
+_URL_LISTS = (
+    "parquet",
+    "arrow",
+    "csv",
+    "jsonl",
+    "json",
+    "txt",
+)  # kinds whose images lie elsewhere, unless `image` names a column
+
+FIELDS_OF = {  # fields that only some kinds take
+    **dict.fromkeys(("columns", "delimiter", "quote", "escape"), ("csv",)),
+    "encoding": ("csv", "jsonl", "json", "txt", "conversations"),
+}
+JSON = packed(".json")
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +137,7 @@ def source_name(source: Source) -> str:
     files = find_files(source) if not source.name and not first.startswith(hub.HUB) else None
     if files and not files.explicit:
         return os.path.basename(files.store.root)
-    return source.name or os.path.splitext(os.path.basename(first))[0]
+    return source.name or os.path.splitext(os.path.basename(plain_name(first)))[0]
 
 
 def kind_of(source: Source) -> str:
@@ -128,18 +152,38 @@ def kind_of(source: Source) -> str:
         return source.kind
     first = source.paths[0]
     files = find_files(source)
-    names = [first] if files.explicit else [entry.name for entry in islice(files.entries(), LISTED)]
+    names = [first] if files.explicit else list(_listed(files))
     listing = Listing(names, files.explicit)
     for kind, reader in BUILT_IN.items():
         if reader.matches(listing):
-            return kind
+            return _by_content(files, source, kind) if suffix_of(names[0]) in JSON else kind
     if not names:
         raise SourceError(f"{first}: no files there")
     if kind := _plugin_kind(listing):
         return kind
+    if first.rstrip("/").endswith(".lance") or any(".lance" in name for name in names):
+        raise SourceError(f"{first}: Lance is not read: write the table as Parquet, with the library lance")
     if files.explicit:
         raise SourceError(f"{first}: unknown kind of file {suffix_of(first)!r}; known: {_known()}")
     raise SourceError(f"{first}: neither images nor files of a known kind there; known: {_known()}")
+
+
+def _listed(files: Files) -> Iterator[str]:
+    """Yield the first names of a folder. Private ones do not tell what it is, unless they are images."""
+    names = (entry.name for entry in islice(files.entries(), LISTED))
+    return (name for name in names if is_image(name) or not is_private(files, name))
+
+
+def _by_content(files: Files, source: Source, kind: str) -> str:
+    """Tell conversations from other JSON, by the first record."""
+    if kind not in ("conversations", "json"):
+        return kind
+    first = next(files.entries()).name
+    try:
+        record = next(json_records.records(files, first, source), {})
+    except (OSError, SourceError):
+        return "json"  # whose check says what is wrong
+    return "conversations" if "conversations" in record else "json"
 
 
 def _plugin_kind(listing: Listing) -> str:
@@ -165,7 +209,8 @@ def _loaded(plugin: Plugin) -> Reader | None:
 
 def _known() -> str:
     readers = [BUILT_IN[kind] for kind in KINDS]
-    return ", ".join(s for reader in readers if isinstance(reader, FileReader) for s in reader.suffixes)
+    suffixes = dict.fromkeys(s for reader in readers if isinstance(reader, FileReader) for s in reader.shown)
+    return ", ".join(suffixes)
 
 
 def brings_images(source: Source) -> bool:
@@ -174,13 +219,32 @@ def brings_images(source: Source) -> bool:
     return bool(own) or kind_of(source) not in _URL_LISTS
 
 
-def read_rows(source: Source) -> Iterator[Row]:
+def is_captioned(source: Source) -> bool:
+    """Tell whether a source's images have captions: not in plain lists of URLs."""
+    return source.has_captions and kind_of(source) != "txt"
+
+
+def read_rows(source: Source, tally: Tally | None = None) -> Iterator[Row]:
     """Yield every row of a source. A line or record that is no row comes as ``{UNREADABLE: text}``.
+
+    Args:
+        tally: gets the counts of the source's records, file by file, where its kind is read by files.
 
     Raises:
         SourceError: a file is missing or broken, of an unknown kind, or without the source's columns.
     """
-    yield from reader_of_kind(kind_of(source)).read(source)
+    reader = reader_of_kind(kind_of(source))
+    yield from reader.read(source, tally) if isinstance(reader, FileReader) else reader.read(source)
+
+
+def survey_source(source: Source) -> Survey | None:
+    """Return which files of a source are read. None where its kind cannot tell.
+
+    Raises:
+        SourceError: there is no such file or folder, or it cannot be listed.
+    """
+    reader = reader_of_kind(kind_of(source))
+    return reader.survey(source) if isinstance(reader, FileReader) else None
 
 
 def check_source(source: Source) -> None:
@@ -189,7 +253,18 @@ def check_source(source: Source) -> None:
     Raises:
         SourceError: it cannot be used.
     """
-    reader_of_kind(kind_of(source)).check(source)
+    kind = kind_of(source)
+    _check_fields(source, kind)
+    reader_of_kind(kind).check(source)
+
+
+def _check_fields(source: Source, kind: str) -> None:
+    """Check that a source has no fields of another kind. They would be without effect."""
+    for field, kinds in FIELDS_OF.items():
+        if kind in BUILT_IN and kind not in kinds and field in source.model_fields_set:
+            raise SourceError(
+                f"{source.paths[0]}: a source of kind {kind} has no {field}: leave it out, or name the kind"
+            )
 
 
 def source_digest(source: Source) -> str:
