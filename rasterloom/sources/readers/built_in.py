@@ -23,7 +23,7 @@ from rasterloom.sources.readers import (
     webdataset,
 )
 from rasterloom.sources.readers.base import Listing, Reader
-from rasterloom.sources.readers.row import Row
+from rasterloom.sources.readers.row import Row, is_image
 
 CHECKED_FILES = 200  # whose columns are looked at before anything runs
 
@@ -106,6 +106,13 @@ class FileReader:
                 )
 
 
+class TarReader(FileReader):
+    """Reads webdataset tars."""
+
+    def digest(self, source: Source) -> str:
+        return f"{super().digest(source)}-2"  # 2: beyond broken headers and end marks; names with dots
+
+
 class ConversationReader(FileReader):
     """Reads conversations, which say their tasks themselves."""
 
@@ -122,7 +129,7 @@ class FolderReader:
     """Reads a folder of images with sidecars."""
 
     def matches(self, listing: Listing) -> bool:
-        return not listing.explicit and _has_images(listing)
+        return not listing.explicit and any(is_image(name) for name in listing.names)
 
     def check(self, source: Source) -> None:
         next(find_files(source).entries(), None)
@@ -133,7 +140,9 @@ class FolderReader:
             yield from as_samples(folder.read(files, source), source, files.store.root)
 
     def digest(self, source: Source) -> str:
-        return digest_of(find_files(source))
+        anew: list[str] = []
+        digest = digest_of(find_files(source), lambda name: folder.note_read_anew(name, anew))
+        return f"{digest}-2" if anew else digest
 
 
 class Img2datasetReader:
@@ -182,7 +191,7 @@ class HubReader:
 # In the order in which a source of kind auto is held against them.
 BUILT_IN: dict[str, Reader] = {
     "img2dataset": Img2datasetReader(),
-    "webdataset": FileReader("webdataset", (".tar",), webdataset.read),
+    "webdataset": TarReader("webdataset", (".tar",), webdataset.read),
     "parquet": FileReader("parquet", (".parquet",), parquet.read, parquet.check),
     "csv": FileReader("csv", (".csv", ".tsv"), text.read_csv, text.check_csv),
     "jsonl": FileReader("jsonl", (".jsonl", ".ndjson"), text.read_jsonl, text.check_jsonl),

@@ -1,43 +1,133 @@
-"""Reader of a folder of images with .txt or .json sidecars."""
+"""Reader of a folder of images with .txt, .caption or .json sidecars."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 
 from rasterloom.recipe.sources import Source
 from rasterloom.sources import locator
-from rasterloom.sources.files import SIDECARS, Files
+from rasterloom.sources.files import Files
 from rasterloom.sources.local_paths import BlockedPath
-from rasterloom.sources.readers.row import BLOCKED, Row, is_image
-from rasterloom.sources.readers.sidecars import MAX_SIDECAR_BYTES, columns_of
+from rasterloom.sources.readers.row import BLOCKED, Row, is_decoded, is_image
+from rasterloom.sources.readers.sidecars import MAX_SIDECAR_BYTES, beside, columns_of, folded, is_sidecar
 from rasterloom.storage.store import Entry
+
+# Files of other kinds, which are no image even if a .txt lies beside them.
+NO_IMAGES = frozenset(
+    (
+        *(
+            ".csv",
+            ".tsv",
+            ".jsonl",
+            ".ndjson",
+            ".parquet",
+            ".arrow",
+            ".feather",
+            ".tar",
+            ".zip",
+            ".gz",
+            ".zst",
+        ),
+        *(".md", ".html", ".htm", ".xml", ".yaml", ".yml", ".toml", ".pdf", ".npy", ".npz", ".pt"),
+        *(".safetensors", ".log", ".ini", ".py", ".sh"),
+    )
+)
 
 
 def read(files: Files, source: Source) -> Iterator[Row]:
     """Yield a row an image, folder by folder. An image without a caption is a row without one.
 
-    Other files, and sidecars of no image, are left out.
+    A file of an unknown kind counts as an image if it has a caption that is not that of another one. Other
+    files, and sidecars of no image, are left out.
     """
-    for _, entries in groupby(files.entries(), key=lambda entry: os.path.dirname(entry.name)):
-        yield from _folder(files, source, list(entries))
+    for entries in by_folder(files.entries()):
+        images = images_of(entry.name for entry in entries)
+        sizes = {entry.name: entry.size for entry in entries}
+        names = _sidecars(sizes)
+        for image in images:
+            found = beside(image, names)
+            try:
+                sidecars = {suffix: _read(files, name, sizes[name]) for suffix, name in found.items()}
+                values = columns_of(sidecars, source)
+            except BlockedPath as error:
+                values = {BLOCKED: str(error)}
+            yield Row(values, locator.of_file(image))
 
 
-def _folder(files: Files, source: Source, entries: list[Entry]) -> Iterator[Row]:
-    sizes = {entry.name: entry.size for entry in entries}
-    for entry in entries:
-        if not is_image(entry.name):
+def images_of(names: Iterable[str]) -> list[str]:
+    """Return the names of one folder that are images, in their order."""
+    names = list(names)
+    sidecars = _sidecars(names)
+    known = [name for name in names if is_image(name)]
+    taken = {sidecar for name in known for sidecar in beside(name, sidecars).values()}
+    if len(taken) == len(sidecars):
+        return known
+    images = set(known)
+    for name in names:
+        if is_image(name) or is_sidecar(name) or os.path.splitext(name)[1].lower() in NO_IMAGES:
             continue
-        stem = os.path.splitext(entry.name)[0]
-        try:
-            sidecars = {
-                suffix: _read(files, name, sizes[name])
-                for suffix in SIDECARS
-                if (name := f"{stem}.{suffix}") in sizes
-            }
-            values = columns_of(sidecars, source)
-        except BlockedPath as error:
-            values = {BLOCKED: str(error)}
-        yield Row(values, locator.of_file(entry.name))
+        if any(sidecar not in taken for sidecar in beside(name, sidecars).values()):
+            images.add(name)
+    return [name for name in names if name in images]
+
+
+def _sidecars(names: Iterable[str]) -> dict[str, str]:
+    """Return the sidecars of a folder by their folded names; of a.TXT and a.txt, a.txt."""
+    return {folded(name): name for name in sorted(names) if is_sidecar(name)}
+
+
+def unread(files: Files) -> Iterator[str]:
+    """Yield the files that are neither images nor read beside one."""
+    for entries in by_folder(files.entries()):
+        names = [entry.name for entry in entries]
+        images, sidecars = images_of(names), _sidecars(names)
+        read = {*images, *(name for image in images for name in beside(image, sidecars).values())}
+        yield from (name for name in names if name not in read)
+
+
+def note_read_anew(name: str, found: list[str]) -> None:
+    """Add to a list one name that earlier versions passed over.
+
+    Their digest of such a folder is not to be taken for ours.
+    """
+    stem, suffix = os.path.splitext(name)
+    old = suffix in (".txt", ".json") and not is_image(stem) if is_sidecar(name) else is_decoded(name)
+    if not found and not old and suffix.lower() not in NO_IMAGES:
+        found.append(name)
+
+
+def by_folder(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Yield the files of each folder.
+
+    A folder ``1.raw`` comes between ``1.jpg`` and ``1.txt`` in a listing. Such files are held back until the
+    listing has left that folder, so that an image keeps its sidecars.
+    """
+    held: dict[str, list[Entry]] = {}
+    here: list[Entry] = []
+    at = ""
+    for folder, group in groupby(entries, key=lambda entry: os.path.dirname(entry.name)):
+        inner = folder[len(at) :].lstrip("/").partition("/")[0] if _is_in(folder, at) else ""
+        waiting = [entry for entry in here if inner and _has_stem(inner, os.path.basename(entry.name))]
+        if waiting:
+            held[at] = waiting
+            names = {entry.name for entry in waiting}
+            here = [entry for entry in here if entry.name not in names]
+        if here:
+            yield here
+        for outer in [outer for outer in held if not _is_in(folder, outer)]:
+            yield held.pop(outer)
+        at, here = folder, [*held.pop(folder, ()), *group]
+    yield from filter(None, (here, *held.values()))
+
+
+def _is_in(folder: str, outer: str) -> bool:
+    return not outer or folder == outer or folder.startswith(f"{outer}/")
+
+
+def _has_stem(folder: str, file: str) -> bool:
+    """Tell whether a folder may come between a file and its sidecar."""
+    stem, suffix = os.path.splitext(file)
+    return folder.startswith(f"{stem}." if suffix else stem)
 
 
 def _read(files: Files, name: str, size: int) -> bytes | None:

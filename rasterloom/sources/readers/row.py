@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 
 from rasterloom.errors import SourceError
 from rasterloom.recipe.sources import Column, Source
-from rasterloom.sources.files import IMAGE_SUFFIXES
+from rasterloom.sources.files import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES
 
 UNREADABLE = "unreadable_row"  # where `meta` holds a line that is no row
 UNUSABLE = "unusable_row"  # where `meta` says why a record gives no pair
 BLOCKED = "blocked_row"  # where `meta` says which file of a record leads out of its source
 NO_PAIR = frozenset({UNREADABLE, UNUSABLE, BLOCKED})
 BATCH_ROWS = 10_000
+_IMAGES = frozenset((*IMAGE_SUFFIXES, *OTHER_IMAGE_SUFFIXES))
 
 
 class SourceSample(NamedTuple):
@@ -39,6 +40,12 @@ class Row(NamedTuple):
 
 
 def is_image(name: str) -> bool:
+    """Tell an image of any kind by its name."""
+    return os.path.splitext(name)[1].lower() in _IMAGES
+
+
+def is_decoded(name: str) -> bool:
+    """Tell an image of a decoded kind by its name."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 

@@ -1,0 +1,207 @@
+"""Folders and tars in the forms that people have: sidecars of all names, images of all kinds, odd folders."""
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rasterloom.recipe.fetch import Fetch
+from rasterloom.recipe.sources import Source
+from rasterloom.sources.fetch.shard import fetch_shard
+from rasterloom.sources.pairs import check_sources, read_sources
+from rasterloom.sources.readers import webdataset
+from rasterloom.sources.readers.folder import by_folder
+from rasterloom.sources.readers.registry import kind_of, source_digest
+from rasterloom.storage.store import Entry
+
+
+def rows_of(path: Path, **options: Any) -> list[dict[str, Any]]:
+    source = Source(path=str(path), **options)
+    check_sources([source])
+    pairs, _ = read_sources([source])
+    images = fetch_shard(pairs, Fetch(robots=False), shard=0, sources=[source])
+    return [pair | image for pair, image in zip(pairs.to_pylist(), images.to_pylist(), strict=True)]
+
+
+def outcomes(rows: list[dict[str, Any]]) -> list[str]:
+    return [row["error"] or row["caption"] for row in rows]
+
+
+def write(folder: Path, files: Mapping[str, bytes]) -> Path:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def write_tar(path: Path, files: list[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+NAMES = {
+    "IMG_1.JPG": "IMG_1.TXT",
+    "b.jpg": "b.caption",
+    "c.jpg": "c.jpg.txt",
+    "d.jpg": "d.txt",
+    "e.f.g.jpg": "e.f.g.txt",
+    "h.JPG": "h.JPG.Caption",
+}
+
+
+@pytest.mark.parametrize("glob", ["", "/*.[jJ][pP][gG]"])
+def test_captions_under_the_names_that_people_give(tmp_path: Path, jpeg: bytes, glob: str) -> None:
+    files = dict.fromkeys(NAMES, jpeg) | {text: text.encode() for text in NAMES.values()}
+    write(tmp_path / "in", files)
+    rows = rows_of(Path(f"{tmp_path}/in{glob}"))
+    assert {row["path"]: row["error"] or row["caption"] for row in rows} == NAMES
+
+
+def test_the_same_names_in_a_tar(tmp_path: Path, jpeg: bytes) -> None:
+    members = [item for name, text in NAMES.items() for item in ((name, jpeg), (text, text.encode()))]
+    assert outcomes(rows_of(write_tar(tmp_path / "a.tar", members))) == list(NAMES.values())
+
+
+def test_several_texts_beside_an_image_are_all_kept(tmp_path: Path, jpeg: bytes) -> None:
+    texts = {
+        "a.txt": b"one",
+        "a.TXT": b"none",
+        "a.caption": b"two",
+        "a.jpg.txt": b"one",
+        "a.json": b'{"n": 1}',
+    }
+    (row,) = rows_of(write(tmp_path, {"a.jpg": jpeg, **texts}))
+    assert row["caption"] == "one" and json.loads(row["meta"]) == {".caption": "two", "n": 1}
+
+
+def test_images_of_every_kind_are_rows(tmp_path: Path, jpeg: bytes) -> None:
+    names = ("a.jpg", "b.heic", "c.jxl", "d.jp2", "e.jpg_large", "f", "g.HEIF", "h.ico", "i.svg", "j.xyz")
+    files = {name: jpeg if name != "i.svg" else b"<svg/>" for name in names}
+    captions = {f"{name[0]}.txt": f"called {name}".encode() for name in names}
+    write(
+        tmp_path, files | captions | {"notes.md": b"x", "notes.txt": b"y", "k.dat": b"no caption, no image"}
+    )
+    rows = rows_of(tmp_path)
+    assert {row["path"]: row["error"] or row["caption"] for row in rows} == {
+        name: "not_an_image" if name == "i.svg" else f"called {name}" for name in names
+    }
+
+
+def test_what_trainers_store_beside_images_is_no_image(tmp_path: Path, jpeg: bytes) -> None:
+    beside = {"a.npz": b"latents", "a_sd.safetensors": b"", "a.mp4": b"the film that it was taken from"}
+    assert len(rows_of(write(tmp_path, {"a.jpg": jpeg, "a.txt": b"a", **beside}))) == 1
+
+
+def test_a_folder_of_photographs_alone_that_are_not_decoded(tmp_path: Path) -> None:
+    write(tmp_path, {"a.cr2": b"raw", "a.txt": b"a"})
+    assert kind_of(Source(path=str(tmp_path))) == "folder"
+    assert outcomes(rows_of(tmp_path)) == ["not_an_image"]
+
+
+def test_a_folder_of_lists_with_a_drawing_stays_a_list(tmp_path: Path) -> None:
+    write(tmp_path, {"a.csv": b"url,caption\nhttp://a/1,one\n", "logo.svg": b"<svg/>"})
+    assert kind_of(Source(path=str(tmp_path))) == "csv"
+
+
+def test_a_folder_between_an_image_and_its_caption(tmp_path: Path, jpeg: bytes) -> None:
+    files = {
+        "1.jpg": jpeg,
+        "1.raw/2.jpg": jpeg,
+        "1.raw/2.txt": b"two",
+        "1.txt": b"one",
+        "x": jpeg,
+        "x-1/y.jpg": jpeg,
+    }
+    rows = rows_of(write(tmp_path / "in", files | {"x.txt": b"ex", "x-1/y.txt": b"why"}), kind="folder")
+    assert {row["path"]: row["error"] or row["caption"] for row in rows} == {
+        "1.jpg": "one", "1.raw/2.jpg": "two", "x": "ex", "x-1/y.jpg": "why",
+    }  # fmt: skip
+
+
+def test_files_come_by_folder_in_the_order_of_the_listing() -> None:
+    names = ["1.jpg", "1.txt", "10/a.jpg", "2.jpg", "2.d/b.jpg", "2.d/2.d/c.jpg", "2.txt", "e/f.jpg"]
+    groups = [[entry.name for entry in group] for group in by_folder(Entry(name, 0, "") for name in names)]
+    assert groups == [
+        ["1.jpg", "1.txt"], ["10/a.jpg"], ["2.d/b.jpg"], ["2.d/2.d/c.jpg"], ["2.jpg", "2.txt"], ["e/f.jpg"],
+    ]  # fmt: skip
+
+
+def test_names_with_dots_in_a_tar(tmp_path: Path, jpeg: bytes) -> None:
+    names = ("22.05", "22.06", "St. Ives", "v1.2_final")
+    members = [m for n in names for m in ((f"a/{n}.jpg", jpeg), (f"a/{n}.txt", n.encode()))]
+    rows = rows_of(write_tar(tmp_path / "a.tar", members))
+    assert outcomes(rows) == list(names)
+    keys = [json.loads(row["meta"])["__key__"] for row in rows]
+    assert keys == ["a/22.05", "a/22.06", "a/St. ives", "a/v1.2_final"]
+
+
+def test_webdatasets_own_rule_stays(tmp_path: Path, jpeg: bytes) -> None:
+    members = [
+        ("a.left.jpg", jpeg),
+        ("a.right.jpg", jpeg),
+        ("a.txt", b"both"),
+        ("b.jpg", jpeg),
+        ("b.seg.png", b"x"),
+    ]
+    rows = rows_of(write_tar(tmp_path / "a.tar", [*members, ("b.txt", b"b"), ("b.nef", b"raw")]))
+    assert outcomes(rows) == ["both", "both", "b"]
+
+
+def test_an_image_beside_another_with_a_caption_of_its_own_is_counted(tmp_path: Path, jpeg: bytes) -> None:
+    members = [("22.jpg", jpeg), ("22.txt", b"a"), ("22.05.jpg", jpeg), ("22.05.txt", b"b")]
+    rows = rows_of(write_tar(tmp_path / "a.tar", members))
+    assert outcomes(rows) == ["a", "bad_row"]
+    assert rows[1]["detail"].startswith("22.05.jpg has a caption of its own")
+
+
+def test_a_sample_without_end_is_cut_between_names(
+    tmp_path: Path, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webdataset, "MAX_MEMBERS", 7)
+    members = [m for i in range(30) for m in ((f"1.{i}.jpg", jpeg), (f"1.{i}.txt", b"%d" % i))]
+    assert outcomes(rows_of(write_tar(tmp_path / "a.tar", members))) == [str(i) for i in range(30)]
+
+
+def test_links_in_a_tar_are_rows_that_say_so(tmp_path: Path, jpeg: bytes) -> None:
+    write(tmp_path / "in", {"a.jpg": jpeg, "a.txt": b"a", "b.txt": b"b", "c.txt": b"c"})
+    os.link(tmp_path / "in" / "a.jpg", tmp_path / "in" / "b.jpg")
+    (tmp_path / "in" / "c.jpg").symlink_to("/etc/passwd")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in ("a.jpg", "a.txt", "b.jpg", "b.txt", "c.jpg", "c.txt"):
+            tar.add(tmp_path / "in" / name, name)
+    rows = rows_of(tmp_path / "a.tar")
+    assert outcomes(rows) == ["a", "bad_row", "bad_row"]
+    assert (
+        "b.jpg is not read: it is a hard link to a.jpg: pack it with links dereferenced" in rows[1]["detail"]
+    )
+    assert rows[1]["caption"] == "b" and "it is a link to /etc/passwd" in rows[2]["detail"]
+
+
+def test_tars_one_behind_the_other_and_broken_ones(tmp_path: Path, jpeg: bytes) -> None:
+    one = write_tar(tmp_path / "1", [("a.jpg", jpeg), ("a.txt", b"a")]).read_bytes()
+    two = bytearray(
+        write_tar(tmp_path / "2", [("b.jpg", jpeg), ("c.jpg", jpeg), ("c.txt", b"c")]).read_bytes()
+    )
+    two[0] ^= 0xFF
+    (tmp_path / "in.tar").write_bytes(one + bytes(two))
+    rows = rows_of(tmp_path / "in.tar")
+    assert outcomes(rows) == ["a", "c", "bad_row"]
+    assert rows[2]["detail"].endswith("from byte 10,240 on, are no archive; it goes on at byte 12,288")
+
+
+def test_what_is_read_as_before_counts_as_unchanged(tmp_path: Path, jpeg: bytes) -> None:
+    source = Source(path=str(write(tmp_path / "in", {"a.jpg": jpeg, "a.txt": b"a", "READ.md": b"x"})))
+    assert "-" not in source_digest(source)
+    for name in ("b.caption", "a.jpg.txt", "b.TXT", "b.heic", "b"):
+        write(tmp_path / "in", {name: b"x"})
+        assert source_digest(source).endswith("-2")
+        (tmp_path / "in" / name).unlink()
