@@ -72,7 +72,10 @@ def images_of(names: Iterable[str]) -> list[str]:
 
 
 def _sidecars(names: Iterable[str]) -> dict[str, str]:
-    """Return the sidecars of a folder by their folded names; of a.TXT and a.txt, a.txt."""
+    """Return the sidecars of a folder by their folded names.
+
+    Of a.TXT and a.txt, a.txt.
+    """
     return {folded(name): name for name in sorted(names) if is_sidecar(name)}
 
 

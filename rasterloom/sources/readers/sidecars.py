@@ -28,7 +28,9 @@ def folded(name: str) -> str:
 
 
 def beside(image: str, there: Mapping[str, T]) -> dict[str, T]:
-    """Return the sidecars of an image, by their suffix beyond its stem, the first to be asked first.
+    """Return the sidecars of an image, in the order to be asked.
+
+    They are known by their suffix beyond its stem.
 
     Args:
         there: what lies beside the image, by names that are `folded`.
