@@ -63,6 +63,7 @@ INSIDE = {
         {"fetch"},
         {"pairs"},
         {"readers", "images"},
+        {"lists"},
         {"files", "locator", "repeated_keys"},
         {"local_paths"},
         {"failure"},

@@ -1,13 +1,29 @@
 """Section `sources`: sources of image-text pairs."""
 
+import codecs
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from rasterloom.recipe.base import Section
 from rasterloom.utils import plugins
 
-KINDS = ("parquet", "csv", "jsonl", "conversations", "folder", "webdataset", "img2dataset", "hf")
+KINDS = (
+    "parquet",
+    "arrow",
+    "csv",
+    "jsonl",
+    "json",
+    "txt",
+    "conversations",
+    "folder",
+    "webdataset",
+    "img2dataset",
+    "hf",
+)
+NO_CAPTION = "none"  # in place of a column
+NO_QUOTE, AUTO_QUOTE = "none", "auto"  # in place of a character
+_NO_ENCODINGS = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined", "utf-7", "mbcs", "oem")
 
 
 class Column(Section):
@@ -24,14 +40,15 @@ class Source(Section):
     """File, folder, glob, s3://bucket/key, or a list of these; hf://owner/name of a dataset on the Hugging
     Face Hub. A relative path is relative to the recipe's folder."""
     kind: str = "auto"
-    """parquet, csv, jsonl, conversations, folder, webdataset, img2dataset, hf, or a plug-in's
+    """parquet, arrow, csv, jsonl, json, txt, conversations, folder, webdataset, img2dataset, hf, or a plug-in's
     (docs/extending.md); auto: by the path."""
     name: str = ""
     """Name of the source in the tables; empty: that of its file, without its suffix, or folder."""
     url: str = "url"
-    """Column with the URL."""
+    """Column with the URL, or a field in one: ``image.src``, ``urls[0]``, ``urls[*]`` (a row for each item)."""
     caption: str = "caption"
-    """Column with the caption."""
+    """Column with the caption, or a field in one: ``text.long``, ``captions[0]``, ``captions[*]`` (a row for each
+    item); none: the images have no captions."""
     image: str = ""
     """Column with the image itself, in Parquet files and Hugging Face datasets."""
     task: str | Column = ""
@@ -48,6 +65,16 @@ class Source(Section):
     """Sampling weight of a pair: a number, or ``{column: NAME}``."""
     licence: str | Column = ""
     """Licence of the images: text, or ``{column: NAME}``."""
+    columns: tuple[str, ...] = ()
+    """Names of the columns of a CSV or TSV file without a header."""
+    delimiter: str = ""
+    """Character between the values of a CSV file; empty: a comma, in a ``.tsv`` a tab."""
+    quote: str = AUTO_QUOTE
+    """Character around values of a CSV file; none: no value is quoted; auto: ``"``, none in a ``.tsv``."""
+    escape: str = ""
+    """Character before a quote within a quoted value of a CSV file, where it is not a second quote."""
+    encoding: str = ""
+    """Encoding of a list of text, such as latin-1; empty: UTF-8, or by its byte order mark."""
     split: str = "train"
     """Split of a Hugging Face dataset."""
     config: str | None = None
@@ -85,6 +112,47 @@ class Source(Section):
         elif not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
             raise ValueError(f"takes a number above 0 or {{column: NAME}}, not {value!r}")
         return value
+
+    @field_validator("delimiter", "quote", "escape")
+    @classmethod
+    def _one_character(cls, value: str, info: ValidationInfo) -> str:
+        if info.field_name == "quote" and value in (NO_QUOTE, AUTO_QUOTE):
+            return value
+        if (len(value) != 1 and (value or info.field_name == "quote")) or value in ("\r", "\n", "\0"):
+            raise ValueError(f"takes one character, not {value!r}")
+        return value
+
+    @field_validator("columns")
+    @classmethod
+    def _named_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        twice = [name for number, name in enumerate(value) if name in value[:number]]
+        if twice:
+            raise ValueError(f"names {twice[0]!r} twice")
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str) -> str:
+        try:
+            is_text = not value or isinstance(b"".decode(value), str)
+            known = codecs.lookup(value).name.replace("_", "-") if value else ""
+        except (LookupError, UnicodeError):
+            is_text, known = False, ""
+        if not is_text or known in _NO_ENCODINGS:
+            raise ValueError(f"unknown encoding {value!r}; it takes one such as utf-8, utf-16, latin-1, cp1252")
+        return value
+
+    @model_validator(mode="after")
+    def _characters_differ(self) -> "Source":
+        named = [c for c in (self.delimiter, self.quote, self.escape) if c not in ("", NO_QUOTE, AUTO_QUOTE)]
+        if len(set(named)) < len(named):
+            raise ValueError("delimiter, quote and escape are to be different characters")
+        return self
+
+    @property
+    def has_captions(self) -> bool:
+        """False if its images have no captions."""
+        return self.caption != NO_CAPTION
 
     @property
     def has_tasks(self) -> bool:

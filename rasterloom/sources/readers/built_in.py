@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -12,25 +12,40 @@ import pyarrow as pa
 from rasterloom.errors import SourceError, one_line
 from rasterloom.recipe.sources import Source
 from rasterloom.sources.files import IMAGE_SUFFIXES, Files, digest_of, find_files
+from rasterloom.sources.lists.opened import PACKED, plain_name
 from rasterloom.sources.readers import (
+    arrow,
     conversations,
     folder,
     hub,
     img2dataset,
+    json_records,
     parquet,
+    sample,
     tasks,
     text,
     webdataset,
 )
 from rasterloom.sources.readers.base import Listing, Reader
-from rasterloom.sources.readers.row import Row, is_image
+from rasterloom.sources.readers.row import Row, is_image, picked
+from rasterloom.sources.readers.tally import FileTally, Survey, Tally
 
 CHECKED_FILES = 200  # whose columns are looked at before anything runs
+PRIVATE = "names that begin with _ are private: name the files or the folder if they are meant"
+OTHER_KIND = "of another kind: give them a source of their own"
+
+ReadFile = Callable[[Files, str, Source, FileTally], Iterator[Row]]
 
 
 def suffix_of(name: str) -> str:
-    """Return the lower-case suffix of a file's name, with its dot."""
-    return os.path.splitext(name)[1].lower()
+    """Return the lower-case suffix of a file's name, with its dot; of a compressed list, both suffixes."""
+    plain = plain_name(name)
+    return os.path.splitext(plain)[1].lower() + name[len(plain) :].lower()
+
+
+def packed(*suffixes: str) -> tuple[str, ...]:
+    """Return suffixes as they are, and with that of each compression."""
+    return tuple(suffix + more for more in ("", *PACKED) for suffix in suffixes)
 
 
 def as_samples(rows: Iterator[Row], source: Source, root: str, folder: str = "") -> Iterator[Row]:
@@ -47,12 +62,23 @@ def named_errors(shown: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise SourceError(f"{shown}: no such file") from None
-    except (OSError, pa.ArrowException, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, pa.ArrowException, UnicodeError, csv.Error) as error:
         raise SourceError(f"{shown}: cannot be read: {one_line(error)}") from None
 
 
 def _has_images(listing: Listing) -> bool:
     return any(suffix_of(name) in IMAGE_SUFFIXES for name in listing.names)
+
+
+def _counted(read: Callable[[Files, str, Source], Iterator[Row]]) -> ReadFile:
+    """Count the records of a file by the rows that come of it."""
+
+    def run(files: Files, name: str, source: Source, counts: FileTally) -> Iterator[Row]:
+        for row in read(files, name, source):
+            counts.records += 1
+            yield row
+
+    return run
 
 
 @dataclass(frozen=True)
@@ -61,9 +87,15 @@ class FileReader:
 
     kind: str
     suffixes: tuple[str, ...]
-    read_file: Callable[[Files, str, Source], Iterator[Row]]
+    read_file: ReadFile
     check_file: Callable[[Files, str, Source], None] | None = None
     in_folders: bool = True  # a folder of such files is of this kind too
+    is_list: bool = True  # of rows, whose first ones are looked at before anything runs
+
+    @property
+    def shown(self) -> list[str]:
+        """Its suffixes without those of compressions."""
+        return [suffix for suffix in self.suffixes if plain_name(suffix) == suffix]
 
     def matches(self, listing: Listing) -> bool:
         if listing.explicit:
@@ -73,37 +105,77 @@ class FileReader:
 
     def check(self, source: Source) -> None:
         files = find_files(source)
-        names = list(islice(self._names(files, source), CHECKED_FILES))
+        names = list(islice(self._names(files, source), CHECKED_FILES + 1))
         if not names:
             shown = files.shown(files.targets[0].path)
-            raise SourceError(f"{shown}: no files of kind {self.kind} there ({', '.join(self.suffixes)})")
-        for name in names:
+            raise SourceError(f"{shown}: no files of kind {self.kind} there ({', '.join(self.shown)})")
+        for name in names[:CHECKED_FILES]:
             with named_errors(files.shown(name)):
                 if self.check_file:
                     self.check_file(files, name, source)
                 else:
                     files.path(name)
+        if self.is_list:
+            sample.check(source, names[0], files, self._rows(files, names, source), len(names) > CHECKED_FILES)
 
-    def read(self, source: Source) -> Iterator[Row]:
+    def read(self, source: Source, tally: Tally | None = None) -> Iterator[Row]:
         files = find_files(source)
-        for name in self._names(files, source):
+        return self._rows(files, self._names(files, source), source, tally)
+
+    def _rows(
+        self, files: Files, names: Iterable[str], source: Source, tally: Tally | None = None
+    ) -> Iterator[Row]:
+        tally = Tally() if tally is None else tally
+        for name in names:
+            counts = tally.file(name)
             with named_errors(files.shown(name)):
-                rows = self.read_file(files, name, source)
-                yield from as_samples(rows, source, files.store.root, name.rpartition("/")[0])
+                rows = picked(self.read_file(files, name, source, counts), source, counts)
+                for row in as_samples(rows, source, files.store.root, name.rpartition("/")[0]):
+                    counts.rows += 1
+                    yield row
 
     def digest(self, source: Source) -> str:
         return digest_of(find_files(source))
 
+    def survey(self, source: Source) -> Survey:
+        """Return which files of a source are read, by their names alone."""
+        survey, files = Survey(self.kind), find_files(source)
+        for name, reason in self._judged(files, source):
+            if reason:
+                survey.skip(reason, suffix_of(name), name)
+            else:
+                survey.read[suffix_of(name) or "without a suffix"] += 1
+        return survey
+
     def _names(self, files: Files, source: Source) -> Iterator[str]:
         """Yield the files of this kind. Those that the recipe names one by one must be of it."""
+        return (name for name, reason in self._judged(files, source) if not reason)
+
+    def _judged(self, files: Files, source: Source) -> Iterator[tuple[str, str]]:
+        """Yield each file with the reason why it is not read, which is empty for those that are."""
         for entry in files.entries():
             if suffix_of(entry.name) in self.suffixes or (files.explicit and source.kind != "auto"):
-                yield entry.name
+                is_private = self.is_list and not files.explicit and _is_private(files, entry.name)
+                yield entry.name, PRIVATE if is_private else ""
             elif files.explicit:
                 shown = files.shown(entry.name)
                 raise SourceError(
                     f"{shown}: not of kind {self.kind} as {source.paths[0]}; give it a source of its own"
                 )
+            else:
+                yield entry.name, OTHER_KIND
+
+
+def _is_private(files: Files, name: str) -> bool:
+    """Tell whether Spark, Hive and Delta hold a name for private: ``_temporary``, but not ``_day=1``."""
+    for target in files.targets:
+        below = name.removeprefix(target.name).lstrip("/")
+        own = [part for part in below.split("/") if part.startswith("_") and "=" not in part]
+        if target.is_file and target.name == name:
+            return False
+        if f"{name}/".startswith(f"{target.name}/") or not target.name:
+            return bool(own) and not any(part.startswith("_") for part in target.glob.split("/"))
+    return False
 
 
 class TarReader(FileReader):
@@ -134,10 +206,10 @@ class FolderReader:
     def check(self, source: Source) -> None:
         next(find_files(source).entries(), None)
 
-    def read(self, source: Source) -> Iterator[Row]:
+    def read(self, source: Source, tally: Tally | None = None) -> Iterator[Row]:
         files = find_files(source)
         with named_errors(files.shown("")):
-            yield from as_samples(folder.read(files, source), source, files.store.root)
+            yield from as_samples(picked(folder.read(files, source), source), source, files.store.root)
 
     def digest(self, source: Source) -> str:
         anew: list[str] = []
@@ -156,10 +228,10 @@ class Img2datasetReader:
         with named_errors(files.shown("")):
             img2dataset.check(files, source)
 
-    def read(self, source: Source) -> Iterator[Row]:
+    def read(self, source: Source, tally: Tally | None = None) -> Iterator[Row]:
         files = find_files(source)
         with named_errors(files.shown("")):
-            yield from as_samples(img2dataset.read(files, source), source, files.store.root)
+            yield from as_samples(picked(img2dataset.read(files, source), source), source, files.store.root)
 
     def digest(self, source: Source) -> str:
         return digest_of(find_files(source))
@@ -179,8 +251,8 @@ class HubReader:
             )
         hub.check(source)
 
-    def read(self, source: Source) -> Iterator[Row]:
-        yield from as_samples(hub.read(source), source, source.paths[0])
+    def read(self, source: Source, tally: Tally | None = None) -> Iterator[Row]:
+        yield from as_samples(picked(hub.read(source), source), source, source.paths[0])
 
     def digest(self, source: Source) -> str:
         if source.paths[0].startswith(hub.HUB):
@@ -191,13 +263,21 @@ class HubReader:
 # In the order in which a source of kind auto is held against them.
 BUILT_IN: dict[str, Reader] = {
     "img2dataset": Img2datasetReader(),
-    "webdataset": TarReader("webdataset", (".tar",), webdataset.read),
+    "webdataset": TarReader("webdataset", (".tar",), webdataset.read, is_list=False),
     "parquet": FileReader("parquet", (".parquet",), parquet.read, parquet.check),
-    "csv": FileReader("csv", (".csv", ".tsv"), text.read_csv, text.check_csv),
-    "jsonl": FileReader("jsonl", (".jsonl", ".ndjson"), text.read_jsonl, text.check_jsonl),
+    "arrow": FileReader("arrow", (".arrow", ".feather", ".ipc"), arrow.read, arrow.check),
+    "csv": FileReader("csv", packed(".csv", ".tsv"), text.read_csv, text.check_csv),
+    "jsonl": FileReader("jsonl", packed(".jsonl", ".ndjson"), json_records.read, json_records.check),
     "folder": FolderReader(),
     "conversations": ConversationReader(
-        "conversations", (".json", ".jsonl"), conversations.read, conversations.check, in_folders=False
+        "conversations",
+        packed(".json", ".jsonl"),
+        conversations.read,
+        conversations.check,
+        in_folders=False,
+        is_list=False,
     ),
+    "json": FileReader("json", packed(".json"), json_records.read, json_records.check),
+    "txt": FileReader("txt", packed(".txt"), text.read_urls, text.check_urls),
     "hf": HubReader(),
 }

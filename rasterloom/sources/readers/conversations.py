@@ -5,24 +5,22 @@ A JSON list (or JSON Lines) of ``{"conversations": [{"from": "human", "value": .
 ``image`` it is text alone.
 """
 
-import codecs
 import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 from rasterloom.errors import SourceError
 from rasterloom.recipe.sources import Source
 from rasterloom.schema import T2I
 from rasterloom.sources.files import Files
+from rasterloom.sources.readers.json_records import records
 from rasterloom.sources.readers.row import UNREADABLE, UNUSABLE, Row, SourceSample
 from rasterloom.sources.readers.tasks import is_url, place_of, text_of
-from rasterloom.sources.readers.text import json_row, lines_of
+from rasterloom.sources.readers.tally import FileTally
 
 IMAGE = "<|image|>"
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
-CHUNK_BYTES = 1 << 20
-MAX_RECORD_CHARACTERS = 64_000_000
 
 # The reference's text-to-image prompt. What it asks for is a plain pair: the size in it is written anew.
 _DRAW = re.compile(r"Generate an image (?:of \d+x\d+ )?according to the following prompt:\n(.*)", re.DOTALL)
@@ -42,18 +40,18 @@ _BEGINS = (
 
 def check(files: Files, name: str, source: Source) -> None:
     """Check that a file begins with a record of conversations."""
-    for row in records(files, name):
+    for row in records(files, name, source):
         if UNREADABLE not in row and "conversations" not in row:
             there = ", ".join(row) or "nothing"
             raise SourceError(f"{files.shown(name)}: a record has no 'conversations'; it has {there}")
         return
 
 
-def read(files: Files, name: str, source: Source) -> Iterator[Row]:
+def read(files: Files, name: str, source: Source, counts: FileTally) -> Iterator[Row]:
     """Yield a row a record: a sample, or the record with what keeps it from being one."""
     root = source.root.rstrip("/") if source.root else files.store.root.rstrip("/")
     folder = "" if source.root else name.rpartition("/")[0]
-    for record in records(files, name):
+    for record in records(files, name, source, counts):
         if UNREADABLE in record:
             yield Row(record)
             continue
@@ -157,53 +155,3 @@ def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
 
-
-def records(files: Files, name: str) -> Iterator[dict[str, Any]]:
-    """Yield a JSON list's or JSON Lines' records, one at a time.
-
-    One that is no object comes as ``{UNREADABLE: text}``.
-    """
-    with files.open(name) as file:
-        start = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
-        file.seek(0)
-        if not start.startswith(b"["):
-            yield from map(json_row, lines_of(file))
-            return
-        for value in _items(file, files.shown(name)):
-            yield value if isinstance(value, dict) else {UNREADABLE: json.dumps(value)}
-
-
-def _items(file: BinaryIO, shown: str) -> Iterator[Any]:
-    """Yield the items of a JSON list. SourceError where it is not JSON: what follows cannot be found."""
-    decode = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape").decode
-    parse = json.JSONDecoder().raw_decode
-    text, start, ended, done = "", 0, False, 0  # `done`: characters of items before `text`
-    opened = False
-    want = CHUNK_BYTES
-    while True:
-        if not ended:
-            data = file.read(want)
-            ended = not data
-            text, done, start = text[start:] + decode(data, final=ended), done + start, 0
-        while True:
-            position = start
-            while position < len(text) and text[position] in " \t\r\n,":
-                position += 1
-            if not opened and text[position : position + 1] == "[":
-                opened, start = True, position + 1
-                continue
-            if text[position : position + 1] == "]":
-                return
-            try:
-                value, end = parse(text, position)
-            except (ValueError, RecursionError) as error:
-                if not ended and len(text) - position < MAX_RECORD_CHARACTERS:
-                    want = max(CHUNK_BYTES, len(text) - position)  # twice as much, so a long record is cheap
-                    start = position
-                    break
-                words = "nested too deep" if isinstance(error, RecursionError) else "is no JSON list"
-                raise SourceError(f"{shown}: {words} from character {done + position:,} on") from None
-            if end == len(text) and not ended:
-                break  # a number may go on
-            want, start = CHUNK_BYTES, end
-            yield value

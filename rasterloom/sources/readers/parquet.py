@@ -10,9 +10,12 @@ from rasterloom.errors import SourceError
 from rasterloom.recipe.sources import Source
 from rasterloom.sources import locator
 from rasterloom.sources.files import Files
-from rasterloom.sources.readers.row import BATCH_ROWS, Row, check_columns
+from rasterloom.sources.lists import field_path
+from rasterloom.sources.readers.row import BATCH_ROWS, Row, check_columns, each_once, wanted_columns
+from rasterloom.sources.readers.tally import FileTally
 
 _BINARY = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
+_TEXT = (*_BINARY, *_BINARY.values(), pa.string_view(), pa.binary_view())
 
 
 def check(files: Files, name: str, source: Source) -> None:
@@ -23,7 +26,49 @@ def check(files: Files, name: str, source: Source) -> None:
 
 def _check(files: Files, name: str, source: Source, schema: pa.Schema) -> None:
     check_columns(files.shown(name), source, schema.names)
+    check_types(files.shown(name), source, schema)
     _images(files.shown(name), source, schema)
+
+
+def check_types(shown: str, source: Source, schema: pa.Schema) -> None:
+    """Check that the columns of URLs and captions hold text. SourceError where they hold something else."""
+    wanted = wanted_columns(source)
+    for role in ("url", "caption"):
+        column = wanted.get(role)
+        if column is None or (top := field_path.column_of(column, schema.names)) is None:
+            continue
+        kind = schema.field(top).type
+        if column != top:
+            kind = _type_within(shown, column, kind)
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        if not (kind in _TEXT or pa.types.is_null(kind)):
+            way = field_path.ways_into(column, _kind_of(kind), _fields(kind))
+            raise SourceError(f"{shown}: column {column!r} for the {role} holds {kind}, not text{way}")
+
+
+def _type_within(shown: str, path: str, kind: pa.DataType) -> pa.DataType:
+    """Return the type that a path leads to. SourceError where a column has no such fields."""
+    for step in field_path.steps_of(path)[1:]:
+        if isinstance(step, str) and pa.types.is_struct(kind) and kind.get_field_index(step) >= 0:
+            kind = kind.field(step).type
+        elif isinstance(step, int) and _kind_of(kind) == "list":
+            kind = kind.value_type
+        else:
+            way = field_path.ways_into(path, _kind_of(kind), _fields(kind))
+            raise SourceError(f"{shown}: nothing is at {path!r}: there is {kind}{way}")
+    return kind
+
+
+def _kind_of(kind: pa.DataType) -> str:
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    if any(is_kind(kind) for is_kind in lists):
+        return "list"
+    return "struct" if pa.types.is_struct(kind) else ""
+
+
+def _fields(kind: pa.DataType) -> list[str]:
+    return [field.name for field in kind] if pa.types.is_struct(kind) else []
 
 
 def _images(shown: str, source: Source, schema: pa.Schema) -> dict[str, str]:
@@ -49,7 +94,7 @@ def image_path(shown: str, column: str, kind: pa.DataType) -> str:
     return column
 
 
-def read(files: Files, name: str, source: Source) -> Iterator[Row]:
+def read(files: Files, name: str, source: Source, counts: FileTally | None = None) -> Iterator[Row]:
     """Yield the rows of a file, without the images in it.
 
     A row whose image is null has no locator; only row groups that have such a row are looked into for it.
@@ -58,11 +103,13 @@ def read(files: Files, name: str, source: Source) -> Iterator[Row]:
         _check(files, name, source, file.schema_arrow)
         images = _images(files.shown(name), source, file.schema_arrow)
         names = [column for column in file.schema_arrow.names if column not in images]
+        if counts is not None:
+            counts.records = file.metadata.num_rows
         for group in range(file.num_row_groups):
             absent = {column: _absent(file, group, inner) for column, inner in images.items()}
             row = 0
             for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=names):
-                for values in _rows(batch):
+                for values in rows_of(batch):
                     cells = {
                         column: locator.of_cell(name, group, row, inner)
                         for column, inner in images.items()
@@ -95,8 +142,9 @@ def bytes_of(batch: pa.RecordBatch) -> pa.Array:
     return cells.field("bytes") if pa.types.is_struct(cells.type) else cells
 
 
-def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
-    names = batch.schema.names
+def rows_of(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a batch by column, text as bytes."""
+    names = each_once(batch.schema.names)
     for values in zip(*map(_values, batch.columns), strict=True):
         yield dict(zip(names, values, strict=True))
 

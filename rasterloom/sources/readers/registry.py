@@ -9,12 +9,13 @@ from typing import Any
 
 from rasterloom.errors import PluginError, SourceError, one_line
 from rasterloom.recipe.sources import KINDS, Source
-from rasterloom.sources.files import find_files
+from rasterloom.sources.files import Files, find_files
 from rasterloom.sources.local_paths import BlockedPath
-from rasterloom.sources.readers import hub
+from rasterloom.sources.readers import hub, json_records
 from rasterloom.sources.readers.base import Listing, Reader
-from rasterloom.sources.readers.built_in import BUILT_IN, FileReader, as_samples, suffix_of
+from rasterloom.sources.readers.built_in import BUILT_IN, FileReader, as_samples, packed, suffix_of
 from rasterloom.sources.readers.row import UNREADABLE, UNUSABLE, Row
+from rasterloom.sources.readers.tally import Survey, Tally
 from rasterloom.utils import plugins
 from rasterloom.utils.plugins import Plugin
 
@@ -28,11 +29,14 @@ __all__ = [
     "read_rows",
     "source_digest",
     "source_name",
+    "survey_source",
 ]
 
 LISTED = 10_000  # files of a folder that are looked at to tell what it is
 MEMBERS = ("matches", "check", "read", "digest")
-_URL_LISTS = ("parquet", "csv", "jsonl")  # kinds whose images lie elsewhere, unless `image` names a column
+_URL_LISTS = ("parquet", "arrow", "csv", "jsonl", "json", "txt")  # kinds whose images lie elsewhere, unless `image` names a column
+
+JSON = packed(".json")
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +136,7 @@ def kind_of(source: Source) -> str:
     listing = Listing(names, files.explicit)
     for kind, reader in BUILT_IN.items():
         if reader.matches(listing):
-            return kind
+            return _by_content(files, source, kind) if suffix_of(names[0]) in JSON else kind
     if not names:
         raise SourceError(f"{first}: no files there")
     if kind := _plugin_kind(listing):
@@ -140,6 +144,18 @@ def kind_of(source: Source) -> str:
     if files.explicit:
         raise SourceError(f"{first}: unknown kind of file {suffix_of(first)!r}; known: {_known()}")
     raise SourceError(f"{first}: neither images nor files of a known kind there; known: {_known()}")
+
+
+def _by_content(files: Files, source: Source, kind: str) -> str:
+    """Tell conversations from other JSON, by the first record of the first file."""
+    if kind not in ("conversations", "json"):
+        return kind
+    first = next(files.entries()).name
+    try:
+        record = next(json_records.records(files, first, source), {})
+    except (OSError, SourceError):
+        return "json"  # whose check says what is wrong
+    return "conversations" if "conversations" in record else "json"
 
 
 def _plugin_kind(listing: Listing) -> str:
@@ -165,7 +181,8 @@ def _loaded(plugin: Plugin) -> Reader | None:
 
 def _known() -> str:
     readers = [BUILT_IN[kind] for kind in KINDS]
-    return ", ".join(s for reader in readers if isinstance(reader, FileReader) for s in reader.suffixes)
+    suffixes = dict.fromkeys(s for reader in readers if isinstance(reader, FileReader) for s in reader.shown)
+    return ", ".join(suffixes)
 
 
 def brings_images(source: Source) -> bool:
@@ -174,13 +191,27 @@ def brings_images(source: Source) -> bool:
     return bool(own) or kind_of(source) not in _URL_LISTS
 
 
-def read_rows(source: Source) -> Iterator[Row]:
+def read_rows(source: Source, tally: Tally | None = None) -> Iterator[Row]:
     """Yield every row of a source. A line or record that is no row comes as ``{UNREADABLE: text}``.
+
+    Args:
+        tally: gets the counts of the source's records, file by file, where its kind is read by files.
 
     Raises:
         SourceError: a file is missing or broken, of an unknown kind, or without the source's columns.
     """
-    yield from reader_of_kind(kind_of(source)).read(source)
+    reader = reader_of_kind(kind_of(source))
+    yield from reader.read(source, tally) if isinstance(reader, FileReader) else reader.read(source)
+
+
+def survey_source(source: Source) -> Survey | None:
+    """Return which files of a source are read and which are not; None where its kind does not tell.
+
+    Raises:
+        SourceError: there is no such file or folder, or it cannot be listed.
+    """
+    reader = reader_of_kind(kind_of(source))
+    return reader.survey(source) if isinstance(reader, FileReader) else None
 
 
 def check_source(source: Source) -> None:

@@ -1,18 +1,23 @@
 """Rows that readers yield, and checks of their columns."""
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rasterloom.errors import SourceError
 from rasterloom.recipe.sources import Column, Source
 from rasterloom.sources.files import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES
+from rasterloom.sources.lists import field_path
+from rasterloom.sources.readers.tally import FileTally
 
 UNREADABLE = "unreadable_row"  # where `meta` holds a line that is no row
 UNUSABLE = "unusable_row"  # where `meta` says why a record gives no pair
 BLOCKED = "blocked_row"  # where `meta` says which file of a record leads out of its source
 NO_PAIR = frozenset({UNREADABLE, UNUSABLE, BLOCKED})
 BATCH_ROWS = 10_000
+TEXT_ROLES = ("url", "caption", "weight", "licence")  # of columns whose fields may be named
+DELIMITERS = ("\t", ";", "|", ",")  # that a message proposes
 _IMAGES = frozenset((*IMAGE_SUFFIXES, *OTHER_IMAGE_SUFFIXES))
 
 
@@ -51,7 +56,9 @@ def is_decoded(name: str) -> bool:
 
 def wanted_columns(source: Source) -> dict[str, str]:
     """Return the columns that a source names, by what they are for."""
-    wanted = {"url": source.url, "caption": source.caption}
+    wanted = {"url": source.url}
+    if source.has_captions:
+        wanted["caption"] = source.caption
     for role in ("image", "input", "output"):
         if column := getattr(source, role):
             wanted[role] = column
@@ -62,8 +69,45 @@ def wanted_columns(source: Source) -> dict[str, str]:
     return wanted
 
 
+def picked(rows: Iterator[Row], source: Source, counts: FileTally | None = None) -> Iterator[Row]:
+    """Pass rows on, with a column of its own for each field within a column that the source names.
+
+    A field of every item of a list makes a row an item.
+    """
+    wanted = wanted_columns(source)
+    paths = [wanted[role] for role in TEXT_ROLES if len(field_path.steps_of(wanted.get(role, ""))) > 1]
+    return _picked(rows, paths, counts) if paths else rows
+
+
+def _picked(rows: Iterator[Row], paths: list[str], counts: FileTally | None) -> Iterator[Row]:
+    for row in rows:
+        several = [row.values]
+        for path in paths:
+            if path not in row.values and not row.values.keys() & NO_PAIR:
+                found = field_path.found(row.values, path)
+                if len(found) > 1:  # else each row would hold all of the list
+                    several = [field_path.without(values, path) for values in several]
+                several = [{**values, path: value} for values in several for value in found]
+        if counts is not None:
+            counts.extra += len(several) - 1
+        for values in several:
+            yield row._replace(values=values)
+
+
+def each_once(names: Sequence[str]) -> list[str]:
+    """Return names of columns of which none is there twice; a second ``n`` is ``n_1``."""
+    found: dict[str, None] = {}
+    for name in names:
+        own, number = name, 0
+        while own in found or (number and own in names):
+            number += 1
+            own = f"{name}_{number}"
+        found[own] = None
+    return list(found)
+
+
 def check_columns(shown: str, source: Source, columns: list[str]) -> None:
-    """Check that a table has the columns that its source names.
+    """Check that a table has the columns that its source names, each of them once.
 
     A table that brings its images needs no column of URLs, and one of tasks no captions either, unless the
     source names columns of its own for them.
@@ -73,6 +117,29 @@ def check_columns(shown: str, source: Source, columns: list[str]) -> None:
     """
     optional = {"url", "caption"} if source.has_tasks else {"url"} if source.image else set()
     for role, column in wanted_columns(source).items():
-        if column not in columns and (role not in optional or role in source.model_fields_set):
-            there = ", ".join(columns) or "none"
-            raise SourceError(f"{shown}: no column {column!r} for the {role}; it has {there}")
+        found = field_path.column_of(column, columns)
+        if found is not None and columns.count(found) > 1:
+            raise SourceError(f"{shown}: column {found!r} for the {role} is there {columns.count(found)} times")
+        if found is None and (role not in optional or role in source.model_fields_set):
+            there = ", ".join(map(_printable, columns)) or "none"
+            raise SourceError(f"{shown}: no column {column!r} for the {role}; it has {there}{_hint(columns)}")
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "replace").decode("utf-8")
+
+
+def _hint(columns: list[str]) -> str:
+    """Return what the columns that there are say of the way out, if anything."""
+    if any(not name.isascii() and _printable(name) != name for name in columns):
+        return "; that is no UTF-8: give the source its `encoding`, such as latin-1 or cp1252"
+    if any("://" in name for name in columns):
+        return "; without a header, name the columns by `columns`"
+    if any(len(name) > 2 and name[0] == name[-1] == '"' for name in columns):
+        return "; they stand in quotes: give the source `quote: '\"'`"
+    if len(columns) == 1:
+        name = columns[0]
+        mark = next((mark for mark in DELIMITERS if mark in name), None)
+        if mark is not None:
+            return f"; with another delimiter, give the source `delimiter: {json.dumps(mark)}`"
+    return ""

@@ -1,0 +1,1 @@
+"""Parts of list readers: opening, JSON values, fields within a column."""
