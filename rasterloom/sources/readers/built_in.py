@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -68,17 +69,6 @@ def named_errors(shown: str) -> Iterator[None]:
 
 def _has_images(listing: Listing) -> bool:
     return any(suffix_of(name) in IMAGE_SUFFIXES for name in listing.names)
-
-
-def _counted(read: Callable[[Files, str, Source], Iterator[Row]]) -> ReadFile:
-    """Count the records of a file by the rows that come of it."""
-
-    def run(files: Files, name: str, source: Source, counts: FileTally) -> Iterator[Row]:
-        for row in read(files, name, source):
-            counts.records += 1
-            yield row
-
-    return run
 
 
 @dataclass(frozen=True)
@@ -178,6 +168,12 @@ def _is_private(files: Files, name: str) -> bool:
     return False
 
 
+class CountingReader(Reader, Protocol):
+    """Reader that counts the records of its files while it reads."""
+
+    def read(self, source: Source, tally: Tally | None = None) -> Iterator[Row]: ...
+
+
 class TarReader(FileReader):
     """Reads webdataset tars."""
 
@@ -209,12 +205,16 @@ class FolderReader:
     def read(self, source: Source, tally: Tally | None = None) -> Iterator[Row]:
         files = find_files(source)
         with named_errors(files.shown("")):
-            yield from as_samples(picked(folder.read(files, source), source), source, files.store.root)
+            yield from as_samples(folder.read(files, source, tally), source, files.store.root)
 
     def digest(self, source: Source) -> str:
         anew: list[str] = []
         digest = digest_of(find_files(source), lambda name: folder.note_read_anew(name, anew))
         return f"{digest}-2" if anew else digest
+
+    def survey(self, source: Source) -> Survey:
+        """Return which files of a folder are images or beside one, by their names alone."""
+        return folder.survey(find_files(source))
 
 
 class Img2datasetReader:
@@ -231,7 +231,7 @@ class Img2datasetReader:
     def read(self, source: Source, tally: Tally | None = None) -> Iterator[Row]:
         files = find_files(source)
         with named_errors(files.shown("")):
-            yield from as_samples(picked(img2dataset.read(files, source), source), source, files.store.root)
+            yield from as_samples(img2dataset.read(files, source, tally), source, files.store.root)
 
     def digest(self, source: Source) -> str:
         return digest_of(find_files(source))
@@ -261,7 +261,7 @@ class HubReader:
 
 
 # In the order in which a source of kind auto is held against them.
-BUILT_IN: dict[str, Reader] = {
+BUILT_IN: dict[str, CountingReader] = {
     "img2dataset": Img2datasetReader(),
     "webdataset": TarReader("webdataset", (".tar",), webdataset.read, is_list=False),
     "parquet": FileReader("parquet", (".parquet",), parquet.read, parquet.check),

@@ -8,8 +8,9 @@ from rasterloom.recipe.sources import Source
 from rasterloom.sources import locator
 from rasterloom.sources.files import Files
 from rasterloom.sources.local_paths import BlockedPath
-from rasterloom.sources.readers.row import BLOCKED, Row, is_decoded, is_image
+from rasterloom.sources.readers.row import BLOCKED, Row, is_decoded, is_image, picked
 from rasterloom.sources.readers.sidecars import MAX_SIDECAR_BYTES, beside, columns_of, folded, is_sidecar
+from rasterloom.sources.readers.tally import FileTally, Survey, Tally
 from rasterloom.storage.store import Entry
 
 # Files of other kinds, which are no image even if a .txt lies beside them.
@@ -34,24 +35,41 @@ NO_IMAGES = frozenset(
 )
 
 
-def read(files: Files, source: Source) -> Iterator[Row]:
+NO_IMAGE_BESIDE = "no image of the same name beside it"
+NO_IMAGE = "no image"
+
+
+def read(files: Files, source: Source, tally: Tally | None = None) -> Iterator[Row]:
     """Yield a row an image, folder by folder. An image without a caption is a row without one.
 
     A file of an unknown kind counts as an image if it has a caption that is not that of another one. Other
     files, and sidecars of no image, are left out.
     """
+    tally = Tally() if tally is None else tally
     for entries in by_folder(files.entries()):
-        images = images_of(entry.name for entry in entries)
-        sizes = {entry.name: entry.size for entry in entries}
-        names = _sidecars(sizes)
-        for image in images:
-            found = beside(image, names)
-            try:
-                sidecars = {suffix: _read(files, name, sizes[name]) for suffix, name in found.items()}
-                values = columns_of(sidecars, source)
-            except BlockedPath as error:
-                values = {BLOCKED: str(error)}
-            yield Row(values, locator.of_file(image))
+        counts = tally.file(os.path.dirname(entries[0].name))
+        for row in picked(_folder(files, source, entries, counts), source, counts):
+            counts.rows += 1
+            yield row
+
+
+def _folder(files: Files, source: Source, entries: list[Entry], counts: FileTally) -> Iterator[Row]:
+    images = images_of(entry.name for entry in entries)
+    sizes = {entry.name: entry.size for entry in entries}
+    names = _sidecars(sizes)
+    read = set()
+    for image in images:
+        found = beside(image, names)
+        read |= set(found.values())
+        try:
+            sidecars = {suffix: _read(files, name, sizes[name]) for suffix, name in found.items()}
+            values = columns_of(sidecars, source)
+        except BlockedPath as error:
+            values = {BLOCKED: str(error)}
+        yield Row(values, locator.of_file(image))
+    counts.records += len(entries)
+    counts.left_out["read beside an image"] += len(read)
+    counts.left_out["neither an image nor beside one"] += len(entries) - len(images) - len(read)
 
 
 def images_of(names: Iterable[str]) -> list[str]:
@@ -79,13 +97,20 @@ def _sidecars(names: Iterable[str]) -> dict[str, str]:
     return {folded(name): name for name in sorted(names) if is_sidecar(name)}
 
 
-def unread(files: Files) -> Iterator[str]:
-    """Yield the files that are neither images nor read beside one."""
+def survey(files: Files) -> Survey:
+    """Return which files are images or read beside one, by their names alone."""
+    found = Survey("folder")
     for entries in by_folder(files.entries()):
         names = [entry.name for entry in entries]
-        images, sidecars = images_of(names), _sidecars(names)
-        read = {*images, *(name for image in images for name in beside(image, sidecars).values())}
-        yield from (name for name in names if name not in read)
+        images, sidecars = set(images_of(names)), _sidecars(names)
+        read = {name for image in images for name in beside(image, sidecars).values()}
+        for name in names:
+            suffix = os.path.splitext(name)[1].lower() or "without a suffix"
+            if name in images or name in read:
+                found.read[suffix] += 1
+            else:
+                found.skip(NO_IMAGE_BESIDE if is_sidecar(name) else NO_IMAGE, suffix, name)
+    return found
 
 
 def note_read_anew(name: str, found: list[str]) -> None:

@@ -13,7 +13,7 @@ from rasterloom.sources.files import Files, find_files
 from rasterloom.sources.local_paths import BlockedPath
 from rasterloom.sources.readers import hub, json_records
 from rasterloom.sources.readers.base import Listing, Reader
-from rasterloom.sources.readers.built_in import BUILT_IN, FileReader, as_samples, packed, suffix_of
+from rasterloom.sources.readers.built_in import BUILT_IN, FileReader, FolderReader, as_samples, packed, suffix_of
 from rasterloom.sources.readers.row import UNREADABLE, UNUSABLE, Row
 from rasterloom.sources.readers.tally import Survey, Tally
 from rasterloom.utils import plugins
@@ -200,8 +200,8 @@ def read_rows(source: Source, tally: Tally | None = None) -> Iterator[Row]:
     Raises:
         SourceError: a file is missing or broken, of an unknown kind, or without the source's columns.
     """
-    reader = reader_of_kind(kind_of(source))
-    yield from reader.read(source, tally) if isinstance(reader, FileReader) else reader.read(source)
+    kind = kind_of(source)
+    yield from BUILT_IN[kind].read(source, tally) if kind in BUILT_IN else reader_of_kind(kind).read(source)
 
 
 def survey_source(source: Source) -> Survey | None:
@@ -211,7 +211,7 @@ def survey_source(source: Source) -> Survey | None:
         SourceError: there is no such file or folder, or it cannot be listed.
     """
     reader = reader_of_kind(kind_of(source))
-    return reader.survey(source) if isinstance(reader, FileReader) else None
+    return reader.survey(source) if isinstance(reader, FileReader | FolderReader) else None
 
 
 def check_source(source: Source) -> None:

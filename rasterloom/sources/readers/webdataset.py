@@ -10,6 +10,7 @@ from rasterloom.sources import locator
 from rasterloom.sources.files import Files
 from rasterloom.sources.readers.row import Row, is_decoded, is_image
 from rasterloom.sources.readers.sidecars import MAX_SIDECAR_BYTES, beside, columns_of, unusable
+from rasterloom.sources.readers.tally import FileTally
 from rasterloom.sources.readers.tar import Gap, Member, members
 
 MAX_MEMBERS = 1000  # of a sample; what comes beyond is a sample of its own
@@ -18,8 +19,9 @@ SAMPLE_KEY = "__key__"  # column with a sample's name, as webdataset calls it
 Sample = dict[str, Member]  # by the suffix, in lower case, with its dot
 
 
-def read(files: Files, name: str, source: Source) -> Iterator[Row]:
+def read(files: Files, name: str, source: Source, counts: FileTally | None = None) -> Iterator[Row]:
     """Yield a row for each image of a tar. What cannot be read of it adds a row that says so."""
+    counts = FileTally() if counts is None else counts
     with files.open(name) as file:
         size = file.seek(0, os.SEEK_END)
         sample: Sample = {}
@@ -30,21 +32,24 @@ def read(files: Files, name: str, source: Source) -> Iterator[Row]:
                 gaps.append(member)
                 continue
             own, suffix = _key(member.name)
+            counts.records += 1
             if _is_passed_over(member):
+                counts.left_out["a folder, or a name that begins with a dot"] += 1
                 continue
             if own != key or suffix in sample:
-                yield from _rows(file, name, key, sample, source)
+                yield from _rows(file, name, key, sample, source, counts)
                 sample, key = {}, own
             elif len(sample) >= MAX_MEMBERS:
                 goes_on = {s: m for s, m in sample.items() if _stem(s) == _stem(suffix)}
                 if len(goes_on) == len(sample):
                     goes_on = {}
                 done = {s: m for s, m in sample.items() if s not in goes_on}
-                yield from _rows(file, name, key, done, source)
+                yield from _rows(file, name, key, done, source, counts)
                 sample = goes_on
             sample[suffix] = member
-        yield from _rows(file, name, key, sample, source)
+        yield from _rows(file, name, key, sample, source, counts)
         for gap in gaps:
+            counts.records += 1
             yield unusable(f"{files.shown(name)}: {gap.reason}", {"tar": name})
 
 
@@ -72,7 +77,9 @@ def _stem(suffix: str) -> str:
     return os.path.splitext(f"x{suffix}")[0]
 
 
-def _rows(file: BinaryIO, name: str, key: str, sample: Sample, source: Source) -> Iterator[Row]:
+def _rows(
+    file: BinaryIO, name: str, key: str, sample: Sample, source: Source, counts: FileTally
+) -> Iterator[Row]:
     """Yield the rows of a sample.
 
     The caption of ``22.05.jpg`` is ``22.05.txt``, as people name their files, and where there is none
@@ -82,6 +89,7 @@ def _rows(file: BinaryIO, name: str, key: str, sample: Sample, source: Source) -
         return
     there = {f"x{suffix}": member for suffix, member in sample.items()}
     images, passed_over = _images(there)
+    counts.left_out["a sample's other members"] += len(sample) - max(1, len(images) + len(passed_over))
     urls: list[Any] = []
     for image in images:
         own = beside(image, there)
