@@ -50,10 +50,11 @@ def packed(*suffixes: str) -> tuple[str, ...]:
 
 
 def as_samples(rows: Iterator[Row], source: Source, root: str, folder: str = "") -> Iterator[Row]:
-    """Pass rows on, as samples for tasks other than text-to-image."""
-    if not source.has_tasks:
-        return rows
-    return tasks.samples(rows, source, (source.root or root).rstrip("/"), "" if source.root else folder)
+    """Pass rows on, with the images that they name, and as samples for tasks other than text-to-image."""
+    root, folder = (source.root or root).rstrip("/"), "" if source.root else folder
+    if source.image:
+        rows = tasks.with_images(rows, source, root, folder)
+    return tasks.samples(rows, source, root, folder) if source.has_tasks else rows
 
 
 @contextmanager
@@ -105,6 +106,8 @@ class FileReader:
                     self.check_file(files, name, source)
                 else:
                     files.path(name)
+        if source.image:
+            tasks.check_images(self._rows(files, names, source), source, files)
         if self.is_list:
             sample.check(source, names[0], files, self._rows(files, names, source), len(names) > CHECKED_FILES)
 

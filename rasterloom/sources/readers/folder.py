@@ -68,8 +68,9 @@ def _folder(files: Files, source: Source, entries: list[Entry], counts: FileTall
             values = {BLOCKED: str(error)}
         yield Row(values, locator.of_file(image))
     counts.records += len(entries)
-    counts.left_out["read beside an image"] += len(read)
-    counts.left_out["neither an image nor beside one"] += len(entries) - len(images) - len(read)
+    counts.parts += len(read)
+    if others := len(entries) - len(images) - len(read):
+        counts.left_out["no image, nor beside one"] += others
 
 
 def images_of(names: Iterable[str]) -> list[str]:

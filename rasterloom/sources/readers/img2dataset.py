@@ -22,7 +22,6 @@ from rasterloom.sources.readers.tally import FileTally, Tally
 
 STATS = "_stats.json"
 SUCCESS = (b"success", "success")
-ELSEWHERE = "its image is in the shard's tar or folder"
 FORMATS = ("jpg", "png", "webp")  # its encode_format names the column
 
 
@@ -58,7 +57,7 @@ def read(files: Files, source: Source, tally: Tally | None = None) -> Iterator[R
             counts.rows += 1
             there[shard] += suffix == ".tar" and row.path is not None
             yield row
-        said[shard] += counts.left_out[ELSEWHERE]
+        said[shard] += counts.parts if suffix == ".parquet" else 0
     if not any(name.endswith(".tar") for name in tally.files):
         for row in folder.read(files, source, tally):
             there[os.path.dirname(row.path or "")] += 1
@@ -81,7 +80,7 @@ def _table(files: Files, name: str, source: Source, counts: FileTally) -> Iterat
         elif image:
             yield row
         else:
-            counts.left_out[ELSEWHERE] += 1
+            counts.parts += 1  # its image is in the shard's tar or folder
 
 
 def _image_column(schema: pa.Schema) -> str:

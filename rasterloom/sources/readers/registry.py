@@ -30,6 +30,7 @@ __all__ = [
     "source_digest",
     "source_name",
     "survey_source",
+    "unread_files",
 ]
 
 LISTED = 10_000  # files of a folder that are looked at to tell what it is
@@ -212,6 +213,14 @@ def survey_source(source: Source) -> Survey | None:
     """
     reader = reader_of_kind(kind_of(source))
     return reader.survey(source) if isinstance(reader, FileReader | FolderReader) else None
+
+
+def unread_files(source: Source) -> dict[str, int]:
+    """Return how many files of a source are not read, by reason. Those of a folder of images are records."""
+    survey = survey_source(source)
+    if survey is None or survey.kind == "folder":
+        return {}
+    return {f"files not read, {reason.partition(':')[0]}": found.total() for reason, found in survey.not_read.items()}
 
 
 def check_source(source: Source) -> None:

@@ -89,7 +89,7 @@ def _rows(
         return
     there = {f"x{suffix}": member for suffix, member in sample.items()}
     images, passed_over = _images(there)
-    counts.left_out["a sample's other members"] += len(sample) - max(1, len(images) + len(passed_over))
+    counts.parts += len(sample) - max(1, len(images) + len(passed_over))
     urls: list[Any] = []
     for image in images:
         own = beside(image, there)
