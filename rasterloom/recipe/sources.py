@@ -23,7 +23,16 @@ KINDS = (
 )
 NO_CAPTION = "none"  # in place of a column
 NO_QUOTE, AUTO_QUOTE = "none", "auto"  # in place of a character
-_NO_ENCODINGS = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined", "utf-7", "mbcs", "oem")
+_NO_ENCODINGS = (
+    "idna",
+    "punycode",
+    "unicode-escape",
+    "raw-unicode-escape",
+    "undefined",
+    "utf-7",
+    "mbcs",
+    "oem",
+)
 
 
 class Column(Section):
@@ -139,7 +148,9 @@ class Source(Section):
         except (LookupError, UnicodeError):
             is_text, known = False, ""
         if not is_text or known in _NO_ENCODINGS:
-            raise ValueError(f"unknown encoding {value!r}; it takes one such as utf-8, utf-16, latin-1, cp1252")
+            raise ValueError(
+                f"unknown encoding {value!r}; it takes one such as utf-8, utf-16, latin-1, cp1252"
+            )
         return value
 
     @model_validator(mode="after")

@@ -4,7 +4,8 @@ import json
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -49,21 +50,28 @@ def check_sources(sources: Sequence[Source]) -> list[str]:
     Raises:
         SourceError: one is missing, or has not the columns it names, or its name is another's.
     """
+    for source in sources:
+        check_source(source)
+    check_names(sources)
+    return [source_digest(source) for source in sources]
+
+
+def check_names(sources: Sequence[Source]) -> None:
+    """Raise SourceError if two sources have one name, and one of them brings images."""
     names = [source_name(source) for source in sources]
     for number, (source, name) in enumerate(zip(sources, names, strict=True)):
-        check_source(source)
         if names.count(name) > 1 and brings_images(source):  # a locator says the source by its name
             raise SourceError(f"sources[{number}]: another source is called {name!r} too; give each a `name`")
-    return [source_digest(source) for source in sources]
 
 
 def stream_pairs(sources: Sequence[Source], counts: dict[str, int]) -> Iterator[pa.Table]:
     """Yield all sources' pairs, in tables of up to ``FILE_ROWS`` rows.
 
-    No row is lost: the records of each file are its rows, or counted with a reason. One whose URL or caption is missing or cannot be read as text stands with a null
-    there, and only a pair that has been read already is left out, and counted. Rows have a key each of
-    their own and come in the order of the sources. ``counts`` gets ``read``, ``repeated`` and ``pairs``,
-    of which the first is the sum of the others, and what of the sources is not read, by reason.
+    No row is lost: the records of each file are rows, or counted with a reason. One whose URL or caption is
+    missing or cannot be read as text stands with a null there, and only a pair that has been read already is
+    left out, and counted. Rows have a key each of their own and come in the order of the sources. ``counts``
+    gets ``read``, ``repeated`` and ``pairs``, of which the first is the sum of the others, and what of the
+    sources is not read, by reason.
 
     The rows are written to the system's folder for temporary files first, because which of them repeat
     others is known at the end only.
@@ -122,6 +130,25 @@ def check_pair(pair: dict[str, Any]) -> None:
         raise FetchFailure(ErrorClass.BAD_CAPTION, "no caption, or none that is text")
 
 
+def first_pairs(source: Source, examples: int, rows: int) -> tuple[list[dict[str, Any]], int | None]:
+    """Read the first rows of a source: some as rows of ``schema.PAIRS``, and how many rows it has.
+
+    None for their number if they are more than ``rows``.
+
+    Raises:
+        SourceError: a file cannot be read, or has not the columns that its source names.
+    """
+    found: list[dict[str, Any]] = []
+    number = 0
+    with closing(_pairs(source, Counter())) as values:
+        for number, row in enumerate(values, 1):
+            if number > rows:
+                return found, None
+            if len(found) < examples:
+                found.append(dict(zip(PAIRS.names, row, strict=True)))
+    return found, number
+
+
 def read_sources(sources: Sequence[Source]) -> tuple[pa.Table, dict[str, int]]:
     """Read the pairs of all sources into memory: the rows of :func:`stream_pairs`, and its counts."""
     counts: dict[str, int] = {}
@@ -165,7 +192,7 @@ def _batch(rows: list[tuple[Any, ...]]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=PAIRS)
 
 
-def _pairs(source: Source, left_out: Counter[str]) -> Iterator[tuple[Any, ...]]:
+def _pairs(source: Source, left_out: Counter[str]) -> Generator[tuple[Any, ...]]:
     """Yield the values of PAIRS of every row. What is no text is null there, and goes to ``meta``.
 
     ``left_out`` gets what of the source is no row, by reason.
@@ -190,7 +217,9 @@ def _check_tally(name: str, tally: Tally, rows: int) -> None:
     if faults := tally.faults():
         raise StepFailed(f"pairs: source {name!r}: {faults[0]}; please report it")
     if tally.files and counted != rows:
-        raise StepFailed(f"pairs: source {name!r}: {rows:,} rows of {counted:,} came through; please report it")
+        raise StepFailed(
+            f"pairs: source {name!r}: {rows:,} rows of {counted:,} came through; please report it"
+        )
 
 
 def _pair(

@@ -3,21 +3,26 @@
 import io
 import json
 import os
+import shutil
 import tarfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rasterloom.errors import SourceError, StepFailed
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.sources import Source
 from rasterloom.sources.fetch.shard import fetch_shard
 from rasterloom.sources.pairs import check_sources, read_sources
-from rasterloom.sources.readers import webdataset
+from rasterloom.sources.readers import built_in, webdataset
 from rasterloom.sources.readers.folder import by_folder
-from rasterloom.sources.readers.registry import kind_of, source_digest
+from rasterloom.sources.readers.registry import kind_of, source_digest, survey_source
 from rasterloom.storage.store import Entry
+
+IMG2DATASET = Path(__file__).parent / "img2dataset"
 
 
 def rows_of(path: Path, **options: Any) -> list[dict[str, Any]]:
@@ -205,3 +210,123 @@ def test_what_is_read_as_before_counts_as_unchanged(tmp_path: Path, jpeg: bytes)
         write(tmp_path / "in", {name: b"x"})
         assert source_digest(source).endswith("-2")
         (tmp_path / "in" / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (
+            {"a.jpg": b"x", "metadata.csv": b"file_name,text\n"},
+            "no captions found beside its 1 images; metadata.csv is",
+        ),
+        ({"a.jpg": b"x", "b/metadata.jsonl": b"{}"}, "b/metadata.jsonl is there: kind: hf?"),
+        ({"a.jpg": b"x", "b.png": b"x", "list.tsv": b"x"}, "list.tsv is there: name it as the source's path"),
+        ({"a.jpg": b"x"}, "no captions found beside its 1 images; write `caption: none`"),
+        (
+            {"a.jpg": b"x", "a.json": b'{"text": "a", "n": 1}'},
+            "in 'caption'; they have text, n: name it by `caption`",
+        ),
+        ({"a.txt": b"x"}, "no images there"),
+    ],
+)
+def test_a_folder_without_captions_stops_before_anything_runs(
+    tmp_path: Path, files: dict[str, bytes], words: str
+) -> None:
+    write(tmp_path, files)
+    with pytest.raises(SourceError) as caught:
+        check_sources([Source(path=str(tmp_path), kind="folder")])
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+    check = [Source(path=str(tmp_path), kind="folder", caption="none")]
+    if "a.jpg" in files:
+        check_sources(check)
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        (
+            [("a.jpg", b"x"), ("a.cls", b"7")],
+            "has a caption in 'caption'; they have no .txt, .caption or .json",
+        ),
+        (
+            [("a.jpg", b"x"), ("a.json", b'{"text": "a"}')],
+            "has a caption in 'caption'; they have text: name it",
+        ),
+        (
+            [("a.npy", b"x"), ("a.txt", b"a")],
+            "none of the first 1 samples can be used: a sample without an image",
+        ),
+        ([], "it holds no samples"),
+    ],
+)
+def test_a_tar_that_gives_no_pair_stops_before_anything_runs(
+    tmp_path: Path, members: list[tuple[str, bytes]], words: str
+) -> None:
+    write_tar(tmp_path / "a.tar", members)
+    with pytest.raises(SourceError) as caught:
+        check_sources([Source(path=str(tmp_path / "a.tar"))])
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_few_images_without_captions_do_not_stop_a_folder(tmp_path: Path, jpeg: bytes) -> None:
+    write(tmp_path, {f"{i}.jpg": jpeg for i in range(5)} | {"4.txt": b"four"})
+    assert outcomes(rows_of(tmp_path)) == ["bad_caption"] * 4 + ["four"]
+
+
+def test_records_of_a_folder_are_rows_or_counted(tmp_path: Path, jpeg: bytes) -> None:
+    files = {
+        "a.jpg": jpeg,
+        "a.txt": b"a",
+        "a.json": b"{}",
+        "b/c.heic": b"x",
+        "b/notes.md": b"x",
+        "b/d.txt": b"d",
+    }
+    source = Source(path=str(write(tmp_path, files)))
+    _, counts = read_sources([source])
+    assert counts == {"read": 2, "repeated": 0, "pairs": 2, "not read, no image, nor beside one": 2}
+    survey = survey_source(source)
+    assert survey and survey.lines() == [
+        "1 .jpg, 1 .json, 1 .txt, 1 .heic read",
+        "1 .txt not read: no image of the same name beside it",
+        "1 .md not read: no image",
+    ]
+
+
+def test_records_of_a_tar_are_rows_or_counted(tmp_path: Path, jpeg: bytes) -> None:
+    members = [
+        ("a.jpg", jpeg),
+        ("a.txt", b"a"),
+        ("a.json", b"{}"),
+        (".x.jpg", b"x"),
+        ("b.npy", b"x"),
+        ("c.jpg", jpeg),
+    ]
+    path = write_tar(tmp_path / "a.tar", [*members, ("c.webp", jpeg), ("d/", b"")])
+    path.write_bytes(path.read_bytes() + b"junk")
+    _, counts = read_sources([Source(path=str(path))])
+    left_out = {"not read, a folder, or a name that begins with a dot": 2}
+    assert counts == {"read": 5, "repeated": 0, "pairs": 5, **left_out}
+
+
+def test_a_reader_that_loses_a_row_stops_the_step(
+    tmp_path: Path, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loses(*arguments: Any) -> Any:
+        yield from list(webdataset.read(*arguments))[1:]
+
+    path = write_tar(tmp_path / "a.tar", [(f"{i}.jpg", jpeg) for i in range(3)])
+    broken = replace(built_in.BUILT_IN["webdataset"], read_file=loses)  # type: ignore[type-var]
+    monkeypatch.setitem(built_in.BUILT_IN, "webdataset", broken)
+    with pytest.raises(StepFailed, match=r"source 'a': a\.tar: 3 records, of which 2 became rows"):
+        read_sources([Source(path=str(path))])
+
+
+def test_img2dataset_says_which_images_are_gone(tmp_path: Path) -> None:
+    for form, gone in (("files", "00000/000000.jpg"), ("webdataset", "00000.tar")):
+        shutil.copytree(IMG2DATASET / form, tmp_path / form)
+        assert not [row for row in rows_of(tmp_path / form) if row["error"] == "bad_row"]
+        (tmp_path / form / gone).unlink()
+        rows = [row for row in rows_of(tmp_path / form) if row["error"] == "bad_row"]
+        assert len(rows) == 1 and "00000.parquet: " in rows[0]["detail"]
+        assert "images that it says were downloaded are not there" in rows[0]["detail"]

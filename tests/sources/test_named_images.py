@@ -62,12 +62,17 @@ def photos(tmp_path: Path, jpeg: bytes) -> Path:
 @pytest.mark.parametrize("form", FORMS)
 def test_paths_are_relative_to_the_table(photos: Path, form: str, jpeg: bytes) -> None:
     listed: Rows = [{"file": f"photos/{i} #%.jpg", "caption": f"number {i}", "n": i} for i in range(3)]
-    listed += [{"file": "photos/gone.jpg", "caption": "gone", "n": 3}, {"file": None, "caption": "none", "n": 4}]
+    listed += [
+        {"file": "photos/gone.jpg", "caption": "gone", "n": 3},
+        {"file": None, "caption": "none", "n": 4},
+    ]
     FORMS[form](photos / f"list.{form}", listed)
     rows = rows_of(photos / f"list.{form}")
     assert outcomes(rows) == ["number 0", "number 1", "number 2", "missing_file", "bad_url"]
     assert rows[0]["path"] == "photos/0 %23%25.jpg" and rows[0]["url"] is None and rows[0]["image"] == jpeg
-    assert json.loads(rows[0]["meta"]).keys() == {"n"} and rows[0]["more"] is None and rows[0]["task"] == "t2i"
+    assert (
+        json.loads(rows[0]["meta"]).keys() == {"n"} and rows[0]["more"] is None and rows[0]["task"] == "t2i"
+    )
     assert rows[0]["key"] == pair_key(None, "number 0", ("list", "photos/0 %23%25.jpg"))
 
 
@@ -78,7 +83,9 @@ def test_paths_are_relative_to_root_where_it_is_given(photos: Path, tmp_path: Pa
                                        {"file": "../lists/a.csv", "caption": "out"}])  # fmt: skip
     rows = rows_of(tmp_path / "lists" / "a.csv", root=str(photos))
     assert outcomes(rows) == ["absolute", "relative", "bad_row"]
-    assert "does not lie in" in rows[2]["detail"] and "the source's `root` names its folder" in rows[2]["detail"]
+    assert (
+        "does not lie in" in rows[2]["detail"] and "the source's `root` names its folder" in rows[2]["detail"]
+    )
 
 
 def test_tables_of_a_folder_name_images_beside_themselves(photos: Path) -> None:
@@ -100,8 +107,8 @@ def test_a_link_out_of_the_folder_is_not_followed(photos: Path, tmp_path: Path) 
 
 def test_urls_and_paths_in_one_column(photos: Path, site: Any, jpeg: bytes) -> None:
     site.answers["/a.jpg"] = jpeg
-    listed: Rows = [{"file": site.url("/a.jpg"), "caption": "web", "url": "http://page.example/"},
-                    {"file": "photos/0 #%.jpg", "caption": "disk", "url": "http://page.example/"}]  # fmt: skip
+    named = {"web": site.url("/a.jpg"), "disk": "photos/0 #%.jpg"}
+    listed = [{"file": file, "caption": text, "url": "http://page.example/"} for text, file in named.items()]
     jsonl(photos / "a.jsonl", listed)
     source = Source(path=str(photos / "a.jsonl"), image="file")
     check_sources([source])
@@ -142,7 +149,8 @@ def test_a_column_that_names_no_image_stops_before_anything_is_fetched(
     source = Source(path=str(photos / "a.jsonl"), image="file")
     assert brings_images(source)
     if words is None:
-        return check_sources([source]) and None
+        check_sources([source])
+        return
     with pytest.raises(SourceError, match=words) as caught:
         check_sources([source])
     assert "\n" not in str(caught.value) and str(caught.value).startswith(f"{photos}/a.jsonl: ")

@@ -109,7 +109,9 @@ class FileReader:
         if source.image:
             tasks.check_images(self._rows(files, names, source), source, files)
         if self.is_list:
-            sample.check(source, names[0], files, self._rows(files, names, source), len(names) > CHECKED_FILES)
+            sample.check(
+                source, names[0], files, self._rows(files, names, source), len(names) > CHECKED_FILES
+            )
 
     def read(self, source: Source, tally: Tally | None = None) -> Iterator[Row]:
         files = find_files(source)
@@ -180,6 +182,11 @@ class CountingReader(Reader, Protocol):
 class TarReader(FileReader):
     """Reads webdataset tars."""
 
+    def check(self, source: Source) -> None:
+        super().check(source)
+        files = find_files(source)
+        webdataset.check(self.read(source), files.shown(files.targets[0].path), source)
+
     def digest(self, source: Source) -> str:
         return f"{super().digest(source)}-2"  # 2: beyond broken headers and end marks; names with dots
 
@@ -203,7 +210,10 @@ class FolderReader:
         return not listing.explicit and any(is_image(name) for name in listing.names)
 
     def check(self, source: Source) -> None:
-        next(find_files(source).entries(), None)
+        files = find_files(source)
+        next(files.entries(), None)
+        with named_errors(files.shown("")):
+            folder.check(files, source)
 
     def read(self, source: Source, tally: Tally | None = None) -> Iterator[Row]:
         files = find_files(source)

@@ -154,4 +154,3 @@ def _caption(task: str, messages: Sequence[str]) -> str:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
-

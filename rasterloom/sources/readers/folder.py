@@ -3,15 +3,19 @@
 import os
 from collections.abc import Iterable, Iterator
 from itertools import groupby
+from typing import Any
 
+from rasterloom.errors import SourceError
 from rasterloom.recipe.sources import Source
 from rasterloom.sources import locator
 from rasterloom.sources.files import Files
 from rasterloom.sources.local_paths import BlockedPath
-from rasterloom.sources.readers.row import BLOCKED, Row, is_decoded, is_image, picked
+from rasterloom.sources.readers.row import BLOCKED, NO_PAIR, Row, is_decoded, is_image, picked
 from rasterloom.sources.readers.sidecars import MAX_SIDECAR_BYTES, beside, columns_of, folded, is_sidecar
 from rasterloom.sources.readers.tally import FileTally, Survey, Tally
+from rasterloom.sources.readers.tasks import text_of
 from rasterloom.storage.store import Entry
+from rasterloom.utils.redact import safe
 
 # Files of other kinds, which are no image even if a .txt lies beside them.
 NO_IMAGES = frozenset(
@@ -35,6 +39,9 @@ NO_IMAGES = frozenset(
 )
 
 
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # as `datasets` names it
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet", ".arrow")
+CHECKED_IMAGES = 200  # with files beside them
 NO_IMAGE_BESIDE = "no image of the same name beside it"
 NO_IMAGE = "no image"
 
@@ -51,6 +58,53 @@ def read(files: Files, source: Source, tally: Tally | None = None) -> Iterator[R
         for row in picked(_folder(files, source, entries, counts), source, counts):
             counts.rows += 1
             yield row
+
+
+def check(files: Files, source: Source) -> None:
+    """Check that a folder has images, and captions in the first of the files beside them.
+
+    Raises:
+        SourceError: it has none.
+    """
+    shown, number, found = files.shown(files.targets[0].path), 0, []
+    for row in read(files, source):
+        number += 1
+        if row.values:
+            found.append(row.values)
+        if len(found) == CHECKED_IMAGES or has_caption(row.values, source):
+            break
+    if not number:
+        raise SourceError(f"{shown}: no images there{_table_there(files)}")
+    if source.has_tasks or not source.has_captions or any(has_caption(values, source) for values in found):
+        return
+    columns = dict.fromkeys(name for values in found for name in values if name not in NO_PAIR)
+    if columns:
+        there = ", ".join(map(safe, columns))
+        raise SourceError(
+            f"{shown}: none of the first {len(found)} sidecars has a caption in {source.caption!r}; they "
+            f"have {there}: name it by `caption`"
+        )
+    if not found:
+        way = _table_there(files) or "; write `caption: none` for images without captions"
+        raise SourceError(f"{shown}: no captions found beside its {number:,} images{way}")
+
+
+def has_caption(values: dict[str, Any], source: Source) -> bool:
+    """Tell whether columns hold a caption. One that cannot be used is a matter of its row alone."""
+    return bool(values.keys() & NO_PAIR or text_of(values.get(source.caption)))
+
+
+def _table_there(files: Files) -> str:
+    """Return the way out if a table lies beside the images."""
+    for entry in files.entries():
+        last = os.path.basename(entry.name)
+        if last in METADATA:
+            return f"; {entry.name} is there: kind: hf?"
+        if os.path.splitext(last)[1].lower() in TABLES:
+            return (
+                f"; {entry.name} is there: name it as the source's path, and its column of images by `image`?"
+            )
+    return ""
 
 
 def _folder(files: Files, source: Source, entries: list[Entry], counts: FileTally) -> Iterator[Row]:

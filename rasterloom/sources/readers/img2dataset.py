@@ -64,7 +64,9 @@ def read(files: Files, source: Source, tally: Tally | None = None) -> Iterator[R
             yield row
     for shard, count in said.items():
         if there[shard] < count:
-            words = f"{count - there[shard]:,} of the {count:,} images that it says were downloaded are not there"
+            words = (
+                f"{count - there[shard]:,} of the {count:,} images that it says were downloaded are not there"
+            )
             counts = tally.file(f"{shard}.parquet")
             counts.records, counts.rows = counts.records + 1, counts.rows + 1
             yield unusable(f"{files.shown(shard)}.parquet: {words}", {"table": f"{shard}.parquet"})

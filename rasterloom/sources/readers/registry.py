@@ -13,7 +13,14 @@ from rasterloom.sources.files import Files, find_files
 from rasterloom.sources.local_paths import BlockedPath
 from rasterloom.sources.readers import hub, json_records
 from rasterloom.sources.readers.base import Listing, Reader
-from rasterloom.sources.readers.built_in import BUILT_IN, FileReader, FolderReader, as_samples, packed, suffix_of
+from rasterloom.sources.readers.built_in import (
+    BUILT_IN,
+    FileReader,
+    FolderReader,
+    as_samples,
+    packed,
+    suffix_of,
+)
 from rasterloom.sources.readers.row import UNREADABLE, UNUSABLE, Row
 from rasterloom.sources.readers.tally import Survey, Tally
 from rasterloom.utils import plugins
@@ -35,7 +42,14 @@ __all__ = [
 
 LISTED = 10_000  # files of a folder that are looked at to tell what it is
 MEMBERS = ("matches", "check", "read", "digest")
-_URL_LISTS = ("parquet", "arrow", "csv", "jsonl", "json", "txt")  # kinds whose images lie elsewhere, unless `image` names a column
+_URL_LISTS = (
+    "parquet",
+    "arrow",
+    "csv",
+    "jsonl",
+    "json",
+    "txt",
+)  # kinds whose images lie elsewhere, unless `image` names a column
 
 JSON = packed(".json")
 
@@ -220,7 +234,10 @@ def unread_files(source: Source) -> dict[str, int]:
     survey = survey_source(source)
     if survey is None or survey.kind == "folder":
         return {}
-    return {f"files not read, {reason.partition(':')[0]}": found.total() for reason, found in survey.not_read.items()}
+    return {
+        f"files not read, {reason.partition(':')[0]}": found.total()
+        for reason, found in survey.not_read.items()
+    }
 
 
 def check_source(source: Source) -> None:

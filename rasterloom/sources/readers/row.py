@@ -119,7 +119,9 @@ def check_columns(shown: str, source: Source, columns: list[str]) -> None:
     for role, column in wanted_columns(source).items():
         found = field_path.column_of(column, columns)
         if found is not None and columns.count(found) > 1:
-            raise SourceError(f"{shown}: column {found!r} for the {role} is there {columns.count(found)} times")
+            raise SourceError(
+                f"{shown}: column {found!r} for the {role} is there {columns.count(found)} times"
+            )
         if found is None and (role not in optional or role in source.model_fields_set):
             there = ", ".join(map(_printable, columns)) or "none"
             raise SourceError(f"{shown}: no column {column!r} for the {role}; it has {there}{_hint(columns)}")

@@ -38,7 +38,9 @@ def check(source: Source, name: str, files: Files, rows: Iterator[Row], is_part:
     readable = [values for values in found if not values.keys() & NO_PAIR]
     if found and not readable:
         line = next((values[UNREADABLE] for values in found if UNREADABLE in values), "")
-        raise SourceError(f"{shown}: none of the first {len(found):,} rows can be read, such as {_short(line)}")
+        raise SourceError(
+            f"{shown}: none of the first {len(found):,} rows can be read, such as {_short(line)}"
+        )
     if source.image or source.has_tasks or not readable:
         return
     _check_urls(shown, source, readable)

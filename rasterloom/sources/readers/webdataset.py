@@ -2,17 +2,21 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, BinaryIO
 
-from rasterloom.errors import one_line
+from rasterloom.errors import SourceError, one_line
 from rasterloom.recipe.sources import Source
 from rasterloom.sources import locator
 from rasterloom.sources.files import Files
-from rasterloom.sources.readers.row import Row, is_decoded, is_image
+from rasterloom.sources.readers.row import UNUSABLE, Row, is_decoded, is_image
 from rasterloom.sources.readers.sidecars import MAX_SIDECAR_BYTES, beside, columns_of, unusable
 from rasterloom.sources.readers.tally import FileTally
 from rasterloom.sources.readers.tar import Gap, Member, members
+from rasterloom.sources.readers.tasks import text_of
+from rasterloom.utils.redact import safe
 
+CHECKED_ROWS = 200  # before anything runs
 MAX_MEMBERS = 1000  # of a sample; what comes beyond is a sample of its own
 SAMPLE_KEY = "__key__"  # column with a sample's name, as webdataset calls it
 
@@ -51,6 +55,32 @@ def read(files: Files, name: str, source: Source, counts: FileTally | None = Non
         for gap in gaps:
             counts.records += 1
             yield unusable(f"{files.shown(name)}: {gap.reason}", {"tar": name})
+
+
+def check(rows: Iterator[Row], shown: str, source: Source) -> None:
+    """Check that one of the first samples of an archive can be used.
+
+    Raises:
+        SourceError: there are none, or all of them lack an image or a caption.
+    """
+    found = list(islice(rows, CHECKED_ROWS))
+    images = [row for row in found if row.path or row.sample]
+    if not found:
+        raise SourceError(f"{shown}: it holds no samples")
+    if not images:
+        reason = safe(found[0].values.get(UNUSABLE, "they have no image"))
+        raise SourceError(f"{shown}: none of the first {len(found)} samples can be used: {reason}")
+    if source.has_tasks or not source.has_captions:
+        return
+    if not any(text_of(row.values.get(source.caption)) for row in images):
+        columns = dict.fromkeys(name for row in images for name in row.values)
+        there = (
+            ", ".join(safe(name) for name in columns if name != SAMPLE_KEY) or "no .txt, .caption or .json"
+        )
+        raise SourceError(
+            f"{shown}: none of the first {len(images)} images has a caption in {source.caption!r}; they have "
+            f"{there}: name it by `caption`, or write `caption: none`"
+        )
 
 
 def _until_error(found: Iterator[Member | Gap]) -> Iterator[Member | Gap]:
