@@ -49,14 +49,14 @@ class Source(Section):
     """File, folder, glob, s3://bucket/key, or a list of these; hf://owner/name of a dataset on the Hugging
     Face Hub. A relative path is relative to the recipe's folder."""
     kind: str = "auto"
-    """parquet, arrow, csv, jsonl, json, txt, conversations, folder, webdataset, img2dataset, hf, or a plug-in's
-    (docs/extending.md); auto: by the path."""
+    """parquet, arrow, csv, jsonl, json, txt, conversations, folder, webdataset, img2dataset, hf, or a
+    plug-in's (docs/extending.md); auto: by the path."""
     name: str = ""
     """Name of the source in the tables; empty: that of its file, without its suffix, or folder."""
     url: str = "url"
-    """Column with the URL, or a field in one: ``image.src``, ``urls[0]``, ``urls[*]`` (a row for each item)."""
+    """Column with the URL, or a field in one: ``image.src``, ``urls[0]``, ``urls[*]`` (a row an item)."""
     caption: str = "caption"
-    """Column with the caption, or a field in one: ``text.long``, ``captions[0]``, ``captions[*]`` (a row for each
+    """Column with the caption, or a field in one: ``text.long``, ``captions[0]``, ``captions[*]`` (a row an
     item); none: the images have no captions."""
     image: str = ""
     """Column with the image itself, in Parquet files and Hugging Face datasets."""
@@ -143,11 +143,12 @@ class Source(Section):
     @classmethod
     def _known_encoding(cls, value: str) -> str:
         try:
-            is_text = not value or isinstance(b"".decode(value), str)
             known = codecs.lookup(value).name.replace("_", "-") if value else ""
+            "a".encode(value or "utf-8")  # a LookupError for codecs of bytes
+            is_known = known not in _NO_ENCODINGS
         except (LookupError, UnicodeError):
-            is_text, known = False, ""
-        if not is_text or known in _NO_ENCODINGS:
+            is_known = False
+        if not is_known:
             raise ValueError(
                 f"unknown encoding {value!r}; it takes one such as utf-8, utf-16, latin-1, cp1252"
             )

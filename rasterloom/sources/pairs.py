@@ -4,7 +4,7 @@ import json
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.readers.registry import (
     brings_images,
     check_source,
+    is_captioned,
     read_rows,
     source_digest,
     source_name,
@@ -107,8 +108,11 @@ def stream_pairs(sources: Sequence[Source], counts: dict[str, int]) -> Iterator[
             raise StepFailed(f"pairs: {pairs:,} rows of the sources are not in the table")
 
 
-def check_pair(pair: dict[str, Any]) -> None:
+def check_pair(pair: dict[str, Any], uncaptioned: Collection[str] = ()) -> None:
     """Check that a row names an image and a caption. A sample need not have them.
+
+    Args:
+        uncaptioned: names of the sources whose images have no captions.
 
     Raises:
         FetchFailure: BAD_ROW, BLOCKED_PATH, BAD_URL or BAD_CAPTION.
@@ -119,7 +123,7 @@ def check_pair(pair: dict[str, Any]) -> None:
     if not is_pair and BLOCKED in (pair["meta"] or "") and (why := json.loads(pair["meta"]).get(BLOCKED)):
         raise FetchFailure(ErrorClass.BLOCKED_PATH, str(why))
     has_image = pair["path"] is not None or bool((pair["url"] or "").strip())
-    has_caption = bool((pair["caption"] or "").strip())
+    has_caption = pair["source"] in uncaptioned or bool((pair["caption"] or "").strip())
     if pair["path"] is None or not has_caption:
         reason = json.loads(pair["meta"]).get(UNUSABLE) if UNUSABLE in (pair["meta"] or "") else None
         if reason is not None:
@@ -222,6 +226,11 @@ def _check_tally(name: str, tally: Tally, rows: int) -> None:
         )
 
 
+def uncaptioned_sources(sources: Sequence[Source]) -> frozenset[str]:
+    """Return the names of the sources whose images have no captions."""
+    return frozenset(source_name(source) for source in sources if not is_captioned(source))
+
+
 def _pair(
     name: str, source: Source, roles: dict[str, str], taken: frozenset[str], row: Row
 ) -> tuple[Any, ...]:
@@ -233,7 +242,7 @@ def _pair(
         found[role] = _weight(value) if role == "weight" else text_of(value)
         if found[role] is None and value is not None:
             rest[column] = value
-    url, caption = found["url"], found["caption"]
+    url, caption = found["url"], found.get("caption")
     weight = found["weight"] if isinstance(source.weight, Column) else source.weight
     licence = found["licence"] if isinstance(source.licence, Column) else source.licence or None
     meta = _json(rest) if rest else None

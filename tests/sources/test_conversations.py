@@ -13,8 +13,9 @@ from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.sources import Source
 from rasterloom.schema import in_order, pair_key
 from rasterloom.sources.fetch.shard import fetch_shard
+from rasterloom.sources.lists import json_values
 from rasterloom.sources.pairs import check_sources, read_sources
-from rasterloom.sources.readers import conversations
+from rasterloom.sources.readers import json_records
 from rasterloom.sources.readers.registry import kind_of, read_rows
 
 
@@ -195,9 +196,9 @@ def test_a_list_is_read_piece_by_piece(tmp_path: Path, size: int, records: list[
     path = tmp_path / "a.json"
     path.write_text(json.dumps(records, ensure_ascii=False, indent=2), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conversations, "CHUNK_BYTES", size)
+        patch.setattr(json_values, "CHUNK_BYTES", size)
         files = conversations_files(path)
-        assert list(conversations.records(files, "a.json")) == records
+        assert list(json_records.records(files, "a.json", Source(path=str(path)))) == records
 
 
 def conversations_files(path: Path) -> Any:
@@ -217,7 +218,7 @@ def conversations_files(path: Path) -> Any:
     ],
 )
 def test_a_file_that_is_no_list(tmp_path: Path, text: str, words: str) -> None:
-    source = Source(path=str(tmp_path / "a.json"))
+    source = Source(path=str(tmp_path / "a.json"), kind="conversations")
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(SourceError, match=words) as caught:
         check_sources([source])

@@ -59,7 +59,8 @@ def test_all_kinds_of_files_give_the_same_pairs(tmp_path: Path) -> None:
     lines = "".join(json.dumps({"url": url, "caption": text}) + "\n" for url, text in rows)
     (tmp_path / "p.jsonl").write_text(lines, encoding="utf-8")
     for suffix in ("parquet", "csv", "tsv", "jsonl"):
-        pairs, _ = read_sources([Source(path=str(tmp_path / f"p.{suffix}"))])
+        quote = {"quote": '"'} if suffix == "tsv" else {}
+        pairs, _ = read_sources([Source(path=str(tmp_path / f"p.{suffix}"), **quote)])
         assert list(zip(pairs["url"].to_pylist(), pairs["caption"].to_pylist(), strict=True)) == rows
         assert pairs["meta"].null_count == 3
         assert pairs["source"].to_pylist() == ["p"] * 3

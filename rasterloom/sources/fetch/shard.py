@@ -19,7 +19,7 @@ from rasterloom.sources.fetch.client_pool import with_client
 from rasterloom.sources.fetch.local_images import LocalImages
 from rasterloom.sources.images.decode import decode_image
 from rasterloom.sources.images.row import image_columns, received
-from rasterloom.sources.pairs import check_pair
+from rasterloom.sources.pairs import check_pair, uncaptioned_sources
 from rasterloom.sources.readers.tasks import is_url
 
 DECODE_THREADS = 1  # of one worker; a machine runs a worker a core
@@ -48,7 +48,8 @@ def fetch_shard(pairs: pa.Table, config: Fetch, *, shard: int, sources: Sequence
             ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode") as threads,
             LocalImages(sources, config) as local,
         ):
-            rows = (_row(client, local, threads, pair, shard) for pair in pairs.to_pylist())
+            uncaptioned = uncaptioned_sources(sources)
+            rows = (_row(client, local, threads, pair, shard, uncaptioned) for pair in pairs.to_pylist())
             return await asyncio.gather(*rows)
 
     return images_table(with_client(config, fetch_rows))
@@ -75,7 +76,12 @@ def _binary(values: list[bytes | None]) -> pa.Array:
 
 
 async def _row(
-    client: Client, local: LocalImages, threads: ThreadPoolExecutor, pair: dict[str, Any], shard: int
+    client: Client,
+    local: LocalImages,
+    threads: ThreadPoolExecutor,
+    pair: dict[str, Any],
+    shard: int,
+    uncaptioned: frozenset[str],
 ) -> dict[str, Any]:
     row: dict[str, Any] = {name: pair[name] for name in ("key", "url", "caption", "task", "turns", "main")}
     row |= {"shard": shard, "status": "failed"}
@@ -94,7 +100,7 @@ async def _row(
 
     shown = traces[0]
     try:
-        check_pair(pair)
+        check_pair(pair, uncaptioned)
         main = pair["url"] if pair["path"] is None else pair["path"]
         if main is None:
             return row | {"status": "ok", "attempts": 0}  # a sample of text alone

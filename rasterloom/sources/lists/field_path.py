@@ -53,8 +53,13 @@ def found(values: Mapping[str, Any], path: str) -> list[Any]:
     return at
 
 
+def step_text(step: Step) -> str:
+    """Return a step as it is written in a path."""
+    return f".{step}" if isinstance(step, str) else f"[{EVERY if step == EVERY_ITEM else step}]"
+
+
 def without(values: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Return a row without the column that a path of the form ``column[*]`` spreads over rows."""
+    """Return a row without the column that ``column[*]`` spreads over rows."""
     steps = steps_of(path)
     return {name: value for name, value in values.items() if len(steps) > 2 or name != steps[0]}
 
@@ -65,7 +70,7 @@ def is_every(path: str) -> bool:
 
 
 def ways_into(path: str, kind: str, fields: Sequence[str] = ()) -> str:
-    """Return what to write in a recipe for a column that holds lists or structs; empty for other kinds."""
+    """Return the paths into a column of lists or structs, for a message."""
     if kind == "list":
         return f": write {path}[0] for the first of them, or {path}[*] for a row each"
     if kind == "struct" and fields:

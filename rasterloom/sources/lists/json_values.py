@@ -37,7 +37,7 @@ def form_of(head: bytes, by_lines: bool) -> str:
 
 
 def values_of(file: BinaryIO, shown: str, form: str) -> Iterator[Any]:
-    """Yield the items of a JSON list, or the values of a sequence.
+    """Yield the items of a list, or the values of a sequence.
 
     Raises:
         SourceError: it stops being JSON: what follows cannot be found.

@@ -97,7 +97,7 @@ def _peek(file: Any) -> bytes:
 
 
 def _unmarked(head: bytes) -> str:
-    """Return the encoding that the NUL bytes of some letters give away, else an empty text."""
+    """Return the encoding that NUL bytes give away, else an empty text."""
     if len(head) < 4 or head.count(0) not in range(len(head) // 2 - 1, len(head) // 2 + 2):
         return ""
     even, odd = head[0::2], head[1::2]
@@ -107,7 +107,7 @@ def _unmarked(head: bytes) -> str:
 
 
 class _Unpacked(io.RawIOBase):
-    """Decompressed bytes of all members of a file, bounded in memory whatever they grow to."""
+    """Decompressed bytes of all members of a file, in bounded memory."""
 
     def __init__(self, file: BinaryIO, kind: str) -> None:
         self._file, self._kind = file, kind

@@ -38,17 +38,17 @@ def check(files: Files, name: str, source: Source) -> None:
     """Check a file's columns, from its schema."""
     with _opened(files, name) as (schema, _):
         _check(files.shown(name), source, schema)
+        check_types(files.shown(name), source, schema)
 
 
 def _check(shown: str, source: Source, schema: pa.Schema) -> None:
     check_columns(shown, source, schema.names)
-    check_types(shown, source, schema)
     for column in filter(None, (source.image, source.input, source.output)):
         kind = schema.field(column).type
         if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind):
             raise SourceError(
-                f"{shown}: column {column!r} holds images, which are read from Parquet alone: write the table "
-                "as Parquet"
+                f"{shown}: column {column!r} holds images, which are read from Parquet alone: "
+                "write the table as Parquet"
             )
 
 

@@ -32,14 +32,14 @@ from rasterloom.sources.readers.row import Row, is_image, picked
 from rasterloom.sources.readers.tally import FileTally, Survey, Tally
 
 CHECKED_FILES = 200  # whose columns are looked at before anything runs
-PRIVATE = "names that begin with _ are private: name the files or the folder if they are meant"
+PRIVATE = "names with _ in front are private: name the files or the folder if they are meant"
 OTHER_KIND = "of another kind: give them a source of their own"
 
 ReadFile = Callable[[Files, str, Source, FileTally], Iterator[Row]]
 
 
 def suffix_of(name: str) -> str:
-    """Return the lower-case suffix of a file's name, with its dot; of a compressed list, both suffixes."""
+    """Return a file's suffix in lower case. A compressed list has two: ``.csv.gz``."""
     plain = plain_name(name)
     return os.path.splitext(plain)[1].lower() + name[len(plain) :].lower()
 
@@ -147,11 +147,11 @@ class FileReader:
         return (name for name, reason in self._judged(files, source) if not reason)
 
     def _judged(self, files: Files, source: Source) -> Iterator[tuple[str, str]]:
-        """Yield each file with the reason why it is not read, which is empty for those that are."""
+        """Yield each file with the reason why it is not read, or nothing."""
         for entry in files.entries():
             if suffix_of(entry.name) in self.suffixes or (files.explicit and source.kind != "auto"):
-                is_private = self.is_list and not files.explicit and _is_private(files, entry.name)
-                yield entry.name, PRIVATE if is_private else ""
+                hidden = self.is_list and not files.explicit and is_private(files, entry.name)
+                yield entry.name, PRIVATE if hidden else ""
             elif files.explicit:
                 shown = files.shown(entry.name)
                 raise SourceError(
@@ -161,7 +161,7 @@ class FileReader:
                 yield entry.name, OTHER_KIND
 
 
-def _is_private(files: Files, name: str) -> bool:
+def is_private(files: Files, name: str) -> bool:
     """Tell whether Spark, Hive and Delta hold a name for private: ``_temporary``, but not ``_day=1``."""
     for target in files.targets:
         below = name.removeprefix(target.name).lstrip("/")

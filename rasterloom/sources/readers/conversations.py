@@ -16,8 +16,8 @@ from rasterloom.schema import T2I
 from rasterloom.sources.files import Files
 from rasterloom.sources.readers.json_records import records
 from rasterloom.sources.readers.row import UNREADABLE, UNUSABLE, Row, SourceSample
-from rasterloom.sources.readers.tasks import is_url, place_of, text_of
 from rasterloom.sources.readers.tally import FileTally
+from rasterloom.sources.readers.tasks import is_url, place_of, text_of
 
 IMAGE = "<|image|>"
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}

@@ -17,7 +17,7 @@ BY_LINES = (".jsonl", ".ndjson")
 
 
 def check(files: Files, name: str, source: Source) -> None:
-    """Check the columns of a file's first ``HEAD_BYTES``, or of the first item of a list."""
+    """Check the columns of a file's first lines, or first item."""
     with open_list(files, name, source.encoding) as file:
         head = file.read(HEAD_BYTES)
     if _form(name, head) == LINES:

@@ -22,11 +22,11 @@ def check(files: Files, name: str, source: Source) -> None:
     """Check a file's columns, from its footer."""
     with files.open_arrow(name) as opened, pq.ParquetFile(opened) as file:
         _check(files, name, source, file.schema_arrow)
+        check_types(files.shown(name), source, file.schema_arrow)
 
 
 def _check(files: Files, name: str, source: Source, schema: pa.Schema) -> None:
     check_columns(files.shown(name), source, schema.names)
-    check_types(files.shown(name), source, schema)
     _images(files.shown(name), source, schema)
 
 
@@ -49,14 +49,17 @@ def check_types(shown: str, source: Source, schema: pa.Schema) -> None:
 
 def _type_within(shown: str, path: str, kind: pa.DataType) -> pa.DataType:
     """Return the type that a path leads to. SourceError where a column has no such fields."""
-    for step in field_path.steps_of(path)[1:]:
+    first, *steps = field_path.steps_of(path)
+    at = str(first)
+    for step in steps:
         if isinstance(step, str) and pa.types.is_struct(kind) and kind.get_field_index(step) >= 0:
             kind = kind.field(step).type
         elif isinstance(step, int) and _kind_of(kind) == "list":
             kind = kind.value_type
         else:
-            way = field_path.ways_into(path, _kind_of(kind), _fields(kind))
-            raise SourceError(f"{shown}: nothing is at {path!r}: there is {kind}{way}")
+            way = field_path.ways_into(at, _kind_of(kind), _fields(kind))
+            raise SourceError(f"{shown}: there is no {path!r}: {at!r} holds {kind}{way}")
+        at += field_path.step_text(step)
     return kind
 
 

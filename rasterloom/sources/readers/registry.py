@@ -18,10 +18,11 @@ from rasterloom.sources.readers.built_in import (
     FileReader,
     FolderReader,
     as_samples,
+    is_private,
     packed,
     suffix_of,
 )
-from rasterloom.sources.readers.row import UNREADABLE, UNUSABLE, Row
+from rasterloom.sources.readers.row import UNREADABLE, UNUSABLE, Row, is_image
 from rasterloom.sources.readers.tally import Survey, Tally
 from rasterloom.utils import plugins
 from rasterloom.utils.plugins import Plugin
@@ -32,6 +33,7 @@ __all__ = [
     "Row",
     "brings_images",
     "check_source",
+    "is_captioned",
     "kind_of",
     "read_rows",
     "source_digest",
@@ -147,7 +149,7 @@ def kind_of(source: Source) -> str:
         return source.kind
     first = source.paths[0]
     files = find_files(source)
-    names = [first] if files.explicit else [entry.name for entry in islice(files.entries(), LISTED)]
+    names = [first] if files.explicit else list(_listed(files))
     listing = Listing(names, files.explicit)
     for kind, reader in BUILT_IN.items():
         if reader.matches(listing):
@@ -161,8 +163,14 @@ def kind_of(source: Source) -> str:
     raise SourceError(f"{first}: neither images nor files of a known kind there; known: {_known()}")
 
 
+def _listed(files: Files) -> Iterator[str]:
+    """Yield the first names of a folder. Private ones do not tell what it is, unless they are images."""
+    names = (entry.name for entry in islice(files.entries(), LISTED))
+    return (name for name in names if is_image(name) or not is_private(files, name))
+
+
 def _by_content(files: Files, source: Source, kind: str) -> str:
-    """Tell conversations from other JSON, by the first record of the first file."""
+    """Tell conversations from other JSON, by the first record."""
     if kind not in ("conversations", "json"):
         return kind
     first = next(files.entries()).name
@@ -206,6 +214,11 @@ def brings_images(source: Source) -> bool:
     return bool(own) or kind_of(source) not in _URL_LISTS
 
 
+def is_captioned(source: Source) -> bool:
+    """Tell whether a source's images have captions: not in plain lists of URLs."""
+    return source.has_captions and kind_of(source) != "txt"
+
+
 def read_rows(source: Source, tally: Tally | None = None) -> Iterator[Row]:
     """Yield every row of a source. A line or record that is no row comes as ``{UNREADABLE: text}``.
 
@@ -220,7 +233,7 @@ def read_rows(source: Source, tally: Tally | None = None) -> Iterator[Row]:
 
 
 def survey_source(source: Source) -> Survey | None:
-    """Return which files of a source are read and which are not; None where its kind does not tell.
+    """Return which files of a source are read. None where its kind cannot tell.
 
     Raises:
         SourceError: there is no such file or folder, or it cannot be listed.

@@ -70,7 +70,7 @@ def wanted_columns(source: Source) -> dict[str, str]:
 
 
 def picked(rows: Iterator[Row], source: Source, counts: FileTally | None = None) -> Iterator[Row]:
-    """Pass rows on, with a column of its own for each field within a column that the source names.
+    """Pass rows on, with the fields within columns as columns.
 
     A field of every item of a list makes a row an item.
     """
@@ -95,7 +95,7 @@ def _picked(rows: Iterator[Row], paths: list[str], counts: FileTally | None) -> 
 
 
 def each_once(names: Sequence[str]) -> list[str]:
-    """Return names of columns of which none is there twice; a second ``n`` is ``n_1``."""
+    """Return names of columns without repetition. A second ``n`` becomes ``n_1``."""
     found: dict[str, None] = {}
     for name in names:
         own, number = name, 0
@@ -107,7 +107,7 @@ def each_once(names: Sequence[str]) -> list[str]:
 
 
 def check_columns(shown: str, source: Source, columns: list[str]) -> None:
-    """Check that a table has the columns that its source names, each of them once.
+    """Check that a table has a source's columns, each of them once.
 
     A table that brings its images needs no column of URLs, and one of tasks no captions either, unless the
     source names columns of its own for them.
@@ -132,7 +132,7 @@ def _printable(name: str) -> str:
 
 
 def _hint(columns: list[str]) -> str:
-    """Return what the columns that there are say of the way out, if anything."""
+    """Return a hint at the way out, if the columns give one."""
     if any(not name.isascii() and _printable(name) != name for name in columns):
         return "; that is no UTF-8: give the source its `encoding`, such as latin-1 or cp1252"
     if any("://" in name for name in columns):

@@ -17,11 +17,11 @@ from rasterloom.sources.readers.tasks import text_of
 
 ROWS = 200
 SHOWN = 60  # characters of a value, in a message
-_SCHEME = re.compile(r"\s*[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+_SCHEME = re.compile(r"\s*(?:data:|[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
 
 
 def check(source: Source, name: str, files: Files, rows: Iterator[Row], is_part: bool) -> None:
-    """Check that the first rows of a list can be used at all.
+    """Check the first rows of a list: whether any can be used.
 
     Args:
         name: the first file.
@@ -41,9 +41,10 @@ def check(source: Source, name: str, files: Files, rows: Iterator[Row], is_part:
         raise SourceError(
             f"{shown}: none of the first {len(found):,} rows can be read, such as {_short(line)}"
         )
-    if source.image or source.has_tasks or not readable:
+    if source.has_tasks or not readable:
         return
-    _check_urls(shown, source, readable)
+    if not source.image:
+        _check_urls(shown, source, readable)
     plain_suffix = os.path.splitext(plain_name(name))[1].lower()
     if source.has_captions and plain_suffix != ".txt":
         _check_captions(shown, source, readable)

@@ -1,4 +1,4 @@
-"""Counts of the records that a source holds, and of what becomes of them."""
+"""Counts of a source's records, and of what becomes of them."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ class Tally:
         return self.files.setdefault(name, FileTally())
 
     def faults(self) -> list[str]:
-        """Return a sentence for every file whose records are not all accounted for."""
+        """Return a sentence for every file that lost records."""
         return [
             f"{name}: {count.records:,} records, of which {count.rows - count.extra:,} became rows, "
             f"{count.parts:,} belong to others and {count.left_out.total():,} were left out"
@@ -58,9 +58,9 @@ class Survey:
             names.append(name)
 
     def lines(self) -> list[str]:
-        """Return a line for what is read, and one for each reason why files are not."""
+        """Return a line for the files that are read, and one a reason."""
         read = [f"{_counted(self.read)} read"] if self.read else []
-        return read + [f"{_counted(found)} not read: {reason}" for reason, found in self.not_read.items()]
+        return read + [f"{_counted(found)} not read ({reason})" for reason, found in self.not_read.items()]
 
 
 def _counted(found: Counter[str]) -> str:

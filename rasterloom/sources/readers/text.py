@@ -32,7 +32,7 @@ def _is_tsv(name: str) -> bool:
 
 
 def _reader(lines: Iterable[str], name: str, source: Source) -> Any:
-    """Return Python's reader of a file's dialect. Tab-separated values have no quotes unless they are named."""
+    """Return Python's reader of a file's dialect. A TSV has no quotes, unless they are named."""
     delimiter = source.delimiter or ("\t" if _is_tsv(name) else ",")
     quote = _quote(name, source)
     escape = source.escape or None
@@ -58,14 +58,24 @@ def _header(reader: Any, source: Source) -> list[str]:
 
 def check_csv(files: Files, name: str, source: Source) -> None:
     """Check a file's header. A file of no bytes has none, and no rows."""
+    shown = files.shown(name)
     with _csv_text(files, name, source) as file:
-        names = _header(_reader(iter(partial(file.readline, HEAD_CHARACTERS), ""), name, source), source)
+        reader = _reader(iter(partial(file.readline, HEAD_CHARACTERS), ""), name, source)
+        names: list[str] = next(filter(None, reader), [])
+    if names and source.columns:
+        if names == list(source.columns):
+            raise SourceError(f"{shown}: its first row is its header: leave out `columns`")
+        if len(names) != len(source.columns):
+            raise SourceError(
+                f"{shown}: its first row has {len(names)} values, but `columns` names {len(source.columns)}"
+            )
+        names = list(source.columns)
     if names:
-        check_columns(files.shown(name), source, names)
+        check_columns(shown, source, names)
 
 
 class _Lines:
-    """Lines of a file, and those of the row that is being read."""
+    """Lines of a file. It keeps those of the current row."""
 
     def __init__(self, file: io.TextIOWrapper, shown: str) -> None:
         self._file, self._shown = file, shown
@@ -111,6 +121,8 @@ def read_csv(files: Files, name: str, source: Source, counts: FileTally) -> Iter
                     quotes.look(values)
                 yield Row(dict(zip(keys, values, strict=True)))
             elif values != []:
+                if quotes is not None:
+                    quotes.unreadable += 1
                 yield Row({UNREADABLE: "".join(lines.of_row).rstrip("\r\n")})
             else:  # an empty line is no row
                 counts.left_out[EMPTY_LINE] += 1
@@ -124,10 +136,11 @@ def _too_long(number: int, quote: str) -> str:
 
 
 class _Quotes:
-    """Evidence for and against quotes in a file of tab-separated values, which has none by its format."""
+    """Evidence for and against quotes in a TSV, which has none by its format."""
 
     def __init__(self) -> None:
         self.rows, self.doubled, self.wrapped, self.plain = 0, 0, 0, 0
+        self.left_open, self.unreadable = 0, 0
         self.example = ""
 
     def look(self, values: list[str]) -> None:
@@ -136,32 +149,36 @@ class _Quotes:
         for value in values:
             if QUOTE not in value:
                 continue
-            inner = value[1:-1]
-            if len(value) < 2 or not value.startswith(QUOTE) or not value.endswith(QUOTE):
+            single = value[1:].replace(QUOTE * 2, "")
+            if not value.startswith(QUOTE):
                 self.plain += 1
-            elif QUOTE not in inner:
-                has_wrapped = True
-            elif QUOTE not in inner.replace(QUOTE * 2, ""):
+            elif QUOTE not in single:
+                self.left_open += 1
+            elif single.index(QUOTE) < len(single) - 1:
+                self.plain += 1
+            elif QUOTE in value[1:-1]:
                 self.doubled += 1
-                self.example = self.example or value
             else:
-                self.plain += 1
+                has_wrapped = True
+                continue
+            self.example = self.example or value
         self.wrapped += has_wrapped
 
     def fault(self) -> str:
-        """Return a sentence where the values read as if they were quoted throughout, else an empty text."""
+        """Return a sentence where values seem to be quoted, else an empty text."""
         always = self.wrapped == self.rows > 1
-        if self.plain or not (self.doubled or always):
+        split = self.left_open and self.unreadable
+        if self.plain or not (self.doubled or always or split):
             return ""
         such = f", such as {self.example[:60]!r}" if self.example else ""
         return (
-            f"its values read as if quoted{such}: give the source `quote: '\"'`, or `quote: none` where quotes "
-            "are part of the text"
+            f"its values read as if quoted{such}: give the source `quote: '\"'`, or `quote: none` where "
+            "quotes are part of the text"
         )
 
 
 def check_urls(files: Files, name: str, source: Source) -> None:
-    """Check that a list of URLs can be opened, and that no columns are asked of it."""
+    """Check that a list of URLs can be opened. It has no columns."""
     asked = ("columns", "image", "task", "input", "output")
     field = next((field for field in asked if getattr(source, field)), "")
     if source.has_captions and "caption" in source.model_fields_set:
