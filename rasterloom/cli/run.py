@@ -54,7 +54,7 @@ def run_command(
 
 
 def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = OutputFormat.TABLE) -> None:
-    """Show the sources, which steps would run and why, and the cost of training. Nothing is changed."""
+    """Show the sources, the steps to run and the cost of training. Nothing is changed."""
     from rasterloom.pipelines.inspection.source_preview import preview  # heavy
     from rasterloom.pipelines.models.forecast import MFU, in_short  # heavy
     from rasterloom.pipelines.step import ShardStep  # heavy

@@ -58,7 +58,7 @@ def check_sources(sources: Sequence[Source]) -> list[str]:
 
 
 def check_names(sources: Sequence[Source]) -> None:
-    """Raise SourceError if two sources have one name, and one of them brings images."""
+    """Raise SourceError if two sources that bring images have one name."""
     names = [source_name(source) for source in sources]
     for number, (source, name) in enumerate(zip(sources, names, strict=True)):
         if names.count(name) > 1 and brings_images(source):  # a locator says the source by its name
@@ -216,7 +216,7 @@ def _pairs(source: Source, left_out: Counter[str]) -> Generator[tuple[Any, ...]]
 
 
 def _check_tally(name: str, tally: Tally, rows: int) -> None:
-    """Raise StepFailed where records of a source are neither rows nor counted with a reason."""
+    """Raise StepFailed where records are neither rows nor counted."""
     counted = sum(counts.rows for counts in tally.files.values())
     if faults := tally.faults():
         raise StepFailed(f"pairs: source {name!r}: {faults[0]}; please report it")

@@ -288,8 +288,8 @@ def test_records_of_a_folder_are_rows_or_counted(tmp_path: Path, jpeg: bytes) ->
     survey = survey_source(source)
     assert survey and survey.lines() == [
         "1 .jpg, 1 .json, 1 .txt, 1 .heic read",
-        "1 .txt not read: no image of the same name beside it",
-        "1 .md not read: no image",
+        "1 .txt not read (no image of the same name beside it)",
+        "1 .md not read (no image)",
     ]
 
 

@@ -136,7 +136,7 @@ def _sources(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _selection(recipe: Recipe) -> Iterator[Finding]:
-    """Check the scores, with the weights and libraries that they need, and the keep rule."""
+    """Check the scores, their weights and libraries, and the keep rule."""
     names = ", ".join(score.name for score in recipe.score) or "none"
     try:
         columns = scorers.score_columns(recipe.score)

@@ -1,4 +1,4 @@
-"""What a recipe's sources hold, as they are understood, before anything runs."""
+"""Preview of the rows and files of a source, before anything runs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

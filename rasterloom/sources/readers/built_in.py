@@ -50,7 +50,7 @@ def packed(*suffixes: str) -> tuple[str, ...]:
 
 
 def as_samples(rows: Iterator[Row], source: Source, root: str, folder: str = "") -> Iterator[Row]:
-    """Pass rows on, with the images that they name, and as samples for tasks other than text-to-image."""
+    """Pass rows on, with their named images, or as samples."""
     root, folder = (source.root or root).rstrip("/"), "" if source.root else folder
     if source.image:
         rows = tasks.with_images(rows, source, root, folder)
@@ -226,7 +226,7 @@ class FolderReader:
         return f"{digest}-2" if anew else digest
 
     def survey(self, source: Source) -> Survey:
-        """Return which files of a folder are images or beside one, by their names alone."""
+        """Return the files of a folder that are read, by name alone."""
         return folder.survey(find_files(source))
 
 

@@ -61,7 +61,7 @@ def read(files: Files, source: Source, tally: Tally | None = None) -> Iterator[R
 
 
 def check(files: Files, source: Source) -> None:
-    """Check that a folder has images, and captions in the first of the files beside them.
+    """Check that a folder has images, and captions beside the first.
 
     Raises:
         SourceError: it has none.
@@ -153,7 +153,7 @@ def _sidecars(names: Iterable[str]) -> dict[str, str]:
 
 
 def survey(files: Files) -> Survey:
-    """Return which files are images or read beside one, by their names alone."""
+    """Return the files that are read, by name alone."""
     found = Survey("folder")
     for entries in by_folder(files.entries()):
         names = [entry.name for entry in entries]

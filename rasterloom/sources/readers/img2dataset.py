@@ -73,7 +73,7 @@ def read(files: Files, source: Source, tally: Tally | None = None) -> Iterator[R
 
 
 def _table(files: Files, name: str, source: Source, counts: FileTally) -> Iterator[Row]:
-    """Yield the rows of a shard's table that failed, and those whose images it holds itself."""
+    """Yield a shard's failed rows, and those whose images its table holds."""
     with files.open_arrow(name) as opened, pq.ParquetFile(opened) as file:
         image = _image_column(file.schema_arrow)
     for row in parquet.read(files, name, source.model_copy(update={"image": image}), counts):

@@ -34,8 +34,9 @@ class Tally:
     def faults(self) -> list[str]:
         """Return a sentence for every file that lost records."""
         return [
-            f"{name}: {count.records:,} records, of which {count.rows - count.extra:,} became rows, "
-            f"{count.parts:,} belong to others and {count.left_out.total():,} were left out"
+            f"{name}: {count.records:,} records, of which {count.rows - count.extra:,} became rows"
+            + (f", {count.parts:,} belong to them" if count.parts else "")
+            + f" and {count.left_out.total():,} were left out"
             for name, count in self.files.items()
             if not count.is_whole
         ]

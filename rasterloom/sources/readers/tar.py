@@ -45,7 +45,7 @@ class Gap:
 
 @dataclass
 class _Extended:
-    """What the headers before a member say of it."""
+    """Name and length that headers before a member give it."""
 
     name: bytes = b""
     length: int | None = None
@@ -63,7 +63,10 @@ class _Extended:
 
 
 def members(file: BinaryIO, size: int) -> Iterator[Member | Gap]:
-    """Yield the regular files of an archive of ``size`` bytes in order, and what could not be read.
+    """Yield the regular files of an archive, and what cannot be read.
+
+    Args:
+        size: of the archive, in bytes.
 
     The last one may reach beyond the end of the archive, where that was cut. A link is a member that is
     unusable.
@@ -144,7 +147,7 @@ def _member(
 
 
 def _data_of_link(file: BinaryIO, offset: int, own: int) -> int:
-    """Return how many bytes follow the header of a link, folder or device.
+    """Return the length of what follows a link, folder or device.
 
     Some programs state a size though nothing follows.
     """
@@ -188,7 +191,7 @@ def _after_zeros(file: BinaryIO, position: int, size: int) -> int | None:
 
 
 def _next_header(file: BinaryIO, position: int, size: int) -> int:
-    """Return the position of the next header, a multiple of a block; 0 if there is none."""
+    """Return the position of the next header, 0 if there is none."""
     while position < size:
         file.seek(position)
         chunk = file.read(CHUNK_BYTES)
@@ -225,7 +228,7 @@ def _name(header: bytes) -> bytes:
 
 
 def _extend(said: _Extended, kind: bytes, file: BinaryIO, length: int) -> str:
-    """Take over a long name or a pax header; return its fault, empty if none."""
+    """Take over a long name or a pax header; return its fault."""
     if length > MAX_NAME_BYTES:
         return f"a header of {length:,} bytes"
     record = file.read(length)

@@ -39,7 +39,7 @@ def samples(rows: Iterable[Row], source: Source, root: str, folder: str) -> Iter
 
 
 def with_images(rows: Iterable[Row], source: Source, root: str, folder: str) -> Iterator[Row]:
-    """Give rows the image that their column ``image`` names by a path or a URL.
+    """Give rows the image that their column ``image`` names.
 
     Args:
         root, folder: as for :func:`samples`.
@@ -70,7 +70,7 @@ def _with_image(row: Row, source: Source, root: str, folder: str) -> Row:
 
 
 def check_images(rows: Iterable[Row], source: Source, files: Files) -> None:
-    """Check that one of the first images that a table names by a path is there.
+    """Check that one of the first images of a table exists.
 
     Args:
         rows: of a source with ``image``, as `with_images` gives them.

@@ -58,7 +58,7 @@ def read(files: Files, name: str, source: Source, counts: FileTally | None = Non
 
 
 def check(rows: Iterator[Row], shown: str, source: Source) -> None:
-    """Check that one of the first samples of an archive can be used.
+    """Check that one of an archive's first samples can be used.
 
     Raises:
         SourceError: there are none, or all of them lack an image or a caption.
@@ -91,7 +91,7 @@ def _until_error(found: Iterator[Member | Gap]) -> Iterator[Member | Gap]:
 
 
 def _is_passed_over(member: Member) -> bool:
-    """Tell names that begin with a dot, and folders as old programs write them."""
+    """Tell names that begin with a dot, and folders."""
     last = os.path.basename(member.name.rstrip("/"))
     return last.startswith(".") or (member.name.endswith("/") and not member.length)
 
@@ -145,7 +145,7 @@ def _rows(
 
 
 def _images(there: Mapping[str, Member]) -> tuple[list[str], list[str]]:
-    """Return a sample's images, and those that it has beside them with captions of their own.
+    """Return a sample's images, and further ones that have own captions.
 
     Of a.jpg and a.seg.png, a.jpg is the image; of a.jpg and a.nef, which is not decoded, too.
     """
