@@ -10,10 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rasterloom.errors import SourceError, StepFailed
 from rasterloom.recipe.fetch import Fetch
+from rasterloom.recipe.loader import load_recipe
 from rasterloom.recipe.sources import Source
 from rasterloom.sources.fetch.shard import fetch_shard
 from rasterloom.sources.pairs import check_sources, read_sources
@@ -330,3 +333,49 @@ def test_img2dataset_says_which_images_are_gone(tmp_path: Path) -> None:
         rows = [row for row in rows_of(tmp_path / form) if row["error"] == "bad_row"]
         assert len(rows) == 1 and "00000.parquet: " in rows[0]["detail"]
         assert "images that it says were downloaded are not there" in rows[0]["detail"]
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, jpeg: bytes) -> Path:
+    """A data set as `snapshot_download` leaves it in its cache: links into the folder blobs."""
+    root = tmp_path / "hub" / "datasets--owner--set"
+    snapshot = root / "snapshots" / "0123abcd"
+    write(root / "blobs", {"cccc": jpeg, "dddd": b"six"})
+    pq.write_table(
+        pa.table({"image": [jpeg, jpeg + b"!"], "caption": ["one", "two"]}), root / "blobs" / "aaaa"
+    )
+    write_tar(root / "blobs" / "bbbb", [("1.jpg", jpeg), ("1.txt", b"four")])
+    (root / "blobs" / "eeee").write_bytes(b"image,caption\nphotos/1.jpg,seven\n")
+    links = {
+        "data/train.parquet": "aaaa",
+        "00000.tar": "bbbb",
+        "photos/1.jpg": "cccc",
+        "photos/1.txt": "dddd",
+    }
+    for name, blob in (links | {"list.csv": "eeee"}).items():
+        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        (snapshot / name).symlink_to(os.path.relpath(root / "blobs" / blob, (snapshot / name).parent))
+    return snapshot
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "captions"),
+    [
+        ("data/*.parquet", "image: image", ["one", "two"]),
+        ("data/train.parquet", "image: image", ["one", "two"]),
+        ("*.tar", "name: tars", ["four"]),
+        ("00000.tar", "name: tars", ["four"]),
+        ("photos", "name: photos", ["six"]),
+        ("list.csv", "image: image", ["seven"]),
+    ],
+)
+def test_links_of_hugging_faces_cache(hub_cache: Path, path: str, options: str, captions: list[str]) -> None:
+    recipe = hub_cache.parents[2] / "recipe.yaml"
+    place = hub_cache.relative_to(recipe.parent)
+    recipe.write_text(f"corpus: c\nsources: [{{path: '{place}/{path}', {options}}}]\n")
+    (source,) = load_recipe(recipe).sources
+    check_sources([source])
+    pairs, _ = read_sources([source])
+    assert pairs["caption"].to_pylist() == captions
+    images = fetch_shard(pairs, Fetch(), shard=0, sources=[source])
+    assert images["detail"].null_count == len(captions)
