@@ -166,3 +166,23 @@ def test_tasks_take_the_image_of_the_row(photos: Path) -> None:
     jsonl(photos / "a.jsonl", [{"file": "photos/0 #%.jpg", "out": "photos/1 #%.jpg", "caption": "edit it"}])
     (row,) = rows_of(photos / "a.jsonl", task="edit", output="out")
     assert row["error"] is None and row["more"] and row["task"] == "edit"
+
+
+def test_several_captions_of_one_image_fetch_it_once(tmp_path: Path, site: Any, jpeg: bytes) -> None:
+    site.answers |= {"/a.jpg": jpeg, "/b.jpg": jpeg}
+    urls = [*[site.url("/a.jpg")] * 3, site.url("/b.jpg"), *[site.url("/gone.jpg")] * 2]
+    table = pa.table(
+        {"url": urls, "caption": [f"caption {i}" for i in range(6)], "md5": ["0" * 32, *["x"] * 5]}
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    source = Source(path=str(tmp_path / "a.parquet"))
+    pairs, _ = read_sources([source])
+    config = Fetch(robots=False, allow_hosts=(f"127.0.0.1:{site.port}",))
+    rows = fetch_shard(pairs, config, shard=0, sources=[source]).to_pylist()
+    assert site.asked == {"/a.jpg": 1, "/b.jpg": 1, "/gone.jpg": 1}
+    assert [row["error"] for row in rows] == [None] * 4 + ["http_4xx"] * 2
+    assert [row["image"] for row in rows[:4]] == [jpeg] * 4 and len({row["key"] for row in rows}) == 6
+    assert {(row["attempts"], row["http_status"]) for row in rows} == {(1, 200), (1, 404)}
+    site.asked.clear()
+    rows = fetch_shard(pairs, config.model_copy(update={"md5": "md5"}), shard=0, sources=[source]).to_pylist()
+    assert site.asked["/a.jpg"] == 2 and rows[0]["error"] == "hash_mismatch"
