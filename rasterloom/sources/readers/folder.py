@@ -209,8 +209,8 @@ def _is_in(folder: str, outer: str) -> bool:
 
 def _has_stem(folder: str, file: str) -> bool:
     """Tell whether a folder may come between a file and its sidecar."""
-    stem, suffix = os.path.splitext(file)
-    return folder.startswith(f"{stem}." if suffix else stem)
+    stem, dot, _ = file.partition(".")
+    return folder.startswith(f"{stem}{dot}")
 
 
 def _read(files: Files, name: str, size: int) -> bytes | None:

@@ -234,7 +234,7 @@ def _extend(said: _Extended, kind: bytes, file: BinaryIO, length: int) -> str:
     record = file.read(length)
     if kind == b"L":
         said.name = record.rstrip(b"\0")
-        return ""
+        return "" if record.endswith(b"\0") else "a long name without its end"
     while record.strip(b"\0"):
         count, space, _ = record.partition(b" ")
         if not space or not count.isdigit() or len(count) > 9 or not len(count) < int(count) <= len(record):

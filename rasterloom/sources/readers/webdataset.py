@@ -18,6 +18,7 @@ from rasterloom.utils.redact import safe
 
 CHECKED_ROWS = 200  # before anything runs
 MAX_MEMBERS = 1000  # of a sample; what comes beyond is a sample of its own
+EMPTY = Gap("the archive is empty: no bytes at all")
 SAMPLE_KEY = "__key__"  # column with a sample's name, as webdataset calls it
 
 Sample = dict[str, Member]  # by the suffix, in lower case, with its dot
@@ -30,15 +31,22 @@ def read(files: Files, name: str, source: Source, counts: FileTally | None = Non
         size = file.seek(0, os.SEEK_END)
         sample: Sample = {}
         key = ""
-        gaps: list[Gap] = [] if size else [Gap("the archive is empty: no bytes at all")]
-        for member in _until_error(members(file, size)):
+        gaps: list[Gap] = []
+        for member in _until_error(members(file, size) if size else iter([EMPTY])):
+            counts.records += 1
             if isinstance(member, Gap):
                 gaps.append(member)
+                if len(gaps) >= MAX_MEMBERS:
+                    yield from _rows(file, name, key, sample, source, counts)
+                    yield from _said(files, name, gaps)
+                    sample, gaps = {}, []
                 continue
             own, suffix = _key(member.name)
-            counts.records += 1
             if _is_passed_over(member):
                 counts.left_out["a folder, or a name that begins with a dot"] += 1
+                continue
+            if not suffix:  # webdataset passes over it, too; the sample around it goes on
+                yield unusable("a sample without an image", {SAMPLE_KEY: own[:1000], "tar": name})
                 continue
             if own != key or suffix in sample:
                 yield from _rows(file, name, key, sample, source, counts)
@@ -52,9 +60,11 @@ def read(files: Files, name: str, source: Source, counts: FileTally | None = Non
                 sample = goes_on
             sample[suffix] = member
         yield from _rows(file, name, key, sample, source, counts)
-        for gap in gaps:
-            counts.records += 1
-            yield unusable(f"{files.shown(name)}: {gap.reason}", {"tar": name})
+        yield from _said(files, name, gaps)
+
+
+def _said(files: Files, name: str, gaps: list[Gap]) -> Iterator[Row]:
+    return (unusable(f"{files.shown(name)}: {gap.reason}", {"tar": name}) for gap in gaps)
 
 
 def check(rows: Iterator[Row], shown: str, source: Source) -> None:
