@@ -24,6 +24,7 @@ from rasterloom.cli.options import (
     result_lines,
 )
 from rasterloom.errors import FAILED
+from rasterloom.schema import StepKind
 from rasterloom.utils.redact import PAGE, safe
 
 
@@ -53,8 +54,10 @@ def run_command(
 
 
 def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = OutputFormat.TABLE) -> None:
-    """Show which steps would run and why, and the cost of training. Nothing is changed."""
+    """Show the sources, the steps to run and the cost of training. Nothing is changed."""
+    from rasterloom.pipelines.inspection.source_preview import preview  # heavy
     from rasterloom.pipelines.models.forecast import MFU, in_short  # heavy
+    from rasterloom.pipelines.step import ShardStep  # heavy
     from rasterloom.pipelines.training.stage_step import is_stage  # heavy
     from rasterloom.pipelines.workflow import Workflow  # heavy
 
@@ -70,6 +73,10 @@ def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = Out
             }
             print_json(row)
         return
+    for p in planned:
+        if p.runs and isinstance(p.step, ShardStep) and p.step.kind is StepKind.PAIRS:
+            for source in workflow.recipe.sources:
+                out.print("\n".join(preview(source).lines()), highlight=False)
     out.print(plan_table(planned))
     out.print(f"{sum(p.runs for p in planned)} of {len(planned)} steps would run.")
     for p in planned:

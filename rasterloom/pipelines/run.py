@@ -15,10 +15,13 @@ from rasterloom.pipelines.workspace.retries import ask_for_retry, parse_classes,
 from rasterloom.pipelines.workspace.status import Status, file_folder, local_folder, status
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import StepKind
+from rasterloom.sources.readers.registry import source_name, survey_source
 from rasterloom.storage.layout import GRID, INDEX_HTML
 from rasterloom.storage.local_disk import advice, is_full
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.workspace_check import check_workspace
+
+KEPT = ("kept", "adopted")  # outcomes of a selection, ours or an imported one
 
 
 def run(workflow: Workflow, until: str | None, progress: Progress, retry: str = "") -> list[Planned]:
@@ -75,9 +78,12 @@ def _run_steps(corpus: Corpus, recipe: Recipe, steps: list[HasResult], progress:
                 planned.append(Planned(step, before, not before.done))
                 if before.done:
                     progress.skip(step.name)
+                    _check_kept(step, before)
                     continue
                 if isinstance(step, ShardStep) and is_fixed(corpus):
                     refuse_change(corpus, step.name)
+                if step.kind is StepKind.PAIRS:
+                    _say_unread(recipe, progress)
                 with progress.step(step.name, before.reason) as seen:
                     start_ray(recipe.run)
                     try:
@@ -92,9 +98,29 @@ def _run_steps(corpus: Corpus, recipe: Recipe, steps: list[HasResult], progress:
                             raise StepFailed(f"{error}; {why}") from error
                         raise
                     seen.result(after.record, summary(after))
+                _check_kept(step, after)
     finally:
         progress.ended([p.step.name for p in planned if p.runs])
     return planned
+
+
+def _say_unread(recipe: Recipe, progress: Progress) -> None:
+    """Print which files of the sources are not read."""
+    for source in recipe.sources:
+        survey = survey_source(source)
+        for line in survey.lines()[1 if survey.read else 0 :] if survey else ():
+            progress.say(f"source {source_name(source)}: {line}")
+
+
+def _check_kept(step: HasResult, done: Status) -> None:
+    """Raise StepFailed if a selection keeps no row."""
+    record = done.record
+    if step.kind is not StepKind.SELECTION or record is None or any(map(record.counts.get, KEPT)):
+        return
+    reasons = ", ".join(
+        f"{name} {n:,}" for name, n in sorted(record.counts.items(), key=lambda item: -item[1])
+    )
+    raise StepFailed(f"{step.name}: none of {record.rows:,} rows is kept: {reasons or 'there are none'}")
 
 
 def summary(done: Status) -> str:

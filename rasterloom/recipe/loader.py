@@ -50,8 +50,16 @@ def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
     def resolve(path: str) -> str:
         return path if "://" in path else str((folder / Path(path).expanduser()).resolve())
 
+    def resolve_file(path: str) -> str:
+        # A link to a file without its suffix, as in Hugging Face's cache, is known by its own name.
+        given = folder / Path(path).expanduser()
+        if "://" not in path and given.is_file() and given.suffix != given.resolve().suffix:
+            return str(given.parent.resolve() / given.name)
+        return resolve(path)
+
     def place(source: Source) -> Source:
-        path = resolve(source.path) if isinstance(source.path, str) else tuple(map(resolve, source.path))
+        paths = source.path
+        path = resolve_file(paths) if isinstance(paths, str) else tuple(map(resolve_file, paths))
         return source.model_copy(update={"path": path, "root": source.root and resolve(source.root)})
 
     sources = tuple(map(place, recipe.sources))

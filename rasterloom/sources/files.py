@@ -4,7 +4,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import takewhile
@@ -26,7 +26,7 @@ CONTENT_BYTES = 1_000_000_000  # a source on disk of up to so many bytes is iden
 BUFFER_BYTES = 1 << 20
 READ_ONLY = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC  # no link, no pipe should be there
 ELSEWHERE = "leads elsewhere"  # of a link that is not followed, in a digest
-SIDECARS = ("txt", "json")  # suffixes of what lies beside an image
+SIDECARS = ("json", "txt", "caption")  # suffixes of what lies beside an image, in any case
 IMAGE_SUFFIXES = (
     ".jpg",
     ".jpeg",
@@ -39,6 +39,14 @@ IMAGE_SUFFIXES = (
     ".tif",
     ".tiff",
     ".avif",
+)
+# Kinds that cameras and programs write and that may not be decoded: a row each, and its bytes decide.
+OTHER_IMAGE_SUFFIXES = (
+    *(".heic", ".heif", ".hif", ".avifs", ".jxl", ".jp2", ".j2k", ".jpx", ".jpf", ".jxr", ".wdp", ".apng"),
+    *(".jpg_large", ".jpg_orig", ".jpg-large", ".jpeg_large", ".png_large", ".jif", ".pjpeg", ".pjp"),
+    *(".mpo", ".ico", ".cur", ".svg", ".svgz", ".psd", ".psb", ".xcf", ".kra", ".tga", ".dds", ".exr"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".pcx", ".sgi", ".eps", ".wmf", ".emf", ".dng", ".cr2"),
+    *(".cr3", ".nef", ".nrw", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".raw", ".hdr", ".qoi"),
 )
 _WILD = re.compile(r"[*?[]")
 
@@ -232,9 +240,12 @@ def _matches(pattern: re.Pattern[str], name: str) -> bool:
     if pattern.fullmatch(name):
         return True
     stem, suffix = os.path.splitext(name)
-    if suffix[1:] not in SIDECARS:
+    if suffix[1:].lower() not in SIDECARS:
         return False
-    return any(pattern.fullmatch(stem + s) or pattern.fullmatch(stem + s.upper()) for s in IMAGE_SUFFIXES)
+    known = (*IMAGE_SUFFIXES, *OTHER_IMAGE_SUFFIXES)
+    if _suffix(stem) in ("", *known) and pattern.fullmatch(stem):  # a.jpg of a.jpg.txt
+        return True
+    return any(pattern.fullmatch(stem + s) or pattern.fullmatch(stem + s.upper()) for s in known)
 
 
 def _translate(pattern: str) -> re.Pattern[str]:
@@ -267,8 +278,8 @@ def _translate(pattern: str) -> re.Pattern[str]:
         return re.compile(re.escape(pattern))
 
 
-def digest_of(files: Files) -> str:
-    """Return a digest of what a source holds, as hex digits.
+def digest_of(files: Files, seen: Callable[[str], None] = lambda name: None) -> str:
+    """Return a digest of what a source holds, as hex digits. Call ``seen`` with the name of each file.
 
     On a disk: the content of its files, or, beyond ``CONTENT_BYTES``, their names, sizes and times. On S3:
     names, sizes and ETags. Names are relative to the source; one file is known by its content alone, so
@@ -282,6 +293,7 @@ def digest_of(files: Files) -> str:
     is_one = files.explicit and len(files.targets) == 1
     number = 0
     for number, entry in enumerate(files.entries(), start=1):  # noqa: B007
+        seen(entry.name)
         name = b"" if is_one else os.fsencode(entry.name)
         blocked = files.is_local and _is_blocked(files, entry.name)
         listing.update(repr((name, entry.size, ELSEWHERE if blocked else entry.stamp)).encode())

@@ -3,14 +3,16 @@
 import json
 import math
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rasterloom.errors import SourceError
+from rasterloom.errors import SourceError, StepFailed
 from rasterloom.recipe.sources import Column, Source
 from rasterloom.schema import PAIRS, T2I, ErrorClass, pair_key
 from rasterloom.sources.failure import FetchFailure
@@ -21,6 +23,7 @@ from rasterloom.sources.readers.registry import (
     read_rows,
     source_digest,
     source_name,
+    unread_files,
 )
 from rasterloom.sources.readers.row import (
     BATCH_ROWS,
@@ -32,6 +35,7 @@ from rasterloom.sources.readers.row import (
     SourceSample,
     wanted_columns,
 )
+from rasterloom.sources.readers.tally import Tally
 from rasterloom.sources.readers.tasks import is_url, text_of
 from rasterloom.sources.repeated_keys import Repeats
 
@@ -47,32 +51,41 @@ def check_sources(sources: Sequence[Source]) -> list[str]:
     Raises:
         SourceError: one is missing, or has not the columns it names, or its name is another's.
     """
+    for source in sources:
+        check_source(source)
+    check_names(sources)
+    return [source_digest(source) for source in sources]
+
+
+def check_names(sources: Sequence[Source]) -> None:
+    """Raise SourceError if two sources that bring images have one name."""
     names = [source_name(source) for source in sources]
     for number, (source, name) in enumerate(zip(sources, names, strict=True)):
-        check_source(source)
         if names.count(name) > 1 and brings_images(source):  # a locator says the source by its name
             raise SourceError(f"sources[{number}]: another source is called {name!r} too; give each a `name`")
-    return [source_digest(source) for source in sources]
 
 
 def stream_pairs(sources: Sequence[Source], counts: dict[str, int]) -> Iterator[pa.Table]:
     """Yield all sources' pairs, in tables of up to ``FILE_ROWS`` rows.
 
-    No row is lost: one whose URL or caption is missing or cannot be read as text stands with a null
-    there, and only a pair that has been read already is left out, and counted. Rows have a key each of
-    their own and come in the order of the sources. ``counts`` gets ``read``, ``repeated`` and ``pairs``,
-    of which the first is the sum of the others.
+    No row is lost: the records of each file are rows, or counted with a reason. One whose URL or caption is
+    missing or cannot be read as text stands with a null there, and only a pair that has been read already is
+    left out, and counted. Rows have a key each of their own and come in the order of the sources. ``counts``
+    gets ``read``, ``repeated`` and ``pairs``, of which the first is the sum of the others, and what of the
+    sources is not read, by reason.
 
     The rows are written to the system's folder for temporary files first, because which of them repeat
     others is known at the end only.
 
     Raises:
         SourceError: a file cannot be read, or has not the columns that its source names.
+        StepFailed: the rows of a file are not as many as its records.
     """
+    left_out: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="rasterloom-pairs-") as folder:
         spooled: list[Path] = []
         with Repeats(Path(folder, "keys")) as repeats:
-            for number, batches in enumerate(_files_of(_batches(sources))):
+            for number, batches in enumerate(_files_of(_batches(sources, left_out))):
                 spooled.append(Path(folder, f"{number:06d}.parquet"))
                 with pq.ParquetWriter(spooled[-1], PAIRS, compression="lz4", use_dictionary=False) as writer:
                     for batch in batches:
@@ -80,7 +93,7 @@ def stream_pairs(sources: Sequence[Source], counts: dict[str, int]) -> Iterator[
                         writer.write_batch(batch)
             again = repeats.find()
         pairs = int(len(again) - again.sum())
-        counts |= {"read": len(again), "repeated": len(again) - pairs, "pairs": pairs}
+        counts |= {"read": len(again), "repeated": len(again) - pairs, "pairs": pairs, **left_out}
         start = 0
         for path in spooled:
             table = pq.read_table(path)
@@ -88,8 +101,11 @@ def stream_pairs(sources: Sequence[Source], counts: dict[str, int]) -> Iterator[
             start += table.num_rows
             table = table if keep.all() else table.filter(pa.array(keep))
             path.unlink()
+            pairs -= table.num_rows
             yield table
             del table  # before the next one is read
+        if pairs:
+            raise StepFailed(f"pairs: {pairs:,} rows of the sources are not in the table")
 
 
 def check_pair(pair: dict[str, Any], uncaptioned: Collection[str] = ()) -> None:
@@ -118,6 +134,25 @@ def check_pair(pair: dict[str, Any], uncaptioned: Collection[str] = ()) -> None:
         raise FetchFailure(ErrorClass.BAD_CAPTION, "no caption, or none that is text")
 
 
+def first_pairs(source: Source, examples: int, rows: int) -> tuple[list[dict[str, Any]], int | None]:
+    """Read the first rows of a source: some as rows of ``schema.PAIRS``, and how many rows it has.
+
+    None for their number if they are more than ``rows``.
+
+    Raises:
+        SourceError: a file cannot be read, or has not the columns that its source names.
+    """
+    found: list[dict[str, Any]] = []
+    number = 0
+    with closing(_pairs(source, Counter())) as values:
+        for number, row in enumerate(values, 1):
+            if number > rows:
+                return found, None
+            if len(found) < examples:
+                found.append(dict(zip(PAIRS.names, row, strict=True)))
+    return found, number
+
+
 def read_sources(sources: Sequence[Source]) -> tuple[pa.Table, dict[str, int]]:
     """Read the pairs of all sources into memory: the rows of :func:`stream_pairs`, and its counts."""
     counts: dict[str, int] = {}
@@ -141,11 +176,11 @@ def _files_of(batches: Iterator[pa.RecordBatch]) -> Iterator[Iterator[pa.RecordB
         yield group()
 
 
-def _batches(sources: Sequence[Source]) -> Iterator[pa.RecordBatch]:
+def _batches(sources: Sequence[Source], left_out: Counter[str]) -> Iterator[pa.RecordBatch]:
     rows: list[tuple[Any, ...]] = []
     characters = 0
     for source in sources:
-        for values in _pairs(source):
+        for values in _pairs(source, left_out):
             rows.append(values)
             characters += sum(map(len, filter(None, (*values[1:5], values[9]))))
             if len(rows) == BATCH_ROWS or characters > BATCH_CHARACTERS:
@@ -161,14 +196,34 @@ def _batch(rows: list[tuple[Any, ...]]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=PAIRS)
 
 
-def _pairs(source: Source) -> Iterator[tuple[Any, ...]]:
-    """Yield the values of PAIRS of every row. What is no text is null there, and goes to ``meta``."""
+def _pairs(source: Source, left_out: Counter[str]) -> Generator[tuple[Any, ...]]:
+    """Yield the values of PAIRS of every row. What is no text is null there, and goes to ``meta``.
+
+    ``left_out`` gets what of the source is no row, by reason.
+    """
     name = source_name(source)
     roles = wanted_columns(source)
     taken = frozenset(roles.values()) - {roles.get("image")}
     roles = {role: column for role, column in roles.items() if role in ROLES}
-    for row in read_rows(source):
+    tally, number = Tally(), 0
+    for number, row in enumerate(read_rows(source, tally), 1):  # noqa: B007
         yield _pair(name, source, roles, taken, row)
+    _check_tally(name, tally, number)
+    for counts in tally.files.values():
+        left_out.update({f"not read, {reason}": count for reason, count in counts.left_out.items()})
+    if survey := unread_files(source):
+        left_out.update(survey)
+
+
+def _check_tally(name: str, tally: Tally, rows: int) -> None:
+    """Raise StepFailed where records are neither rows nor counted."""
+    counted = sum(counts.rows for counts in tally.files.values())
+    if faults := tally.faults():
+        raise StepFailed(f"pairs: source {name!r}: {faults[0]}; please report it")
+    if tally.files and counted != rows:
+        raise StepFailed(
+            f"pairs: source {name!r}: {rows:,} rows of {counted:,} came through; please report it"
+        )
 
 
 def uncaptioned_sources(sources: Sequence[Source]) -> frozenset[str]:

@@ -138,10 +138,14 @@ def pairs_table(urls: list[str | None], captions: list[str | None] | None = None
 
 @pytest.fixture
 def fetch(site: Site) -> Callable[..., list[dict[str, object]]]:
-    """Fetches URLs, paths of the site among them, and returns the rows."""
+    """Fetches URLs, paths of the site among them, and returns the rows.
+
+    A path that is given several times is as many images: each has a query of its own.
+    """
 
     def run(*urls: str | None, allow: tuple[str, ...] = (), **config: object) -> list[dict[str, object]]:
-        full = [site.url(url) if url and url.startswith("/") else url for url in urls]
+        apart = [f"{url}?{i}" if url and urls.count(url) > 1 else url for i, url in enumerate(urls)]
+        full = [site.url(url) if url and url.startswith("/") else url for url in apart]
         settings = {"deadline_s": 60.0, "allow_hosts": (f"127.0.0.1:{site.port}", *allow), **config}
         return fetch_shard(pairs_table(full), Fetch(**settings), shard=3).to_pylist()
 

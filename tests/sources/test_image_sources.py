@@ -49,6 +49,12 @@ def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
     return path
 
 
+def write_folder(folder: Path, files: dict[str, bytes]) -> None:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
 @pytest.fixture
 def folder(tmp_path: Path, jpeg: bytes) -> Path:
     root = tmp_path / "photos"
@@ -70,9 +76,7 @@ def folder(tmp_path: Path, jpeg: bytes) -> Path:
         "README.md": b"hello",
         "orphan.txt": b"nothing beside it",
     }
-    for name, data in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
+    write_folder(root, files)
     return root
 
 
@@ -214,7 +218,8 @@ def test_any_sidecars_give_a_row(tmp_path: Path, jpeg: bytes, as_json: bytes, as
     (tmp_path / "fuzz").mkdir(exist_ok=True)
     for suffix, data in (("jpg", jpeg), ("json", as_json), ("txt", as_text)):
         (tmp_path / "fuzz" / f"a.{suffix}").write_bytes(data)
-    (row,) = through(Source(path=str(tmp_path / "fuzz")))
+    write_folder(tmp_path / "fuzz", {"b.jpg": jpeg, "b.txt": b"a caption"})
+    row, _ = through(Source(path=str(tmp_path / "fuzz")))
     assert row["error"] in (None, "bad_caption", "bad_row")
 
 
@@ -260,6 +265,7 @@ def test_any_tar_gives_rows(
         whole[position : position + len(change)] = change
     (tmp_path / "fuzz.tar").write_bytes(whole)
     (tmp_path / "noise.tar").write_bytes(data)
+    write_tar(tmp_path / "whole.tar", names[:2])
     for row in through(Source(path=f"{tmp_path}/*.tar", name="fuzz")):
         assert row["error"] != "internal", row["detail"]
 

@@ -178,7 +178,13 @@ def test_members_of_tars_that_are_links_hold_nothing(
             if name == member:
                 info.type, info.linkname, info.size, data = kind, str(target), 0, b""
             tar.addfile(info, io.BytesIO(data))
-    (row,) = through(Source(path=f"{tmp_path}/a.tar"))
+        info = tarfile.TarInfo("2.jpg")
+        info.size = len(jpeg)
+        tar.addfile(info, io.BytesIO(jpeg))
+        info = tarfile.TarInfo("2.txt")
+        info.size = 3
+        tar.addfile(info, io.BytesIO(b"two"))
+    row, _ = through(Source(path=f"{tmp_path}/a.tar"))
     assert (row["error"] or "one") == ("bad_row" if member == "1.jpg" else "one")
 
 

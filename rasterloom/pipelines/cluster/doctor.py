@@ -9,12 +9,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rasterloom.errors import PluginError, StorageError
+from rasterloom.errors import PluginError, SourceError, StorageError
 from rasterloom.filtering.scorers import registry as scorers
+from rasterloom.filtering.selection import check_keep
 from rasterloom.pipelines.cluster import cluster_checks
 from rasterloom.pipelines.cluster.cluster_checks import Finding
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.tokenize import Tokenize
+from rasterloom.sources.pairs import check_names
 from rasterloom.sources.readers import registry as readers
 from rasterloom.tokenize.codecs import load as codecs
 from rasterloom.utils import plugins, private_folders
@@ -40,6 +42,8 @@ def examine(recipe: Recipe | None, address: str | None = None) -> list[Finding]:
     if recipe:
         corpus = Corpus.of(recipe)
         found += [
+            *_sources(recipe),
+            *_selection(recipe),
             _codec(recipe.tokenize),
             *_workspace(corpus),
             *cluster_checks.names(corpus),
@@ -112,6 +116,35 @@ def gpu_findings(gpus: "list[Gpu]", needed: bool, flash_attn: bool) -> Iterator[
         yield Finding(False, f"{', '.join(old)}: no bf16, which deepspeed.bf16 needs (A100 and newer)")
     kernel = "flash-attn is there" if flash_attn else "no flash-attn: torch's own kernel is used"
     yield Finding(True, f"{kernel} (pip install 'rasterloom[gpu]', or infra/docker/gpu.Dockerfile)")
+
+
+def _sources(recipe: Recipe) -> Iterator[Finding]:
+    """Check each source of a recipe: its files, its columns, the library that reads it."""
+    for source in recipe.sources:
+        try:
+            readers.check_source(source)
+            survey = readers.survey_source(source)
+        except (SourceError, PluginError) as error:
+            yield Finding(False, f"source: {error}")
+            continue
+        files = "; ".join(survey.lines()) if survey else "its files are not counted"
+        yield Finding(True, f"source {readers.source_name(source)} ({readers.kind_of(source)}): {files}")
+    try:
+        check_names(recipe.sources)
+    except SourceError as error:
+        yield Finding(False, str(error))
+
+
+def _selection(recipe: Recipe) -> Iterator[Finding]:
+    """Check the scores, their weights and libraries, and the keep rule."""
+    names = ", ".join(score.name for score in recipe.score) or "none"
+    try:
+        columns = scorers.score_columns(recipe.score)
+        yield Finding(True, f"scores: {names}")
+        check_keep(recipe.keep, columns)
+        yield Finding(True, f"keep: {recipe.keep.rule}")
+    except (ValueError, OSError) as error:
+        yield Finding(False, f"score and keep: {error}")
 
 
 def _codec(config: Tokenize) -> Finding:

@@ -17,6 +17,7 @@ from rasterloom.sources.fetch.checksums import check_hashes
 from rasterloom.sources.fetch.client import Client, Trace
 from rasterloom.sources.fetch.client_pool import with_client
 from rasterloom.sources.fetch.local_images import LocalImages
+from rasterloom.sources.fetch.repeated import Repeated
 from rasterloom.sources.images.decode import decode_image
 from rasterloom.sources.images.row import image_columns, received
 from rasterloom.sources.pairs import check_pair, uncaptioned_sources
@@ -49,7 +50,9 @@ def fetch_shard(pairs: pa.Table, config: Fetch, *, shard: int, sources: Sequence
             LocalImages(sources, config) as local,
         ):
             uncaptioned = uncaptioned_sources(sources)
-            rows = (_row(client, local, threads, pair, shard, uncaptioned) for pair in pairs.to_pylist())
+            repeated = Repeated(pairs, config)
+            listed = pairs.to_pylist()
+            rows = (_row(client, local, threads, pair, shard, uncaptioned, repeated) for pair in listed)
             return await asyncio.gather(*rows)
 
     return images_table(with_client(config, fetch_rows))
@@ -82,6 +85,7 @@ async def _row(
     pair: dict[str, Any],
     shard: int,
     uncaptioned: frozenset[str],
+    repeated: Repeated,
 ) -> dict[str, Any]:
     row: dict[str, Any] = {name: pair[name] for name in ("key", "url", "caption", "task", "turns", "main")}
     row |= {"shard": shard, "status": "failed"}
@@ -107,7 +111,9 @@ async def _row(
         places = [main, *more]
         by_url = [pair["path"] is None, *map(is_url, more)]
         metas = [pair["meta"], *[None] * len(more)]  # it speaks of the row's own image
-        got = await asyncio.gather(*map(get, places, by_url, traces, metas), return_exceptions=True)
+        of_main = repeated.get(pair, traces[0], lambda: get(main, by_url[0], traces[0], pair["meta"]))
+        others = map(get, places[1:], by_url[1:], traces[1:], metas[1:])
+        got = await asyncio.gather(of_main, *others, return_exceptions=True)
         ordered = in_order(0, pair["main"], range(1, len(places)))
         for number, at in enumerate(ordered, 1):
             found = got[at]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -27,7 +28,7 @@ from rasterloom.sources.readers import (
     webdataset,
 )
 from rasterloom.sources.readers.base import Listing, Reader
-from rasterloom.sources.readers.row import Row, picked
+from rasterloom.sources.readers.row import Row, is_image, picked
 from rasterloom.sources.readers.tally import FileTally, Survey, Tally
 
 CHECKED_FILES = 200  # whose columns are looked at before anything runs
@@ -52,10 +53,11 @@ def packed(*suffixes: str) -> tuple[str, ...]:
 
 
 def as_samples(rows: Iterator[Row], source: Source, root: str, folder: str = "") -> Iterator[Row]:
-    """Pass rows on, as samples for tasks other than text-to-image."""
-    if not source.has_tasks:
-        return rows
-    return tasks.samples(rows, source, (source.root or root).rstrip("/"), "" if source.root else folder)
+    """Pass rows on, with their named images, or as samples."""
+    root, folder = (source.root or root).rstrip("/"), "" if source.root else folder
+    if source.image:
+        rows = tasks.with_images(rows, source, root, folder)
+    return tasks.samples(rows, source, root, folder) if source.has_tasks else rows
 
 
 @contextmanager
@@ -71,17 +73,6 @@ def named_errors(shown: str) -> Iterator[None]:
 
 def _has_images(listing: Listing) -> bool:
     return any(suffix_of(name) in IMAGE_SUFFIXES for name in listing.names)
-
-
-def _counted(read: Callable[[Files, str, Source], Iterator[Row]]) -> ReadFile:
-    """Count a file's records by its rows."""
-
-    def run(files: Files, name: str, source: Source, counts: FileTally) -> Iterator[Row]:
-        for row in read(files, name, source):
-            counts.records += 1
-            yield row
-
-    return run
 
 
 @dataclass(frozen=True)
@@ -118,6 +109,8 @@ class FileReader:
                     self.check_file(files, name, source)
                 else:
                     files.path(name)
+        if source.image:
+            tasks.check_images(self._rows(files, names, source), source, files)
         if self.is_list:
             sample.check(
                 source, names[0], files, self._rows(files, names, source), len(names) > CHECKED_FILES
@@ -196,6 +189,24 @@ def is_private(files: Files, name: str) -> bool:
     return False
 
 
+class CountingReader(Reader, Protocol):
+    """Reader that counts the records of its files while it reads."""
+
+    def read(self, source: Source, tally: Tally | None = None) -> Iterator[Row]: ...
+
+
+class TarReader(FileReader):
+    """Reads webdataset tars."""
+
+    def check(self, source: Source) -> None:
+        super().check(source)
+        files = find_files(source)
+        webdataset.check(self.read(source), files.shown(files.targets[0].path), source)
+
+    def digest(self, source: Source) -> str:
+        return f"{super().digest(source)}-2"  # 2: beyond broken headers and end marks; names with dots
+
+
 class ConversationReader(FileReader):
     """Reads conversations, which say their tasks themselves."""
 
@@ -214,18 +225,27 @@ class FolderReader:
     """Reads a folder of images with sidecars."""
 
     def matches(self, listing: Listing) -> bool:
-        return not listing.explicit and _has_images(listing)
+        return not listing.explicit and any(is_image(name) for name in listing.names)
 
     def check(self, source: Source) -> None:
-        next(find_files(source).entries(), None)
+        files = find_files(source)
+        next(files.entries(), None)
+        with named_errors(files.shown("")):
+            folder.check(files, source)
 
     def read(self, source: Source, tally: Tally | None = None) -> Iterator[Row]:
         files = find_files(source)
         with named_errors(files.shown("")):
-            yield from as_samples(picked(folder.read(files, source), source), source, files.store.root)
+            yield from as_samples(folder.read(files, source, tally), source, files.store.root)
 
     def digest(self, source: Source) -> str:
-        return digest_of(find_files(source))
+        anew: list[str] = []
+        digest = digest_of(find_files(source), lambda name: folder.note_read_anew(name, anew))
+        return f"{digest}-2" if anew else digest
+
+    def survey(self, source: Source) -> Survey:
+        """Return the files of a folder that are read, by name alone."""
+        return folder.survey(find_files(source))
 
 
 class Img2datasetReader:
@@ -242,7 +262,7 @@ class Img2datasetReader:
     def read(self, source: Source, tally: Tally | None = None) -> Iterator[Row]:
         files = find_files(source)
         with named_errors(files.shown("")):
-            yield from as_samples(picked(img2dataset.read(files, source), source), source, files.store.root)
+            yield from as_samples(img2dataset.read(files, source, tally), source, files.store.root)
 
     def digest(self, source: Source) -> str:
         return digest_of(find_files(source))
@@ -272,9 +292,9 @@ class HubReader:
 
 
 # In the order in which a source of kind auto is held against them.
-BUILT_IN: dict[str, Reader] = {
+BUILT_IN: dict[str, CountingReader] = {
     "img2dataset": Img2datasetReader(),
-    "webdataset": FileReader("webdataset", (".tar",), _counted(webdataset.read), is_list=False),
+    "webdataset": TarReader("webdataset", (".tar",), webdataset.read, is_list=False),
     "parquet": FileReader("parquet", (".parquet",), parquet.read, parquet.check),
     "arrow": FileReader("arrow", (".arrow", ".feather", ".ipc"), arrow.read, arrow.check),
     "csv": FileReader("csv", packed(".csv", ".tsv"), text.read_csv, text.check_csv),

@@ -6,6 +6,7 @@ failed to download comes as a row with a URL, to be fetched as if there had been
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -15,7 +16,9 @@ from rasterloom.errors import SourceError
 from rasterloom.recipe.sources import Source
 from rasterloom.sources.files import Files
 from rasterloom.sources.readers import folder, parquet, webdataset
-from rasterloom.sources.readers.row import Row
+from rasterloom.sources.readers.row import Row, picked
+from rasterloom.sources.readers.sidecars import unusable
+from rasterloom.sources.readers.tally import FileTally, Tally
 
 STATS = "_stats.json"
 SUCCESS = (b"success", "success")
@@ -33,25 +36,53 @@ def check(files: Files, source: Source) -> None:
     raise SourceError(f"{files.shown('')}: no output of img2dataset, it has no .parquet files")
 
 
-def read(files: Files, source: Source) -> Iterator[Row]:
-    """Yield the rows of all shards: the images of a shard, then the URLs that failed in it."""
-    has_images = False
+def read(files: Files, source: Source, tally: Tally | None = None) -> Iterator[Row]:
+    """Yield the rows of all shards: the images of a shard, then the URLs that failed in it.
+
+    A shard whose images are fewer than its table says adds a row that says so.
+    """
+    tally = Tally() if tally is None else tally
+    said, there = Counter[str](), Counter[str]()  # images of a shard
     for entry in files.entries():
-        suffix = os.path.splitext(entry.name)[1]
+        shard, suffix = os.path.splitext(entry.name)
+        counts = tally.file(entry.name)
         if suffix == ".tar":
-            has_images = True
-            yield from webdataset.read(files, entry.name, source)
+            rows = webdataset.read(files, entry.name, source, counts)
         elif suffix == ".parquet":
-            with files.open_arrow(entry.name) as opened, pq.ParquetFile(opened) as file:
-                image = _image_column(file.schema_arrow)
-            rows = parquet.read(files, entry.name, source.model_copy(update={"image": image}))
-            for row in rows:
-                if row.values.get("status", "success") not in SUCCESS:
-                    yield Row(row.values)
-                elif image:
-                    yield row
-    if not has_images:
-        yield from folder.read(files, source)
+            rows = _table(files, entry.name, source, counts)
+        else:
+            del tally.files[entry.name]
+            continue
+        for row in picked(rows, source, counts):
+            counts.rows += 1
+            there[shard] += suffix == ".tar" and row.path is not None
+            yield row
+        said[shard] += counts.parts if suffix == ".parquet" else 0
+    if not any(name.endswith(".tar") for name in tally.files):
+        for row in folder.read(files, source, tally):
+            there[os.path.dirname(row.path or "")] += 1
+            yield row
+    for shard, count in said.items():
+        if there[shard] < count:
+            words = (
+                f"{count - there[shard]:,} of the {count:,} images that it says were downloaded are not there"
+            )
+            counts = tally.file(f"{shard}.parquet")
+            counts.records, counts.rows = counts.records + 1, counts.rows + 1
+            yield unusable(f"{files.shown(shard)}.parquet: {words}", {"table": f"{shard}.parquet"})
+
+
+def _table(files: Files, name: str, source: Source, counts: FileTally) -> Iterator[Row]:
+    """Yield a shard's failed rows, and those whose images its table holds."""
+    with files.open_arrow(name) as opened, pq.ParquetFile(opened) as file:
+        image = _image_column(file.schema_arrow)
+    for row in parquet.read(files, name, source.model_copy(update={"image": image}), counts):
+        if row.values.get("status", "success") not in SUCCESS:
+            yield Row(row.values)
+        elif image:
+            yield row
+        else:
+            counts.parts += 1  # its image is in the shard's tar or folder
 
 
 def _image_column(schema: pa.Schema) -> str:

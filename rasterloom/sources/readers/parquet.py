@@ -80,7 +80,8 @@ def _images(shown: str, source: Source, schema: pa.Schema) -> dict[str, str]:
     for column in filter(None, (source.image, source.input, source.output)):
         kind = schema.field(column).type
         named = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
-        if column == source.image or named not in _BINARY:  # text in the others names an image
+        named = named.value_type if pa.types.is_dictionary(named) else named
+        if named not in _BINARY:  # text names an image
             found[column] = image_path(shown, column, kind)
     return found
 

@@ -17,6 +17,7 @@ from rasterloom.sources.readers.base import Listing, Reader
 from rasterloom.sources.readers.built_in import (
     BUILT_IN,
     FileReader,
+    FolderReader,
     as_samples,
     is_private,
     packed,
@@ -39,6 +40,7 @@ __all__ = [
     "source_digest",
     "source_name",
     "survey_source",
+    "unread_files",
 ]
 
 LISTED = 10_000  # files of a folder that are looked at to tell what it is
@@ -233,8 +235,8 @@ def read_rows(source: Source, tally: Tally | None = None) -> Iterator[Row]:
     Raises:
         SourceError: a file is missing or broken, of an unknown kind, or without the source's columns.
     """
-    reader = reader_of_kind(kind_of(source))
-    yield from reader.read(source, tally) if isinstance(reader, FileReader) else reader.read(source)
+    kind = kind_of(source)
+    yield from BUILT_IN[kind].read(source, tally) if kind in BUILT_IN else reader_of_kind(kind).read(source)
 
 
 def survey_source(source: Source) -> Survey | None:
@@ -244,7 +246,18 @@ def survey_source(source: Source) -> Survey | None:
         SourceError: there is no such file or folder, or it cannot be listed.
     """
     reader = reader_of_kind(kind_of(source))
-    return reader.survey(source) if isinstance(reader, FileReader) else None
+    return reader.survey(source) if isinstance(reader, FileReader | FolderReader) else None
+
+
+def unread_files(source: Source) -> dict[str, int]:
+    """Return how many files of a source are not read, by reason. Those of a folder of images are records."""
+    survey = survey_source(source)
+    if survey is None or survey.kind == "folder":
+        return {}
+    return {
+        f"files not read, {reason.partition(':')[0]}": found.total()
+        for reason, found in survey.not_read.items()
+    }
 
 
 def check_source(source: Source) -> None:

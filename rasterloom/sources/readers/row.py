@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rasterloom.errors import SourceError
 from rasterloom.recipe.sources import Column, Source
-from rasterloom.sources.files import IMAGE_SUFFIXES
+from rasterloom.sources.files import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES
 from rasterloom.sources.lists import field_path
 from rasterloom.sources.readers.tally import FileTally
 
@@ -18,6 +18,7 @@ NO_PAIR = frozenset({UNREADABLE, UNUSABLE, BLOCKED})
 BATCH_ROWS = 10_000
 TEXT_ROLES = ("url", "caption", "weight", "licence")  # of columns whose fields may be named
 DELIMITERS = ("\t", ";", "|", ",")  # that a message proposes
+_IMAGES = frozenset((*IMAGE_SUFFIXES, *OTHER_IMAGE_SUFFIXES))
 
 
 class SourceSample(NamedTuple):
@@ -44,6 +45,12 @@ class Row(NamedTuple):
 
 
 def is_image(name: str) -> bool:
+    """Tell an image of any kind by its name."""
+    return os.path.splitext(name)[1].lower() in _IMAGES
+
+
+def is_decoded(name: str) -> bool:
+    """Tell an image of a decoded kind by its name."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 

@@ -13,12 +13,13 @@ class FileTally:
     records: int = 0  # that the file holds
     rows: int = 0  # given out, usable or not
     extra: int = 0  # of the rows, further ones of a record
+    parts: int = 0  # records that belong to the row of another: captions, other members of a sample
     left_out: Counter[str] = field(default_factory=Counter)  # records that are no row, by reason
 
     @property
     def is_whole(self) -> bool:
         """True if every record is accounted for."""
-        return self.records == self.rows - self.extra + self.left_out.total()
+        return self.records == self.rows - self.extra + self.parts + self.left_out.total()
 
 
 @dataclass
@@ -33,8 +34,9 @@ class Tally:
     def faults(self) -> list[str]:
         """Return a sentence for every file that lost records."""
         return [
-            f"{name}: {count.records:,} records, of which {count.rows - count.extra:,} became rows and "
-            f"{count.left_out.total():,} were left out"
+            f"{name}: {count.records:,} records, of which {count.rows - count.extra:,} became rows"
+            + (f", {count.parts:,} belong to them" if count.parts else "")
+            + f" and {count.left_out.total():,} were left out"
             for name, count in self.files.items()
             if not count.is_whole
         ]

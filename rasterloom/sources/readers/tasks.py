@@ -3,14 +3,20 @@
 import json
 import os
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
+from rasterloom.errors import SourceError
 from rasterloom.recipe.sources import Column, Source
 from rasterloom.schema import T2I
 from rasterloom.sources import locator
+from rasterloom.sources.files import Files
 from rasterloom.sources.readers.row import NO_PAIR, UNUSABLE, Row, SourceSample, wanted_columns
+from rasterloom.storage.store import Store
 
 URL = ("http://", "https://")
+CHECKED_IMAGES = 20  # of a table that names images
+EMPTY: tuple[Any, ...] = (None, "", b"", [])
 ASKS = ("instruction", "question", "object")  # fields that stand for a caption where a row has none
 
 
@@ -30,6 +36,77 @@ def samples(rows: Iterable[Row], source: Source, root: str, folder: str) -> Iter
             yield _sample(row, source, taken, root, folder)
         except ValueError as error:
             yield Row({**row.values, UNUSABLE: str(error)})
+
+
+def with_images(rows: Iterable[Row], source: Source, root: str, folder: str) -> Iterator[Row]:
+    """Give rows the image that their column ``image`` names.
+
+    Args:
+        root, folder: as for :func:`samples`.
+    """
+    for row in rows:
+        if row.path is not None or row.values.keys() & NO_PAIR or row.values.get(source.image) in EMPTY:
+            yield row
+            continue
+        try:
+            yield _with_image(row, source, root, folder)
+        except ValueError as error:
+            yield row._replace(values={**row.values, UNUSABLE: str(error)})
+
+
+def _with_image(row: Row, source: Source, root: str, folder: str) -> Row:
+    named = row.values[source.image]
+    if isinstance(named, list | tuple) and len(named) == 1:
+        named = named[0]
+    text = text_of(named)
+    if text is None or not text.strip():
+        raise ValueError(f"column {source.image!r} for the image holds neither a path nor a URL")
+    values = {name: value for name, value in row.values.items() if name != source.image}
+    if not text.lower().startswith(URL):
+        return row._replace(values=values, path=place_of(text, root, folder))
+    if values.get(source.url) not in (*EMPTY, named):
+        values[f"{source.url}_1"] = values[source.url]  # the image lies elsewhere
+    return row._replace(values={**values, source.url: text})
+
+
+def check_images(rows: Iterable[Row], source: Source, files: Files) -> None:
+    """Check that one of the first images of a table exists.
+
+    Args:
+        rows: of a source with ``image``, as `with_images` gives them.
+
+    Raises:
+        SourceError: none is, or none lies in the source's folder.
+    """
+    store = Store(source.root) if source.root else files.store
+    missing: list[str] = []
+    refused: list[str] = []
+    for row in islice(rows, CHECKED_IMAGES):
+        if UNUSABLE in row.values:
+            refused.append(row.values[UNUSABLE])
+        elif row.path is not None:
+            place = locator.parse(row.path)
+            if place.column or not place.file or _is_there(store, place.file):
+                return
+            missing.append(place.file)
+        elif not row.values.keys() & NO_PAIR:
+            return
+    shown = files.shown(files.targets[0].path)
+    if missing:
+        first = files.shown(missing[0]) if store is files.store else f"{store.root.rstrip('/')}/{missing[0]}"
+        raise SourceError(
+            f"{shown}: none of the first {len(missing)} images of column {source.image!r} is there, such as "
+            f"{first}; the source's `root` names the folder that the paths begin in"
+        )
+    if refused:
+        raise SourceError(f"{shown}: {refused[0]}")
+
+
+def _is_there(store: Store, name: str) -> bool:
+    try:
+        return store.exists(name) if store.is_s3 else os.path.lexists(store.path(name))
+    except OSError:
+        return True  # whatever keeps us from asking will say so when the image is read
 
 
 def _sample(row: Row, source: Source, taken: frozenset[str], root: str, folder: str) -> Row:
@@ -64,7 +141,7 @@ def _images(row: Row, column: str, root: str, folder: str) -> list[str]:
     if column in row.cells:
         return [row.cells[column]]
     value = row.values.get(column) if column else None
-    if value is None or value in ("", b"", []):
+    if value in EMPTY:
         return []
     named = value if isinstance(value, list) else [value]
     places = []
