@@ -13,7 +13,8 @@ from PIL import Image, ImageChops, JpegImagePlugin
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import ErrorClass
 from rasterloom.sources.failure import FetchFailure
-from rasterloom.sources.images.decode import FORMATS, DecodedImage, decode_image
+from rasterloom.sources.images.decode import DecodedImage, decode_image
+from rasterloom.sources.images.opened import FORMATS
 
 CONFIG = Fetch()
 
