@@ -11,6 +11,8 @@ from rasterloom.sources.images import jpeg, png, tiff
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF") + (("AVIF",) if features.check("avif") else ())
 
+USUAL_SCANS = 20  # more of them must not cost more than twice so many of the largest image allowed
+
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
 _COLOURS_OF_JPEG = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 
@@ -33,13 +35,13 @@ def open_image(data: bytes, max_pixels: int) -> Opened:
     """
     if data.startswith(png.SIGNATURE):
         return _open_png(data, max_pixels)
-    if data.startswith(b"\xff\xd8\xff"):
-        found = jpeg.layout(data)
-        if not found.every_component:
-            raise FetchFailure(ErrorClass.BROKEN_IMAGE, "pixels of a JPEG are missing: a component has no scan")
+    scans = _scans(data) if data.startswith(b"\xff\xd8\xff") else 0
     black = tiff.deep_white_is_zero(data)
     source = _open(data if black is None else black, max_pixels)
     kind = "jpeg" if source.format == "MPO" else (source.format or "").lower()
+    pixels = source.width * source.height
+    if scans > USUAL_SCANS and scans * pixels > 2 * USUAL_SCANS * max_pixels:
+        raise FetchFailure(ErrorClass.TOO_MANY_PIXELS, f"a JPEG of {scans} scans of {pixels} pixels each")
     if kind == "tiff":
         tiff.check_tiles(source, max_pixels)
         tiff.settle_planes(source)
@@ -73,6 +75,13 @@ def _open_png(data: bytes, max_pixels: int) -> Opened:
         raise FetchFailure(ErrorClass.BROKEN_IMAGE, "pixels of a PNG are missing: it has fewer rows than it says")
     source.info["icc_profile"] = png.colour_profile(source, data)
     return Opened(source, data, "png")
+
+
+def _scans(data: bytes) -> int:
+    found = jpeg.layout(data)
+    if not found.every_component:
+        raise FetchFailure(ErrorClass.BROKEN_IMAGE, "pixels of a JPEG are missing: a component has no scan")
+    return found.scans
 
 
 def _loaded(data: bytes, max_pixels: int) -> Image.Image:
