@@ -1,4 +1,4 @@
-"""Content codings of responses, asked for or not, and labels that are not true."""
+"""Content codings of responses, asked for or not, true or not."""
 
 import zlib
 from collections.abc import Callable, Iterator
@@ -32,7 +32,9 @@ def decoded(body: bytes, codings: str, limit: int, *, cut: bool = False) -> byte
     Raises:
         FetchFailure: TOO_MANY_BYTES, INCOMPLETE, or BAD_RESPONSE for codings that are unknown or not there.
     """
-    names = [name for coding in codings.lower().split(",") if (name := coding.strip()) not in ("", "identity")]
+    names = [
+        name for coding in codings.lower().split(",") if (name := coding.strip()) not in ("", "identity")
+    ]
     if len(names) > MAX_CODINGS:
         raise FetchFailure(ErrorClass.BAD_RESPONSE, f"it has more than {MAX_CODINGS} content codings")
     for name in reversed(names):

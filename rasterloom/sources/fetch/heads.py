@@ -1,4 +1,4 @@
-"""Response heads as servers write them, brought into the form that aiohttp's parser takes.
+"""Response heads in the form that aiohttp's parser takes.
 
 Browsers and curl pass over lines that are no header, take a length that is given twice as one, and read
 some hundred kilobytes of headers. aiohttp's parser refuses all of it. So the head of a response is looked
@@ -24,14 +24,16 @@ _NAME = re.compile(_TOKEN)
 _REGULAR = re.compile(
     rb"HTTP/1\.[01] [1-5][0-9]{2}(?: [^\r\n\0]*)?\r\n(?:" + _TOKEN + rb":[^\r\n\0]*\r\n)*\r\n"
 )
-_FRAMING = re.compile(rb"\n(?:content-length|transfer-encoding|upgrade)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
+_FRAMING = re.compile(
+    rb"\n(?:content-length|transfer-encoding|upgrade)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE
+)
 _OF_FRAMING = (b"content-length", b"transfer-encoding", b"upgrade")
 _STATUS = re.compile(rb"HTTP/1\.([0-9])[ \t]+([1-5][0-9]{2})(?![0-9])[ \t]*([^\r\n]*)")
 _CONTROLS = re.compile(rb"[\0-\x08\x0a-\x1f\x7f]")
 
 
 def tidied(head: bytes) -> bytes:
-    """Return the head of a response, its end included, as the parser takes it.
+    """Return the head of a response as the parser takes it.
 
     - Lines that are no header, and lengths that are no number, are left out.
     - The same Content-Length more than once is one; beside chunks (Transfer-Encoding) it does not count.
@@ -48,7 +50,9 @@ def tidied(head: bytes) -> bytes:
     if status is None:
         return head  # the parser says what is wrong
     headers = _headers(lines)
-    lengths = {length.strip() for name, value in headers if name == b"content-length" for length in value.split(b",")}
+    lengths = {
+        length.strip() for name, value in headers if name == b"content-length" for length in value.split(b",")
+    }
     chunked = any(name == b"transfer-encoding" and b"chunked" in value.lower() for name, value in headers)
     numbers = {length for length in lengths if length.isdigit()}
     if len(set(map(int, numbers))) > 1 and not chunked:
@@ -127,7 +131,7 @@ class Handler(ResponseHandler):
         super().connection_lost(exc)
 
     def _pass_on(self, head: bytes, length: int) -> None:
-        """Give the parser a head in the place of ``length`` bytes, and what follows an answer's last one."""
+        """Give the parser a head for ``length`` bytes, and what follows."""
         waiting = bytes(self._head or b"")[length:]
         interim = head[9:10] == b"1" and head[9:12] != b"101"
         self._head = bytearray(waiting) if interim else None
@@ -143,5 +147,6 @@ class Handler(ResponseHandler):
 def connector(**options: Any) -> aiohttp.TCPConnector:
     """Return a connector whose connections tidy heads."""
     made = aiohttp.TCPConnector(**options)
-    made._factory = partial(Handler, loop=asyncio.get_running_loop())  # aiohttp has no public way
+    make: partial[ResponseHandler] = partial(Handler, loop=asyncio.get_running_loop())
+    made._factory = make  # aiohttp has no public way
     return made

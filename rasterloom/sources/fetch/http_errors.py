@@ -89,7 +89,7 @@ async def read_body(response: aiohttp.ClientResponse, limit: int, *, cut: bool =
 
 
 def network_failure(error: aiohttp.ClientError | OSError) -> FetchFailure:
-    """Return the class of what went wrong before the head of an answer was read."""
+    """Return the class of what went wrong before an answer's body."""
     cause = getattr(error, "os_error", error)
     if isinstance(cause, BlockedAddress):
         return FetchFailure(ErrorClass.BLOCKED_ADDRESS, str(cause))

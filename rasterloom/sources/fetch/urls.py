@@ -74,7 +74,7 @@ def join_url(url: URL, location: str) -> URL:
 
 
 def canonical(url: URL) -> URL:
-    """Return a URL with its escapes as yarl writes them, so that two spellings of one can be compared."""
+    """Return a URL with yarl's escapes, to compare it with others."""
     try:
         return URL(str(url))
     except ValueError:

@@ -45,7 +45,9 @@ def _scaled_grey(image: Image.Image) -> Image.Image:
 def needs_conversion(image: Image.Image) -> bool:
     """Tell whether `to_srgb` would change the pixels."""
     profile = image.info.get("icc_profile")
-    return image.mode not in ("L", "RGB", "RGBA") or (bool(profile) and _applies(profile, image.mode.rstrip("A")))
+    return image.mode not in ("L", "RGB", "RGBA") or (
+        bool(profile) and _applies(profile, image.mode.rstrip("A"))
+    )
 
 
 def to_srgb(image: Image.Image) -> Image.Image:

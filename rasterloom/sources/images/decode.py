@@ -11,6 +11,7 @@ from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import ErrorClass
 from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.images.colour import needs_conversion, to_eight_bits, to_srgb
+from rasterloom.sources.images.formats import readable
 from rasterloom.sources.images.opened import open_image, whole_jpeg
 from rasterloom.sources.images.perceptual_hash import on_white, summary
 from rasterloom.sources.images.resize import decode_jpeg, fit, scale, use_one_thread
@@ -38,6 +39,7 @@ def configure_pillow() -> None:
     # Of broken metadata Pillow warns with every file; what matters of it ends in a class of error.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     Image.init()  # the formats, before threads race for them
+    readable()
     # Pillow's own limit knows nothing of the recipe's; `decode_image` holds every image to that one.
     Image.MAX_IMAGE_PIXELS = None
     use_one_thread()

@@ -41,7 +41,7 @@ _LACKING = ("Corrupt JPEG data", "Inconsistent progression sequence")
 
 @dataclass(frozen=True)
 class Segment:
-    """A marker of a JPEG, with the place of its 0xFF and its contents."""
+    """A marker of a JPEG, its place and its contents."""
 
     marker: int
     start: int
@@ -136,14 +136,16 @@ def _note_scan(lacking: dict[int, list[int]], names: bytes, rest: bytes, *, prog
 
 
 def _segments(data: bytes) -> Iterator[Segment]:
-    """Walk through the segments of a JPEG to its end, or to where they make no sense."""
+    """Walk through a JPEG's segments, as long as they make sense."""
     position, stray, count, after_pixels = 2, 0, 0, False
     while match := (_MARKER_AFTER_PIXELS if after_pixels else _MARKER).search(data, position):
         start, marker = match.start(), data[match.start() + 1]
         count += 1
         stray += 0 if after_pixels else start - position
         if count > MAX_SEGMENTS or stray > MAX_STRAY_IN_HEADER:
-            most = f"{MAX_SEGMENTS} segments" if count > MAX_SEGMENTS else f"{MAX_STRAY_IN_HEADER} stray bytes"
+            most = (
+                f"{MAX_SEGMENTS} segments" if count > MAX_SEGMENTS else f"{MAX_STRAY_IN_HEADER} stray bytes"
+            )
             raise FetchFailure(ErrorClass.BROKEN_IMAGE, f"a JPEG of more than {most}")
         if marker in _ALONE:
             position = start + 2
@@ -156,7 +158,7 @@ def _segments(data: bytes) -> Iterator[Segment]:
 
 
 def _tidied(data: bytes) -> bytes:
-    """Return a JPEG whose header has nothing that libjpeg warns of, with the same pixels."""
+    """Return a JPEG with a header that libjpeg does not warn of."""
     segments = []
     for segment in _segments(data):
         segments.append(segment)
@@ -176,4 +178,3 @@ def _tidied(data: bytes) -> bytes:
             parts.append(bytes((0xFF, segment.marker)) + (len(body) + 2).to_bytes(2, "big") + bytes(body))
     after = segments[-1].start + 4 + len(segments[-1].body) if segments else 2
     return b"".join([*parts, data[after:]])
-

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from io import BytesIO
 
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from rasterloom.schema import ErrorClass
 from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.images import jpeg, png, tiff
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF") + (("AVIF",) if features.check("avif") else ())
+from rasterloom.sources.images.formats import EXTRA, check_jpeg_xl, extra_format, readable
 
 USUAL_SCANS = 20  # more of them must not cost more than twice so many of the largest image allowed
 
@@ -28,7 +28,7 @@ class Opened:
 
 
 def open_image(data: bytes, max_pixels: int) -> Opened:
-    """Open a file, and return it if it can be decoded within bounds.
+    """Open a file that can be decoded within bounds.
 
     Raises:
         FetchFailure: NOT_AN_IMAGE, BROKEN_IMAGE or TOO_MANY_PIXELS.
@@ -42,14 +42,14 @@ def open_image(data: bytes, max_pixels: int) -> Opened:
     pixels = source.width * source.height
     if scans > USUAL_SCANS and scans * pixels > 2 * USUAL_SCANS * max_pixels:
         raise FetchFailure(ErrorClass.TOO_MANY_PIXELS, f"a JPEG of {scans} scans of {pixels} pixels each")
-    if kind == "tiff":
+    if isinstance(source, TiffImageFile):
         tiff.check_tiles(source, max_pixels)
         tiff.settle_planes(source)
     return Opened(source, data, kind, inverted=black is not None)
 
 
 def whole_jpeg(opened: Opened) -> Opened:
-    """Return a JPEG that lacks no pixels, opened anew where its end had to be mended.
+    """Return a JPEG that lacks no pixels, with its end mended.
 
     Raises:
         FetchFailure: BROKEN_IMAGE.
@@ -72,7 +72,9 @@ def _open_png(data: bytes, max_pixels: int) -> Opened:
             raise
         source, data = _loaded(mended, max_pixels), mended
     if png.lacks_rows(source, data):
-        raise FetchFailure(ErrorClass.BROKEN_IMAGE, "pixels of a PNG are missing: it has fewer rows than it says")
+        raise FetchFailure(
+            ErrorClass.BROKEN_IMAGE, "pixels of a PNG are missing: it has fewer rows than it says"
+        )
     source.info["icc_profile"] = png.colour_profile(source, data)
     return Opened(source, data, "png")
 
@@ -97,10 +99,15 @@ def _loaded(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
+    extra = extra_format(data)
+    if extra == "JXL" and extra in readable():
+        check_jpeg_xl(data, max_pixels)
     try:
-        source = Image.open(BytesIO(data), formats=FORMATS)
+        source = Image.open(BytesIO(data), formats=readable())
     except UnidentifiedImageError:
-        if data.startswith(_MAGIC) or data[8:12] in (b"WEBP", b"avif", b"avis"):
+        if extra and extra not in readable():
+            raise FetchFailure(ErrorClass.NOT_AN_IMAGE, f"{extra}, which is read with {EXTRA}") from None
+        if extra or data.startswith(_MAGIC) or data[8:12] in (b"WEBP", b"avif", b"avis"):
             raise FetchFailure(
                 ErrorClass.BROKEN_IMAGE, "begins like an image, but its header is broken"
             ) from None
@@ -122,6 +129,8 @@ def _what_it_is(data: bytes) -> str:
         return "an empty file"
     if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
         return "an HTML page"
+    if start.startswith(b"\x1f\x8b"):
+        return "gzip data that no header speaks of"
     if b"<svg" in start:
         return "an SVG drawing, which is not supported"
-    return f"no image of a supported kind ({', '.join(FORMATS)}): begins with {data[:16]!r}"
+    return f"no image of a supported kind ({', '.join(readable())}): begins with {data[:16]!r}"

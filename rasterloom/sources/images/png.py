@@ -26,7 +26,16 @@ _PRIMARIES_TOLERANCE = 0.01
 _GAMMAS = (0.1, 10.0)  # of decoding; what lies outside is no gamma
 # Transfer characteristics of ITU-T H.273 by the exponent of decoding. Those of BT.709 and its like are shown
 # as sRGB. PQ and HLG (16, 18) have no place in 8 bits of sRGB without a choice of tone mapping.
-_TRANSFERS = {1: SRGB_GAMMA, 4: 2.2, 5: 2.8, 6: SRGB_GAMMA, 8: 1.0, 13: SRGB_GAMMA, 14: SRGB_GAMMA, 15: SRGB_GAMMA}
+_TRANSFERS = {
+    1: SRGB_GAMMA,
+    4: 2.2,
+    5: 2.8,
+    6: SRGB_GAMMA,
+    8: 1.0,
+    13: SRGB_GAMMA,
+    14: SRGB_GAMMA,
+    15: SRGB_GAMMA,
+}
 
 
 def check_chunks(data: bytes) -> None:
@@ -37,7 +46,7 @@ def check_chunks(data: bytes) -> None:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """Return a PNG without the ancillary chunks that are wrong or say nothing of its pixels.
+    """Return a PNG without broken chunks and without metadata.
 
     As libpng does, a chunk whose checksum is wrong is passed over if a decoder may do without it. Of an
     animation with such a chunk the first frame stays.
@@ -61,7 +70,7 @@ def without_metadata(data: bytes) -> bytes:
 
 
 def lacks_rows(image: Image.Image, data: bytes) -> bool:
-    """Tell whether the compressed pixels of a PNG end before its last row. Pillow leaves such rows 0.
+    """Tell whether a PNG has fewer rows than it says. Pillow leaves those that are missing 0.
 
     Args:
         image: the file as Pillow loaded it.
@@ -85,13 +94,20 @@ def lacks_rows(image: Image.Image, data: bytes) -> bool:
 
 
 def colour_profile(image: Image.Image, data: bytes) -> bytes | None:
-    """Return the ICC profile that a PNG's chunks stand for, None if that is sRGB.
+    """Return the ICC profile that a PNG's chunks stand for. None is sRGB.
 
     As in browsers cICP goes before iCCP, that before sRGB, and that before gAMA and cHRM.
     """
     grey = data[25] in (0, 4)
-    cicp = next((data[start + 8 : end - 4] for kind, start, end in _before_pixels(data) if kind == b"cICP"), b"")
-    if len(cicp) == 4 and cicp[0] in PRIMARIES and cicp[1] in _TRANSFERS and cicp[2:] == bytes((0, _FULL_RANGE)):
+    cicp = next(
+        (data[start + 8 : end - 4] for kind, start, end in _before_pixels(data) if kind == b"cICP"), b""
+    )
+    if (
+        len(cicp) == 4
+        and cicp[0] in PRIMARIES
+        and cicp[1] in _TRANSFERS
+        and cicp[2:] == bytes((0, _FULL_RANGE))
+    ):
         gamma = _TRANSFERS[cicp[1]]
         if (PRIMARIES[cicp[0]], gamma) == (SRGB_PRIMARIES, SRGB_GAMMA):
             return None
@@ -105,7 +121,11 @@ def colour_profile(image: Image.Image, data: bytes) -> bytes | None:
 def _gama_and_chrm(info: dict[str | tuple[int, int], Any], *, grey: bool) -> bytes | None:
     gamma, primaries = SRGB_GAMMA, SRGB_PRIMARIES
     file_gamma = info.get("gamma", 0.0)
-    if file_gamma and _GAMMAS[0] <= 1 / file_gamma <= _GAMMAS[1] and abs(file_gamma * 2.2 - 1) > _GAMMA_TOLERANCE:
+    if (
+        file_gamma
+        and _GAMMAS[0] <= 1 / file_gamma <= _GAMMAS[1]
+        and abs(file_gamma * 2.2 - 1) > _GAMMA_TOLERANCE
+    ):
         gamma = 1 / file_gamma
     chromaticity = info.get("chromaticity", ())
     if any(abs(a - b) > _PRIMARIES_TOLERANCE for a, b in zip(chromaticity, SRGB_PRIMARIES, strict=False)):
@@ -116,7 +136,7 @@ def _gama_and_chrm(info: dict[str | tuple[int, int], Any], *, grey: bool) -> byt
 
 
 def _short_profile(body: bytes) -> bytes:
-    """Return an iCCP chunk with no more than the profile itself, empty if that is too long or broken."""
+    """Return an iCCP chunk without what follows its profile. Empty if that is too long or broken."""
     name, _, packed = body.partition(b"\0")
     try:
         profile = zlib.decompressobj().decompress(packed[1:], MAX_PROFILE_BYTES)
@@ -156,7 +176,15 @@ def _raw_bytes(data: bytes) -> int:
     depth = bits * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(kind, 1)
     if not data[28]:
         return int(height * (1 + (width * depth + 7) // 8))
-    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    passes = (
+        (0, 0, 8, 8),
+        (4, 0, 8, 8),
+        (0, 4, 4, 8),
+        (2, 0, 4, 4),
+        (0, 2, 2, 4),
+        (1, 0, 2, 2),
+        (0, 1, 1, 2),
+    )
     total = 0
     for x, y, step_x, step_y in passes:
         columns, rows = -(-(width - x) // step_x), -(-(height - y) // step_y)

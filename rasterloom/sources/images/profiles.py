@@ -1,4 +1,4 @@
-"""ICC profiles made of primaries and a gamma, for files that say their colours in numbers."""
+"""ICC profiles made of primaries and a gamma."""
 
 import struct
 from collections.abc import Iterable
@@ -61,8 +61,10 @@ def _profile(space: bytes, tags: dict[bytes, bytes]) -> bytes:
 
 
 def _to_d50(primaries: Primaries) -> NDArray[np.float64]:
-    """Return the XYZ of red, green and blue, in columns, as seen in the light of profiles."""
-    points = [np.array((x / y, 1.0, (1 - x - y) / y)) for x, y in zip(primaries[::2], primaries[1::2], strict=True)]
+    """Return the XYZ of red, green and blue in D50, in columns."""
+    points = [
+        np.array((x / y, 1.0, (1 - x - y) / y)) for x, y in zip(primaries[::2], primaries[1::2], strict=True)
+    ]
     white, colours = points[0], np.stack(points[1:], axis=1)
     colours = colours * np.linalg.solve(colours, white)
     cones = (_BRADFORD @ np.array(_D50)) / (_BRADFORD @ white)

@@ -1,21 +1,23 @@
-"""TIFF files that Pillow reads otherwise than they are meant, or whose tiles are bombs."""
+"""TIFF files that Pillow misreads, and tiles that are bombs."""
 
 import struct
 
-from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from rasterloom.schema import ErrorClass
 from rasterloom.sources.failure import FetchFailure
 
 _BITS, _PHOTOMETRIC, _PLANAR, _TILE_WIDTH, _TILE_LENGTH = 258, 262, 284, 322, 323
 _WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
-_SHORT, _LONG = 3, 4
+_SHORT = 3
 _ENTRY_BYTES = 12
 _MAX_ENTRIES = 4096
 
 
 def deep_white_is_zero(data: bytes) -> bytes | None:
-    """Return a TIFF of more than 8 bits whose 0 is white as one whose 0 is black. None of all others.
+    """Return a deep TIFF in which 0 is white as its negative.
+
+    None of those of 8 bits and fewer, and of those in which 0 is black.
 
     Pillow reads the samples of either alike, and inverts those of 8 bits and fewer alone.
     """
@@ -44,19 +46,18 @@ def deep_white_is_zero(data: bytes) -> bytes | None:
     return data[:place] + struct.pack(order + "H", _BLACK_IS_ZERO) + data[place + 2 :]
 
 
-def check_tiles(source: Image.Image, max_pixels: int) -> None:
+def check_tiles(source: TiffImageFile, max_pixels: int) -> None:
     """Return if no tile is larger than an image may be. TOO_MANY_PIXELS (FetchFailure) otherwise."""
-    tags = getattr(source, "tag_v2", {})
-    sides = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)
+    sides = source.tag_v2.get(_TILE_WIDTH, 0), source.tag_v2.get(_TILE_LENGTH, 0)
     if all(isinstance(side, int) for side in sides) and sides[0] * sides[1] > max_pixels:
         detail = f"has tiles of {sides[0]} x {sides[1]} pixels, more than max_pixels = {max_pixels}"
         raise FetchFailure(ErrorClass.TOO_MANY_PIXELS, detail)
 
 
-def settle_planes(source: Image.Image) -> None:
-    """Say of each uncompressed plane of 16-bit samples how it is read; Pillow would take it for 8-bit."""
-    tags = getattr(source, "tag_v2", {})
-    if tags.get(_PLANAR) != 2 or set(tags.get(_BITS, ())) != {16} or getattr(source, "use_load_libtiff", True):
+def settle_planes(source: TiffImageFile) -> None:
+    """Say how planes of 16-bit samples are read. Pillow takes uncompressed ones for 8-bit."""
+    tags = source.tag_v2
+    if tags.get(_PLANAR) != 2 or set(tags.get(_BITS, ())) != {16} or source.use_load_libtiff:
         return
     order = "L" if tags.prefix == b"II" else "B"
     source.tile = [
