@@ -147,6 +147,6 @@ class Handler(ResponseHandler):
 def connector(**options: Any) -> aiohttp.TCPConnector:
     """Return a connector whose connections tidy heads."""
     made = aiohttp.TCPConnector(**options)
-    make: partial[ResponseHandler] = partial(Handler, loop=asyncio.get_running_loop())
-    made._factory = make  # aiohttp has no public way
+    # aiohttp has no public way to say so
+    made._factory = partial(Handler, loop=asyncio.get_running_loop())  # type: ignore[assignment]
     return made
