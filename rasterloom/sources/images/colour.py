@@ -39,6 +39,8 @@ def _scaled_grey(image: Image.Image) -> Image.Image:
     hidden = image.info.get("transparency")
     if isinstance(hidden, int):
         scaled.putalpha(Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8)))
+    if profile := image.info.get("icc_profile"):
+        scaled.info["icc_profile"] = profile
     return scaled
 
 
@@ -62,11 +64,12 @@ def to_srgb(image: Image.Image) -> Image.Image:
 
 
 def _through_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
-    grey = image.mode == "L"
     if image.mode == "LAB" or (profile and _applies(profile, image.mode)):
+        if image.mode == "L":
+            return image.point(_greys(profile or b""))
         converted = ImageCms.applyTransform(image, _transform(profile or b"", image.mode))
         if converted is not None:
-            return converted.convert("L") if grey else converted
+            return converted
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 
@@ -100,4 +103,13 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
         source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
     else:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
-    return ImageCms.buildTransform(source, _SRGB, mode, "RGB")
+    # Of greys LittleCMS's optimised transform is off by up to ten levels.
+    flags = ImageCms.Flags.NOOPTIMIZE if mode == "L" else ImageCms.Flags.NONE
+    return ImageCms.buildTransform(source, _SRGB, mode, "RGB", flags=flags)
+
+
+@lru_cache(maxsize=64)
+def _greys(profile: bytes) -> list[int]:
+    """The 256 greys of a profile in sRGB."""
+    shown = ImageCms.applyTransform(_colours("L"), _transform(profile, "L"))
+    return list(shown.convert("L").tobytes()) if shown is not None else list(range(256))
