@@ -88,7 +88,9 @@ def test_what_is_no_url(address: str) -> None:
         parse_url(address)
 
 
-def test_the_server_is_asked_for_what_the_list_says(site: Any, fetch: Callable[..., Any], jpeg: bytes) -> None:
+def test_the_server_is_asked_for_what_the_list_says(
+    site: Any, fetch: Callable[..., Any], jpeg: bytes
+) -> None:
     asked: list[str] = []
 
     async def answer(request: web.Request) -> web.Response:
@@ -105,7 +107,10 @@ def test_the_server_is_asked_for_what_the_list_says(site: Any, fetch: Callable[.
     targets = [target for target in AS_THEY_STAND if not target.startswith("//")]
     rows = fetch(*targets, *(f"/moved{target}" for target in targets), robots=False)
     assert [row["error"] for row in rows] == [None] * (2 * len(targets))
-    assert set(asked) == {*targets, *(f"/{word}{target}" for target in targets for word in ("moved", "found"))}
+    assert set(asked) == {
+        *targets,
+        *(f"/{word}{target}" for target in targets for word in ("moved", "found")),
+    }
     assert rows[2]["final_url"] == site.url(targets[2])
     assert rows[len(targets) + 2]["final_url"] == site.url(f"/found{targets[2]}")
 
@@ -120,7 +125,9 @@ def test_opt_outs_know_every_spelling(spelled: str) -> None:
 
 
 @pytest.mark.parametrize("spelled", ["/private%27/a.jpg", "/private'/a.jpg", "/p%72ivate%27/a.jpg"])
-def test_robots_txt_knows_every_spelling(site: Any, fetch: Callable[..., Any], jpeg: bytes, spelled: str) -> None:
+def test_robots_txt_knows_every_spelling(
+    site: Any, fetch: Callable[..., Any], jpeg: bytes, spelled: str
+) -> None:
     site.answers["/robots.txt"] = b"\xef\xbb\xbfUser-agent: *\nDisallow: /private'/\n"
     site.answers["/private'/a.jpg"] = jpeg
     assert fetch(spelled)[0]["error"] == "robots"

@@ -70,13 +70,15 @@ def test_it_comes_out_upright(orientation: int) -> None:
         picture = decode_image(encode(kind, exif=exif.tobytes(), quality=95), Fetch())
         assert (picture.width, picture.height) == (reference.width, reference.height)
         found, expected = (
-            np.asarray(Image.open(BytesIO(one.data)).convert("RGB")).astype(int) for one in (picture, reference)
+            np.asarray(Image.open(BytesIO(one.data)).convert("RGB")).astype(int)
+            for one in (picture, reference)
         )
         assert np.abs(found - expected).mean() < 8, kind
 
 
 @pytest.mark.parametrize(
-    "data", [b"\0\0\0\x18ftypheic" + bytes(99), b"\xff\x0a" + bytes(99), b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(9)]
+    "data",
+    [b"\0\0\0\x18ftypheic" + bytes(99), b"\xff\x0a" + bytes(99), b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(9)],
 )
 def test_without_the_extra_the_failure_names_it(data: bytes) -> None:
     code = f"""

@@ -109,7 +109,9 @@ def test_scans_that_are_missing_at_the_end_of_a_file_are_seen() -> None:
     last = data.rindex(b"\xff\xda")
     tables = data.rindex(b"\xff\xc4", 0, last)
     assert "last scans" in why_broken(data[:tables])
-    assert decode(data[:tables] + b"\xff\xd9").data == data[:tables] + b"\xff\xd9"  # an encoder may do without
+    assert (
+        decode(data[:tables] + b"\xff\xd9").data == data[:tables] + b"\xff\xd9"
+    )  # an encoder may do without
 
 
 def test_a_component_without_a_scan_is_seen() -> None:
