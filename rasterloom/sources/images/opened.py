@@ -45,6 +45,7 @@ def open_image(data: bytes, max_pixels: int) -> Opened:
     if isinstance(source, TiffImageFile):
         tiff.check_tiles(source, max_pixels)
         tiff.settle_planes(source)
+        tiff.settle_palette(source)
     return Opened(source, data, kind, inverted=black is not None)
 
 

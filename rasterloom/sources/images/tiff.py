@@ -2,12 +2,13 @@
 
 import struct
 
+from PIL import ImagePalette
 from PIL.TiffImagePlugin import TiffImageFile
 
 from rasterloom.schema import ErrorClass
 from rasterloom.sources.failure import FetchFailure
 
-_BITS, _PHOTOMETRIC, _PLANAR, _TILE_WIDTH, _TILE_LENGTH = 258, 262, 284, 322, 323
+_BITS, _PHOTOMETRIC, _PLANAR, _PALETTE, _TILE_WIDTH, _TILE_LENGTH = 258, 262, 284, 320, 322, 323
 _WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
 _SHORT = 3
 _ENTRY_BYTES = 12
@@ -66,3 +67,10 @@ def settle_planes(source: TiffImageFile) -> None:
         else tile
         for tile in source.tile
     ]
+
+
+def settle_palette(source: TiffImageFile) -> None:
+    """Take a palette of values below 256 as it is. Pillow divides by 256, which leaves black."""
+    values = source.tag_v2.get(_PALETTE, ())
+    if source.mode == "P" and values and max(values) < 256:
+        source.palette = ImagePalette.raw("RGB;L", bytes(values))
