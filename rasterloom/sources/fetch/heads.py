@@ -25,10 +25,12 @@ _REGULAR = re.compile(
     rb"HTTP/1\.[01] [1-5][0-9]{2}(?: [^\r\n\0]*)?\r\n(?:" + _TOKEN + rb":[^\r\n\0]*\r\n)*\r\n"
 )
 _FRAMING = re.compile(
-    rb"\n(?:content-length|transfer-encoding|upgrade)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE
+    rb"\n(?:content-length|transfer-encoding|upgrade)[ \t]*:[ \t]*([^\r\n]*?)[ \t]*\r?(?=\n)", re.IGNORECASE
 )
 _OF_FRAMING = (b"content-length", b"transfer-encoding", b"upgrade")
 _STATUS = re.compile(rb"HTTP/1\.([0-9])[ \t]+([1-5][0-9]{2})(?![0-9])[ \t]*([^\r\n]*)")
+_DIGITS = 18  # of a length; what is longer is none
+_WITHOUT_BODY = (b"204", b"304")
 _CONTROLS = re.compile(rb"[\0-\x08\x0a-\x1f\x7f]")
 
 
@@ -42,7 +44,9 @@ def tidied(head: bytes) -> bytes:
         BadHttpMessage: it gives different lengths.
     """
     framing = _FRAMING.findall(head)
-    plain = not framing or (len(framing) == 1 and (framing[0].isdigit() or framing[0].lower() == b"chunked"))
+    plain = not framing or (
+        len(framing) == 1 and (_is_length(framing[0]) or framing[0].lower() == b"chunked")
+    )
     if plain and _REGULAR.fullmatch(head):
         return head
     first, *lines = _LINE_END.split(head.strip(b"\r\n"))
@@ -54,7 +58,7 @@ def tidied(head: bytes) -> bytes:
         length.strip() for name, value in headers if name == b"content-length" for length in value.split(b",")
     }
     chunked = any(name == b"transfer-encoding" and b"chunked" in value.lower() for name, value in headers)
-    numbers = {length for length in lengths if length.isdigit()}
+    numbers = {length for length in lengths if _is_length(length)}
     if len(set(map(int, numbers))) > 1 and not chunked:
         said = ", ".join(sorted(number.decode()[:20] for number in numbers))
         raise BadHttpMessage(f"it has more than one Content-Length: {said}"[:200])
@@ -67,6 +71,18 @@ def tidied(head: bytes) -> bytes:
     words = _CONTROLS.sub(b" ", status[3])
     text = b"".join(name + b": " + value + b"\r\n" for name, value in kept)
     return b"HTTP/1." + version + b" " + status[2] + b" " + words + b"\r\n" + text + b"\r\n"
+
+
+def body_length(head: bytes) -> int | None:
+    """Return how many bytes follow the tidied head of a response. None if only they can tell."""
+    if head[9:12] in _WITHOUT_BODY:
+        return 0
+    framing = _FRAMING.findall(head)
+    return int(framing[0]) if len(framing) == 1 and _is_length(framing[0]) else None
+
+
+def _is_length(value: bytes) -> bool:
+    return value.isdigit() and len(value) <= _DIGITS
 
 
 def _headers(lines: list[bytes]) -> list[tuple[bytes, bytes]]:
@@ -91,6 +107,7 @@ class Handler(ResponseHandler):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._head: bytearray | None = None  # of the response to come; None once it is through
+        self._left: int | None = None  # bytes of the body to come, where its head says how many
 
     def set_response_params(self, **options: Any) -> None:
         """Take up the next response."""
@@ -100,7 +117,7 @@ class Handler(ResponseHandler):
     def data_received(self, data: bytes) -> None:
         """Take what came: of a head once it is whole, of a body at once."""
         if self._head is None or self._parser is None:
-            super().data_received(data)
+            super().data_received(self._of_body(data))
             return
         seen = max(0, len(self._head) - 3)
         self._head += data
@@ -135,7 +152,18 @@ class Handler(ResponseHandler):
         waiting = bytes(self._head or b"")[length:]
         interim = head[9:10] == b"1" and head[9:12] != b"101"
         self._head = bytearray(waiting) if interim else None
-        super().data_received(head if interim else head + waiting)
+        self._left = None if interim else body_length(head)
+        super().data_received(head if interim else head + self._of_body(waiting))
+
+    def _of_body(self, data: bytes) -> bytes:
+        """Return what belongs to the body. The parser would refuse all of it for what follows."""
+        if self._left is None:
+            return data
+        if len(data) > self._left:
+            data = data[: self._left]
+            self.force_close()
+        self._left -= len(data)
+        return data
 
     def _refuse(self, why: str) -> None:
         self._head = None

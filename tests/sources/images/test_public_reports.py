@@ -67,7 +67,9 @@ def test_image_by_another_suffix_is_known_by_its_bytes() -> None:
 
 def palette_tiff(scale: int) -> bytes:
     image = Image.fromarray(RAMP % 16).convert("P")
-    image.putpalette([value for index in range(256) for value in (index * 16 % 256, 99, 255 - index * 16 % 256)])
+    image.putpalette(
+        [value for index in range(256) for value in (index * 16 % 256, 99, 255 - index * 16 % 256)]
+    )
     data = bytearray(encode(image, "TIFF"))
     with Image.open(BytesIO(bytes(data))) as opened:
         values = opened.tag_v2[320]
