@@ -1,5 +1,6 @@
 """URLs, redirects and heads of responses as curl and urllib take them, at a server that records requests."""
 
+import contextlib
 import random
 import socket
 import string
@@ -117,10 +118,8 @@ def curl(server: Recorder, url: str) -> tuple[int, bytes, list[str]]:
 
 def by_urllib(server: Recorder, url: str) -> list[str]:
     server.asked.clear()
-    try:
+    with contextlib.suppress(urllib.error.URLError, OSError, ValueError):
         OPENER.open(url, timeout=10).read()
-    except (urllib.error.URLError, OSError, ValueError):
-        pass
     return list(server.asked)
 
 
@@ -177,7 +176,7 @@ LOCATION = st.lists(PIECE | st.sampled_from(["\xfc", "\xe9\xdf", "日本", " "])
 @example("b\xfcro.jpg", "latin-1", "/")
 def test_redirects_lead_where_curl_goes(server: Recorder, rest: str, coding: str, start: str) -> None:
     rest = rest.strip().replace("/.", "/x").lstrip("/.:")
-    if not rest or ":" in rest.split("/")[0].split("?")[0] and start == "":
+    if not rest or (":" in rest.split("/")[0].split("?")[0] and start == ""):
         return
     begin = f"http://{server.host}/" if start == "absolute" else start
     location = (begin + rest).encode(coding, "replace" if coding == "latin-1" else "strict")
@@ -203,12 +202,25 @@ def escape(target: str) -> str:
 
 LINES = st.sampled_from(
     [
-        b"Server: x", b"X-Empty:", b"X-Long: " + b"a" * 9000, b"X-Odd: \xfc\xe4\x01", b"X-Tab:\ta\t", b"X-Fold: a\r\n b",
-        b"PHP Notice  in line 3", b"Content-Type : image/jpeg", b"X-Powered-By: PHP/5.2; \xff", b"Set-Cookie: a=b; =",
-        b"X-Colon: a: b: c", b"Link: <a>; rel=b", b"Content-Type: image/jpeg", b"Content-Type: text/html",
-        b"Keep-Alive: timeout=5", b"Transfer-Encoding: identity", b"Content-Encoding: identity",
+        b"Server: x",
+        b"X-Empty:",
+        b"X-Long: " + b"a" * 9000,
+        b"X-Odd: \xfc\xe4\x01",
+        b"X-Tab:\ta\t",
+        b"X-Fold: a\r\n b",
+        b"PHP Notice  in line 3",
+        b"Content-Type : image/jpeg",
+        b"X-Powered-By: PHP; \xff",
+        b"Set-Cookie: a=b; =",
+        b"X-Colon: a: b: c",
+        b"Link: <a>; rel=b",
+        b"Content-Type: image/jpeg",
+        b"Content-Type: text/html",
+        b"Keep-Alive: timeout=5",
+        b"Transfer-Encoding: identity",
+        b"Content-Encoding: identity",
     ]
-)  # fmt: skip
+)
 FRAMING = st.sampled_from(
     ["length", "length twice", "chunks", "length and chunks", "close", "too long", "too short"]
 )

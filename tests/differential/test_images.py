@@ -164,15 +164,23 @@ def others(draw: Any) -> bytes:
     kind, mode, options = draw(
         st.sampled_from(
             [
-                ("GIF", "RGB", {}), ("GIF", "L", {}), ("GIF", "RGBA", {}),
-                ("WEBP", "RGB", {}), ("WEBP", "RGBA", {}), ("WEBP", "RGBA", {"lossless": True}),
-                ("TIFF", "RGB", {}), ("TIFF", "L", {"compression": "tiff_lzw"}), ("TIFF", "RGBA", {}),
-                ("TIFF", "RGB", {"compression": "tiff_adobe_deflate"}), ("TIFF", "1", {"compression": "group4"}),
-                ("TIFF", "RGB", {"compression": "packbits"}), ("TIFF", "P", {}),
+                ("GIF", "RGB", {}),
+                ("GIF", "L", {}),
+                ("GIF", "RGBA", {}),
+                ("WEBP", "RGB", {}),
+                ("WEBP", "RGBA", {}),
+                ("WEBP", "RGBA", {"lossless": True}),
+                ("TIFF", "RGB", {}),
+                ("TIFF", "L", {"compression": "tiff_lzw"}),
+                ("TIFF", "RGBA", {}),
+                ("TIFF", "RGB", {"compression": "tiff_adobe_deflate"}),
+                ("TIFF", "1", {"compression": "group4"}),
+                ("TIFF", "RGB", {"compression": "packbits"}),
+                ("TIFF", "P", {}),
                 ("TIFF", "RGB", {"compression": "jpeg", "quality": 95}),
             ]
         )
-    )  # fmt: skip
+    )
     if mode == "P":
         return encode(image.convert("RGB").quantize(16), kind, **options)
     return encode(image.convert(mode), kind, **options)
@@ -381,10 +389,15 @@ def test_profiles_are_those_that_transicc_reads(tmp_path: Path) -> None:
 def test_images_are_upright_by_what_exiftool_reads(tmp_path: Path, kind: str) -> None:
     upright = grainy(48, 32, 0).convert("RGB")
     turned = {
-        1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90,
-        7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270,
-    }  # fmt: skip
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
     for orientation, turn in turned.items():
         lying = upright if turn is None else upright.transpose(turn)
         options = (
