@@ -99,7 +99,7 @@ def _images_step(recipe: Recipe, pairs: HasResult) -> HasResult:
     images = ShardStep(
         StepKind.IMAGES.value,
         recipe.fetch,
-        code_version="4",  # 3: several images a row, hashes of averages; 4: whole images, true profiles
+        code_version="3",  # 3: several images a row, hashes of averages
         identity=_fetch_identity(recipe),
         inputs=(pairs,),
         plan=shard_work.plan_images,
