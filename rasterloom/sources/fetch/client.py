@@ -29,7 +29,7 @@ from rasterloom.sources.fetch.robots import (
     parse_robots,
     product_token,
 )
-from rasterloom.sources.fetch.urls import canonical, join_url, parse_url
+from rasterloom.sources.fetch.urls import join_url, parse_url
 
 DNS_CACHE_S = 300
 DNS_CACHE_NAMES = 10_000
@@ -218,7 +218,7 @@ class Client:
             rules = await asyncio.shield(host.rules)
         except FetchFailure as failure:  # has been tried again already
             raise FetchFailure(failure.error, f"robots.txt: {failure.detail}") from None
-        if not rules.can_fetch(str(canonical(url)), product_token(self.config.user_agent)):
+        if not rules.can_fetch(str(url), product_token(self.config.user_agent)):
             raise FetchFailure(ErrorClass.ROBOTS, f"{host.name}/robots.txt disallows {url.raw_path}")
 
     async def _read_robots(self, url: URL, host: Host) -> Protego:

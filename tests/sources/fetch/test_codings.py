@@ -2,7 +2,7 @@
 
 import gzip
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +11,7 @@ from aiohttp import web
 
 from rasterloom.schema import ErrorClass
 from rasterloom.sources.failure import FetchFailure
+from rasterloom.sources.fetch import codings
 from rasterloom.sources.fetch.codings import decoded
 
 MANY = bytes(range(256)) * 100
@@ -57,6 +58,16 @@ def test_unpacking_is_bounded(name: str) -> None:
     assert len(packed) < 100_000
     assert failure(packed, name).error is ErrorClass.TOO_MANY_BYTES
     assert decoded(packed, name, 1000, cut=True) == bytes(1000)
+
+
+def test_unpacking_stops_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(_: bytes) -> Iterator[bytes]:
+        for number in range(1000):
+            assert number < 20, "goes on"
+            yield bytes(LIMIT // 10)
+
+    monkeypatch.setitem(codings._CODINGS, "gzip", endless)
+    assert failure(b"bomb", "gzip").error is ErrorClass.TOO_MANY_BYTES
 
 
 @pytest.mark.parametrize("name", PACK)

@@ -134,6 +134,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         "Content-Length: 3, 4",
     ),
     "too long": (b"HTTP/1.1 200 OK\r\nX: " + b"a" * MAX_HEAD_BYTES + b"\r\n\r\n", str(MAX_HEAD_BYTES)),
+    "too many": (b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * (MAX_HEAD_BYTES // 6) + b"\r\n", str(MAX_HEAD_BYTES)),
     "no HTTP": (b"220 smtp.example.org ESMTP\r\n", ""),
     "no status": (b"HTTP/1.1 OK\r\n\r\n", ""),
     "another protocol": (b"HTTP/9 200 OK\r\n\r\n", ""),

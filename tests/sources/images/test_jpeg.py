@@ -114,12 +114,31 @@ def test_scans_that_are_missing_at_the_end_of_a_file_are_seen() -> None:
     )  # an encoder may do without
 
 
+def of_three_scans() -> list[bytes]:
+    """A baseline JPEG each of whose components has a scan of its own: the header, the scans, the end."""
+    greys = [encode("L"), *(KINDS["grey"] for _ in range(2))]
+    header, scans = b"", []
+    for number, grey in enumerate(greys, 1):
+        segments = list(jpeg._segments(grey))
+        scan = segments[-1]
+        if not header:
+            frame = next(segment for segment in segments if segment.marker == 0xC0)
+            components = b"".join(bytes((name, 0x11, 0)) for name in (1, 2, 3))
+            body = frame.body[:5] + b"\3" + components
+            three = b"\xff\xc0" + (len(body) + 2).to_bytes(2, "big") + body
+            header = grey[: frame.start] + three + grey[frame.start + 4 + len(frame.body) : scan.start]
+        pixels = grey[scan.start + 4 + len(scan.body) : -2]
+        scans.append(b"\xff\xda\0\x08\x01" + bytes((number, 0)) + b"\0\x3f\0" + pixels)
+    return [header, *scans, b"\xff\xd9"]
+
+
 def test_a_component_without_a_scan_is_seen() -> None:
-    segments = list(jpeg._segments(KINDS["grey progressive"]))
-    first = next(s for s in segments if s.marker == 0xDA)
-    second = next(s for s in segments if s.marker == 0xC4 and s.start > first.start)
-    data = KINDS["grey progressive"]
-    assert "component" in why_broken(data[: first.start] + data[second.start :])
+    header, *scans, end = of_three_scans()
+    assert decode(b"".join([header, *scans, end])).width == 192
+    for number in range(3):
+        left = scans[:number] + scans[number + 1 :]
+        assert "has no scan" in why_broken(b"".join([header, *left, end]))
+    assert "has no scan" in why_broken(b"".join([header, *scans[:2]]))
 
 
 @pytest.mark.parametrize("name", KINDS)
