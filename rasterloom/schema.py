@@ -162,6 +162,7 @@ class ErrorClass(StrEnum):
     HTTP_4XX = "http_4xx"
     HTTP_429 = "http_429"
     HTTP_5XX = "http_5xx"
+    BAD_RESPONSE = "bad_response"  # an answer that is no HTTP, or in a content coding that is not known
     HOST_DOWN = "host_down"  # not asked: its last images all failed
     HOST_BUSY = "host_busy"  # not asked: it wants to be left alone for longer than patience_s
     TOO_MANY_REDIRECTS = "too_many_redirects"

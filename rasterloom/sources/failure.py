@@ -19,6 +19,7 @@ ERRORS = {
     ErrorClass.HTTP_4XX: "refused or gone",
     ErrorClass.HTTP_429: "too many requests",
     ErrorClass.HTTP_5XX: "the server failed",
+    ErrorClass.BAD_RESPONSE: "an answer that cannot be read",
     ErrorClass.HOST_DOWN: "the host was down",
     ErrorClass.HOST_BUSY: "the host asked for patience",
     ErrorClass.TOO_MANY_REDIRECTS: "too many redirects",

@@ -90,10 +90,10 @@ def test_redirects_share_one_deadline(site: Any, fetch: Fetcher) -> None:
     ("answer", "error"),
     [
         (b"", "connect"),
-        (b"220 smtp.example.org ESMTP\r\n", "connect"),
+        (b"220 smtp.example.org ESMTP\r\n", "bad_response"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nabc", "incomplete"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n", "incomplete"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\nabc\r\n", "connect"),  # no HTTP
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\nabc\r\n", "bad_response"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nabc", "incomplete"),
         (b"HTTP/1.1 302 Found\r\nLocation: http://[::1\r\nContent-Length: 0\r\n\r\n", "bad_url"),
         (b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n", "http_4xx"),

@@ -18,6 +18,7 @@ from rasterloom.schema import ErrorClass
 from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.fetch.addresses import SCHEMES, BlockedAddress, Gate
 from rasterloom.sources.fetch.backoff import wait_before_retry
+from rasterloom.sources.fetch.heads import MAX_HEAD_BYTES, connector
 from rasterloom.sources.fetch.hosts import DOWN, RULES_S, Host, Hosts
 from rasterloom.sources.fetch.http_errors import check_status, network_failure, read_body
 from rasterloom.sources.fetch.opt_out import OptOuts
@@ -28,6 +29,7 @@ from rasterloom.sources.fetch.robots import (
     parse_robots,
     product_token,
 )
+from rasterloom.sources.fetch.urls import join_url, parse_url
 
 DNS_CACHE_S = 300
 DNS_CACHE_NAMES = 10_000
@@ -68,7 +70,7 @@ class Client:
         self._slots = asyncio.Semaphore(self.config.concurrency)
         self._hosts = Hosts(self.config)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
+            connector=connector(
                 limit=0,  # our own semaphores count
                 resolver=self._gate,
                 socket_factory=self._gate.open_socket,
@@ -83,6 +85,10 @@ class Client:
                 "Accept-Encoding": "identity",
             },
             read_bufsize=READ_BUFFER_BYTES,
+            auto_decompress=False,  # `read_body` does it, and knows labels that are not true
+            max_line_size=MAX_HEAD_BYTES,
+            max_field_size=MAX_HEAD_BYTES,
+            max_headers=MAX_HEAD_BYTES,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # `_request` has the clock
         )
         return self
@@ -193,9 +199,8 @@ class Client:
 
     def _check(self, url: URL) -> None:
         if url.scheme not in SCHEMES:
-            raise FetchFailure(
-                ErrorClass.BLOCKED_SCHEME, f"{url.scheme}: is not fetched, only http and https are"
-            )
+            what = f"{url.scheme}: is not fetched" if url.scheme else f"{url} names no scheme"
+            raise FetchFailure(ErrorClass.BLOCKED_SCHEME, f"{what}, only http and https are fetched")
         if not url.host:
             raise FetchFailure(ErrorClass.BAD_URL, f"{url} names no host")
         if entry := self.opt_outs.of_url(url):
@@ -267,15 +272,13 @@ def _ssl_context() -> ssl.SSLContext:
 
 def _parse(address: str) -> URL:
     try:
-        url = URL(address.strip())
-        return url.with_user(None) if url.user is not None else url  # a data set's passwords are not used
+        return parse_url(address)
     except ValueError as error:
         raise FetchFailure(ErrorClass.BAD_URL, f"not a URL: {error}") from None
 
 
 def _join(url: URL, location: str) -> URL:
     try:
-        target = url.join(URL(location))
-        return target.with_user(None) if target.user is not None else target
+        return join_url(url, location)
     except ValueError as error:
         raise FetchFailure(ErrorClass.BAD_URL, f"redirects to what is not a URL: {error}") from None

@@ -11,6 +11,7 @@ import aiohttp
 from rasterloom.schema import ErrorClass
 from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.fetch.addresses import BlockedAddress
+from rasterloom.sources.fetch.codings import decoded
 from rasterloom.utils.redact import cut
 
 REASON = 100  # characters of a status line's words that are kept
@@ -58,10 +59,12 @@ def check_status(response: aiohttp.ClientResponse) -> None:
 
 
 async def read_body(response: aiohttp.ClientResponse, limit: int, *, cut: bool = False) -> bytes:
-    """Read a body of at most ``limit`` bytes. Of a longer one only so many if ``cut``.
+    """Read a body of at most ``limit`` bytes, as sent and without its content codings.
+
+    Of a longer one only so many if ``cut``.
 
     Raises:
-        FetchFailure: TOO_MANY_BYTES or INCOMPLETE.
+        FetchFailure: TOO_MANY_BYTES, INCOMPLETE or BAD_RESPONSE.
     """
     announced = response.content_length or 0
     if announced > limit and not cut:
@@ -74,17 +77,19 @@ async def read_body(response: aiohttp.ClientResponse, limit: int, *, cut: bool =
             size += len(chunk)
             if size > limit:
                 if cut:
-                    return b"".join(chunks)[:limit]
+                    break
                 raise FetchFailure(ErrorClass.TOO_MANY_BYTES, f"sent more than {limit} bytes")
     except (aiohttp.ClientError, ConnectionError):
         of = f" of {announced}" if announced else ""
         detail = f"the connection broke off after {size}{of} bytes"
         raise FetchFailure(ErrorClass.INCOMPLETE, detail, may_pass=True) from None
-    return b"".join(chunks)
+    body = b"".join(chunks)
+    codings = ",".join(response.headers.getall("Content-Encoding", ()))
+    return decoded(body, codings, limit, cut=cut) if codings else body[:limit]
 
 
 def network_failure(error: aiohttp.ClientError | OSError) -> FetchFailure:
-    """Return the class of what went wrong before a server answered."""
+    """Return the class of what went wrong before an answer's body."""
     cause = getattr(error, "os_error", error)
     if isinstance(cause, BlockedAddress):
         return FetchFailure(ErrorClass.BLOCKED_ADDRESS, str(cause))
@@ -95,8 +100,10 @@ def network_failure(error: aiohttp.ClientError | OSError) -> FetchFailure:
         return FetchFailure(ErrorClass.DNS, f"the name does not resolve: {cause}", may_pass=passing)
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
         return FetchFailure(ErrorClass.TLS, _tls_detail(error, cause))
-    passing = not isinstance(error, aiohttp.ClientResponseError)  # which is: does not speak HTTP
-    return FetchFailure(ErrorClass.CONNECT, str(error) or type(error).__name__, may_pass=passing)
+    if isinstance(error, aiohttp.ClientResponseError):
+        said = " ".join(error.message.split()) or "it is no HTTP"
+        return FetchFailure(ErrorClass.BAD_RESPONSE, f"the answer cannot be read: {said}")
+    return FetchFailure(ErrorClass.CONNECT, str(error) or type(error).__name__, may_pass=True)
 
 
 def _tls_detail(error: Exception, cause: object) -> str:

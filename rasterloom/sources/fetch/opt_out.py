@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from yarl import URL
 
 from rasterloom.errors import OptOutError
+from rasterloom.sources.fetch.urls import canonical
 from rasterloom.storage.store import Entry, Store
 
 COLUMNS = ("host", "url", "prefix", "sha256")
@@ -44,7 +45,9 @@ class OptOuts:
             if host in self.hosts:
                 return host
             host = host.partition(".")[2]
-        address = _address(url)
+        if not self.urls and not self.prefixes:
+            return None
+        address = _address(canonical(url))
         if address in self.urls:
             return address
         place = bisect_right(self.prefixes, address)

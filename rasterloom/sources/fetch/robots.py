@@ -17,7 +17,7 @@ def product_token(user_agent: str) -> str:
 
 def parse_robots(body: bytes) -> Protego:
     """Read a robots.txt. What cannot be read as a rule is no rule."""
-    return Protego.parse(body[:MAX_ROBOTS_BYTES].decode("utf-8", "replace"))
+    return Protego.parse(body[:MAX_ROBOTS_BYTES].decode("utf-8-sig", "replace"))
 
 
 def crawl_delay(rules: Protego, user_agent: str) -> float:

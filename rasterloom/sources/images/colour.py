@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image, ImageCms
 
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-_SRGB_NAMES = ("srgb", "c2")  # in a profile's description; c2 is the tiny sRGB of facebook/tinysRGB
+_SAME = 2  # levels of 255 by which a profile's colours may differ from sRGB and count as sRGB: 42 dB
+_STEPS = np.linspace(0, 255, 12).round().astype(np.uint8)
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:
@@ -38,13 +39,17 @@ def _scaled_grey(image: Image.Image) -> Image.Image:
     hidden = image.info.get("transparency")
     if isinstance(hidden, int):
         scaled.putalpha(Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8)))
+    if profile := image.info.get("icc_profile"):
+        scaled.info["icc_profile"] = profile
     return scaled
 
 
 def needs_conversion(image: Image.Image) -> bool:
     """Tell whether `to_srgb` would change the pixels."""
     profile = image.info.get("icc_profile")
-    return image.mode not in ("L", "RGB", "RGBA") or (bool(profile) and not _is_srgb(profile))
+    return image.mode not in ("L", "RGB", "RGBA") or (
+        bool(profile) and _applies(profile, image.mode.rstrip("A"))
+    )
 
 
 def to_srgb(image: Image.Image) -> Image.Image:
@@ -59,25 +64,37 @@ def to_srgb(image: Image.Image) -> Image.Image:
 
 
 def _through_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
-    grey = image.mode == "L"
-    if image.mode == "LAB" or (profile and not _is_srgb(profile)):
-        try:
-            converted = ImageCms.applyTransform(image, _transform(profile or b"", image.mode))
-        except (ImageCms.PyCMSError, OSError, ValueError):
-            pass  # broken, or made for another kind of pixels: as if there were none
-        else:
-            if converted is not None:
-                return converted.convert("L") if grey else converted
+    if image.mode == "LAB" or (profile and _applies(profile, image.mode)):
+        if image.mode == "L":
+            return image.point(_greys(profile or b""))
+        converted = ImageCms.applyTransform(image, _transform(profile or b"", image.mode))
+        if converted is not None:
+            return converted
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 
 @lru_cache(maxsize=64)
-def _is_srgb(profile: bytes) -> bool:
+def _applies(profile: bytes, mode: str) -> bool:
+    """Tell whether a profile gives pixels other colours than sRGB does. A profile's name says nothing."""
     try:
-        name = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(BytesIO(profile))).strip().lower()
+        transform = _transform(profile, mode)
+        colours = _colours(mode)
+        shown = ImageCms.applyTransform(colours, transform)
     except (ImageCms.PyCMSError, OSError, ValueError):
-        return True  # cannot be applied, so nothing is to be done
-    return name == _SRGB_NAMES[1] or _SRGB_NAMES[0] in name
+        return False  # broken, or made for another kind of pixels: as if there were none
+    if shown is None or mode not in ("L", "RGB"):
+        return shown is not None
+    before = np.asarray(colours.convert("RGB")).astype(int)
+    return bool(np.abs(np.asarray(shown).astype(int) - before).max() > _SAME)
+
+
+def _colours(mode: str) -> Image.Image:
+    """Samples of all the colours that there are: greys, and a grid of the others."""
+    greys = np.arange(256, dtype=np.uint8)
+    if mode != "RGB":
+        return Image.fromarray(greys[None]).convert(mode)
+    grid = np.stack(np.meshgrid(_STEPS, _STEPS, _STEPS), axis=-1).reshape(1, -1, 3)
+    return Image.fromarray(np.concatenate([grid, np.stack([greys] * 3, axis=-1)[None]], axis=1))
 
 
 @lru_cache(maxsize=64)
@@ -86,4 +103,13 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
         source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
     else:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
-    return ImageCms.buildTransform(source, _SRGB, mode, "RGB")
+    # Of greys LittleCMS's optimised transform is off by up to ten levels.
+    flags = ImageCms.Flags.NOOPTIMIZE if mode == "L" else ImageCms.Flags.NONE
+    return ImageCms.buildTransform(source, _SRGB, mode, "RGB", flags=flags)
+
+
+@lru_cache(maxsize=64)
+def _greys(profile: bytes) -> list[int]:
+    """The 256 greys of a profile in sRGB."""
+    shown = ImageCms.applyTransform(_colours("L"), _transform(profile, "L"))
+    return list(shown.convert("L").tobytes()) if shown is not None else list(range(256))

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from rasterloom.sources.images.colour import needs_conversion, to_eight_bits, to_srgb
+from rasterloom.sources.images.profiles import SRGB_GAMMA, SRGB_PRIMARIES, made_profile
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -139,7 +140,42 @@ def test_profile_for_other_pixels_is_as_none() -> None:
     assert converted(image).getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_srgb_by_name_is_not_converted() -> None:
+def test_srgb_is_not_converted() -> None:
     image = Image.new("RGB", (4, 4), (12, 34, 56))
     image.info["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert not needs_conversion(image)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_srgb_by_another_name_is_not_converted(mode: str) -> None:
+    image = Image.new(mode, (4, 4), 99)
+    image.info["icc_profile"] = made_profile(SRGB_PRIMARIES, SRGB_GAMMA, grey=mode == "L")
+    assert not needs_conversion(image)
+
+
+def test_a_name_says_nothing() -> None:
+    named = swapped_profile().replace("abcd".encode("utf-16-be"), "sRGB".encode("utf-16-be"))
+    assert "sRGB" in (ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(BytesIO(named))) or "")
+    image = Image.new("RGB", (4, 4), (255, 0, 0))
+    image.info["icc_profile"] = named
+    assert needs_conversion(image)
+    assert converted(image).getpixel((0, 0))[2] > 225
+
+
+@pytest.mark.parametrize("gamma", [1.0, 1.8, 2.2])
+def test_primaries_and_curve_count(gamma: float) -> None:
+    values = np.stack([RAMP] * 3, axis=-1)
+    image = Image.fromarray(values)
+    image.info["icc_profile"] = made_profile(SRGB_PRIMARIES, gamma, grey=False)
+    grey = Image.fromarray(RAMP)
+    grey.info["icc_profile"] = made_profile(SRGB_PRIMARIES, gamma, grey=True)
+    light = (RAMP / 255) ** gamma
+    expected = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055) * 255
+    assert np.abs(np.asarray(converted(image))[..., 0] - expected).max() <= 2
+    assert np.abs(np.asarray(converted(grey)).astype(int) - expected).max() <= 1
+
+
+def test_profile_of_sixteen_bit_grey_is_applied() -> None:
+    deep = Image.fromarray(np.full((4, 4), 55 * 257, np.uint16))
+    deep.info["icc_profile"] = made_profile(SRGB_PRIMARIES, 1.0, grey=True)
+    assert 126 <= converted(deep).getpixel((0, 0)) <= 130

@@ -13,7 +13,8 @@ from PIL import Image, ImageChops, JpegImagePlugin
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import ErrorClass
 from rasterloom.sources.failure import FetchFailure
-from rasterloom.sources.images.decode import FORMATS, DecodedImage, decode_image
+from rasterloom.sources.images.decode import DecodedImage, decode_image
+from rasterloom.sources.images.formats import readable
 
 CONFIG = Fetch()
 
@@ -84,7 +85,7 @@ VALID = {
     "animated gif": encode(photo(), "GIF", save_all=True, append_images=[photo(seed=1)]),
     "animated webp": encode(photo(), "WEBP", save_all=True, append_images=[photo(seed=1)]),
 }
-if "AVIF" in FORMATS:
+if "AVIF" in readable():
     VALID["avif"] = encode(photo(), "AVIF")
 
 

@@ -1,0 +1,193 @@
+"""Chunks of a PNG: bounds, metadata that Pillow stumbles over, and what says how its colours are meant."""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+from PIL import Image
+
+from rasterloom.schema import ErrorClass
+from rasterloom.sources.failure import FetchFailure
+from rasterloom.sources.images.profiles import PRIMARIES, SRGB_GAMMA, SRGB_PRIMARIES, made_profile
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+MAX_CHUNKS = 100_000  # in files of 50 MB, most have fewer than 10,000; each costs Pillow some microseconds
+MAX_PROFILE_BYTES = 2**20  # what Pillow reads of an iCCP chunk
+
+# Ancillary chunks that bear on the pixels, and how long they are: None, any length.
+_OF_PIXELS: dict[bytes, int | None] = {
+    b"tRNS": None, b"eXIf": None, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"cICP": 4,
+}  # fmt: skip
+_ANIMATION = (b"acTL", b"fcTL", b"fdAT")
+_FULL_RANGE = 1
+_GAMMA_TOLERANCE = 0.05  # as libpng: what differs by less is not corrected
+_PRIMARIES_TOLERANCE = 0.01
+_GAMMAS = (0.1, 10.0)  # of decoding; what lies outside is no gamma
+# Transfer characteristics of ITU-T H.273 by the exponent of decoding. Those of BT.709 and its like are shown
+# as sRGB. PQ and HLG (16, 18) have no place in 8 bits of sRGB without a choice of tone mapping.
+_TRANSFERS = {
+    1: SRGB_GAMMA,
+    4: 2.2,
+    5: 2.8,
+    6: SRGB_GAMMA,
+    8: 1.0,
+    13: SRGB_GAMMA,
+    14: SRGB_GAMMA,
+    15: SRGB_GAMMA,
+}
+
+
+def check_chunks(data: bytes) -> None:
+    """Return if a PNG has no more chunks than an image has. BROKEN_IMAGE (FetchFailure) otherwise."""
+    for number, _ in enumerate(_chunks(data)):
+        if number == MAX_CHUNKS:
+            raise FetchFailure(ErrorClass.BROKEN_IMAGE, f"a PNG of more than {MAX_CHUNKS} chunks")
+
+
+def without_metadata(data: bytes) -> bytes:
+    """Return a PNG without broken chunks and without metadata.
+
+    As libpng does, a chunk whose checksum is wrong is passed over if a decoder may do without it. Of an
+    animation with such a chunk the first frame stays.
+    """
+    parts: list[tuple[bytes, bytes]] = []
+    end = len(SIGNATURE)
+    for kind, start, end in _chunks(data):
+        chunk = data[start:end]
+        if kind[0] & 32:  # ancillary
+            body, whole = chunk[8:-4], zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
+            if kind == b"iCCP" and whole:
+                chunk = _short_profile(body)
+            elif kind in _ANIMATION:
+                chunk = chunk if whole else b""
+            elif not whole or kind not in _OF_PIXELS or _OF_PIXELS[kind] not in (None, len(body)):
+                continue
+        parts.append((kind, chunk))
+    still = any(kind in _ANIMATION and not chunk for kind, chunk in parts)
+    kept = [chunk for kind, chunk in parts if not (still and kind in _ANIMATION)]
+    return b"".join([data[: len(SIGNATURE)], *kept, data[end:]])
+
+
+def lacks_rows(image: Image.Image, data: bytes) -> bool:
+    """Tell whether a PNG has fewer rows than it says. Pillow leaves those that are missing 0.
+
+    Args:
+        image: the file as Pillow loaded it.
+    """
+    last = image.height - 1
+    if image.info.get("interlace"):
+        last -= 1 - last % 2 if last else 0  # the last row of the last pass
+    if image.crop((0, last, image.width, last + 1)).tobytes().strip(b"\0"):
+        return False
+    inflate = zlib.decompressobj()
+    left = _raw_bytes(data)
+    try:
+        for kind, start, end in _chunks(data):
+            piece = data[start + 8 : end - 4] if kind == b"IDAT" else b""
+            while piece and left > 0 and not inflate.eof:
+                left -= len(inflate.decompress(piece, 2**16))
+                piece = inflate.unconsumed_tail
+    except zlib.error:
+        return True
+    return left > 0
+
+
+def colour_profile(image: Image.Image, data: bytes) -> bytes | None:
+    """Return the ICC profile that a PNG's chunks stand for. None is sRGB.
+
+    As in browsers cICP goes before iCCP, that before sRGB, and that before gAMA and cHRM.
+    """
+    grey = data[25] in (0, 4)
+    cicp = next(
+        (data[start + 8 : end - 4] for kind, start, end in _before_pixels(data) if kind == b"cICP"), b""
+    )
+    if (
+        len(cicp) == 4
+        and cicp[0] in PRIMARIES
+        and cicp[1] in _TRANSFERS
+        and cicp[2:] == bytes((0, _FULL_RANGE))
+    ):
+        gamma = _TRANSFERS[cicp[1]]
+        if (PRIMARIES[cicp[0]], gamma) == (SRGB_PRIMARIES, SRGB_GAMMA):
+            return None
+        return made_profile(PRIMARIES[cicp[0]], gamma, grey=grey)
+    if image.info.get("icc_profile") or "srgb" in image.info:
+        profile: bytes | None = image.info.get("icc_profile")
+        return profile
+    return _gama_and_chrm(image.info, grey=grey)
+
+
+def _gama_and_chrm(info: dict[str | tuple[int, int], Any], *, grey: bool) -> bytes | None:
+    gamma, primaries = SRGB_GAMMA, SRGB_PRIMARIES
+    file_gamma = info.get("gamma", 0.0)
+    if (
+        file_gamma
+        and _GAMMAS[0] <= 1 / file_gamma <= _GAMMAS[1]
+        and abs(file_gamma * 2.2 - 1) > _GAMMA_TOLERANCE
+    ):
+        gamma = 1 / file_gamma
+    chromaticity = info.get("chromaticity", ())
+    if any(abs(a - b) > _PRIMARIES_TOLERANCE for a, b in zip(chromaticity, SRGB_PRIMARIES, strict=False)):
+        primaries = chromaticity
+    if (primaries, gamma) == (SRGB_PRIMARIES, SRGB_GAMMA):
+        return None
+    return made_profile(primaries, gamma, grey=grey)
+
+
+def _short_profile(body: bytes) -> bytes:
+    """Return an iCCP chunk without what follows its profile. Empty if that is too long or broken."""
+    name, _, packed = body.partition(b"\0")
+    try:
+        profile = zlib.decompressobj().decompress(packed[1:], MAX_PROFILE_BYTES)
+    except zlib.error:
+        return b""
+    size = int.from_bytes(profile[:4], "big")
+    if not 128 < size <= len(profile):
+        return b""
+    return _chunk(b"iCCP", name + b"\0\0" + zlib.compress(profile[:size]))
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, start and end of each whole chunk."""
+    start = len(SIGNATURE)
+    while start + 12 <= len(data):
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        if end > len(data):
+            return
+        yield data[start + 4 : start + 8], start, end
+        start = end
+
+
+def _before_pixels(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    for chunk in _chunks(data):
+        if chunk[0] == b"IDAT":
+            return
+        yield chunk
+
+
+def _raw_bytes(data: bytes) -> int:
+    """Bytes of the rows of a PNG before compression, by its header."""
+    width, height, bits, kind = struct.unpack(">IIBB", data[16:26])
+    depth = bits * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(kind, 1)
+    if not data[28]:
+        return int(height * (1 + (width * depth + 7) // 8))
+    passes = (
+        (0, 0, 8, 8),
+        (4, 0, 8, 8),
+        (0, 4, 4, 8),
+        (2, 0, 4, 4),
+        (0, 2, 2, 4),
+        (1, 0, 2, 2),
+        (0, 1, 1, 2),
+    )
+    total = 0
+    for x, y, step_x, step_y in passes:
+        columns, rows = -(-(width - x) // step_x), -(-(height - y) // step_y)
+        if columns > 0 and rows > 0:
+            total += rows * (1 + (columns * depth + 7) // 8)
+    return total
