@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
 
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.model import Model
@@ -231,11 +231,20 @@ class Train(Watch):
     guard: Guard = Guard()
     """Reaction to loss spikes."""
 
+    _stage_number: int = PrivateAttr(0)
+
+    @property
+    def stage_number(self) -> int:
+        """Number of the stage, from 0, that the section is of (`of_stage`): its draws depend on it."""
+        return self._stage_number
+
     def of_stage(self, number: int) -> "Train":
         """Section for stage ``number`` (from 0) alone, with its own overrides applied."""
         stage = self.stages[number]
         own = {name: value for name in OF_A_STAGE if (value := getattr(stage, name)) is not None}
-        return self.model_copy(update={"stages": (stage,), **own})
+        section = self.model_copy(update={"stages": (stage,), **own})
+        section._stage_number = number
+        return section
 
     @model_validator(mode="after")
     def _muon_sees_whole_matrices(self) -> "Train":

@@ -12,6 +12,7 @@ from rasterloom.schema import Profile
 from rasterloom.tokenize.profiles import has_own_layout, profile_of
 from rasterloom.tokenize.prompt_templates import t2i_prompt
 from rasterloom.tokenize.token_names import names_of, profile_from_names
+from rasterloom.utils.random_streams import stream_digest
 
 BYTES = 256  # the vocabulary of a byte-level BPE before its first merge
 MOST_CAPTIONS = 1_000_000  # more than this teach a BPE nothing new
@@ -163,8 +164,7 @@ def text_of(config: Tokenize, tokenizer_json: str) -> tuple[JsonText, Profile]:
 
 
 def _caption_order(caption: str) -> tuple[bytes, str]:
-    digest = hashlib.blake2b(caption.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return digest, caption
+    return stream_digest("captions", key=caption), caption
 
 
 def _prompts(captions: Iterable[str]) -> Iterator[str]:

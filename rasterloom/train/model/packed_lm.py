@@ -56,7 +56,7 @@ def training_model(init: str, profile: Profile, train: Train) -> "PackedLM":
     else:
         lm = build_model(init, profile, seed=train.seed, zero_image_head=zero)
     if options.lora is not None:
-        add_lora(lm, options.lora, seed=train.seed)
+        add_lora(lm, options.lora, seed=train.seed, stage=train.stage_number)
     prepare_layers(lm.model.layers, remat=options.remat, compiled=options.compile)
     return PackedLM(lm, train.dropout, z_loss=train.z_loss)
 
