@@ -114,8 +114,8 @@ def stream_digest(name: str, **fields: int | str) -> bytes:
     draw = DRAWS[name]
     if _FIELDS[name] != tuple(fields):
         raise TypeError(f"the draw {name!r} depends on {_FIELDS[name]}, not on {tuple(fields)}")
-    text = ":".join(map(str, fields.values()))
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES, person=draw.person).digest()
+    data = ":".join(map(str, fields.values())).encode("utf-8", "surrogatepass")
+    return blake2b(data, digest_size=DIGEST_BYTES, person=draw.person).digest()
 
 
 def stream_number(name: str, **fields: int | str) -> int:
@@ -134,5 +134,6 @@ def stream_generator(name: str, **fields: int | str) -> np.random.Generator:
 
 
 _FIELDS = {
-    name: tuple("pass_" if field == "pass" else field for field in draw.fields) for name, draw in DRAWS.items()
+    name: tuple("pass_" if field == "pass" else field for field in draw.fields)
+    for name, draw in DRAWS.items()
 }

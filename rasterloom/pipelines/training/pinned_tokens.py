@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rasterloom.errors import RecipeError, VersionError
+from rasterloom.pipelines.corpus.image_groups import read_groups
 from rasterloom.pipelines.corpus.length_index import write_index
 from rasterloom.pipelines.maintenance.takedown import refuse_held
 from rasterloom.pipelines.step import FileStep, StepContext
+from rasterloom.pipelines.workspace.status import read_record
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.train import Part
@@ -31,6 +33,9 @@ class PinnedAt(Section):
     version: str
     target: int
     snapshot: int
+    images: int | None = None
+    selection: int | None = None
+    """Snapshots that the tokens were made from: rows that share an image are held out together."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,15 @@ def pinned_step(recipe: Recipe, part: Part, field: str) -> Pinned:
         )
     snapshot, record = head
     text = _text_file(corpus, record, recipe, f"{name}@{version}", field)
-    config = PinnedAt(corpus=name, version=version, target=part.target, snapshot=snapshot.snapshot_id)
+    images, selection = (_made_from(corpus, record, table) for table in ("images", "selection"))
+    config = PinnedAt(
+        corpus=name,
+        version=version,
+        target=part.target,
+        snapshot=snapshot.snapshot_id,
+        images=images,
+        selection=selection,
+    )
     try:
         digest = hashlib.sha256(_read_text(corpus, text)).hexdigest()[:20]
     except OSError:
@@ -78,7 +91,7 @@ def pinned_step(recipe: Recipe, part: Part, field: str) -> Pinned:
     return Pinned(
         StepKind.PINNED.step(f"{name}-{version}-{part.target}"),
         config,
-        code_version="1",
+        code_version="2",  # 2: held out by image
         identity={"text": digest},
         make=make_pinned,
         text_file=text,
@@ -93,18 +106,33 @@ def _text_file(corpus: Corpus, record: Record, recipe: Recipe, what: str, field:
             f"{field}: the tokens of {what} are of codec {codec}, but tokenize.codec is "
             f"{recipe.tokenize.codec}"
         )
-    codes = StepKind.CODES.step(record.config["target"])
-    try:
-        made = corpus.store.read(corpus.layout.record(codes, record.inputs[codes]))
-        text = Record.from_json(made).inputs["text"]
-    except (FileNotFoundError, KeyError):  # imported tokens come with no vocabulary
+    made = _record_of_codes(corpus, record)
+    text = made.inputs.get("text") if made else None
+    if text is None:  # imported tokens come with no vocabulary
         if recipe.tokenize.text is None:
             raise RecipeError(
                 f"{field}: the tokens of {what} were imported, so tokenize.text must name the tokenizer.json "
                 "that they were written with"
-            ) from None
+            )
         return recipe.tokenize.text
     return corpus.layout.text(text)
+
+
+def _record_of_codes(corpus: Corpus, record: Record) -> Record | None:
+    """Record of the step that some tokens were packed from."""
+    codes = StepKind.CODES.step(record.config["target"])
+    if codes not in record.inputs:
+        return None
+    return read_record(corpus, codes, record.inputs[codes])
+
+
+def _made_from(corpus: Corpus, record: Record, table: str) -> int | None:
+    """Snapshot of a table that some tokens were made from; if it is gone, that of their version."""
+    made, opened = _record_of_codes(corpus, record), corpus.table(table)
+    snapshot = made.parents.get(table) if made else None
+    if opened is not None and snapshot and opened.snapshot_by_id(int(snapshot)):
+        return int(snapshot)
+    return corpus.snapshot_id(table)
 
 
 def pinned_files(corpus: Corpus, step: Pinned) -> list[DataFile]:
@@ -128,5 +156,10 @@ def make_pinned(context: StepContext[PinnedAt]) -> dict[str, int]:
     corpus, step = context.corpus, context.step
     assert isinstance(step, Pinned)
     (context.folder / TOKENIZER).write_bytes(pinned_text(corpus, step))
-    files = pinned_files(corpus, step)
-    return write_index(corpus.store, files, context.folder / LENGTHS, context.progress)
+    files, there = pinned_files(corpus, step), replace(corpus, name=step.config.corpus)
+    images, selection = (
+        there.files(table, snapshot) if snapshot else []
+        for table, snapshot in (("images", step.config.images), ("selection", step.config.selection))
+    )
+    groups = read_groups(corpus.store, images, selection)
+    return write_index(corpus.store, files, context.folder / LENGTHS, context.progress, groups)

@@ -1,8 +1,8 @@
 """Global batches of rows, and their assignment to ranks.
 
-The plan is a pure function of the rows' lengths, the seed, the stage and the epoch, and knows nothing of ranks: the
-global batches are the same at any world size, so the position in a stage is one integer, and a run can
-go on with other hardware. `balance` then deals one global batch out to the ranks.
+The plan is a pure function of the rows' lengths, the seed, the stage and the epoch, and knows nothing of
+ranks: the global batches are the same at any world size, so the position in a stage is one integer, and a
+run can go on with other hardware. `balance` then deals one global batch out to the ranks.
 """
 
 import heapq

@@ -45,8 +45,8 @@ def is_dropped(key: str, train: Train, *, part: int, a_pass: int) -> bool:
         part: number of the row's part of the stage, from 0.
         a_pass: number of the pass over the part, from 0.
     """
-    stage = train.stage_number
-    return stream_share("prompt", seed=train.seed, stage=stage, part=part, pass_=a_pass, key=key) < train.cfg_drop
+    seed, stage = train.seed, train.stage_number
+    return stream_share("prompt", seed=seed, stage=stage, part=part, pass_=a_pass, key=key) < train.cfg_drop
 
 
 def drop_context(sample: TokenSample, profile: Profile) -> TokenSample:
