@@ -10,7 +10,7 @@ from typing import Any
 
 from pyarrow.fs import FileSystem
 
-from rasterloom.recipe.train import SPEED_ONLY, Stage, Train
+from rasterloom.recipe.train import SECTIONS_OF_A_STAGE, SPEED_ONLY, Stage, Train
 from rasterloom.schema import Profile
 from rasterloom.storage.layout import CHECKPOINTS, MODEL
 from rasterloom.storage.store import Store
@@ -173,8 +173,9 @@ class StageJob:
         change this stage, so they are left out.
         """
         what = {
-            "stage": self.stage.model_dump(mode="json"),
-            "train": self.train.model_dump(mode="json", exclude={"stages": True, "init": True, **SPEED_ONLY}),
+            "stage": self.stage.model_dump(mode="json", exclude=set(SECTIONS_OF_A_STAGE)),
+            "number": self.train.stage_number,
+            "train": self.train.model_dump(mode="json", exclude={**SPEED_ONLY, "stages": True, "init": True}),
             "profile": asdict(self.profile),
             "files": self.token_files,
             "mixture": [(part.files, part.weight, part.tasks) for part in self.parts],

@@ -19,7 +19,7 @@ from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.run import Run
 from rasterloom.recipe.sampling import SamplingConfig
-from rasterloom.recipe.train import SPEED_ONLY, Part, Stage, Train
+from rasterloom.recipe.train import SECTIONS_OF_A_STAGE, SPEED_ONLY, Part, Stage, Train
 from rasterloom.schema import Profile, StepKind
 from rasterloom.storage.layout import CHECKPOINTS, MODEL
 from rasterloom.storage.parquet_io import DataFile
@@ -29,14 +29,26 @@ from rasterloom.train.job import PartFiles, StageJob, WorkerTakes
 from rasterloom.versions.corpus import Corpus
 
 
+CODE_VERSION = "4"
+"""Code version of a stage.
+
+2: mixtures; 3, with Muon: torch's, which rounds to bfloat16 inside; 4: streams of random draws by stage and
+pass (`utils.random_streams`).
+"""
+
+
 def _what_counts(train: Train) -> dict[str, Any]:
     return train.model_dump(mode="json", exclude=SPEED_ONLY)
+
+
+def _of_stage(stage: Stage) -> dict[str, Any]:
+    return stage.model_dump(mode="json", exclude=set(SECTIONS_OF_A_STAGE))
 
 
 class TrainAt(Section):
     """One stage, with what all stages share."""
 
-    stage: Stage
+    stage: Annotated[Stage, PlainSerializer(_of_stage)]
     train: Annotated[Train, PlainSerializer(_what_counts)]
     tokenize: token_work.AnyPlace
     sample: SamplingConfig = Field(SamplingConfig(), exclude=True)
@@ -80,15 +92,7 @@ def stage_step(
     )
     inputs = (*given.values(), *([before] if before else []))
     name = StepKind.TRAIN.step(f"{number + 1}-{stage.label}")
-    return FileStep(name, config, _code_version(config.train), inputs, make=train_stage, resumes=True)
-
-
-def _code_version(train: Train) -> str:
-    """Code version of a stage.
-
-    2: mixtures; 3, with Muon: torch's, which rounds to bfloat16 inside.
-    """
-    return "3" if train.optimizer == "muon" else "2"
+    return FileStep(name, config, CODE_VERSION, inputs, make=train_stage, resumes=True)
 
 
 def _steps_of(recipe: Recipe, part: Part, corpus: dict[str, HasResult], field: str) -> list[HasResult]:
