@@ -280,7 +280,7 @@ class Train(Watch):
 
 
 def _overridden(section: SectionT, own: SectionT | None) -> SectionT:
-    """A section with the fields in it that a stage sets for itself."""
+    """Section with the fields that a stage sets for itself."""
     if own is None:
         return section
     return section.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})

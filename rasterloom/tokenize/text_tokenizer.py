@@ -2,7 +2,9 @@
 
 import hashlib
 import heapq
+import json
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import tokenizers
@@ -70,6 +72,14 @@ class JsonText:
     def digest(self) -> str:
         data = f"{self.first_id}:{self.tokenizer_json}".encode()
         return hashlib.blake2b(data, digest_size=16, person=b"rasterloom.text").hexdigest()
+
+    @cached_property
+    def vocabulary(self) -> str:
+        """Digest of which ids mean which text, however the file is written. Special tokens do not count."""
+        added = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
+        known = self._tokenizer.get_vocab(with_added_tokens=False).items()
+        pairs = sorted((self.first_id + i, token) for token, i in known if token not in added)
+        return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:20]
 
     @property
     def size(self) -> int:

@@ -163,7 +163,9 @@ def layout_in(engine: Any) -> str:
 
 
 def to_whole(source: Path, target: Path, engine: Any, names: Sequence[Sequence[str]]) -> None:
-    """Convert a checkpoint of any layout to whole parameters, which an engine of any ZeRO stage loads.
+    """Convert a checkpoint of any layout to whole parameters.
+
+    An engine of any ZeRO stage loads them.
 
     Args:
         engine: of the same model.
@@ -186,7 +188,7 @@ def to_whole(source: Path, target: Path, engine: Any, names: Sequence[Sequence[s
 
 
 def load_whole(engine: Any, folder: Path, names: Sequence[Sequence[str]]) -> None:
-    """Load whole parameters (`to_whole`) into an engine of ZeRO 0, which DeepSpeed does not."""
+    """Load whole parameters (`to_whole`) into an engine of ZeRO 0. DeepSpeed itself does not."""
     for names_of, group in zip(names, engine.basic_optimizer.param_groups, strict=True):
         for name, parameter in zip(names_of, group["params"], strict=True):
             place = folder / "zero" / name

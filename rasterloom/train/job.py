@@ -45,6 +45,18 @@ class Preview:
 
 
 @dataclass(frozen=True)
+class Vocabulary:
+    """Text vocabulary of a model, which is stored with it."""
+
+    tokenizer_json: str
+    """Contents of the file."""
+    first_id: int
+    """Id of the model for the tokenizer's id 0."""
+    digest: str
+    """Which ids mean which text."""
+
+
+@dataclass(frozen=True)
 class PartFiles:
     """Token files of a part of a job's mixture."""
 
@@ -101,6 +113,10 @@ class StageJob:
     """Folder of the weights to start from, or ``tiny``."""
     out_dir: str
     """Folder for all output; with workers on several machines it must be one that they share."""
+    vocabulary: Vocabulary | None = None
+    """Written beside the model; the token files decide its ids. None: the model has none with it."""
+    init_digest: str = ""
+    """Identity of these weights, which does not change with their place; empty: ``init`` stands for them."""
     token_index: str | None = None
     """Length index of ``token_files``, beside them; None: they are opened one by one to plan."""
     mixture: tuple[PartFiles, ...] = ()
@@ -180,7 +196,7 @@ class StageJob:
             "files": self.token_files,
             "mixture": [(part.files, part.weight, part.tasks) for part in self.parts],
             "snapshot": self.tokens_snapshot,
-            "init": self.init,
+            "init": self.init_digest or self.init,
             "optimizer_from": self.keep_optimizer_from,
         }
         return hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=16).hexdigest()

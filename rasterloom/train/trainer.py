@@ -264,7 +264,8 @@ def _export(engine: Any, job: StageJob, rank: int) -> None:
         folder, lora = job.model_dir, job.train.model.lora
         draft = folder.with_name("writing-model")
         shutil.rmtree(draft, ignore_errors=True)
-        save_model(engine.module.lm, job.profile, draft, state_dict=weights, lora=lora)
+        lm, vocabulary = engine.module.lm, job.vocabulary
+        save_model(lm, job.profile, draft, state_dict=weights, lora=lora, vocabulary=vocabulary)
         if lora is not None:
             save_adapter(weights, lora, draft / "adapter", base=job.init)
         shutil.rmtree(folder, ignore_errors=True)

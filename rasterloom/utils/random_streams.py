@@ -102,7 +102,7 @@ DRAWS = {
 
 
 def stream_digest(name: str, **fields: int | str) -> bytes:
-    """Return 8 random bytes that depend on a draw's name and fields alone.
+    """Return 8 bytes that depend on a draw and its fields alone.
 
     Args:
         name: of the draw, in `DRAWS`.

@@ -56,7 +56,6 @@ def steps_of_version(recipe: Recipe) -> list[HasResult]:
         for name in TABLES
         if name in versions and name != StepKind.TOKENS
     ]
-    images = [step for step in steps if step.kind in (StepKind.IMAGES, StepKind.SELECTION)]
     texts: dict[str, HasResult] = {}
     tokens: list[HasResult] = []
     for version in versions.values():
@@ -72,7 +71,7 @@ def steps_of_version(recipe: Recipe) -> list[HasResult]:
             if text is not None and text.fingerprint not in texts:
                 texts[text.fingerprint] = FinishedStep(text, has_files=True)
             tokens.append(FinishedStep(of_codes, config=config))
-        tokens += [packed, lengths_step(target, packed, *images)]
+        tokens += [packed, lengths_step(target, packed)]
     if len(texts) > 1:
         raise RecipeError(f"the tokens of {recipe.corpus} were made with {len(texts)} text vocabularies")
     for stage in recipe.train.stages if recipe.train else ():

@@ -1,4 +1,4 @@
-"""Groups of images that are held out together, and the rows that belong to each.
+"""Groups of images that are held out together, and their rows.
 
 An image is known by its SHA-256. The images of one row are connected, and so are a duplicate that the
 selection dropped and the image that it kept instead. A group is what is connected so, directly or through
@@ -15,8 +15,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from rasterloom.pipelines.workspace.status import read_record
+from rasterloom.schema import StepKind
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
+from rasterloom.versions.commit import head_snapshot
+from rasterloom.versions.corpus import Corpus
+from rasterloom.versions.record import Record
 
 Numbers = NDArray[np.uint64]
 
@@ -50,6 +55,35 @@ class ImageGroups:
 NO_GROUPS = ImageGroups(_NONE, _NONE)
 
 
+def groups_of_tokens(corpus: Corpus, tokens: Record) -> ImageGroups:
+    """Group the images that some tokens were made from; none of imported tokens."""
+    codes = record_of_codes(corpus, tokens)
+    if codes is None:
+        return NO_GROUPS
+    images, selection = (_files(corpus, codes, table) for table in ("images", "selection"))
+    return read_groups(corpus.store, images, selection)
+
+
+def record_of_codes(corpus: Corpus, tokens: Record) -> Record | None:
+    """Record of the step that some tokens were packed from. None if it is gone."""
+    codes = StepKind.CODES.step(tokens.config["target"])
+    return read_record(corpus, codes, tokens.inputs[codes]) if codes in tokens.inputs else None
+
+
+def _files(corpus: Corpus, codes: Record, table: str) -> list[DataFile]:
+    """Files of a table as some codes were made from them; a takedown may have changed them since."""
+    if table not in codes.inputs:
+        return []
+    opened = corpus.table(table)
+    head = head_snapshot(corpus, opened, table)
+    if head and head[1].fingerprint == codes.inputs[table]:
+        return corpus.files(table, head[0].snapshot_id)
+    before = codes.parents.get(table)
+    if opened is not None and before and opened.snapshot_by_id(int(before)):
+        return corpus.files(table, int(before))
+    return corpus.files(table)  # it is gone: what most of its rows are in
+
+
 def read_groups(store: Store, images: Sequence[DataFile], selection: Sequence[DataFile]) -> ImageGroups:
     """Group the images of a corpus. Holds some fifty bytes of a row and image.
 
@@ -81,7 +115,7 @@ def read_groups(store: Store, images: Sequence[DataFile], selection: Sequence[Da
 
 
 def connected(nodes: int, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return for each node the smallest node that edges a-b connect it with."""
+    """Return each node's smallest connected node, by edges a-b."""
     parent = np.arange(nodes)
     while True:
         from_a, from_b = parent[a], parent[b]
@@ -95,7 +129,7 @@ def connected(nodes: int, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray
 
 
 def _selected(store: Store, files: Sequence[DataFile]) -> tuple[Numbers, Numbers, Numbers]:
-    """Keys of the kept rows; of the duplicates, and of the rows kept instead."""
+    """Keys of kept rows, of duplicates, and of those kept instead."""
     kept, dropped, instead = [_NONE], [_NONE], [_NONE]
     for table in _tables(store, files, ["key", "kept", "duplicate_of"]):
         kept.append(_numbers(table.filter(table["kept"])["key"])[0])
@@ -133,7 +167,7 @@ def _tables(store: Store, files: Sequence[DataFile], columns: list[str]) -> Iter
 
 
 def _numbers(texts: pa.ChunkedArray) -> tuple[Numbers, NDArray[np.bool_]]:
-    """The first 64 bits of hex digests, and which of the texts are digests. Others are 0."""
+    """The first 64 bits of hex digests. Beside it, which texts are digests; others are 0."""
     known = pc.fill_null(pc.match_substring_regex(texts, _HEX), False)
     filled = pc.if_else(known, pc.utf8_slice_codeunits(texts, 0, _DIGITS), "0" * _DIGITS)
     data = bytes.fromhex("".join(filled.to_pylist()))
@@ -141,6 +175,6 @@ def _numbers(texts: pa.ChunkedArray) -> tuple[Numbers, NDArray[np.bool_]]:
 
 
 def _first(rows: Numbers, wanted: Numbers) -> NDArray[np.int64]:
-    """Where the first image of each of some rows stands among sorted ones; -1 if nowhere."""
+    """Place of each row's first image among sorted ones, or -1."""
     at = np.minimum(np.searchsorted(rows, wanted), len(rows) - 1)
     return np.where(rows[at] == wanted, at, -1)

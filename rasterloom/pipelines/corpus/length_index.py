@@ -14,9 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rasterloom.pipelines.corpus.image_groups import NO_GROUPS, ImageGroups, read_groups
+from rasterloom.pipelines.corpus.image_groups import NO_GROUPS, ImageGroups, groups_of_tokens
 from rasterloom.pipelines.progress.counts import Unit
 from rasterloom.pipelines.step import FileStep, HasResult, StepContext, StepProgress
+from rasterloom.pipelines.workspace.status import status
 from rasterloom.recipe.base import Section
 from rasterloom.schema import StepKind
 from rasterloom.storage.layout import LENGTHS, LENGTHS_FILES
@@ -31,17 +32,12 @@ class LengthsAt(Section):
     target: int
 
 
-def lengths_step(target: int, tokens: HasResult, *others: HasResult) -> HasResult:
-    """Step of a target's index.
-
-    Args:
-        others: the steps ``images`` and ``selection`` that the tokens were made from, if there are any.
-    """
+def lengths_step(target: int, tokens: HasResult) -> HasResult:
     return FileStep(
         StepKind.LENGTHS.step(target),
         LengthsAt(target=target),
         "2",  # 2: held out by image
-        (tokens, *others),
+        (tokens,),
         make=make_lengths,
         shows_rows=True,
     )
@@ -49,10 +45,11 @@ def lengths_step(target: int, tokens: HasResult, *others: HasResult) -> HasResul
 
 def make_lengths(context: StepContext[LengthsAt]) -> dict[str, int]:
     """Write the index of a step's token files."""
-    store, inputs = context.corpus.store, context.inputs
-    groups = read_groups(store, inputs.get(StepKind.IMAGES, []), inputs.get(StepKind.SELECTION, []))
-    given = inputs[StepKind.TOKENS.step(context.config.target)]
-    return write_index(store, given, context.folder / LENGTHS, context.progress, groups)
+    corpus = context.corpus
+    (tokens,), (given,) = context.step.inputs, context.inputs.values()
+    record = status(corpus, tokens).record
+    groups = groups_of_tokens(corpus, record) if record else NO_GROUPS
+    return write_index(corpus.store, given, context.folder / LENGTHS, context.progress, groups)
 
 
 def write_index(

@@ -89,7 +89,7 @@ def _corpus_steps(recipe: Recipe) -> list[HasResult]:
         target: token_steps(recipe, target, images, scores, selection, text)
         for target in recipe.tokenize.targets
     }
-    lengths = [lengths_step(target, packed, images, selection) for target, (_, packed) in tokens.items()]
+    lengths = [lengths_step(target, packed) for target, (_, packed) in tokens.items()]
     return [pairs, images, scores, selection, text, *chain(*tokens.values()), *lengths]
 
 

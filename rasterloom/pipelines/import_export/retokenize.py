@@ -51,7 +51,7 @@ def steps_on_tables(recipe: Recipe, targets: tuple[int, ...]) -> list[HasResult]
         made = {t: token_steps(recipe, t, images, scores, selection, text) for t in dict.fromkeys(targets)}
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    lengths = [lengths_step(target, packed, images, selection) for target, (_, packed) in made.items()]
+    lengths = [lengths_step(target, packed) for target, (_, packed) in made.items()]
     return [text, *(step for pair in made.values() for step in pair), *lengths]
 
 

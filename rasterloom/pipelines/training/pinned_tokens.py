@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rasterloom.errors import RecipeError, VersionError
-from rasterloom.pipelines.corpus.image_groups import read_groups
+from rasterloom.pipelines.corpus.image_groups import NO_GROUPS, groups_of_tokens, record_of_codes
 from rasterloom.pipelines.corpus.length_index import write_index
 from rasterloom.pipelines.maintenance.takedown import refuse_held
 from rasterloom.pipelines.step import FileStep, StepContext
-from rasterloom.pipelines.workspace.status import read_record
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.train import Part
@@ -33,9 +32,6 @@ class PinnedAt(Section):
     version: str
     target: int
     snapshot: int
-    images: int | None = None
-    selection: int | None = None
-    """Snapshots that the tokens were made from: rows that share an image are held out together."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +39,7 @@ class Pinned(FileStep[PinnedAt]):
     """A FileStep that also knows its tokens' text vocabulary."""
 
     text_file: str = ""  # a name in the store, or a path of this machine
+    tokens: Record | None = None
 
 
 def pinned_step(recipe: Recipe, part: Part, field: str) -> Pinned:
@@ -75,15 +72,7 @@ def pinned_step(recipe: Recipe, part: Part, field: str) -> Pinned:
         )
     snapshot, record = head
     text = _text_file(corpus, record, recipe, f"{name}@{version}", field)
-    images, selection = (_made_from(corpus, record, table) for table in ("images", "selection"))
-    config = PinnedAt(
-        corpus=name,
-        version=version,
-        target=part.target,
-        snapshot=snapshot.snapshot_id,
-        images=images,
-        selection=selection,
-    )
+    config = PinnedAt(corpus=name, version=version, target=part.target, snapshot=snapshot.snapshot_id)
     try:
         digest = hashlib.sha256(_read_text(corpus, text)).hexdigest()[:20]
     except OSError:
@@ -95,6 +84,7 @@ def pinned_step(recipe: Recipe, part: Part, field: str) -> Pinned:
         identity={"text": digest},
         make=make_pinned,
         text_file=text,
+        tokens=record,
     )
 
 
@@ -106,7 +96,7 @@ def _text_file(corpus: Corpus, record: Record, recipe: Recipe, what: str, field:
             f"{field}: the tokens of {what} are of codec {codec}, but tokenize.codec is "
             f"{recipe.tokenize.codec}"
         )
-    made = _record_of_codes(corpus, record)
+    made = record_of_codes(corpus, record)
     text = made.inputs.get("text") if made else None
     if text is None:  # imported tokens come with no vocabulary
         if recipe.tokenize.text is None:
@@ -118,28 +108,15 @@ def _text_file(corpus: Corpus, record: Record, recipe: Recipe, what: str, field:
     return corpus.layout.text(text)
 
 
-def _record_of_codes(corpus: Corpus, record: Record) -> Record | None:
-    """Record of the step that some tokens were packed from."""
-    codes = StepKind.CODES.step(record.config["target"])
-    if codes not in record.inputs:
-        return None
-    return read_record(corpus, codes, record.inputs[codes])
-
-
-def _made_from(corpus: Corpus, record: Record, table: str) -> int | None:
-    """Snapshot of a table that some tokens were made from; if it is gone, that of their version."""
-    made, opened = _record_of_codes(corpus, record), corpus.table(table)
-    snapshot = made.parents.get(table) if made else None
-    if opened is not None and snapshot and opened.snapshot_by_id(int(snapshot)):
-        return int(snapshot)
-    return corpus.snapshot_id(table)
-
-
 def pinned_files(corpus: Corpus, step: Pinned) -> list[DataFile]:
     """The token files of a pinned version."""
     config = step.config
-    there = replace(corpus, name=config.corpus, ref=config.version)
+    there = _corpus_of(corpus, config)
     return there.files("tokens", config.snapshot, f"target == {config.target}")
+
+
+def _corpus_of(corpus: Corpus, config: PinnedAt) -> Corpus:
+    return replace(corpus, name=config.corpus, ref=config.version)
 
 
 def pinned_text(corpus: Corpus, step: Pinned) -> bytes:
@@ -156,10 +133,6 @@ def make_pinned(context: StepContext[PinnedAt]) -> dict[str, int]:
     corpus, step = context.corpus, context.step
     assert isinstance(step, Pinned)
     (context.folder / TOKENIZER).write_bytes(pinned_text(corpus, step))
-    files, there = pinned_files(corpus, step), replace(corpus, name=step.config.corpus)
-    images, selection = (
-        there.files(table, snapshot) if snapshot else []
-        for table, snapshot in (("images", step.config.images), ("selection", step.config.selection))
-    )
-    groups = read_groups(corpus.store, images, selection)
+    files, there = pinned_files(corpus, step), _corpus_of(corpus, step.config)
+    groups = groups_of_tokens(there, step.tokens) if step.tokens else NO_GROUPS
     return write_index(corpus.store, files, context.folder / LENGTHS, context.progress, groups)

@@ -147,11 +147,11 @@ def _taken_down_since(corpus: Corpus, step: HasResult, last: Record) -> str:
 def _why(step: HasResult, last: Record) -> str:
     if not isinstance(step, Step):
         return f"replaced by {last.fingerprint}"
+    if last.code_version != step.code_version:  # another version may have other fields, too
+        return f"code changed: version {last.code_version} -> {step.code_version}"
     found = changes(last.config, step.settings, f"{step.name.partition('/')[0]}.")
     if found:
         return "config changed: " + ", ".join(found)
-    if last.code_version != step.code_version:
-        return f"code changed: version {last.code_version} -> {step.code_version}"
     names = [s.name for s in step.inputs if last.inputs.get(s.name) != s.fingerprint]
     gone = sorted(set(last.inputs) - {s.name for s in step.inputs})
     return "input changed: " + ", ".join(names + gone)

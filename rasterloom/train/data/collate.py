@@ -26,7 +26,9 @@ class Packed(NamedTuple):
 
 
 def heldout_draw(image: str) -> float:
-    """Return the share from which on an image is held out, with all its rows: a function of it alone.
+    """Return the share from which on an image is held out.
+
+    It depends on the image alone, and counts for all its rows.
 
     A larger share so holds out the same images and more.
 
@@ -37,7 +39,7 @@ def heldout_draw(image: str) -> float:
 
 
 def is_dropped(key: str, train: Train, *, part: int, a_pass: int) -> bool:
-    """Tell whether a row is trained without its prompt when it comes in this pass over its part.
+    """Tell whether a row comes without its prompt in this pass.
 
     Args:
         key: of the row.

@@ -38,7 +38,7 @@ class StageLoader:
             yield [self._packed(batch.rows[part], batch.passes[part]) for part in parts]
 
     def _packed(self, planned: NDArray[np.int64], passes: NDArray[np.int64]) -> Packed:
-        """Fetch and pack some of the plan's rows, each in a pass over its part."""
+        """Fetch and pack rows of the plan, each with its pass."""
         rows = self.trained[planned]
         samples = self.rows.fetch(rows)
         of_part = self.part_of[planned].tolist()

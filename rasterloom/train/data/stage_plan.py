@@ -116,7 +116,7 @@ class StagePlan:
         return [rows for rows, _ in self._epoch(number)]
 
     def _epoch(self, number: int) -> list[tuple[Rows, Rows]]:
-        """The batches of an epoch, and the pass that each of their rows comes in."""
+        """The batches of an epoch, and the passes of their rows."""
         if len(self.parts) == 1:
             return [(rows, np.full(len(rows), number)) for rows in self._shuffled(number)]
         order, passes = self._mixed(number)
@@ -141,7 +141,7 @@ class StagePlan:
         return [rows[batch] for batch in batches]
 
     def _mixed(self, epoch: int) -> tuple[Rows, Rows]:
-        """The rows of an epoch in their order, of each part its next stretch, spread evenly; their passes."""
+        """The rows of an epoch and their passes: each part's next stretch, spread evenly."""
         drawn, passes, places = [], [], []
         for number in range(len(self.parts)):
             rows, of_rows = self._stretch(number, epoch)
@@ -153,7 +153,7 @@ class StagePlan:
         return np.concatenate(drawn)[order], np.concatenate(passes)[order]
 
     def _stretch(self, number: int, epoch: int) -> tuple[Rows, Rows]:
-        """Rows of an epoch from a part's endless sequence of passes, and the number of each one's pass."""
+        """Rows of an epoch from a part's endless sequence of passes. Beside it, their passes."""
         rows = self.parts[number]
         groups = None if self.groups is None else self.groups[rows]
         start, end = (round(self.passes[number] * e * len(rows)) for e in (epoch, epoch + 1))
