@@ -45,6 +45,12 @@ def _what_counts(train: Train) -> dict[str, Any]:
     return counts if train.init in SIZES else {name: v for name, v in counts.items() if name != "init"}
 
 
+def _what_does_not_count(train: Train) -> dict[str, Any]:
+    """Fields that change no result, for `plan` to tell of."""
+    fields = {name: which for name, which in SPEED_ONLY.items() if name != "stages"}
+    return train.model_dump(mode="json", include=fields)
+
+
 def _identity(train: Train, before: HasResult | None) -> dict[str, str]:
     """Digest of the weights that the first stage starts from."""
     return {} if before or train.init in SIZES else {"init": weights_digest(Path(train.init))}
@@ -101,8 +107,16 @@ def stage_step(
     )
     inputs = (*given.values(), *([before] if before else []))
     name = StepKind.TRAIN.step(f"{number + 1}-{stage.label}")
-    identity = _identity(recipe.train, before)
-    return FileStep(name, config, CODE_VERSION, inputs, identity, make=train_stage, resumes=True)
+    return FileStep(
+        name,
+        config,
+        CODE_VERSION,
+        inputs,
+        _identity(recipe.train, before),
+        other_settings={"train": _what_does_not_count(config.train)},
+        make=train_stage,
+        resumes=True,
+    )
 
 
 def _steps_of(recipe: Recipe, part: Part, corpus: dict[str, HasResult], field: str) -> list[HasResult]:

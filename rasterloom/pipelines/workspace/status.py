@@ -127,7 +127,7 @@ def status(corpus: Corpus, step: HasResult) -> Status:
     if last.fingerprint == step.fingerprint:
         if why := _taken_down_since(corpus, step, last):
             return Status(step, False, why, last)
-        return Status(step, True, "done", last, snapshot_id)
+        return Status(step, True, _done(step, last), last, snapshot_id)
     return Status(step, False, _why(step, last), last)
 
 
@@ -142,6 +142,14 @@ def _taken_down_since(corpus: Corpus, step: HasResult, last: Record) -> str:
         if record and record.taken_down > last.takedowns:
             return f"takedown {record.taken_down} took rows out of {given.name}"
     return ""
+
+
+def _done(step: HasResult, last: Record) -> str:
+    """State of a finished step, with the settings that have changed since without effect on it."""
+    if not isinstance(step, Step) or not last.other_settings:
+        return "done"
+    found = changes(last.other_settings, step.other_settings)
+    return f"done; changed without effect on it: {', '.join(found)}" if found else "done"
 
 
 def _why(step: HasResult, last: Record) -> str:

@@ -2,14 +2,20 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
-from rasterloom.pipelines.step import changes
-from rasterloom.pipelines.training.stage_step import CODE_VERSION, TrainAt, _identity
+from rasterloom.pipelines.step import FinishedStep, changes
+from rasterloom.pipelines.training.stage_step import CODE_VERSION, TrainAt, _identity, stage_step
+from rasterloom.pipelines.workspace.status import status, write_record
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.train import DeepSpeed, Guard, Stage, Train
+from rasterloom.storage.store import Store
+from rasterloom.tokenize.profiles import profile_of
 from rasterloom.train.job import StageJob
+from rasterloom.versions.corpus import Corpus
+from rasterloom.versions.record import Record
 
 STAGES = [{"target": 64, "steps": 8}, {"target": 64, "steps": 8}]
 
@@ -36,8 +42,6 @@ def with_stage(**fields):
 
 @pytest.fixture
 def profile():
-    from rasterloom.tokenize.profiles import profile_of
-
     return profile_of("mini", 300)
 
 
@@ -145,3 +149,37 @@ def test_weights_that_are_gone_count_as_what_they_were(weights):
     shutil.rmtree(weights)
     assert settings({"init": str(weights)}) == before
     assert settings({"init": f"{weights}-of-nobody"})["init"] == "unreadable"
+
+
+def test_plan_names_what_retrains_and_what_does_not(tmp_path):
+    """A finished stage whose guard, ZeRO and learning rate are changed, one after the other."""
+
+    def planned(**fields):
+        given = Train.model_validate({"stages": [{**STAGES[0], **fields.pop("stage", {})}], **fields})
+        tokens = {name: made(name) for name in ("tokens/64", "text", "lengths/64")}
+        workspace = {"corpus": "c", "sources": [{"path": "x"}], "workspace": str(tmp_path)}
+        tokenize = {"tokenize": {"targets": [64]}}
+        return stage_step(Recipe.model_validate({**workspace, **tokenize, "train": given}), 0, tokens, None)
+
+    corpus = Corpus("c", Store(str(tmp_path)))
+    first = planned()
+    inputs = {given.name: given.fingerprint for given in first.inputs}
+    record = Record(first.name, first.fingerprint, CODE_VERSION, first.settings, inputs)
+    write_record(corpus, replace(record, other_settings=first.other_settings))
+    assert status(corpus, first).reason == "done"
+    changed = status(corpus, planned(guard={"on": "skip"}, deepspeed={"zero": 3}))
+    assert changed.done
+    assert changed.reason == (
+        "done; changed without effect on it: train.deepspeed.zero 2 -> 3, train.guard.on stop -> skip"
+    )
+    changed = status(corpus, planned(guard={"on": "skip"}, stage={"lr": 1e-3}))
+    assert not changed.done
+    assert changed.reason.startswith("config changed: train.stage.lr 2e-05 -> 0.001")
+    older = replace(record, code_version="2", fingerprint="old", config={"train": {"init": "/a"}})
+    write_record(corpus, older)
+    corpus.store.delete(corpus.layout.record(first.name, first.fingerprint))
+    assert status(corpus, first).reason == "code changed: version 2 -> 4"
+
+
+def made(name):
+    return FinishedStep(Record(name, f"of-{name.replace('/', '-')}", "1", {}, {}))
