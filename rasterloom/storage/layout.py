@@ -20,6 +20,7 @@ PROFILE = "profile.json"  # of a model: the ids that it was trained on
 VOCABULARY = "vocabulary"  # in it: digest of the text vocabulary
 FIRST_TEXT_ID = "first_text_id"  # in it: the model's id of the tokenizer's id 0
 CARD = "README.md"  # of a model
+STREAMS = "streams"  # in a checkpoint's record: version of the random draws
 SAMPLES_JSON = "samples.json"
 TOKENIZER = "tokenizer.json"  # the text vocabulary
 CHECKPOINTS = "checkpoints"  # folder of a stage

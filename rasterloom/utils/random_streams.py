@@ -11,6 +11,11 @@ from hashlib import blake2b
 import numpy as np
 
 DIGEST_BYTES = 8
+VERSION = 2
+"""Noted in checkpoints: a stage cannot go on with other streams than it was begun with.
+
+1, not noted: order, dropped prompts and dropout by seed and epoch alone.
+"""
 
 
 @dataclass(frozen=True)

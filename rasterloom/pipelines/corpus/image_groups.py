@@ -56,7 +56,7 @@ NO_GROUPS = ImageGroups(_NONE, _NONE)
 
 
 def groups_of_tokens(corpus: Corpus, tokens: Record) -> ImageGroups:
-    """Group the images that some tokens were made from; none of imported tokens."""
+    """Group the images that tokens were made from. Imported ones have none."""
     codes = record_of_codes(corpus, tokens)
     if codes is None:
         return NO_GROUPS
@@ -71,7 +71,7 @@ def record_of_codes(corpus: Corpus, tokens: Record) -> Record | None:
 
 
 def _files(corpus: Corpus, codes: Record, table: str) -> list[DataFile]:
-    """Files of a table as some codes were made from them; a takedown may have changed them since."""
+    """Files of a table that codes were made from. Takedowns since are applied."""
     if table not in codes.inputs:
         return []
     opened = corpus.table(table)

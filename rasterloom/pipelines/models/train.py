@@ -10,6 +10,7 @@ from rasterloom.pipelines.models.forecast import stages_of
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.run import run_steps
 from rasterloom.pipelines.step import HasResult
+from rasterloom.pipelines.training.earlier_stages import refuse_earlier
 from rasterloom.pipelines.training.preflight import check_training, job_of
 from rasterloom.pipelines.training.stage_step import missing_inputs, training_store
 from rasterloom.pipelines.workflow import Planned, Workflow
@@ -58,6 +59,7 @@ def unfinished(workflow: Workflow, which: str) -> dict[str, str]:
         except (ValueError, OSError) as error:
             raise RecipeError(f"{step.name}: {error}") from None
     if found is None:
+        refuse_earlier(corpus, step)
         raise RecipeError(
             f"{step.name} has no checkpoint to resume from",
             hint="without {resume} it starts anew",

@@ -7,6 +7,7 @@ from rasterloom.errors import RecipeError
 from rasterloom.pipelines.execution.nodes import Nodes, in_words
 from rasterloom.pipelines.execution.ray_cluster import start_ray
 from rasterloom.pipelines.step import HasResult
+from rasterloom.pipelines.training.earlier_stages import refuse_earlier
 from rasterloom.pipelines.training.model_vocabulary import check_vocabulary
 from rasterloom.pipelines.training.stage_step import (
     StageStep,
@@ -48,6 +49,7 @@ def check_training(recipe: Recipe, steps: list[HasResult]) -> None:
     corpus = Corpus.of(recipe)
     stages = [step for step in filter(is_stage, steps) if not status(corpus, step).done]
     for step in stages:
+        refuse_earlier(corpus, step)
         _check_settings(step)
         if not missing_inputs(corpus, step):
             _check_tokens(corpus, step, recipe.run)

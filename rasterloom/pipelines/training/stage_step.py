@@ -221,9 +221,9 @@ def _init(corpus: Corpus, before: HasResult) -> str:
     return str(local_folder(corpus, before) / MODEL)
 
 
-def worker_takes(step: HasResult, run: Run) -> WorkerTakes:
-    """Resources of a training worker: the recipe's, else one CPU or GPU."""
-    takes = run.takes(step.name)
+def worker_takes(step: HasResult | None, run: Run) -> WorkerTakes:
+    """Resources of a training worker: the recipe's, else one CPU or GPU. None: of any stage."""
+    takes = run.takes(step.name if step else StepKind.TRAIN)
     return WorkerTakes(
         cpus=takes.cpus or 1.0,
         gpus=1.0 if run.use_gpu else 0.0,

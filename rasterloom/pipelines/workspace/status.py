@@ -145,7 +145,7 @@ def _taken_down_since(corpus: Corpus, step: HasResult, last: Record) -> str:
 
 
 def _done(step: HasResult, last: Record) -> str:
-    """State of a finished step, with the settings that have changed since without effect on it."""
+    """State of a finished step, with changed settings that have no effect."""
     if not isinstance(step, Step) or not last.other_settings:
         return "done"
     found = changes(last.other_settings, step.other_settings)
