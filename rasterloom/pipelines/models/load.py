@@ -9,7 +9,7 @@ from pathlib import Path
 from rasterloom.errors import RecipeError, one_line
 from rasterloom.pipelines.corpus import token_work
 from rasterloom.pipelines.step import HasResult
-from rasterloom.pipelines.training.model_vocabulary import check_vocabulary, vocabulary_of
+from rasterloom.pipelines.training.model_vocabulary import check_vocabulary, profile_record, vocabulary_of
 from rasterloom.pipelines.training.stage_step import StageStep, checkpoint_store
 from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import local_folder, scratch_folder
@@ -20,7 +20,6 @@ from rasterloom.tokenize.buckets import bucket_sizes, choose_bucket
 from rasterloom.tokenize.codecs.base import Codec
 from rasterloom.tokenize.codecs.load import codec_of
 from rasterloom.tokenize.text_tokenizer import JsonText
-from rasterloom.utils.json_files import read_json
 from rasterloom.utils.private_folders import remove_old
 
 LATEST = "latest"  # in place of an optimizer step: the newest checkpoint
@@ -179,9 +178,8 @@ def model_in_folder(workflow: Workflow, folder: Path, text_codec: TextCodec) -> 
     """
     if not (folder / "config.json").is_file():
         raise RecipeError("no checkpoint there (expected a config.json)", field="model", value=folder)
-    known = folder / PROFILE  # plain checkpoints have none
-    if known.is_file():
-        about, ours = read_json(known), json.loads(json.dumps(asdict(text_codec.profile)))
+    if (folder / PROFILE).is_file():  # plain checkpoints have none
+        about, ours = profile_record(folder), json.loads(json.dumps(asdict(text_codec.profile)))
         if {name: about.get(name) for name in ours} != ours:
             message = f"trained on ids that are not those of the corpus {workflow.recipe.corpus}"
             raise RecipeError(message, field="model", value=folder)

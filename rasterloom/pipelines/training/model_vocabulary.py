@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from rasterloom.errors import RecipeError
 from rasterloom.storage.layout import FIRST_TEXT_ID, PROFILE, TOKENIZER, VOCABULARY
@@ -16,15 +17,24 @@ def vocabulary_of(text: JsonText) -> Vocabulary:
 
 def model_vocabulary(folder: Path) -> str | None:
     """Return the digest of the text vocabulary of a model. None if the folder does not tell it."""
+    about = profile_record(folder)
     try:
-        about = json.loads((folder / PROFILE).read_text()) if (folder / PROFILE).is_file() else {}
         if (folder / TOKENIZER).is_file():
             content = (folder / TOKENIZER).read_text(encoding="utf-8")
-            return JsonText(content, about.get(FIRST_TEXT_ID, 0)).vocabulary
-    except (OSError, ValueError, AttributeError):
+            return JsonText(content, int(about.get(FIRST_TEXT_ID, 0))).vocabulary
+    except (OSError, ValueError, TypeError):
         return None
     known = about.get(VOCABULARY)
     return str(known) if known else None
+
+
+def profile_record(folder: Path) -> dict[str, Any]:
+    """Read a model's profile.json; nothing where there is none, or none that can be read."""
+    try:
+        found = json.loads((folder / PROFILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def check_vocabulary(folder: Path, text: JsonText, *, field: str) -> None:
