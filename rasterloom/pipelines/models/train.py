@@ -50,6 +50,8 @@ def unfinished(workflow: Workflow, which: str) -> dict[str, str]:
     left = [step for step in stages_of(workflow, which) if not workflow.status(step).done]
     if not left:
         return {}
+    for step in left:
+        refuse_earlier(corpus, step)
     step = left[0]
     found = None
     if not missing_inputs(corpus, step):
@@ -59,7 +61,6 @@ def unfinished(workflow: Workflow, which: str) -> dict[str, str]:
         except (ValueError, OSError) as error:
             raise RecipeError(f"{step.name}: {error}") from None
     if found is None:
-        refuse_earlier(corpus, step)
         raise RecipeError(
             f"{step.name} has no checkpoint to resume from",
             hint="without {resume} it starts anew",
