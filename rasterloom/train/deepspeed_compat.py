@@ -192,9 +192,9 @@ def load_whole(engine: Any, folder: Path, names: Sequence[Sequence[str]]) -> Non
     for names_of, group in zip(names, engine.basic_optimizer.param_groups, strict=True):
         for name, parameter in zip(names_of, group["params"], strict=True):
             place = folder / "zero" / name
-            parameter.data.copy_(_read(place / "fp32.pt")["param"])
-            state = {key: _read(place / f"{key}.pt")["param"].to(parameter.device) for key in _MOMENTS}
-            step = torch.as_tensor(_read(place / "step.pt"), dtype=torch.float32)
+            parameter.data.copy_(_read_all(place / "fp32.pt")["param"])
+            state = {key: _read_all(place / f"{key}.pt")["param"].to(parameter.device) for key in _MOMENTS}
+            step = torch.as_tensor(_read_all(place / "step.pt"), dtype=torch.float32)
             engine.basic_optimizer.state[parameter] = {"step": step.to(parameter.device), **state}
 
 
@@ -216,12 +216,12 @@ def _whole_shaped(target: Path, engine: Any, names: Sequence[Sequence[str]]) -> 
     }
     for name in (name for of_group in names for name in of_group):
         place = target / "zero" / name
-        found = {key: _read(place / f"{key}.pt") for key in ("fp32", *_MOMENTS)}
+        found = {key: _read_all(place / f"{key}.pt") for key in ("fp32", *_MOMENTS)}
         whole = {key: value["param"] if isinstance(value, dict) else value for key, value in found.items()}
         if (place / "step.pt").exists():
-            step = _read(place / "step.pt")
+            step = _read_all(place / "step.pt")
         else:  # of ZeRO 3, where all parameters have one
-            step = _read(target / "zero" / "optimizer_state.pt")[_OPTIMIZER]["state"][0]["step"]
+            step = _read_all(target / "zero" / "optimizer_state.pt")[_OPTIMIZER]["state"][0]["step"]
         tensors = {key: tensor.reshape(shapes[name]).clone() for key, tensor in whole.items()}
         _write_parameter(target, name, {**tensors, "step": step})
     return step
@@ -273,6 +273,11 @@ def _of_bf16_optimizer(plain: Path, shards: Sequence[Path]) -> dict[str, Tensor]
 def _read(file: Path) -> Any:
     """A file of DeepSpeed: its settings, and tensors that stay on disk until they are used."""
     return torch.load(file, map_location="cpu", mmap=True, weights_only=False)
+
+
+def _read_all(file: Path) -> Any:
+    """A file that is written anew while what it held is in use: nothing of it stays on disk."""
+    return torch.load(file, map_location="cpu", weights_only=False)
 
 
 def _rank(shard: Path) -> int:
