@@ -63,8 +63,13 @@ RUNS_AGAIN = {
     "run": NOTHING,
 }
 RUNS_AGAIN |= {f"train.{name}": NOTHING for name, field in Train.model_fields.items() if field.exclude}
-RUNS_AGAIN |= {f"train.{name}": NOTHING for name in SPEED_ONLY if name != "model"}
-RUNS_AGAIN |= {f"train.model.{name}": NOTHING for name in SPEED_ONLY["model"]}
+RUNS_AGAIN |= {f"train.{name}": NOTHING for name, which in SPEED_ONLY.items() if which is True}
+RUNS_AGAIN |= {
+    f"train.{part}.{name}": NOTHING for part in ("model", "deepspeed") for name in SPEED_ONLY[part]
+}
+RUNS_AGAIN |= {f"train.stages.deepspeed.{name}": NOTHING for name in SPEED_ONLY["deepspeed"]}
+RUNS_AGAIN |= {"train.deepspeed.config": "the first stage", "train.stages.deepspeed.config": "that stage"}
+RUNS_AGAIN |= {"train.init": "the first stage, if it holds other weights", "train.stages.guard": NOTHING}
 
 INLINE = {"Column": "`{column: NAME}`", "Between": "`{min, max}`"}  # sections too small for a table
 TAKES = {  # where the schema's own words are no help to a person

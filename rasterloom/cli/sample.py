@@ -10,6 +10,7 @@ from rasterloom.cli.options import AT_STEP, RecipePath, load_recipe, out
 if TYPE_CHECKING:
     from rasterloom.pipelines.models.generate import SampleRequest
     from rasterloom.pipelines.models.load import ModelChoice
+    from rasterloom.recipe.recipe import Recipe
 
 Prompts = Annotated[list[str] | None, typer.Option(help="Prompt; may be given again.")]
 PromptFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Text file of prompts, one a line.")]
@@ -35,11 +36,17 @@ Cfg = Annotated[
     float | None,
     typer.Option(
         min=0,
-        help="Classifier-free guidance scale; 1: none. Default: 3 without --image, 1 with one, as in "
-        "Lumina-mGPT.",
+        help="Classifier-free guidance scale; 1: none. Default: the recipe's sample.cfg without --image, 1 "
+        "with one, as in Lumina-mGPT.",
     ),
 ]
-ImageTopK = Annotated[int, typer.Option(min=1, help="Top-k of image tokens.")]
+Temperature = Annotated[
+    float | None, typer.Option(min=0.01, help="Sampling temperature. Default: the recipe's.")
+]
+ImageTopK = Annotated[
+    int | None, typer.Option(min=1, help="Top-k of image tokens. Default: the recipe's sample.top_k.")
+]
+Seed = Annotated[int | None, typer.Option(help="Random seed. Default: the recipe's sample.seed.")]
 TextTopK = Annotated[int, typer.Option(min=1, help="Top-k of text tokens.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Length limit of a text answer, in tokens.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Answers that are sampled at once.")]
@@ -66,11 +73,11 @@ def sample_command(
     size: Sizes = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Answers to each prompt.")] = 1,
     cfg: Cfg = None,
-    temperature: Annotated[float, typer.Option(min=0.01)] = 1.0,
-    top_k: ImageTopK = 2000,
+    temperature: Temperature = None,
+    top_k: ImageTopK = None,
     text_top_k: TextTopK = 10,
     max_tokens: MaxTokens = 512,
-    seed: int = 0,
+    seed: Seed = None,
     batch: BatchSize = 8,
     folder: Folder = None,
     stage: StageNumber = None,
@@ -86,36 +93,39 @@ def sample_command(
     rasterloom sample RECIPE --image cat.jpg --prompt "make it red"
 
     Images always have the requested size. Answer number i depends on
-    --seed and i alone, not on --batch.
+    --seed and i alone, not on --batch. Settings that are not given are
+    those of the recipe's section sample.
     """
     from rasterloom.pipelines.models import generate  # heavy
     from rasterloom.pipelines.models.load import ModelChoice  # heavy
 
+    loaded = load_recipe(recipe)
+    own = loaded.sample
     request = generate.SampleRequest(
         prompts=(*(prompt or ()), *(generate.prompts_in(prompts) if prompts else ())),
         images=tuple(image or ()),
         task=task,
         sizes=tuple(size or ()),
         n=n,
-        cfg=cfg,
-        temperature=temperature,
-        top_k=top_k,
+        cfg=cfg if cfg is not None or image else own.cfg,
+        temperature=own.temperature if temperature is None else temperature,
+        top_k=own.top_k if top_k is None else top_k,
         text_top_k=text_top_k,
-        seed=seed,
+        seed=own.seed if seed is None else seed,
         batch=batch,
         max_tokens=max_tokens,
     )
-    _sample(recipe, generate.checked(request), ModelChoice(stage, step, model), folder)
+    _sample(loaded, generate.checked(request), ModelChoice(stage, step, model), folder)
 
 
-def _sample(recipe: Path, request: "SampleRequest", choice: "ModelChoice", folder: Path | None) -> None:
+def _sample(recipe: "Recipe", request: "SampleRequest", choice: "ModelChoice", folder: Path | None) -> None:
     from rasterloom.pipelines.models import generate  # heavy
     from rasterloom.pipelines.models.load import decoder_of, load_model, text_codec_of  # heavy
     from rasterloom.pipelines.progress.reporter import Progress  # heavy
     from rasterloom.pipelines.workflow import Workflow  # heavy
     from rasterloom.storage.layout import GRID, SAMPLES_JSON  # heavy
 
-    workflow = Workflow(load_recipe(recipe))
+    workflow = Workflow(recipe)
     choice.check()
     folder = generate.free_folder(folder)
     text_codec = text_codec_of(workflow)
@@ -127,5 +137,6 @@ def _sample(recipe: Path, request: "SampleRequest", choice: "ModelChoice", folde
     generate.write(found, model, request, folder)
     for text in found.texts:
         out.print(text, highlight=False)
+    out.print(generate.settings_used(found, request), highlight=False)
     out.print(generate.throughput(found), highlight=False)
     out.print(f"samples: {folder / (GRID if found.images else SAMPLES_JSON)}", highlight=False)

@@ -94,6 +94,9 @@ class Step(Generic[ConfigT]):
     code_version: str  # raised by hand when the same config would give another result
     inputs: tuple[HasResult, ...] = ()
     identity: dict[str, Any] = field(default_factory=dict)  # digests of what lies outside: sources, weights
+    other_settings: dict[str, Any] = field(
+        default_factory=dict
+    )  # that change no result, by the recipe's names
 
     @property
     def kind(self) -> StepKind | None:

@@ -39,9 +39,11 @@ def load_recipe(path: str | Path) -> Recipe:
 def _place_deepspeed_config(data: dict[str, Any], folder: Path) -> None:
     """Resolve the path of DeepSpeed's JSON before validation, which reads it."""
     train = data.get("train")
-    deepspeed = train.get("deepspeed") if isinstance(train, dict) else None
-    if isinstance(deepspeed, dict) and isinstance(deepspeed.get("config"), str):
-        deepspeed["config"] = str(folder / Path(deepspeed["config"]).expanduser())
+    stages = train.get("stages") if isinstance(train, dict) else None
+    for section in (train, *(stages if isinstance(stages, list) else ())):
+        deepspeed = section.get("deepspeed") if isinstance(section, dict) else None
+        if isinstance(deepspeed, dict) and isinstance(deepspeed.get("config"), str):
+            deepspeed["config"] = str(folder / Path(deepspeed["config"]).expanduser())
 
 
 def _from_folder(recipe: Recipe, folder: Path) -> Recipe:

@@ -3,9 +3,9 @@
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
 
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.model import Model
@@ -18,119 +18,28 @@ def _names_a_version(value: str) -> str:
     return value
 
 
+SectionT = TypeVar("SectionT", bound=Section)
+
 CorpusRef = Annotated[str, AfterValidator(_names_a_version)]
 """Version of a corpus of this workspace: ``name@tag`` or ``name@snapshot``."""
 
 SPEED_ONLY: dict[str, Any] = {
     **dict.fromkeys(("checkpoint_every", "keep_checkpoints", "micro_batch_tokens"), True),
     "model": {"remat": True, "compile": True},
+    "deepspeed": {"zero": True, "offload": True, "config": True},
+    "guard": True,
+    "stages": {"__all__": {"deepspeed", "guard"}},  # what a stage sets for itself stands in those of `Train`
 }
-"""Fields of `Train` that change only speed or memory: a stage may continue with other values."""
+"""Fields of `Train` that change speed or memory, rounding, or what happens to a stage that goes wrong.
+
+A finished stage stays finished with other values, and one under way continues with them.
+"""
 
 OF_A_STAGE = ("dropout", "weight_decay", "z_loss", "cfg_drop")
 """Fields of `Train` that a stage may set for itself."""
 
-
-class Part(Section):
-    """Part of a mixture: rows of one target, and their share of the stage's tokens."""
-
-    target: int = Field(ge=32)
-    """Resolution of the tokens."""
-    weight: float | None = Field(None, gt=0)
-    """Weight relative to the other parts, in tokens; null in all parts: every row once an epoch."""
-    tasks: tuple[str, ...] = ()
-    """Tasks of the rows (docs/tasks.md), such as [t2i, edit]; empty: all."""
-    corpus: CorpusRef | None = None
-    """Version of the tokens, ``name@tag`` or ``name@snapshot``; null: the recipe's own."""
-
-
-class Stage(Section):
-    """Stage of FP-SFT: tokens, length and learning rate."""
-
-    target: int | None = Field(None, ge=32)
-    """Resolution of the tokens; alternative to ``mixture``."""
-    mixture: tuple[Part, ...] = ()
-    """Tokens of several targets, tasks or corpora, mixed by weight; alternative to ``target``."""
-    corpus: CorpusRef | None = None
-    """Version of the tokens of ``target``, ``name@tag`` or ``name@snapshot``; null: the recipe's own."""
-    epochs: float | None = Field(None, gt=0)
-    """Passes over the stage's rows; give one of ``epochs``, ``steps`` and ``tokens``."""
-    steps: int | None = Field(None, ge=1)
-    """Optimizer steps."""
-    tokens: int | None = Field(None, ge=1)
-    """Tokens to train on; the stage ends with the batch that reaches this number."""
-    lr: float = Field(2e-5, gt=0)
-    """Peak learning rate, after the warm-up."""
-    schedule: Literal["constant", "cosine", "linear"] | None = None
-    """Learning rate schedule after the warm-up; null: constant, or cosine with ``min_lr``."""
-    min_lr: float | None = Field(None, ge=0)
-    """Final learning rate of ``cosine`` and ``linear``; null: 0."""
-    warmup_steps: int | None = Field(None, ge=0)
-    """Steps of the warm-up from 0; null: by ``warmup_share``."""
-    warmup_share: float = Field(0.005, ge=0, le=1)
-    """Warm-up as a share of the stage's steps, rounded up."""
-    batch_tokens: int = Field(262_144, ge=1)
-    """Tokens in a global batch, over all workers. The paper's 256 sequences are about so many at a target
-    of 512, twice as many at 768 and four times at 1024."""
-    rows_multiple: int = Field(1, ge=1)
-    """Make the rows of a global batch a multiple of this number, such as the number of workers, where each
-    has few rows, so that none waits for one with a row more."""
-    dropout: float | None = Field(None, ge=0, lt=1)
-    """Overrides ``train.dropout`` for this stage."""
-    weight_decay: float | None = Field(None, ge=0)
-    """Overrides ``train.weight_decay`` for this stage."""
-    z_loss: float | None = Field(None, ge=0)
-    """Overrides ``train.z_loss`` for this stage."""
-    cfg_drop: float | None = Field(None, ge=0, le=1)
-    """Overrides ``train.cfg_drop`` for this stage."""
-    freeze: tuple[str, ...] = ()
-    """Frozen parameters: ``embeddings``, ``head``, ``norms``, ``layers.0-7`` (or ``layers.3``), or patterns
-    of parameter names, such as ``model.layers.*.mlp.*``."""
-    optimizer_state: Literal["keep", "reset"] = "reset"
-    """Optimizer state at the start: that of the previous stage's end, or none."""
-
-    @field_validator("tokens", "batch_tokens", mode="before")
-    @classmethod
-    def _whole(cls, value: Any) -> Any:
-        """Accept 2.0e9, which YAML reads as text."""
-        return float(value) if isinstance(value, str) and re.fullmatch(r"[\d.]+[eE]\d+", value) else value
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """Parts of the mixture, or the target as the only part."""
-        if self.target is None:
-            return self.mixture
-        return (Part(target=self.target, corpus=self.corpus),)
-
-    @property
-    def label(self) -> str:
-        """Targets of the stage, such as ``512`` or ``512-768``."""
-        return "-".join(map(str, dict.fromkeys(part.target for part in self.parts)))
-
-    @model_validator(mode="after")
-    def _one_length(self) -> "Stage":
-        if sum(length is not None for length in (self.epochs, self.steps, self.tokens)) != 1:
-            raise ValueError("give one of epochs, steps and tokens")
-        return self
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "Stage":
-        if (self.target is None) != bool(self.mixture):
-            raise ValueError("give either target or mixture")
-        if self.mixture and self.corpus:
-            raise ValueError("corpus: with a mixture, each of its parts names its own")
-        weighted = [part.weight is not None for part in self.mixture]
-        if any(weighted) and not all(weighted):
-            raise ValueError("mixture: give a weight to every part, or to none")
-        return self
-
-    @model_validator(mode="after")
-    def _schedule_has_its_end(self) -> "Stage":
-        if self.schedule == "constant" and self.min_lr is not None:
-            raise ValueError("min_lr: a constant schedule has none; take cosine or linear")
-        if self.min_lr is not None and self.min_lr > self.lr:
-            raise ValueError(f"min_lr: {self.min_lr:g} is above lr, {self.lr:g}")
-        return self
+SECTIONS_OF_A_STAGE = ("deepspeed", "guard")
+"""Sections of `Train` of which a stage may set fields for itself."""
 
 
 class DeepSpeed(Section):
@@ -191,6 +100,112 @@ class Guard(Section):
         return {"on" if k is True else k: v for k, v in data.items()} if isinstance(data, dict) else data
 
 
+class Part(Section):
+    """Part of a mixture: rows of one target, and their share of the stage's tokens."""
+
+    target: int = Field(ge=32)
+    """Resolution of the tokens."""
+    weight: float | None = Field(None, gt=0)
+    """Weight relative to the other parts, in tokens; null in all parts: every row once an epoch."""
+    tasks: tuple[str, ...] = ()
+    """Tasks of the rows (docs/tasks.md), such as [t2i, edit]; empty: all."""
+    corpus: CorpusRef | None = None
+    """Version of the tokens, ``name@tag`` or ``name@snapshot``; null: the recipe's own."""
+
+
+class Stage(Section):
+    """Stage of FP-SFT: tokens, length and learning rate."""
+
+    target: int | None = Field(None, ge=32)
+    """Resolution of the tokens; alternative to ``mixture``."""
+    mixture: tuple[Part, ...] = ()
+    """Tokens of several targets, tasks or corpora, mixed by weight; alternative to ``target``."""
+    corpus: CorpusRef | None = None
+    """Version of the tokens of ``target``, ``name@tag`` or ``name@snapshot``; null: the recipe's own."""
+    epochs: float | None = Field(None, gt=0)
+    """Passes over the stage's rows; give one of ``epochs``, ``steps`` and ``tokens``."""
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps."""
+    tokens: int | None = Field(None, ge=1)
+    """Tokens to train on; the stage ends with the batch that reaches this number."""
+    lr: float = Field(2e-5, gt=0)
+    """Peak learning rate, after the warm-up."""
+    schedule: Literal["constant", "cosine", "linear"] | None = None
+    """Learning rate schedule after the warm-up; null: constant, or cosine with ``min_lr``."""
+    min_lr: float | None = Field(None, ge=0)
+    """Final learning rate of ``cosine`` and ``linear``; null: 0."""
+    warmup_steps: int | None = Field(None, ge=0)
+    """Steps of the warm-up from 0; null: by ``warmup_share``."""
+    warmup_share: float = Field(0.005, ge=0, le=1)
+    """Warm-up as a share of the stage's steps, rounded up."""
+    batch_tokens: int = Field(262_144, ge=1)
+    """Tokens in a global batch, over all workers. The paper's 256 sequences are about so many at a target
+    of 512, twice as many at 768 and four times at 1024."""
+    rows_multiple: int = Field(1, ge=1)
+    """Make the rows of a global batch a multiple of this number, such as the number of workers, where each
+    has few rows, so that none waits for one with a row more."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Overrides ``train.dropout`` for this stage."""
+    weight_decay: float | None = Field(None, ge=0)
+    """Overrides ``train.weight_decay`` for this stage."""
+    z_loss: float | None = Field(None, ge=0)
+    """Overrides ``train.z_loss`` for this stage."""
+    cfg_drop: float | None = Field(None, ge=0, le=1)
+    """Overrides ``train.cfg_drop`` for this stage."""
+    deepspeed: DeepSpeed | None = None
+    """Overrides fields of ``train.deepspeed`` for this stage; the others keep their values."""
+    guard: Guard | None = None
+    """Overrides fields of ``train.guard`` for this stage; the others keep their values."""
+    freeze: tuple[str, ...] = ()
+    """Frozen parameters: ``embeddings``, ``head``, ``norms``, ``layers.0-7`` (or ``layers.3``), or patterns
+    of parameter names, such as ``model.layers.*.mlp.*``."""
+    optimizer_state: Literal["keep", "reset"] = "reset"
+    """Optimizer state at the start: that of the previous stage's end, or none."""
+
+    @field_validator("tokens", "batch_tokens", mode="before")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        """Accept 2.0e9, which YAML reads as text."""
+        return float(value) if isinstance(value, str) and re.fullmatch(r"[\d.]+[eE]\d+", value) else value
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Parts of the mixture, or the target as the only part."""
+        if self.target is None:
+            return self.mixture
+        return (Part(target=self.target, corpus=self.corpus),)
+
+    @property
+    def label(self) -> str:
+        """Targets of the stage, such as ``512`` or ``512-768``."""
+        return "-".join(map(str, dict.fromkeys(part.target for part in self.parts)))
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "Stage":
+        if sum(length is not None for length in (self.epochs, self.steps, self.tokens)) != 1:
+            raise ValueError("give one of epochs, steps and tokens")
+        return self
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Stage":
+        if (self.target is None) != bool(self.mixture):
+            raise ValueError("give either target or mixture")
+        if self.mixture and self.corpus:
+            raise ValueError("corpus: with a mixture, each of its parts names its own")
+        weighted = [part.weight is not None for part in self.mixture]
+        if any(weighted) and not all(weighted):
+            raise ValueError("mixture: give a weight to every part, or to none")
+        return self
+
+    @model_validator(mode="after")
+    def _schedule_has_its_end(self) -> "Stage":
+        if self.schedule == "constant" and self.min_lr is not None:
+            raise ValueError("min_lr: a constant schedule has none; take cosine or linear")
+        if self.min_lr is not None and self.min_lr > self.lr:
+            raise ValueError(f"min_lr: {self.min_lr:g} is above lr, {self.lr:g}")
+        return self
+
+
 class Train(Watch):
     """FP-SFT stages, each starting from the weights of the previous one.
 
@@ -210,7 +225,7 @@ class Train(Watch):
     seed: int = Field(0, ge=0)
     """Random seed of new weights, the order of rows, dropout, and dropped prompts."""
     heldout: float = Field(0.02, ge=0, lt=1)
-    """Share of rows, chosen by key, that is held out as validation set."""
+    """Share of images, chosen by their content, that are held out with all their rows as validation set."""
     z_loss: float = Field(1e-5, ge=0)
     """Weight of logsumexp(logits)^2 in the loss; without it training diverges, according to the paper."""
     cfg_drop: float = Field(0.1, ge=0, le=1)
@@ -231,22 +246,41 @@ class Train(Watch):
     guard: Guard = Guard()
     """Reaction to loss spikes."""
 
+    _stage_number: int = PrivateAttr(0)
+
+    @property
+    def stage_number(self) -> int:
+        """Number of the stage, from 0, that the section is of (`of_stage`): its draws depend on it."""
+        return self._stage_number
+
     def of_stage(self, number: int) -> "Train":
         """Section for stage ``number`` (from 0) alone, with its own overrides applied."""
         stage = self.stages[number]
         own = {name: value for name in OF_A_STAGE if (value := getattr(stage, name)) is not None}
-        return self.model_copy(update={"stages": (stage,), **own})
+        for name in SECTIONS_OF_A_STAGE:
+            own[name] = _overridden(getattr(self, name), getattr(stage, name))
+        section = self.model_copy(update={"stages": (stage,), **own})
+        section._stage_number = number
+        return section
 
     @model_validator(mode="after")
-    def _muon_sees_whole_matrices(self) -> "Train":
-        if self.optimizer == "muon" and (self.deepspeed.zero or self.deepspeed.bf16):
-            raise ValueError(
-                "optimizer muon takes deepspeed: {zero: 0, bf16: false}, it needs whole matrices"
-            )
+    def _deepspeed_suits_each_stage(self) -> "Train":
+        for number in range(len(self.stages)):
+            given = self.of_stage(number).deepspeed
+            if self.optimizer == "muon" and (given.zero or given.bf16):
+                raise ValueError(
+                    "optimizer muon takes deepspeed: {zero: 0, bf16: false}, it needs whole matrices"
+                )
+            if self.model.compile and given.zero == 3:
+                raise ValueError("model: {compile: true} takes deepspeed: {zero: 0}, 1 or 2, not 3")
+            if not given.zero and (given.offload or given.bf16):
+                name = "offload" if given.offload else "bf16"
+                raise ValueError(f"stages[{number}].deepspeed: {name} takes zero 1, 2 or 3")
         return self
 
-    @model_validator(mode="after")
-    def _compiled_layers_hold_their_weights(self) -> "Train":
-        if self.model.compile and self.deepspeed.zero == 3:
-            raise ValueError("model: {compile: true} takes deepspeed: {zero: 0}, 1 or 2, not 3")
-        return self
+
+def _overridden(section: SectionT, own: SectionT | None) -> SectionT:
+    """Section with the fields that a stage sets for itself."""
+    if own is None:
+        return section
+    return section.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})

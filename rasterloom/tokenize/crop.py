@@ -3,7 +3,6 @@
 The chain of resizes and their filters is that of Lumina-mGPT's ``var_center_crop``, pixel by pixel.
 """
 
-import hashlib
 import random
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from rasterloom.tokenize.buckets import Size, choose_bucket
+from rasterloom.utils.random_streams import stream_number
 
 Filter = Literal["BOX", "BICUBIC"]
 
@@ -31,8 +31,7 @@ class CropPlan:
 
 def seed_of(key: str, seed: int = 0) -> int:
     """Return the 64-bit seed of a pair's crops: a digest of its key and the recipe's seed."""
-    digest = hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8, person=b"rasterloom.crop")
-    return int.from_bytes(digest.digest(), "little")
+    return stream_number("crop", seed=seed, key=key)
 
 
 def plan_crop(size: Size, buckets: list[Size], *, seed: int | None = None) -> CropPlan:

@@ -5,11 +5,12 @@ of workers and the order in which they finish. A file is a range of the order, s
 needs to know two numbers and not the keys of the other files.
 """
 
-import hashlib
 from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rasterloom.utils.random_streams import stream_digest
 
 
 def order_of(keys: Iterable[str], seed: int) -> NDArray[np.uint64]:
@@ -18,12 +19,8 @@ def order_of(keys: Iterable[str], seed: int) -> NDArray[np.uint64]:
     It is a digest, so the order is random. Where a key stands does not depend on the others: a row that
     is added or taken away leaves them in their order.
     """
-    digests = (_digest(seed, key) for key in keys)
+    digests = (stream_digest("pack", seed=seed, key=key) for key in keys)
     return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
-
-
-def _digest(seed: int, key: str) -> bytes:
-    return hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8, person=b"rasterloom.pack").digest()
 
 
 def plan_files(rows: int, rows_per_file: int) -> list[int]:

@@ -3,11 +3,10 @@
 Each rule is a field of the recipe's `tokenize`; docs/tokens.md says which of them the reference has.
 """
 
-import hashlib
-
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.tokenize.buckets import Size
 from rasterloom.tokenize.crop import CropPlan, seed_of
+from rasterloom.utils.random_streams import stream_number
 
 
 def crop_seed(key: str, config: Tokenize, image: int = 0) -> int | None:
@@ -62,5 +61,4 @@ def length_fault(n_tokens: int, config: Tokenize) -> str | None:
 def names_size(key: str, config: Tokenize) -> bool:
     """Say whether the prompt of a sample names the image's size: so it is with ``config.size_in_prompt``
     of them (9 of 10 in Lumina-mGPT 2.0), always the same ones for a seed."""
-    digest = hashlib.blake2b(f"{config.seed}:{key}".encode(), digest_size=8, person=b"rasterloom.size")
-    return int.from_bytes(digest.digest(), "little") < config.size_in_prompt * 2**64
+    return stream_number("size", seed=config.seed, key=key) < config.size_in_prompt * 2**64

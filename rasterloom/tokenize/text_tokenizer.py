@@ -2,7 +2,9 @@
 
 import hashlib
 import heapq
+import json
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import tokenizers
@@ -12,6 +14,7 @@ from rasterloom.schema import Profile
 from rasterloom.tokenize.profiles import has_own_layout, profile_of
 from rasterloom.tokenize.prompt_templates import t2i_prompt
 from rasterloom.tokenize.token_names import names_of, profile_from_names
+from rasterloom.utils.random_streams import stream_digest
 
 BYTES = 256  # the vocabulary of a byte-level BPE before its first merge
 MOST_CAPTIONS = 1_000_000  # more than this teach a BPE nothing new
@@ -69,6 +72,14 @@ class JsonText:
     def digest(self) -> str:
         data = f"{self.first_id}:{self.tokenizer_json}".encode()
         return hashlib.blake2b(data, digest_size=16, person=b"rasterloom.text").hexdigest()
+
+    @cached_property
+    def vocabulary(self) -> str:
+        """Digest of which ids mean which text, however the file is written. Special tokens do not count."""
+        added = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
+        known = self._tokenizer.get_vocab(with_added_tokens=False).items()
+        pairs = sorted((self.first_id + i, token) for token, i in known if token not in added)
+        return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:20]
 
     @property
     def size(self) -> int:
@@ -163,8 +174,7 @@ def text_of(config: Tokenize, tokenizer_json: str) -> tuple[JsonText, Profile]:
 
 
 def _caption_order(caption: str) -> tuple[bytes, str]:
-    digest = hashlib.blake2b(caption.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return digest, caption
+    return stream_digest("captions", key=caption), caption
 
 
 def _prompts(captions: Iterable[str]) -> Iterator[str]:

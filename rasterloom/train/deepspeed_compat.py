@@ -21,8 +21,10 @@ HOLDS_FOR = "0.19"
 
 # Names of files in a checkpoint, and keys in them.
 _MODEL_FILE = "mp_rank_00_model_states.pt"  # ZeRO 0: all weights; ZeRO 1 and 2: those of 16 bits
+_MODEL_SHARD = "zero_pp_rank_0_mp_rank_00_model_states.pt"  # ZeRO 3
 _SHARD_FILES, _SHARD_RANK = "*_optim_states.pt", re.compile(r"zero_pp_rank_(\d+)_")
 _OPTIMIZER, _ZERO_STAGE = "optimizer_state_dict", "zero_stage"
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
 _BF16_WEIGHTS = "single_partition_of_fp32_groups"
 
 
@@ -139,6 +141,100 @@ def to_universal(source: Path, target: Path) -> None:
         ds_to_universal.main(arguments)
 
 
+def layout_of(folder: Path) -> str:
+    """Layout of a checkpoint's optimizer: ``0``, ``1-2``, ``bf16`` (ZeRO 1 in bf16) or ``3``.
+
+    A checkpoint of one layout can be loaded in another only as whole parameters (`to_whole`).
+    """
+    shards = sorted(folder.glob(_SHARD_FILES))
+    if not shards:
+        return "0"
+    if (folder / _MODEL_SHARD).exists():
+        return "3"
+    return "1-2" if _ZERO_STAGE in _read(shards[0])[_OPTIMIZER] else "bf16"
+
+
+def layout_in(engine: Any) -> str:
+    """Layout of the checkpoints that an engine writes; see `layout_of`."""
+    zero = engine.zero_optimization_stage()
+    if zero in (0, 3):
+        return str(zero)
+    return "bf16" if type(engine.optimizer).__name__ == "BF16_Optimizer" else "1-2"
+
+
+def to_whole(source: Path, target: Path, engine: Any, names: Sequence[Sequence[str]]) -> None:
+    """Convert a checkpoint of any layout to whole parameters.
+
+    An engine of any ZeRO stage loads them.
+
+    Args:
+        engine: of the same model.
+        names: of the optimizer's parameters, by group, in their order.
+    """
+    if layout_of(source) == "0":
+        shutil.rmtree(target, ignore_errors=True)
+        step = _split_plain(source, target, names)
+    else:
+        to_universal(source, target)
+        step = _whole_shaped(target, engine, names)
+    model = next(file for file in (source / _MODEL_FILE, source / _MODEL_SHARD) if file.exists())
+    about = {name: value for name, value in _read(model).items() if name not in ("module", "optimizer")}
+    for name in (_MODEL_FILE, _MODEL_SHARD):  # ZeRO 3 looks for the one, the others for the other
+        torch.save(about, target / name)
+    groups = [{n: v for n, v in group.items() if n != "params"} for group in engine.optimizer.param_groups]
+    of_stage_3 = {"state": {0: {"step": step}}, "param_groups": groups}
+    common = {"ds_version": about["ds_version"], "param_groups": groups, _OPTIMIZER: of_stage_3}
+    torch.save(common, target / "zero" / "optimizer_state.pt")
+
+
+def load_whole(engine: Any, folder: Path, names: Sequence[Sequence[str]]) -> None:
+    """Load whole parameters (`to_whole`) into an engine of ZeRO 0. DeepSpeed itself does not."""
+    for names_of, group in zip(names, engine.basic_optimizer.param_groups, strict=True):
+        for name, parameter in zip(names_of, group["params"], strict=True):
+            place = folder / "zero" / name
+            parameter.data.copy_(_read_all(place / "fp32.pt")["param"])
+            state = {key: _read_all(place / f"{key}.pt")["param"].to(parameter.device) for key in _MOMENTS}
+            step = torch.as_tensor(_read_all(place / "step.pt"), dtype=torch.float32)
+            engine.basic_optimizer.state[parameter] = {"step": step.to(parameter.device), **state}
+
+
+def _split_plain(source: Path, target: Path, names: Sequence[Sequence[str]]) -> Any:
+    """Write each parameter of a checkpoint of ZeRO 0. Returns the number of steps taken."""
+    states = _read(source / _MODEL_FILE)
+    of_optimizer = states["optimizer"]["state"]
+    for number, name in enumerate(name for of_group in names for name in of_group):
+        state = of_optimizer[number]
+        _write_parameter(target, name, {"fp32": states["module"][name].float(), **state})
+    return of_optimizer[0]["step"]
+
+
+def _whole_shaped(target: Path, engine: Any, names: Sequence[Sequence[str]]) -> Any:
+    """Give universal parameters the form of ZeRO 1 and 2. Returns the number of steps taken."""
+    shapes = {
+        name: whole_shape(parameter) if hasattr(parameter, "ds_shape") else tuple(parameter.shape)
+        for name, parameter in engine.module.named_parameters()
+    }
+    for name in (name for of_group in names for name in of_group):
+        place = target / "zero" / name
+        found = {key: _read_all(place / f"{key}.pt") for key in ("fp32", *_MOMENTS)}
+        whole = {key: value["param"] if isinstance(value, dict) else value for key, value in found.items()}
+        if (place / "step.pt").exists():
+            step = _read_all(place / "step.pt")
+        else:  # of ZeRO 3, where all parameters have one
+            step = _read_all(target / "zero" / "optimizer_state.pt")[_OPTIMIZER]["state"][0]["step"]
+        tensors = {key: tensor.reshape(shapes[name]).clone() for key, tensor in whole.items()}
+        _write_parameter(target, name, {**tensors, "step": step})
+    return step
+
+
+def _write_parameter(target: Path, name: str, state: dict[str, Any]) -> None:
+    place = target / "zero" / name
+    place.mkdir(parents=True, exist_ok=True)
+    for key in ("fp32", *_MOMENTS):
+        torch.save({"param": state[key].clone()}, place / f"{key}.pt")
+    torch.save(state["step"], place / "step.pt")
+
+
 def whole_weights(folder: Path, tag: str) -> dict[str, Tensor]:
     """Read a checkpoint's weights by the model's names. It may be of any ZeRO stage and number of ranks.
 
@@ -177,6 +273,11 @@ def _of_bf16_optimizer(plain: Path, shards: Sequence[Path]) -> dict[str, Tensor]
 def _read(file: Path) -> Any:
     """A file of DeepSpeed: its settings, and tensors that stay on disk until they are used."""
     return torch.load(file, map_location="cpu", mmap=True, weights_only=False)
+
+
+def _read_all(file: Path) -> Any:
+    """A file that is written anew while what it held is in use: nothing of it stays on disk."""
+    return torch.load(file, map_location="cpu", weights_only=False)
 
 
 def _rank(shard: Path) -> int:

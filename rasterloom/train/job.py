@@ -10,7 +10,7 @@ from typing import Any
 
 from pyarrow.fs import FileSystem
 
-from rasterloom.recipe.train import SPEED_ONLY, Stage, Train
+from rasterloom.recipe.train import SECTIONS_OF_A_STAGE, SPEED_ONLY, Stage, Train
 from rasterloom.schema import Profile
 from rasterloom.storage.layout import CHECKPOINTS, MODEL
 from rasterloom.storage.store import Store
@@ -42,6 +42,18 @@ class Preview:
     temperature: float
     top_k: int
     seed: int
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Text vocabulary of a model, which is stored with it."""
+
+    tokenizer_json: str
+    """Contents of the file."""
+    first_id: int
+    """Id of the model for the tokenizer's id 0."""
+    digest: str
+    """Which ids mean which text."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +113,10 @@ class StageJob:
     """Folder of the weights to start from, or ``tiny``."""
     out_dir: str
     """Folder for all output; with workers on several machines it must be one that they share."""
+    vocabulary: Vocabulary | None = None
+    """Written beside the model; the token files decide its ids. None: the model has none with it."""
+    init_digest: str = ""
+    """Identity of these weights, which does not change with their place; empty: ``init`` stands for them."""
     token_index: str | None = None
     """Length index of ``token_files``, beside them; None: they are opened one by one to plan."""
     mixture: tuple[PartFiles, ...] = ()
@@ -173,13 +189,14 @@ class StageJob:
         change this stage, so they are left out.
         """
         what = {
-            "stage": self.stage.model_dump(mode="json"),
-            "train": self.train.model_dump(mode="json", exclude={"stages": True, "init": True, **SPEED_ONLY}),
+            "stage": self.stage.model_dump(mode="json", exclude=set(SECTIONS_OF_A_STAGE)),
+            "number": self.train.stage_number,
+            "train": self.train.model_dump(mode="json", exclude={**SPEED_ONLY, "stages": True, "init": True}),
             "profile": asdict(self.profile),
             "files": self.token_files,
             "mixture": [(part.files, part.weight, part.tasks) for part in self.parts],
             "snapshot": self.tokens_snapshot,
-            "init": self.init,
+            "init": self.init_digest or self.init,
             "optimizer_from": self.keep_optimizer_from,
         }
         return hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from rasterloom.errors import StageImpossible
-from rasterloom.recipe.train import Guard
+from rasterloom.recipe.train import Guard, Train
 from rasterloom.storage.layout import CHECKPOINTS
 from rasterloom.storage.store import Store
 from rasterloom.storage.transfer import upload
@@ -45,6 +45,7 @@ from rasterloom.train.optim.loss_guard import after_objection, after_step, check
 from rasterloom.train.optim.lr_schedule import learning_rate
 from rasterloom.train.optim.train_step import train_step
 from rasterloom.utils.json_files import read_json, to_json, write_json
+from rasterloom.utils.random_streams import stream_number
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ def _open(job: StageJob) -> _Stage:
         last = on_rank_0(lambda: latest(store, job.digest()))
     except ValueError as error:
         raise StageImpossible(str(error)) from error
-    torch.manual_seed(train.seed + dist.get_rank())  # for dropout
+    torch.manual_seed(_dropout_seed(train, step=0))
     set_up_deepspeed(use_gpu=job.use_gpu)
     model = training_model(job.init, job.profile, train).to(device)
     freeze(model.lm, job.stage.freeze)
@@ -213,12 +214,12 @@ def _after(position: Position, sums: StepSums, refused: str | None, guard: Guard
 
 def _start(engine: Any, job: StageJob, last: Checkpoint | None, scratch: Path) -> Position:
     """Bring the engine to where the stage stands."""
-    rank, world = dist.get_rank(), dist.get_world_size()
+    world = dist.get_world_size()
     if last is not None:
         logger.info("%s goes on from step %d", job.stage.label, last.position.step)
         with resume.fetched(job.checkpoint_store, last, scratch) as folder:
             resume.load(engine, last, folder, scratch)
-            restore_random_state(folder, seed=hash((job.train.seed, last.position.step, rank)))
+            restore_random_state(folder, seed=_dropout_seed(job.train, step=last.position.step))
             on_rank_0(lambda: resume.restore_notes(folder, job.folder))
         return replace(last.position, world_size=world)
     if job.keep_optimizer_from is not None:
@@ -229,6 +230,12 @@ def _start(engine: Any, job: StageJob, last: Checkpoint | None, scratch: Path) -
         with resume.fetched(before, kept, scratch) as folder:
             resume.load(engine, kept, folder, scratch)
     return Position(job.digest(), job.tokens_snapshot, world, step=0, tokens=0, seconds=0.0)
+
+
+def _dropout_seed(train: Train, *, step: int) -> int:
+    """Seed of this rank's dropout, from a step on."""
+    rank = dist.get_rank()
+    return stream_number("dropout", seed=train.seed, stage=train.stage_number, step=step, rank=rank)
 
 
 def _roll_back(stage: _Stage) -> int:
@@ -257,7 +264,8 @@ def _export(engine: Any, job: StageJob, rank: int) -> None:
         folder, lora = job.model_dir, job.train.model.lora
         draft = folder.with_name("writing-model")
         shutil.rmtree(draft, ignore_errors=True)
-        save_model(engine.module.lm, job.profile, draft, state_dict=weights, lora=lora)
+        lm, vocabulary = engine.module.lm, job.vocabulary
+        save_model(lm, job.profile, draft, state_dict=weights, lora=lora, vocabulary=vocabulary)
         if lora is not None:
             save_adapter(weights, lora, draft / "adapter", base=job.init)
         shutil.rmtree(folder, ignore_errors=True)

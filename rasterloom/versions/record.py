@@ -37,6 +37,7 @@ class Record:
     user: str = ""
     takedowns: int = 0  # how many there were when it was made; none of their rows is in it
     taken_down: int = 0  # the last of them that took rows out of it
+    other_settings: dict[str, Any] = field(default_factory=dict)  # as it was made; no part of its identity
 
     @property
     def kind(self) -> StepKind | None:

@@ -65,6 +65,8 @@ NEW = {  # another value, where the schema does not suggest one, and what else i
     "train.stages.freeze": ["norms"],
     "train.stages.mixture.tasks": ["t2i"],
     "train.stages.optimizer_state": None,  # takes a stage before
+    "train.stages.deepspeed.config": None,  # the same as extra
+    "train.stages.deepspeed.extra": {"steps_per_print": 7},
     "train.model.lora.targets": ["q_proj"],
     "train.deepspeed.zero": 2,
     "train.deepspeed.config": None,  # the same as extra

@@ -29,8 +29,10 @@ class Given:
 
     order: Callable[[int], list[int]]
     """Rows of an epoch, numbered through the stage's files."""
-    drops: Callable[[str, int], bool]
-    """True if the prompt of a key is dropped in an epoch."""
+    passes: Callable[[int], list[int]]
+    """Of each of these rows, the number of the pass over its part."""
+    drops: Callable[[int, str, int], bool]
+    """True if the prompt of a row, of a number and a key, is dropped in a pass."""
     holds: Callable[[str], bool]
     """Whether the row of a key is held out."""
     adapters: dict
@@ -77,9 +79,12 @@ def train(job, given, state, *, saves=frozenset(), poisoned=frozenset()):
     batches = plan(stage, rows, parts, given)
     heldout = {0: measure(net, held)}
     steps, fed, usual, saved = [], [], [], keep(net, optimizers)
-    for step, (epoch, numbers) in enumerate(batches):
+    for step, (numbers, passes) in enumerate(batches):
         lr = learning_rate(step, len(batches), stage)
-        dropped = [recipe.cfg_drop > 0 and given.drops(rows[n]["key"], epoch) for n in numbers]
+        dropped = [
+            recipe.cfg_drop > 0 and given.drops(n, rows[n]["key"], a_pass)
+            for n, a_pass in zip(numbers, passes, strict=True)
+        ]
         documents = [document(rows[n], job.profile, drop) for n, drop in zip(numbers, dropped, strict=True)]
         loss, z, by_row = net.gradients(documents, recipe.z_loss)
         norm = math.sqrt(
@@ -133,16 +138,17 @@ def read_rows(job, given):
 
 
 def plan(stage, rows, parts, given):
-    """Epoch and rows of each global batch."""
+    """Rows of each global batch, and the passes that they come in."""
     found, seen, epoch, target = [], 0, 0, math.inf
     while len(found) < (stage.steps or math.inf) and seen < (stage.tokens or math.inf) and epoch < target:
         target = stage.epochs or math.inf
         batches = cut(given.order(epoch), rows, stage)
         check_epochs(stage, rows, parts, [given.order(e) for e in range(epoch + 1)])
+        passes = check_passes(stage, [(given.order(e), given.passes(e)) for e in range(epoch + 1)])
         share = min(1.0, target - epoch)
         for batch in batches[: math.ceil(share * len(batches) - 1e-9)]:
             if len(found) < (stage.steps or math.inf) and seen < (stage.tokens or math.inf):
-                found.append((epoch, batch))
+                found.append((batch, [next(passes) for _ in batch]))
                 seen += sum(rows[n]["n_tokens"] for n in batch)
         epoch += 1
     return found
@@ -180,6 +186,15 @@ def check_epochs(stage, rows, parts, orders):
         if weight is not None:
             passes = weight / sum(w for w, _ in parts) * sum(tokens) / of_part
         assert abs(sum(times) - passes * len(orders) * len(numbers)) <= 0.5 + 1e-6, "the share of a part"
+
+
+def check_passes(stage, epochs):
+    """The last epoch's passes, one after the other. No row comes twice in a pass over its part."""
+    came = [pair for order, passes in epochs for pair in zip(order, passes, strict=True)]
+    assert len(set(came)) == len(came), "a row twice in a pass"
+    if not stage.mixture or stage.mixture[0].weight is None:
+        assert all(set(passes) == {epoch} for epoch, (_, passes) in enumerate(epochs)), "a pass is an epoch"
+    return iter(epochs[-1][1])
 
 
 def document(row, profile, dropped):

@@ -31,16 +31,18 @@ def given(job):
     adapters = {}
     if job.train.model.lora is not None:
         lm = build_model(job.init, PROFILE)
-        add_lora(lm, job.train.model.lora, seed=job.train.seed)
+        add_lora(lm, job.train.model.lora, seed=job.train.seed, stage=job.train.stage_number)
         ends = ".lora_A.default.weight"
         adapters = {
             name.replace(ends, ".weight"): p.detach()
             for name, p in lm.named_parameters()
             if name.endswith(ends)
         }
+    parts = dict(zip(data.train.tolist(), data.part_of.tolist(), strict=True))
     return oracle.Given(
         order=lambda epoch: [int(n) for rows in data.plan.epoch(epoch) for n in data.train[rows]],
-        drops=lambda key, epoch: is_dropped(key, seed=job.train.seed, epoch=epoch, share=job.train.cfg_drop),
+        passes=lambda epoch: [int(n) for _, passes in data.plan._epoch(epoch) for n in passes],
+        drops=lambda number, key, a_pass: is_dropped(key, job.train, part=parts[number], a_pass=a_pass),
         holds=lambda key: heldout_draw(key) < job.train.heldout,
         adapters=adapters,
     )
@@ -164,11 +166,11 @@ def check_weights(job, origin, outcome, far):
 
 
 def check_drops(job, outcome):
-    """The share of prompts dropped, over the keys of the first epoch."""
-    draws = dict(d for step in reversed(outcome.steps) for d in step["droppable"])
+    """The share of prompts dropped, over all times that a row came."""
+    draws = [drop for step in outcome.steps for _, drop in step["droppable"]]
     share = job.train.cfg_drop
     spread = math.sqrt(len(draws) * share * (1 - share))
-    assert abs(sum(draws.values()) - share * len(draws)) <= 4.5 * spread + 1e-9
+    assert abs(sum(draws) - share * len(draws)) <= 4.5 * spread + 1e-9
 
 
 def check_adapter(job, outcome):

@@ -1,7 +1,8 @@
 """Length index of a target: one small file to plan an epoch from.
 
 One row for each row of the target's token files, in their order: ``file``, ``key``, ``bucket``, ``task``,
-``n_tokens``, and ``heldout``, the share from which on a row is kept from training. The file's metadata hold,
+``n_tokens``, and ``heldout``, the share from which on a row is kept from training: that of its images
+(`image_groups`), so that rows that share an image are held out together. The file's metadata hold,
 under ``rasterloom.files``, each token file's name in the store and the numbers of rows of its row groups, so
 that the token files need not be opened before a row is read.
 """
@@ -13,8 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rasterloom.pipelines.corpus.image_groups import NO_GROUPS, ImageGroups, groups_of_tokens
 from rasterloom.pipelines.progress.counts import Unit
 from rasterloom.pipelines.step import FileStep, HasResult, StepContext, StepProgress
+from rasterloom.pipelines.workspace.status import status
 from rasterloom.recipe.base import Section
 from rasterloom.schema import StepKind
 from rasterloom.storage.layout import LENGTHS, LENGTHS_FILES
@@ -33,7 +36,7 @@ def lengths_step(target: int, tokens: HasResult) -> HasResult:
     return FileStep(
         StepKind.LENGTHS.step(target),
         LengthsAt(target=target),
-        "1",
+        "2",  # 2: held out by image
         (tokens,),
         make=make_lengths,
         shows_rows=True,
@@ -42,11 +45,20 @@ def lengths_step(target: int, tokens: HasResult) -> HasResult:
 
 def make_lengths(context: StepContext[LengthsAt]) -> dict[str, int]:
     """Write the index of a step's token files."""
-    (given,) = context.inputs.values()
-    return write_index(context.corpus.store, given, context.folder / LENGTHS, context.progress)
+    corpus = context.corpus
+    (tokens,), (given,) = context.step.inputs, context.inputs.values()
+    record = status(corpus, tokens).record
+    groups = groups_of_tokens(corpus, record) if record else NO_GROUPS
+    return write_index(corpus.store, given, context.folder / LENGTHS, context.progress, groups)
 
 
-def write_index(store: Store, given: list[DataFile], path: Path, progress: StepProgress) -> dict[str, int]:
+def write_index(
+    store: Store,
+    given: list[DataFile],
+    path: Path,
+    progress: StepProgress,
+    groups: ImageGroups = NO_GROUPS,
+) -> dict[str, int]:
     """Write the index, a row group for each token file. Count rows and tokens."""
     progress.counted(Unit("files"))
     schema = pa.schema(
@@ -66,10 +78,11 @@ def write_index(store: Store, given: list[DataFile], path: Path, progress: StepP
             with store.filesystem.open_input_file(store.path(file.name)) as source:
                 reader = pq.ParquetFile(source)
                 rows = reader.read(columns=COLUMNS)
-                groups = [reader.metadata.row_group(g).num_rows for g in range(reader.num_row_groups)]
-            files.append({"name": file.name, "groups": groups})
+                sizes = [reader.metadata.row_group(g).num_rows for g in range(reader.num_row_groups)]
+            files.append({"name": file.name, "groups": sizes})
             name = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), len(rows)), [file.name])
-            draws = pa.array([heldout_draw(key) for key in rows["key"].to_pylist()], pa.float64())
+            images = groups.of(rows["key"].to_pylist())
+            draws = pa.array(map(heldout_draw, images), pa.float64())
             writer.write_table(rows.add_column(0, "file", name).append_column("heldout", draws).cast(schema))
             counts["rows"] += len(rows)
             counts["tokens"] += rows["n_tokens"].to_numpy().sum(dtype="int64").item()

@@ -67,6 +67,7 @@ def _record(corpus: Corpus, step: Step, recipe_digest: str, started: float, **fo
         fingerprint=step.fingerprint,
         code_version=step.code_version,
         config=step.settings,
+        other_settings=step.other_settings,
         inputs={given.name: given.fingerprint for given in step.inputs},
         parents={name: str(snapshot) for name, snapshot in parents.items() if snapshot is not None},
         seconds=time.monotonic() - started,

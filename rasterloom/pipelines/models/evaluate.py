@@ -26,6 +26,7 @@ from rasterloom.pipelines.models.load import (
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.step import FileStep, HasResult, StepContext
 from rasterloom.pipelines.training.sample_grid import image_of
+from rasterloom.pipelines.training.stage_step import worker_takes
 from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import file_folder, inputs_of, local_folder, output_files
 from rasterloom.recipe.recipe import Recipe
@@ -270,17 +271,20 @@ def _of_model(
     """Held-out losses of a model, and images if it ``generates``."""
     from rasterloom.train.model.packed_lm import PackedLM  # heavy
     from rasterloom.train.model.sampler import open_sampler  # heavy
+    from rasterloom.train.model.threads import torch_threads  # heavy
     from rasterloom.train.monitoring.heldout import evaluate as losses_of  # heavy
 
-    gpu = tools.workflow.recipe.run.use_gpu
+    run = tools.workflow.recipe.run
+    gpu = run.use_gpu
     try:
         sampler = open_sampler(model.model, tools.text_codec.profile, "cuda" if gpu else "cpu", bf16=gpu)
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    images = _generate(tools, model.label, sampler, held.images) if generates else []
-    tools.progress.step_started(f"loss {model.label}", None)
-    lm = PackedLM(sampler.model)
-    return losses_of(lm, held.rows, held.numbers, BATCH_TOKENS, sampler.device), images
+    with torch_threads(worker_takes(model.step, run).threads):
+        images = _generate(tools, model.label, sampler, held.images) if generates else []
+        tools.progress.step_started(f"loss {model.label}", None)
+        lm = PackedLM(sampler.model)
+        return losses_of(lm, held.rows, held.numbers, BATCH_TOKENS, sampler.device), images
 
 
 def _generate(tools: _Tools, label: str, sampler: "Sampler", images: list[EvaluatedImage]) -> list[Pixels]:

@@ -15,6 +15,7 @@ from rasterloom.errors import RecipeError, one_line
 from rasterloom.pipelines.models.load import TextCodec, TrainedModel, sizes_of
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.training import sample_grid
+from rasterloom.pipelines.training.stage_step import worker_takes
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import T2I
 from rasterloom.storage.layout import GRID, SAMPLES_JSON
@@ -114,6 +115,7 @@ def generate(
             bucket's.
     """
     from rasterloom.train.model.sampler import open_sampler  # heavy
+    from rasterloom.train.model.threads import torch_threads  # heavy
 
     questions = _questions(recipe, model.target, text_codec, codec, request)
     gpu = recipe.run.use_gpu
@@ -121,7 +123,8 @@ def generate(
         sampler = open_sampler(model.model, text_codec.profile, "cuda" if gpu else "cpu", bf16=gpu)
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    return _answer(sampler, questions, text_codec, codec, request, progress)
+    with torch_threads(worker_takes(model.step, recipe.run).threads):
+        return _answer(sampler, questions, text_codec, codec, request, progress)
 
 
 def _answer(
@@ -272,6 +275,14 @@ def free_folder(folder: Path | None) -> Path:
 
 def _holds_something(path: Path) -> bool:
     return path.exists() and (not path.is_dir() or any(path.iterdir()))
+
+
+def settings_used(found: Generated, request: SampleRequest) -> str:
+    """One line on the settings of answers."""
+    if not found.images:
+        return f"temperature {request.temperature:g}, top-k {request.text_top_k:,}, seed {request.seed}"
+    guidance = f"guidance {request.guidance:g}" if request.guidance != 1 else "no guidance"
+    return f"{guidance}, temperature {request.temperature:g}, top-k {request.top_k:,}, seed {request.seed}"
 
 
 def throughput(found: Generated) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from rasterloom.errors import RecipeError, one_line
 from rasterloom.pipelines.corpus import token_work
 from rasterloom.pipelines.step import HasResult
+from rasterloom.pipelines.training.model_vocabulary import check_vocabulary, profile_record, vocabulary_of
 from rasterloom.pipelines.training.stage_step import StageStep, checkpoint_store
 from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import local_folder, scratch_folder
@@ -18,7 +19,7 @@ from rasterloom.storage.layout import MODEL, PROFILE
 from rasterloom.tokenize.buckets import bucket_sizes, choose_bucket
 from rasterloom.tokenize.codecs.base import Codec
 from rasterloom.tokenize.codecs.load import codec_of
-from rasterloom.tokenize.text_tokenizer import TextEncoder
+from rasterloom.tokenize.text_tokenizer import JsonText
 from rasterloom.utils.private_folders import remove_old
 
 LATEST = "latest"  # in place of an optimizer step: the newest checkpoint
@@ -44,7 +45,7 @@ class TrainedModel:
 class TextCodec:
     """Text encoder and vocabulary layout of a corpus's sequences."""
 
-    text: TextEncoder
+    text: JsonText
     profile: Profile
 
 
@@ -148,7 +149,8 @@ def model_at_step(workflow: Workflow, number: int | None, asked: str, text_codec
     folder = scratch_folder(step, f"-{there[at].name}")
     lora = config.train.model.lora
     try:
-        export_checkpoint(store, there[at], text_codec.profile, folder, lora=lora)
+        profile, vocabulary = text_codec.profile, vocabulary_of(text_codec.text)
+        export_checkpoint(store, there[at], profile, folder, lora=lora, vocabulary=vocabulary)
         os.utime(folder)  # it is in use
         remove_old(folder.parent)
     except (OSError, ValueError) as error:
@@ -176,12 +178,12 @@ def model_in_folder(workflow: Workflow, folder: Path, text_codec: TextCodec) -> 
     """
     if not (folder / "config.json").is_file():
         raise RecipeError("no checkpoint there (expected a config.json)", field="model", value=folder)
-    known = folder / PROFILE  # plain checkpoints have none
-    if known.is_file() and json.loads(known.read_text()) != json.loads(
-        json.dumps(asdict(text_codec.profile))
-    ):
-        message = f"trained on ids that are not those of the corpus {workflow.recipe.corpus}"
-        raise RecipeError(message, field="model", value=folder)
+    if (folder / PROFILE).is_file():  # plain checkpoints have none
+        about, ours = profile_record(folder), json.loads(json.dumps(asdict(text_codec.profile)))
+        if {name: about.get(name) for name in ours} != ours:
+            message = f"trained on ids that are not those of the corpus {workflow.recipe.corpus}"
+            raise RecipeError(message, field="model", value=folder)
+    check_vocabulary(folder, text_codec.text, field="model")
     recipe = workflow.recipe
     target = target_of(workflow.stages[-1]) if recipe.train else recipe.tokenize.targets[-1]
     return TrainedModel(str(folder), folder, target)

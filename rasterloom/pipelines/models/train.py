@@ -10,6 +10,7 @@ from rasterloom.pipelines.models.forecast import stages_of
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.run import run_steps
 from rasterloom.pipelines.step import HasResult
+from rasterloom.pipelines.training.earlier_stages import refuse_earlier
 from rasterloom.pipelines.training.preflight import check_training, job_of
 from rasterloom.pipelines.training.stage_step import missing_inputs, training_store
 from rasterloom.pipelines.workflow import Planned, Workflow
@@ -49,6 +50,8 @@ def unfinished(workflow: Workflow, which: str) -> dict[str, str]:
     left = [step for step in stages_of(workflow, which) if not workflow.status(step).done]
     if not left:
         return {}
+    for step in left:
+        refuse_earlier(corpus, step)
     step = left[0]
     found = None
     if not missing_inputs(corpus, step):

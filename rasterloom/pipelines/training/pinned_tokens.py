@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rasterloom.errors import RecipeError, VersionError
+from rasterloom.pipelines.corpus.image_groups import NO_GROUPS, groups_of_tokens, record_of_codes
 from rasterloom.pipelines.corpus.length_index import write_index
 from rasterloom.pipelines.maintenance.takedown import refuse_held
 from rasterloom.pipelines.step import FileStep, StepContext
@@ -38,6 +39,7 @@ class Pinned(FileStep[PinnedAt]):
     """A FileStep that also knows its tokens' text vocabulary."""
 
     text_file: str = ""  # a name in the store, or a path of this machine
+    tokens: Record | None = None
 
 
 def pinned_step(recipe: Recipe, part: Part, field: str) -> Pinned:
@@ -78,10 +80,11 @@ def pinned_step(recipe: Recipe, part: Part, field: str) -> Pinned:
     return Pinned(
         StepKind.PINNED.step(f"{name}-{version}-{part.target}"),
         config,
-        code_version="1",
+        code_version="2",  # 2: held out by image
         identity={"text": digest},
         make=make_pinned,
         text_file=text,
+        tokens=record,
     )
 
 
@@ -93,16 +96,14 @@ def _text_file(corpus: Corpus, record: Record, recipe: Recipe, what: str, field:
             f"{field}: the tokens of {what} are of codec {codec}, but tokenize.codec is "
             f"{recipe.tokenize.codec}"
         )
-    codes = StepKind.CODES.step(record.config["target"])
-    try:
-        made = corpus.store.read(corpus.layout.record(codes, record.inputs[codes]))
-        text = Record.from_json(made).inputs["text"]
-    except (FileNotFoundError, KeyError):  # imported tokens come with no vocabulary
+    made = record_of_codes(corpus, record)
+    text = made.inputs.get("text") if made else None
+    if text is None:  # imported tokens come with no vocabulary
         if recipe.tokenize.text is None:
             raise RecipeError(
                 f"{field}: the tokens of {what} were imported, so tokenize.text must name the tokenizer.json "
                 "that they were written with"
-            ) from None
+            )
         return recipe.tokenize.text
     return corpus.layout.text(text)
 
@@ -110,8 +111,12 @@ def _text_file(corpus: Corpus, record: Record, recipe: Recipe, what: str, field:
 def pinned_files(corpus: Corpus, step: Pinned) -> list[DataFile]:
     """The token files of a pinned version."""
     config = step.config
-    there = replace(corpus, name=config.corpus, ref=config.version)
+    there = _corpus_of(corpus, config)
     return there.files("tokens", config.snapshot, f"target == {config.target}")
+
+
+def _corpus_of(corpus: Corpus, config: PinnedAt) -> Corpus:
+    return replace(corpus, name=config.corpus, ref=config.version)
 
 
 def pinned_text(corpus: Corpus, step: Pinned) -> bytes:
@@ -128,5 +133,6 @@ def make_pinned(context: StepContext[PinnedAt]) -> dict[str, int]:
     corpus, step = context.corpus, context.step
     assert isinstance(step, Pinned)
     (context.folder / TOKENIZER).write_bytes(pinned_text(corpus, step))
-    files = pinned_files(corpus, step)
-    return write_index(corpus.store, files, context.folder / LENGTHS, context.progress)
+    files, there = pinned_files(corpus, step), _corpus_of(corpus, step.config)
+    groups = groups_of_tokens(there, step.tokens) if step.tokens else NO_GROUPS
+    return write_index(corpus.store, files, context.folder / LENGTHS, context.progress, groups)

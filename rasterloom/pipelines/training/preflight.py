@@ -7,8 +7,11 @@ from rasterloom.errors import RecipeError
 from rasterloom.pipelines.execution.nodes import Nodes, in_words
 from rasterloom.pipelines.execution.ray_cluster import start_ray
 from rasterloom.pipelines.step import HasResult
+from rasterloom.pipelines.training.earlier_stages import refuse_earlier
+from rasterloom.pipelines.training.model_vocabulary import check_vocabulary
 from rasterloom.pipelines.training.stage_step import (
     StageStep,
+    TrainAt,
     is_stage,
     missing_inputs,
     stage_before,
@@ -29,7 +32,7 @@ from rasterloom.tokenize.unirep import image_length
 from rasterloom.train.data.stage_data import open_stage
 from rasterloom.train.job import StageJob
 from rasterloom.train.model.freeze import frozen
-from rasterloom.train.model.shapes import check_init, parameter_shapes, shape_of
+from rasterloom.train.model.shapes import SIZES, check_init, parameter_shapes, shape_of
 from rasterloom.train.validate import check
 from rasterloom.versions.corpus import Corpus
 
@@ -46,6 +49,7 @@ def check_training(recipe: Recipe, steps: list[HasResult]) -> None:
     corpus = Corpus.of(recipe)
     stages = [step for step in filter(is_stage, steps) if not status(corpus, step).done]
     for step in stages:
+        refuse_earlier(corpus, step)
         _check_settings(step)
         if not missing_inputs(corpus, step):
             _check_tokens(corpus, step, recipe.run)
@@ -61,6 +65,7 @@ def _check_settings(step: StageStep) -> None:
         profile = _profile(config.tokenize)
         if stage_before(step) is None:
             check_init(config.train.init)
+            _check_vocabulary(config)
         shape = shape_of(config.train.init, profile.vocab_size)
         if shape.vocab < profile.vocab_size:
             raise ValueError(
@@ -81,6 +86,14 @@ def _check_settings(step: StageStep) -> None:
                     f"{step.name}: {field} is {most}, but an image of target {part.target} alone has at "
                     f"least {smallest} tokens"
                 )
+
+
+def _check_vocabulary(config: TrainAt) -> None:
+    """Check initial weights against the text vocabulary that the recipe names."""
+    init, given = config.train.init, config.tokenize.text
+    if init not in SIZES and given is not None:
+        text, _ = text_of(config.tokenize, Path(given).read_text(encoding="utf-8"))
+        check_vocabulary(Path(init), text, field="train.init")
 
 
 def _limits(train: Train) -> list[tuple[str, int | None]]:

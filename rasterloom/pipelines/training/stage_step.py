@@ -13,30 +13,57 @@ from rasterloom.pipelines.progress.counts import Figures, Note, Unit, Workers
 from rasterloom.pipelines.progress.reporter import figures
 from rasterloom.pipelines.step import FileStep, HasResult, Step, StepContext, StepProgress
 from rasterloom.pipelines.training import preview_images
+from rasterloom.pipelines.training.model_vocabulary import check_vocabulary, vocabulary_of
 from rasterloom.pipelines.training.pinned_tokens import Pinned, pinned_files, pinned_step, pinned_text
 from rasterloom.pipelines.workspace.status import file_folder, local_folder, output_files, status
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.run import Run
 from rasterloom.recipe.sampling import SamplingConfig
-from rasterloom.recipe.train import SPEED_ONLY, Part, Stage, Train
+from rasterloom.recipe.train import SECTIONS_OF_A_STAGE, SPEED_ONLY, Part, Stage, Train
 from rasterloom.schema import Profile, StepKind
 from rasterloom.storage.layout import CHECKPOINTS, MODEL
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
-from rasterloom.tokenize.text_tokenizer import TextEncoder, text_of
+from rasterloom.tokenize.text_tokenizer import JsonText, text_of
 from rasterloom.train.job import PartFiles, StageJob, WorkerTakes
+from rasterloom.train.model.checkpoint_files import weights_digest
+from rasterloom.train.model.shapes import SIZES
 from rasterloom.versions.corpus import Corpus
+
+CODE_VERSION = "4"
+"""Code version of a stage.
+
+2: mixtures; 3, with Muon: torch's, which rounds to bfloat16 inside; 4: streams of random draws by stage and
+pass (`utils.random_streams`).
+"""
 
 
 def _what_counts(train: Train) -> dict[str, Any]:
-    return train.model_dump(mode="json", exclude=SPEED_ONLY)
+    """Fields of a stage's identity. Initial weights take part by their content, see `_identity`."""
+    counts = train.model_dump(mode="json", exclude=SPEED_ONLY)
+    return counts if train.init in SIZES else {name: v for name, v in counts.items() if name != "init"}
+
+
+def _what_does_not_count(train: Train) -> dict[str, Any]:
+    """Fields that change no result, for `plan` to tell of."""
+    fields = {name: which for name, which in SPEED_ONLY.items() if name != "stages"}
+    return train.model_dump(mode="json", include=fields)
+
+
+def _identity(train: Train, before: HasResult | None) -> dict[str, str]:
+    """Digest of the weights that the first stage starts from."""
+    return {} if before or train.init in SIZES else {"init": weights_digest(Path(train.init))}
+
+
+def _of_stage(stage: Stage) -> dict[str, Any]:
+    return stage.model_dump(mode="json", exclude=set(SECTIONS_OF_A_STAGE))
 
 
 class TrainAt(Section):
     """One stage, with what all stages share."""
 
-    stage: Stage
+    stage: Annotated[Stage, PlainSerializer(_of_stage)]
     train: Annotated[Train, PlainSerializer(_what_counts)]
     tokenize: token_work.AnyPlace
     sample: SamplingConfig = Field(SamplingConfig(), exclude=True)
@@ -80,15 +107,16 @@ def stage_step(
     )
     inputs = (*given.values(), *([before] if before else []))
     name = StepKind.TRAIN.step(f"{number + 1}-{stage.label}")
-    return FileStep(name, config, _code_version(config.train), inputs, make=train_stage, resumes=True)
-
-
-def _code_version(train: Train) -> str:
-    """Code version of a stage.
-
-    2: mixtures; 3, with Muon: torch's, which rounds to bfloat16 inside.
-    """
-    return "3" if train.optimizer == "muon" else "2"
+    return FileStep(
+        name,
+        config,
+        CODE_VERSION,
+        inputs,
+        _identity(recipe.train, before),
+        other_settings={"train": _what_does_not_count(config.train)},
+        make=train_stage,
+        resumes=True,
+    )
 
 
 def _steps_of(recipe: Recipe, part: Part, corpus: dict[str, HasResult], field: str) -> list[HasResult]:
@@ -151,11 +179,13 @@ def stage_job(corpus: Corpus, step: StageStep, folder: Path, run: Run) -> StageJ
     """The job of a stage, whose tokens are there.
 
     Raises:
-        RecipeError: its parts, or the stage before, were written with other text vocabularies.
+        RecipeError: its parts, the stage before, or ``train.init`` have other text vocabularies.
     """
     config = step.config
     before = stage_before(step)
-    _, profile = _text(corpus, step)
+    text, profile = _text(corpus, step)
+    if before is None and config.train.init not in SIZES:
+        check_vocabulary(Path(config.train.init), text, field="train.init")
     parts = [_part_tokens(corpus, step, name) for name in config.sources]
     mixture = tuple(
         PartFiles(len(tokens.files), tokens.index, part.weight, part.tasks)
@@ -172,6 +202,8 @@ def stage_job(corpus: Corpus, step: StageStep, folder: Path, run: Run) -> StageJ
         token_index=mixture[0].index,
         mixture=mixture if config.stage.mixture else (),
         init=_init(corpus, before) if before else config.train.init,
+        vocabulary=vocabulary_of(text),
+        init_digest=before.fingerprint if before else step.identity.get("init", config.train.init),
         keep_optimizer_from=_place(corpus, before) if before and keep else None,
         checkpoints=f"{_place(corpus, step)}/{CHECKPOINTS}" if corpus.store.is_s3 else None,
         out_dir=str(folder),
@@ -189,9 +221,9 @@ def _init(corpus: Corpus, before: HasResult) -> str:
     return str(local_folder(corpus, before) / MODEL)
 
 
-def worker_takes(step: HasResult, run: Run) -> WorkerTakes:
-    """Resources of a training worker: the recipe's, else one CPU or GPU."""
-    takes = run.takes(step.name)
+def worker_takes(step: HasResult | None, run: Run) -> WorkerTakes:
+    """Resources of a training worker: the recipe's, else one CPU or GPU. None: of any stage."""
+    takes = run.takes(step.name if step else StepKind.TRAIN)
     return WorkerTakes(
         cpus=takes.cpus or 1.0,
         gpus=1.0 if run.use_gpu else 0.0,
@@ -237,7 +269,7 @@ def stage_before(step: StageStep) -> StageStep | None:
     return next(filter(is_stage, step.inputs), None)
 
 
-def _text(corpus: Corpus, step: StageStep) -> tuple[TextEncoder, Profile]:
+def _text(corpus: Corpus, step: StageStep) -> tuple[JsonText, Profile]:
     """Text encoder of a stage, and its token ids."""
 
     config = step.config

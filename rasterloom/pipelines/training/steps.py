@@ -18,6 +18,7 @@ from rasterloom.pipelines.training.stage_step import (
     text_content,
     text_of_stage,
     token_files,
+    worker_takes,
 )
 from rasterloom.pipelines.workspace.status import local_folder, status
 from rasterloom.recipe.base import Section
@@ -73,12 +74,14 @@ def _sample_step(recipe: Recipe, last: StageStep) -> FileStep[SampleAt]:
     source = next(given for given in last.inputs if given.name == tokens)
     text = text_of_stage(last)
     inputs = (last, text) if text is source else (last, text, source)
-    return FileStep(StepKind.SAMPLE.value, drawn, "1", inputs, make=make_samples, shows_rows=True)
+    # 2: streams of random draws (utils/random_streams.py).
+    return FileStep(StepKind.SAMPLE.value, drawn, "2", inputs, make=make_samples, shows_rows=True)
 
 
 def make_samples(context: StepContext[SampleAt]) -> dict[str, int]:
     """Generate the recipe's samples; none where the codec has no decoder."""
     from rasterloom.tokenize.codecs.load import codec_of  # heavy
+    from rasterloom.train.model.threads import torch_threads  # heavy
 
     corpus, config = context.corpus, context.config
     trained, text, *others = context.step.inputs
@@ -91,7 +94,8 @@ def make_samples(context: StepContext[SampleAt]) -> dict[str, int]:
     files = token_files(corpus, tokens)
     sizes = config.sample.sizes or sample_grid.default_sizes(config.target)
     asked = sample_grid.image_requests(config.sample, sizes)
-    images = sample_grid.draw(model, profile, encoder, codec, asked, config.sample)
+    with torch_threads(worker_takes(trained, context.run).threads):
+        images = sample_grid.draw(model, profile, encoder, codec, asked, config.sample)
     real = {
         bucket_name(*size): sample_grid.images_of(codec, profile, _sequences(corpus, files, size))
         for size in sizes

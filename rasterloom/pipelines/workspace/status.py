@@ -127,7 +127,7 @@ def status(corpus: Corpus, step: HasResult) -> Status:
     if last.fingerprint == step.fingerprint:
         if why := _taken_down_since(corpus, step, last):
             return Status(step, False, why, last)
-        return Status(step, True, "done", last, snapshot_id)
+        return Status(step, True, _done(step, last), last, snapshot_id)
     return Status(step, False, _why(step, last), last)
 
 
@@ -144,14 +144,22 @@ def _taken_down_since(corpus: Corpus, step: HasResult, last: Record) -> str:
     return ""
 
 
+def _done(step: HasResult, last: Record) -> str:
+    """State of a finished step, with changed settings that have no effect."""
+    if not isinstance(step, Step) or not last.other_settings:
+        return "done"
+    found = changes(last.other_settings, step.other_settings)
+    return f"done; changed without effect on it: {', '.join(found)}" if found else "done"
+
+
 def _why(step: HasResult, last: Record) -> str:
     if not isinstance(step, Step):
         return f"replaced by {last.fingerprint}"
+    if last.code_version != step.code_version:  # another version may have other fields, too
+        return f"code changed: version {last.code_version} -> {step.code_version}"
     found = changes(last.config, step.settings, f"{step.name.partition('/')[0]}.")
     if found:
         return "config changed: " + ", ".join(found)
-    if last.code_version != step.code_version:
-        return f"code changed: version {last.code_version} -> {step.code_version}"
     names = [s.name for s in step.inputs if last.inputs.get(s.name) != s.fingerprint]
     gone = sorted(set(last.inputs) - {s.name for s in step.inputs})
     return "input changed: " + ", ".join(names + gone)

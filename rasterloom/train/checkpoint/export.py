@@ -17,6 +17,7 @@ from rasterloom.storage.transfer import download
 from rasterloom.train import deepspeed_compat
 from rasterloom.train.checkpoint.saver import STATE, Checkpoint
 from rasterloom.train.deepspeed_compat import silence
+from rasterloom.train.job import Vocabulary
 from rasterloom.train.model.packed_lm import build_model, save_model
 from rasterloom.train.model.shapes import CONFIG_FILE
 
@@ -24,13 +25,20 @@ _MODULE = "lm."  # in the names of `model.PackedLM`
 
 
 def export_checkpoint(
-    store: Store, checkpoint: Checkpoint, profile: Profile, folder: Path, *, lora: Lora | None
+    store: Store,
+    checkpoint: Checkpoint,
+    profile: Profile,
+    folder: Path,
+    *,
+    lora: Lora | None,
+    vocabulary: Vocabulary | None = None,
 ) -> None:
     """Write the model of a checkpoint: float32, adapters merged.
 
     Args:
         folder: is there when all of it is written; one that is there already stays as it is.
         lora: the adapters that the stage trains.
+        vocabulary: of the model's text.
 
     Raises:
         ValueError: the checkpoint has no config, because an earlier version wrote it.
@@ -47,10 +55,11 @@ def export_checkpoint(
             here = draft / "copy"
             download(store, checkpoint.name, here)
         model = build_model(str(here), profile, device="meta")
-        save_model(model, profile, draft / "model", state_dict=whole_weights(here), lora=lora)
+        weights, draft_of_model = whole_weights(here), draft / "model"
+        save_model(model, profile, draft_of_model, state_dict=weights, lora=lora, vocabulary=vocabulary)
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.replace(draft / "model", folder)
+            os.replace(draft_of_model, folder)
         except OSError:
             if not folder.is_dir():  # else somebody else was first
                 raise

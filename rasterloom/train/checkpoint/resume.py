@@ -11,8 +11,17 @@ import torch.distributed as dist
 from rasterloom.storage.store import Store
 from rasterloom.storage.transfer import download
 from rasterloom.train.checkpoint.saver import NOTES, STATE, Checkpoint
-from rasterloom.train.deepspeed_compat import silence, to_universal, universal_loading
+from rasterloom.train.deepspeed_compat import (
+    layout_in,
+    layout_of,
+    load_whole,
+    silence,
+    to_universal,
+    to_whole,
+    universal_loading,
+)
 from rasterloom.train.distributed import once_a_machine
+from rasterloom.train.optim.deepspeed_engine import parameter_groups
 
 _UNIVERSAL = "universal"
 
@@ -32,7 +41,9 @@ def load(engine: Any, checkpoint: Checkpoint, folder: Path, scratch: Path) -> No
         for group in engine.optimizer.param_groups
     ]
     world, zero = dist.get_world_size(), engine.zero_optimization_stage()
-    if zero and checkpoint.position.world_size != world:
+    if layout_of(folder / STATE) != layout_in(engine):
+        _load_from_other_layout(engine, folder, scratch / _UNIVERSAL)
+    elif zero and checkpoint.position.world_size != world:
         _load_converted(engine, folder, scratch / _UNIVERSAL)
     else:
         _load(engine, folder, STATE)
@@ -73,13 +84,38 @@ def _load(engine: Any, folder: Path, tag: str) -> None:
         raise RuntimeError(f"DeepSpeed found nothing to load in {folder}")
 
 
+def _load_from_other_layout(engine: Any, folder: Path, target: Path) -> None:
+    """Load what another ZeRO stage wrote, as whole parameters."""
+    names = _parameter_names(engine)
+    once_a_machine(lambda: to_whole(folder / STATE, target / STATE, engine, names))
+    if engine.zero_optimization_stage():
+        with universal_loading(engine):
+            _load(engine, target, STATE)
+        _steps_apart(engine)
+    else:
+        load_whole(engine, target / STATE, names)
+    dist.barrier()
+    once_a_machine(lambda: shutil.rmtree(target))
+
+
+def _parameter_names(engine: Any) -> list[list[str]]:
+    """Names of the optimizer's parameters by group, in their order."""
+    names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
+    groups = parameter_groups(engine.module, 0.0)
+    return [[names[id(parameter)] for parameter in group["params"]] for group in groups]
+
+
 def _load_converted(engine: Any, folder: Path, target: Path) -> None:
     """Load through DeepSpeed's universal form, in which every parameter is whole."""
     once_a_machine(lambda: to_universal(folder / STATE, target / STATE))
     with universal_loading(engine):
         _load(engine, target, STATE)
-    # ZeRO 3 gives all parameters one and the same counter.
-    for parameter, state in engine.basic_optimizer.state.items():
-        state["step"] = state["step"].clone().to(parameter.device)
+    _steps_apart(engine)
     dist.barrier()
     once_a_machine(lambda: shutil.rmtree(target))
+
+
+def _steps_apart(engine: Any) -> None:
+    """Give each parameter a counter of its own: ZeRO 3 gives all of them one and the same."""
+    for parameter, state in engine.basic_optimizer.state.items():
+        state["step"] = state["step"].clone().to(parameter.device)

@@ -23,10 +23,12 @@ import torch
 import torch.distributed as dist
 
 from rasterloom.errors import StorageError
+from rasterloom.storage.layout import STREAMS
 from rasterloom.storage.store import Store
 from rasterloom.storage.transfer import FolderUpload
 from rasterloom.train.distributed import all_succeed, gathered, on_rank_0
 from rasterloom.train.optim.loss_guard import Seen
+from rasterloom.utils import random_streams
 
 STATE = "state"  # DeepSpeed's tag: its files are in a folder of this name
 NOTES = "notes"
@@ -70,8 +72,8 @@ def complete(store: Store, job: str | None) -> Iterator[Checkpoint]:
         position = Position(**record["position"], seen=Seen(tuple(seen["losses"]), seen["objections"]))
         if job is not None and position.job != job:
             raise ValueError(
-                f"the checkpoints in {store.root} are of a stage with other settings or other data; "
-                "use another folder, or delete them to start this stage again"
+                f"the checkpoints in {store.root} are of a stage with other settings or other data, or of an "
+                "earlier version of Rasterloom; use another folder, or delete them to start this stage again"
             )
         if _has_its_files(record, sizes):
             yield Checkpoint(record["folder"], position, record["files"])
@@ -156,6 +158,7 @@ class Saver:
             "position": asdict(position),
             "folder": checkpoint.name,
             "files": checkpoint.files,
+            STREAMS: random_streams.VERSION,
         }
 
         def work() -> None:

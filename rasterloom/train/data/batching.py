@@ -1,8 +1,8 @@
 """Global batches of rows, and their assignment to ranks.
 
-The plan is a pure function of the rows' lengths, the seed and the epoch, and knows nothing of ranks: the
-global batches are the same at any world size, so the position in a stage is one integer, and a run can
-go on with other hardware. `balance` then deals one global batch out to the ranks.
+The plan is a pure function of the rows' lengths, the seed, the stage and the epoch, and knows nothing of
+ranks: the global batches are the same at any world size, so the position in a stage is one integer, and a
+run can go on with other hardware. `balance` then deals one global batch out to the ranks.
 """
 
 import heapq
@@ -10,6 +10,8 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from rasterloom.utils.random_streams import stream_generator
 
 Rows = NDArray[np.int64]
 
@@ -28,14 +30,15 @@ def plan_batches(
     *,
     seed: int,
     epoch: int,
+    stage: int = 0,
     batch_tokens: int,
     rows_multiple: int = 1,
     groups: ArrayLike | None = None,
 ) -> list[Rows]:
     """Cut the shuffled rows of one epoch into global batches.
 
-    Rows are taken in an order that depends on ``seed`` and ``epoch`` only (and on ``groups``, see
-    `shuffled`); a batch takes rows as long as their lengths sum to at most ``batch_tokens``. So the last
+    Rows are taken in an order that depends on ``seed``, ``stage`` and ``epoch`` only (and on ``groups``,
+    see `shuffled`); a batch takes rows as long as their lengths sum to at most ``batch_tokens``. So the last
     batch of an epoch may be smaller; it is trained on like the others. Every row comes once, except that
     with ``rows_multiple`` m > 1, and a number of rows that m does not divide, the (fewer than m) rows left
     over rest for this epoch; the next epoch's shuffle leaves out others.
@@ -44,6 +47,7 @@ def plan_batches(
         lengths: tokens of each row, [n] integers.
         seed: of the run.
         epoch: number of the pass over the rows.
+        stage: number of the stage.
         batch_tokens: the most tokens in a global batch.
         rows_multiple: batches have a multiple of so many rows, and at least so many, even where these
             together exceed ``batch_tokens``.
@@ -56,7 +60,8 @@ def plan_batches(
         ValueError: a row alone is longer than ``batch_tokens``.
     """
     lengths = np.asarray(lengths, dtype=np.int64)
-    order = shuffled(len(lengths), np.random.default_rng([seed, epoch]), groups)
+    rng = stream_generator("order", seed=seed, stage=stage, part=0, pass_=epoch)
+    order = shuffled(len(lengths), rng, groups)
     return cut(order, lengths, batch_tokens, rows_multiple)
 
 

@@ -1,14 +1,15 @@
 """Collation: held-out split, dropped prompts, packed sequences, loss mask."""
 
-import hashlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rasterloom.recipe.train import Train
 from rasterloom.schema import Profile
 from rasterloom.train.data.token_dataset import TokenSample
+from rasterloom.utils.random_streams import stream_share
 
 IGNORE = -100  # a target that does not count
 
@@ -24,17 +25,30 @@ class Packed(NamedTuple):
     row_cells: NDArray[np.int64]  # [sequences]
 
 
-def heldout_draw(key: str) -> float:
-    """Return the share from which on a row is held out: a function of its key alone.
+def heldout_draw(image: str) -> float:
+    """Return the share from which on an image is held out.
 
-    A larger share so holds out the same rows and more.
+    It depends on the image alone, and counts for all its rows.
+
+    A larger share so holds out the same images and more.
+
+    Args:
+        image: identity of the image (`pipelines.corpus.image_groups`), or the key of a row without any.
     """
-    return _uniform("heldout", key)
+    return stream_share("heldout", image=image)
 
 
-def is_dropped(key: str, *, seed: int, epoch: int, share: float) -> bool:
-    """Tell whether a row is trained without its prompt in this epoch."""
-    return _uniform("drop", f"{seed}/{epoch}/{key}") < share
+def is_dropped(key: str, train: Train, *, part: int, a_pass: int) -> bool:
+    """Tell whether a row comes without its prompt in this pass.
+
+    Args:
+        key: of the row.
+        train: section of the stage (`Train.of_stage`).
+        part: number of the row's part of the stage, from 0.
+        a_pass: number of the pass over the part, from 0.
+    """
+    seed, stage = train.seed, train.stage_number
+    return stream_share("prompt", seed=seed, stage=stage, part=part, pass_=a_pass, key=key) < train.cfg_drop
 
 
 def drop_context(sample: TokenSample, profile: Profile) -> TokenSample:
@@ -92,9 +106,3 @@ def _targets(sample: TokenSample) -> NDArray[np.int64]:
         start = max(start, 1)  # nothing comes before the first token to predict it from
         targets[start - 1 : end - 1] = sample.input_ids[start:end]
     return targets
-
-
-def _uniform(purpose: str, text: str) -> float:
-    """A number in [0, 1) that depends on nothing but its arguments."""
-    digest = hashlib.blake2b(text.encode(), digest_size=8, person=purpose.encode()).digest()
-    return int.from_bytes(digest, "big") / 2**64

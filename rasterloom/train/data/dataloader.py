@@ -25,21 +25,25 @@ class StageLoader:
     trained: NDArray[np.int64]  # row numbers
     held: NDArray[np.int64]
     plan: StagePlan  # of ``trained``
+    part_of: NDArray[np.int64]  # of each of ``trained``, the number of its part of the stage
 
     def batches(self, start: int) -> Iterator[list[Packed]]:
         """Yield this rank's micro-batches of each global batch, from step ``start`` on."""
         rank, world = dist.get_rank(), dist.get_world_size()
         most = self.job.train.micro_batch_tokens
         for batch in self.plan.batches(start):
-            parts = assign_to_ranks(batch.rows, self.plan.lengths, world, most)[rank]
-            yield [self._packed(self.trained[rows], batch.epoch) for rows in parts]
+            # Dealt out by place: a row of a small part may come twice in a batch, in two passes.
+            places = np.arange(len(batch.rows))
+            parts = assign_to_ranks(places, self.plan.lengths[batch.rows], world, most)[rank]
+            yield [self._packed(batch.rows[part], batch.passes[part]) for part in parts]
 
-    def _packed(self, rows: NDArray[np.int64], epoch: int) -> Packed:
-        train = self.job.train
+    def _packed(self, planned: NDArray[np.int64], passes: NDArray[np.int64]) -> Packed:
+        """Fetch and pack rows of the plan, each with its pass."""
+        rows = self.trained[planned]
         samples = self.rows.fetch(rows)
-        for i, row in enumerate(rows.tolist()):
-            key = self.rows.keys[row].as_py()
-            if is_dropped(key, seed=train.seed, epoch=epoch, share=train.cfg_drop):
+        of_part = self.part_of[planned].tolist()
+        for i, (row, part, a_pass) in enumerate(zip(rows.tolist(), of_part, passes.tolist(), strict=True)):
+            if is_dropped(self.rows.keys[row].as_py(), self.job.train, part=part, a_pass=a_pass):
                 samples[i] = drop_context(samples[i], self.job.profile)
         return pack(samples, Groups.of(self.rows).of_rows(self.rows, rows))
 
@@ -52,4 +56,4 @@ def open_loader(job: StageJob) -> StageLoader:
         FileNotFoundError: a file is missing.
     """
     data = open_stage(job)
-    return StageLoader(job, data.rows, data.train, data.held, data.plan)
+    return StageLoader(job, data.rows, data.train, data.held, data.plan, data.part_of)

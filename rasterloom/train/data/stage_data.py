@@ -58,6 +58,7 @@ def open_stage(job: StageJob) -> StageData:
         rows.lengths[train],
         StageLength(stage.epochs, stage.steps, stage.tokens),
         seed=job.train.seed,
+        stage=job.train.stage_number,
         batch_tokens=stage.batch_tokens,
         rows_multiple=stage.rows_multiple,
         mixture=Mixture([np.flatnonzero(part_of == number) for number in range(len(parts))], weights or None),

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rasterloom.train.data.batching import WINDOW_GROUPS, Rows, cut, plan_batches, shuffled
+from rasterloom.utils.random_streams import stream_generator
 
 
 class GlobalBatch(NamedTuple):
@@ -27,6 +28,7 @@ class GlobalBatch(NamedTuple):
     step: int
     epoch: int
     rows: Rows
+    passes: Rows  # of each row, the number of the pass over its part that it comes in, from 0
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class StagePlan:
     lengths: NDArray[np.int64]
     length: StageLength
     seed: int
+    stage: int
+    """Number of the stage, from 0: each has streams of its own."""
     batch_tokens: int
     parts: tuple[Rows, ...]
     passes: tuple[float, ...]
@@ -100,50 +104,67 @@ class StagePlan:
         """Yield the batches from step ``start`` to the end of the stage."""
         step, epoch = 0, 0
         while step < self.steps:
-            batches = self.epoch(epoch)
-            for rows in batches[: self.steps - step][max(0, start - step) :]:
-                yield GlobalBatch(max(step, start), epoch, rows)
+            batches = self._epoch(epoch)
+            for rows, passes in batches[: self.steps - step][max(0, start - step) :]:
+                yield GlobalBatch(max(step, start), epoch, rows, passes)
                 start = max(step, start) + 1
             step += len(batches)
             epoch += 1
 
     def epoch(self, number: int) -> list[Rows]:
         """Return the batches of an epoch."""
-        if len(self.parts) > 1:
-            return cut(self._mixed(number), self.lengths, self.batch_tokens, self.rows_multiple)
+        return [rows for rows, _ in self._epoch(number)]
+
+    def _epoch(self, number: int) -> list[tuple[Rows, Rows]]:
+        """The batches of an epoch, and the passes of their rows."""
+        if len(self.parts) == 1:
+            return [(rows, np.full(len(rows), number)) for rows in self._shuffled(number)]
+        order, passes = self._mixed(number)
+        batches, start = [], 0
+        for rows in cut(order, self.lengths, self.batch_tokens, self.rows_multiple):
+            batches.append((rows, passes[start : start + len(rows)]))
+            start += len(rows)
+        return batches
+
+    def _shuffled(self, number: int) -> list[Rows]:
+        """The batches of an epoch of one part."""
         (rows,) = self.parts
         batches = plan_batches(
             self.lengths[rows],
             seed=self.seed,
             epoch=number,
+            stage=self.stage,
             batch_tokens=self.batch_tokens,
             rows_multiple=self.rows_multiple,
             groups=None if self.groups is None else self.groups[rows],
         )
         return [rows[batch] for batch in batches]
 
-    def _mixed(self, epoch: int) -> Rows:
-        """The rows of an epoch in their order: of each part its next stretch, spread evenly."""
-        drawn, places = [], []
+    def _mixed(self, epoch: int) -> tuple[Rows, Rows]:
+        """The rows of an epoch and their passes: each part's next stretch, spread evenly."""
+        drawn, passes, places = [], [], []
         for number in range(len(self.parts)):
-            rows = self._stretch(number, epoch)
-            rng = np.random.default_rng([self.seed, 1, number, epoch])
+            rows, of_rows = self._stretch(number, epoch)
+            rng = stream_generator("mixture", seed=self.seed, stage=self.stage, part=number, epoch=epoch)
             drawn.append(rows)
+            passes.append(of_rows)
             places.append((np.arange(len(rows)) + rng.random(len(rows))) / max(1, len(rows)))
-        return np.concatenate(drawn)[np.argsort(np.concatenate(places), kind="stable")]
+        order = np.argsort(np.concatenate(places), kind="stable")
+        return np.concatenate(drawn)[order], np.concatenate(passes)[order]
 
-    def _stretch(self, number: int, epoch: int) -> Rows:
-        """Rows of an epoch from a part's endless sequence of passes."""
+    def _stretch(self, number: int, epoch: int) -> tuple[Rows, Rows]:
+        """Rows of an epoch from a part's endless sequence of passes. Beside it, their passes."""
         rows = self.parts[number]
         groups = None if self.groups is None else self.groups[rows]
         start, end = (round(self.passes[number] * e * len(rows)) for e in (epoch, epoch + 1))
-        taken = [rows[:0]]
+        taken, passes = [rows[:0]], [rows[:0]]
         for a_pass in range(start // len(rows), -(-end // len(rows))):
-            rng = np.random.default_rng([self.seed, 0, number, a_pass])
+            rng = stream_generator("order", seed=self.seed, stage=self.stage, part=number, pass_=a_pass)
             order = shuffled(len(rows), rng, groups, WINDOW_GROUPS // len(self.parts))
             first = a_pass * len(rows)
             taken.append(rows[order[max(0, start - first) : end - first]])
-        return np.concatenate(taken)
+            passes.append(np.full(len(taken[-1]), a_pass))
+        return np.concatenate(taken), np.concatenate(passes)
 
 
 def stage_plan(
@@ -151,6 +172,7 @@ def stage_plan(
     length: StageLength,
     *,
     seed: int,
+    stage: int = 0,
     batch_tokens: int,
     rows_multiple: int = 1,
     mixture: Mixture | None = None,
@@ -160,6 +182,7 @@ def stage_plan(
 
     Args:
         lengths: tokens of each row, [n].
+        stage: its number, from 0: the same rows come in another order in another stage.
         rows_multiple: see `batching.plan_batches`; an epoch leaves out the fewer than so many rows left over.
         mixture: parts of the rows; all rows are one part when None.
         groups: for each row, the number of the row group that it is read with, [n].
@@ -186,7 +209,7 @@ def stage_plan(
             f"rows_multiple {rows_multiple} is more than the rows of an epoch ({fewest}): lower it"
         )
     numbers = None if groups is None else np.asarray(groups)
-    return StagePlan(lengths, length, seed, batch_tokens, rows, passes, numbers, rows_multiple)
+    return StagePlan(lengths, length, seed, stage, batch_tokens, rows, passes, numbers, rows_multiple)
 
 
 def _which(parts: Sequence[Rows]) -> str:

@@ -54,7 +54,7 @@ def estimate(data: StageData, shape: Shape, train: Train, workers: int) -> Estim
     came = np.zeros(len(lengths), np.int64)
     shares, evens, parts, most = [], [], 1, 0
     every = max(1, plan.steps // BATCHES_DEALT)
-    for step, _, rows in plan.batches():
+    for step, _, rows, _ in plan.batches():
         np.add.at(came, rows, 1)
         if step % every == 0:
             dealt = assign_to_ranks(rows, lengths, workers, train.micro_batch_tokens)

@@ -1,12 +1,17 @@
 """Files of an initial checkpoint, checked by their first and last bytes. Nothing here needs torch."""
 
+import hashlib
 import json
 import zipfile
 from pathlib import Path
 from typing import Any
 
+from rasterloom.utils.file_digests import file_digest, recalled, remember
+
 SHOWN = 3  # names in an error
 ONE_FILE = ("model.safetensors", "pytorch_model.bin")
+
+UNREADABLE = "unreadable"  # in place of a digest
 
 _LFS_POINTER = b"version https://git-lfs"
 _ZIP = b"PK\x03\x04"
@@ -22,6 +27,25 @@ def check_files(folder: Path) -> None:
     """
     for name in weight_files(folder):
         check_file(folder / name)
+
+
+def weights_digest(folder: Path) -> str:
+    """Identify a checkpoint by its content: its config and weights, wherever they lie.
+
+    A folder that is gone counts as what was last read there; the stage that needs it says that it is gone.
+    """
+    place = f"checkpoint {folder.absolute()}"
+    try:
+        config = read_object(folder / "config.json")
+        files = sorted(file_digest(folder / name) for name in weight_files(folder))
+    except (OSError, ValueError):
+        known = recalled(place) if not folder.exists() else None
+        return str(known["digest"]) if known else UNREADABLE
+    settings = {name: value for name, value in config.items() if not name.startswith("_")}
+    text = json.dumps([settings, files], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:20]
+    remember(place, {"digest": digest})
+    return digest
 
 
 def weight_files(folder: Path) -> list[str]:

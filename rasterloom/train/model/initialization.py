@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 from rasterloom.schema import Profile
 from rasterloom.train.model.shapes import SIZES, TINY, config_fields
 from rasterloom.train.model.tensor_reader import StoredTensors, open_weights
+from rasterloom.utils.random_streams import stream_number
 
 MAX_POSITIONS = 10_240  # of models from scratch: longer than any sample's sequence, 16 views of 384 pixels
 SPREAD = 0.02  # of the weights of models from scratch
@@ -204,7 +205,7 @@ def _tiny_weights(
     profile: Profile, shapes: Mapping[str, tuple[int, ...]], seed: int
 ) -> Iterator[tuple[str, Tensor]]:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(stream_number("init", seed=seed))
         model = ChameleonForConditionalGeneration(tiny_config(profile))
         for layer in model.model.layers:
             # With biases before the rotation a head starts with distances that it prefers, in place of none.
@@ -215,7 +216,7 @@ def _tiny_weights(
 
 def _random_weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> Iterator[tuple[str, Tensor]]:
     """Random matrices, gains of 1 and biases of 0, as in transformers."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(stream_number("init", seed=seed))
     for name, shape in shapes.items():
         if "norm" in name:
             yield name, torch.full(shape, 0.0 if name.endswith("bias") else 1.0)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rasterloom.recipe.model import Lora
 from rasterloom.train.model.shapes import LORA_A, LORA_B, LORA_BASE
+from rasterloom.utils.random_streams import stream_number
 
 VOCABULARY = ("embed_tokens", "lm_head")
 
@@ -25,17 +26,18 @@ def check_lora_installed() -> None:
         raise ValueError("train.model.lora takes peft: pip install 'rasterloom[lora]'")
 
 
-def add_lora(lm: Any, lora: Lora, *, seed: int) -> None:
+def add_lora(lm: Any, lora: Lora, *, seed: int, stage: int) -> None:
     """Freeze a model and put adapters beside the matrices of its layers. They start out as adding nothing.
 
     Args:
         lm: a ChameleonForConditionalGeneration; changed in place.
-        seed: of the adapters, the same on every rank.
+        seed: of the run.
+        stage: number of the stage. The adapters start alike on every rank, and differently in every stage.
     """
     from peft import inject_adapter_in_model  # heavy
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(stream_number("adapters", seed=seed, stage=stage))
         inject_adapter_in_model(_config(lora), lm)
     if lora.vocabulary:
         for name in VOCABULARY:

@@ -1,9 +1,7 @@
 """PackedLM: transformers' Chameleon on concatenated sequences, without image encoder."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,8 @@ from transformers import ChameleonForConditionalGeneration
 from rasterloom.recipe.model import Lora
 from rasterloom.recipe.train import Train
 from rasterloom.schema import Profile
-from rasterloom.storage.layout import PROFILE
 from rasterloom.train.data.collate import IGNORE
+from rasterloom.train.job import Vocabulary
 from rasterloom.train.model import attention
 from rasterloom.train.model.activation_checkpointing import prepare_layers
 from rasterloom.train.model.attention import Segments
@@ -30,6 +28,7 @@ from rasterloom.train.model.initialization import (
 )
 from rasterloom.train.model.lora import add_lora, check_lora_installed, merged
 from rasterloom.train.model.loss import Losses, LossHead
+from rasterloom.train.model.model_card import write_companions
 from rasterloom.train.model.shapes import SIZES
 from rasterloom.train.model.zero3_init import build_partitioned
 from rasterloom.train.transformers_compat import attention_name
@@ -56,7 +55,7 @@ def training_model(init: str, profile: Profile, train: Train) -> "PackedLM":
     else:
         lm = build_model(init, profile, seed=train.seed, zero_image_head=zero)
     if options.lora is not None:
-        add_lora(lm, options.lora, seed=train.seed)
+        add_lora(lm, options.lora, seed=train.seed, stage=train.stage_number)
     prepare_layers(lm.model.layers, remat=options.remat, compiled=options.compile)
     return PackedLM(lm, train.dropout, z_loss=train.z_loss)
 
@@ -95,18 +94,23 @@ def save_model(
     *,
     state_dict: Mapping[str, Tensor] | None = None,
     lora: Lora | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> None:
-    """Write a checkpoint that plain transformers loads, and the profile beside it.
+    """Write a checkpoint that plain transformers loads, and its companions.
 
     Args:
         state_dict: the weights, where they are not the model's own.
         lora: the adapters that the model has; they are merged into its matrices.
+        vocabulary: of the model's text.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    weights = merged(model.state_dict() if state_dict is None else state_dict, lora)
     model.config.architectures = [ChameleonForConditionalGeneration.__name__]
+    dtype = next(iter(weights.values())).dtype
+    model.config.dtype = dtype  # not that of the checkpoint that it started from
     model.config.save_pretrained(folder)
-    save_torch_state_dict(merged(model.state_dict() if state_dict is None else state_dict, lora), folder)
-    (folder / PROFILE).write_text(json.dumps(asdict(profile), indent=1))
+    save_torch_state_dict(weights, folder)
+    write_companions(folder, profile, vocabulary, str(dtype).removeprefix("torch."))
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch import Tensor
 from rasterloom.schema import Profile
 from rasterloom.train.model.packed_lm import build_model
 from rasterloom.utils.parallel import Advance, adding, silent
+from rasterloom.utils.random_streams import stream_generator
 
 Codes = NDArray[np.int32]
 
@@ -77,7 +78,8 @@ class Sampler:
                 (sizes[i][1] // self.profile.downsample, sizes[i][0] // self.profile.downsample) for i in part
             ]
             uniforms = [
-                np.random.default_rng([seed, i]).random(h * w) for i, (h, w) in zip(part, grids, strict=True)
+                stream_generator("sample", seed=seed, number=i).random(h * w)
+                for i, (h, w) in zip(part, grids, strict=True)
             ]
             drawn = self._draw(contexts, grids, uniforms, cfg, temperature, top_k, add)
             images.update(zip(part, drawn, strict=True))
@@ -156,7 +158,10 @@ class Sampler:
         for start in range(0, len(prompt_ids), batch):
             part = [list(prompt) for prompt in prompt_ids[start : start + batch]]
             uniforms = np.stack(
-                [np.random.default_rng([seed, start + i]).random(max_tokens) for i in range(len(part))]
+                [
+                    stream_generator("sample", seed=seed, number=start + i).random(max_tokens)
+                    for i in range(len(part))
+                ]
             )
             chances = torch.from_numpy(uniforms).to(self.device)
             decoder = _Decoder(self.model, part, room=max_tokens, pad=self.profile.pad, device=self.device)

@@ -65,6 +65,57 @@ def test_what_is_frozen_stays_so_with_another_number_of_ranks(job, tmp_path, zer
         torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
 
 
+CPU = {"offload": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "bf16"),
+    [
+        ([{"zero": 2}, {"zero": 3}, {"zero": 0}, {"zero": 1}], False),
+        ([{"zero": 0}, {"zero": 3}, {"zero": 2}, {"zero": 0}], False),
+        ([{"zero": 2}, {"zero": 2, **CPU}, {"zero": 3, **CPU}, {"zero": 3}], False),
+        ([{"zero": 1}, {"zero": 2}, {"zero": 3}, {"zero": 1}], True),
+    ],
+)
+def test_a_stage_goes_on_with_another_zero_stage_or_offload(job, settings, bf16):
+    """As if nothing had happened, at the same number of ranks and at others."""
+    for one, world in zip(settings[:-1], (2, 2, 1), strict=True):
+        job = changed(job, deepspeed=DeepSpeed(**one, bf16=bf16))
+        assert ranks.train(job, world, stop_at=2) == "stopped"
+    job = changed(job, deepspeed=DeepSpeed(**settings[-1], bf16=bf16))
+    assert ranks.train(job, 2) == "done"
+    assert [r["step"] for r in read_metrics(job.metrics_file)] == list(range(1, 9))
+    assert losses(job) == pytest.approx(plain_loop(job)[0], abs=2e-2 if bf16 else 2e-5)
+
+
+def test_what_is_frozen_or_adapted_goes_on_with_another_zero_stage(job, tmp_path):
+    model, frozen = Model(lora=Lora(rank=2, vocabulary=True)), ("norms",)
+    job = replace(
+        changed(job, model=model), stage=job.stage.model_copy(update={"freeze": frozen, "steps": 6})
+    )
+    whole = replace(job, out_dir=str(tmp_path / "whole"))
+    ranks.train(whole, 1)
+    for zero, world in ((0, 2), (3, 1), (2, 1)):
+        job = changed(job, deepspeed=DeepSpeed(zero=zero))
+        ranks.train(job, world, stop_at=2)
+    assert losses(job) == pytest.approx(losses(whole), abs=2e-5)
+    ours, expected = (load_file(one.model_dir / "model.safetensors") for one in (job, whole))
+    for name, tensor in expected.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_kept_optimizer_goes_on_in_a_stage_of_another_zero_stage(job, tmp_path):
+    ranks.train(changed(job, deepspeed=DeepSpeed(zero=2)), 2)
+    more = {"init": str(job.model_dir), "keep_optimizer_from": job.out_dir}
+    same, other = (
+        replace(changed(job, deepspeed=DeepSpeed(zero=zero)), out_dir=str(tmp_path / f"zero-{zero}"), **more)
+        for zero in (2, 3)
+    )
+    ranks.train(same, 2, stop_at=3)
+    ranks.train(other, 2, stop_at=3)
+    assert losses(other) == pytest.approx(losses(same), abs=2e-5)
+
+
 def test_a_rank_that_dies_is_made_good(job):
     """Also with dropout: the same number of ranks goes on with their random states."""
     job = changed(job, dropout=0.2)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rasterloom.recipe.train import Stage, Train
 from rasterloom.train.data.collate import IGNORE, drop_context, heldout_draw, is_dropped, pack
 from rasterloom.train.data.token_dataset import TokenSample
 
@@ -22,10 +23,13 @@ def test_what_is_held_out_depends_on_the_key_alone(key):
 def test_shares_are_kept():
     keys = [f"key {i}" for i in range(20_000)]
     assert np.mean([heldout_draw(key) < 0.1 for key in keys]) == pytest.approx(0.1, abs=0.01)
-    dropped = np.array([[is_dropped(key, seed=0, epoch=e, share=0.2) for key in keys] for e in (0, 1)])
+    stages = (Stage(target=64, epochs=1), Stage(target=64, epochs=1, cfg_drop=1.0))
+    train = Train(stages=stages, cfg_drop=0.2)
+    first, second = train.of_stage(0), train.of_stage(1)
+    dropped = np.array([[is_dropped(key, first, part=0, a_pass=p) for key in keys] for p in (0, 1)])
     assert dropped.mean() == pytest.approx(0.2, abs=0.01)
-    assert (dropped[0] & dropped[1]).mean() == pytest.approx(0.04, abs=0.01)  # each epoch anew
-    assert all(is_dropped(key, seed=1, epoch=0, share=1.0) for key in keys[:50])
+    assert (dropped[0] & dropped[1]).mean() == pytest.approx(0.04, abs=0.01)  # each pass anew
+    assert all(is_dropped(key, second, part=0, a_pass=0) for key in keys[:50])
 
 
 def test_dropping_leaves_the_image_all_of_it_in_the_loss(profile):

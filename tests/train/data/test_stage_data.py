@@ -1,5 +1,7 @@
 """What a stage is trained on: parts, tasks, what is held out, and a plan that knows of the row groups."""
 
+import math
+from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rasterloom.recipe.train import Part, Stage, Train
+from rasterloom.train.data.collate import is_dropped
 from rasterloom.train.data.stage_data import open_stage
 from rasterloom.train.job import PartFiles, StageJob
 
@@ -101,3 +104,82 @@ def test_what_is_trained_is_told_from_the_digest(write_tokens, profile):
     assert indexed.digest() == one.digest()  # how the rows are found is not which they are
     slow = replace(job, train=job.train.model_copy(update={"micro_batch_tokens": 99, "checkpoint_every": 9}))
     assert slow.digest() == job.digest()
+
+
+FAR = 4.5  # standard errors
+
+
+def drops(data, train):
+    """Of each row by its number: whether its prompt is dropped, each time that it comes."""
+    found = defaultdict(list)
+    for batch in data.plan.batches():
+        for planned, a_pass in zip(batch.rows.tolist(), batch.passes.tolist(), strict=True):
+            row, part = int(data.train[planned]), int(data.part_of[planned])
+            key = data.rows.keys[row].as_py()
+            found[row].append(is_dropped(key, train, part=part, a_pass=a_pass))
+    return found
+
+
+def staged(profile, files, stages, number, **fields):
+    """The data of a stage of several, and its section."""
+    train = Train(stages=stages, heldout=0.0, **fields).of_stage(number)
+    mixture = stages[number].mixture
+    parts = tuple(PartFiles(1, weight=part.weight) for part in mixture) if mixture else ()
+    job = replace(job_of(profile, files), stage=stages[number], train=train, mixture=parts)
+    return open_stage(job), train
+
+
+def test_a_second_stage_on_the_same_rows_draws_anew(write_tokens, profile):
+    """Two halves of an epoch, as for a second stage at a lower rate."""
+    stages = tuple(Stage(target=64, epochs=0.5, batch_tokens=400, lr=lr) for lr in (1e-3, 1e-4))
+    files = [write_tokens(600)]
+    (first, train_1), (second, train_2) = (staged(profile, files, stages, n, cfg_drop=0.5) for n in (0, 1))
+    a, b = rows_of(first).tolist(), rows_of(second).tolist()
+    assert a != b and set(a) != set(b)
+    share = len(set(a) & set(b)) / len(a)  # of one half, half is in the other
+    assert abs(share - len(b) / 600) < FAR * math.sqrt(0.25 / len(a))
+    assert rows_of(staged(profile, files, stages, 1)[0]).tolist() == b
+    both = set(a) & set(b)
+    of_a, of_b = drops(first, train_1), drops(second, train_2)
+    alike = np.mean([of_a[row] == of_b[row] for row in both])
+    assert abs(alike - 0.5) < FAR * math.sqrt(0.25 / len(both))
+
+
+def test_a_prompt_is_drawn_anew_in_each_epoch_and_stage(write_tokens, profile):
+    files = [write_tokens(2000)]
+    stages = tuple(Stage(target=target, epochs=2, batch_tokens=4000) for target in (64, 96, 128))
+    found = [staged(profile, files, stages, number, cfg_drop=0.1) for number in range(3)]
+    draws = np.array([[d[row] for row in range(2000)] for d in (drops(*one) for one in found)])
+    assert draws.shape == (3, 2000, 2)
+    assert abs(draws.mean() - 0.1) < FAR * math.sqrt(0.09 / draws.size)
+    columns = draws.transpose(0, 2, 1).reshape(6, 2000)
+    for one in range(6):
+        for other in range(one):
+            both = (columns[one] & columns[other]).mean()
+            assert abs(both - 0.01) < FAR * math.sqrt(0.01 * 0.99 / 2000)
+
+
+def test_a_small_part_loses_its_prompts_by_a_new_draw_each_time(write_tokens, profile):
+    """40 rows that come 25 times an epoch: none has its prompt always, or never."""
+    files = [write_tokens(2000), write_tokens(40, first=5000)]
+    stage = Stage(mixture=(Part(target=64, weight=1), Part(target=64, weight=1)), epochs=1, batch_tokens=4000)
+    data, train = staged(profile, files, (stage,), 0, cfg_drop=0.1)
+    found = drops(data, train)
+    few = [found[row] for row in range(2000, 2040)]
+    assert min(map(len, few)) >= 20
+    times = sum(map(len, few))
+    assert abs(sum(map(sum, few)) / times - 0.1) < FAR * math.sqrt(0.09 / times)
+    assert not any(all(draws) for draws in few)
+    never = sum(not any(draws) for draws in few)  # of 25 draws of 0.1: 7 in 100
+    expected = np.mean([0.9 ** len(draws) for draws in few])
+    assert never / 40 < expected + FAR * math.sqrt(expected * (1 - expected) / 40)
+
+
+def test_one_image_in_two_parts_has_two_draws(write_tokens, profile):
+    """The same keys at two targets of a mixture."""
+    files = [write_tokens(2000), write_tokens(2000)]
+    stage = Stage(mixture=(Part(target=64), Part(target=96)), epochs=1, batch_tokens=4000)
+    data, train = staged(profile, files, (stage,), 0, cfg_drop=0.5)
+    found = drops(data, train)
+    alike = np.mean([found[row] == found[2000 + row] for row in range(2000)])
+    assert abs(alike - 0.5) < FAR * math.sqrt(0.25 / 2000)

@@ -24,6 +24,7 @@ def test_a_stage_goes_on_from_any_step(rows, epochs, start):
     assert [batch.step for batch in whole] == list(range(plan.steps))
     for one, other in zip(whole[start:], plan.batches(start), strict=True):
         assert (one.step, one.epoch, one.rows.tolist()) == (other.step, other.epoch, other.rows.tolist())
+        assert one.passes.tolist() == other.passes.tolist()
 
 
 def test_a_stage_of_whole_epochs_is_their_batches():
@@ -145,6 +146,20 @@ def test_a_mixture_goes_on_from_any_step(mixture, start):
     whole = list(plan.batches())
     for one, other in zip(whole[start:], plan.batches(start), strict=True):
         assert (one.step, one.epoch, one.rows.tolist()) == (other.step, other.epoch, other.rows.tolist())
+        assert one.passes.tolist() == other.passes.tolist()
+
+
+@settings(max_examples=30)
+@given(mixtures)
+def test_a_row_comes_once_in_each_pass_over_its_part(mixture):
+    """Passes are counted through the stage, however small a part and however often it comes."""
+    plan, parts = mixed(mixture, steps=30)
+    came = [pair for b in plan.batches() for pair in zip(b.rows.tolist(), b.passes.tolist(), strict=True)]
+    assert len(set(came)) == len(came)
+    for rows in plan.parts:
+        passes = [a_pass for row, a_pass in came if row in set(rows.tolist())]
+        last = max(passes, default=0)
+        assert all(passes.count(a_pass) == len(rows) for a_pass in range(last - 1)), parts
 
 
 @given(mixtures, st.integers(1, 6))

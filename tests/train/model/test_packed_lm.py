@@ -76,6 +76,21 @@ def test_plain_transformers_loads_what_is_saved(tmp_path, profile, init):
     assert json.loads((tmp_path / "model/profile.json").read_text())["boi"] == profile.boi
 
 
+def test_config_and_tensors_agree_whatever_it_started_from(tmp_path, profile, small_checkpoint):
+    """Of a checkpoint in bf16, as Meta's and Lumina-mGPT's are, the trained model is float32."""
+    half = tmp_path / "half"
+    ChameleonForConditionalGeneration.from_pretrained(small_checkpoint).bfloat16().save_pretrained(half)
+    assert json.loads((half / "config.json").read_text())["dtype"] == "bfloat16"
+    model = build_model(str(half), profile).eval()
+    save_model(model, profile, tmp_path / "model")
+    assert json.loads((tmp_path / "model/config.json").read_text())["dtype"] == "float32"
+    plain = ChameleonForConditionalGeneration.from_pretrained(tmp_path / "model", dtype="auto").eval()
+    assert {p.dtype for p in plain.parameters()} == {torch.float32}
+    ids = torch.arange(30)[None] % profile.vocab_size
+    with torch.no_grad():
+        torch.testing.assert_close(plain(input_ids=ids).logits, model(input_ids=ids).logits)
+
+
 def test_what_is_saved_is_what_was_loaded(tmp_path, profile, init):
     model = build_model(init, profile)
     save_model(model, profile, tmp_path / "model")

@@ -4,6 +4,7 @@ import torch
 
 from rasterloom.train.model.packed_lm import build_model, save_model
 from rasterloom.train.model.sampler import _choose, open_sampler
+from rasterloom.utils.random_streams import stream_generator
 
 PROMPTS = [[0, 30, 31, 32, 16], [0, 33, 16], [0, 34, 35, 16], [0, 36, 16]]
 SIZES = [(96, 32), (32, 64), (96, 32), (96, 32)]
@@ -24,7 +25,7 @@ def plain(sampler, number, prompt, size, *, cfg, temperature, top_k, seed=0):
     p = sampler.profile
     width, height = (side // p.downsample for side in size)
     image = [p.boi, p.grid0 + size[1] // 32, p.grid0 + size[0] // 32]
-    luck = iter(np.random.default_rng([seed, number]).random(width * height))
+    luck = iter(stream_generator("sample", seed=seed, number=number).random(width * height))
     for k in range(height * (width + 1) + 1):  # k tokens after the size
         logits = []
         for context in (prompt + image, image):
@@ -97,7 +98,7 @@ TEXT = [*range(30, 48)]
 
 def answered(sampler, number, prompt, *, temperature, top_k, seed, most):
     """A text answer, one token at a time, from the logits of the whole vocabulary."""
-    ids, luck = list(prompt), np.random.default_rng([seed, number]).random(most)
+    ids, luck = list(prompt), stream_generator("sample", seed=seed, number=number).random(most)
     for at in range(most):
         with torch.no_grad():
             hidden = sampler.model.model(input_ids=torch.tensor([ids]), use_cache=False)
