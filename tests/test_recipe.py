@@ -93,7 +93,11 @@ def test_short_forms(write):
         ),
         (
             GOOD + "train: {stages: [{target: 512, steps: 1, schedule: constant, min_lr: 0}]}",
-            ["train.stages[0]: min_lr: a constant schedule has none; take cosine or linear"],
+            ["train.stages[0]: min_lr: a constant schedule has none; take cosine, linear or wsd"],
+        ),
+        (
+            GOOD + "train: {stages: [{target: 512, steps: 1, schedule: cosine, decay_steps: 5}]}",
+            ["train.stages[0]: decay_steps: it is of schedule: wsd alone"],
         ),
         (
             GOOD + "train: {stages: [{target: 512, steps: 1, min_lr: 1}]}",

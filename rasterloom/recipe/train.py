@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from rasterloom.recipe.base import Section
+from rasterloom.recipe.base import Section, is_default
 from rasterloom.recipe.model import Model
 from rasterloom.recipe.monitoring import Watch
 
@@ -26,6 +26,8 @@ SPEED_ONLY: dict[str, Any] = {
     "model": {"remat": True, "compile": True},
 }
 """Fields of `Train` that change only speed or memory: a stage may continue with other values."""
+
+_OF_WSD = {"decay_steps", "decay_share", "decay"}
 
 OF_A_STAGE = ("dropout", "weight_decay", "z_loss", "cfg_drop")
 """Fields of `Train` that a stage may set for itself."""
@@ -61,10 +63,17 @@ class Stage(Section):
     """Tokens to train on; the stage ends with the batch that reaches this number."""
     lr: float = Field(2e-5, gt=0)
     """Peak learning rate, after the warm-up."""
-    schedule: Literal["constant", "cosine", "linear"] | None = None
-    """Learning rate schedule after the warm-up; null: constant, or cosine with ``min_lr``."""
+    schedule: Literal["constant", "cosine", "linear", "wsd"] | None = None
+    """Learning rate schedule after the warm-up; ``wsd``: constant, then a decay over ``decay_share`` of the
+    steps; null: constant, or cosine with ``min_lr``."""
     min_lr: float | None = Field(None, ge=0)
-    """Final learning rate of ``cosine`` and ``linear``; null: 0."""
+    """Final learning rate of ``cosine``, ``linear`` and ``wsd``; null: 0."""
+    decay_steps: int | None = Field(None, ge=1, exclude_if=is_default(None))
+    """Steps of the decay of ``wsd``; null: by ``decay_share``."""
+    decay_share: float = Field(0.2, gt=0, le=1, exclude_if=is_default(0.2))
+    """Decay of ``wsd`` as a share of the stage's steps, rounded up."""
+    decay: Literal["1-sqrt", "linear"] = Field("1-sqrt", exclude_if=is_default("1-sqrt"))
+    """Shape of the decay of ``wsd``, by the share of it that is done: 1 minus its square root, or a line."""
     warmup_steps: int | None = Field(None, ge=0)
     """Steps of the warm-up from 0; null: by ``warmup_share``."""
     warmup_share: float = Field(0.005, ge=0, le=1)
@@ -127,9 +136,11 @@ class Stage(Section):
     @model_validator(mode="after")
     def _schedule_has_its_end(self) -> "Stage":
         if self.schedule == "constant" and self.min_lr is not None:
-            raise ValueError("min_lr: a constant schedule has none; take cosine or linear")
+            raise ValueError("min_lr: a constant schedule has none; take cosine, linear or wsd")
         if self.min_lr is not None and self.min_lr > self.lr:
             raise ValueError(f"min_lr: {self.min_lr:g} is above lr, {self.lr:g}")
+        if self.schedule != "wsd" and (given := self.model_fields_set & _OF_WSD):
+            raise ValueError(f"{min(given)}: it is of schedule: wsd alone")
         return self
 
 
