@@ -202,6 +202,15 @@ class Guard(Section):
         return {"on" if k is True else k: v for k, v in data.items()} if isinstance(data, dict) else data
 
 
+class Ema(Section):
+    """Exponential moving average of the weights: decay * average + (1 - decay) * weights."""
+
+    decay: float = Field(0.999, gt=0, lt=1)
+    """Weight of the average at each update."""
+    every: int = Field(1, ge=1)
+    """Steps between updates; each copies a worker's share of the weights to CPU memory."""
+
+
 class Train(Watch):
     """FP-SFT stages, each starting from the weights of the previous one.
 
@@ -241,6 +250,8 @@ class Train(Watch):
     """Number of checkpoints to keep; older ones are deleted."""
     guard: Guard = Guard()
     """Reaction to loss spikes."""
+    ema: Ema | None = Field(None, exclude_if=is_default(None))
+    """Average of each stage's weights beside them, in ``model_ema/``; null: none."""
 
     def of_stage(self, number: int) -> "Train":
         """Section for stage ``number`` (from 0) alone, with its own overrides applied."""

@@ -70,6 +70,28 @@ def local_part(parameter: Tensor) -> Tensor:
     return part.view(-1)[: max(0, used)]
 
 
+def own_share(parameter: Tensor) -> tuple[int, Tensor] | None:
+    """This rank's share of a trained parameter, in float32, and where it begins in the flat parameter.
+
+    The shares of all ranks are the whole. Under ZeRO a rank has what it holds of the float32 weights, which
+    may be nothing, or lie on the CPU; without ZeRO it has an even part.
+    """
+    if hasattr(parameter, "ds_id"):
+        from deepspeed.utils import safe_get_local_fp32_param  # heavy
+
+        mine = safe_get_local_fp32_param(parameter).view(-1)
+        start = dist.get_rank() * int(parameter.ds_tensor.numel())  # type: ignore[attr-defined]
+        left = whole_size(parameter) - start  # the rest is padding
+        return (start, mine[:left]) if left > 0 else None
+    if hasattr(parameter, "_hp_mapping"):
+        mapping: Any = parameter._hp_mapping
+        return None if mapping is None else (int(mapping.lp_fragment_address.start), mapping.hp_fragment)
+    most = -(-parameter.numel() // dist.get_world_size())
+    start = dist.get_rank() * most
+    part = parameter.view(-1)[start : start + most]
+    return (start, part) if part.numel() else None
+
+
 class StepGate:
     """Stands before the optimizer's step in an engine, while it lasts.
 

@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ Say = Callable[[str], None]
 
 SHOWN = ("step", "total", "loss", "tokens_per_s", "mfu", "workers")
 REGROW_S = 300.0  # how often a group with fewer workers than it might have looks for room: it costs a restart
-WAITS_S = 30.0  # after which workers that have not begun are said to wait
+WAITS_S = 30.0  # after which workers that have not begun are said to wait, where there is no room for them
+NO_ROOM = ("NO_RESOURCES", "INFEASIBLE")  # Ray's words on a placement group that waits
 WORKER_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
@@ -84,6 +85,7 @@ def _fit(job: StageJob, on_progress: Progress, say: Say, stop: threading.Event) 
     """Run Ray's trainer in a thread, passing messages on meanwhile."""
     scratch = job.folder / "ray"
     control = start_control_actor()
+    others = set(ray.util.placement_group_table())
     run = _TrainerThread(torch_trainer(job, control, scratch))
     tell_at = time.monotonic() + WAITS_S
     shown, starts = None, 0
@@ -94,7 +96,7 @@ def _fit(job: StageJob, on_progress: Progress, say: Say, stop: threading.Event) 
                 if not state.has_begun:
                     return Outcome("stopped")  # nobody has anything to save
                 ray.get(control.stop.remote())
-            elif not state.has_begun and time.monotonic() > tell_at:
+            elif not state.has_begun and time.monotonic() > tell_at and _lacks_room(job, others):
                 message = _waiting_message(job)
                 logger.info("%s %s", job.stage.label, message)
                 say(message)
@@ -175,6 +177,25 @@ class _TrainerThread:
             raise TrainingError(_reason(self._error)) from self._error
         outcome: Outcome = self._result.return_value
         return outcome
+
+
+def _lacks_room(job: StageJob, others: Collection[str]) -> bool:
+    """True if Ray finds no room for the workers. On a busy machine they may only be slow to start.
+
+    Args:
+        others: placement groups that were there before, by id.
+    """
+    needs = job.takes.needs
+    ours = [
+        group
+        for name, group in ray.util.placement_group_table().items()
+        if name not in others and needs.items() <= group["bundles"].get(0, {}).items()
+    ]
+    if ours:
+        return ours[-1]["stats"]["scheduling_state"] in NO_ROOM
+    # An elastic group is asked for when there is room for it.
+    free, workers = ray.available_resources(), job.min_workers or job.workers
+    return any(free.get(name, 0.0) < workers * amount for name, amount in needs.items())
 
 
 def _waiting_message(job: StageJob) -> str:

@@ -19,21 +19,29 @@ from rasterloom.train.checkpoint.saver import STATE, Checkpoint
 from rasterloom.train.deepspeed_compat import silence
 from rasterloom.train.model.packed_lm import build_model, save_model
 from rasterloom.train.model.shapes import CONFIG_FILE
+from rasterloom.train.optim.weight_average import whole_average
 
 _MODULE = "lm."  # in the names of `model.PackedLM`
 
 
 def export_checkpoint(
-    store: Store, checkpoint: Checkpoint, profile: Profile, folder: Path, *, lora: Lora | None
+    store: Store,
+    checkpoint: Checkpoint,
+    profile: Profile,
+    folder: Path,
+    *,
+    lora: Lora | None,
+    average: bool = False,
 ) -> None:
     """Write the model of a checkpoint: float32, adapters merged.
 
     Args:
         folder: is there when all of it is written; one that is there already stays as it is.
         lora: the adapters that the stage trains.
+        average: take the average of the weights in place of them.
 
     Raises:
-        ValueError: the checkpoint has no config, because an earlier version wrote it.
+        ValueError: the checkpoint has no config, because an earlier version wrote it, or no average.
         OSError: it cannot be read; it may have been deleted meanwhile.
     """
     if folder.exists():
@@ -47,7 +55,11 @@ def export_checkpoint(
             here = draft / "copy"
             download(store, checkpoint.name, here)
         model = build_model(str(here), profile, device="meta")
-        save_model(model, profile, draft / "model", state_dict=whole_weights(here), lora=lora)
+        weights = whole_weights(here)
+        if average:
+            shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+            weights |= whole_average(here, shapes)
+        save_model(model, profile, draft / "model", state_dict=weights, lora=lora)
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.replace(draft / "model", folder)

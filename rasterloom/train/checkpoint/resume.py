@@ -13,12 +13,15 @@ from rasterloom.storage.transfer import download
 from rasterloom.train.checkpoint.saver import NOTES, STATE, Checkpoint
 from rasterloom.train.deepspeed_compat import silence, to_universal, universal_loading
 from rasterloom.train.distributed import once_a_machine
+from rasterloom.train.optim.weight_average import WeightAverage
 
 _UNIVERSAL = "universal"
 
 
-def load(engine: Any, checkpoint: Checkpoint, folder: Path, scratch: Path) -> None:
-    """Restore weights and optimizer; every rank calls this.
+def load(
+    engine: Any, checkpoint: Checkpoint, folder: Path, scratch: Path, average: WeightAverage | None = None
+) -> None:
+    """Restore weights and optimizer, and the average of the weights; every rank calls this.
 
     What the recipe says of the optimizer holds afterwards, as weight decay, and not what the checkpoint says,
     whose stage may have been another.
@@ -26,6 +29,7 @@ def load(engine: Any, checkpoint: Checkpoint, folder: Path, scratch: Path) -> No
     Args:
         folder: the checkpoint's files, from `fetched`.
         scratch: a folder of this machine, for conversion.
+        average: of the weights, where the stage has one.
     """
     of_recipe = [
         {name: value for name, value in group.items() if name != "params"}
@@ -38,6 +42,8 @@ def load(engine: Any, checkpoint: Checkpoint, folder: Path, scratch: Path) -> No
         _load(engine, folder, STATE)
     for group, values in zip(engine.optimizer.param_groups, of_recipe, strict=True):
         group.update(values)
+    if average is not None:
+        average.load(folder)
 
 
 @contextmanager
@@ -80,6 +86,7 @@ def _load_converted(engine: Any, folder: Path, target: Path) -> None:
         _load(engine, target, STATE)
     # ZeRO 3 gives all parameters one and the same counter.
     for parameter, state in engine.basic_optimizer.state.items():
-        state["step"] = state["step"].clone().to(parameter.device)
+        if "step" in state:  # Muon has none
+            state["step"] = state["step"].clone().to(parameter.device)
     dist.barrier()
     once_a_machine(lambda: shutil.rmtree(target))

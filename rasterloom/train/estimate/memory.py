@@ -30,7 +30,7 @@ class Memory:
     buckets: float
     """What is on its way to other workers."""
     host: float
-    """Beside the device: what is offloaded."""
+    """Beside the device: what is offloaded, and the average of the weights."""
     params: int
     trained: int
     """Parameters that are trained, of these."""
@@ -76,6 +76,8 @@ def memory(shape: Shape, train: Train, freeze: Sequence[str], workers: int, rank
     else:
         optimizer /= workers if zero >= 1 else 1
         gradients /= workers if zero >= 2 else 1
+    if train.ema:
+        host += 4 * learning / workers
     weights /= workers if zero == 3 else 1
     if _on_cpu(config, "offload_param"):
         host, weights = host + weights, 0.0

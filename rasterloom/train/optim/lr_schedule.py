@@ -28,8 +28,8 @@ def learning_rate(step: int, steps: int, stage: Stage) -> float:
     """Return the rate of step number ``step`` (from 0) of ``steps``.
 
     It rises linearly over the warm-up, then stays at ``lr``, or falls to ``min_lr``, which the last step
-    has, in a line, by a half cosine or, after some steps at ``lr``, as 1 minus the square root of what is done
-    (``wsd``; Hägele et al. 2024, arXiv 2405.18392), as the stage's ``schedule`` says.
+    has: in a line, by a half cosine, or (``wsd``; Hägele et al. 2024, arXiv 2405.18392) after some steps at
+    ``lr`` as 1 minus the square root of the share of the decay that is done.
     """
     warmup, start = warmup_steps(steps, stage), decay_start(steps, stage)
     if step < warmup:

@@ -107,9 +107,7 @@ def test_the_decay_of_wsd_is_a_share_of_the_steps_unless_it_is_told_in_steps():
 
 
 def test_a_decay_longer_than_what_the_warm_up_leaves_begins_after_it():
-    stage = Stage(
-        target=64, steps=10, lr=1.0, schedule="wsd", warmup_steps=6, decay_steps=30, decay="linear"
-    )
+    stage = Stage(target=64, steps=10, lr=1.0, schedule="wsd", warmup_steps=6, decay_steps=30, decay="linear")
     rates = [learning_rate(i, 10, stage) for i in range(10)]
     assert rates[5] == 1.0
     assert rates[6:] == pytest.approx([0.75, 0.5, 0.25, 0.0])
