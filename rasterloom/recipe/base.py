@@ -12,7 +12,7 @@ class Section(BaseModel):
 
 
 def is_default(default: Any) -> Callable[[Any], bool]:
-    """Condition of ``exclude_if`` for a field that was added to a section after others.
+    """Condition of ``exclude_if`` for a field that was added later.
 
     At its default it is left out of what is dumped, so that the fingerprints of earlier results stay theirs.
     """

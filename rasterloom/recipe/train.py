@@ -226,7 +226,7 @@ class Train(Watch):
     deepspeed: DeepSpeed = DeepSpeed()
     """ZeRO, precision, and DeepSpeed's own settings."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """``muon`` converges faster from scratch; it needs ``deepspeed: {zero: 0}``."""
+    """``muon`` converges faster from scratch; it takes ``deepspeed: {zero: 0}``, 1 or 2."""
     seed: int = Field(0, ge=0)
     """Random seed of new weights, the order of rows, dropout, and dropped prompts."""
     heldout: float = Field(0.02, ge=0, lt=1)
@@ -261,10 +261,10 @@ class Train(Watch):
 
     @model_validator(mode="after")
     def _muon_sees_whole_matrices(self) -> "Train":
-        if self.optimizer == "muon" and (self.deepspeed.zero or self.deepspeed.bf16):
-            raise ValueError(
-                "optimizer muon takes deepspeed: {zero: 0, bf16: false}, it needs whole matrices"
-            )
+        if self.optimizer == "muon" and self.deepspeed.zero == 3:
+            raise ValueError("optimizer muon takes deepspeed: {zero: 0}, 1 or 2, as it needs whole matrices")
+        if self.optimizer == "muon" and self.deepspeed.offload:
+            raise ValueError("optimizer muon takes no deepspeed: {offload: cpu}, as it is slow on a CPU")
         return self
 
     @model_validator(mode="after")

@@ -159,10 +159,10 @@ def two_loss_curves(a: Stage | None, b: Stage | None) -> Markup:
 
 
 def smoothed(series: Sequence[Point], share: float = 0.04) -> list[Point]:
-    """Smooth a curve by a line through the logarithms of ``share`` of it around each point.
+    """Smooth a curve by a line through the logarithms around each point.
 
-    In the middle that is their geometric mean. Towards the ends the window stays as wide and reaches inwards,
-    so that a curve does not end at its last point, whatever that happens to be.
+    They are as many as ``share`` of the curve; in the middle this is their geometric mean. Towards the ends
+    they are as many, and reach inwards, so that a curve does not end at its last point, whatever that is.
     """
     logs = [math.log(y) for _, y in series]
     sums = [0.0, *accumulate(logs)]

@@ -10,6 +10,7 @@ import shutil
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,10 @@ def local_part(parameter: Tensor) -> Tensor:
 
 
 def own_share(parameter: Tensor) -> tuple[int, Tensor] | None:
-    """This rank's share of a trained parameter, in float32, and where it begins in the flat parameter.
+    """This rank's share of a trained parameter: its start, and float32 values.
 
-    The shares of all ranks are the whole. Under ZeRO a rank has what it holds of the float32 weights, which
-    may be nothing, or lie on the CPU; without ZeRO it has an even part.
+    The start is that in the flat parameter. The shares of all ranks are the whole. Under ZeRO a rank has
+    what it holds of the float32 weights, which may be nothing, or lie on the CPU; without, an even part.
     """
     if hasattr(parameter, "ds_id"):
         from deepspeed.utils import safe_get_local_fp32_param  # heavy
@@ -90,6 +91,32 @@ def own_share(parameter: Tensor) -> tuple[int, Tensor] | None:
     start = dist.get_rank() * most
     part = parameter.view(-1)[start : start + most]
     return (start, part) if part.numel() else None
+
+
+@dataclass(frozen=True)
+class FlatPlace:
+    """Place of a part of a parameter in a rank's partition."""
+
+    start: int
+    """In the partition."""
+    begins: int
+    """In the flat parameter."""
+    size: int
+
+
+def flat_place(parameter: Tensor) -> FlatPlace:
+    """Return the place of a parameter's part in this rank's partition.
+
+    The partition is one of ZeRO 1 or 2, and may have nothing of the parameter.
+    """
+    try:
+        mapping: Any = parameter._hp_mapping  # type: ignore[attr-defined]
+    except AttributeError:
+        raise DeepSpeedMoved("_hp_mapping at the parameters of ZeRO 1 and 2") from None
+    if mapping is None:
+        return FlatPlace(0, 0, 0)
+    part = mapping.lp_fragment_address
+    return FlatPlace(int(mapping.hp_fragment_address.start), int(part.start), int(part.numel))
 
 
 class StepGate:

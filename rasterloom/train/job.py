@@ -165,7 +165,7 @@ class StageJob:
 
     @property
     def sums_file(self) -> Path:
-        """File with the sums since the last summary in the metrics, as of a checkpoint."""
+        """File with the sums since the last summary, for a checkpoint."""
         return self.folder / "sums.json"
 
     @property

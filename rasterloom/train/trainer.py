@@ -223,7 +223,7 @@ def _after(position: Position, sums: StepSums, refused: str | None, guard: Guard
 def _start(
     engine: Any, average: WeightAverage | None, job: StageJob, last: Checkpoint | None, scratch: Path
 ) -> Position:
-    """Bring the engine, and the average of its weights, to where the stage stands."""
+    """Bring the engine, and the average, to where the stage stands."""
     rank, world = dist.get_rank(), dist.get_world_size()
     if last is not None:
         logger.info("%s goes on from step %d", job.stage.label, last.position.step)

@@ -60,7 +60,7 @@ class ModelChoice:
     average: bool = False  # of the weights, in place of them
 
     def check(self) -> None:
-        """Raise RecipeError if both a stage, or the average of one, and a folder are chosen."""
+        """Raise RecipeError if a folder is chosen and a stage, too."""
         if self.folder and (self.stage or self.step or self.average):
             raise RecipeError(hint="give either {stage} or {model}")
 

@@ -21,7 +21,7 @@ _UNIVERSAL = "universal"
 def load(
     engine: Any, checkpoint: Checkpoint, folder: Path, scratch: Path, average: WeightAverage | None = None
 ) -> None:
-    """Restore weights and optimizer, and the average of the weights; every rank calls this.
+    """Restore weights, optimizer and average; every rank calls this.
 
     What the recipe says of the optimizer holds afterwards, as weight decay, and not what the checkpoint says,
     whose stage may have been another.

@@ -78,9 +78,10 @@ class Monitor:
             self.profile.before(step)
 
     def keep_sums(self, step: int) -> None:
-        """Write the sums since the last summary, for the checkpoint of a step. Every rank calls this.
+        """Write the sums since the last summary; every rank calls this.
 
-        A stage that resumes takes them up, so that its next summary is of all the steps.
+        They belong to the checkpoint of this step: a stage that resumes takes them up, so that its next
+        summary is of all the steps.
         """
         sums = self.tally.total()
         if self.writes:

@@ -29,7 +29,7 @@ class StepProfile:
         self._first = self._last = 0
 
     def before(self, step: int) -> None:
-        """Begin before a step, counted from 1, if it is the first of them."""
+        """Begin before the first of the steps, counted from 1."""
         if self._profiler is None and self._asked[0] <= step <= self._asked[1]:
             activities = [ProfilerActivity.CPU]
             if torch.cuda.is_available():

@@ -39,7 +39,7 @@ class WeightAverage:
         }
 
     def update(self, step: int) -> None:
-        """Take in the weights after a step that was taken, counted from 1."""
+        """Take in the weights after a step, counted from 1."""
         if step % self._ema.every:
             return
         for name, (_, values) in self._current().items():
