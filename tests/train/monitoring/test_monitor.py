@@ -191,10 +191,8 @@ def test_two_ranks_see_what_one_sees(job, zero, tmp_path, one_rank):
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_summary_after_a_resume_is_of_all_its_steps(job, world):
     """Also of those before the cut, by whatever ranks: as if nothing had happened."""
-    train = job.train.model_copy(
-        update={"log_every": 5, "checkpoint_every": 3, "deepspeed": DeepSpeed(zero=0)}
-    )
-    job = replace(job, preview=None, train=train)
+    changes = {"log_every": 5, "checkpoint_every": 3, "deepspeed": DeepSpeed(zero=0)}
+    job = replace(job, preview=None, train=job.train.model_copy(update=changes))
     whole = replace(job, out_dir=f"{job.out_dir}-whole")
     ranks.train(whole, 1)
     with pytest.raises(RuntimeError):
