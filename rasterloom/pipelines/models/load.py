@@ -61,8 +61,10 @@ class ModelChoice:
 
     def check(self) -> None:
         """Raise RecipeError if a folder is chosen and a stage, too."""
-        if self.folder and (self.stage or self.step or self.average):
+        if self.folder and (self.stage or self.step):
             raise RecipeError(hint="give either {stage} or {model}")
+        if self.folder and self.average:
+            raise RecipeError("is of a stage", field="ema", hint="give the folder model_ema as {model}")
 
 
 def choices_of(
@@ -92,8 +94,11 @@ def load_model(workflow: Workflow, choice: ModelChoice, text_codec: TextCodec) -
     """Find the chosen model.
 
     Raises:
-        RecipeError: there is none, it cannot be read, or it does not fit the corpus.
+        RecipeError: there is none, or no average, it cannot be read, or it does not fit the corpus.
     """
+    train = workflow.recipe.train
+    if choice.average and (train is None or train.ema is None):
+        raise RecipeError("there is no average of weights", field="ema", hint="set train.ema, and train")
     if choice.folder:
         return model_in_folder(workflow, choice.folder, text_codec)
     if choice.step:
@@ -109,7 +114,7 @@ def model_of_stage(workflow: Workflow, number: int | None = None, *, average: bo
         average: of the weights, in place of them.
 
     Raises:
-        RecipeError: there is no such stage, or it is not done, or has no average.
+        RecipeError: there is no such stage, or it is not done.
     """
     corpus, asked = workflow.corpus, _asked(workflow, number)
     done = [step for step in asked if workflow.status(step).done]
@@ -117,14 +122,8 @@ def model_of_stage(workflow: Workflow, number: int | None = None, *, average: bo
         which = "no stage is" if number is None else f"stage {number} is not"
         raise RecipeError(f"{which} trained yet", needs=asked[0].name)
     step = done[-1]
-    _check_average(step, average)
     folder = local_folder(corpus, step) / (MODEL_EMA if average else MODEL)
     return TrainedModel(step.part, folder, target_of(step), step, is_average=average)
-
-
-def _check_average(step: StageStep, average: bool) -> None:
-    if average and step.config.train.ema is None:
-        raise RecipeError(f"{step.name} has no average of weights", hint="set train.ema, and train it")
 
 
 def model_at_step(workflow: Workflow, choice: ModelChoice, asked: str, text_codec: TextCodec) -> TrainedModel:
@@ -160,7 +159,6 @@ def model_at_step(workflow: Workflow, choice: ModelChoice, asked: str, text_code
             field="step",
             value=asked,
         )
-    _check_average(step, average)
     folder = scratch_folder(step, f"-{there[at].name}{'-ema' * average}")
     lora = step.config.train.model.lora
     try:
