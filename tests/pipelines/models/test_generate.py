@@ -185,7 +185,7 @@ def test_checkpoints_that_are_not_there_or_are_others(undisturbed, model, tmp_pa
     trains = recipe.model_validate({**recipe.model_dump(), "train": {"stages": [{"target": 64, "steps": 1}]}})
     with pytest.raises(RecipeError, match="no stage is trained yet: run the steps up to train/1-64 first"):
         model_of_stage(Workflow(trains))
-    with pytest.raises(RecipeError, match="ema: there is no average of weights: set train.ema, and train"):
+    with pytest.raises(RecipeError, match="there is no average of weights"):
         load_model(Workflow(trains), ModelChoice(average=True), text_codec_of(Workflow(recipe)))
     with pytest.raises(RecipeError, match="stage 2: the recipe has stages 1 to 1"):
         model_of_stage(Workflow(trains), 2)
