@@ -30,7 +30,9 @@ class Memory:
     buckets: float
     """What is on its way to other workers."""
     host: float
-    """Beside the device: what is offloaded, and the average of the weights."""
+    """Beside the device: what is offloaded."""
+    average: float
+    """Beside the device: its share of the average of the weights."""
     params: int
     trained: int
     """Parameters that are trained, of these."""
@@ -76,8 +78,6 @@ def memory(shape: Shape, train: Train, freeze: Sequence[str], workers: int, rank
     else:
         optimizer /= workers if zero >= 1 else 1
         gradients /= workers if zero >= 2 else 1
-    if train.ema:
-        host += 4 * learning / workers
     weights /= workers if zero == 3 else 1
     if _on_cpu(config, "offload_param"):
         host, weights = host + weights, 0.0
@@ -89,6 +89,7 @@ def memory(shape: Shape, train: Train, freeze: Sequence[str], workers: int, rank
         loss=float(4 * min(LOGITS_AT_ONCE, rank_tokens * shape.vocab) + head),
         buckets=float({2: width, 3: 4}.get(zero, 0) * bucket),
         host=host,
+        average=4 * learning / workers if train.ema else 0.0,
         params=params,
         trained=learning,
     )
