@@ -52,12 +52,13 @@ def start_deepspeed(model: PackedLM, train: Train, *, use_gpu: bool) -> Any:
     given: dict[str, Any] = {"model_parameters": groups}
     if train.optimizer == "muon":
         groups = split_matrices(model, groups)
+        parameters = [group["params"] for group in groups]  # ZeRO puts partitions in their place
         given["optimizer"] = MuonAdamW(groups, lr=1.0, betas=BETAS)
     with warnings.catch_warnings(), silence():
         warnings.simplefilter("ignore")
         engine, *_ = deepspeed.initialize(model=model, config=config, **given)
     if train.optimizer == "muon" and train.deepspeed.zero:
-        engine.basic_optimizer.shard([group["params"] for group in groups])
+        engine.basic_optimizer.shard(parameters)
     engine.step_gate = StepGate(engine)
     return engine
 
