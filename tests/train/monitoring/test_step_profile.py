@@ -9,7 +9,7 @@ import pytest
 import ranks
 
 from rasterloom.recipe.monitoring import Profiling
-from rasterloom.recipe.train import Stage, Train
+from rasterloom.recipe.train import DeepSpeed, Stage, Train
 from rasterloom.train.monitoring.metrics_log import read_metrics
 from rasterloom.train.monitoring.step_profile import StepProfile
 from rasterloom.train.trainer import run_worker
@@ -18,7 +18,8 @@ from rasterloom.train.trainer import run_worker
 @pytest.fixture
 def job(new_job):
     stage = Stage(target=64, steps=5, lr=1e-2, warmup_steps=0, batch_tokens=300)
-    return new_job(stage, Train(stages=(stage,), heldout=0.2, dropout=0.1, checkpoint_every=2), workers=1)
+    train = Train(stages=(stage,), heldout=0.2, dropout=0.1, checkpoint_every=2, deepspeed=DeepSpeed(zero=0))
+    return new_job(stage, train, workers=1)
 
 
 def profiled(job, first, last, name="out"):
