@@ -93,7 +93,11 @@ def test_short_forms(write):
         ),
         (
             GOOD + "train: {stages: [{target: 512, steps: 1, schedule: constant, min_lr: 0}]}",
-            ["train.stages[0]: min_lr: a constant schedule has none; take cosine or linear"],
+            ["train.stages[0]: min_lr: a constant schedule has none; take cosine, linear or wsd"],
+        ),
+        (
+            GOOD + "train: {stages: [{target: 512, steps: 1, schedule: cosine, decay_steps: 5}]}",
+            ["train.stages[0]: decay_steps: it is of schedule: wsd alone"],
         ),
         (
             GOOD + "train: {stages: [{target: 512, steps: 1, min_lr: 1}]}",
@@ -106,8 +110,24 @@ def test_short_forms(write):
         (GOOD + "train: {stages: [{target: 512}]}", ["train.stages[0]", "one of epochs, steps and tokens"]),
         (GOOD + "train: {stages: [{target: 512, rate: 3}]}", ["train.stages[0].rate", "no such field"]),
         (
-            GOOD + "train: {optimizer: muon, stages: [{target: 512, steps: 1}]}",  # zero is 2 unless told
-            ["train: optimizer muon takes deepspeed: {zero: 0, bf16: false}"],
+            GOOD + "train: {optimizer: muon, deepspeed: {zero: 3}, stages: [{target: 512, steps: 1}]}",
+            ["train: optimizer muon takes deepspeed: {zero: 0}, 1 or 2, as it needs whole matrices"],
+        ),
+        (
+            GOOD + "train: {optimizer: muon, deepspeed: {offload: cpu}, stages: [{target: 512, steps: 1}]}",
+            ["train: optimizer muon takes no deepspeed: {offload: cpu}"],
+        ),
+        (
+            GOOD + "train: {ema: {decay: 1}, stages: [{target: 512, steps: 1}]}",
+            ["train.ema.decay: input should be less than 1"],
+        ),
+        (
+            GOOD + "train: {stages: [{target: 512, steps: 1}]}\nsample: {ema: true}",
+            ["sample.ema: there is no average of weights; set train.ema"],
+        ),
+        (
+            GOOD + "train: {profile: {steps: [12, 10]}, stages: [{target: 512, steps: 1}]}",
+            ["train.profile.steps: takes the first and the last step, such as [10, 12], not [12, 10]"],
         ),
         (
             GOOD

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from rasterloom.cli.options import (
     AT_STEP,
+    EMA,
     AsFormat,
     OutputFormat,
     RecipePath,
@@ -32,6 +33,7 @@ Steps = Annotated[
     list[str] | None,
     typer.Option(metavar="N|latest", help=f"{AT_STEP} May be given again, of one stage."),
 ]
+Averages = Annotated[bool, typer.Option("--ema", help=EMA.format("measured beside them"))]
 Models = Annotated[
     list[Path] | None,
     typer.Option(metavar="FOLDER", help="Checkpoint to measure as well; may be given again."),
@@ -58,6 +60,7 @@ def evaluate_command(
     recipe: RecipePath,
     stage: Stages = None,
     step: Steps = None,
+    average: Averages = False,
     model: Models = None,
     target: Target = None,
     images: Images = 64,
@@ -78,7 +81,7 @@ def evaluate_command(
     from rasterloom.pipelines.workflow import Workflow  # heavy
 
     loaded = load_recipe(recipe)
-    choices = choices_of(stage or (), step or (), model or ())
+    choices = choices_of(stage or (), step or (), model or (), averages=average)
     found, report = _evaluate(Workflow(loaded), evaluate.EvaluationRequest(choices, target, images, clip))
     if save:
         save.write_text(as_json(asdict(found), indent=None if output is OutputFormat.JSON else 1))

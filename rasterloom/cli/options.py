@@ -76,6 +76,7 @@ def plan_table(planned: "Iterable[Planned]") -> Table:
     return table
 
 
+EMA = "Average of the stage's weights (train.ema), {}."
 AT_STEP = (
     "Checkpoint in the middle of the stage: its optimizer step, or latest. Without --stage: of the last "
     "stage that has checkpoints."

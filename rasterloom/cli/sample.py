@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rasterloom.cli.options import AT_STEP, RecipePath, load_recipe, out
+from rasterloom.cli.options import AT_STEP, EMA, RecipePath, load_recipe, out
 
 if TYPE_CHECKING:
     from rasterloom.pipelines.models.generate import SampleRequest
@@ -58,6 +58,7 @@ StageNumber = Annotated[
     int | None, typer.Option(min=1, help="Stage of the recipe, from 1. Default: the last finished one.")
 ]
 AtStep = Annotated[str | None, typer.Option(metavar="N|latest", help=AT_STEP)]
+Average = Annotated[bool, typer.Option("--ema", help=EMA.format("in place of them"))]
 ModelFolder = Annotated[
     Path | None,
     typer.Option("--model", metavar="FOLDER", help="Checkpoint in transformers' format, instead of a stage."),
@@ -82,6 +83,7 @@ def sample_command(
     folder: Folder = None,
     stage: StageNumber = None,
     step: AtStep = None,
+    average: Average = False,
     model: ModelFolder = None,
 ) -> None:
     """Generate images, or describe or edit an image, with a trained model.
@@ -115,7 +117,7 @@ def sample_command(
         batch=batch,
         max_tokens=max_tokens,
     )
-    _sample(loaded, generate.checked(request), ModelChoice(stage, step, model), folder)
+    _sample(loaded, generate.checked(request), ModelChoice(stage, step, model, average), folder)
 
 
 def _sample(recipe: "Recipe", request: "SampleRequest", choice: "ModelChoice", folder: Path | None) -> None:

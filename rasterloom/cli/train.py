@@ -176,6 +176,8 @@ def _show_memory(memory: "Memory") -> None:
     )
     if memory.host:
         _line("", f"and {memory.host / GIB:,.2f} GiB beside the GPU, offloaded")
+    if memory.average:
+        _line("", f"and {memory.average / GIB:,.2f} GiB beside the GPU, of the average of the weights")
     if memory.trained < memory.params:
         _line("trained", f"{memory.trained:,} of {memory.params:,} parameters")
 

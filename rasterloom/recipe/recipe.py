@@ -93,6 +93,12 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _samples_of_an_average_that_there_is(self) -> "Recipe":
+        if self.sample.ema and self.train and self.train.ema is None:
+            raise ValueError("sample.ema: there is no average of weights; set train.ema")
+        return self
+
+    @model_validator(mode="after")
     def _kept_states_fit(self) -> "Recipe":
         """Not of `Train`, which steps read back with one stage alone."""
         for number, stage in enumerate(self.train.stages if self.train else ()):

@@ -2,7 +2,7 @@
 
 from pydantic import Field, field_validator
 
-from rasterloom.recipe.base import Section
+from rasterloom.recipe.base import Section, is_default
 from rasterloom.schema import IMAGE_PLACEHOLDER
 
 
@@ -52,6 +52,8 @@ class SamplingConfig(Section):
     """Sample from the most likely codes only, this many."""
     seed: int = Field(0, ge=0)
     """Random seed; the same seed gives the same images."""
+    ema: bool = Field(False, exclude_if=is_default(False))
+    """Use the average of the weights (``train.ema``) for these images."""
     colour_check: ColourCheck | None = None
     """Measurement of requested colours; null: none."""
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
 
-from rasterloom.recipe.base import Section
+from rasterloom.recipe.base import Section, is_default
 from rasterloom.recipe.model import Model
 from rasterloom.recipe.monitoring import Watch
 
@@ -34,6 +34,8 @@ SPEED_ONLY: dict[str, Any] = {
 
 A finished stage stays finished with other values, and one under way continues with them.
 """
+
+_OF_WSD = {"decay_steps", "decay_share", "decay"}
 
 OF_A_STAGE = ("dropout", "weight_decay", "z_loss", "cfg_drop")
 """Fields of `Train` that a stage may set for itself."""
@@ -130,10 +132,17 @@ class Stage(Section):
     """Tokens to train on; the stage ends with the batch that reaches this number."""
     lr: float = Field(2e-5, gt=0)
     """Peak learning rate, after the warm-up."""
-    schedule: Literal["constant", "cosine", "linear"] | None = None
-    """Learning rate schedule after the warm-up; null: constant, or cosine with ``min_lr``."""
+    schedule: Literal["constant", "cosine", "linear", "wsd"] | None = None
+    """Learning rate schedule after the warm-up; ``wsd``: constant, then a decay over ``decay_share`` of the
+    steps; null: constant, or cosine with ``min_lr``."""
     min_lr: float | None = Field(None, ge=0)
-    """Final learning rate of ``cosine`` and ``linear``; null: 0."""
+    """Final learning rate of ``cosine``, ``linear`` and ``wsd``; null: 0."""
+    decay_steps: int | None = Field(None, ge=1, exclude_if=is_default(None))
+    """Steps of the decay of ``wsd``; null: by ``decay_share``."""
+    decay_share: float = Field(0.2, gt=0, le=1, exclude_if=is_default(0.2))
+    """Decay of ``wsd`` as a share of the stage's steps, rounded up."""
+    decay: Literal["1-sqrt", "linear"] = Field("1-sqrt", exclude_if=is_default("1-sqrt"))
+    """Shape of the decay of ``wsd``, by the share of it that is done: 1 minus its square root, or a line."""
     warmup_steps: int | None = Field(None, ge=0)
     """Steps of the warm-up from 0; null: by ``warmup_share``."""
     warmup_share: float = Field(0.005, ge=0, le=1)
@@ -200,10 +209,21 @@ class Stage(Section):
     @model_validator(mode="after")
     def _schedule_has_its_end(self) -> "Stage":
         if self.schedule == "constant" and self.min_lr is not None:
-            raise ValueError("min_lr: a constant schedule has none; take cosine or linear")
+            raise ValueError("min_lr: a constant schedule has none; take cosine, linear or wsd")
         if self.min_lr is not None and self.min_lr > self.lr:
             raise ValueError(f"min_lr: {self.min_lr:g} is above lr, {self.lr:g}")
+        if self.schedule != "wsd" and (given := self.model_fields_set & _OF_WSD):
+            raise ValueError(f"{min(given)}: it is of schedule: wsd alone")
         return self
+
+
+class Ema(Section):
+    """Exponential moving average of the weights: decay * average + (1 - decay) * weights."""
+
+    decay: float = Field(0.999, gt=0, lt=1)
+    """Weight of the average at each update."""
+    every: int = Field(1, ge=1)
+    """Steps between updates; each copies a worker's share of the weights to CPU memory."""
 
 
 class Train(Watch):
@@ -221,7 +241,7 @@ class Train(Watch):
     deepspeed: DeepSpeed = DeepSpeed()
     """ZeRO, precision, and DeepSpeed's own settings."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """``muon`` converges faster from scratch; it needs ``deepspeed: {zero: 0}``."""
+    """``muon`` converges faster from scratch; it takes ``deepspeed: {zero: 0}``, 1 or 2."""
     seed: int = Field(0, ge=0)
     """Random seed of new weights, the order of rows, dropout, and dropped prompts."""
     heldout: float = Field(0.02, ge=0, lt=1)
@@ -245,6 +265,8 @@ class Train(Watch):
     """Number of checkpoints to keep; older ones are deleted."""
     guard: Guard = Guard()
     """Reaction to loss spikes."""
+    ema: Ema | None = Field(None, exclude_if=is_default(None))
+    """Average of each stage's weights beside them, in ``model_ema/``; null: none."""
 
     _stage_number: int = PrivateAttr(0)
 
@@ -267,10 +289,12 @@ class Train(Watch):
     def _deepspeed_suits_each_stage(self) -> "Train":
         for number in range(len(self.stages)):
             given = self.of_stage(number).deepspeed
-            if self.optimizer == "muon" and (given.zero or given.bf16):
+            if self.optimizer == "muon" and given.zero == 3:
                 raise ValueError(
-                    "optimizer muon takes deepspeed: {zero: 0, bf16: false}, it needs whole matrices"
+                    "optimizer muon takes deepspeed: {zero: 0}, 1 or 2, as it needs whole matrices"
                 )
+            if self.optimizer == "muon" and given.offload:
+                raise ValueError("optimizer muon takes no deepspeed: {offload: cpu}, as it is slow on a CPU")
             if self.model.compile and given.zero == 3:
                 raise ValueError("model: {compile: true} takes deepspeed: {zero: 0}, 1 or 2, not 3")
             if not given.zero and (given.offload or given.bf16):

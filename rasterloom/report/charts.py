@@ -159,13 +159,29 @@ def two_loss_curves(a: Stage | None, b: Stage | None) -> Markup:
 
 
 def smoothed(series: Sequence[Point], share: float = 0.04) -> list[Point]:
-    """Smooth a curve by the geometric mean over ``share`` of it. It is smoothed less towards its ends."""
-    sums = [0.0, *accumulate(math.log(y) for _, y in series)]
-    reach = round(share * len(series) / 2)
+    """Smooth a curve by a line through the logarithms around each point.
+
+    They are as many as ``share`` of the curve; in the middle this is their geometric mean. Towards the ends
+    they are as many, and reach inwards, so that a curve does not end at its last point, whatever that is.
+    """
+    logs = [math.log(y) for _, y in series]
+    sums = [0.0, *accumulate(logs)]
+    moments = [0.0, *accumulate(i * y for i, y in enumerate(logs))]
+    reach = min(round(share * len(series) / 2), (len(series) - 1) // 2)
+    windows = [logs[: 2 * reach + 1], logs[-2 * reach - 1 :]] if series else []
+    ends = [(min(window), max(window)) for window in windows]
     found = []
     for i, (x, _) in enumerate(series):
-        r = min(reach, i, len(series) - 1 - i)
-        found.append((x, math.exp((sums[i + r + 1] - sums[i - r]) / (2 * r + 1))))
+        start = min(max(0, i - reach), len(series) - 2 * reach - 1)
+        end = start + 2 * reach + 1
+        center, mean = start + reach, (sums[end] - sums[start]) / (end - start)
+        spread = reach * (reach + 1) * (2 * reach + 1) / 3  # of the numbers of the points
+        slope = (moments[end] - moments[start] - center * (end - start) * mean) / spread if reach else 0.0
+        fitted = mean + slope * (i - center)
+        if i != center:  # a line may lead beyond what it was laid through
+            low, high = ends[start > 0]
+            fitted = min(max(fitted, low), high)
+        found.append((x, math.exp(fitted)))
     return found
 
 

@@ -25,6 +25,8 @@ SAMPLES_JSON = "samples.json"
 TOKENIZER = "tokenizer.json"  # the text vocabulary
 CHECKPOINTS = "checkpoints"  # folder of a stage
 MODEL = "model"  # folder of a stage
+PROFILES = "profiles"  # folder of a stage: traces of torch's profiler
+MODEL_EMA = "model_ema"  # folder of a stage: the average of its weights
 
 CATALOG = "catalog.db"  # of a local workspace
 ANY_METADATA = "*/tables/*/metadata/*.metadata.json"  # of Iceberg, beside the catalog

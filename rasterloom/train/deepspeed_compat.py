@@ -10,6 +10,7 @@ import shutil
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ _MODEL_FILE = "mp_rank_00_model_states.pt"  # ZeRO 0: all weights; ZeRO 1 and 2:
 _MODEL_SHARD = "zero_pp_rank_0_mp_rank_00_model_states.pt"  # ZeRO 3
 _SHARD_FILES, _SHARD_RANK = "*_optim_states.pt", re.compile(r"zero_pp_rank_(\d+)_")
 _OPTIMIZER, _ZERO_STAGE = "optimizer_state_dict", "zero_stage"
-_MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW; ZeRO 1 and 2 have Muon's momentum under both names
+_MOMENTUM = "momentum_buffer"  # of Muon without ZeRO
 _BF16_WEIGHTS = "single_partition_of_fp32_groups"
 
 
@@ -70,6 +72,54 @@ def local_part(parameter: Tensor) -> Tensor:
         return parameter
     used = whole_size(parameter) - dist.get_rank() * part.numel()  # the rest is padding, which holds anything
     return part.view(-1)[: max(0, used)]
+
+
+def own_share(parameter: Tensor) -> tuple[int, Tensor] | None:
+    """This rank's share of a trained parameter: its start, and float32 values.
+
+    The start is that in the flat parameter. The shares of all ranks are the whole. Under ZeRO a rank has
+    what it holds of the float32 weights, which may be nothing, or lie on the CPU; without, an even part.
+    """
+    if hasattr(parameter, "ds_id"):
+        from deepspeed.utils import safe_get_local_fp32_param  # heavy
+
+        mine = safe_get_local_fp32_param(parameter).view(-1)
+        start = dist.get_rank() * int(parameter.ds_tensor.numel())  # type: ignore[attr-defined]
+        left = whole_size(parameter) - start  # the rest is padding
+        return (start, mine[:left]) if left > 0 else None
+    if hasattr(parameter, "_hp_mapping"):
+        mapping: Any = parameter._hp_mapping
+        return None if mapping is None else (int(mapping.lp_fragment_address.start), mapping.hp_fragment)
+    most = -(-parameter.numel() // dist.get_world_size())
+    start = dist.get_rank() * most
+    part = parameter.view(-1)[start : start + most]
+    return (start, part) if part.numel() else None
+
+
+@dataclass(frozen=True)
+class FlatPlace:
+    """Place of a part of a parameter in a rank's partition."""
+
+    start: int
+    """In the partition."""
+    begins: int
+    """In the flat parameter."""
+    size: int
+
+
+def flat_place(parameter: Tensor) -> FlatPlace:
+    """Return the place of a parameter's part in this rank's partition.
+
+    The partition is one of ZeRO 1 or 2, and may have nothing of the parameter.
+    """
+    try:
+        mapping: Any = parameter._hp_mapping  # type: ignore[attr-defined]
+    except AttributeError:
+        raise DeepSpeedMoved("_hp_mapping at the parameters of ZeRO 1 and 2") from None
+    if mapping is None:
+        return FlatPlace(0, 0, 0)
+    part = mapping.lp_fragment_address
+    return FlatPlace(int(mapping.hp_fragment_address.start), int(part.start), int(part.numel))
 
 
 class StepGate:
@@ -194,18 +244,25 @@ def load_whole(engine: Any, folder: Path, names: Sequence[Sequence[str]]) -> Non
             place = folder / "zero" / name
             parameter.data.copy_(_read_all(place / "fp32.pt")["param"])
             state = {key: _read_all(place / f"{key}.pt")["param"].to(parameter.device) for key in _MOMENTS}
-            step = torch.as_tensor(_read_all(place / "step.pt"), dtype=torch.float32)
-            engine.basic_optimizer.state[parameter] = {"step": step.to(parameter.device), **state}
+            if group.get("muon"):
+                state = {_MOMENTUM: state[_MOMENTS[0]]}
+            else:
+                step = torch.as_tensor(_read_all(place / "step.pt"), dtype=torch.float32)
+                state["step"] = step.to(parameter.device)
+            engine.basic_optimizer.state[parameter] = state
 
 
 def _split_plain(source: Path, target: Path, names: Sequence[Sequence[str]]) -> Any:
     """Write each parameter of a checkpoint of ZeRO 0. Returns the number of steps taken."""
-    states = _read(source / _MODEL_FILE)
+    states, taken = _read(source / _MODEL_FILE), None
     of_optimizer = states["optimizer"]["state"]
     for number, name in enumerate(name for of_group in names for name in of_group):
-        state = of_optimizer[number]
+        state = dict(of_optimizer[number])
+        if _MOMENTUM in state:
+            state |= dict.fromkeys(_MOMENTS, state[_MOMENTUM])
+        taken = state.get("step", taken)
         _write_parameter(target, name, {"fp32": states["module"][name].float(), **state})
-    return of_optimizer[0]["step"]
+    return taken
 
 
 def _whole_shaped(target: Path, engine: Any, names: Sequence[Sequence[str]]) -> Any:
@@ -214,17 +271,19 @@ def _whole_shaped(target: Path, engine: Any, names: Sequence[Sequence[str]]) -> 
         name: whole_shape(parameter) if hasattr(parameter, "ds_shape") else tuple(parameter.shape)
         for name, parameter in engine.module.named_parameters()
     }
+    of_all = _read_all(target / "zero" / "optimizer_state.pt").get(_OPTIMIZER)  # of ZeRO 3
+    taken = of_all["state"][0]["step"] if of_all else None
     for name in (name for of_group in names for name in of_group):
         place = target / "zero" / name
         found = {key: _read_all(place / f"{key}.pt") for key in ("fp32", *_MOMENTS)}
         whole = {key: value["param"] if isinstance(value, dict) else value for key, value in found.items()}
+        state: dict[str, Any] = {key: tensor.reshape(shapes[name]).clone() for key, tensor in whole.items()}
         if (place / "step.pt").exists():
-            step = _read_all(place / "step.pt")
-        else:  # of ZeRO 3, where all parameters have one
-            step = _read_all(target / "zero" / "optimizer_state.pt")[_OPTIMIZER]["state"][0]["step"]
-        tensors = {key: tensor.reshape(shapes[name]).clone() for key, tensor in whole.items()}
-        _write_parameter(target, name, {**tensors, "step": step})
-    return step
+            taken = state["step"] = _read_all(place / "step.pt")
+        elif of_all:
+            state["step"] = taken
+        _write_parameter(target, name, state)
+    return taken
 
 
 def _write_parameter(target: Path, name: str, state: dict[str, Any]) -> None:
@@ -232,7 +291,8 @@ def _write_parameter(target: Path, name: str, state: dict[str, Any]) -> None:
     place.mkdir(parents=True, exist_ok=True)
     for key in ("fp32", *_MOMENTS):
         torch.save({"param": state[key].clone()}, place / f"{key}.pt")
-    torch.save(state["step"], place / "step.pt")
+    if "step" in state:  # Muon has none
+        torch.save(state["step"], place / "step.pt")
 
 
 def whole_weights(folder: Path, tag: str) -> dict[str, Tensor]:

@@ -57,6 +57,8 @@ def deepspeed_config(train: Train, *, bucket_elements: int = BUCKET_ELEMENTS) ->
         # torch's own: DeepSpeed's would be compiled on the spot, which takes a compiler.
         params = {"lr": 1.0, "betas": list(BETAS), "torch_adam": True, "fused": True}
         config["optimizer"] = {"type": "AdamW", "params": params}
+    elif given.zero:
+        config["zero_allow_untested_optimizer"] = True  # DeepSpeed knows its own Muon alone
     extra = _without_auto(given.extra)
     _check(extra, config)
     return _merged(config, extra)

@@ -12,7 +12,7 @@ from pyarrow.fs import FileSystem
 
 from rasterloom.recipe.train import SECTIONS_OF_A_STAGE, SPEED_ONLY, Stage, Train
 from rasterloom.schema import Profile
-from rasterloom.storage.layout import CHECKPOINTS, MODEL
+from rasterloom.storage.layout import CHECKPOINTS, MODEL, MODEL_EMA, PROFILES
 from rasterloom.storage.store import Store
 from rasterloom.utils import private_folders
 
@@ -163,6 +163,11 @@ class StageJob:
         return self.folder / MODEL
 
     @property
+    def average_dir(self) -> Path:
+        """Folder of the model with the average of the weights (``train.ema``)."""
+        return self.folder / MODEL_EMA
+
+    @property
     def checkpoint_store(self) -> Store:
         return Store(self.checkpoints or str((self.folder / CHECKPOINTS).absolute()))
 
@@ -173,6 +178,15 @@ class StageJob:
     @property
     def heldout_file(self) -> Path:
         return self.folder / "heldout.json"
+
+    @property
+    def sums_file(self) -> Path:
+        """File with the sums since the last summary, for a checkpoint."""
+        return self.folder / "sums.json"
+
+    @property
+    def profiles_dir(self) -> Path:
+        return self.folder / PROFILES
 
     @property
     def samples_dir(self) -> Path:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from rasterloom.errors import StageImpossible
 from rasterloom.recipe.train import Guard, Train
@@ -44,6 +45,7 @@ from rasterloom.train.optim.deepspeed_engine import (
 from rasterloom.train.optim.loss_guard import after_objection, after_step, check_end, no_result, objection
 from rasterloom.train.optim.lr_schedule import learning_rate
 from rasterloom.train.optim.train_step import train_step
+from rasterloom.train.optim.weight_average import WeightAverage
 from rasterloom.utils.json_files import read_json, to_json, write_json
 from rasterloom.utils.random_streams import stream_number
 
@@ -59,8 +61,8 @@ def run_worker(
     """Train a stage as one rank of the existing process group.
 
     Goes on from the last complete checkpoint of the job, whatever number of ranks has written it. Leaves in
-    the job's folder ``model/``, ``metrics.jsonl``, ``heldout.json`` and, when all else is written,
-    ``result.json``.
+    the job's folder ``model/``, ``metrics.jsonl``, ``heldout.json``, ``model_ema/`` where ``train.ema`` is
+    set, and, when all else is written, ``result.json``.
 
     Args:
         request: called after each step; what is requested of any rank, all of them do. If it is to stop,
@@ -91,7 +93,7 @@ def run_worker(
         stage.saver.finish()
         loss = monitor.log.recent_loss()
     if done:
-        _export(stage.engine, job, dist.get_rank())
+        _export(stage)
         on_rank_0(lambda: _conclude(job, stage.position, loss))
     stage.engine.destroy()
     return "done" if done else "stopped"
@@ -109,11 +111,12 @@ class _Stage:
     position: Position
     is_new: bool
     scratch: Path
+    average: WeightAverage | None
 
     def save(self) -> None:
         """Write a checkpoint, unless weights are not finite. A guard that rolls back comes to that itself."""
         if weights_are_finite(self.engine):
-            self.saver.save(self.engine, self.position)
+            self.saver.save(self.engine, self.position, self.average)
         elif self.job.train.guard.on != "rollback" or self.position.step in (0, self.total):
             raise no_result("the weights are not finite", self.position.step)
 
@@ -139,9 +142,11 @@ def _open(job: StageJob) -> _Stage:
     freeze(model.lm, job.stage.freeze)
     model.train()  # a checkpoint comes in evaluation mode
     engine = start_deepspeed(model, train, use_gpu=job.use_gpu)
-    position = _start(engine, job, last, scratch)
-    saver = Saver(store, scratch, keep=train.keep_checkpoints, notes=(job.metrics_file, job.heldout_file))
-    return _Stage(job, loader, engine, saver, position, last is None, scratch)
+    average = WeightAverage(engine, train.ema) if train.ema else None
+    position = _start(engine, average, job, last, scratch)
+    notes = (job.metrics_file, job.heldout_file, job.sums_file)
+    saver = Saver(store, scratch, keep=train.keep_checkpoints, notes=notes)
+    return _Stage(job, loader, engine, saver, position, last is None, scratch, average)
 
 
 def _train(
@@ -163,6 +168,7 @@ def _train(
             _check_end(stage, monitor)
         due = due or step % stage.job.train.checkpoint_every == 0
         if (due and "note" not in record) or step == stage.total or requested:
+            monitor.keep_sums(step)
             stage.save()  # after a step that was refused it waits for one that is taken
             due = False
         elif uploaded:
@@ -176,6 +182,7 @@ def _train(
 
 def _step(stage: _Stage, parts: Sequence[Packed], monitor: Monitor, *, wait: float) -> dict[str, Any]:
     """Take a step, unless the guard skips it, and note it."""
+    monitor.before(stage.position.step + 1)
     began = time.monotonic()
     train, position = stage.job.train, stage.position
     lr = learning_rate(position.step, stage.total, stage.job.stage)
@@ -183,6 +190,8 @@ def _step(stage: _Stage, parts: Sequence[Packed], monitor: Monitor, *, wait: flo
     sums = train_step(stage.engine, parts, monitor.device, monitor.tally, lr=lr, refuse=judge)
     refused = judge(sums.loss, sums.grad_norm)
     position = _after(position, sums, refused, train.guard)
+    if stage.average is not None and not refused:
+        stage.average.update(position.step)
     if refused and train.guard.on == "rollback":
         refused += f"; back to step {_roll_back(stage)}"
     if refused and dist.get_rank() == 0:
@@ -212,13 +221,15 @@ def _after(position: Position, sums: StepSums, refused: str | None, guard: Guard
     return replace(position, step=step, tokens=position.tokens + sums.tokens, seen=seen)
 
 
-def _start(engine: Any, job: StageJob, last: Checkpoint | None, scratch: Path) -> Position:
-    """Bring the engine to where the stage stands."""
+def _start(
+    engine: Any, average: WeightAverage | None, job: StageJob, last: Checkpoint | None, scratch: Path
+) -> Position:
+    """Bring the engine, and the average, to where the stage stands."""
     world = dist.get_world_size()
     if last is not None:
         logger.info("%s goes on from step %d", job.stage.label, last.position.step)
         with resume.fetched(job.checkpoint_store, last, scratch) as folder:
-            resume.load(engine, last, folder, scratch)
+            resume.load(engine, last, folder, scratch, average)
             restore_random_state(folder, seed=_dropout_seed(job.train, step=last.position.step))
             on_rank_0(lambda: resume.restore_notes(folder, job.folder))
         return replace(last.position, world_size=world)
@@ -229,6 +240,8 @@ def _start(engine: Any, job: StageJob, last: Checkpoint | None, scratch: Path) -
             raise StageImpossible(f"optimizer_state: keep: there is no checkpoint in {before.root}")
         with resume.fetched(before, kept, scratch) as folder:
             resume.load(engine, kept, folder, scratch)
+        if average is not None:
+            average.begin()
     return Position(job.digest(), job.tokens_snapshot, world, step=0, tokens=0, seconds=0.0)
 
 
@@ -245,7 +258,7 @@ def _roll_back(stage: _Stage) -> int:
     last = on_rank_0(lambda: latest(job.checkpoint_store, job.digest()))
     assert last is not None
     with resume.fetched(job.checkpoint_store, last, stage.scratch) as folder:
-        resume.load(stage.engine, last, folder, stage.scratch)
+        resume.load(stage.engine, last, folder, stage.scratch, stage.average)
     return last.position.step
 
 
@@ -257,19 +270,28 @@ def _agree(request: Request, uploaded: bool, device: torch.device) -> tuple[Requ
     return Request(most), not missing
 
 
-def _export(engine: Any, job: StageJob, rank: int) -> None:
-    """Write the weights as a folder that plain transformers loads. Every rank calls this."""
-    weights = full_weights(engine, keep=rank == 0)
-    if rank == 0:
-        folder, lora = job.model_dir, job.train.model.lora
-        draft = folder.with_name("writing-model")
-        shutil.rmtree(draft, ignore_errors=True)
-        lm, vocabulary = engine.module.lm, job.vocabulary
-        save_model(lm, job.profile, draft, state_dict=weights, lora=lora, vocabulary=vocabulary)
-        if lora is not None:
-            save_adapter(weights, lora, draft / "adapter", base=job.init)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(draft, folder)
+def _export(stage: _Stage) -> None:
+    """Write the weights and their average as folders for plain transformers. Every rank calls this."""
+    writes = dist.get_rank() == 0
+    weights = full_weights(stage.engine, keep=writes)
+    if writes:
+        _write_model(stage, weights, stage.job.model_dir)
+    if stage.average is not None:
+        averages = stage.average.gather(keep=writes)
+        if writes:
+            _write_model(stage, weights | averages, stage.job.average_dir)
+
+
+def _write_model(stage: _Stage, weights: dict[str, Tensor], folder: Path) -> None:
+    job, lora = stage.job, stage.job.train.model.lora
+    draft = folder.with_name(f"writing-{folder.name}")
+    shutil.rmtree(draft, ignore_errors=True)
+    lm, vocabulary = stage.engine.module.lm, job.vocabulary
+    save_model(lm, job.profile, draft, state_dict=weights, lora=lora, vocabulary=vocabulary)
+    if lora is not None:
+        save_adapter(weights, lora, draft / "adapter", base=job.init)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(draft, folder)
 
 
 def _conclude(job: StageJob, position: Position, loss: float) -> None:
@@ -278,7 +300,8 @@ def _conclude(job: StageJob, position: Position, loss: float) -> None:
     record |= {"seconds": position.seconds, "heldout": read_json(job.heldout_file)}
     store = job.checkpoint_store
     if store.is_s3:
-        for folder in (job.model_dir, job.samples_dir, job.folder / EVENTS):
+        folders = (job.model_dir, job.average_dir, job.samples_dir, job.profiles_dir, job.folder / EVENTS)
+        for folder in folders:
             if folder.exists():
                 upload(store, folder, f"{OUTPUT}/{folder.name}")
         for note in (job.metrics_file, job.heldout_file):

@@ -67,6 +67,7 @@ NEW = {  # another value, where the schema does not suggest one, and what else i
     "train.stages.optimizer_state": None,  # takes a stage before
     "train.stages.deepspeed.config": None,  # the same as extra
     "train.stages.deepspeed.extra": {"steps_per_print": 7},
+    "train.profile.steps": [2, 3],
     "train.model.lora.targets": ["q_proj"],
     "train.deepspeed.zero": 2,
     "train.deepspeed.config": None,  # the same as extra
@@ -147,7 +148,7 @@ def base(tmp_path_factory):
         table = pa.table({column: [f"http://a.test/{number}.jpg"] for column in columns})
         pq.write_table(table.append_column("pixels", pa.array([b"..."])), folder / f"{name}.parquet")
     (folder / "list.txt").write_text("a.test\n")
-    stage = {"target": 64, "steps": 5, "lr": 1e-3}
+    stage = {"target": 64, "steps": 5, "lr": 1e-3, "schedule": "wsd"}
     return {
         "corpus": "demo",
         "workspace": str(folder / "work"),
@@ -160,6 +161,7 @@ def base(tmp_path_factory):
                 {"mixture": [{"target": 64, "weight": 1}, {"target": 96, "weight": 1}], "steps": 5},
             ],
             "deepspeed": {"zero": 1},
+            "ema": {"decay": 0.9},
         },
         "sample": {
             "prompts": ["a cat"],

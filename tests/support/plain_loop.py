@@ -10,10 +10,11 @@ from rasterloom.train.data.dataloader import open_loader
 from rasterloom.train.deepspeed_config import BETAS
 
 
-def plain_loop(job, without=()):
+def plain_loop(job, without=(), on_step=lambda model: None):
     """Losses, norms of the gradients, and the weights after all steps. The dropout must be 0.
 
-    ``without``: steps, counted from 1, whose batch is passed over.
+    ``without``: steps, counted from 1, whose batch is passed over. ``on_step`` is given the model before the
+    first step and after each that is taken.
     """
     feed = open_loader(job)
     model = ChameleonForConditionalGeneration.from_pretrained(job.init, attn_implementation="eager")
@@ -30,6 +31,7 @@ def plain_loop(job, without=()):
     assert len(matrices) + len(norms) == len(list(model.parameters()))
     optimizer = torch.optim.AdamW(groups, lr=job.stage.lr, betas=BETAS, foreach=False)
     losses, grad_norms = [], []
+    on_step(model)
     for batch in feed.plan.batches():
         if batch.step + 1 in without:
             losses.append(None)
@@ -50,4 +52,5 @@ def plain_loop(job, without=()):
         grad_norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), job.train.grad_clip)))
         losses.append(loss)
         optimizer.step()
+        on_step(model)
     return losses, grad_norms, {name: p.detach() for name, p in model.named_parameters()}

@@ -128,6 +128,21 @@ def test_a_stage_that_is_cut_off_goes_on_as_if_nothing_had_happened(job, optimiz
     ]
 
 
+@pytest.mark.parametrize("step", [2, 5, 8])
+def test_a_learning_rate_goes_on_in_each_of_its_phases(job, step, crash_at):
+    """Warm-up, constant, decay."""
+    stage = job.stage.model_copy(
+        update={"schedule": "wsd", "decay_steps": 3, "decay": "linear", "min_lr": 1e-3}
+    )
+    cut = replace(with_train(job, "cut", checkpoint_every=1), stage=stage)
+    crash_at(step)
+    with pytest.raises(Crash):
+        run_worker(cut)
+    run_worker(cut)
+    rates = [record["lr"] for record in read_metrics(cut.metrics_file)]
+    assert rates == pytest.approx([5e-3, 1e-2, 1e-2, 1e-2, 1e-2, 7e-3, 4e-3, 1e-3])
+
+
 def test_a_half_written_checkpoint_is_not_used(job, crash_at, monkeypatch):
     def die(*_):
         raise Crash

@@ -329,7 +329,7 @@ def keep(workflow: Workflow, checkpoints: Sequence[TrainedModel], evaluation: Ev
     """Save metrics beside final models and update the report. Returns the report's path, if any."""
     corpus = workflow.corpus
     for trained, figures in zip(checkpoints, evaluation.checkpoints, strict=True):
-        if trained.step is None or trained.at is not None:
+        if trained.step is None or trained.at is not None or trained.is_average:
             continue
         text = to_json(asdict(evaluation) | {"checkpoints": [asdict(figures)]}, indent=1)
         corpus.store.put(f"{file_folder(corpus, trained.step)}/{EVALUATION}", text.encode())

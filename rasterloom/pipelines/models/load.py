@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rasterloom.errors import RecipeError, one_line
@@ -15,7 +15,7 @@ from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import local_folder, scratch_folder
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import Profile, StepKind
-from rasterloom.storage.layout import MODEL, PROFILE
+from rasterloom.storage.layout import MODEL, MODEL_EMA, PROFILE
 from rasterloom.tokenize.buckets import bucket_sizes, choose_bucket
 from rasterloom.tokenize.codecs.base import Codec
 from rasterloom.tokenize.codecs.load import codec_of
@@ -34,11 +34,13 @@ class TrainedModel:
     target: int  # resolution
     step: HasResult | None = None  # that made it, if it is a stage's
     at: int | None = None  # the optimizer step in the middle of the stage; None: its end
+    is_average: bool = False  # of the weights, in place of them (train.ema)
 
     @property
     def label(self) -> str:
         """The name, and the optimizer step if it is not the end."""
-        return self.name if self.at is None else f"{self.name} step {self.at}"
+        name = self.name if self.at is None else f"{self.name} step {self.at}"
+        return f"{name} ema" if self.is_average else name
 
 
 @dataclass(frozen=True)
@@ -56,17 +58,23 @@ class ModelChoice:
     stage: int | None = None  # from 1; None: the last that is done
     step: str | None = None  # optimizer step, or `LATEST`; None: the stage's end
     folder: Path | None = None
+    average: bool = False  # of the weights, in place of them
 
     def check(self) -> None:
-        """Raise RecipeError if both a stage and a folder are chosen."""
+        """Raise RecipeError if a folder is chosen and a stage, too."""
         if self.folder and (self.stage or self.step):
             raise RecipeError(hint="give either {stage} or {model}")
+        if self.folder and self.average:
+            raise RecipeError("is of a stage", field="ema", hint="give the folder model_ema as {model}")
 
 
 def choices_of(
-    stages: Sequence[int], steps: Sequence[str], folders: Sequence[Path]
+    stages: Sequence[int], steps: Sequence[str], folders: Sequence[Path], *, averages: bool = False
 ) -> tuple[ModelChoice, ...]:
     """Models in the order to measure them: of stages or of one stage's checkpoints, then of folders.
+
+    Args:
+        averages: put the average of each stage's weights behind these.
 
     Raises:
         RecipeError: checkpoints of several stages are chosen.
@@ -78,6 +86,8 @@ def choices_of(
     else:
         chosen = [ModelChoice(number) for number in stages]
         chosen += [] if stages or folders else [ModelChoice()]
+    if averages:
+        chosen = [one for weights in chosen for one in (weights, replace(weights, average=True))]
     return (*chosen, *(ModelChoice(folder=folder) for folder in folders))
 
 
@@ -85,20 +95,24 @@ def load_model(workflow: Workflow, choice: ModelChoice, text_codec: TextCodec) -
     """Find the chosen model.
 
     Raises:
-        RecipeError: there is none, it cannot be read, or it does not fit the corpus.
+        RecipeError: there is none, or no average, it cannot be read, or it does not fit the corpus.
     """
+    train = workflow.recipe.train
+    if choice.average and (train is None or train.ema is None):
+        raise RecipeError("there is no average of weights", field="ema", hint="set train.ema, and train")
     if choice.folder:
         return model_in_folder(workflow, choice.folder, text_codec)
     if choice.step:
-        return model_at_step(workflow, choice.stage, choice.step, text_codec)
-    return model_of_stage(workflow, choice.stage)
+        return model_at_step(workflow, choice, choice.step, text_codec)
+    return model_of_stage(workflow, choice.stage, average=choice.average)
 
 
-def model_of_stage(workflow: Workflow, number: int | None = None) -> TrainedModel:
+def model_of_stage(workflow: Workflow, number: int | None = None, *, average: bool = False) -> TrainedModel:
     """Final model of a stage. By default of the last stage that is done.
 
     Args:
         number: of the stage, from 1.
+        average: of the weights, in place of them.
 
     Raises:
         RecipeError: there is no such stage, or it is not done.
@@ -109,14 +123,15 @@ def model_of_stage(workflow: Workflow, number: int | None = None) -> TrainedMode
         which = "no stage is" if number is None else f"stage {number} is not"
         raise RecipeError(f"{which} trained yet", needs=asked[0].name)
     step = done[-1]
-    return TrainedModel(step.part, local_folder(corpus, step) / MODEL, target_of(step), step)
+    folder = local_folder(corpus, step) / (MODEL_EMA if average else MODEL)
+    return TrainedModel(step.part, folder, target_of(step), step, is_average=average)
 
 
-def model_at_step(workflow: Workflow, number: int | None, asked: str, text_codec: TextCodec) -> TrainedModel:
+def model_at_step(workflow: Workflow, choice: ModelChoice, asked: str, text_codec: TextCodec) -> TrainedModel:
     """Model of a checkpoint within a stage, exported on first use.
 
     Args:
-        number: of the stage, from 1; None: the last that has checkpoints.
+        choice: its stage; without a number, the last that has checkpoints.
         asked: the checkpoint's optimizer step, or `LATEST`.
 
     Raises:
@@ -125,7 +140,7 @@ def model_at_step(workflow: Workflow, number: int | None, asked: str, text_codec
     from rasterloom.train.checkpoint.export import export_checkpoint  # heavy
     from rasterloom.train.checkpoint.saver import complete  # heavy
 
-    corpus, stages = workflow.corpus, _asked(workflow, number)
+    corpus, stages, average = workflow.corpus, _asked(workflow, choice.stage), choice.average
     for step in reversed(stages):
         store = checkpoint_store(corpus, step)
         there = {one.position.step: one for one in complete(store, None)}
@@ -145,19 +160,20 @@ def model_at_step(workflow: Workflow, number: int | None, asked: str, text_codec
             field="step",
             value=asked,
         )
-    config = step.config
-    folder = scratch_folder(step, f"-{there[at].name}")
-    lora = config.train.model.lora
+    folder = scratch_folder(step, f"-{there[at].name}{'-ema' * average}")
+    lora = step.config.train.model.lora
     try:
         profile, vocabulary = text_codec.profile, vocabulary_of(text_codec.text)
-        export_checkpoint(store, there[at], profile, folder, lora=lora, vocabulary=vocabulary)
+        export_checkpoint(
+            store, there[at], profile, folder, lora=lora, vocabulary=vocabulary, average=average
+        )
         os.utime(folder)  # it is in use
         remove_old(folder.parent)
     except (OSError, ValueError) as error:
         reason = one_line(error)
         message = f"{step.name}: the checkpoint cannot be read: {reason}"
         raise RecipeError(message, field="step", value=at) from None
-    return TrainedModel(step.part, folder, target_of(step), step, at)
+    return TrainedModel(step.part, folder, target_of(step), step, at, average)
 
 
 def _asked(workflow: Workflow, number: int | None) -> list[StageStep]:

@@ -4,11 +4,12 @@ import shutil
 from pathlib import Path
 
 from rasterloom.errors import StorageError
-from rasterloom.storage.layout import CHECKPOINTS, MODEL
+from rasterloom.storage.layout import CHECKPOINTS, MODEL, MODEL_EMA, PROFILES
 from rasterloom.utils.private_folders import process_folder
 from rasterloom.versions.corpus import Corpus
 
-HEAVY = (f"{MODEL}/", f"{CHECKPOINTS}/", "events/")  # gigabytes that no page shows
+# Gigabytes that no page shows.
+HEAVY = tuple(f"{folder}/" for folder in (MODEL, MODEL_EMA, CHECKPOINTS, PROFILES, "events"))
 
 
 def shown_folder(corpus: Corpus, step: str, fingerprint: str) -> Path:

@@ -27,7 +27,7 @@ from rasterloom.recipe.run import Run
 from rasterloom.recipe.sampling import SamplingConfig
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import StepKind, bucket_name
-from rasterloom.storage.layout import MODEL
+from rasterloom.storage.layout import MODEL, MODEL_EMA
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.tokenize.cropping import crop_as_coded
 from rasterloom.tokenize.text_tokenizer import text_of
@@ -86,7 +86,7 @@ def make_samples(context: StepContext[SampleAt]) -> dict[str, int]:
     corpus, config = context.corpus, context.config
     trained, text, *others = context.step.inputs
     (tokens,) = others or (text,)  # a pinned version has both
-    model = local_folder(corpus, trained) / MODEL
+    model = local_folder(corpus, trained) / (MODEL_EMA if config.sample.ema else MODEL)
     codec = codec_of(config.tokenize, _device(context.run))
     if not codec.can_decode:
         return {"pictures": 0}

@@ -20,6 +20,7 @@ from rasterloom.train.deepspeed_compat import silence
 from rasterloom.train.job import Vocabulary
 from rasterloom.train.model.packed_lm import build_model, save_model
 from rasterloom.train.model.shapes import CONFIG_FILE
+from rasterloom.train.optim.weight_average import whole_average
 
 _MODULE = "lm."  # in the names of `model.PackedLM`
 
@@ -32,6 +33,7 @@ def export_checkpoint(
     *,
     lora: Lora | None,
     vocabulary: Vocabulary | None = None,
+    average: bool = False,
 ) -> None:
     """Write the model of a checkpoint: float32, adapters merged.
 
@@ -39,9 +41,10 @@ def export_checkpoint(
         folder: is there when all of it is written; one that is there already stays as it is.
         lora: the adapters that the stage trains.
         vocabulary: of the model's text.
+        average: take the average of the weights in place of them.
 
     Raises:
-        ValueError: the checkpoint has no config, because an earlier version wrote it.
+        ValueError: the checkpoint has no config, because an earlier version wrote it, or no average.
         OSError: it cannot be read; it may have been deleted meanwhile.
     """
     if folder.exists():
@@ -56,6 +59,9 @@ def export_checkpoint(
             download(store, checkpoint.name, here)
         model = build_model(str(here), profile, device="meta")
         weights, draft_of_model = whole_weights(here), draft / "model"
+        if average:
+            shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+            weights |= whole_average(here, shapes)
         save_model(model, profile, draft_of_model, state_dict=weights, lora=lora, vocabulary=vocabulary)
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -21,13 +21,17 @@ from rasterloom.train.deepspeed_compat import (
     universal_loading,
 )
 from rasterloom.train.distributed import once_a_machine
-from rasterloom.train.optim.deepspeed_engine import parameter_groups
+from rasterloom.train.optim.deepspeed_engine import parameter_groups, split_matrices
+from rasterloom.train.optim.muon import MuonAdamW
+from rasterloom.train.optim.weight_average import WeightAverage
 
 _UNIVERSAL = "universal"
 
 
-def load(engine: Any, checkpoint: Checkpoint, folder: Path, scratch: Path) -> None:
-    """Restore weights and optimizer; every rank calls this.
+def load(
+    engine: Any, checkpoint: Checkpoint, folder: Path, scratch: Path, average: WeightAverage | None = None
+) -> None:
+    """Restore weights, optimizer and average; every rank calls this.
 
     What the recipe says of the optimizer holds afterwards, as weight decay, and not what the checkpoint says,
     whose stage may have been another.
@@ -35,6 +39,7 @@ def load(engine: Any, checkpoint: Checkpoint, folder: Path, scratch: Path) -> No
     Args:
         folder: the checkpoint's files, from `fetched`.
         scratch: a folder of this machine, for conversion.
+        average: of the weights, where the stage has one.
     """
     of_recipe = [
         {name: value for name, value in group.items() if name != "params"}
@@ -49,6 +54,8 @@ def load(engine: Any, checkpoint: Checkpoint, folder: Path, scratch: Path) -> No
         _load(engine, folder, STATE)
     for group, values in zip(engine.optimizer.param_groups, of_recipe, strict=True):
         group.update(values)
+    if average is not None:
+        average.load(folder)
 
 
 @contextmanager
@@ -102,6 +109,8 @@ def _parameter_names(engine: Any) -> list[list[str]]:
     """Names of the optimizer's parameters by group, in their order."""
     names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
     groups = parameter_groups(engine.module, 0.0)
+    if isinstance(engine.basic_optimizer, MuonAdamW):
+        groups = split_matrices(engine.module, groups)
     return [[names[id(parameter)] for parameter in group["params"]] for group in groups]
 
 
@@ -118,4 +127,5 @@ def _load_converted(engine: Any, folder: Path, target: Path) -> None:
 def _steps_apart(engine: Any) -> None:
     """Give each parameter a counter of its own: ZeRO 3 gives all of them one and the same."""
     for parameter, state in engine.basic_optimizer.state.items():
-        state["step"] = state["step"].clone().to(parameter.device)
+        if "step" in state:  # Muon has none
+            state["step"] = state["step"].clone().to(parameter.device)

@@ -1,8 +1,8 @@
 """Checkpoints within a stage: in a store, complete or not at all.
 
 A checkpoint is a folder ``step-<n>-<attempt>`` that holds DeepSpeed's files (weights, and each rank's share
-of the optimizer), the model's config, each rank's random state and the stage's notes so far, and beside it a
-record
+of the optimizer), the model's config, each rank's random state and share of the weights' average, if there is
+one, and the stage's notes so far, and beside it a record
 ``step-<n>.json``, which is written last and names all files with their sizes. What has no record, or lacks
 a file of it, is not used.
 
@@ -28,6 +28,7 @@ from rasterloom.storage.store import Store
 from rasterloom.storage.transfer import FolderUpload
 from rasterloom.train.distributed import all_succeed, gathered, on_rank_0
 from rasterloom.train.optim.loss_guard import Seen
+from rasterloom.train.optim.weight_average import WeightAverage
 from rasterloom.utils import random_streams
 
 STATE = "state"  # DeepSpeed's tag: its files are in a folder of this name
@@ -108,8 +109,11 @@ class Saver:
         """True if an upload under way has done this rank's part."""
         return self._under_way is not None and self._under_way[1].done
 
-    def save(self, engine: Any, position: Position) -> None:
+    def save(self, engine: Any, position: Position, average: WeightAverage | None = None) -> None:
         """Write a checkpoint, or begin to. One that is under way is finished first.
+
+        Args:
+            average: of the weights, where the stage has one.
 
         Raises:
             StorageError: what was under way could not be uploaded.
@@ -123,6 +127,8 @@ class Saver:
         folder.mkdir(parents=True, exist_ok=True)
         engine.save_checkpoint(str(folder), tag=STATE, save_latest=False)
         torch.save(_random_state(), folder / f"random-{rank}.pt")
+        if average is not None:
+            average.save(folder)
         if rank == 0:
             engine.module.lm.config.save_pretrained(folder)
             (folder / NOTES).mkdir(exist_ok=True)

@@ -31,6 +31,8 @@ class Memory:
     """What is on its way to other workers."""
     host: float
     """Beside the device: what is offloaded."""
+    average: float
+    """Beside the device: its share of the average of the weights."""
     params: int
     trained: int
     """Parameters that are trained, of these."""
@@ -87,6 +89,7 @@ def memory(shape: Shape, train: Train, freeze: Sequence[str], workers: int, rank
         loss=float(4 * min(LOGITS_AT_ONCE, rank_tokens * shape.vocab) + head),
         buckets=float({2: width, 3: 4}.get(zero, 0) * bucket),
         host=host,
+        average=4 * learning / workers if train.ema else 0.0,
         params=params,
         trained=learning,
     )

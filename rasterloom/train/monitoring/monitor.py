@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rasterloom.train.data.groups import Groups
 from rasterloom.train.data.token_dataset import TokenRows
 from rasterloom.train.devices import device_name
+from rasterloom.train.distributed import on_rank_0
 from rasterloom.train.estimate.flops import mfu, train_flops
 from rasterloom.train.job import StageJob
 from rasterloom.train.model.packed_lm import own_attention
@@ -22,9 +23,12 @@ from rasterloom.train.model.sampler import Sampler
 from rasterloom.train.model.shapes import shape_of_config
 from rasterloom.train.monitoring.heldout import evaluate
 from rasterloom.train.monitoring.metrics_log import MetricsLog, StepSums, flat
-from rasterloom.train.monitoring.tally import Tally
+from rasterloom.train.monitoring.step_profile import StepProfile
+from rasterloom.train.monitoring.tally import Sums, Tally
 from rasterloom.train.monitoring.trackers import Tracker, open_trackers
 from rasterloom.utils.json_files import read_json, write_json
+
+_SUMS = ("tokens", "loss_tokens", "seconds")  # of all ranks, since the last summary
 
 
 class Monitor:
@@ -52,6 +56,9 @@ class Monitor:
         self.log = MetricsLog(log, keep=start, trackers=self.trackers)
         self._began = time.monotonic()
         self._tokens, self._loss_tokens, self._seconds = 0, 0, 0.0  # since the tally was read
+        self._take_up_sums()
+        profile = job.train.profile if self.writes else None
+        self.profile = StepProfile(profile, job.profiles_dir, job.stage.label) if profile else None
 
     def begin(self) -> None:
         """Measure before the first step, or forget steps that were lost."""
@@ -64,6 +71,34 @@ class Monitor:
             seen.pop("end", None)
             seen["steps"] = {at: of for at, of in seen["steps"].items() if int(at) <= self.start}
             write_json(self.job.heldout_file, seen)
+
+    def before(self, step: int) -> None:
+        """Begin what is to be seen of a step, counted from 1."""
+        if self.profile is not None:
+            self.profile.before(step)
+
+    def keep_sums(self, step: int) -> None:
+        """Write the sums since the last summary; every rank calls this.
+
+        They belong to the checkpoint of this step: a stage that resumes takes them up, so that its next
+        summary is of all the steps.
+        """
+        sums = self.tally.total()
+        if self.writes:
+            kept = {"step": step, "by_cell": sums.by_cell.tolist(), "squares": sums.squares}
+            kept |= {"waited": sums.waited, "tokens": self._tokens, "loss_tokens": self._loss_tokens}
+            write_json(self.job.sums_file, kept | {"seconds": self._seconds})
+
+    def _take_up_sums(self) -> None:
+        """Go on from the sums of the checkpoint. Those of earlier versions have none."""
+        file = self.job.sums_file  # of rank 0, which may be on another machine
+        kept = on_rank_0(lambda: read_json(file) if self.start and file.is_file() else {})
+        if kept.get("step") != self.start:
+            return
+        self._tokens, self._loss_tokens, self._seconds = (kept[n] for n in _SUMS)
+        if self.writes:
+            by_cell = np.array(kept["by_cell"], dtype=np.float64)
+            self.tally.take_up(Sums(by_cell, kept["squares"], kept["waited"]))
 
     def note(
         self, sums: StepSums, *, step: int, lr: float, seconds: float, wait: float, refused: str | None = None
@@ -109,6 +144,8 @@ class Monitor:
     def look(self, step: int) -> None:
         """Measure and draw what is due after a step."""
         train = self.job.train
+        if self.profile is not None:
+            self.profile.after(step)
         if step == self.total or (train.evaluate_every and step % train.evaluate_every == 0):
             self.measure(step)
         if train.sample_every and (step == self.total or step % train.sample_every == 0):
@@ -160,6 +197,8 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.log.close()
+        if self.profile is not None and error is None:
+            self.profile.close()
         for tracker in self.trackers:
             tracker.close()
 

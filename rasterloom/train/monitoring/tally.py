@@ -38,8 +38,22 @@ class Tally:
         """Add seconds in which this rank waited for data."""
         self._waited += seconds
 
+    def take_up(self, sums: "Sums") -> None:
+        """Count in what ranks had added up when a checkpoint was written. One rank calls this."""
+        ranks = dist.get_world_size() if dist.is_initialized() else 1
+        self._by_cell += torch.from_numpy(sums.by_cell).to(self._by_cell.device)
+        self._squares += sums.squares
+        self._waited += sums.waited * ranks
+
     def read(self) -> "Sums":
         """Add up the ranks, if there are several, and begin anew. Every rank calls this."""
+        sums = self.total()
+        self._by_cell.zero_()
+        self._squares, self._waited = 0.0, 0.0
+        return sums
+
+    def total(self) -> "Sums":
+        """Add up the ranks, if there are several. Every rank calls this."""
         host = torch.tensor([self._squares, self._waited], dtype=torch.float64)
         sums = torch.cat([self._by_cell.flatten(), host.to(self._by_cell.device)])
         ranks = 1
@@ -47,8 +61,6 @@ class Tally:
             dist.all_reduce(sums)
             ranks = dist.get_world_size()
         *by_cell, squares, waited = sums.tolist()
-        self._by_cell.zero_()
-        self._squares, self._waited = 0.0, 0.0
         return Sums(np.reshape(by_cell, (3, self.groups.cells)), squares, waited / ranks)
 
 

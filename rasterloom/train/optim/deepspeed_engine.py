@@ -51,10 +51,14 @@ def start_deepspeed(model: PackedLM, train: Train, *, use_gpu: bool) -> Any:
     groups = parameter_groups(model, train.weight_decay)
     given: dict[str, Any] = {"model_parameters": groups}
     if train.optimizer == "muon":
-        given["optimizer"] = MuonAdamW(split_matrices(model, groups), lr=1.0, betas=BETAS)
+        groups = split_matrices(model, groups)
+        parameters = [group["params"] for group in groups]  # ZeRO puts partitions in their place
+        given["optimizer"] = MuonAdamW(groups, lr=1.0, betas=BETAS)
     with warnings.catch_warnings(), silence():
         warnings.simplefilter("ignore")
         engine, *_ = deepspeed.initialize(model=model, config=config, **given)
+    if train.optimizer == "muon" and train.deepspeed.zero:
+        engine.basic_optimizer.shard(parameters)
     engine.step_gate = StepGate(engine)
     return engine
 

@@ -18,10 +18,11 @@ train:
   log_every: 2
   evaluate_every: 2
   sample_every: 2
+  ema: {decay: 0.5}
   stages:
     - {target: 64, steps: 4, lr: 1.0e-3, batch_tokens: 1024}
     - {target: 64, steps: 2, lr: 1.0e-2, batch_tokens: 1024}
-sample: {prompts: [a red circle, a blue star], cfg: 2.0, top_k: 50}
+sample: {prompts: [a red circle, a blue star], cfg: 2.0, top_k: 50, ema: true}
 """
 
 
@@ -144,6 +145,33 @@ def test_checkpoints_in_the_middle_of_a_stage(trained, rasterloom, tmp_path):
     code, _, _ = rasterloom("sample", trained.recipe_file, "--prompt", "x", "--step", "latest", "--out", out)
     told = json.loads((out / "samples.json").read_text())
     assert code == 0 and (told["stage"], told["step"]) == ("2-64", 2)
+
+
+def test_averages_beside_the_weights(trained, rasterloom, tmp_path):
+    kept = folders(trained)[0] / "evaluation.json"
+    before = kept.read_text() if kept.exists() else None
+    found = {}
+    for arguments in (["--stage", "1"], ["--stage", "1", "--step", "2"]):
+        code, printed, _ = rasterloom(
+            "evaluate", trained.recipe_file, *arguments, "--ema", "--pictures", "0", "--format", "json"
+        )
+        assert code == 0
+        found |= {c["name"]: c["heldout"]["all"]["loss"] for c in json.loads(printed)["checkpoints"]}
+    assert list(found) == ["1-64", "1-64 ema", "1-64 step 2", "1-64 step 2 ema"]
+    assert len(set(found.values())) == 4
+    # An average lies behind the weights, whose losses fall.
+    assert found["1-64"] < found["1-64 ema"] and found["1-64 step 2"] < found["1-64 step 2 ema"]
+    assert kept.exists() or before is None
+    told = {}
+    for name, arguments in {"ema": ["--ema"], "plain": [], "at": ["--ema", "--step", "2"]}.items():
+        out = tmp_path / name
+        command = ["sample", trained.recipe_file, "--prompt", "a red circle", "--stage", 1, "--out", out]
+        code, _, _ = rasterloom(*command, *arguments)
+        assert code == 0
+        told[name] = json.loads((out / "samples.json").read_text())["model"]
+    assert told["ema"] == str(folders(trained)[0] / "model_ema")
+    assert told["plain"] == str(folders(trained)[0] / "model")
+    assert told["at"].endswith("-ema")
 
 
 @pytest.mark.parametrize(

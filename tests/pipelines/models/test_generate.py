@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from rasterloom.cli.app import app
 from rasterloom.cli.options import with_options
 from rasterloom.errors import RecipeError
-from rasterloom.pipelines.models.load import model_of_stage, text_codec_of
+from rasterloom.pipelines.models.load import ModelChoice, load_model, model_of_stage, text_codec_of
 from rasterloom.pipelines.workflow import Workflow
 from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.codecs.load import load_codec
@@ -160,6 +160,7 @@ def test_an_image_is_edited_into_its_own_bucket(sample, tmp_path):
         (["--image", "bomb.png"], "--image bomb.png: "),
         (["--prompt", "x", "--seed", "-1"], "--seed -1: takes 0 or more"),
         (["--prompt", "x", "--stage", "1"], "give either --stage or --model"),
+        (["--prompt", "x", "--ema"], "--ema: is of a stage: give the folder model_ema as --model"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_asked_is_one_line(undisturbed, model, tmp_path, monkeypatch, arguments, reason):
@@ -184,6 +185,8 @@ def test_checkpoints_that_are_not_there_or_are_others(undisturbed, model, tmp_pa
     trains = recipe.model_validate({**recipe.model_dump(), "train": {"stages": [{"target": 64, "steps": 1}]}})
     with pytest.raises(RecipeError, match="no stage is trained yet: run the steps up to train/1-64 first"):
         model_of_stage(Workflow(trains))
+    with pytest.raises(RecipeError, match="there is no average of weights"):
+        load_model(Workflow(trains), ModelChoice(average=True), text_codec_of(Workflow(recipe)))
     with pytest.raises(RecipeError, match="stage 2: the recipe has stages 1 to 1"):
         model_of_stage(Workflow(trains), 2)
     for name in ("config.json", "profile.json"):

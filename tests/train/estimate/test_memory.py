@@ -8,7 +8,7 @@ import torch
 from operators import Watch
 
 from rasterloom.recipe.model import Lora, Model
-from rasterloom.recipe.train import DeepSpeed, Stage, Train
+from rasterloom.recipe.train import DeepSpeed, Ema, Stage, Train
 from rasterloom.train.estimate.memory import activations, memory, trained_parameters
 from rasterloom.train.model.freeze import freeze
 from rasterloom.train.model.packed_lm import training_model
@@ -89,6 +89,16 @@ def test_each_of_many_workers_holds_its_share():
     assert states(2, 8, offload="cpu") == (2 * n + 4 * n / 8, 18 * n / 8)
     param = {"zero_optimization": {"offload_param": {"device": "cpu"}}}
     assert states(3, 8, offload="cpu", extra=param) == (0, 22 * n / 8)
+
+
+def test_a_worker_holds_its_share_of_the_average_beside_its_device():
+    n = SIZES["7b"].params
+    plain, averaged = (
+        memory(SIZES["7b"], train_with(deepspeed=DeepSpeed(zero=3), ema=ema), (), 8, 0)
+        for ema in (None, Ema())
+    )
+    assert averaged.average == 4 * n / 8 and plain.average == 0
+    assert replace(averaged, average=0.0) == plain
 
 
 @pytest.mark.parametrize("remat", ["none", "selective", "full"])

@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import ranks
+import torch
 from eventfiles import scalars
 
 from rasterloom.recipe.train import DeepSpeed, Stage, Train
@@ -17,6 +19,7 @@ from rasterloom.train.job import Preview
 from rasterloom.train.model.sampler import open_sampler
 from rasterloom.train.model.shapes import shape_of
 from rasterloom.train.monitoring.metrics_log import MetricsLog, read_metrics
+from rasterloom.train.monitoring.monitor import Monitor
 from rasterloom.train.trainer import run_worker
 
 RANK = """
@@ -183,3 +186,42 @@ def test_two_ranks_see_what_one_sees(job, zero, tmp_path, one_rank):
         assert first[step]["all"]["rows"] == losses["all"]["rows"]
     assert drawn(shared).keys() == drawn(alone).keys()
     assert all(np.shape(a["codes"][0]) == (4, 4) for a in drawn(shared).values())
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_summary_after_a_resume_is_of_all_its_steps(job, world):
+    """Also of those before the cut, by whatever ranks: as if nothing had happened."""
+    changes = {"log_every": 5, "checkpoint_every": 3, "deepspeed": DeepSpeed(zero=0)}
+    job = replace(job, preview=None, train=job.train.model_copy(update=changes))
+    whole = replace(job, out_dir=f"{job.out_dir}-whole")
+    ranks.train(whole, 1)
+    with pytest.raises(RuntimeError):
+        ranks.train(job, 2, die_at=5)  # goes on from step 3, without the sums of step 4
+    ranks.train(job, world, stop_at=1)  # saved at step 4
+    ranks.train(job, world)
+    ours, theirs = ({r["step"]: r for r in read_metrics(j.metrics_file)} for j in (job, whole))
+    for step in (5, 7):
+        for kind in ("tasks", "buckets"):
+            for name, losses in theirs[step][kind].items():
+                assert ours[step][kind][name]["tokens"] == losses["tokens"]
+                assert ours[step][kind][name]["rows"] == losses["rows"]
+                assert ours[step][kind][name]["loss"] == pytest.approx(losses["loss"], abs=1e-4)
+    assert 0 <= ours[5]["wait_share"] < 1
+
+
+class Weights:
+    """Of an engine that is not asked for more."""
+
+    def parameters(self):
+        return iter([torch.zeros(1)])
+
+
+def test_sums_of_another_checkpoint_are_not_taken_up(job, one_rank):
+    """Nor are there any beside checkpoints of earlier versions."""
+    job.make_folder()
+    for kept in (None, {"step": 3}):
+        if kept:
+            job.sums_file.write_text(json.dumps(kept))
+        rows = open_rows(job.token_files)
+        with Monitor(Weights(), job, rows, np.zeros(0, np.int64), start=4, total=7) as monitor:
+            assert monitor.tally.read().by_cell.sum() == 0
