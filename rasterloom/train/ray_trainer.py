@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.util import placement_group_table
 
 from rasterloom.errors import TrainingError, TrainingStopped
 from rasterloom.storage.transfer import download
@@ -32,8 +33,8 @@ Say = Callable[[str], None]
 
 SHOWN = ("step", "total", "loss", "tokens_per_s", "mfu", "workers")
 REGROW_S = 300.0  # how often a group with fewer workers than it might have looks for room: it costs a restart
-WAITS_S = 30.0  # after which workers that have not begun are said to wait, where there is no room for them
-NO_ROOM = ("NO_RESOURCES", "INFEASIBLE")  # Ray's words on a placement group that waits
+WAITS_S = 30.0  # after which it is looked whether workers that have not begun wait for room
+LOOKS = 2  # that must find no room before it is said
 WORKER_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
@@ -85,10 +86,10 @@ def _fit(job: StageJob, on_progress: Progress, say: Say, stop: threading.Event) 
     """Run Ray's trainer in a thread, passing messages on meanwhile."""
     scratch = job.folder / "ray"
     control = start_control_actor()
-    others = set(ray.util.placement_group_table())
+    others = set(placement_group_table())
     run = _TrainerThread(torch_trainer(job, control, scratch))
     tell_at = time.monotonic() + WAITS_S
-    shown, starts = None, 0
+    shown, starts, waits = None, 0, 0
     try:
         while run.goes_on():
             state = ray.get(control.state.remote())
@@ -96,11 +97,13 @@ def _fit(job: StageJob, on_progress: Progress, say: Say, stop: threading.Event) 
                 if not state.has_begun:
                     return Outcome("stopped")  # nobody has anything to save
                 ray.get(control.stop.remote())
-            elif not state.has_begun and time.monotonic() > tell_at and _lacks_room(job, others):
-                message = _waiting_message(job)
-                logger.info("%s %s", job.stage.label, message)
-                say(message)
-                tell_at = math.inf
+            elif not state.has_begun and time.monotonic() > tell_at:
+                waits = waits + 1 if _lacks_room(job, others) else 0
+                if waits == LOOKS:
+                    message = _waiting_message(job)
+                    logger.info("%s %s", job.stage.label, message)
+                    say(message)
+                    tell_at = math.inf
             if state.starts > max(1, starts):
                 logger.warning("%s: workers were lost and are started again", job.stage.label)
             starts = state.starts
@@ -179,23 +182,19 @@ class _TrainerThread:
         return outcome
 
 
-def _lacks_room(job: StageJob, others: Collection[str]) -> bool:
-    """True if Ray finds no room for the workers. On a busy machine they may only be slow to start.
+def _lacks_room(job: StageJob, others: set[str]) -> bool:
+    """True if Ray cannot place the workers now. Those that are placed may still take long to begin.
 
     Args:
-        others: placement groups that were there before, by id.
+        others: placement groups that were there before.
     """
-    needs = job.takes.needs
-    ours = [
-        group
-        for name, group in ray.util.placement_group_table().items()
-        if name not in others and needs.items() <= group["bundles"].get(0, {}).items()
-    ]
-    if ours:
-        return ours[-1]["stats"]["scheduling_state"] in NO_ROOM
-    # An elastic group is asked for when there is room for it.
-    free, workers = ray.available_resources(), job.min_workers or job.workers
-    return any(free.get(name, 0.0) < workers * amount for name, amount in needs.items())
+    mine = [group["state"] for name, group in placement_group_table().items() if name not in others]
+    if "CREATED" in mine:
+        return False
+    if "PENDING" in mine:
+        return True
+    free, fewest = ray.available_resources(), job.min_workers or job.workers
+    return any(free.get(name, 0.0) < amount * fewest for name, amount in job.takes.needs.items())
 
 
 def _waiting_message(job: StageJob) -> str:
