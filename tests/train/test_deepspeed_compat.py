@@ -8,7 +8,13 @@ import torch
 
 from rasterloom.recipe.train import DeepSpeed, Stage, Train
 from rasterloom.train import deepspeed_compat
-from rasterloom.train.deepspeed_compat import DeepSpeedMoved, StepGate, universal_loading
+from rasterloom.train.deepspeed_compat import (
+    DeepSpeedMoved,
+    StepGate,
+    flat_place,
+    own_share,
+    universal_loading,
+)
 from rasterloom.train.model.packed_lm import training_model
 from rasterloom.train.optim.deepspeed_engine import backward, full_weights, optimizer_step, start_deepspeed
 
@@ -50,6 +56,24 @@ def test_the_gate_is_asked_between_the_norm_and_the_step(profile, zero, bf16):
     engine.destroy()
 
 
+@pytest.mark.parametrize(("zero", "bf16"), MODES)
+def test_the_share_of_a_rank_alone_is_the_whole_weight(profile, zero, bf16):
+    """In float32, after a step that bf16 would round away."""
+    engine = engine_of(profile, zero, bf16)
+    ids = torch.arange(40) % profile.vocab_size
+    backward(engine, engine(ids, ids.roll(-1), [20, 20]).total, last=True)
+    optimizer_step(engine, 1e-5, lambda norm: True)
+    named = dict(engine.module.lm.named_parameters())
+    for name, weight in full_weights(engine, keep=True).items():
+        start, values = own_share(named[name])
+        assert (start, values.dtype) == (0, torch.float32), MOVED.format(what="the share of a rank")
+        assert torch.equal(values, weight.view(-1)), MOVED.format(what="the share of a rank")
+        if zero in (1, 2):
+            place = flat_place(named[name])
+            assert (place.begins, place.size) == (0, weight.numel()), MOVED.format(what="_hp_mapping")
+    engine.destroy()
+
+
 def test_an_engine_is_told_to_load_the_universal_form(profile):
     engine = engine_of(profile, 2, False)
     with universal_loading(engine):
@@ -68,6 +92,11 @@ def test_the_converter_takes_the_arguments_that_it_is_given(monkeypatch):
     monkeypatch.setattr("sys.argv", ["ds_to_universal", "--input_folder", "in", "--output_folder", "out"])
     known = vars(ds_to_universal.parse_arguments())
     assert given.keys() == known.keys(), MOVED.format(what="the arguments of ds_to_universal")
+
+
+def test_a_parameter_without_zeros_mapping_is_named():
+    with pytest.raises(DeepSpeedMoved, match=r"has no _hp_mapping"):
+        flat_place(torch.zeros(3))
 
 
 def test_what_is_gone_is_named(profile):
