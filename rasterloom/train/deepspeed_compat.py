@@ -336,7 +336,7 @@ def _read(file: Path) -> Any:
 
 
 def _read_all(file: Path) -> Any:
-    """A file that is written anew while what it held is in use: nothing of it stays on disk."""
+    """Replacement of a file whose old content is in use: nothing of it stays on disk."""
     return torch.load(file, map_location="cpu", weights_only=False)
 
 

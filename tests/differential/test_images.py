@@ -271,7 +271,8 @@ def test_changed_jpegs_are_whole_or_broken(
         assert not said.stderr or any(word in said.stderr.decode() for word in TOLERATED), said.stderr
         theirs = djpeg(tmp_path, data)
         assert theirs is not None
-        assert decibels(shown, theirs) >= LIKE
+        # Where scans are missing, each version of libjpeg smooths otherwise.
+        assert decibels(shown, theirs) >= LIKE or not jpeg.layout(data).every_bit
 
 
 @SOME

@@ -79,7 +79,7 @@ def _is_image(body: bytes) -> bool:
 
 
 def _gzip(body: bytes) -> Iterator[bytes]:
-    """Members one after another; what follows them is no part of the file."""
+    """Decompress all members; bytes after them are ignored."""
     while True:
         member = zlib.decompressobj(wbits=31)
         yield from _inflated(member, body)

@@ -59,7 +59,7 @@ def check_status(response: aiohttp.ClientResponse) -> None:
 
 
 async def read_body(response: aiohttp.ClientResponse, limit: int, *, cut: bool = False) -> bytes:
-    """Read a body of at most ``limit`` bytes, as sent and without its content codings.
+    """Read a body of at most ``limit`` bytes without its content codings.
 
     Of a longer one only so many if ``cut``.
 

@@ -1,23 +1,29 @@
 """`rasterloom sample`, on a corpus of a few scenes and a model that has learnt nothing."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
 from rasterloom.cli.app import app
 from rasterloom.cli.options import with_options
 from rasterloom.errors import RecipeError
+from rasterloom.pipelines.models import generate
 from rasterloom.pipelines.models.load import ModelChoice, load_model, model_of_stage, text_codec_of
+from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.workflow import Workflow
+from rasterloom.recipe.loader import load_recipe
 from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.codecs.load import load_codec
 from rasterloom.tokenize.conversation import encode_prompt
 from rasterloom.tokenize.crop import apply_crop, plan_crop
 from rasterloom.tokenize.prompt_templates import t2i_prompt
+from rasterloom.tokenize.text_tokenizer import train_text
 from rasterloom.train.model.packed_lm import build_model, save_model
 from rasterloom.train.model.sampler import open_sampler
 
@@ -83,6 +89,68 @@ def test_pictures_are_what_the_sampler_draws(sample, undisturbed, model):
         assert (drawn == load_codec("mini", threads=1).decode(one[None])[0]).all()
     assert Image.open(folder / page["grid"]).width > 64 * 4
     assert "4 images in" in printed and str(folder / "grid.png") in printed
+
+
+@pytest.fixture
+def with_settings(undisturbed, tmp_path):
+    """The recipe with settings of samples, and three threads for training workers."""
+    file = tmp_path / "settings.yaml"
+    own = "sample: {cfg: 2, temperature: 0.6, top_k: 100, seed: 7}\n"
+    text = undisturbed.recipe_file.read_text().replace("run: {", "run: {steps: {train: {cpus: 3}}, ")
+    file.write_text(text + own)
+    return file
+
+
+def test_settings_that_are_not_given_are_the_recipe_s(with_settings, model, tmp_path):
+    def sampled(*arguments):
+        out = tmp_path / f"out-{len(arguments)}"
+        command = ["sample", str(with_settings), "--model", str(model), "--out", str(out), *arguments]
+        result = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        page = json.loads((out / "samples.json").read_text())
+        return [page[name] for name in ("cfg", "temperature", "top_k", "seed")], result.output
+
+    used, printed = sampled("--prompt", "a red dot")
+    assert used == [2.0, 0.6, 100, 7]
+    assert "guidance 2, temperature 0.6, top-k 100, seed 7" in printed
+    used, _ = sampled("--prompt", "a red dot", "--cfg", "1", "--top-k", "5", "--seed", "0")
+    assert used == [1.0, 0.6, 5, 0]
+    # An edit is as in Lumina-mGPT without guidance, whatever the prompts of the report have.
+    used, printed = sampled("--image", str(picture(tmp_path)), "--prompt", "make it red")
+    assert used == [1.0, 0.6, 100, 7] and "no guidance, temperature 0.6" in printed
+
+
+class Watching(Progress):
+    """Notes with how many threads torch computes."""
+
+    threads = 0
+
+    def advanced(self, *arguments):
+        self.threads = torch.get_num_threads()
+
+
+def test_a_model_has_the_threads_of_a_training_worker(with_settings, model):
+    workflow = Workflow(load_recipe(with_settings))
+    request = generate.checked(generate.SampleRequest(prompts=("a dot",), sizes=("64x32",)))
+    text_codec, codec = text_codec_of(workflow), load_codec("mini", threads=1)
+    trained = load_model(workflow, ModelChoice(folder=model), text_codec)
+    before, watching = torch.get_num_threads(), Watching(Console(quiet=True))
+    generate.generate(workflow.recipe, trained, text_codec, codec, request, watching)
+    assert watching.threads == 3 and torch.get_num_threads() == before
+
+
+def test_a_model_of_another_vocabulary_is_refused(undisturbed, model, tmp_path):
+    """As many ids, which mean other words."""
+    folder = tmp_path / "other"
+    shutil.copytree(model, folder)
+    (folder / "tokenizer.json").write_text(train_text(["zwei gelbe Vierecke"] * 3, 300))
+    about = json.loads((folder / "profile.json").read_text())
+    (folder / "profile.json").write_text(json.dumps(about | {"first_text_id": about["text0"]}))
+    command = ["--model", str(folder), "--prompt", "x", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, ["sample", str(undisturbed.recipe_file), *command])
+    assert "has another text vocabulary than the tokens, so that ids mean different words" in str(
+        result.exception
+    )
 
 
 def test_prompts_of_a_file_each_depend_on_their_number_alone(sample, tmp_path):

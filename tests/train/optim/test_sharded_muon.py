@@ -100,3 +100,20 @@ def test_adapters_and_what_is_frozen(job):
     ours, theirs = (load_file(one.model_dir / "model.safetensors") for one in (shared, alone))
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=0.05, atol=5e-3, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rel"),
+    [
+        ([{"zero": 0}, {"zero": 2}, {"zero": 0}], ROUNDING),
+        ([{"zero": 1}, {"zero": 0}, {"zero": 1}], ROUNDING),
+        ([{"zero": 1, "bf16": True}, {"zero": 2, "bf16": True}, {"zero": 1, "bf16": True}], 0.03),
+    ],
+)
+def test_a_stage_goes_on_with_another_zero_stage(job, settings, rel):
+    """With the momentum, which has another name and form there, and with AdamW's of the rest."""
+    ranks.train(job, 1)
+    for one, world, stop_at in zip(settings, (2, 1, 2), (2, 2, None), strict=True):
+        cut = changed(job, "cut", deepspeed=DeepSpeed(**one))
+        assert ranks.train(cut, world, stop_at=stop_at) == ("stopped" if stop_at else "done")
+    assert_alike(cut, job, rel)
