@@ -33,7 +33,7 @@ from rasterloom.storage.parquet_options import TOKEN_PARQUET
 from rasterloom.storage.store import Store
 from rasterloom.train.data.batching import assign_to_ranks
 from rasterloom.train.data.collate import pack
-from rasterloom.train.data.stage_plan import StageLength, stage_plan
+from rasterloom.train.data.stage_plan import BatchSize, StageLength, stage_plan
 from rasterloom.train.data.token_dataset import open_rows, prefetched
 
 GPU_EATS = 8_000  # tokens/s of a 7B model on one H100, about (docs/scale.md)
@@ -74,7 +74,7 @@ def ours(store: Store, names: list[str], ranks: int, seconds: float) -> tuple[fl
         rows.lengths,
         StageLength(epochs=100),
         seed=0,
-        batch_tokens=int(ROWS_A_RANK * ranks * rows.lengths.mean()),
+        batch=BatchSize(int(ROWS_A_RANK * ranks * rows.lengths.mean())),
         groups=rows.group_of(range(len(rows.lengths))),
     )
 

@@ -18,7 +18,7 @@ from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.profiles import CHAMELEON
 from rasterloom.tokenize.unirep import image_length
 from rasterloom.train.data.batching import LINEAR_COST, balance, plan_batches
-from rasterloom.train.data.stage_plan import Mixture, StageLength, stage_plan
+from rasterloom.train.data.stage_plan import BatchSize, Mixture, StageLength, stage_plan
 
 TARGETS = (512, 768, 1024)
 ROWS_A_RANK = 8  # of a global batch: the paper's 256 over 32
@@ -172,7 +172,7 @@ def main() -> None:
         many,
         StageLength(epochs=1),
         seed=0,
-        batch_tokens=1 << 20,
+        batch=BatchSize(1 << 20),
         mixture=Mixture(halves, [3, 1]),
         groups=groups,
     )

@@ -29,6 +29,11 @@ NEW = {  # another value, where the schema does not suggest one, and what else i
     "sources.input": "picture",
     "sources.output": "picture",
     "sources.root": "/",
+    "sources.columns": None,  # of lists as text, as the next
+    "sources.delimiter": None,
+    "sources.quote": None,
+    "sources.escape": None,
+    "sources.encoding": None,
     "sources.licence": "CC0-1.0",
     "sources.task": "caption",
     "fetch.engine": None,  # the other one is not installed everywhere

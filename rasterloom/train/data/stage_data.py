@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rasterloom.train.data.collate import heldout_draw
-from rasterloom.train.data.stage_plan import Mixture, StageLength, StagePlan, stage_plan
+from rasterloom.train.data.stage_plan import BatchSize, Mixture, StageLength, StagePlan, stage_plan
 from rasterloom.train.data.token_dataset import TokenRows, joined, open_rows
 from rasterloom.train.job import StageJob
 
@@ -59,8 +59,7 @@ def open_stage(job: StageJob) -> StageData:
         StageLength(stage.epochs, stage.steps, stage.tokens),
         seed=job.train.seed,
         stage=job.train.stage_number,
-        batch_tokens=stage.batch_tokens,
-        rows_multiple=stage.rows_multiple,
+        batch=BatchSize(stage.batch_tokens, stage.rows_multiple),
         mixture=Mixture([np.flatnonzero(part_of == number) for number in range(len(parts))], weights or None),
         groups=rows.group_of(train),
     )

@@ -49,6 +49,16 @@ class StageLength:
 
 
 @dataclass(frozen=True)
+class BatchSize:
+    """Size of a global batch."""
+
+    tokens: int
+    """The most tokens."""
+    rows_multiple: int = 1
+    """See `batching.plan_batches`; an epoch leaves out the fewer than so many rows left over."""
+
+
+@dataclass(frozen=True)
 class Mixture:
     """Parts of a stage's rows and their shares of its tokens."""
 
@@ -173,8 +183,7 @@ def stage_plan(
     *,
     seed: int,
     stage: int = 0,
-    batch_tokens: int,
-    rows_multiple: int = 1,
+    batch: BatchSize,
     mixture: Mixture | None = None,
     groups: ArrayLike | None = None,
 ) -> StagePlan:
@@ -183,33 +192,32 @@ def stage_plan(
     Args:
         lengths: tokens of each row, [n].
         stage: its number, from 0: the same rows come in another order in another stage.
-        rows_multiple: see `batching.plan_batches`; an epoch leaves out the fewer than so many rows left over.
         mixture: parts of the rows; all rows are one part when None.
         groups: for each row, the number of the row group that it is read with, [n].
 
     Raises:
-        ValueError: there are no rows, fewer than ``rows_multiple``, or one is longer than ``batch_tokens``.
+        ValueError: there are no rows, fewer than ``rows_multiple``, or one is longer than ``batch``.
     """
     lengths = np.asarray(lengths, dtype=np.int64)
     mixture = mixture or Mixture([np.arange(len(lengths))])
     rows, weights = tuple(np.asarray(part, np.int64) for part in mixture.parts), mixture.weights
     if not all(len(part) for part in rows):
         raise ValueError("the stage has no rows to train on" + _which(rows))
-    if (longest := max(int(lengths[part].max()) for part in rows)) > batch_tokens:
+    if (longest := max(int(lengths[part].max()) for part in rows)) > batch.tokens:
         raise ValueError(
-            f"batch_tokens {batch_tokens} is smaller than the longest sequence ({longest} tokens)"
+            f"batch_tokens {batch.tokens} is smaller than the longest sequence ({longest} tokens)"
         )
     passes = epoch_passes([int(lengths[part].sum()) for part in rows], weights)
     if weights is None:
         rows, passes = (np.concatenate(rows),), (1.0,)
     # Rounded as stretches are: a part of one row that an epoch goes through once has that row.
     fewest = sum(int(share * len(part) + 1e-6) for share, part in zip(passes, rows, strict=True))
-    if rows_multiple > 1 and fewest < rows_multiple:
+    if batch.rows_multiple > 1 and fewest < batch.rows_multiple:
         raise ValueError(
-            f"rows_multiple {rows_multiple} is more than the rows of an epoch ({fewest}): lower it"
+            f"rows_multiple {batch.rows_multiple} is more than the rows of an epoch ({fewest}): lower it"
         )
     numbers = None if groups is None else np.asarray(groups)
-    return StagePlan(lengths, length, seed, stage, batch_tokens, rows, passes, numbers, rows_multiple)
+    return StagePlan(lengths, length, seed, stage, batch.tokens, rows, passes, numbers, batch.rows_multiple)
 
 
 def _which(parts: Sequence[Rows]) -> str:

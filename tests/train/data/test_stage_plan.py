@@ -6,13 +6,25 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rasterloom.train.data.batching import balance, plan_batches
-from rasterloom.train.data.stage_plan import Mixture, StageLength, stage_plan
+from rasterloom.train.data.stage_plan import BatchSize, Mixture, StageLength, stage_plan
 
 
-def planned(lengths, *, parts=None, weights=None, epochs=None, steps=None, tokens=None, **options):
-    """A plan, from the fields of its length and its mixture."""
+def planned(
+    lengths,
+    *,
+    batch_tokens,
+    rows_multiple=1,
+    parts=None,
+    weights=None,
+    epochs=None,
+    steps=None,
+    tokens=None,
+    **options,
+):
+    """A plan, from the fields of its length, its batches and its mixture."""
     mixture = None if parts is None else Mixture(parts, weights)
-    return stage_plan(lengths, StageLength(epochs, steps, tokens), mixture=mixture, **options)
+    batch = BatchSize(batch_tokens, rows_multiple)
+    return stage_plan(lengths, StageLength(epochs, steps, tokens), batch=batch, mixture=mixture, **options)
 
 
 @settings(max_examples=30)
