@@ -13,6 +13,7 @@ from rasterloom.recipe.model import Lora, Model
 from rasterloom.recipe.train import DeepSpeed, Ema, Guard, Stage, Train
 from rasterloom.train.checkpoint.export import export_checkpoint
 from rasterloom.train.checkpoint.saver import complete, latest
+from rasterloom.train.job import Vocabulary
 from rasterloom.train.optim.weight_average import whole_average
 
 STEPS = 6
@@ -80,6 +81,13 @@ def test_other_numbers_of_ranks_go_on_with_the_average(job, zero):
     assert_close(average_of(job), oracle(job))
 
 
+def test_another_zero_stage_goes_on_with_the_average(job):
+    for zero, world in ((0, 2), (3, 1), (2, 2)):
+        job = changed(job, deepspeed=DeepSpeed(zero=zero))
+        ranks.train(job, world, stop_at=2)
+    assert_close(average_of(job), oracle(job))
+
+
 @pytest.mark.parametrize("on", ["skip", "rollback"])
 def test_a_step_that_is_refused_is_in_no_average(job, on):
     """Rolled back, the average is that of the checkpoint, too."""
@@ -108,16 +116,20 @@ def test_an_average_that_forgets_all_is_the_weights_as_they_are_trained(job, zer
 
 def test_the_average_of_a_checkpoint_is_exported(job, profile, tmp_path):
     job = changed(job, deepspeed=DeepSpeed(zero=2), keep_checkpoints=3)
+    text = Vocabulary("{}", first_id=4, digest="a1")
+    job = replace(job, vocabulary=text)
     ranks.train(job, 2)
     there = {one.position.step: one for one in complete(job.checkpoint_store, job.digest())}
     for step, checkpoint in there.items():
-        export_checkpoint(
-            job.checkpoint_store, checkpoint, profile, tmp_path / str(step), lora=None, average=True
-        )
+        folder, given = tmp_path / str(step), {"lora": None, "vocabulary": text, "average": True}
+        export_checkpoint(job.checkpoint_store, checkpoint, profile, folder, **given)
     averages = {step: load_file(tmp_path / str(step) / "model.safetensors") for step in there}
     assert sorted(averages) == [2, 4, 6]
     assert_close(averages[6], average_of(job), atol=0)
     assert_close(averages[2], oracle(job, last=2))
+    for name in ("tokenizer.json", "profile.json", "README.md"):  # as beside the weights
+        expected = (job.model_dir / name).read_text()
+        assert expected == (job.average_dir / name).read_text() == (tmp_path / "6" / name).read_text()
 
 
 def test_without_an_average_nothing_is_kept(job, profile, tmp_path):
