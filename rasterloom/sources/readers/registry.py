@@ -159,6 +159,8 @@ def kind_of(source: Source) -> str:
     if kind := _plugin_kind(listing):
         return kind
     if files.explicit:
+        if not files.store.is_s3 and not os.path.lexists(first):
+            raise SourceError(f"{first}: no such file or folder")
         raise SourceError(f"{first}: unknown kind of file {suffix_of(first)!r}; known: {_known()}")
     raise SourceError(f"{first}: neither images nor files of a known kind there; known: {_known()}")
 
