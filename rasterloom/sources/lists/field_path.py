@@ -70,7 +70,7 @@ def is_every(path: str) -> bool:
 
 
 def ways_into(path: str, kind: str, fields: Sequence[str] = ()) -> str:
-    """Return the paths into a column of lists or structs, for a message."""
+    """Return the paths into a column, as part of a message."""
     if kind == "list":
         return f": write {path}[0] for the first of them, or {path}[*] for a row each"
     if kind == "struct" and fields:

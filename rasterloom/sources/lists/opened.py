@@ -75,6 +75,17 @@ def open_list(files: Files, name: str, encoding: str = "") -> BinaryIO:
     return file
 
 
+def is_recoded(files: Files, name: str) -> bool:
+    """Tell if a file is text of another encoding by its byte order mark, or compressed by its first bytes."""
+    try:
+        with files.open(name) as file:
+            head = file.read(16)
+    except OSError:
+        return False
+    mark = next((known for mark, known in _MARKS if head.startswith(mark)), "utf-8")
+    return mark != "utf-8" or bool(_compression(head))
+
+
 def plain_name(name: str) -> str:
     """Return a file's name without the suffix of its compression."""
     suffix = _last_suffix(name)

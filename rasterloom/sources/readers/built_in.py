@@ -13,7 +13,7 @@ import pyarrow as pa
 from rasterloom.errors import SourceError, one_line
 from rasterloom.recipe.sources import Source
 from rasterloom.sources.files import IMAGE_SUFFIXES, Files, digest_of, find_files
-from rasterloom.sources.lists.opened import PACKED, plain_name
+from rasterloom.sources.lists.opened import PACKED, is_recoded, plain_name
 from rasterloom.sources.readers import (
     arrow,
     conversations,
@@ -34,6 +34,9 @@ from rasterloom.sources.readers.tally import FileTally, Survey, Tally
 CHECKED_FILES = 200  # whose columns are looked at before anything runs
 PRIVATE = "names with _ in front are private: name the files or the folder if they are meant"
 OTHER_KIND = "of another kind: give them a source of their own"
+
+FIRST_LISTS = (".parquet", ".csv", ".jsonl", ".ndjson")  # that are read as ever
+TEXT_KINDS = ("csv", "jsonl")
 
 ReadFile = Callable[[Files, str, Source, FileTally], Iterator[Row]]
 
@@ -130,7 +133,20 @@ class FileReader:
                     yield row
 
     def digest(self, source: Source) -> str:
-        return digest_of(find_files(source))
+        """Return a digest of the files. It differs from earlier ones where they are read in another way."""
+        files = find_files(source)
+        return digest_of(files) + ("/2" if self._reads_anew(files, source) else "")
+
+    def _reads_anew(self, files: Files, source: Source) -> bool:
+        """Tell if lists are read otherwise than by the first version of this reader."""
+        if not self.is_list:
+            return False
+        for name, reason in self._judged(files, source):
+            suffix = suffix_of(name)
+            anew = reason == PRIVATE or (not reason and suffix not in FIRST_LISTS)
+            if anew or (not reason and self.kind in TEXT_KINDS and is_recoded(files, name)):
+                return True
+        return False
 
     def survey(self, source: Source) -> Survey:
         """Return which files of a source are read, by their names alone."""
@@ -147,7 +163,7 @@ class FileReader:
         return (name for name, reason in self._judged(files, source) if not reason)
 
     def _judged(self, files: Files, source: Source) -> Iterator[tuple[str, str]]:
-        """Yield each file with the reason why it is not read, or nothing."""
+        """Yield each file with the reason why it is not read, if any."""
         for entry in files.entries():
             if suffix_of(entry.name) in self.suffixes or (files.explicit and source.kind != "auto"):
                 hidden = self.is_list and not files.explicit and is_private(files, entry.name)

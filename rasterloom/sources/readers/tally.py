@@ -59,7 +59,7 @@ class Survey:
             names.append(name)
 
     def lines(self) -> list[str]:
-        """Return a line for the files that are read, and one a reason."""
+        """Return a line of files that are read, and one a reason."""
         read = [f"{_counted(self.read)} read"] if self.read else []
         return read + [f"{_counted(found)} not read ({reason})" for reason, found in self.not_read.items()]
 

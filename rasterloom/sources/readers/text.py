@@ -136,7 +136,7 @@ def _too_long(number: int, quote: str) -> str:
 
 
 class _Quotes:
-    """Evidence for and against quotes in a TSV, which has none by its format."""
+    """Evidence for and against quotes in a TSV."""
 
     def __init__(self) -> None:
         self.rows, self.doubled, self.wrapped, self.plain = 0, 0, 0, 0
@@ -165,7 +165,7 @@ class _Quotes:
         self.wrapped += has_wrapped
 
     def fault(self) -> str:
-        """Return a sentence where values seem to be quoted, else an empty text."""
+        """Return a sentence where values seem quoted, else an empty text."""
         always = self.wrapped == self.rows > 1
         split = self.left_open and self.unreadable
         if self.plain or not (self.doubled or always or split):
