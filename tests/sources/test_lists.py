@@ -19,8 +19,9 @@ from rasterloom.errors import SourceError
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.sources import Source
 from rasterloom.sources.fetch.shard import fetch_shard
+from rasterloom.sources.files import digest_of, find_files
 from rasterloom.sources.pairs import check_sources, read_sources
-from rasterloom.sources.readers.registry import kind_of, read_rows, survey_source
+from rasterloom.sources.readers.registry import kind_of, read_rows, source_digest, survey_source
 from rasterloom.sources.readers.row import UNREADABLE
 from rasterloom.sources.readers.tally import Tally
 
@@ -474,3 +475,22 @@ def test_rows_that_are_broken_are_counted(tmp_path: Path) -> None:
     assert sum(UNREADABLE in row.values for row in rows) == 2
     count.records += 1
     assert tally.faults() == ["a.csv: 6 records, of which 4 became rows and 1 were left out"]
+
+
+def test_the_digest_changes_only_where_a_list_is_read_in_another_way(tmp_path: Path) -> None:
+    def is_new(name: str, data: bytes | str, **fields: Any) -> bool:
+        source = Source(path=str(write(tmp_path / name, data)), **fields)
+        return source_digest(source) != digest_of(find_files(source))
+
+    pq.write_table(pa.table({"url": ["u"], "caption": ["c"]}), tmp_path / "a.parquet")
+    assert not is_new("a.parquet", (tmp_path / "a.parquet").read_bytes())
+    assert not is_new("a.csv", CSV) and not is_new("a.jsonl", JSONL)
+    assert not is_new("a.json", json.dumps([{"conversations": []}]))
+    assert (
+        is_new("a.tsv", TSV) and is_new("b.csv", CSV.encode("utf-16")) and is_new("c.csv", gzip.compress(b""))
+    )
+    assert is_new("b.jsonl", json.dumps(RECORDS)) and is_new("a.csv.gz", gzip.compress(CSV.encode()))
+    write(tmp_path / "spark" / "_temporary" / "a.csv", CSV)
+    write(tmp_path / "spark" / "a.csv", CSV)
+    spark = Source(path=str(tmp_path / "spark"))
+    assert source_digest(spark) != digest_of(find_files(spark))

@@ -4,6 +4,7 @@ import bz2
 import codecs
 import io
 import lzma
+import re
 import zlib
 from collections.abc import Callable
 from typing import Any, BinaryIO
@@ -17,6 +18,7 @@ CHUNK_BYTES = 1 << 18
 PACKED = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}  # compressions by suffix
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _SKIPPED_FRAME = b"\x2a\x4d\x18"  # a frame of zstd without data begins with this, after one byte
+_OTHER_JSON = re.compile(rb"\s*(?:\[|\{\s*\n)")  # than an object a line
 _LONGEST_MAGIC = max(map(len, _MAGIC))
 _STREAMS: dict[str, Callable[[], Any]] = {
     "gzip": lambda: zlib.decompressobj(wbits=zlib.MAX_WBITS + 16),
@@ -75,15 +77,15 @@ def open_list(files: Files, name: str, encoding: str = "") -> BinaryIO:
     return file
 
 
-def is_recoded(files: Files, name: str) -> bool:
-    """Tell if a file is text of another encoding by its byte order mark, or compressed by its first bytes."""
+def is_of_new_form(files: Files, name: str) -> bool:
+    """Tell if a list is compressed, recoded or a JSON list."""
     try:
         with files.open(name) as file:
             head = file.read(16)
     except OSError:
         return False
     mark = next((known for mark, known in _MARKS if head.startswith(mark)), "utf-8")
-    return mark != "utf-8" or bool(_compression(head))
+    return mark != "utf-8" or bool(_compression(head)) or bool(_OTHER_JSON.match(head))
 
 
 def plain_name(name: str) -> str:

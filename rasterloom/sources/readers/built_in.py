@@ -13,7 +13,7 @@ import pyarrow as pa
 from rasterloom.errors import SourceError, one_line
 from rasterloom.recipe.sources import Source
 from rasterloom.sources.files import IMAGE_SUFFIXES, Files, digest_of, find_files
-from rasterloom.sources.lists.opened import PACKED, is_recoded, plain_name
+from rasterloom.sources.lists.opened import PACKED, is_of_new_form, plain_name
 from rasterloom.sources.readers import (
     arrow,
     conversations,
@@ -138,13 +138,13 @@ class FileReader:
         return digest_of(files) + ("/2" if self._reads_anew(files, source) else "")
 
     def _reads_anew(self, files: Files, source: Source) -> bool:
-        """Tell if lists are read otherwise than by the first version of this reader."""
+        """Tell if lists are read otherwise than in the first version."""
         if not self.is_list:
             return False
+        looked_into = self.kind in TEXT_KINDS and not files.store.is_s3
         for name, reason in self._judged(files, source):
-            suffix = suffix_of(name)
-            anew = reason == PRIVATE or (not reason and suffix not in FIRST_LISTS)
-            if anew or (not reason and self.kind in TEXT_KINDS and is_recoded(files, name)):
+            anew = reason == PRIVATE or (not reason and suffix_of(name) not in FIRST_LISTS)
+            if anew or (not reason and looked_into and is_of_new_form(files, name)):
                 return True
         return False
 
@@ -163,7 +163,7 @@ class FileReader:
         return (name for name, reason in self._judged(files, source) if not reason)
 
     def _judged(self, files: Files, source: Source) -> Iterator[tuple[str, str]]:
-        """Yield each file with the reason why it is not read, if any."""
+        """Yield each file, with the reason if it is not read."""
         for entry in files.entries():
             if suffix_of(entry.name) in self.suffixes or (files.explicit and source.kind != "auto"):
                 hidden = self.is_list and not files.explicit and is_private(files, entry.name)
