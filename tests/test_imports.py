@@ -65,7 +65,7 @@ INSIDE = {
         {"readers", "images"},
         {"lists"},
         {"files", "locator", "repeated_keys"},
-        {"local_paths"},
+        {"local_paths", "remote"},
         {"failure"},
     ],
     "filtering": [

@@ -46,8 +46,9 @@ class Source(Section):
     """Image-text pairs: a list of URLs, or images with captions; docs/sources.md describes each kind."""
 
     path: str | Annotated[tuple[str, ...], Field(min_length=1)]
-    """File, folder, glob, s3://bucket/key, or a list of these; hf://owner/name of a dataset on the Hugging
-    Face Hub. A relative path is relative to the recipe's folder."""
+    """File, folder, glob, s3://bucket/key, another address that pyarrow or fsspec opens (gs://, az://,
+    https://), or a list of these; hf://owner/name of a dataset on the Hugging Face Hub. A relative path is
+    relative to the recipe's folder."""
     kind: str = "auto"
     """parquet, arrow, csv, jsonl, json, txt, conversations, folder, webdataset, img2dataset, hf, or a
     plug-in's (docs/extending.md); auto: by the path."""

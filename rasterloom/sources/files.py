@@ -16,7 +16,9 @@ from rasterloom.errors import SourceError, one_line
 from rasterloom.recipe.sources import Source
 from rasterloom.sources import local_paths
 from rasterloom.sources.local_paths import BlockedPath
+from rasterloom.sources.remote import is_local, scheme_of, store_of
 from rasterloom.storage.store import Entry, Store
+from rasterloom.utils.redact import masked
 
 __all__ = ["Files", "Target", "digest_of", "find_files", "split_path"]
 
@@ -75,6 +77,11 @@ class Files:
         """True if every path names one file."""
         return all(target.is_file for target in self.targets)
 
+    @property
+    def is_local(self) -> bool:
+        """True if they lie on a disk."""
+        return is_local(self.store.root)
+
     def entries(self) -> Iterator[Entry]:
         """Yield the files in the order of the paths. Those of a folder or a glob come in a fixed order.
 
@@ -104,7 +111,8 @@ class Files:
     def shown(self, name: str) -> str:
         """Return a file's name for a person."""
         path = self.store.path(name)
-        return f"s3://{path}" if self.store.is_s3 else path
+        scheme = scheme_of(self.store.root)
+        return masked(f"{scheme}://{path.removeprefix(f'{scheme}://')}") if scheme else path
 
     def path(self, name: str) -> str:
         """Return the path that the store's file system opens a file by.
@@ -117,7 +125,7 @@ class Files:
             OSError: it is not there, or no regular file.
         """
         path = self.store.path(name)
-        if self.store.is_s3:
+        if not self.is_local:
             return path
         if name in self._named:
             return local_paths.regular_file(path)
@@ -144,7 +152,7 @@ class Files:
 
     def open(self, name: str) -> BinaryIO:
         """Open a file for reading from its start. Raises: as :meth:`path`."""
-        if not self.store.is_s3:
+        if self.is_local:
             return open(os.open(self.path(name), READ_ONLY), "rb", buffering=BUFFER_BYTES)
         return io.BufferedReader(self.open_arrow(name), BUFFER_BYTES)
 
@@ -161,10 +169,8 @@ def find_files(source: Source) -> Files:
     """
     folders, targets = [], []
     for path in source.paths:
-        if "://" in path and not path.startswith("s3://"):
-            raise SourceError(f"{path}: a source is a local path, s3://bucket/key or hf://owner/name")
-        if path.startswith("s3://") != source.paths[0].startswith("s3://"):
-            raise SourceError(f"{path}: local paths and S3 cannot be mixed; give each its own source")
+        if scheme_of(path) != scheme_of(source.paths[0]):
+            raise SourceError(f"{path}: paths of several kinds cannot be mixed; give each its own source")
         folder, name, glob = split_path(path)
         folders.append(folder)
         targets.append((folder, name, glob))
@@ -174,7 +180,7 @@ def find_files(source: Source) -> Files:
         below = folder[len(root) :].strip("/")
         inside = "/".join(part for part in (below, name) if part)
         found.append(Target(inside, bool(name), glob))
-    return Files(Store(root), tuple(found))
+    return Files(store_of(root), tuple(found))
 
 
 def split_path(path: str) -> tuple[str, str, str]:
@@ -185,18 +191,17 @@ def split_path(path: str) -> tuple[str, str, str]:
     Raises:
         SourceError: S3 cannot be asked.
     """
-    is_s3 = path.startswith("s3://")
     parts = path.rstrip("/").split("/")
     for number, part in enumerate(parts):
         if _WILD.search(part) and not _exists("/".join(parts[: number + 1])):
             return "/".join(parts[:number]) or "/", "", "/".join(parts[number:])
     plain = path.rstrip("/")
     folder, _, name = plain.rpartition("/")
-    if is_s3:
+    if not is_local(path):
         if plain.count("/") == 2:  # a bucket
             return plain, "", ""
         try:  # what has a suffix is a file, unless a slash says that it is a folder
-            is_file = not path.endswith("/") and bool(_suffix(name) or Store(folder).exists(name))
+            is_file = not path.endswith("/") and bool(_suffix(name) or store_of(folder).exists(name))
         except OSError as error:
             raise SourceError(f"{path}: cannot be read: {one_line(error)}") from None
         return (folder, name, "") if is_file else (plain, "", "")
@@ -206,12 +211,12 @@ def split_path(path: str) -> tuple[str, str, str]:
 
 
 def _exists(path: str) -> bool:
-    if not path.startswith("s3://"):
+    if is_local(path):
         return os.path.lexists(path)
     folder, _, name = path.rpartition("/")
-    if folder == "s3:/":  # a bucket's name takes no such characters
+    if folder.endswith(":/"):  # a bucket's name takes no such characters
         return False
-    store = Store(folder)
+    store = store_of(folder)
     try:
         return bool(store.filesystem.get_file_info(store.path(name)).type != pafs.FileType.NotFound)
     except OSError as error:
@@ -225,7 +230,7 @@ def _suffix(name: str) -> str:
 def _common(folders: list[str]) -> str:
     split = [folder.split("/") for folder in folders]
     shared = [parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, zip(*split, strict=False))]
-    if folders[0].startswith("s3://") and len(shared) < 3:
+    if not is_local(folders[0]) and len(shared) < 3:
         raise SourceError(f"{folders[0]}: paths in several buckets; give each bucket its own source")
     return "/".join(shared) or "/"
 
@@ -290,15 +295,15 @@ def digest_of(files: Files, seen: Callable[[str], None] = lambda name: None) -> 
     for number, entry in enumerate(files.entries(), start=1):  # noqa: B007
         seen(entry.name)
         name = b"" if is_one else os.fsencode(entry.name)
-        blocked = not files.store.is_s3 and _is_blocked(files, entry.name)
+        blocked = files.is_local and _is_blocked(files, entry.name)
         listing.update(repr((name, entry.size, ELSEWHERE if blocked else entry.stamp)).encode())
         left -= entry.size
-        if left >= 0 and not files.store.is_s3:
+        if left >= 0 and files.is_local:
             held = ELSEWHERE if blocked else _content(files.store.path(entry.name))
             content.update(repr((name, held)).encode())
     if not number:
         raise SourceError(f"{files.shown(files.targets[0].path)}: no files there")
-    return (listing if left < 0 or files.store.is_s3 else content).hexdigest()
+    return (listing if left < 0 or not files.is_local else content).hexdigest()
 
 
 def _is_blocked(files: Files, name: str) -> bool:

@@ -53,7 +53,7 @@ def test_rows_of_many_files_are_those_of_one_source(tree: Path) -> None:
         (("{}/a/9.csv",), "no such file"),
         (("{}/nothing/*.csv",), "no such file"),
         (("{}/a/*.parquet",), "no files there"),
-        (("ftp://host/a.csv",), "a source is a local path, s3://bucket/key or hf://owner/name"),
+        (("nosuch://host/a.csv",), "cannot be opened: Protocol not known"),
         (("{}/a/1.csv", "s3://bucket/a.csv"), "cannot be mixed"),
         (("{}/b", "{}/nowhere"), "no such file"),
     ],

@@ -130,7 +130,7 @@ class _Root:
         most = self.max_bytes
         if place.is_range and place.second > most:
             raise _too_many(place.second, most)
-        if self.files.store.is_s3:
+        if not self.files.is_local:
             data, size = self._read_s3(place, most)
         else:
             data, size = _read_disk(self.files, place, most)

@@ -13,6 +13,8 @@ MAX_RECORD_CHARACTERS = 64_000_000
 _SPACE = " \t\r\n\ufeff"
 _LIST_OF_OBJECTS = re.compile(rb"\[\s*(?:[{\]]|\Z)")
 
+_BEGUN = re.compile(rb"[^\n]*[{\[,][ \t\r]*\n")  # a line after which a value goes on
+
 LIST, SEQUENCE, LINES = "list", "sequence", "lines"
 
 
@@ -30,8 +32,8 @@ def form_of(head: bytes, by_lines: bool) -> str:
     text = start.decode("utf-8", "surrogateescape")
     try:
         _, end = json.JSONDecoder().raw_decode(text)
-    except (ValueError, RecursionError):
-        return LINES
+    except (ValueError, RecursionError):  # broken, or longer than the start
+        return SEQUENCE if _BEGUN.match(start) else LINES
     rest = text[end:].partition("\n")[0].strip()
     return SEQUENCE if "\n" in text[:end] or rest.startswith("{") else LINES
 

@@ -141,7 +141,7 @@ class FileReader:
         """Tell if lists are read otherwise than in the first version."""
         if not self.is_list:
             return False
-        looked_into = self.kind in TEXT_KINDS and not files.store.is_s3
+        looked_into = self.kind in TEXT_KINDS and files.is_local
         for name, reason in self._judged(files, source):
             anew = reason == PRIVATE or (not reason and suffix_of(name) not in FIRST_LISTS)
             if anew or (not reason and looked_into and is_of_new_form(files, name)):

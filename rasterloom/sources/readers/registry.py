@@ -10,6 +10,7 @@ from typing import Any
 from rasterloom.errors import PluginError, SourceError, one_line
 from rasterloom.recipe.sources import KINDS, Source
 from rasterloom.sources.files import Files, find_files
+from rasterloom.sources.lists.opened import plain_name
 from rasterloom.sources.local_paths import BlockedPath
 from rasterloom.sources.readers import hub, json_records
 from rasterloom.sources.readers.base import Listing, Reader
@@ -134,7 +135,7 @@ def source_name(source: Source) -> str:
     files = find_files(source) if not source.name and not first.startswith(hub.HUB) else None
     if files and not files.explicit:
         return os.path.basename(files.store.root)
-    return source.name or os.path.splitext(os.path.basename(first))[0]
+    return source.name or os.path.splitext(os.path.basename(plain_name(first)))[0]
 
 
 def kind_of(source: Source) -> str:
