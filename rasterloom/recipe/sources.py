@@ -162,6 +162,13 @@ class Source(Section):
             raise ValueError("delimiter, quote and escape are to be different characters")
         return self
 
+    @model_validator(mode="after")
+    def _one_list_of_rows(self) -> "Source":
+        every = [name for name in ("url", "caption") if "[*]" in getattr(self, name)]
+        if len(every) > 1:
+            raise ValueError("only one of url and caption can make a row of every item, by [*]")
+        return self
+
     @property
     def has_captions(self) -> bool:
         """False if its images have no captions."""

@@ -36,7 +36,7 @@ from rasterloom.sources.readers.tasks import text_of
 
 IS_NIGHT = settings.get_current_profile_name() == "night"
 SOME = settings(
-    max_examples=4000 if IS_NIGHT else 60,
+    max_examples=2000 if IS_NIGHT else 60,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 Pair = tuple[str | None, str | None]

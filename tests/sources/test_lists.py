@@ -494,3 +494,42 @@ def test_the_digest_changes_only_where_a_list_is_read_in_another_way(tmp_path: P
     write(tmp_path / "spark" / "a.csv", CSV)
     spark = Source(path=str(tmp_path / "spark"))
     assert source_digest(spark) != digest_of(find_files(spark))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_name_that_is_twice_in_an_object(tmp_path: Path, name: str) -> None:
+    twice = '{"url": "http://a/1", "caption": "one", "url": "http://a/2"}'
+    text = JSONL + twice + "\n" if name == "a.jsonl" else json.dumps(RECORDS)[:-1] + f", {twice}]"
+    table, _ = read_sources([Source(path=str(write(tmp_path / name, text)))])
+    found = fetch_shard(table.slice(3), Fetch(robots=False), shard=0)
+    assert found["error"].to_pylist() == ["bad_row"]
+    assert found["detail"].to_pylist() == ["the name 'url' is there twice"]
+
+
+def test_text_of_other_arrow_types(tmp_path: Path) -> None:
+    broken = pa.array([b"caf\xe9", b"fine"], pa.binary())
+    views = {
+        "url": pa.array(["http://a/1", "http://a/2"], pa.string_view()),
+        "caption": broken.view(pa.string()),
+    }
+    feather.write_feather(pa.table(views), str(tmp_path / "a.feather"), compression="uncompressed")
+    assert pairs_of(tmp_path / "a.feather") == [("http://a/1", None), ("http://a/2", "fine")]
+    views["caption"] = broken.cast(pa.binary_view()).view(pa.string_view())
+    feather.write_feather(pa.table(views), str(tmp_path / "a.feather"), compression="uncompressed")
+    assert pairs_of(tmp_path / "a.feather") == [("http://a/1", None), ("http://a/2", "fine")]
+
+
+def test_fields_that_a_kind_does_not_take(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", JSONL)
+    assert "a source of kind jsonl has no delimiter" in refusal(path, delimiter=";")
+    assert "a source of kind jsonl has no columns" in refusal(path, columns=("url", "caption"))
+    pq.write_table(pa.table({"url": ["u://a"], "caption": ["c"]}), tmp_path / "a.parquet")
+    assert "a source of kind parquet has no encoding" in refusal(tmp_path / "a.parquet", encoding="latin-1")
+    with pytest.raises(ValidationError, match="only one of url and caption"):
+        Source(path="a.jsonl", url="urls[*]", caption="captions[*]")
+
+
+def test_lance_names_the_way_out(tmp_path: Path) -> None:
+    write(tmp_path / "pairs.lance" / "_versions" / "1.manifest", b"")
+    write(tmp_path / "pairs.lance" / "data" / "0.lance", b"")
+    assert "Lance is not read: write the table as Parquet" in refusal(tmp_path / "pairs.lance")

@@ -38,14 +38,31 @@ def form_of(head: bytes, by_lines: bool) -> str:
     return SEQUENCE if "\n" in text[:end] or rest.startswith("{") else LINES
 
 
-def values_of(file: BinaryIO, shown: str, form: str) -> Iterator[Any]:
+class Objects:
+    """Hook of a JSON decoder that notes names that are twice in an object."""
+
+    def __init__(self) -> None:
+        self.twice: str | None = None
+
+    def __call__(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            self.twice = next(name for name in names if names.count(name) > 1)
+        return found
+
+
+def values_of(file: BinaryIO, shown: str, form: str) -> Iterator[tuple[Any, str | None]]:
     """Yield the items of a list, or the values of a sequence.
+
+    With each comes the name that is twice in one of its objects, if any.
 
     Raises:
         SourceError: it stops being JSON: what follows cannot be found.
     """
     decode = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape").decode
-    parse = json.JSONDecoder().raw_decode
+    objects = Objects()
+    parse = json.JSONDecoder(object_pairs_hook=objects).raw_decode
     text, start, ended, done = "", 0, False, 0  # `done`: characters of items before `text`
     opened = form != LIST
     want = CHUNK_BYTES
@@ -79,9 +96,11 @@ def values_of(file: BinaryIO, shown: str, form: str) -> Iterator[Any]:
                 words = "nested too deep" if isinstance(error, RecursionError) else _BROKEN[form]
                 raise SourceError(f"{shown}: {words} from character {done + position:,} on") from None
             if end == len(text) and not ended:
+                objects.twice = None
                 break  # a number may go on
             want, start = CHUNK_BYTES, end
-            yield value
+            yield value, objects.twice
+            objects.twice = None
 
 
 _BROKEN = {LIST: "is no JSON list", SEQUENCE: "is no JSON"}

@@ -216,6 +216,8 @@ class ConversationReader(FileReader):
                 f"{source.paths[0]}: conversations say their tasks themselves; leave out task, input and "
                 "output"
             )
+        if not source.has_captions:
+            raise SourceError(f"{source.paths[0]}: conversations have their texts; leave out caption")
         super().check(source)
 
 

@@ -13,6 +13,7 @@ from rasterloom.recipe.sources import Source
 from rasterloom.sources import locator
 from rasterloom.sources.local_paths import BlockedPath, real_folders, real_path
 from rasterloom.sources.readers.datasets_compat import with_features
+from rasterloom.sources.readers.parquet import check_types
 from rasterloom.sources.readers.row import Row, check_columns, is_image
 
 HUB = "hf://"
@@ -86,8 +87,11 @@ def image_column(source: Source) -> str:
 
 def check(source: Source) -> None:
     """Check the columns of a data set."""
-    columns = list(load(source).features or {})
-    check_columns(source.paths[0], source.model_copy(update={"image": image_column(source)}), columns)
+    features = load(source).features
+    named = source.model_copy(update={"image": image_column(source)})
+    check_columns(source.paths[0], named, list(features or {}))
+    if features is not None:
+        check_types(source.paths[0], named, features.arrow_schema)
 
 
 def read(source: Source) -> Iterator[Row]:

@@ -6,9 +6,9 @@ from typing import Any
 
 from rasterloom.recipe.sources import Source
 from rasterloom.sources.files import Files
-from rasterloom.sources.lists.json_values import LINES, form_of, values_of
+from rasterloom.sources.lists.json_values import LINES, Objects, form_of, values_of
 from rasterloom.sources.lists.opened import open_list, plain_name
-from rasterloom.sources.readers.row import UNREADABLE, Row, check_columns
+from rasterloom.sources.readers.row import UNREADABLE, UNUSABLE, Row, check_columns, wanted_columns
 from rasterloom.sources.readers.tally import FileTally
 from rasterloom.sources.readers.text import lines_of
 
@@ -56,12 +56,31 @@ def records(
         form = _form(name, file.read(HEAD_BYTES))
     with open_list(files, name, source.encoding) as file:
         if form == LINES:
-            yield from map(json_row, lines_of(file, counts))
+            names = [json.dumps(column).encode() for column in wanted_columns(source).values()]
+            for line in lines_of(file, counts):
+                row = json_row(line)
+                if any(line.count(name) > 1 for name in names):
+                    row = _checked(row, _twice(line))
+                yield row
             return
-        for value in values_of(file, files.shown(name), form):
+        for value, twice in values_of(file, files.shown(name), form):
             if counts is not None:
                 counts.records += 1
-            yield value if isinstance(value, dict) else {UNREADABLE: json.dumps(value)}
+            yield _checked(value, twice) if isinstance(value, dict) else {UNREADABLE: json.dumps(value)}
+
+
+def _checked(row: dict[str, Any], twice: str | None) -> dict[str, Any]:
+    """Return a row that gives no pair where a name is in it twice: readers differ on which one counts."""
+    return row if twice is None else {**row, UNUSABLE: f"the name {twice!r} is there twice"}
+
+
+def _twice(line: bytes) -> str | None:
+    objects = Objects()
+    try:
+        json.loads(line.decode("utf-8-sig", "surrogateescape"), object_pairs_hook=objects)
+    except (ValueError, RecursionError):
+        return None
+    return objects.twice
 
 
 def _form(name: str, head: bytes) -> str:

@@ -157,6 +157,8 @@ def _values(column: pa.Array) -> list[Any]:
     """Return the values of a column, text as bytes: Arrow would refuse a whole batch for one string."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
+    if column.type == pa.string_view():
+        column = column.cast(pa.binary_view())
     if column.type in _BINARY:
         column = column.view(_BINARY[column.type])
     try:

@@ -54,6 +54,10 @@ _URL_LISTS = (
     "txt",
 )  # kinds whose images lie elsewhere, unless `image` names a column
 
+FIELDS_OF = {  # fields that only some kinds take
+    **dict.fromkeys(("columns", "delimiter", "quote", "escape"), ("csv",)),
+    "encoding": ("csv", "jsonl", "json", "txt", "conversations"),
+}
 JSON = packed(".json")
 
 logger = logging.getLogger(__name__)
@@ -159,6 +163,8 @@ def kind_of(source: Source) -> str:
         raise SourceError(f"{first}: no files there")
     if kind := _plugin_kind(listing):
         return kind
+    if first.rstrip("/").endswith(".lance") or any(".lance" in name for name in names):
+        raise SourceError(f"{first}: Lance is not read: write the table as Parquet, with the library lance")
     if files.explicit:
         if not files.store.is_s3 and not os.path.lexists(first):
             raise SourceError(f"{first}: no such file or folder")
@@ -262,7 +268,18 @@ def check_source(source: Source) -> None:
     Raises:
         SourceError: it cannot be used.
     """
-    reader_of_kind(kind_of(source)).check(source)
+    kind = kind_of(source)
+    _check_fields(source, kind)
+    reader_of_kind(kind).check(source)
+
+
+def _check_fields(source: Source, kind: str) -> None:
+    """Check that a source has no fields of another kind. They would be without effect."""
+    for field, kinds in FIELDS_OF.items():
+        if kind in BUILT_IN and kind not in kinds and field in source.model_fields_set:
+            raise SourceError(
+                f"{source.paths[0]}: a source of kind {kind} has no {field}: leave it out, or name the kind"
+            )
 
 
 def source_digest(source: Source) -> str:
