@@ -39,7 +39,7 @@ def form_of(head: bytes, by_lines: bool) -> str:
 
 
 class Objects:
-    """Hook of a JSON decoder that notes names that are twice in an object."""
+    """Hook of a JSON decoder that notes names twice in an object."""
 
     def __init__(self) -> None:
         self.twice: str | None = None

@@ -70,7 +70,7 @@ def records(
 
 
 def _checked(row: dict[str, Any], twice: str | None) -> dict[str, Any]:
-    """Return a row that gives no pair where a name is in it twice: readers differ on which one counts."""
+    """Return a row, which gives no pair with a name twice: readers differ on which one counts."""
     return row if twice is None else {**row, UNUSABLE: f"the name {twice!r} is there twice"}
 
 
