@@ -34,9 +34,10 @@ from rasterloom.sources.readers.row import NO_PAIR
 from rasterloom.sources.readers.tally import Tally
 from rasterloom.sources.readers.tasks import text_of
 
+DUCKDB = duckdb.connect(config={"threads": 1})
 IS_NIGHT = settings.get_current_profile_name() == "night"
 SOME = settings(
-    max_examples=2000 if IS_NIGHT else 60,
+    max_examples=600 if IS_NIGHT else 60,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 Pair = tuple[str | None, str | None]
@@ -172,6 +173,8 @@ def by_arrow(data: bytes, delimiter: str, quote: str | None) -> list[Pair] | Non
 
 
 def by_duckdb(path: Path, delimiter: str, quote: str | None, names: list[str]) -> list[Pair] | None:
+    if path.read_bytes().removeprefix(b"\xef\xbb\xbf")[:1] in (b"\n", b"\r"):
+        return None  # it takes an empty first line for the header
     columns = "{" + ", ".join(f"'{name}': 'VARCHAR'" for name in names) + "}"
     options = f"delim={sql(delimiter)}, quote={sql(quote or '')}, escape={sql(quote or '')}, header=true"
     return rows_of_duckdb(
@@ -185,11 +188,10 @@ def sql(text: str) -> str:
 
 
 def rows_of_duckdb(query: str) -> list[Pair] | None:
-    with duckdb.connect(config={"threads": 1}) as connection:
-        try:
-            return connection.execute(query).fetchall()
-        except duckdb.Error:
-            return None
+    try:
+        return DUCKDB.execute(query).fetchall()
+    except duckdb.Error:
+        return None
 
 
 @st.composite
@@ -203,16 +205,18 @@ def separated(draw: st.DrawFn, quote: str | None, delimiter: str) -> tuple[bytes
     out = io.StringIO(newline="")
     if quote:
         quoting = draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
-        writer: Any = csv.writer(
-            out, delimiter=delimiter, quotechar=quote, quoting=quoting, lineterminator=end
-        )
-        writer.writerow(names)
-        write: Callable[[list[str]], Any] = writer.writerow
+        options: dict[str, Any] = {"delimiter": delimiter, "quotechar": quote, "lineterminator": end}
+        csv.writer(out, quoting=quoting, **options).writerow(names)
+
+        def write(values: list[str]) -> Any:
+            lone = any("\r" in value for value in values)  # which Python's writer does not quote by itself
+            csv.writer(out, quoting=csv.QUOTE_ALL if lone else quoting, **options).writerow(values)
+
     else:  # as programs do that know of no quotes: what would end a value is left out
         kept = str.maketrans({delimiter: " ", "\n": " ", "\r": " "})
         out.write(delimiter.join(names) + end)
 
-        def write(values: list[str]) -> Any:
+        def write(values: list[str]) -> Any:  # type: ignore[misc]
             out.write(delimiter.join(value.translate(kept) for value in values) + end)
 
     for url, caption in pairs:
@@ -301,9 +305,9 @@ def by_arrow_json(data: bytes) -> list[Pair] | None:
     )
     try:
         table = pajson.read_json(io.BytesIO(data), parse_options=options)
+        return list(zip(table["url"].to_pylist(), table["caption"].to_pylist(), strict=True))
     except (pa.ArrowException, UnicodeDecodeError):
         return None
-    return list(zip(table["url"].to_pylist(), table["caption"].to_pylist(), strict=True))
 
 
 def by_duckdb_json(path: Path) -> list[Pair] | None:
@@ -428,9 +432,10 @@ def test_urls_alone(tmp_path: Path, lines: list[str], changes: Any) -> None:
     (tmp_path / "a.txt").write_bytes(written)
     found = ours(tmp_path / "a.txt")
     if found is not None and not found.counted:
-        expected = [line.strip(b"\r\t ") for line in written.removeprefix(b"\xef\xbb\xbf").split(b"\n")]
+        mark = b"\xef\xbb\xbf"
+        lines_ = [line for line in written.removeprefix(mark).split(b"\n") if line.strip()]
         held = [(url or "").encode() for url, _ in found.rows]
-        assert [line for line in expected if line.strip()] == held
+        assert [line.removeprefix(mark).strip(b"\r\t ") for line in lines_] == held
 
 
 @st.composite

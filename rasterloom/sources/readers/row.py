@@ -10,6 +10,7 @@ from rasterloom.recipe.sources import Column, Source
 from rasterloom.sources.files import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES
 from rasterloom.sources.lists import field_path
 from rasterloom.sources.readers.tally import FileTally
+from rasterloom.utils.redact import safe
 
 UNREADABLE = "unreadable_row"  # where `meta` holds a line that is no row
 UNUSABLE = "unusable_row"  # where `meta` says why a record gives no pair
@@ -17,6 +18,7 @@ BLOCKED = "blocked_row"  # where `meta` says which file of a record leads out of
 NO_PAIR = frozenset({UNREADABLE, UNUSABLE, BLOCKED})
 BATCH_ROWS = 10_000
 TEXT_ROLES = ("url", "caption", "weight", "licence")  # of columns whose fields may be named
+SHOWN_COLUMNS, SHOWN_CHARACTERS = 50, 100  # in a message
 DELIMITERS = ("\t", ";", "|", ",")  # that a message proposes
 _IMAGES = frozenset((*IMAGE_SUFFIXES, *OTHER_IMAGE_SUFFIXES))
 
@@ -123,17 +125,27 @@ def check_columns(shown: str, source: Source, columns: list[str]) -> None:
                 f"{shown}: column {found!r} for the {role} is there {columns.count(found)} times"
             )
         if found is None and (role not in optional or role in source.model_fields_set):
-            there = ", ".join(map(_printable, columns)) or "none"
+            there = _listed(columns)
             raise SourceError(f"{shown}: no column {column!r} for the {role}; it has {there}{_hint(columns)}")
 
 
+def _listed(columns: list[str]) -> str:
+    """Return names of columns for a message: printable, and not without end."""
+    more = [f"and {len(columns) - SHOWN_COLUMNS:,} more"] if len(columns) > SHOWN_COLUMNS else []
+    return ", ".join([*map(_printable, columns[:SHOWN_COLUMNS]), *more]) or "none"
+
+
 def _printable(name: str) -> str:
-    return name.encode("utf-8", "replace").decode("utf-8")
+    return safe(name if len(name) <= SHOWN_CHARACTERS else name[:SHOWN_CHARACTERS] + "...")
+
+
+def _is_broken(name: str) -> bool:
+    return any(0xD800 <= ord(c) < 0xE000 for c in name)
 
 
 def _hint(columns: list[str]) -> str:
     """Return a hint at the way out, if the columns give one."""
-    if any(not name.isascii() and _printable(name) != name for name in columns):
+    if any(not name.isascii() and _is_broken(name) for name in columns):
         return "; that is no UTF-8: give the source its `encoding`, such as latin-1 or cp1252"
     if any("://" in name for name in columns):
         return "; without a header, name the columns by `columns`"

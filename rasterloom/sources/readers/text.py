@@ -1,5 +1,6 @@
 """Rows out of CSV, TSV and plain lists of URLs."""
 
+import codecs
 import csv
 import io
 from collections.abc import Iterable, Iterator
@@ -192,7 +193,8 @@ def read_urls(files: Files, name: str, source: Source, counts: FileTally) -> Ite
     """Yield a row for every line that is not empty: a URL, without a caption."""
     with open_list(files, name, source.encoding) as file:
         for line in lines_of(file, counts):
-            yield Row({source.url: line.decode("utf-8", "surrogateescape").strip("\ufeff \t\r\n")})
+            url = line.removeprefix(codecs.BOM_UTF8).strip(b" \t\r\n")  # of lists put together
+            yield Row({source.url: url.decode("utf-8", "surrogateescape")})
 
 
 def lines_of(file: io.BufferedIOBase | Any, counts: FileTally | None = None) -> Iterator[bytes]:
