@@ -33,7 +33,7 @@ class Repeated:
     async def get(
         self, pair: dict[str, Any], trace: Trace, fetch: Callable[[], Awaitable[dict[str, Any]]]
     ) -> dict[str, Any]:
-        """Return the main image of a row, of which another row may have been fetched.
+        """Return the main image of a row, which another row may have fetched.
 
         Raises:
             FetchFailure: as ``fetch`` does.
