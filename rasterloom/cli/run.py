@@ -24,7 +24,6 @@ from rasterloom.cli.options import (
     result_lines,
 )
 from rasterloom.errors import FAILED
-from rasterloom.schema import StepKind
 from rasterloom.utils.redact import PAGE, safe
 
 
@@ -60,6 +59,7 @@ def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = Out
     from rasterloom.pipelines.step import ShardStep  # heavy
     from rasterloom.pipelines.training.stage_step import is_stage  # heavy
     from rasterloom.pipelines.workflow import Workflow  # heavy
+    from rasterloom.schema import StepKind  # heavy
 
     workflow = Workflow(load_recipe(recipe))
     planned = workflow.plan(until)

@@ -60,7 +60,8 @@ class Source(Section):
     """Column with the caption, or a field in one: ``text.long``, ``captions[0]``, ``captions[*]`` (a row an
     item); none: the images have no captions."""
     image: str = ""
-    """Column with the image itself, in Parquet files and Hugging Face datasets."""
+    """Column with the image: a path in the source's folder or a URL or, in Parquet files and Hugging Face
+    datasets, the image itself."""
     task: str | Column = ""
     """Task of the rows (docs/tasks.md), or ``{column: NAME}``; empty: t2i."""
     input: str = ""
@@ -69,8 +70,8 @@ class Source(Section):
     output: str = ""
     """Column with the image, or the list of images, in a task's answer."""
     root: str = ""
-    """Folder of the images that a conversations file, or the columns ``input`` and ``output``, name; empty:
-    the file's own."""
+    """Folder of the images that a conversations file, or the columns ``image``, ``input`` and ``output``,
+    name; empty: the file's own."""
     weight: float | Column = 1.0
     """Sampling weight of a pair: a number, or ``{column: NAME}``."""
     licence: str | Column = ""

@@ -116,7 +116,8 @@ def gnu_list(tar: Path) -> tuple[list[tuple[str, str, int]], bool]:
     for line in done.stdout.splitlines():
         match = LINE.fullmatch(line)
         if match:
-            kind, size, name = match[1].decode().replace("C", "-"), int(match[2]), os.fsdecode(match[3].lstrip())
+            kind, size = match[1].decode().replace("C", "-"), int(match[2])
+            name = os.fsdecode(match[3].lstrip())
             name = name.partition(" -> " if kind == "l" else " link to ")[0] if kind in "lh" else name
             found.append((kind, name, size))
     return found, not done.returncode and not done.stderr.strip()

@@ -262,7 +262,9 @@ def test_what_curl_gets_is_got(
     url = f"http://{server.host}/a.jpg"
     code, got, _ = curl(server, url)
     row, _ = ours(server, url)
-    if code == 0 and got == JPEG:
+    if b"Transfer-Encoding: identity" in head and framing == "too long":
+        assert row["error"] == "incomplete"  # curl does not look at the length then
+    elif code == 0 and got == JPEG:
         assert (row["error"], row["detail"], row["image"]) == (None, None, JPEG)
     elif code == 0:  # it is shorter than it should be, and curl does not look at the image
         assert row["error"] == "broken_image" or row["original_bytes"] == len(got)

@@ -249,7 +249,7 @@ def test_a_folder_without_captions_stops_before_anything_runs(
     [
         (
             [("a.jpg", b"x"), ("a.cls", b"7")],
-            "has a caption in 'caption'; they have no .txt, .caption or .json",
+            "has a caption in 'caption'; no .txt, .caption or .json stands beside",
         ),
         (
             [("a.jpg", b"x"), ("a.json", b'{"text": "a"}')],
@@ -379,3 +379,62 @@ def test_links_of_hugging_faces_cache(hub_cache: Path, path: str, options: str, 
     assert pairs["caption"].to_pylist() == captions
     images = fetch_shard(pairs, Fetch(), shard=0, sources=[source])
     assert images["detail"].null_count == len(captions)
+
+
+# Public reports on other programs.
+
+
+def test_spaces_and_dots_in_the_names_of_a_tar(tmp_path: Path, jpeg: bytes) -> None:
+    """webdataset 237 and 288, datasets 7144: the key of a sample was cut at the first dot."""
+    names = ["./235342 Track 2.0 (Clean Version)", "train.v1/0001", "S_02/S_02_4001_VE1.wav", "22.05"]
+    members = [m for n in names for m in ((f"{n}.jpg", jpeg), (f"{n}.txt", n.encode()))]
+    assert outcomes(rows_of(write_tar(tmp_path / "a.tar", members))) == names
+
+
+def test_members_that_are_not_adjacent(tmp_path: Path, jpeg: bytes) -> None:
+    """webdataset 140 and 407, Ray 44068: half samples, and nobody said so."""
+    members = [(f"{i}.jpg", jpeg) for i in range(3)] + [(f"{i}.txt", b"text") for i in range(3)]
+    with pytest.raises(
+        SourceError, match="the members of a sample stand together, as when packed sorted by name"
+    ):
+        rows_of(write_tar(tmp_path / "a.tar", members))
+    more = [("9.jpg", jpeg), ("9.txt", b"nine")]
+    rows = rows_of(write_tar(tmp_path / "a.tar", [*members, *more]))
+    assert outcomes(rows) == ["bad_caption"] * 3 + ["bad_row"] * 3 + ["nine"]
+
+
+def test_a_name_twice_in_a_tar(tmp_path: Path, jpeg: bytes) -> None:
+    """webdataset 157 and 286: an error in the middle of an epoch."""
+    sample = [("a.jpg", jpeg), ("a.txt", b"one"), ("a.jpg", jpeg + b"!"), ("a.txt", b"two")]
+    assert outcomes(rows_of(write_tar(tmp_path / "a.tar", sample))) == ["one", "two"]
+
+
+def test_equal_names_in_several_folders_and_upper_case(tmp_path: Path, jpeg: bytes) -> None:
+    """clip-retrieval 321, kohya_ss 217, datasets 4514: images were lost by their name."""
+    files = {f"{folder}/IMG_1.{suffix}": jpeg for folder in "ab" for suffix in ("JPG", "pNg")}
+    captions = {f"{folder}/IMG_1.txt": folder.encode() for folder in "ab"}
+    assert outcomes(rows_of(write(tmp_path, files | captions))) == ["a", "a", "b", "b"]
+
+
+def test_a_suffix_within_the_path(tmp_path: Path, jpeg: bytes) -> None:
+    """ComfyUI 16213: the suffix was replaced wherever it stood in the path."""
+    files = {"train.png/photo.png": jpeg, "train.png/photo.txt": b"red"}
+    more = {"photo.png.crop.png": jpeg, "photo.png.crop.txt": b"crop"}
+    assert outcomes(rows_of(write(tmp_path, files | more))) == ["crop", "red"]
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".caption"])
+def test_caption_files_need_no_setting(tmp_path: Path, jpeg: bytes, suffix: str) -> None:
+    """kohya_ss 988 and 1370: "no caption file found for 758 images", and training went on."""
+    assert outcomes(rows_of(write(tmp_path, {"a.jpg": jpeg, f"a{suffix}": b"a"}))) == ["a"]
+
+
+def test_what_an_interrupted_img2dataset_leaves(tmp_path: Path) -> None:
+    """img2dataset 164: tars that end in the middle, whose tables were not written."""
+    out = tmp_path / "out"
+    shutil.copytree(IMG2DATASET / "webdataset", out)
+    whole = (out / "00000.tar").read_bytes()
+    (out / "00002.tar").write_bytes(whole[:2000])
+    rows: list[dict[str, Any]] = rows_of(out)
+    broken = [row for row in rows if row["error"] == "bad_row"]
+    assert len(broken) == 1 and "00002.tar: the archive is cut short" in broken[0]["detail"]

@@ -14,14 +14,15 @@ from rasterloom.schema import ErrorClass
 from rasterloom.sources.failure import FetchFailure
 
 MAX_SCANS = 500  # a progressive JPEG has about 10; thousands are made to keep a decoder busy for hours
-MAX_SEGMENTS = 10_000  # of a header; those of photographs have some dozens
+MAX_SEGMENTS = 2000  # of a file; those of photographs have some dozens
+MAX_EXIF_SEGMENTS = 100  # Pillow copies all of EXIF with each; most files have one
 MAX_STRAY_IN_HEADER = 2**16  # bytes between segments: each costs Pillow a turn of a loop
 MAX_STRAY_AT_END = 16  # bytes between the last block and the end-of-image marker
 
 _END = b"\xff\xd9"
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
 _MARKER_AFTER_PIXELS = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # neither stuffing nor a restart
-_SOS, _EOI = 0xDA, 0xD9
+_SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
 _ALONE = (0x01, *range(0xD0, 0xD9))  # markers without contents
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
@@ -66,8 +67,14 @@ def layout(data: bytes) -> Layout:
     """
     found = Layout()
     lacking: dict[int, list[int]] = {}  # low bits of each coefficient that no scan had, by component
+    exif = 0
     for segment in _segments(data):
         body = segment.body
+        exif += segment.marker == _APP1 and body.startswith(b"Exif\0")
+        if exif > MAX_EXIF_SEGMENTS:
+            raise FetchFailure(
+                ErrorClass.BROKEN_IMAGE, f"a JPEG of more than {MAX_EXIF_SEGMENTS} segments of EXIF"
+            )
         if segment.marker in _FRAMES and len(body) > 5 and not lacking:
             lacking = {name: [_NEVER] * 64 for name in body[6 : 6 + 3 * body[5] : 3]}
             found = replace(found, progressive=segment.marker in _PROGRESSIVE)

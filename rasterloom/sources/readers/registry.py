@@ -166,6 +166,8 @@ def kind_of(source: Source) -> str:
     if first.rstrip("/").endswith(".lance") or any(".lance" in name for name in names):
         raise SourceError(f"{first}: Lance is not read: write the table as Parquet, with the library lance")
     if files.explicit:
+        if not files.store.is_s3 and not os.path.lexists(first):
+            raise SourceError(f"{first}: no such file or folder")
         raise SourceError(f"{first}: unknown kind of file {suffix_of(first)!r}; known: {_known()}")
     raise SourceError(f"{first}: neither images nor files of a known kind there; known: {_known()}")
 

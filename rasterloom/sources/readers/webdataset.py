@@ -18,6 +18,10 @@ from rasterloom.utils.redact import safe
 
 CHECKED_ROWS = 200  # before anything runs
 MAX_MEMBERS = 1000  # of a sample; what comes beyond is a sample of its own
+NOTHING_BESIDE = (
+    "no .txt, .caption or .json stands beside them: the members of a sample stand together, as when packed "
+    "sorted by name"
+)
 EMPTY = Gap("the archive is empty: no bytes at all")
 SAMPLE_KEY = "__key__"  # column with a sample's name, as webdataset calls it
 
@@ -84,12 +88,11 @@ def check(rows: Iterator[Row], shown: str, source: Source) -> None:
         return
     if not any(text_of(row.values.get(source.caption)) for row in images):
         columns = dict.fromkeys(name for row in images for name in row.values)
-        there = (
-            ", ".join(safe(name) for name in columns if name != SAMPLE_KEY) or "no .txt, .caption or .json"
-        )
+        there = ", ".join(safe(name) for name in columns if name != SAMPLE_KEY)
+        way = f"they have {there}: name it by `caption`" if there else NOTHING_BESIDE
         raise SourceError(
-            f"{shown}: none of the first {len(images)} images has a caption in {source.caption!r}; they have "
-            f"{there}: name it by `caption`, or write `caption: none`"
+            f"{shown}: none of the first {len(images)} images has a caption in {source.caption!r}; {way}, or "
+            "write `caption: none`"
         )
 
 

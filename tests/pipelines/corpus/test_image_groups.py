@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rasterloom.pipelines.corpus.image_groups import NO_GROUPS, connected, read_groups
+from rasterloom.pipelines.corpus.image_groups import NO_GROUPS, connected, groups_of_tokens, read_groups
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.schema import IMAGES, SELECTION, pair_key
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
 from rasterloom.train.data.collate import heldout_draw
+from rasterloom.versions.record import Record
 
 
 def sha(image):
@@ -120,3 +122,21 @@ def test_connected_nodes_are_those_of_a_plain_search(nodes, edges):
 def test_a_long_chain_is_connected_in_few_rounds():
     order = np.random.default_rng(0).permutation(200_000)
     assert (connected(200_000, order[:-1], order[1:]) == 0).all()
+
+
+def test_the_images_of_tokens_are_found(undisturbed):
+    """Those that they were made from, also where the recipe reads the tokens as a version."""
+    sha = {row["key"]: row["sha256"] for row in undisturbed.rows("images") if row["status"] == "ok"}
+    keys = [row["key"] for row in undisturbed.rows("tokens")]
+    assert len(keys) > 10
+    lengths = Workflow(undisturbed.recipe).step("lengths/64")
+    snapshot = undisturbed.corpus.snapshot_id("tokens")
+    version = undisturbed.recipe.model_copy(update={"corpus": f"{undisturbed.corpus.name}@{snapshot}"})
+    assert Workflow(version).step("lengths/64").fingerprint == lengths.fingerprint
+    for recipe in (undisturbed.recipe, version):
+        workflow = Workflow(recipe)
+        record = workflow.status(workflow.step("tokens/64")).record
+        found = groups_of_tokens(workflow.corpus, record).of(keys)
+        assert found == [sha[key][:16] for key in keys]
+    imported = Record("tokens/64", "x", "2", {"target": 64}, {"codes/64": "gone"})
+    assert groups_of_tokens(undisturbed.corpus, imported) == NO_GROUPS
