@@ -232,7 +232,7 @@ def to_whole(source: Path, target: Path, engine: Any, names: Sequence[Sequence[s
     for name in (_MODEL_FILE, _MODEL_SHARD):  # ZeRO 3 looks for the one, the others for the other
         torch.save(about, target / name)
     groups = [{n: v for n, v in group.items() if n != "params"} for group in engine.optimizer.param_groups]
-    of_stage_3 = {"state": {0: {"step": step}}, "param_groups": groups}
+    of_stage_3 = {"state": {0: {"step": torch.tensor(0.0) if step is None else step}}, "param_groups": groups}
     common = {"ds_version": about["ds_version"], "param_groups": groups, _OPTIMIZER: of_stage_3}
     torch.save(common, target / "zero" / "optimizer_state.pt")
 
@@ -257,7 +257,7 @@ def _split_plain(source: Path, target: Path, names: Sequence[Sequence[str]]) -> 
     states, taken = _read(source / _MODEL_FILE), None
     of_optimizer = states["optimizer"]["state"]
     for number, name in enumerate(name for of_group in names for name in of_group):
-        state = dict(of_optimizer[number])
+        state = dict(of_optimizer.get(number, {}))
         if _MOMENTUM in state:
             state |= dict.fromkeys(_MOMENTS, state[_MOMENTUM])
         taken = state.get("step", taken)
@@ -272,15 +272,16 @@ def _whole_shaped(target: Path, engine: Any, names: Sequence[Sequence[str]]) -> 
         for name, parameter in engine.module.named_parameters()
     }
     of_all = _read_all(target / "zero" / "optimizer_state.pt").get(_OPTIMIZER)  # of ZeRO 3
-    taken = of_all["state"][0]["step"] if of_all else None
+    taken = of_all["state"].get(0, {}).get("step") if of_all else None
     for name in (name for of_group in names for name in of_group):
         place = target / "zero" / name
-        found = {key: _read_all(place / f"{key}.pt") for key in ("fp32", *_MOMENTS)}
+        files = {key: place / f"{key}.pt" for key in ("fp32", *_MOMENTS)}
+        found = {key: _read_all(file) for key, file in files.items() if file.exists()}
         whole = {key: value["param"] if isinstance(value, dict) else value for key, value in found.items()}
         state: dict[str, Any] = {key: tensor.reshape(shapes[name]).clone() for key, tensor in whole.items()}
         if (place / "step.pt").exists():
             taken = state["step"] = _read_all(place / "step.pt")
-        elif of_all:
+        elif taken is not None and of_all:
             state["step"] = taken
         _write_parameter(target, name, state)
     return taken
@@ -289,6 +290,9 @@ def _whole_shaped(target: Path, engine: Any, names: Sequence[Sequence[str]]) -> 
 def _write_parameter(target: Path, name: str, state: dict[str, Any]) -> None:
     place = target / "zero" / name
     place.mkdir(parents=True, exist_ok=True)
+    if _MOMENTS[0] not in state:  # a guard that rolls back saves before the first step
+        nothing = torch.zeros_like(state["fp32"])
+        state = {**state, **dict.fromkeys(_MOMENTS, nothing), "step": torch.tensor(0.0)}
     for key in ("fp32", *_MOMENTS):
         torch.save({"param": state[key].clone()}, place / f"{key}.pt")
     if "step" in state:  # Muon has none

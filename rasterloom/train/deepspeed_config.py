@@ -25,6 +25,13 @@ _DECIDED = {
 }
 
 
+# What DeepSpeed 0.19 does wrong when it is switched on.
+_WRONG = {
+    "zero_optimization.round_robin_gradients": "DeepSpeed then mistakes the places of weights in its "
+    "partitions, and exported models are scrambled",
+}
+
+
 def deepspeed_config(train: Train, *, bucket_elements: int = BUCKET_ELEMENTS) -> dict[str, Any]:
     """Build the configuration of a run, ``train.deepspeed.extra`` merged into it.
 
@@ -70,6 +77,9 @@ def _check(extra: dict[str, Any], ours: dict[str, Any]) -> None:
         if value is None or value == known or (name == "fp16" and not value.get("enabled")):
             continue
         raise ValueError(f"train.deepspeed: DeepSpeed's {name} cannot be {value!r}: it is set by {where}")
+    for name, reason in _WRONG.items():
+        if _look(extra, name):
+            raise ValueError(f"train.deepspeed: leave out DeepSpeed's {name}: {reason}")
 
 
 def _without_auto(config: dict[str, Any]) -> dict[str, Any]:

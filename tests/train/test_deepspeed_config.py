@@ -102,3 +102,12 @@ def test_a_file_in_deepspeeds_own_json(tmp_path):
         recipe.write_text(start + f"train: {{deepspeed: {given}, {stages}}}")
         with pytest.raises(RecipeError, match=words):
             load_recipe(recipe)
+
+
+def test_what_deepspeed_does_wrong_is_refused():
+    """Its map of round-robin partitions is that of partitions in order, when none is padded."""
+    extra = {"zero_optimization": {"round_robin_gradients": True}}
+    with pytest.raises(ValueError, match="leave out DeepSpeed's zero_optimization"):
+        deepspeed_config(train(extra, zero=2))
+    for left in (False, "auto"):
+        deepspeed_config(train({"zero_optimization": {"round_robin_gradients": left}}, zero=2))

@@ -11,7 +11,7 @@ from plain_loop import plain_loop
 from safetensors.torch import load_file
 
 from rasterloom.recipe.model import Lora, Model
-from rasterloom.recipe.train import DeepSpeed, Stage, Train
+from rasterloom.recipe.train import DeepSpeed, Guard, Stage, Train
 from rasterloom.storage.store import Store
 from rasterloom.train.checkpoint.saver import Position, complete, latest, prune
 from rasterloom.train.job import finished
@@ -86,6 +86,22 @@ def test_a_stage_goes_on_with_another_zero_stage_or_offload(job, settings, bf16)
     assert ranks.train(job, 2) == "done"
     assert [r["step"] for r in read_metrics(job.metrics_file)] == list(range(1, 9))
     assert losses(job) == pytest.approx(plain_loop(job)[0], abs=2e-2 if bf16 else 2e-5)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "optimizer"),
+    [(0, 2, "adamw"), (2, 3, "adamw"), (3, 0, "adamw"), (0, 1, "muon"), (1, 0, "muon")],
+)
+def test_a_checkpoint_of_no_step_goes_on_with_another_zero_stage(job, tmp_path, first, then, optimizer):
+    """That of a guard that rolls back: its optimizer has no state yet."""
+    job = changed(job, guard=Guard(on="rollback"), optimizer=optimizer)
+    job = replace(job, stage=job.stage.model_copy(update={"steps": 3}))
+    whole = changed(replace(job, out_dir=str(tmp_path / "whole")), deepspeed=DeepSpeed(zero=then))
+    ranks.train(whole, 2)
+    with pytest.raises(RuntimeError):
+        ranks.train(changed(job, deepspeed=DeepSpeed(zero=first)), 2, die_at=1)
+    assert ranks.train(changed(job, deepspeed=DeepSpeed(zero=then)), 2) == "done"
+    assert losses(job) == pytest.approx(losses(whole), rel=3e-3 if optimizer == "muon" else 1e-5)
 
 
 def test_what_is_frozen_or_adapted_goes_on_with_another_zero_stage(job, tmp_path):
