@@ -33,7 +33,7 @@ class Repeated:
     async def get(
         self, pair: dict[str, Any], trace: Trace, fetch: Callable[[], Awaitable[dict[str, Any]]]
     ) -> dict[str, Any]:
-        """Return the main image of a row, which another row may have fetched.
+        """Return a row's main image, fetched for it or for another.
 
         Raises:
             FetchFailure: as ``fetch`` does.
