@@ -287,7 +287,8 @@ def check_source(source: Source) -> None:
 def _check_fields(source: Source, kind: str) -> None:
     """Check that a source has no fields of another kind. They would be without effect."""
     for field, kinds in FIELDS_OF.items():
-        if kind in BUILT_IN and kind not in kinds and field in source.model_fields_set:
+        is_set = getattr(source, field) != Source.model_fields[field].default
+        if kind in BUILT_IN and kind not in kinds and is_set:
             raise SourceError(
                 f"{source.paths[0]}: a source of kind {kind} has no {field}: leave it out, or name the kind"
             )
