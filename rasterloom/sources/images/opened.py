@@ -63,7 +63,7 @@ def whole_jpeg(opened: Opened) -> Opened:
 
 
 def _open_png(data: bytes, max_pixels: int) -> Opened:
-    """Open and load a PNG; if Pillow cannot, once more without its metadata."""
+    """Open and load a PNG. If Pillow cannot, do so without its metadata."""
     png.check_chunks(data)
     try:
         source = _loaded(data, max_pixels)

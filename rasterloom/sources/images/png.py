@@ -71,9 +71,9 @@ def without_metadata(data: bytes) -> bytes:
 
 
 def is_damaged(image: Image.Image, data: bytes) -> bool:
-    """Tell whether pixels of a PNG are missing or changed, which Pillow does not always see.
+    """Tell whether pixels of a PNG are missing or changed.
 
-    It leaves rows 0 that are missing, and does not look at checksums.
+    Pillow leaves rows 0 that are missing, and does not look at checksums.
 
     Args:
         image: the file as Pillow loaded it.
