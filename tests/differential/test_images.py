@@ -83,7 +83,8 @@ def vips(folder: Path, data: bytes, fail_on: str = "warning") -> np.ndarray | No
     if done.returncode or not out.exists():
         return None
     with Image.open(out) as image:
-        return on_white(image)
+        deep = image.mode.startswith("I")
+        return on_white(Image.fromarray((np.asarray(image) // 256).astype(np.uint8)) if deep else image)
 
 
 SIDES = st.integers(1, 70)

@@ -79,7 +79,7 @@ def _is_image(body: bytes) -> bool:
 
 
 def _gzip(body: bytes) -> Iterator[bytes]:
-    """Decompress all members; bytes after them are ignored."""
+    """Members one after another. Anything that follows them is passed over."""
     while True:
         member = zlib.decompressobj(wbits=31)
         yield from _inflated(member, body)

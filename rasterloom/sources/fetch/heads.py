@@ -86,7 +86,7 @@ def _is_length(value: bytes) -> bool:
 
 
 def _headers(lines: list[bytes]) -> list[tuple[bytes, bytes]]:
-    """Lower-case names and values of the lines that are headers."""
+    """Names, in lower case, and values. Lines that are no header are left out."""
     found: list[tuple[bytes, bytes]] = []
     usable = False
     for line in lines:

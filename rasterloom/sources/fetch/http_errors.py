@@ -59,9 +59,9 @@ def check_status(response: aiohttp.ClientResponse) -> None:
 
 
 async def read_body(response: aiohttp.ClientResponse, limit: int, *, cut: bool = False) -> bytes:
-    """Read a body of at most ``limit`` bytes without its content codings.
+    """Read a body without its content codings.
 
-    Of a longer one only so many if ``cut``.
+    It may have ``limit`` bytes, as sent and as decoded. Of a longer one only so many are read if ``cut``.
 
     Raises:
         FetchFailure: TOO_MANY_BYTES, INCOMPLETE or BAD_RESPONSE.

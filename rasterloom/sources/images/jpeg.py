@@ -94,7 +94,7 @@ def layout(data: bytes) -> Layout:
 
 
 def whole_file(data: bytes, colours: str) -> bytes:
-    """Return a JPEG that lacks no pixels, with its end-of-image marker.
+    """Return a JPEG that lacks no pixels. If only its end-of-image marker is missing, that is added.
 
     It may also lack the last bits of its last code, as many as a byte has: they become 0. A JPEG that
     libjpeg cannot read is returned as it is.

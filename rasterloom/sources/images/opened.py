@@ -63,7 +63,7 @@ def whole_jpeg(opened: Opened) -> Opened:
 
 
 def _open_png(data: bytes, max_pixels: int) -> Opened:
-    """Open and load a PNG, if necessary without its metadata."""
+    """Open and load a PNG. If Pillow cannot, do so without its metadata."""
     png.check_chunks(data)
     try:
         source = _loaded(data, max_pixels)
@@ -72,10 +72,8 @@ def _open_png(data: bytes, max_pixels: int) -> Opened:
         if mended == data:
             raise
         source, data = _loaded(mended, max_pixels), mended
-    if png.lacks_rows(source, data):
-        raise FetchFailure(
-            ErrorClass.BROKEN_IMAGE, "pixels of a PNG are missing: it has fewer rows than it says"
-        )
+    if png.is_damaged(source, data):
+        raise FetchFailure(ErrorClass.BROKEN_IMAGE, "pixels of a PNG are missing or changed")
     source.info["icc_profile"] = png.colour_profile(source, data)
     return Opened(source, data, "png")
 

@@ -20,6 +20,7 @@ _OF_PIXELS: dict[bytes, int | None] = {
     b"tRNS": None, b"eXIf": None, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"cICP": 4,
 }  # fmt: skip
 _ANIMATION = (b"acTL", b"fcTL", b"fdAT")
+_INFLATED = 2**16  # bytes at a time
 _FULL_RANGE = 1
 _GAMMA_TOLERANCE = 0.05  # as libpng: what differs by less is not corrected
 _PRIMARIES_TOLERANCE = 0.01
@@ -69,28 +70,31 @@ def without_metadata(data: bytes) -> bytes:
     return b"".join([data[: len(SIGNATURE)], *kept, data[end:]])
 
 
-def lacks_rows(image: Image.Image, data: bytes) -> bool:
-    """Tell whether a PNG has fewer rows than it says. Pillow leaves those that are missing 0.
+def is_damaged(image: Image.Image, data: bytes) -> bool:
+    """Tell whether pixels of a PNG are missing or changed.
+
+    Pillow leaves rows 0 that are missing, and does not look at checksums.
 
     Args:
         image: the file as Pillow loaded it.
     """
+    sums = [is_right for _, is_right in _pixels(data)]
     last = image.height - 1
     if image.info.get("interlace"):
         last -= 1 - last % 2 if last else 0  # the last row of the last pass
-    if image.crop((0, last, image.width, last + 1)).tobytes().strip(b"\0"):
+    if all(sums) and image.crop((0, last, image.width, last + 1)).tobytes().strip(b"\0"):
         return False
     inflate = zlib.decompressobj()
     left = _raw_bytes(data)
     try:
-        for kind, start, end in _chunks(data):
-            piece = data[start + 8 : end - 4] if kind == b"IDAT" else b""
-            while piece and left > 0 and not inflate.eof:
-                left -= len(inflate.decompress(piece, 2**16))
+        for body, _ in _pixels(data):
+            piece = bytes(body)
+            while piece and left > -_INFLATED and not inflate.eof:
+                left -= len(inflate.decompress(piece, _INFLATED))
                 piece = inflate.unconsumed_tail
     except zlib.error:
         return True
-    return left > 0
+    return left > 0 or (False in sums and not inflate.eof)
 
 
 def colour_profile(image: Image.Image, data: bytes) -> bytes | None:
@@ -161,6 +165,23 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
             return
         yield data[start + 4 : start + 8], start, end
         start = end
+
+
+def _pixels(data: bytes) -> Iterator[tuple[memoryview, bool | None]]:
+    """Compressed pixels by chunk, and whether their checksum is right. None where the file is cut off."""
+    view, end = memoryview(data), len(SIGNATURE)
+    for kind, start, end in _chunks(data):
+        if kind == b"IDAT":
+            yield (
+                view[start + 8 : end - 4],
+                zlib.crc32(view[start + 4 : end - 4]) == _number(view[end - 4 : end]),
+            )
+    if data[end + 4 : end + 8] == b"IDAT":
+        yield view[end + 8 : end + 8 + _number(view[end : end + 4])], None
+
+
+def _number(data: memoryview) -> int:
+    return int.from_bytes(data, "big")
 
 
 def _before_pixels(data: bytes) -> Iterator[tuple[bytes, int, int]]:

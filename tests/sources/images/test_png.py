@@ -107,9 +107,29 @@ def test_rows_that_are_missing_are_seen() -> None:
         assert caught.value.error is ErrorClass.BROKEN_IMAGE
 
 
+def test_pixels_that_were_changed_are_seen() -> None:
+    """In stored blocks only checksums tell."""
+    rows = np.random.default_rng(0).integers(1, 256, 49 * 16, dtype=np.uint8)
+    rows[::49] = 0
+    good = raw_png(rows.tobytes())
+    assert decode_image(good, Fetch()).width == 16
+    at = good.index(b"IDAT") + 4
+    for place in (at + 40, at + 400, at + 770):
+        bad = good[:place] + bytes((good[place] ^ 16,)) + good[place + 1 :]
+        with pytest.raises(FetchFailure) as caught:
+            decode_image(bad, Fetch())
+        assert caught.value.error is ErrorClass.BROKEN_IMAGE
+    end = good.index(b"IEND") - 8
+    wrong_sum = good[:end] + b"none" + good[end + 4 :]
+    assert decode_image(wrong_sum, Fetch()).width == 16
+    for cut in range(1, 16):  # the last chunk, the checksum
+        assert decode_image(good[: len(good) - cut], Fetch()).width == 16
+
+
 def test_black_rows_are_not_missing() -> None:
     black = encode(Image.new("RGB", (300, 200)))
     assert decode_image(black, Fetch()).width == 300
+    assert decode_image(black[:-13], Fetch()).width == 300
     assert decode_image(raw_png(bytes(49 * 16)), Fetch()).width == 16
     for mode in ("1", "L", "LA", "P", "RGBA", "I;16"):
         assert decode_image(encode(Image.new(mode, (33, 7))), Fetch()).width == 33
