@@ -204,6 +204,11 @@ def _split_plain(source: Path, target: Path, names: Sequence[Sequence[str]]) -> 
     of_optimizer = states["optimizer"]["state"]
     for number, name in enumerate(name for of_group in names for name in of_group):
         state = of_optimizer[number]
+        if not set(_MOMENTS) <= set(state):  # Muon has other ones
+            raise ValueError(
+                "only AdamW's state can be converted for another ZeRO stage: set train.deepspeed.zero to 0, "
+                "as the checkpoint has it"
+            )
         _write_parameter(target, name, {"fp32": states["module"][name].float(), **state})
     return of_optimizer[0]["step"]
 
