@@ -19,6 +19,7 @@ from ray.core.generated import autoscaler_pb2
 
 from rasterloom.errors import TrainingError
 from rasterloom.recipe.train import Stage, Train
+from rasterloom.train import ray_trainer
 from rasterloom.train.job import StageJob, WorkerTakes
 from rasterloom.train.monitoring.metrics_log import read_metrics
 from rasterloom.train.ray_trainer import scaling, train_stage
@@ -244,6 +245,15 @@ def test_a_worker_that_fails_says_why(job, cluster):
         TrainingError, match=r"batch_tokens 20 is smaller than the longest sequence \(3\d tokens\)"
     ):
         train_stage(short)
+
+
+def test_workers_that_have_room_are_not_said_to_wait(job, cluster, monkeypatch):
+    """However long they take to begin."""
+    monkeypatch.setattr(ray_trainer, "WAITS_S", 0.0)
+    said: list[str] = []
+    short = replace(job, stage=job.stage.model_copy(update={"steps": 3}), workers=1)
+    assert train_stage(short, say=said.append).steps == 3
+    assert said == []
 
 
 def test_workers_without_room_are_told_of_and_can_be_stopped(job, cluster, tmp_path):
