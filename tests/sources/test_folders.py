@@ -165,6 +165,12 @@ def test_webdatasets_own_rule_stays(tmp_path: Path, jpeg: bytes) -> None:
     assert outcomes(rows) == ["both", "both", "b"]
 
 
+def test_a_name_without_a_suffix_does_not_part_a_sample(tmp_path: Path, jpeg: bytes) -> None:
+    members = [("a.jpg", jpeg), ("README", b"x"), ("a.txt", b"a"), ("b", jpeg)]
+    rows = rows_of(write_tar(tmp_path / "a.tar", members))
+    assert sorted(outcomes(rows)) == ["a", "bad_row", "bad_row"]
+
+
 def test_an_image_beside_another_with_a_caption_of_its_own_is_counted(tmp_path: Path, jpeg: bytes) -> None:
     members = [("22.jpg", jpeg), ("22.txt", b"a"), ("22.05.jpg", jpeg), ("22.05.txt", b"b")]
     rows = rows_of(write_tar(tmp_path / "a.tar", members))

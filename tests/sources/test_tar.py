@@ -143,6 +143,13 @@ def test_a_pax_header_that_is_none_is_said() -> None:
     assert gaps(bytes(data)) == ["the archive is broken: an extended header that is none at byte 0"]
 
 
+def test_a_long_name_without_its_end_is_said() -> None:
+    data = bytearray(make([("x" * 120 + ".jpg", b"1")], tarfile.GNU_FORMAT))
+    assert data[512:636] == b"x" * 120 + b".jpg"
+    data[636:640] = b"????"
+    assert gaps(bytes(data)) == ["the archive is broken: a long name without its end at byte 0"]
+
+
 @pytest.mark.parametrize("stated", [0, 700])
 def test_a_hard_link_that_states_a_size_hides_nothing(stated: int) -> None:
     link = tarfile.TarInfo("b.jpg")
