@@ -275,8 +275,9 @@ def check_source(source: Source) -> None:
 
 def _check_fields(source: Source, kind: str) -> None:
     """Check that a source has no fields of another kind. They would be without effect."""
+    given = source.model_dump(include=set(FIELDS_OF), exclude_defaults=True)  # dumps have all
     for field, kinds in FIELDS_OF.items():
-        if kind in BUILT_IN and kind not in kinds and field in source.model_fields_set:
+        if kind in BUILT_IN and kind not in kinds and field in given:
             raise SourceError(
                 f"{source.paths[0]}: a source of kind {kind} has no {field}: leave it out, or name the kind"
             )
