@@ -157,10 +157,11 @@ def main() -> None:
         count = min(options.pictures, 2 * batch)
 
         def draw(batch: int = batch, count: int = count) -> object:
-            return sampler.sample([prompt] * count, [size] * count, cfg=CFG, top_k=TOP_K, batch=batch)
+            sampler.batch = batch
+            return sampler.sample([prompt] * count, [size] * count, cfg=CFG, top_k=TOP_K)
 
         runs.append((f"ours, batches of {batch}", count, draw))
-    sampler.sample([prompt], [(32, 32)], batch=1)  # warm up
+    sampler.sample([prompt], [(32, 32)])  # warm up
     base = None
     for name, count, work in runs:
         clock, cpu = timed(work)

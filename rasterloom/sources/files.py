@@ -26,6 +26,8 @@ CONTENT_BYTES = 1_000_000_000  # a source on disk of up to so many bytes is iden
 BUFFER_BYTES = 1 << 20
 READ_ONLY = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC  # no link, no pipe should be there
 ELSEWHERE = "leads elsewhere"  # of a link that is not followed, in a digest
+HIDDEN = "names with a dot in front: name them if they are meant"
+LINKED = "links to folders: name the folder in the recipe"
 SIDECARS = ("json", "txt", "caption")  # suffixes of what lies beside an image, in any case
 IMAGE_SUFFIXES = (
     ".jpg",
@@ -107,6 +109,42 @@ class Files:
             below = entry.name[len(target.name) :].lstrip("/")
             if "/." not in f"/{below}" and (pattern is None or _matches(pattern, below)):
                 yield entry
+
+    def passed_over(self) -> Iterator[tuple[str, str]]:
+        """Yield the names that `entries` leaves out, with the reason. A folder is one of them.
+
+        Raises:
+            SourceError: S3 cannot be asked.
+        """
+        for target in self.targets:
+            pattern = _translate(target.glob) if target.glob else None
+            found = () if target.is_file else self._hidden(target)
+            try:
+                for name, reason in found:
+                    below = name[len(target.name) :].lstrip("/")
+                    if pattern is None or reason == LINKED or pattern.fullmatch(below):
+                        yield name, reason
+            except OSError as error:
+                raise SourceError(f"{self.shown(target.name)}: cannot be read: {one_line(error)}") from None
+
+    def _hidden(self, target: Target) -> Iterator[tuple[str, str]]:
+        if self.store.is_s3:
+            for entry in self.store.entries(target.name):
+                if "/." in f"/{entry.name[len(target.name) :]}":
+                    yield entry.name, HIDDEN
+            return
+        enters = not target.glob or "/" in target.glob or "**" in target.glob
+        root = self.store.path(target.name)
+        for folder, folders, names in os.walk(root):
+            inside = "" if folder == root else folder[len(root) :].strip("/")
+            place = "/".join(part for part in (target.name, inside) if part)
+            for name in sorted((*folders, *names)):
+                shown = f"{place}/{name}".lstrip("/")
+                if name.startswith("."):
+                    yield shown, HIDDEN
+                elif enters and name in folders and os.path.islink(f"{folder}/{name}"):
+                    yield shown, LINKED
+            folders[:] = sorted(name for name in folders if enters and not name.startswith("."))
 
     def shown(self, name: str) -> str:
         """Return a file's name for a person."""

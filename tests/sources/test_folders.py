@@ -19,6 +19,7 @@ from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.recipe.sources import Source
 from rasterloom.sources.fetch.shard import fetch_shard
+from rasterloom.sources.files import HIDDEN, LINKED
 from rasterloom.sources.pairs import check_sources, read_sources
 from rasterloom.sources.readers import built_in, webdataset
 from rasterloom.sources.readers.folder import by_folder
@@ -379,6 +380,29 @@ def test_links_of_hugging_faces_cache(hub_cache: Path, path: str, options: str, 
     assert pairs["caption"].to_pylist() == captions
     images = fetch_shard(pairs, Fetch(), shard=0, sources=[source])
     assert images["detail"].null_count == len(captions)
+
+
+def test_what_is_not_even_looked_at_is_named(tmp_path: Path, jpeg: bytes) -> None:
+    write(
+        tmp_path / "in",
+        {"a.jpg": jpeg, "a.txt": b"a", ".b.jpg": jpeg, ".git/x": b"", "c/.d": b"", "c/e.jpg": jpeg},
+    )
+    write(tmp_path / "large", {"f.jpg": jpeg, "l.csv": b"url,caption\nhttp://a/1,one\n"})
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "large")
+    survey = survey_source(Source(path=str(tmp_path / "in")))
+    assert survey and survey.lines()[1:] == [
+        f"1 .jpg, 1 folder, 1 without a suffix not read ({HIDDEN})",
+        f"1 folder not read ({LINKED})",
+    ]
+    _, counts = read_sources([Source(path=str(tmp_path / "in"))])
+    assert {name: n for name, n in counts.items() if "not read" in name} == {
+        "files not read, names with a dot in front": 3, "files not read, links to folders": 1,
+    }  # fmt: skip
+    survey = survey_source(Source(path=f"{tmp_path}/in/*.jpg"))
+    assert survey and survey.names == {HIDDEN: [".b.jpg"]}
+    write(tmp_path / "in" / "c", {"l.csv": b"url,caption\nhttp://a/1,one\n"})
+    survey = survey_source(Source(path=f"{tmp_path}/in/*/l.csv"))
+    assert survey and survey.names == {LINKED: ["link"]}
 
 
 # Public reports on other programs.

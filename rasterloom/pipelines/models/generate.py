@@ -82,7 +82,6 @@ class Generated:
 class _Settings(TypedDict):
     temperature: float
     seed: int
-    batch: int
     on_tokens: Advance
 
 
@@ -123,6 +122,7 @@ def generate(
         sampler = open_sampler(model.model, text_codec.profile, "cuda" if gpu else "cpu", bf16=gpu)
     except ValueError as error:
         raise RecipeError(str(error)) from None
+    sampler.batch = request.batch
     with torch_threads(worker_takes(model.step, recipe.run).threads):
         return _answer(sampler, questions, text_codec, codec, request, progress)
 
@@ -139,7 +139,6 @@ def _answer(
     settings: _Settings = {
         "temperature": request.temperature,
         "seed": request.seed,
-        "batch": request.batch,
         "on_tokens": progress.advanced,
     }
     ids = [question.ids for question in questions]

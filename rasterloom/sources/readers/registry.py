@@ -9,7 +9,7 @@ from typing import Any
 
 from rasterloom.errors import PluginError, SourceError, one_line
 from rasterloom.recipe.sources import KINDS, Source
-from rasterloom.sources.files import Files, find_files
+from rasterloom.sources.files import HIDDEN, LINKED, Files, find_files
 from rasterloom.sources.lists.opened import plain_name
 from rasterloom.sources.local_paths import BlockedPath
 from rasterloom.sources.readers import hub, json_records
@@ -248,17 +248,28 @@ def survey_source(source: Source) -> Survey | None:
         SourceError: there is no such file or folder, or it cannot be listed.
     """
     reader = reader_of_kind(kind_of(source))
-    return reader.survey(source) if isinstance(reader, FileReader | FolderReader) else None
+    if not isinstance(reader, FileReader | FolderReader):
+        return None
+    survey, files = reader.survey(source), find_files(source)
+    for name, reason in files.passed_over():
+        is_folder = not files.store.is_s3 and os.path.isdir(files.store.path(name))
+        survey.skip(reason, "folder" if is_folder else suffix_of(name), name)
+    return survey
 
 
 def unread_files(source: Source) -> dict[str, int]:
-    """Return how many files of a source are not read, by reason. Those of a folder of images are records."""
+    """Return how many files of a source are not read, by reason.
+
+    Those of a folder of images are records, but for what is not even looked at.
+    """
     survey = survey_source(source)
-    if survey is None or survey.kind == "folder":
+    if survey is None:
         return {}
+    reasons = (HIDDEN, LINKED) if survey.kind == "folder" else survey.not_read
     return {
-        f"files not read, {reason.partition(':')[0]}": found.total()
-        for reason, found in survey.not_read.items()
+        f"files not read, {reason.partition(':')[0]}": survey.not_read[reason].total()
+        for reason in reasons
+        if reason in survey.not_read
     }
 
 
@@ -275,9 +286,9 @@ def check_source(source: Source) -> None:
 
 def _check_fields(source: Source, kind: str) -> None:
     """Check that a source has no fields of another kind. They would be without effect."""
-    given = source.model_dump(include=set(FIELDS_OF), exclude_defaults=True)  # dumps have all
     for field, kinds in FIELDS_OF.items():
-        if kind in BUILT_IN and kind not in kinds and field in given:
+        is_set = getattr(source, field) != Source.model_fields[field].default
+        if kind in BUILT_IN and kind not in kinds and is_set:
             raise SourceError(
                 f"{source.paths[0]}: a source of kind {kind} has no {field}: leave it out, or name the kind"
             )

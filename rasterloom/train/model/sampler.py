@@ -24,11 +24,15 @@ Codes = NDArray[np.int32]
 
 
 class Sampler:
-    """A model ready to draw and to answer from."""
+    """A model ready to draw and to answer from.
 
-    def __init__(self, model: Any, profile: Profile) -> None:
+    Attributes:
+        batch: images drawn, or prompts answered, at once. It changes no result.
+    """
+
+    def __init__(self, model: Any, profile: Profile, batch: int = 32) -> None:
         """Take a Chameleon of transformers, in evaluation mode. Its attention must be transformers' own."""
-        self.model, self.profile = model, profile
+        self.model, self.profile, self.batch = model, profile, batch
         self.device: torch.device = model.lm_head.weight.device
         ids = profile.image_ids or range(profile.image0, profile.image0 + profile.codebook_size)
         self.image_ids = torch.tensor(ids, device=self.device)
@@ -43,7 +47,6 @@ class Sampler:
         temperature: float = 1.0,
         top_k: int = 2000,
         seed: int = 0,
-        batch: int = 32,
         on_tokens: Advance = silent,
     ) -> list[Codes]:
         """Draw one image for each prompt.
@@ -54,7 +57,6 @@ class Sampler:
             sizes: (width, height) of each image in pixels, multiples of ``profile.grid_unit``.
             cfg: guidance scale; 1 is no guidance.
             seed: image i depends on ``seed`` and i, and not on the other images.
-            batch: images drawn at once; they may be of any sizes, and are sorted by length first.
             on_tokens: called with the number of codes generated, and of all, now and then.
 
         Returns:
@@ -69,8 +71,8 @@ class Sampler:
         order = sorted(range(len(sizes)), key=lambda i: (sizes[i][0] * sizes[i][1], sizes[i], i))
         images: dict[int, Codes] = {}
         add = adding(on_tokens, sum(w * h for w, h in sizes) // self.profile.downsample**2)
-        for start in range(0, len(order), batch):
-            part = order[start : start + batch]
+        for start in range(0, len(order), self.batch):
+            part = order[start : start + self.batch]
             contexts = [[*prompt_ids[i], *heads[i]] for i in part]
             if cfg != 1:
                 contexts += [heads[i] for i in part]
@@ -137,7 +139,6 @@ class Sampler:
         temperature: float = 1.0,
         top_k: int = 10,
         seed: int = 0,
-        batch: int = 32,
         max_tokens: int = 512,
         on_tokens: Advance = silent,
     ) -> list[list[int]]:
@@ -155,8 +156,8 @@ class Sampler:
         allowed = torch.tensor([*text_ids, self.profile.sep], device=self.device)
         answers: list[list[int]] = []
         add = adding(on_tokens)
-        for start in range(0, len(prompt_ids), batch):
-            part = [list(prompt) for prompt in prompt_ids[start : start + batch]]
+        for start in range(0, len(prompt_ids), self.batch):
+            part = [list(prompt) for prompt in prompt_ids[start : start + self.batch]]
             uniforms = np.stack(
                 [
                     stream_generator("sample", seed=seed, number=start + i).random(max_tokens)

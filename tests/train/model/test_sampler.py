@@ -67,7 +67,8 @@ def test_cache_batch_and_sizes_draw_what_a_plain_loop_draws(sampler, cfg, temper
     told = []
     for batch in (2, 3, 32):
         told.clear()
-        drawn = sampler.sample(PROMPTS, SIZES, **settings, batch=batch, on_tokens=lambda *at: told.append(at))
+        sampler.batch = batch
+        drawn = sampler.sample(PROMPTS, SIZES, **settings, on_tokens=lambda *at: told.append(at))
         for size, codes, whole in zip(SIZES, drawn, expected, strict=True):
             assert codes.dtype == np.int32
             # The plain loop's image as a whole: boi, size, codes, an eol after every row, eoi.
@@ -123,7 +124,8 @@ def test_texts_are_those_of_a_plain_loop(sampler, temperature, top_k):
     expected = [answered(sampler, n, prompt, **settings, most=20) for n, prompt in enumerate(prompts)]
     assert set().union(*expected) <= set(TEXT)  # no structure, whatever the model would like
     for batch in (2, 32):
-        assert sampler.answer(prompts, TEXT, **settings, batch=batch, max_tokens=20) == expected
+        sampler.batch = batch
+        assert sampler.answer(prompts, TEXT, **settings, max_tokens=20) == expected
 
 
 def test_a_text_ends_where_the_model_ends_it_or_where_it_is_cut_off(sampler, profile):
@@ -140,7 +142,8 @@ def test_a_text_ends_where_the_model_ends_it_or_where_it_is_cut_off(sampler, pro
 
 def test_an_image_depends_on_its_seed_and_place_only(sampler):
     together = sampler.sample(PROMPTS, SIZES, cfg=2.0, seed=5)
-    alone = sampler.sample(PROMPTS, SIZES, cfg=2.0, seed=5, batch=1)
+    sampler.batch = 1
+    alone = sampler.sample(PROMPTS, SIZES, cfg=2.0, seed=5)
     other = sampler.sample(PROMPTS, SIZES, cfg=2.0, seed=6)
     assert [a.tolist() for a in together] == [a.tolist() for a in alone]
     assert [a.tolist() for a in together] != [a.tolist() for a in other]
