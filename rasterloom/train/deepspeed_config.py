@@ -29,6 +29,8 @@ _DECIDED = {
 _WRONG = {
     "zero_optimization.round_robin_gradients": "DeepSpeed then mistakes the places of weights in its "
     "partitions, and exported models are scrambled",
+    "zero_optimization.elastic_checkpoint": "DeepSpeed cannot load what it then saves, and checkpoints fit "
+    "other numbers of workers without it",
 }
 
 

@@ -104,10 +104,10 @@ def test_a_file_in_deepspeeds_own_json(tmp_path):
             load_recipe(recipe)
 
 
-def test_what_deepspeed_does_wrong_is_refused():
-    """Its map of round-robin partitions is that of partitions in order, when none is padded."""
-    extra = {"zero_optimization": {"round_robin_gradients": True}}
-    with pytest.raises(ValueError, match="leave out DeepSpeed's zero_optimization"):
-        deepspeed_config(train(extra, zero=2))
+@pytest.mark.parametrize("name", ["round_robin_gradients", "elastic_checkpoint"])
+def test_what_deepspeed_does_wrong_is_refused(name):
+    """Its map of round-robin partitions is that of partitions in order; elastic checkpoints do not load."""
+    with pytest.raises(ValueError, match=rf"leave out DeepSpeed's zero_optimization\.{name}: "):
+        deepspeed_config(train({"zero_optimization": {name: True}}, zero=2))
     for left in (False, "auto"):
-        deepspeed_config(train({"zero_optimization": {"round_robin_gradients": left}}, zero=2))
+        deepspeed_config(train({"zero_optimization": {name: left}}, zero=2))
