@@ -281,7 +281,7 @@ def _read(file: Path) -> Any:
 
 
 def _read_all(file: Path) -> Any:
-    """A file that is written anew while what it held is in use: nothing of it stays on disk."""
+    """A file read as a whole, since it is about to be overwritten."""
     return torch.load(file, map_location="cpu", weights_only=False)
 
 
