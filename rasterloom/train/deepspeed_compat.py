@@ -340,7 +340,7 @@ def _read(file: Path) -> Any:
 
 
 def _read_all(file: Path) -> Any:
-    """Replacement of a file whose old content is in use: nothing of it stays on disk."""
+    """A file read as a whole, since it is about to be overwritten."""
     return torch.load(file, map_location="cpu", weights_only=False)
 
 

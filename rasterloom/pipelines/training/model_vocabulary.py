@@ -29,7 +29,7 @@ def model_vocabulary(folder: Path) -> str | None:
 
 
 def profile_record(folder: Path) -> dict[str, Any]:
-    """Read a model's profile.json; None if there is no readable one."""
+    """Read a model's profile.json. Empty if there is none that can be read."""
     try:
         found = json.loads((folder / PROFILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
