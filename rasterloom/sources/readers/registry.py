@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
@@ -9,7 +10,7 @@ from typing import Any
 
 from rasterloom.errors import PluginError, SourceError, one_line
 from rasterloom.recipe.sources import KINDS, Source
-from rasterloom.sources.files import HIDDEN, LINKED, Files, find_files
+from rasterloom.sources.files import Files, find_files
 from rasterloom.sources.lists.opened import plain_name
 from rasterloom.sources.local_paths import BlockedPath
 from rasterloom.sources.readers import hub, json_records
@@ -262,15 +263,12 @@ def unread_files(source: Source) -> dict[str, int]:
 
     Those of a folder of images are records, but for what is not even looked at.
     """
-    survey = survey_source(source)
-    if survey is None:
-        return {}
-    reasons = (HIDDEN, LINKED) if survey.kind == "folder" else survey.not_read
-    return {
-        f"files not read, {reason.partition(':')[0]}": survey.not_read[reason].total()
-        for reason in reasons
-        if reason in survey.not_read
-    }
+    if kind_of(source) == "folder":
+        found = Counter(reason for _, reason in find_files(source).passed_over())
+    else:
+        survey = survey_source(source)
+        found = Counter({reason: n.total() for reason, n in survey.not_read.items()} if survey else ())
+    return {f"files not read, {reason.partition(':')[0]}": count for reason, count in found.items()}
 
 
 def check_source(source: Source) -> None:
