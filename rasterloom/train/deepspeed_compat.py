@@ -340,7 +340,7 @@ def _read(file: Path) -> Any:
 
 
 def _read_all(file: Path) -> Any:
-    """A file read as a whole, since it is about to be overwritten."""
+    """Contents of a file that is about to be overwritten."""
     return torch.load(file, map_location="cpu", weights_only=False)
 
 
