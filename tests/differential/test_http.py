@@ -262,8 +262,8 @@ def test_what_curl_gets_is_got(
     url = f"http://{server.host}/a.jpg"
     code, got, _ = curl(server, url)
     row, _ = ours(server, url)
-    if b"Transfer-Encoding: identity" in head and framing == "too long":
-        assert row["error"] == "incomplete"  # curl does not look at the length then
+    if b"Transfer-Encoding: identity" in head and framing in ("too long", "too short"):
+        assert row["error"] in ("incomplete", None)  # curl does not look at the length then
     elif code == 0 and got == JPEG:
         assert (row["error"], row["detail"], row["image"]) == (None, None, JPEG)
     elif code == 0:  # it is shorter than it should be, and curl does not look at the image
