@@ -13,11 +13,11 @@ def test_it_names_tests_that_there_are(name: str) -> None:
     file, _, test = name.partition("::")
     path = TESTS.parent / file
     assert path.exists()
-    assert f"def {test.partition('[')[0]}" in path.read_text()
+    assert path.is_dir() or f"def {test.partition('[')[0]}" in path.read_text()
 
 
 def test_every_room_keeps_quick_tests() -> None:
     whole = {line for line in SLOW if "::" not in line}
-    for folder in {path.parent for path in TESTS.rglob("test_*.py")}:
+    for folder in {path.parent for path in TESTS.rglob("test_*.py")} - {TESTS / "differential"}:
         files = {str(path.relative_to(TESTS.parent)) for path in folder.glob("test_*.py")}
         assert files - whole, f"all of {folder} is slow"
