@@ -281,7 +281,7 @@ def _read(file: Path) -> Any:
 
 
 def _read_all(file: Path) -> Any:
-    """A file read as a whole, since it is about to be overwritten."""
+    """A file that may be overwritten meanwhile."""
     return torch.load(file, map_location="cpu", weights_only=False)
 
 
