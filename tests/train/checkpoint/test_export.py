@@ -69,6 +69,7 @@ def test_a_checkpoint_on_s3(job, profile, s3, tmp_path):
     ended = load_file(job.model_dir / "model.safetensors")
     assert all(torch.equal(ours[name], tensor) for name, tensor in ended.items())
     assert sorted(path.name for path in (tmp_path / "at").iterdir()) == [
+        "README.md",
         CONFIG_FILE,
         "model.safetensors",
         "profile.json",
