@@ -173,8 +173,10 @@ def by_arrow(data: bytes, delimiter: str, quote: str | None) -> list[Pair] | Non
 
 
 def by_duckdb(path: Path, delimiter: str, quote: str | None, names: list[str]) -> list[Pair] | None:
-    if path.read_bytes().removeprefix(b"\xef\xbb\xbf")[:1] in (b"\n", b"\r"):
-        return None  # it takes an empty first line for the header
+    text = path.read_bytes().decode("utf-8-sig", "replace")
+    header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
+    if not header or any("\n" in name or "\r" in name for name in header):
+        return None  # it loses rows where the header is an empty line, or has one in a name (its issue 16760)
     columns = "{" + ", ".join(f"'{name}': 'VARCHAR'" for name in names) + "}"
     options = f"delim={sql(delimiter)}, quote={sql(quote or '')}, escape={sql(quote or '')}, header=true"
     return rows_of_duckdb(
