@@ -152,7 +152,9 @@ def test_an_encoding_that_nothing_names_ends_in_one_line(tmp_path: Path) -> None
         path = write(tmp_path / "b.csv", CSV.encode(encoding))
         assert f"give the source `encoding: {encoding}`" in refusal(path)
         assert pairs_of(path, encoding=encoding) == PAIRS
-    assert "truncated data" in refusal(write(tmp_path / "c.csv", ("\ufeff" + CSV).encode("utf-16-le")[:-1]))
+    for name, text in (("c.csv", CSV), ("c.jsonl", JSONL), ("c.json", json.dumps(RECORDS))):
+        cut = ("\ufeff" + text).encode("utf-16-le")[:-1]
+        assert "truncated data" in refusal(write(tmp_path / name, cut))
 
 
 @pytest.mark.parametrize("encoding", ["rot13", "zip", "idna", "unicode_escape", "no such", "utf-7"])

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from rasterloom.errors import SourceError
+from rasterloom.errors import SourceError, one_line
 from rasterloom.sources.files import BUFFER_BYTES, Files
 
 CHUNK_BYTES = 1 << 18
@@ -197,7 +197,10 @@ class _Recoded(io.RawIOBase):
         while not self._left and not self._ended:
             data = self._file.read(CHUNK_BYTES)
             self._ended = not data
-            self._left = self._decoder.decode(data, final=self._ended).encode("utf-8", self._errors)
+            try:
+                self._left = self._decoder.decode(data, final=self._ended).encode("utf-8", self._errors)
+            except UnicodeError as error:
+                raise OSError(one_line(error)) from None
         count = min(len(buffer), len(self._left))
         buffer[:count] = self._left[:count]
         self._left = self._left[count:]

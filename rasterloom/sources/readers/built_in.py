@@ -128,9 +128,13 @@ class FileReader:
             counts = tally.file(name)
             with named_errors(files.shown(name)):
                 rows = picked(self.read_file(files, name, source, counts), source, counts)
-                for row in as_samples(rows, source, files.store.root, name.rpartition("/")[0]):
-                    counts.rows += 1
-                    yield row
+                number = 0
+                try:
+                    for row in as_samples(rows, source, files.store.root, name.rpartition("/")[0]):
+                        number += 1
+                        yield row
+                finally:
+                    counts.rows += number
 
     def digest(self, source: Source) -> str:
         """Return a digest of the files. It differs from earlier ones where they are read in another way."""
