@@ -50,6 +50,7 @@ class _Extended:
     name: bytes = b""
     length: int | None = None
     sparse: bool = False
+    kind: bytes = b""  # of the last of these headers
 
     def take(self, key: bytes, value: bytes) -> None:
         """Take over a record of a pax header. A sparse file's own name is not its path."""
@@ -101,6 +102,10 @@ def members(file: BinaryIO, size: int) -> Iterator[Member | Gap]:
             if own <= MAX_NAME_BYTES and offset + own > size:
                 yield Gap(f"the archive is cut short at byte {size:,}")
                 return
+            if said.kind == kind:
+                yield Gap(f"the archive is broken: a name without its member before byte {position:,}")
+                said = _Extended()
+            said.kind = kind
             if gap := _extend(said, kind, file, own):
                 yield Gap(f"the archive is broken: {gap} at byte {position:,}")
         elif kind not in (b"K", b"g"):
