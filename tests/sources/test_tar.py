@@ -155,8 +155,12 @@ def test_a_name_whose_member_is_gone_is_not_given_to_the_next(form: int) -> None
 def test_a_long_name_without_its_end_is_said() -> None:
     data = bytearray(make([("x" * 120 + ".jpg", b"1")], tarfile.GNU_FORMAT))
     assert data[512:636] == b"x" * 120 + b".jpg"
-    data[636:640] = b"????"
-    assert gaps(bytes(data)) == ["the archive is broken: a long name without its end at byte 0"]
+    for end in (b"????", b"\0000"):
+        data[636:640] = end
+        data[124:135] = b"00000000200"  # the record goes on to byte 640
+        data[148:156] = b" " * 8
+        data[148:156] = b"%06o\0 " % sum(data[:512])
+        assert gaps(bytes(data)) == ["the archive is broken: a long name without its end at byte 0"]
 
 
 @pytest.mark.parametrize("stated", [0, 700])

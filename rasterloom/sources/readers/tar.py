@@ -238,8 +238,8 @@ def _extend(said: _Extended, kind: bytes, file: BinaryIO, length: int) -> str:
         return f"a header of {length:,} bytes"
     record = file.read(length)
     if kind == b"L":
-        said.name = record.rstrip(b"\0")
-        return "" if record.endswith(b"\0") else "a long name without its end"
+        said.name, end, rest = record.partition(b"\0")
+        return "" if end and not rest.strip(b"\0") else "a long name without its end"
     while record.strip(b"\0"):
         count, space, _ = record.partition(b" ")
         if not space or not count.isdigit() or len(count) > 9 or not len(count) < int(count) <= len(record):
