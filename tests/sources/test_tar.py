@@ -143,11 +143,24 @@ def test_a_pax_header_that_is_none_is_said() -> None:
     assert gaps(bytes(data)) == ["the archive is broken: an extended header that is none at byte 0"]
 
 
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_a_name_whose_member_is_gone_is_not_given_to_the_next(form: int) -> None:
+    one, two = (make([(f"{letter}{'ü' * 100}.jpg", b"1")], form) for letter in "ab")
+    at = one.index(b"ustar", 1024) - 257  # the member's own header
+    data = one[:at] + two
+    assert names(data) == ["b" + "ü" * 100 + ".jpg"]
+    assert gaps(data) == [f"the archive is broken: a name without its member before byte {at:,}"]
+
+
 def test_a_long_name_without_its_end_is_said() -> None:
     data = bytearray(make([("x" * 120 + ".jpg", b"1")], tarfile.GNU_FORMAT))
     assert data[512:636] == b"x" * 120 + b".jpg"
-    data[636:640] = b"????"
-    assert gaps(bytes(data)) == ["the archive is broken: a long name without its end at byte 0"]
+    for end in (b"????", b"\0" + b"abc"):
+        data[636:640] = end
+        data[124:135] = b"00000000200"  # the record goes on to byte 640
+        data[148:156] = b" " * 8
+        data[148:156] = b"%06o\0 " % sum(data[:512])
+        assert gaps(bytes(data)) == ["the archive is broken: a long name without its end at byte 0"]
 
 
 @pytest.mark.parametrize("stated", [0, 700])

@@ -50,6 +50,7 @@ class _Extended:
     name: bytes = b""
     length: int | None = None
     sparse: bool = False
+    kind: bytes = b""  # of the last of these headers
 
     def take(self, key: bytes, value: bytes) -> None:
         """Take over a record of a pax header. A sparse file's own name is not its path."""
@@ -101,6 +102,10 @@ def members(file: BinaryIO, size: int) -> Iterator[Member | Gap]:
             if own <= MAX_NAME_BYTES and offset + own > size:
                 yield Gap(f"the archive is cut short at byte {size:,}")
                 return
+            if said.kind == kind:
+                yield Gap(f"the archive is broken: a name without its member before byte {position:,}")
+                said = _Extended()
+            said.kind = kind
             if gap := _extend(said, kind, file, own):
                 yield Gap(f"the archive is broken: {gap} at byte {position:,}")
         elif kind not in (b"K", b"g"):
@@ -233,8 +238,8 @@ def _extend(said: _Extended, kind: bytes, file: BinaryIO, length: int) -> str:
         return f"a header of {length:,} bytes"
     record = file.read(length)
     if kind == b"L":
-        said.name = record.rstrip(b"\0")
-        return "" if record.endswith(b"\0") else "a long name without its end"
+        said.name, end, rest = record.partition(b"\0")
+        return "" if end and not rest.strip(b"\0") else "a long name without its end"
     while record.strip(b"\0"):
         count, space, _ = record.partition(b" ")
         if not space or not count.isdigit() or len(count) > 9 or not len(count) < int(count) <= len(record):
