@@ -13,10 +13,11 @@ PACKAGE = Path(rasterloom.__file__).parent
 BUILT = re.compile(
     r"(^|/)(records|files|staging|training|retries|adopted|tables)/|/(takedowns|at-work|staging|records|settled\.json)$"
 )
+GENERAL = ("RESULT", "CARD")  # result.json and README.md, which other folders have as well
 FILES = {
     value.decode() if isinstance(value, bytes) else value
     for name, value in vars(layout).items()
-    if name.isupper() and str(value).count(".") == 1 and name != "RESULT"
+    if name.isupper() and str(value).count(".") == 1 and name not in GENERAL
 }
 
 

@@ -102,7 +102,7 @@ def test_a_stage_sets_fields_of_deepspeed_and_guard_for_itself():
             {"deepspeed": {"bf16": True}, "stages": [{"target": 64, "steps": 1, "deepspeed": {"zero": 0}}]},
             "bf16",
         ),
-        ({"optimizer": "muon", "deepspeed": {"zero": 0}, **with_stage(deepspeed={"zero": 2})}, "muon"),
+        ({"optimizer": "muon", "deepspeed": {"zero": 0}, **with_stage(deepspeed={"zero": 3})}, "muon"),
         ({"model": {"compile": True}, **with_stage(deepspeed={"zero": 3})}, "compile"),
     ],
 )
