@@ -226,7 +226,9 @@ def test_a_checkpoint_of_another_job_is_refused_and_not_passed_over(tmp_path):
     store = Store(str(tmp_path))
     checkpoint_by_hand(store, 9)
     checkpoint_by_hand(store, 12, job="other")
-    with pytest.raises(ValueError, match="are of a stage with other settings or other data, or of an earlier"):
+    with pytest.raises(
+        ValueError, match="are of a stage with other settings or other data, or of an earlier"
+    ):
         latest(store, "mine")
     assert latest(store, None).position.job == "other"
 
