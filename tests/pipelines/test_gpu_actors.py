@@ -91,7 +91,7 @@ def two_gpus():
     stop_local_ray()
 
 
-def rows_of(tmp_path, use_gpu=True, takes=None, **config):
+def rows_of(tmp_path, use_gpu=True, takes=None, name="scores", **config):
     import sys
 
     import ray.cloudpickle
@@ -99,7 +99,7 @@ def rows_of(tmp_path, use_gpu=True, takes=None, **config):
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     corpus = Corpus("little", Store(str(tmp_path / "work")))
     step = ShardStep(
-        "scores",
+        name,
         Where(folder=str(tmp_path), **config),
         "1",
         plan=plan,
@@ -167,9 +167,13 @@ def test_an_actor_that_there_is_no_room_for_holds_up_nothing(two_gpus, tmp_path)
 
 
 def test_a_shard_that_kills_its_worker_ends_the_step_after_some_tries(two_gpus, tmp_path):
-    for use_gpu in (True, False):
-        folder = tmp_path / str(use_gpu)
+    died = f"its worker died {TRIES} times, of too little memory or a crash in a library"
+    smaller = "give the step more memory in run.steps, or make its shards smaller (fetch.shard_rows)"
+    ways_out = {"scores": smaller, "images": f"{smaller}, or lower fetch.max_pixels"}
+    for name, use_gpu in (("scores", True), ("scores", False), ("images", False)):
+        folder = tmp_path / f"{name}-{use_gpu}"
         folder.mkdir()
-        with pytest.raises(StepFailed, match="scores, shard 02"):
-            rows_of(folder, use_gpu, kills="02")
+        with pytest.raises(StepFailed) as failed:
+            rows_of(folder, use_gpu, name=name, kills="02")
+        assert str(failed.value) == f"{name}, shard 02: {died}: {ways_out[name]}"
         assert len((folder / "kills").read_text()) == TRIES

@@ -117,7 +117,7 @@ class _Losses:
             logger.warning("%s: its worker died, time %d of %d: %s", where, number, TRIES, reason)
             # The head may not have noticed yet; before giving up it is waited for.
             if number >= TRIES and not self._nodes.lost(there, error, LATE_S):
-                raise StepFailed(f"{self._step}, shard {shard.name}: {_why(error)}") from error
+                raise StepFailed(f"{where}: {_why(self._step, error)}") from error
 
 
 def holds(step: ShardStep, run: Run) -> tuple[float, float]:
@@ -136,9 +136,14 @@ def needs_of(step: ShardStep, run: Run) -> dict[str, float]:
     return {name: amount for name, amount in asked.items() if amount}
 
 
-def _why(error: Exception) -> str:
-    from ray.exceptions import OutOfMemoryError  # heavy
+def _why(step: str, error: Exception) -> str:
+    from ray.exceptions import ActorDiedError, OutOfMemoryError, WorkerCrashedError  # heavy
 
     if isinstance(error, OutOfMemoryError):
-        return "its node ran out of memory: give the step more in run.steps, or make its shards smaller"
-    return one_line(error, named=True)
+        reason = "its node ran out of memory"
+    elif isinstance(error, (ActorDiedError, WorkerCrashedError)):
+        reason = f"its worker died {TRIES} times, of too little memory or a crash in a library"
+    else:
+        return one_line(error, named=True)
+    way_out = "give the step more memory in run.steps, or make its shards smaller (fetch.shard_rows)"
+    return f"{reason}: {way_out}{', or lower fetch.max_pixels' if step == 'images' else ''}"
