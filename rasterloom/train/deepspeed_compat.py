@@ -74,6 +74,20 @@ def local_part(parameter: Tensor) -> Tensor:
     return part.view(-1)[: max(0, used)]
 
 
+def set_whole(parameter: Tensor, value: Tensor | None) -> None:
+    """Give a parameter the values that rank 0 has; every rank calls this."""
+    if hasattr(parameter, "ds_id"):
+        import deepspeed  # heavy
+
+        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+            if value is not None:
+                parameter.data.copy_(value)
+        return
+    if value is not None:
+        parameter.data.copy_(value)
+    dist.broadcast(parameter.data, src=0)
+
+
 def own_share(parameter: Tensor) -> tuple[int, Tensor] | None:
     """This rank's share of a trained parameter: its start, and float32 values.
 
@@ -204,6 +218,17 @@ def layout_of(folder: Path) -> str:
     return "1-2" if _ZERO_STAGE in _read(shards[0])[_OPTIMIZER] else "bf16"
 
 
+def has_moments(folder: Path) -> bool:
+    """False if a checkpoint of ZeRO 3 was written before the first step.
+
+    Its optimizer has no state yet, which DeepSpeed cannot convert. Other stages have zeros.
+    """
+    if layout_of(folder) != "3":
+        return True
+    shard = sorted(folder.glob(_SHARD_FILES))[0]
+    return bool(_read(shard)[_OPTIMIZER][_OPTIMIZER]["state"])
+
+
 def layout_in(engine: Any) -> str:
     """Layout of the checkpoints that an engine writes; see `layout_of`."""
     zero = engine.zero_optimization_stage()
@@ -224,6 +249,9 @@ def to_whole(source: Path, target: Path, engine: Any, names: Sequence[Sequence[s
     if layout_of(source) == "0":
         shutil.rmtree(target, ignore_errors=True)
         step = _split_plain(source, target, names)
+    elif not has_moments(source):
+        shutil.rmtree(target, ignore_errors=True)
+        step = _split_start(source, target, names)
     else:
         to_universal(source, target)
         step = _whole_shaped(target, engine, names)
@@ -263,6 +291,13 @@ def _split_plain(source: Path, target: Path, names: Sequence[Sequence[str]]) -> 
         taken = state.get("step", taken)
         _write_parameter(target, name, {"fp32": states["module"][name].float(), **state})
     return taken
+
+
+def _split_start(source: Path, target: Path, names: Sequence[Sequence[str]]) -> None:
+    """Write each parameter of a checkpoint of ZeRO 3 without moments."""
+    weights = whole_weights(source.parent, source.name)
+    for name in (name for of_group in names for name in of_group):
+        _write_parameter(target, name, {"fp32": weights[name].float()})
 
 
 def _whole_shaped(target: Path, engine: Any, names: Sequence[Sequence[str]]) -> Any:

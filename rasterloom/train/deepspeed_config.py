@@ -31,7 +31,12 @@ _WRONG = {
     "partitions, and exported models are scrambled",
     "zero_optimization.elastic_checkpoint": "DeepSpeed cannot load what it then saves, and checkpoints fit "
     "other numbers of workers without it",
+    "gradient_predivide_factor": "DeepSpeed has none but 1 under ZeRO, and gradients are summed in float32, "
+    "where they need no scaling",
+    "prescale_gradients": "DeepSpeed does not under ZeRO, and gradients are summed in float32, where they "
+    "need no scaling",
 }
+_DEFAULTS = {"gradient_predivide_factor": 1}  # of these, where it is not false
 
 
 def deepspeed_config(train: Train, *, bucket_elements: int = BUCKET_ELEMENTS) -> dict[str, Any]:
@@ -80,7 +85,8 @@ def _check(extra: dict[str, Any], ours: dict[str, Any]) -> None:
             continue
         raise ValueError(f"train.deepspeed: DeepSpeed's {name} cannot be {value!r}: it is set by {where}")
     for name, reason in _WRONG.items():
-        if _look(extra, name):
+        value = _look(extra, name)
+        if value and value != _DEFAULTS.get(name):
             raise ValueError(f"train.deepspeed: leave out DeepSpeed's {name}: {reason}")
 
 

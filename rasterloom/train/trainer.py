@@ -31,7 +31,7 @@ from rasterloom.train.data.token_dataset import prefetched
 from rasterloom.train.distributed import on_rank_0
 from rasterloom.train.job import OUTPUT, Request, StageJob
 from rasterloom.train.model.freeze import freeze
-from rasterloom.train.model.lora import save_adapter
+from rasterloom.train.model.lora import ADAPTER, kept_base, save_adapter
 from rasterloom.train.model.packed_lm import save_model, training_model
 from rasterloom.train.monitoring.metrics_log import StepSums
 from rasterloom.train.monitoring.monitor import Monitor
@@ -230,6 +230,7 @@ def _start(
         logger.info("%s goes on from step %d", job.stage.label, last.position.step)
         with resume.fetched(job.checkpoint_store, last, scratch) as folder:
             resume.load(engine, last, folder, scratch, average)
+            _load_base(engine, job, folder)
             restore_random_state(folder, seed=_dropout_seed(job.train, step=last.position.step))
             on_rank_0(lambda: resume.restore_notes(folder, job.folder))
         return replace(last.position, world_size=world)
@@ -240,9 +241,16 @@ def _start(
             raise StageImpossible(f"optimizer_state: keep: there is no checkpoint in {before.root}")
         with resume.fetched(before, kept, scratch) as folder:
             resume.load(engine, kept, folder, scratch)
+            _load_base(engine, job, folder)
         if average is not None:
             average.begin()
     return Position(job.digest(), job.tokens_snapshot, world, step=0, tokens=0, seconds=0.0)
+
+
+def _load_base(engine: Any, job: StageJob, folder: Path) -> None:
+    """Load what adapters that go on are added to: the stage's first model has their update in it already."""
+    if job.keep_optimizer_from is not None and job.train.model.lora is not None:
+        resume.load_frozen(engine, folder)
 
 
 def _dropout_seed(train: Train, *, step: int) -> int:
@@ -289,7 +297,8 @@ def _write_model(stage: _Stage, weights: dict[str, Tensor], folder: Path) -> Non
     lm, vocabulary = stage.engine.module.lm, job.vocabulary
     save_model(lm, job.profile, draft, state_dict=weights, lora=lora, vocabulary=vocabulary)
     if lora is not None:
-        save_adapter(weights, lora, draft / "adapter", base=job.init)
+        base = kept_base(Path(job.init)) if job.keep_optimizer_from else job.init
+        save_adapter(weights, lora, draft / ADAPTER, base=base)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(draft, folder)
 

@@ -111,3 +111,15 @@ def test_what_deepspeed_does_wrong_is_refused(name):
         deepspeed_config(train({"zero_optimization": {name: True}}, zero=2))
     for left in (False, "auto"):
         deepspeed_config(train({"zero_optimization": {name: left}}, zero=2))
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "default"),
+    [("gradient_predivide_factor", 2.0, 1.0), ("prescale_gradients", True, False)],
+)
+def test_gradients_scaled_before_they_are_summed_are_refused(name, wrong, default):
+    """ZeRO ends with them in an AssertionError, after the workers have started."""
+    with pytest.raises(ValueError, match=rf"leave out DeepSpeed's {name}: "):
+        deepspeed_config(train({name: wrong}, zero=2))
+    for left in (default, "auto"):
+        deepspeed_config(train({name: left}, zero=2))

@@ -7,20 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from torch import Tensor
 
 from rasterloom.storage.store import Store
 from rasterloom.storage.transfer import download
 from rasterloom.train.checkpoint.saver import NOTES, STATE, Checkpoint
 from rasterloom.train.deepspeed_compat import (
+    has_moments,
     layout_in,
     layout_of,
     load_whole,
+    set_whole,
     silence,
     to_universal,
     to_whole,
     universal_loading,
+    whole_weights,
 )
-from rasterloom.train.distributed import once_a_machine
+from rasterloom.train.distributed import on_rank_0, once_a_machine
 from rasterloom.train.optim.deepspeed_engine import parameter_groups, split_matrices
 from rasterloom.train.optim.muon import MuonAdamW
 from rasterloom.train.optim.weight_average import WeightAverage
@@ -46,9 +50,10 @@ def load(
         for group in engine.optimizer.param_groups
     ]
     world, zero = dist.get_world_size(), engine.zero_optimization_stage()
-    if layout_of(folder / STATE) != layout_in(engine):
+    is_other_world = zero and checkpoint.position.world_size != world
+    if layout_of(folder / STATE) != layout_in(engine) or (is_other_world and not has_moments(folder / STATE)):
         _load_from_other_layout(engine, folder, scratch / _UNIVERSAL)
-    elif zero and checkpoint.position.world_size != world:
+    elif is_other_world:
         _load_converted(engine, folder, scratch / _UNIVERSAL)
     else:
         _load(engine, folder, STATE)
@@ -82,6 +87,27 @@ def restore_notes(folder: Path, home: Path) -> None:
     """Bring the stage's notes back to where they are written on from."""
     for note in sorted((folder / NOTES).glob("*")):
         shutil.copy(note, home / note.name)
+
+
+def load_frozen(engine: Any, folder: Path) -> None:
+    """Restore what is not trained, too; every rank calls this.
+
+    `load` leaves that to DeepSpeed, which does so only where nothing is converted. It is the model's that the
+    stage starts from, unless adapters of the stage before go on.
+
+    Args:
+        folder: the checkpoint's files, from `fetched`.
+    """
+    weights: dict[str, Tensor] = {}
+
+    def work() -> None:
+        with silence():
+            weights.update(whole_weights(folder, STATE))
+
+    on_rank_0(work)
+    for name, parameter in engine.module.named_parameters():
+        if not parameter.requires_grad:
+            set_whole(parameter, weights.get(name))
 
 
 def _load(engine: Any, folder: Path, tag: str) -> None:

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from rasterloom.recipe.model import Lora
 from rasterloom.train.model.shapes import LORA_A, LORA_B, LORA_BASE
+from rasterloom.utils.json_files import read_json
 from rasterloom.utils.random_streams import stream_number
 
+ADAPTER = "adapter"  # folder of a model
 VOCABULARY = ("embed_tokens", "lm_head")
 
 
@@ -66,7 +68,7 @@ def save_adapter(weights: Mapping[str, Tensor], lora: Lora, folder: Path, base: 
 
     Args:
         weights: of the model with adapters, by name.
-        base: the model that training started from, as is noted beside the adapters.
+        base: the model that they are added to, as is noted beside them.
     """
     trained = {
         name.replace(".default.", "."): tensor
@@ -82,6 +84,11 @@ def save_adapter(weights: Mapping[str, Tensor], lora: Lora, folder: Path, base: 
     config = _config(lora, base)
     config.inference_mode = True
     config.save_pretrained(folder)
+
+
+def kept_base(model: Path) -> str:
+    """Name the base of a model's adapters, which is that of the next stage's if they go on."""
+    return str(read_json(model / ADAPTER / "adapter_config.json")["base_model_name_or_path"])
 
 
 def _config(lora: Lora, base: str | None = None) -> Any:

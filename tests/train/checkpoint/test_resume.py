@@ -90,7 +90,14 @@ def test_a_stage_goes_on_with_another_zero_stage_or_offload(job, settings, bf16)
 
 @pytest.mark.parametrize(
     ("first", "then", "optimizer"),
-    [(0, 2, "adamw"), (2, 3, "adamw"), (0, 1, "muon"), (1, 0, "muon")],
+    [
+        (0, 2, "adamw"),
+        (2, 3, "adamw"),
+        (3, 0, "adamw"),
+        (3, 1, "adamw"),
+        (0, 1, "muon"),
+        (1, 0, "muon"),
+    ],
 )
 def test_a_checkpoint_of_no_step_goes_on_with_another_zero_stage(job, tmp_path, first, then, optimizer):
     """That of a guard that rolls back: its optimizer has no state yet."""
@@ -102,6 +109,18 @@ def test_a_checkpoint_of_no_step_goes_on_with_another_zero_stage(job, tmp_path, 
         ranks.train(changed(job, deepspeed=DeepSpeed(zero=first)), 2, die_at=1)
     assert ranks.train(changed(job, deepspeed=DeepSpeed(zero=then)), 2) == "done"
     assert losses(job) == pytest.approx(losses(whole), rel=3e-3 if optimizer == "muon" else 1e-5)
+
+
+def test_a_checkpoint_of_no_step_of_zero_3_goes_on_with_another_number_of_ranks(job, tmp_path):
+    job = changed(job, guard=Guard(on="rollback"), deepspeed=DeepSpeed(zero=3))
+    job = replace(job, stage=job.stage.model_copy(update={"steps": 3}))
+    whole = replace(job, out_dir=str(tmp_path / "whole"))
+    ranks.train(whole, 2)
+    with pytest.raises(RuntimeError):
+        ranks.train(job, 2, die_at=1)
+    assert latest(job.checkpoint_store, job.digest()).position.step == 0
+    assert ranks.train(job, 1) == "done"
+    assert losses(job) == pytest.approx(losses(whole), rel=1e-5)
 
 
 def test_what_is_frozen_or_adapted_goes_on_with_another_zero_stage(job, tmp_path):
@@ -130,6 +149,41 @@ def test_a_kept_optimizer_goes_on_in_a_stage_of_another_zero_stage(job, tmp_path
     ranks.train(same, 2, stop_at=3)
     ranks.train(other, 2, stop_at=3)
     assert losses(other) == pytest.approx(losses(same), abs=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "last"),
+    [
+        ((2, 1), (2, 1), (0, 1)),
+        ((0, 1), (2, 1), (2, 1)),
+        ((2, 1), (0, 1), (3, 1)),
+        ((3, 1), (3, 2), (3, 1)),
+        ((2, 2), (2, 1), (2, 2)),
+    ],
+)
+def test_kept_adapters_go_on_from_their_own_base(job, tmp_path, first, then, last):
+    """Whatever ZeRO stages and ranks there were before, and before a cut: the stage before is in it once."""
+    lora = Lora(rank=2, alpha=4, vocabulary=True)
+    job = changed(job, model=Model(lora=lora), deepspeed=DeepSpeed(zero=first[0]))
+    job = replace(job, stage=job.stage.model_copy(update={"steps": 3}))
+    ranks.train(job, first[1])
+    more = {"init": str(job.model_dir), "keep_optimizer_from": job.out_dir, "out_dir": str(tmp_path / "kept")}
+    kept = replace(job, **more)
+    ranks.train(changed(kept, deepspeed=DeepSpeed(zero=then[0])), then[1], stop_at=2)
+    ranks.train(changed(kept, deepspeed=DeepSpeed(zero=last[0])), last[1])
+    adapter = kept.model_dir / "adapter"
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == job.init
+    base, model = load_file(f"{job.init}/model.safetensors"), load_file(kept.model_dir / "model.safetensors")
+    update = load_file(adapter / "adapter_model.safetensors")
+    adapted = 0
+    for name, weight in model.items():
+        stem = f"base_model.model.{name.removesuffix('.weight')}"
+        if f"{stem}.lora_A.weight" in update:
+            change = update[f"{stem}.lora_B.weight"] @ update[f"{stem}.lora_A.weight"]
+            torch.testing.assert_close(weight, base[name] + lora.alpha / lora.rank * change, msg=name)
+            adapted += 1
+    assert adapted
 
 
 def test_a_rank_that_dies_is_made_good(job):
