@@ -251,7 +251,8 @@ def to_whole(source: Path, target: Path, engine: Any, names: Sequence[Sequence[s
         step = _split_plain(source, target, names)
     elif not has_moments(source):
         shutil.rmtree(target, ignore_errors=True)
-        step = _split_start(source, target, names)
+        step = None
+        _split_start(source, target, names)
     else:
         to_universal(source, target)
         step = _whole_shaped(target, engine, names)
