@@ -45,6 +45,8 @@ class State:
 
     weights: dict
     moments: dict = field(default_factory=dict)
+    apart: dict = field(default_factory=dict)
+    """Of a model with adapters, all of its tensors before they are merged."""
 
 
 @dataclass
@@ -119,7 +121,8 @@ def train(job, given, state, *, saves=frozenset(), poisoned=frozenset()):
         if step + 1 == len(batches) or (recipe.evaluate_every and (step + 1) % recipe.evaluate_every == 0):
             heldout[step + 1] = measure(net, held)
     weights = {name: w.detach() for name, w in net.weights().items()}
-    return Outcome(State(weights, moments_of(net, optimizers)), fed, steps, heldout)
+    apart = {} if net.lora is None else {name: w.detach().clone() for name, w in net.base.items()}
+    return Outcome(State(weights, moments_of(net, optimizers), apart), fed, steps, heldout)
 
 
 def read_rows(job, given):
@@ -229,7 +232,8 @@ class Net:
         self.lm.model.vqmodel = None
         self.lm.double().train()
         self.lora = job.train.model.lora
-        self.base = {name: w.clone() for name, w in state.weights.items()}
+        goes_on = self.lora is not None and job.keep_optimizer_from
+        self.base = {name: w.clone() for name, w in (state.apart if goes_on else state.weights).items()}
         if self.lora is None:
             names = {name: name for name in self.base}
         else:
@@ -237,8 +241,9 @@ class Net:
             if self.lora.vocabulary:
                 names = {n: n for n in self.base if "embed_tokens" in n or "lm_head" in n}
             for name, a in given.adapters.items():
-                self.base[f"{name}:A"] = a.double().clone()
-                self.base[f"{name}:B"] = torch.zeros(len(self.base[name]), len(a), dtype=torch.float64)
+                if not goes_on:
+                    self.base[f"{name}:A"] = a.double().clone()
+                    self.base[f"{name}:B"] = torch.zeros(len(self.base[name]), len(a), dtype=torch.float64)
                 names |= {f"{name}:A": name, f"{name}:B": name}
         globs = [glob for pattern in job.stage.freeze for glob in globs_of(pattern)]
         self.trained = {

@@ -110,13 +110,19 @@ def stage_step(
     return FileStep(
         name,
         config,
-        CODE_VERSION,
+        _code_version(config),
         inputs,
         _identity(recipe.train, before),
         other_settings={"train": _what_does_not_count(config.train)},
         make=train_stage,
         resumes=True,
     )
+
+
+def _code_version(config: TrainAt) -> str:
+    """Code version of a stage; adapters that go on have one more, since they name and keep their own base."""
+    goes_on = config.train.model.lora is not None and config.stage.optimizer_state == "keep"
+    return f"{CODE_VERSION}.1" if goes_on else CODE_VERSION
 
 
 def _steps_of(recipe: Recipe, part: Part, corpus: dict[str, HasResult], field: str) -> list[HasResult]:

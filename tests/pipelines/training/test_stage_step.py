@@ -181,5 +181,20 @@ def test_plan_names_what_retrains_and_what_does_not(tmp_path):
     assert status(corpus, first).reason == "code changed: version 2 -> 4"
 
 
+def test_adapters_that_go_on_have_a_code_version_of_their_own():
+    """They name another base than before; other stages are not trained again for it."""
+
+    def version(lora, keep):
+        stage = {**STAGES[0], "optimizer_state": keep}
+        given = Train.model_validate({"stages": [STAGES[0], stage], "model": {"lora": lora}})
+        tokens = {name: made(name) for name in ("tokens/64", "text", "lengths/64")}
+        workspace = {"corpus": "c", "sources": [{"path": "x"}], "tokenize": {"targets": [64]}}
+        recipe = Recipe.model_validate({**workspace, "train": given})
+        return stage_step(recipe, 1, tokens, None).code_version
+
+    assert version({"rank": 2}, "keep") == f"{CODE_VERSION}.1"
+    assert version({"rank": 2}, "reset") == version(None, "keep") == CODE_VERSION
+
+
 def made(name):
     return FinishedStep(Record(name, f"of-{name.replace('/', '-')}", "1", {}, {}))
