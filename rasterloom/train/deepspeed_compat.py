@@ -75,7 +75,7 @@ def local_part(parameter: Tensor) -> Tensor:
 
 
 def set_whole(parameter: Tensor, value: Tensor | None) -> None:
-    """Give a parameter the values that rank 0 has; every rank calls this."""
+    """Give a parameter rank 0's values. Every rank calls this."""
     if hasattr(parameter, "ds_id"):
         import deepspeed  # heavy
 
@@ -219,7 +219,7 @@ def layout_of(folder: Path) -> str:
 
 
 def has_moments(folder: Path) -> bool:
-    """False if a checkpoint of ZeRO 3 was written before the first step.
+    """False if a ZeRO 3 checkpoint precedes the first step.
 
     Its optimizer has no state yet, which DeepSpeed cannot convert. Other stages have zeros.
     """

@@ -120,7 +120,7 @@ def stage_step(
 
 
 def _code_version(config: TrainAt) -> str:
-    """Code version of a stage; adapters that go on have one more, since they name and keep their own base."""
+    """Code version of a stage. Adapters that go on have one more, since they name and keep their own base."""
     goes_on = config.train.model.lora is not None and config.stage.optimizer_state == "keep"
     return f"{CODE_VERSION}.1" if goes_on else CODE_VERSION
 

@@ -87,7 +87,7 @@ def save_adapter(weights: Mapping[str, Tensor], lora: Lora, folder: Path, base: 
 
 
 def kept_base(model: Path) -> str:
-    """Name the base of a model's adapters, which is that of the next stage's if they go on."""
+    """Name the base of a model's adapters. It is the next stage's base too if they go on."""
     return str(read_json(model / ADAPTER / "adapter_config.json")["base_model_name_or_path"])
 
 
