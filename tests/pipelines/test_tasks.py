@@ -85,7 +85,7 @@ def tables(recipe):
 @pytest.fixture(scope="module")
 def speak(shop):
     """A function that reads a row of tokens: texts and codes in turn, and what of them is learnt."""
-    (file,) = shop.glob("work/**/tokenizer.json")
+    (file,) = shop.glob("work/**/files/text/*/tokenizer.json")
     profile = profile_of("mini", 400)
     text = JsonText(file.read_text(), profile.text0)
 
