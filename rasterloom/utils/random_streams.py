@@ -65,7 +65,8 @@ DRAWS = {
             b"rasterloom.lora",
             ("seed", "stage"),
             "first matrices of LoRA's adapters",
-            "adapters start anew in each stage, in other directions; under `optimizer_state: keep` they go on",
+            "adapters start anew in each stage, in other directions; under `optimizer_state: keep` they go "
+            "on",
         ),
         Draw(
             "order",
