@@ -18,7 +18,7 @@ def _names_a_version(value: str) -> str:
     return value
 
 
-SectionT = TypeVar("SectionT", bound=Section)
+AnySection = TypeVar("AnySection", bound=Section)
 
 CorpusRef = Annotated[str, AfterValidator(_names_a_version)]
 """Version of a corpus of this workspace: ``name@tag`` or ``name@snapshot``."""
@@ -303,7 +303,7 @@ class Train(Watch):
         return self
 
 
-def _overridden(section: SectionT, own: SectionT | None) -> SectionT:
+def _overridden(section: AnySection, own: AnySection | None) -> AnySection:
     """Section with the fields that a stage sets for itself."""
     if own is None:
         return section
