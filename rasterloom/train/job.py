@@ -53,7 +53,7 @@ class Vocabulary:
     first_id: int
     """Id of the model for the tokenizer's id 0."""
     digest: str
-    """Which ids mean which text."""
+    """Digest of the ids with the texts they stand for."""
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ LINE = re.compile(rb"([-dlhpbcVMsC?])\S* +\S+ +(\d+)(?:,\d+)? +\S+ +\S+ (.*)", r
 
 
 def gnu_list(tar: Path) -> tuple[list[tuple[str, str, int]], bool]:
-    """What GNU tar lists: (kind, name, size) of each member, and whether all was well."""
+    """List (kind, name, size) of each member by GNU tar, and whether all was well."""
     command = ["tar", "--list", "--ignore-zeros", "-vv", "--numeric-owner", "--utc", "--full-time"]
     command += ["--quoting-style=literal", "-f", str(tar)]
     env = {**os.environ, "LC_ALL": "C.UTF-8"}
@@ -124,7 +124,7 @@ def gnu_list(tar: Path) -> tuple[list[tuple[str, str, int]], bool]:
 
 
 def ours(data: bytes) -> tuple[list[tuple[str, str, int]], list[str]]:
-    """What we list, as `gnu_list` does, and what is said to be unreadable."""
+    """List members as `gnu_list` does, and what is said to be unreadable."""
     found, gaps = [], []
     for member in members(io.BytesIO(data), len(data)):
         if isinstance(member, Gap):

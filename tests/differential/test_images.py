@@ -73,7 +73,7 @@ def ours(data: bytes) -> np.ndarray | FetchFailure:
 
 
 def vips(folder: Path, data: bytes, fail_on: str = "warning") -> np.ndarray | None:
-    """What libvips makes of a file, None if it says anything against it."""
+    """Decode a file by libvips. None if it says anything against it."""
     (folder / "in").write_bytes(data)
     out = folder / "out.png"
     out.unlink(missing_ok=True)
@@ -136,7 +136,7 @@ def pngs(draw: Any) -> bytes:
 
 
 def row_starts(head: bytes) -> list[int]:
-    """Where the rows of a PNG begin, with their filters."""
+    """Offsets of the rows of a PNG, with their filters."""
     width, height, bits, kind = struct.unpack(">IIBB", head[16:26])
     depth = bits * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
     passes = [(0, 0, 1, 1)]
@@ -238,7 +238,7 @@ def changed(data: bytes, changes: list[tuple[str, float, int]], start: int = 0) 
 
 
 def djpeg(folder: Path, data: bytes, *options: str) -> np.ndarray | None:
-    """What libjpeg's own program makes of a JPEG, None if it ends with an error."""
+    """Decode a JPEG by libjpeg's own program. None if that ends with an error."""
     (folder / "in.jpg").write_bytes(data)
     done = subprocess.run(
         ["djpeg", *options, "-outfile", "out.ppm", "in.jpg"], cwd=folder, capture_output=True

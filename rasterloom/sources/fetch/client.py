@@ -17,8 +17,9 @@ from rasterloom.recipe.fetch import Fetch
 from rasterloom.schema import ErrorClass
 from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.fetch.addresses import SCHEMES, BlockedAddress, Gate
+from rasterloom.sources.fetch.aiohttp_compat import connector
 from rasterloom.sources.fetch.backoff import wait_before_retry
-from rasterloom.sources.fetch.heads import MAX_HEAD_BYTES, connector
+from rasterloom.sources.fetch.heads import MAX_HEAD_BYTES
 from rasterloom.sources.fetch.hosts import DOWN, RULES_S, Host, Hosts
 from rasterloom.sources.fetch.http_errors import check_status, network_failure, read_body
 from rasterloom.sources.fetch.opt_out import OptOuts

@@ -46,15 +46,6 @@ __all__ = [
 
 LISTED = 10_000  # files of a folder that are looked at to tell what it is
 MEMBERS = ("matches", "check", "read", "digest")
-_URL_LISTS = (
-    "parquet",
-    "arrow",
-    "csv",
-    "jsonl",
-    "json",
-    "txt",
-)  # kinds whose images lie elsewhere, unless `image` names a column
-
 FIELDS_OF = {  # fields that only some kinds take
     **dict.fromkeys(("columns", "delimiter", "quote", "escape"), ("csv",)),
     "encoding": ("csv", "jsonl", "json", "txt", "conversations"),
@@ -221,7 +212,8 @@ def _known() -> str:
 def brings_images(source: Source) -> bool:
     """Tell whether a source's rows may hold their images."""
     own = source.image or source.input or source.output
-    return bool(own) or kind_of(source) not in _URL_LISTS
+    reader = BUILT_IN.get(kind_of(source))
+    return bool(own) or not (isinstance(reader, FileReader) and reader.is_list)
 
 
 def is_captioned(source: Source) -> bool:

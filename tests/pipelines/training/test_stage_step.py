@@ -21,7 +21,7 @@ STAGES = [{"target": 64, "steps": 8}, {"target": 64, "steps": 8}]
 
 
 def settings(train, number=0):
-    """What a stage is known by, as its fingerprint has it."""
+    """Settings and identity of a stage, as its fingerprint has them."""
     given = Train.model_validate({"stages": STAGES, **train})
     recipe = Recipe.model_validate({"corpus": "c", "sources": [{"path": "x"}], "train": given})
     one = given.of_stage(number)

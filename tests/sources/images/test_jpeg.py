@@ -1,4 +1,4 @@
-"""Which JPEGs are whole: what libjpeg would fill with grey is broken, what lacks no pixel is kept."""
+"""JPEGs with missing pixels are broken, those that lack none are kept."""
 
 from io import BytesIO
 

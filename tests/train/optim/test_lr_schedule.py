@@ -67,7 +67,7 @@ def test_wsd_is_warm_up_then_constant_then_a_decay_to_min_lr(shape):
     ],
 )
 def test_wsd_is_that_of_transformers(shape, warmup, decay, min_lr, steps):
-    """Where its rates count from 0 in the warm-up, ours do from 1: a first step at 0 would be wasted."""
+    """transformers counts the warm-up from 0, we count from 1: a first step at 0 would be wasted."""
     stage = Stage(
         target=64,
         steps=steps,
