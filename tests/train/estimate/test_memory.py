@@ -1,6 +1,7 @@
 """The memory that a dry run tells of, beside what torch and DeepSpeed hold on a CPU."""
 
 import gc
+import time
 from dataclasses import replace
 
 import pytest
@@ -67,10 +68,18 @@ def test_states_are_the_bytes_that_deepspeed_holds(options, lora, tolerance, pro
         backward(engine, engine(ids, ids.roll(-1), [20, 20]).total, last=last)
         if last and not engine.global_steps:
             optimizer_step(engine, 1e-4, lambda norm: True)
-    held = sum(size for at, size in storages().items() if at not in before)
     told = memory(shape_of("tiny", profile.vocab_size), train, (), 1, 0)
     buckets = told.buckets if options["zero"] == 3 else 0  # ZeRO 2 has let go of them
-    assert told.states + told.host + buckets == pytest.approx(held, rel=tolerance)
+    expected = pytest.approx(told.states + told.host + buckets, rel=tolerance)
+
+    def held():
+        return sum(size for at, size in storages().items() if at not in before)
+
+    # A thread of gloo lets go of what it reduced a moment after the reduction has ended.
+    waited = time.monotonic() + 30
+    while held() != expected and time.monotonic() < waited:
+        time.sleep(0.1)
+    assert held() == expected
     assert bool(told.host) == ("offload" in options)
     engine.destroy()
 
