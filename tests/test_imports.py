@@ -73,6 +73,7 @@ INSIDE = {
         {"rule_verdicts", "duplicates"},
         {"rule", "semantic_duplicates"},
         {"scorers"},
+        {"scenes"},
     ],
     "tokenize": [
         {"lumina_import"},
