@@ -11,6 +11,7 @@ from rasterloom.utils.redact import cut
 
 MOST_LINES = 20  # of messages; the others are counted
 NAME = 60  # characters of a field's name or a given value that are shown
+REPLACED = {"sample.colour_check": "sample.suite judges colour, shape, count, size and position"}
 MESSAGE = 2000  # characters of a message: the one that lists all columns has about half
 
 
@@ -24,7 +25,9 @@ def explain(error: ValidationError) -> list[str]:
     for item in news[:MOST_LINES]:
         parts = [f"[{part}]" if isinstance(part, int) else f".{cut(part, NAME)}" for part in item["loc"]]
         field = "".join(parts).lstrip(".")
-        if item["type"] == "extra_forbidden":
+        if item["type"] == "extra_forbidden" and field in REPLACED:
+            lines.append(f"{field}: no longer a field; {REPLACED[field]}")
+        elif item["type"] == "extra_forbidden":
             lines.append(f"{field}: no such field{_did_you_mean(item['loc'])}")
         elif item["type"] == "missing":
             lines.append(f"{field}: required, but missing")

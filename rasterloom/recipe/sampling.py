@@ -3,38 +3,8 @@
 from pydantic import Field, field_validator
 
 from rasterloom.recipe.base import Section, is_default
+from rasterloom.recipe.suites import SceneSuite
 from rasterloom.schema import IMAGE_PLACEHOLDER
-
-
-class ColourCheck(Section):
-    """Share of images that show the requested colour, for the report."""
-
-    palette: dict[str, tuple[int, int, int]] = Field(min_length=2)
-    """Colours by name, RGB."""
-    prompts: tuple[str, ...] = Field(min_length=1)
-    """Prompts with ``{colour}`` in them, each used with every colour of the palette."""
-    draws: int = Field(1, ge=1)
-    """Images for each prompt and colour."""
-    size: tuple[int, int]
-    """(width, height) in pixels of each image, a bucket of the last target."""
-
-    @field_validator("prompts")
-    @classmethod
-    def _has_colour(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for prompt in value:
-            if "{colour}" not in prompt:
-                raise ValueError(f"{prompt!r} lacks {{colour}}")
-            try:
-                prompt.format(colour="")
-            except (LookupError, ValueError):
-                raise ValueError(f"{prompt!r} may have no other braces than those of {{colour}}") from None
-        return _without_images(value)
-
-    @field_validator("palette")
-    @classmethod
-    def _names_no_image(cls, value: dict[str, tuple[int, int, int]]) -> dict[str, tuple[int, int, int]]:
-        _without_images(tuple(value))
-        return value
 
 
 class SamplingConfig(Section):
@@ -54,17 +24,15 @@ class SamplingConfig(Section):
     """Random seed; the same seed gives the same images."""
     ema: bool = Field(False, exclude_if=is_default(False))
     """Use the average of the weights (``train.ema``) for these images."""
-    colour_check: ColourCheck | None = None
-    """Measurement of requested colours; null: none."""
+    suite: SceneSuite | None = None
+    """Prompts whose images are judged; null: none."""
 
     @field_validator("prompts")
     @classmethod
     def _asks_for_no_image(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _without_images(value)
-
-
-def _without_images(texts: tuple[str, ...]) -> tuple[str, ...]:
-    for text in texts:
-        if IMAGE_PLACEHOLDER in text:
-            raise ValueError(f"{text!r} holds {IMAGE_PLACEHOLDER}, which stands for an image; none is given")
-    return texts
+        for text in value:
+            if IMAGE_PLACEHOLDER in text:
+                raise ValueError(
+                    f"{text!r} holds {IMAGE_PLACEHOLDER}, which stands for an image; none is given"
+                )
+        return value

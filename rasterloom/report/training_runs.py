@@ -145,6 +145,17 @@ def read_drawings(folder: Path) -> Drawings | None:
 
 
 @dataclass(frozen=True)
+class Skill:
+    """Images that show a skill, with the 95 % interval."""
+
+    name: str
+    right: int
+    asked: int
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Samples:
     """Sampled images by prompt, with the share that passed the checks."""
 
@@ -153,6 +164,7 @@ class Samples:
     settings: str
     checks: tuple[tuple[str, str], ...]  # what was checked, the share that was right
     left_out: int = 0
+    skills: tuple[Skill, ...] = ()
 
 
 def read_samples(folder: Path) -> Samples | None:
@@ -172,10 +184,21 @@ def read_samples(folder: Path) -> Samples | None:
         return None
     names = {"cfg": "guidance", "temperature": "temperature", "top_k": "top-k"}
     settings = ", ".join(f"{name} {found[key]}" for key, name in names.items() if found.get(key) is not None)
-    checks = (("colour right", "colour"), ("rows line up", "rows_line_up"))
-    answers = tuple((name, share) for name, key in checks if (share := _share(found.get(key))))
+    of_suite = _get(found.get("suite"), "skills")
+    checks = {"all right": _get(of_suite, ALL), "rows line up": found.get("rows_line_up")}
+    answers = tuple((name, share) for name, value in checks.items() if (share := _share(value)))
     left_out = max(0, len(listed) - SAMPLES)
-    return Samples(tuple((p, tuple(i)) for p, i in prompts.items()), grid, settings, answers, left_out)
+    of_prompts = tuple((prompt, tuple(images)) for prompt, images in prompts.items())
+    return Samples(of_prompts, grid, settings, answers, left_out, _skills(of_suite))
+
+
+def _skills(found: Any) -> tuple[Skill, ...]:
+    skills = []
+    for name, value in found.items() if isinstance(found, Mapping) else ():
+        numbers = [_get(value, key) for key in ("right", "asked", "low", "high")]
+        if all(map(_finite, numbers)) and numbers[1]:
+            skills.append(Skill(formatting.plain(str(name)), *numbers))
+    return tuple(skills)
 
 
 def _share(value: Any) -> str:

@@ -22,6 +22,7 @@ FIRST_TEXT_ID = "first_text_id"  # in it: the model's id of the tokenizer's id 0
 CARD = "README.md"  # of a model
 STREAMS = "streams"  # in a checkpoint's record: version of the random draws
 SAMPLES_JSON = "samples.json"
+SUITE = "suite.parquet"  # of samples: the suite's images, judged
 TOKENIZER = "tokenizer.json"  # the text vocabulary
 CHECKPOINTS = "checkpoints"  # folder of a stage
 MODEL = "model"  # folder of a stage

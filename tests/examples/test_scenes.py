@@ -1,4 +1,4 @@
-"""The drawn scenes: captions say what is drawn, crops keep it, and the colour can be measured back."""
+"""The drawn scenes: captions say what is drawn, crops keep it, and each is where it is said to be."""
 
 import importlib.util
 import sys
@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFilter
-
-from rasterloom.pipelines.training.sample_checks import dominant_colour
+from PIL import Image
 
 
 def load_scenes() -> ModuleType:
@@ -135,29 +133,3 @@ def test_places_are_as_said(drawn):
                 assert holds, scene.caption
                 checked[words] += 1
     assert len(checked) == 4 and min(checked.values()) > 20
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda image: image,
-        lambda image: image.filter(ImageFilter.GaussianBlur(min(image.size) / 30)),
-        lambda image: image.resize((max(24, image.width // 8), max(24, image.height // 8))),
-    ],
-    ids=["as drawn", "blurred", "reduced"],
-)
-def test_dominant_colour_is_the_colour_of_one_coloured_scenes(drawn, change):
-    one = [scene for scene in drawn if len(scene.colours) == 1]
-    right = sum(dominant_colour(change(scene.image), scenes.COLOURS) == scene.colours[0] for scene in one)
-    assert right >= 0.99 * len(one)
-
-
-@pytest.mark.parametrize("value", [0, 60, 128, 255])
-def test_a_grey_image_has_no_dominant_colour(value):
-    assert dominant_colour(Image.new("RGB", (64, 48), (value, value, value)), scenes.COLOURS) is None
-
-
-def test_the_background_is_never_taken_for_a_colour():
-    rng = np.random.default_rng(0)
-    for _ in range(60):
-        assert dominant_colour(scenes._background(rng, 90, 60), scenes.COLOURS) is None

@@ -210,7 +210,9 @@ class Workspace:
             row = {"file": f"{i:03d}.png", "prompt": prompt, "width": image.width, "height": image.height}
             listed.append(row | {"seed": i})
         Image.new("RGB", (128, 64), "teal").save(folder / "grid.png")
-        found = {"grid": "grid.png", "images": listed, "colour": {"right": 57, "asked": 60, "prompts": []}}
+        skill = {"right": 57, "asked": 60, "low": 0.863, "high": 0.983}
+        suite = {"name": "scenes", "prompts": 15, "seeds": 4, "skills": {"colour": skill, "all": skill}}
+        found = {"grid": "grid.png", "images": listed, "suite": suite}
         found |= {"rows_line_up": {"right": 20, "asked": 20}, "cfg": 3.0, "temperature": 1.0, "top_k": 2000}
         (folder / "samples.json").write_text(json.dumps(found))
         self.record("sample", inputs=[r.step for r in self.records if r.step.startswith("train/")][-1:])

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from rasterloom.report.training_runs import STRIP, read_drawings, read_samples, read_stage
+from rasterloom.report.training_runs import STRIP, Skill, read_drawings, read_samples, read_stage
 
 
 def write(folder: Path, name: str, *rows: object) -> None:
@@ -69,9 +69,14 @@ def test_samples_are_grouped_by_prompt(tmp_path: Path) -> None:
     for i in range(3):
         Image.new("RGB", (64, 32 * (i + 1))).save(tmp_path / f"{i}.png")
     listed = [{"file": f"{i}.png", "prompt": p} for i, p in enumerate(("a", "b", "a"))]
+    skills = {
+        "colour": {"right": 58, "asked": 60, "low": 0.88, "high": 0.99},
+        "size": {"right": 1, "asked": 0, "low": 0, "high": 1},
+        "all": {"right": 57, "asked": 60, "low": 0.86, "high": 0.98},
+    }
     found = {
         "images": [*listed, {"file": "missing.png", "prompt": "c"}],
-        "colour": {"right": 57, "asked": 60},
+        "suite": {"skills": skills},
     }
     write(tmp_path, "samples.json", found | {"rows_line_up": None, "cfg": 3.0})
     samples = read_samples(tmp_path)
@@ -80,7 +85,8 @@ def test_samples_are_grouped_by_prompt(tmp_path: Path) -> None:
         ("a", [32, 96]),
         ("b", [64]),
     ]
-    assert samples.checks == (("colour right", "57 of 60"),)
+    assert samples.checks == (("all right", "57 of 60"),)
+    assert samples.skills == (Skill("colour", 58, 60, 0.88, 0.99), Skill("all", 57, 60, 0.86, 0.98))
     assert (samples.settings, samples.grid) == ("guidance 3.0", None)
 
 

@@ -79,9 +79,8 @@ NEW = {  # another value, where the schema does not suggest one, and what else i
     "train.deepspeed.extra": {"steps_per_print": 7},
     "sample.prompts": ["a dog"],
     "sample.sizes": [[64, 64]],
-    "sample.colour_check.prompts": ["a {colour} cat"],
-    "sample.colour_check.size": [64, 64],
-    "sample.colour_check.palette": {"red": [255, 0, 0], "blue": [0, 0, 255]},
+    "sample.suite.prompts": None,  # there is one
+    "sample.suite.size": [64, 64],
     "run.ray_address": "127.0.0.1:6379",
     "run.train_workers": 1,
     "run.steps.memory": "1GB",
@@ -170,11 +169,7 @@ def base(tmp_path_factory):
         },
         "sample": {
             "prompts": ["a cat"],
-            "colour_check": {
-                "palette": {"red": [9, 0, 0], "blue": [0, 0, 9]},
-                "prompts": ["{colour}"],
-                "size": [96, 96],
-            },
+            "suite": {"size": [96, 96]},
         },
         "run": {"steps": {"codes": {"cpus": 1}}},
     }

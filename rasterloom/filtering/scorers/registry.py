@@ -22,6 +22,7 @@ from rasterloom.filtering.scorers.clip import ClipScorer
 from rasterloom.filtering.scorers.flatness import flatness
 from rasterloom.filtering.scorers.nsfw import NsfwScorer
 from rasterloom.filtering.scorers.quality import PARAMETERS, load_photographs, niqe
+from rasterloom.filtering.scorers.scene import SceneScorer
 from rasterloom.filtering.scorers.text_area import TextAreaScorer
 from rasterloom.recipe.filtering import Score
 from rasterloom.utils import plugins
@@ -79,6 +80,7 @@ SCORERS: dict[str, Callable[..., Scorer]] = {
         TextAreaScorer,
         LanguageScorer,
         CaptionScorer,
+        SceneScorer,
     )
 }
 

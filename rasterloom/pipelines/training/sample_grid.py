@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from rasterloom.pipelines.training import sample_checks
-from rasterloom.recipe.sampling import ColourCheck, SamplingConfig
+from rasterloom.pipelines.training.suite_images import ALL, JudgedImage, judged, prompts_of, write_suite
+from rasterloom.recipe.sampling import SamplingConfig
 from rasterloom.report.contact_sheet import Row, contact_sheet
 from rasterloom.schema import Profile, bucket_name
 from rasterloom.storage.layout import GRID, SAMPLES_JSON
@@ -21,17 +22,19 @@ from rasterloom.tokenize.text_tokenizer import TextEncoder
 from rasterloom.tokenize.unirep import unframe
 from rasterloom.utils.json_files import to_json
 
+if TYPE_CHECKING:
+    from rasterloom.train.model.sampler import Sampler
+
 REAL_IMAGES = 100  # of each bucket, to tell how much real images break between rows
 
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """Request for one image; with a colour, for the colour check."""
+    """Request for one image."""
 
     prompt: str
     width: int
     height: int
-    colour: str | None = None
 
 
 def default_sizes(target: int) -> tuple[tuple[int, int], ...]:
@@ -43,36 +46,21 @@ def default_sizes(target: int) -> tuple[tuple[int, int], ...]:
 
 
 def image_requests(config: SamplingConfig, sizes: Sequence[tuple[int, int]]) -> list[ImageRequest]:
-    """Requests of a config: every prompt at every size, then the colour check's."""
-    shown = [ImageRequest(prompt, w, h) for prompt in config.prompts for w, h in sizes]
-    return shown + (_colours(config.colour_check) if config.colour_check else [])
-
-
-def _colours(check: ColourCheck) -> list[ImageRequest]:
-    return [
-        ImageRequest(prompt.format(colour=colour), *check.size, colour)
-        for prompt in check.prompts
-        for colour in check.palette
-        for _ in range(check.draws)
-    ]
+    """Requests of a config: every prompt at every size."""
+    return [ImageRequest(prompt, w, h) for prompt in config.prompts for w, h in sizes]
 
 
 def draw(
-    model: Path,
-    profile: Profile,
-    text: TextEncoder,
-    codec: Codec,
-    asked: Sequence[ImageRequest],
-    config: SamplingConfig,
+    sampler: "Sampler", text: TextEncoder, codec: Codec, asked: Sequence[ImageRequest], config: SamplingConfig
 ) -> list[Image.Image]:
-    """Generate images with the model in a folder, and decode them."""
-    from rasterloom.train.model.sampler import open_sampler  # heavy
-
+    """Generate images and decode them."""
     prompts = [
-        encode_prompt([("human", t2i_prompt(a.width, a.height, a.prompt))], [], text.encode, profile).tolist()
+        encode_prompt(
+            [("human", t2i_prompt(a.width, a.height, a.prompt))], [], text.encode, sampler.profile
+        ).tolist()
         for a in asked
     ]
-    codes = open_sampler(model, profile).sample(
+    codes = sampler.sample(
         prompts,
         [(a.width, a.height) for a in asked],
         cfg=config.cfg,
@@ -83,6 +71,22 @@ def draw(
     return [Image.fromarray(codec.decode(one[None])[0]) for one in codes]
 
 
+def draw_suite(
+    sampler: "Sampler", text: TextEncoder, codec: Codec, config: SamplingConfig
+) -> list[JudgedImage]:
+    """Generate and judge a suite's images, seed by seed from the config's."""
+    suite = config.suite
+    if suite is None:
+        return []
+    prompts = prompts_of(suite)
+    asked = [ImageRequest(prompt, *suite.size) for prompt in prompts]
+    found: list[JudgedImage] = []
+    for seed in range(config.seed, config.seed + suite.seeds):
+        images = draw(sampler, text, codec, asked, config.model_copy(update={"seed": seed}))
+        found += judged(prompts, seed, images)
+    return found
+
+
 def write_samples(
     folder: Path,
     asked: Sequence[ImageRequest],
@@ -90,50 +94,37 @@ def write_samples(
     real: dict[str, list[Image.Image]],
     config: SamplingConfig,
     downsample: int,
+    of_suite: Sequence[JudgedImage] = (),
 ) -> dict[str, int]:
-    """Write images, grid and ``samples.json``; return the checks' counts.
+    """Write images, grid, suite and ``samples.json``; return the checks' counts.
 
     Args:
         real: images of the corpus through the codec, by bucket, to compare with.
     """
-    shown = [(a, image) for a, image in zip(asked, images, strict=True) if a.colour is None]
+    shown = list(zip(asked, images, strict=True))
     entries = []
     for number, (a, image) in enumerate(shown):
         image.save(folder / f"sample-{number:03d}.png")
         entries.append({**asdict(a), "file": f"sample-{number:03d}.png", "seed": config.seed})
     grid([image for _, image in shown], [a.prompt for a, _ in shown]).save(folder / GRID)
-    colour = _check_colours(asked, images, config.colour_check)
+    suite = write_suite(folder, of_suite) if of_suite else None
     lines = _check_rows(shown, real, downsample)
     page = {
         "grid": GRID,
         "images": entries,
-        "colour": colour,
+        "suite": suite,
         "rows_line_up": lines,
         "cfg": config.cfg,
         "temperature": config.temperature,
         "top_k": config.top_k,
     }
     (folder / SAMPLES_JSON).write_text(to_json(page, indent=1, ensure_ascii=False), encoding="utf-8")
-    counts = {"pictures": len(images)}
-    if colour:
-        counts |= {"colour asked": colour["asked"], "colour right": colour["right"]}
+    counts = {"pictures": len(images) + len(of_suite)}
+    if suite:
+        counts |= {"suite asked": suite["skills"][ALL]["asked"], "suite right": suite["skills"][ALL]["right"]}
     if lines:
         counts |= {"rows checked": lines["asked"], "rows line up": lines["right"]}
     return counts
-
-
-def _check_colours(
-    asked: Sequence[ImageRequest], images: Sequence[Image.Image], check: ColourCheck | None
-) -> dict[str, Any] | None:
-    if check is None:
-        return None
-    drawn = [
-        (a, sample_checks.dominant_colour(i, check.palette))
-        for a, i in zip(asked, images, strict=True)
-        if a.colour
-    ]
-    wrong = [{"prompt": a.prompt, "drawn": colour} for a, colour in drawn if colour != a.colour]
-    return {"asked": len(drawn), "right": len(drawn) - len(wrong), "wrong": wrong}
 
 
 def _check_rows(

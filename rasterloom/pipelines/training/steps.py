@@ -33,6 +33,8 @@ from rasterloom.tokenize.cropping import crop_as_coded
 from rasterloom.tokenize.text_tokenizer import text_of
 from rasterloom.versions.corpus import Corpus
 
+BATCH = 60  # images drawn at once
+
 
 class SampleAt(Section):
     """Settings of samples, for a model of one target."""
@@ -74,13 +76,14 @@ def _sample_step(recipe: Recipe, last: StageStep) -> FileStep[SampleAt]:
     source = next(given for given in last.inputs if given.name == tokens)
     text = text_of_stage(last)
     inputs = (last, text) if text is source else (last, text, source)
-    # 2: streams of random draws (utils/random_streams.py).
-    return FileStep(StepKind.SAMPLE.value, drawn, "2", inputs, make=make_samples, shows_rows=True)
+    # 2: streams of random draws (utils/random_streams.py). 3: a suite in place of the check of colours.
+    return FileStep(StepKind.SAMPLE.value, drawn, "3", inputs, make=make_samples, shows_rows=True)
 
 
 def make_samples(context: StepContext[SampleAt]) -> dict[str, int]:
     """Generate the recipe's samples; none where the codec has no decoder."""
     from rasterloom.tokenize.codecs.load import codec_of  # heavy
+    from rasterloom.train.model.sampler import open_sampler  # heavy
     from rasterloom.train.model.threads import torch_threads  # heavy
 
     corpus, config = context.corpus, context.config
@@ -95,12 +98,17 @@ def make_samples(context: StepContext[SampleAt]) -> dict[str, int]:
     sizes = config.sample.sizes or sample_grid.default_sizes(config.target)
     asked = sample_grid.image_requests(config.sample, sizes)
     with torch_threads(worker_takes(trained, context.run).threads):
-        images = sample_grid.draw(model, profile, encoder, codec, asked, config.sample)
+        sampler = open_sampler(model, profile)
+        sampler.batch = BATCH
+        images = sample_grid.draw(sampler, encoder, codec, asked, config.sample)
+        of_suite = sample_grid.draw_suite(sampler, encoder, codec, config.sample)
     real = {
         bucket_name(*size): sample_grid.images_of(codec, profile, _sequences(corpus, files, size))
         for size in sizes
     }
-    return sample_grid.write_samples(context.folder, asked, images, real, config.sample, profile.downsample)
+    return sample_grid.write_samples(
+        context.folder, asked, images, real, config.sample, profile.downsample, of_suite
+    )
 
 
 def _sequences(corpus: Corpus, files: list[DataFile], size: tuple[int, int]) -> list[list[int]]:

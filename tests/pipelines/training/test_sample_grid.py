@@ -1,44 +1,92 @@
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 
+from rasterloom.filtering.scenes.suite import scene_prompts
 from rasterloom.pipelines.training import sample_grid
-from rasterloom.recipe.sampling import ColourCheck, SamplingConfig
+from rasterloom.pipelines.training.suite_images import judged, prompts_of
+from rasterloom.recipe.sampling import SamplingConfig
+from rasterloom.recipe.suites import SceneSuite
 
-PALETTE = {"red": (215, 38, 45), "blue": (40, 85, 215)}
+RED = (215, 38, 45)
 
 
-def drawn(colour, size):
-    image = Image.new("RGB", size, "white")
-    image.paste(PALETTE[colour], (20, 20, 44, 44))
+def square(size=(64, 64)):
+    image = Image.new("RGB", size, (228, 228, 228))
+    image.paste(RED, (24, 24, 41, 41))  # 17 pixels: a diameter of 24, or 6 cells
     return image
 
 
-def test_every_prompt_is_asked_at_every_size_and_every_colour_is_checked():
-    check = ColourCheck(palette=PALETTE, prompts=("a {colour} dot",), draws=2, size=(64, 64))
-    config = SamplingConfig(prompts=("x", "y"), colour_check=check)
+def test_every_prompt_is_asked_at_every_size():
+    config = SamplingConfig(prompts=("x", "y"))
     asked = sample_grid.image_requests(config, sample_grid.default_sizes(64))
-    shown = [(a.prompt, a.width, a.height) for a in asked if a.colour is None]
+    shown = [(a.prompt, a.width, a.height) for a in asked]
     assert shown == [(p, w, h) for p in "xy" for w, h in ((64, 64), (64, 32), (32, 64))]
-    assert [a.prompt for a in asked if a.colour] == ["a red dot"] * 2 + ["a blue dot"] * 2
+
+
+@pytest.mark.parametrize("limit", [None, 1, 12, 500])
+def test_a_suite_has_as_many_prompts_as_its_limit_allows(limit):
+    prompts = prompts_of(SceneSuite(size=(64, 64), limit=limit))
+    assert len(set(prompts)) == min(limit or 120, 120) and set(prompts) <= set(scene_prompts())
+    if limit == 12:
+        assert len([prompt for prompt in prompts if " of " in prompt or "above" in prompt]) > 3
 
 
 def test_what_is_written(tmp_path):
-    check = ColourCheck(palette=PALETTE, prompts=("a {colour} dot",), size=(64, 64))
-    config = SamplingConfig(prompts=("a red dot",), sizes=((64, 64),), colour_check=check)
+    config = SamplingConfig(prompts=("a red dot",), sizes=((64, 64),))
     asked = sample_grid.image_requests(config, config.sizes)
-    images = [drawn("red", (64, 64)), drawn("red", (64, 64)), drawn("red", (64, 64))]  # the blue one is red
-    counts = sample_grid.write_samples(tmp_path, asked, images, {"64x64": [images[0]] * 3}, config, 8)
+    prompts = ["a red square", "a small red square", "a blue square above a red square"]
+    of_suite = [one for seed in (3, 4) for one in judged(prompts, seed, [square()] * 3)]
+    counts = sample_grid.write_samples(
+        tmp_path, asked, [square()], {"64x64": [square()] * 3}, config, 8, of_suite
+    )
     assert counts == {
-        "pictures": 3,
-        "colour asked": 2,
-        "colour right": 1,
+        "pictures": 7,
+        "suite asked": 6,
+        "suite right": 2,
         "rows checked": 1,
         "rows line up": 1,
     }
     page = json.loads((tmp_path / "samples.json").read_text())
-    assert page["colour"]["wrong"] == [{"prompt": "a blue dot", "drawn": "red"}]
+    skills = page["suite"].pop("skills")
+    assert page["suite"] == {"name": "scenes", "prompts": 3, "seeds": 2}
+    shares = {name: (skill["right"], skill["asked"]) for name, skill in skills.items()}
+    assert shares == {
+        "single object": (4, 4),
+        "two objects": (0, 2),
+        "count": (4, 6),
+        "colour": (4, 6),
+        "size": (0, 2),
+        "position": (0, 2),
+        "all": (2, 6),
+    }
+    assert skills["all"]["low"] < 2 / 6 < skills["all"]["high"]
+    rows = pq.read_table(tmp_path / "suite.parquet").to_pylist()
+    assert [(row["seed"], row["all_right"]) for row in rows] == [
+        (3, True),
+        (3, False),
+        (3, False),
+        (4, True),
+        (4, False),
+        (4, False),
+    ]
+    assert dict(rows[1]["facts"]) == {"single object": True, "count": True, "colour": True, "size": False}
+    assert rows[1]["seen"] == "middle-sized red square"
+    (tmp_path / "one.png").write_bytes(rows[0]["image"])
+    assert Image.open(tmp_path / "one.png").tobytes() == square().tobytes()
     assert Image.open(tmp_path / page["images"][0]["file"]).size == (64, 64)
     grid = np.asarray(Image.open(tmp_path / page["grid"]))
-    assert (grid == PALETTE["red"]).all(axis=2).sum() > 1000
+    assert (grid == RED).all(axis=2).sum() > 500
+
+
+def test_without_a_suite_there_is_none(tmp_path):
+    config = SamplingConfig(prompts=("a red dot",), sizes=((64, 64),))
+    counts = sample_grid.write_samples(
+        tmp_path, sample_grid.image_requests(config, config.sizes), [square()], {}, config, 8
+    )
+    assert counts == {"pictures": 1}
+    assert json.loads((tmp_path / "samples.json").read_text())["suite"] is None
+    assert not (tmp_path / "suite.parquet").exists()
