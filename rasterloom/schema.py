@@ -127,6 +127,7 @@ class StepKind(StrEnum):
     TRAIN = "train"  # train/<number>-<label>
     SAMPLE = "sample"
     REPORT = "report"
+    SUITE = "suite"  # suite/<suite>-<model>, of `rasterloom evaluate`
 
     @classmethod
     def of(cls, name: str) -> "StepKind | None":

@@ -60,6 +60,7 @@ RUNS_AGAIN = {
     "train": "the first stage",
     "train.stages": "that stage",
     "sample": "`sample`",
+    "evaluate": NOTHING,
     "run": NOTHING,
 }
 RUNS_AGAIN |= {f"train.{name}": NOTHING for name, field in Train.model_fields.items() if field.exclude}
@@ -80,6 +81,7 @@ TAKES = {  # where the schema's own words are no help to a person
     "run.driver.memory": "a size such as `2GB`, or `null`",
     "keep": "the rule, or a [section](#keep)",
     "score": "list of names or of [sections](#score)",
+    "evaluate.suites.judges": "list of names or of [sections](#evaluatesuitesjudges)",
 }
 TYPES = {
     "string": "text",
@@ -108,7 +110,8 @@ def schema() -> dict[str, Any]:
     fields["keep"] = {"anyOf": [{"type": "string"}, fields["keep"]]}
     fields["dedup"] = {"$ref": "#/$defs/Dedup", "description": defs["Dedup"]["description"]}
     named = {"type": "object", "minProperties": 1, "maxProperties": 1}
-    fields["score"]["items"] = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Score"}, named]}
+    for listed in (fields["score"], defs["Suite"]["properties"]["judges"]):
+        listed["items"] = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Score"}, named]}
     defs["Between"] = {"anyOf": [{"type": "integer", "minimum": 1}, defs["Between"]]}
     return whole
 

@@ -72,8 +72,9 @@ INSIDE = {
         {"selection"},
         {"rule_verdicts", "duplicates"},
         {"rule", "semantic_duplicates"},
+        {"judges"},
         {"scorers"},
-        {"scenes"},
+        {"scenes", "options"},
     ],
     "tokenize": [
         {"lumina_import"},

@@ -21,7 +21,11 @@ from rasterloom.cli.options import (
 from rasterloom.utils.redact import as_json, safe
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rasterloom.pipelines.models.evaluate import Evaluation, EvaluationRequest
+    from rasterloom.pipelines.models.load import ModelChoice
+    from rasterloom.pipelines.models.suites import SuiteEvaluation
     from rasterloom.pipelines.workflow import Workflow
 
 
@@ -51,6 +55,21 @@ Clip = Annotated[
         metavar="FOLDER", help="CLIP in transformers' format. Default: that of the recipe's score clip."
     ),
 ]
+SuiteNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--suite",
+        metavar="NAME|FILE",
+        help="Suite of prompts to draw and judge in place of the held-out metrics, of the recipe's "
+        "evaluate.suites, scenes, or a file (docs/judging.md); may be given again.",
+    ),
+]
+Judges = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--judge", metavar="NAME", help="Judge of the suites, in place of theirs; may be given again."
+    ),
+]
 Save = Annotated[
     Path | None, typer.Option("--out", metavar="FILE.json", help="Save the metrics to this file too.")
 ]
@@ -65,6 +84,8 @@ def evaluate_command(
     target: Target = None,
     images: Images = 64,
     clip: Clip = None,
+    suite: SuiteNames = None,
+    judge: Judges = None,
     save: Save = None,
     output: AsFormat = OutputFormat.TABLE,
 ) -> None:
@@ -75,6 +96,9 @@ def evaluate_command(
     available, how well generated images fit their captions (CLIP score) and
     their distance from the held-out ones (CLIP-FD: FID's distance, of CLIP's
     image embeddings). Metrics of stages are kept, and shown in the report.
+
+    With a suite, its prompts are drawn with several seeds each and judged
+    instead; a page shows the checkpoints prompt by prompt.
     """
     from rasterloom.pipelines.models import evaluate  # heavy
     from rasterloom.pipelines.models.load import choices_of  # heavy
@@ -82,6 +106,9 @@ def evaluate_command(
 
     loaded = load_recipe(recipe)
     choices = choices_of(stage or (), step or (), model or (), averages=average)
+    if suite or judge:
+        _print_suites(_judge(Workflow(loaded), choices, suite or (), judge or ()), save, output)
+        return
     found, report = _evaluate(Workflow(loaded), evaluate.EvaluationRequest(choices, target, images, clip))
     if save:
         save.write_text(as_json(asdict(found), indent=None if output is OutputFormat.JSON else 1))
@@ -104,6 +131,43 @@ def _evaluate(workflow: "Workflow", request: "EvaluationRequest") -> "tuple[Eval
     with progress.showing():
         models, found = evaluate.measure(workflow, request, progress)
     return found, evaluate.keep(workflow, models, found)
+
+
+def _judge(
+    workflow: "Workflow", choices: "Sequence[ModelChoice]", names: "Sequence[str]", judges: "Sequence[str]"
+) -> "list[SuiteEvaluation]":
+    """Suites, drawn and judged."""
+    from rasterloom.pipelines.models.suites import judge_suites, suites_of  # heavy
+    from rasterloom.pipelines.progress.reporter import Progress  # heavy
+
+    suites, progress = suites_of(workflow.recipe, names, judges), Progress(err)
+    with progress.showing():
+        return judge_suites(workflow, suites, choices, progress)
+
+
+def _print_suites(found: "list[SuiteEvaluation]", save: Path | None, output: OutputFormat) -> None:
+    values = [asdict(one) for one in found]
+    if save:
+        save.write_text(as_json(values, indent=None if output is OutputFormat.JSON else 1))
+    if output is OutputFormat.JSON:
+        print_json(values)
+        return
+    for one in found:
+        out.print(_suite_table(one))
+        out.print(f"page: {one.page}", highlight=False)
+
+
+def _suite_table(found: "SuiteEvaluation") -> Table:
+    """Table of a suite's figures, with a column for each checkpoint."""
+    title = f"{safe(found.suite)}: {found.prompts:,} prompts, {len(found.seeds)} seeds"
+    table = Table(title, *(safe(c.name) for c in found.checkpoints), "of", box=None, pad_edge=False)
+    columns = [{(f.judge, f.name, f.is_whole): f for f in c.figures} for c in found.checkpoints]
+    for judge, name, is_whole in dict.fromkeys(key for column in columns for key in column):
+        figures = [column.get((judge, name, is_whole)) for column in columns]
+        texts = [figure.text if figure else "-" for figure in figures]
+        count = next(figure.count for figure in figures if figure)
+        table.add_row(safe(f"{judge}: {name}" if is_whole else f"  {name}"), *texts, f"{count:,}")
+    return table
 
 
 def _table(found: "Evaluation") -> Table:

@@ -42,3 +42,13 @@ class Keep(Section):
     ``caption_length``."""
     dedup: Dedup = Dedup()
     """Deduplication; may also stand at the top level of the recipe."""
+
+
+def by_name(item: Any) -> Any:
+    """Complete the short forms of a scorer or judge: its name, or ``{name: {options}}``."""
+    if isinstance(item, str):
+        return {"name": item}
+    if isinstance(item, dict) and "name" not in item and len(item) == 1:
+        (name, options), *_ = item.items()
+        return {"name": name, "options": options or {}}
+    return item

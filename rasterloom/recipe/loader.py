@@ -1,6 +1,7 @@
 """Loading of a recipe from its file."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ from pydantic import ValidationError
 
 from rasterloom.errors import RecipeError
 from rasterloom.recipe.error_messages import explain
+from rasterloom.recipe.filtering import Score
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.sources import Source
+from rasterloom.recipe.suites import Evaluate
 from rasterloom.recipe.tokenize import HUB_ID
 from rasterloom.recipe.yaml_file import read_yaml
 from rasterloom.utils.redact import masked
@@ -69,11 +72,9 @@ def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
     def here(path: str) -> str:  # not resolved further: a link to Python makes an environment
         return str(folder / Path(path).expanduser()) if "/" in path else path
 
-    python = recipe.run.img2dataset_python
+    python, opt_out = recipe.run.img2dataset_python, recipe.fetch.opt_out
     run = recipe.run.model_copy(update={"img2dataset_python": here(python)} if python else {})
-    fetch = recipe.fetch.model_copy(
-        update={"opt_out": resolve(recipe.fetch.opt_out)} if recipe.fetch.opt_out else {}
-    )
+    fetch = recipe.fetch.model_copy(update={"opt_out": resolve(opt_out)} if opt_out else {})
 
     def resolve_if_there(value: Any) -> Any:  # an option may as well be the name of a model on a hub
         return resolve(value) if isinstance(value, str) and (folder / value).exists() else value
@@ -85,10 +86,8 @@ def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
     tokenize = recipe.tokenize.model_copy(
         update={"weights": weights and place_of_weights(weights), "text": text and resolve(text)}
     )
-    score = tuple(
-        s.model_copy(update={"options": {k: resolve_if_there(v) for k, v in s.options.items()}})
-        for s in recipe.score
-    )
+
+    score = _with_options(recipe.score, resolve_if_there)
     train = recipe.train and recipe.train.model_copy(update={"init": resolve_if_there(recipe.train.init)})
     workspace = resolve(recipe.workspace)
     placed = recipe.model_copy(
@@ -98,6 +97,7 @@ def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
             "score": score,
             "tokenize": tokenize,
             "train": train,
+            "evaluate": _suites_from_folder(recipe.evaluate, resolve_if_there),
             "run": run,
             "workspace": workspace,
         }
@@ -105,6 +105,22 @@ def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
     placed._folder = str(folder)
     _check_workspace(workspace)
     return placed
+
+
+def _suites_from_folder(evaluate: Evaluate, change: Callable[[Any], Any]) -> Evaluate:
+    suites = [
+        suite.model_copy(
+            update={"prompts": change(suite.prompts), "judges": _with_options(suite.judges, change)}
+        )
+        for suite in evaluate.suites
+    ]
+    return evaluate.model_copy(update={"suites": tuple(suites)})
+
+
+def _with_options(configs: tuple[Score, ...], change: Callable[[Any], Any]) -> tuple[Score, ...]:
+    options = [{name: change(value) for name, value in config.options.items()} for config in configs]
+    pairs = zip(configs, options, strict=True)
+    return tuple(config.model_copy(update={"options": changed}) for config, changed in pairs)
 
 
 def _check_workspace(workspace: str) -> None:

@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from rasterloom.recipe.base import Section
+from rasterloom.recipe.base import Section, is_default
 from rasterloom.recipe.fetch import Fetch
-from rasterloom.recipe.filtering import Keep, Score
+from rasterloom.recipe.filtering import Keep, Score, by_name
 from rasterloom.recipe.run import Run
 from rasterloom.recipe.sampling import SamplingConfig
 from rasterloom.recipe.sources import Source
+from rasterloom.recipe.suites import Evaluate
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.recipe.train import Train
 from rasterloom.schema import StepKind
@@ -40,6 +41,8 @@ class Recipe(Section):
     """Training stages; null: no training."""
     sample: SamplingConfig = SamplingConfig()
     """Images that the trained model generates for the report."""
+    evaluate: Evaluate = Field(Evaluate(), exclude_if=is_default(Evaluate()))
+    """Suites for ``rasterloom evaluate``."""
     run: Run = Run()
     """Resources and speed."""
     _folder: str = PrivateAttr("")
@@ -71,7 +74,7 @@ class Recipe(Section):
         if "dedup" in data and isinstance(data.setdefault("keep", {}), dict):
             data["keep"] = {**data["keep"], "dedup": data.pop("dedup")}
         if isinstance(data.get("score"), list | tuple):
-            data["score"] = [_scorer(item) for item in data["score"]]
+            data["score"] = [by_name(item) for item in data["score"]]
         return data
 
     @model_validator(mode="after")
@@ -109,12 +112,3 @@ class Recipe(Section):
             if stage.optimizer_state == "keep" and stage.freeze != before.freeze:  # the frozen have no state
                 raise ValueError(f"{where}: keep takes the same freeze as the stage before it")
         return self
-
-
-def _scorer(item: Any) -> Any:
-    if isinstance(item, str):
-        return {"name": item}
-    if isinstance(item, dict) and "name" not in item and len(item) == 1:
-        (name, options), *_ = item.items()
-        return {"name": name, "options": options or {}}
-    return item

@@ -17,8 +17,9 @@ SHARDED = (
     StepKind.SELECTION,
     StepKind.CODES,
     StepKind.TOKENS,
+    StepKind.SUITE,
 )
-ON_GPU = (StepKind.SCORES, StepKind.CODES)
+ON_GPU = (StepKind.SCORES, StepKind.CODES, StepKind.SUITE)
 TRAIN = StepKind.TRAIN
 
 

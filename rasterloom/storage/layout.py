@@ -120,6 +120,10 @@ class Layout:
     def retry(self, step: str, fingerprint: str, number: int) -> str:
         return f"{self.retries(step, fingerprint)}/{number:06d}.json"
 
+    def suite_page(self, name: str) -> str:
+        """Page that compares checkpoints on a suite."""
+        return f"{self.corpus}/suites/{name}.html"
+
     def table(self, name: str) -> str:
         """Folder of a table that has no place by the catalog."""
         return f"{self.corpus}/tables/{name}"

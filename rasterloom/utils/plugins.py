@@ -1,4 +1,4 @@
-"""Readers, scorers and codecs that other installed packages bring, by entry point."""
+"""Plug-ins of other installed packages, by entry point."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,8 @@ from typing import Any
 from rasterloom.errors import PluginError, one_line
 
 READERS, SCORERS, CODECS = "rasterloom.readers", "rasterloom.scorers", "rasterloom.codecs"
-_KINDS = {READERS: "reader", SCORERS: "scorer", CODECS: "codec"}
+JUDGES = "rasterloom.judges"
+_KINDS = {READERS: "reader", SCORERS: "scorer", CODECS: "codec", JUDGES: "judge"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Plugin:
             raise PluginError(f"{self} is no {self.kind}: it has no {', '.join(lacking)}")
 
 
-@lru_cache(maxsize=3)
+@lru_cache(maxsize=4)
 def installed(group: str) -> tuple[Plugin, ...]:
     """Return the plug-ins of a group by name. Nothing of them is imported."""
     found = []

@@ -1,4 +1,4 @@
-"""A reader, a scorer and a codec of another installed package, from pairs to tokens."""
+"""A reader, a scorer, a judge and a codec of another installed package, from pairs to tokens."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import pytest
 from docblocks import blocks
 from PIL import Image
 
+from rasterloom.filtering.judges.registry import make_judges
 from rasterloom.filtering.scorers.registry import make_scorers
 from rasterloom.recipe.filtering import Score
 from rasterloom.recipe.loader import load_recipe
@@ -188,8 +189,34 @@ def test_doctor_lists_plugins_good_and_bad(room):
     said = room.rasterloom("doctor", code=1)
     assert "plug-in: scorer 'redness' of my-plugins 1.0" in said
     assert "codec 'grey' of my-plugins 1.0" in said
+    assert "judge 'reddest' of my-plugins 1.0" in said
     assert "No module named 'my_plugins_not_there'; repair or remove my-plugins" in said
     assert "Rasterloom has a scorer of that name, which is used instead" in said  # quality
+
+
+def test_a_judge_of_a_package_judges_and_is_known_by_its_version(room):
+    code = """
+import numpy as np
+from rasterloom.filtering.judges.base import SuitePrompt
+from rasterloom.filtering.judges.registry import identity_of, make_judges
+from rasterloom.recipe.filtering import Score
+judges = make_judges([Score(name="reddest"), Score(name="scene")])
+red = np.full((8, 8, 3), (255, 0, 0), np.uint8)
+print([one.totals for one in judges[0]([red, red], [SuitePrompt("a", "red"), SuitePrompt("b", "sea")])])
+print(identity_of(judges))
+"""
+    paths = os.pathsep.join([str(room.site), os.environ.get("PYTHONPATH", os.getcwd())])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [
+        "[{'red': 1.0}, {'red': 0.0}]",
+        "{'reddest': '1:my-plugins 1.0', 'scene': '1'}",
+    ]
 
 
 def test_a_machine_without_the_plugin_says_what_it_lacks():
@@ -197,6 +224,7 @@ def test_a_machine_without_the_plugin_says_what_it_lacks():
         lambda: reader_of_kind("list"),
         lambda: make_scorers([Score(name="redness")]),
         lambda: load_codec("grey"),
+        lambda: make_judges([Score(name="reddest")]),
     ):
         with pytest.raises(ValueError, match="A plug-in must be installed on every machine that runs steps"):
             use()

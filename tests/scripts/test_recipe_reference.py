@@ -81,6 +81,9 @@ NEW = {  # another value, where the schema does not suggest one, and what else i
     "sample.sizes": [[64, 64]],
     "sample.suite.prompts": None,  # there is one
     "sample.suite.size": [64, 64],
+    "evaluate.suites.size": [64, 64],
+    "evaluate.suites.name": "other",
+    "evaluate.suites.judges.options": {"clip": "other"},
     "run.ray_address": "127.0.0.1:6379",
     "run.train_workers": 1,
     "run.steps.memory": "1GB",
@@ -95,6 +98,8 @@ BELOW = {  # where a section is a list or a table: the item that is changed
     "score": 0,
     "stages": 0,
     "mixture": 0,
+    "suites": 0,
+    "judges": 0,
     "prompts": "count",
     "steps": "codes",
 }
@@ -171,6 +176,7 @@ def base(tmp_path_factory):
             "prompts": ["a cat"],
             "suite": {"size": [96, 96]},
         },
+        "evaluate": {"suites": [{"name": "drawn", "judges": [{"name": "scene"}]}]},
         "run": {"steps": {"codes": {"cpus": 1}}},
     }
 

@@ -1,12 +1,11 @@
 """Registry of scorers, built in and of plug-ins, and scoring of shards."""
 
 import hashlib
-import inspect
 import io
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +14,7 @@ from PIL import Image
 
 from rasterloom import schema
 from rasterloom.errors import PluginError, one_line
+from rasterloom.filtering.options import check_options
 from rasterloom.filtering.scorers.aesthetic import AestheticScorer
 from rasterloom.filtering.scorers.base import Batch, Captions, Images, Scorer, Scores, floats
 from rasterloom.filtering.scorers.captions import CaptionScorer, LanguageScorer
@@ -87,7 +87,6 @@ SCORERS: dict[str, Callable[..., Scorer]] = {
 MEMBERS = ("name", "version", "digest", "columns", "sees", "__call__")  # of a scorer
 
 _ON_GPU = {"aesthetic", "clip"}  # scores that a GPU is worth taking for
-_WORDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
 
 
 def load_plugin(plugin: Plugin) -> Callable[..., Scorer]:
@@ -120,7 +119,7 @@ def _make(config: Score) -> Scorer:
         if plugin is None:
             raise ValueError(plugins.missing(plugins.SCORERS, config.name, SCORERS))
         make = load_plugin(plugin)
-    _check_options(config, _options(make))
+    check_options("score", config.name, config.options, make)
     if plugin is None:
         return make(**config.options)
     try:
@@ -131,13 +130,6 @@ def _make(config: Score) -> Scorer:
     if scorer.name != config.name:
         raise PluginError(f"{plugin} calls itself {scorer.name!r}, not {config.name!r}")
     return scorer
-
-
-def _options(make: Callable[..., Scorer]) -> Mapping[str, inspect.Parameter]:
-    try:
-        return inspect.signature(make, eval_str=True).parameters
-    except (NameError, TypeError):  # a plug-in's annotations that name what is imported for types alone
-        return inspect.signature(make).parameters
 
 
 def plugin_identity(configs: Sequence[Score]) -> dict[str, Any]:
@@ -151,23 +143,6 @@ def wants_gpu(configs: Sequence[Score]) -> bool:
         config.name in _ON_GPU or (config.name not in SCORERS and getattr(_make(config), "uses_gpu", False))
         for config in configs
     )
-
-
-def _check_options(config: Score, options: Mapping[str, inspect.Parameter]) -> None:
-    for option, value in config.options.items():
-        if option not in options:
-            known = ", ".join(options) or "none"
-            raise ValueError(f"the score {config.name} has no option {option!r}; known: {known}")
-        annotation = options[option].annotation
-        kinds = get_args(annotation) or (annotation,)
-        if type(value) not in kinds and kinds[0] is not inspect.Parameter.empty:
-            words = " or ".join(_WORDS[kind] for kind in kinds if kind in _WORDS)
-            raise ValueError(
-                f"the option {option!r} of the score {config.name} takes {words} (got {value!r})"
-            )
-    for option, parameter in options.items():
-        if parameter.default is parameter.empty and option not in config.options:
-            raise ValueError(f"the score {config.name} needs the option {option!r}")
 
 
 def identity(configs: Sequence[Score]) -> dict[str, str]:

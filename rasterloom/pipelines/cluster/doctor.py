@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rasterloom.errors import PluginError, SourceError, StorageError
+from rasterloom.filtering.judges import registry as judges
 from rasterloom.filtering.scorers import registry as scorers
 from rasterloom.filtering.selection import check_keep
 from rasterloom.pipelines.cluster import cluster_checks
@@ -68,11 +69,12 @@ def _packages() -> Iterator[Finding]:
 
 
 def _plugins() -> Iterator[Finding]:
-    """Findings on the readers, scorers and codecs that other packages bring. Each is loaded."""
+    """Findings on the readers, scorers, codecs and judges that other packages bring. Each is loaded."""
     rooms: dict[str, Callable[[plugins.Plugin], object]] = {
         plugins.READERS: readers.load_plugin,
         plugins.SCORERS: scorers.load_plugin,
         plugins.CODECS: codecs.load_plugin,
+        plugins.JUDGES: judges.load_plugin,
     }
     for group, load in rooms.items():
         for plugin in plugins.installed(group):

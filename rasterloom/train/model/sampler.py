@@ -28,11 +28,12 @@ class Sampler:
 
     Attributes:
         batch: images drawn, or prompts answered, at once. It changes no result.
+        first: number of the first image of a call, for a part of many.
     """
 
     def __init__(self, model: Any, profile: Profile, batch: int = 32) -> None:
         """Take a Chameleon of transformers, in evaluation mode. Its attention must be transformers' own."""
-        self.model, self.profile, self.batch = model, profile, batch
+        self.model, self.profile, self.batch, self.first = model, profile, batch, 0
         self.device: torch.device = model.lm_head.weight.device
         ids = profile.image_ids or range(profile.image0, profile.image0 + profile.codebook_size)
         self.image_ids = torch.tensor(ids, device=self.device)
@@ -56,7 +57,7 @@ class Sampler:
                 among them.
             sizes: (width, height) of each image in pixels, multiples of ``profile.grid_unit``.
             cfg: guidance scale; 1 is no guidance.
-            seed: image i depends on ``seed`` and i, and not on the other images.
+            seed: image i depends on ``seed`` and ``first`` + i, and not on the other images.
             on_tokens: called with the number of codes generated, and of all, now and then.
 
         Returns:
@@ -80,7 +81,7 @@ class Sampler:
                 (sizes[i][1] // self.profile.downsample, sizes[i][0] // self.profile.downsample) for i in part
             ]
             uniforms = [
-                stream_generator("sample", seed=seed, number=i).random(h * w)
+                stream_generator("sample", seed=seed, number=self.first + i).random(h * w)
                 for i, (h, w) in zip(part, grids, strict=True)
             ]
             drawn = self._draw(contexts, grids, uniforms, cfg, temperature, top_k, add)

@@ -1,8 +1,12 @@
 """A corpus that is trained on for a few steps through Ray, looked at, sampled from and evaluated."""
 
+import io
 import json
 import re
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from eventfiles import pictures, scalars
 from PIL import Image
@@ -198,3 +202,70 @@ def test_averages_beside_the_weights(trained, rasterloom, tmp_path):
 def test_what_cannot_be_measured_is_one_line(trained, rasterloom, arguments, reason):
     code, printed, told = rasterloom("evaluate", trained.recipe_file, *arguments)
     assert (code, printed, told.strip()) == (2, "", reason)
+
+
+def test_a_suite_is_drawn_judged_and_shown_checkpoint_by_checkpoint(trained, rasterloom, tmp_path):
+    recipe = trained.recipe_file.with_name("suites.yaml")
+    suite = "{name: drawn, prompts: scenes, limit: 12, seeds: 2}"
+    recipe.write_text(trained.recipe_file.read_text() + f"evaluate: {{suites: [{suite}]}}\n")
+    asked = ["evaluate", recipe, "--stage", "1", "--stage", "2", "--suite", "drawn"]
+    code, printed, error = rasterloom(*asked, "--out", tmp_path / "suite.json")
+    assert code == 0, error
+    (found,) = json.loads((tmp_path / "suite.json").read_text())
+    assert (found["suite"], found["prompts"], found["seeds"], found["size"]) == (
+        "drawn",
+        40,
+        [0, 1],
+        [64, 64],
+    )
+    assert [one["name"] for one in found["checkpoints"]] == ["1-64", "2-64"]
+    for one in found["checkpoints"]:
+        whole = one["figures"][0]
+        assert (whole["judge"], whole["name"], whole["count"], whole["is_whole"]) == (
+            "scene",
+            "all",
+            80,
+            True,
+        )
+        assert 0 <= whole["low"] <= whole["mean"] <= whole["high"] <= 1
+        assert {figure["name"] for figure in one["figures"]} == {
+            "all", "single object", "two objects", "count", "colour", "size", "position"
+        }  # fmt: skip
+        rows = pa.concat_tables([pq.read_table(file) for file in one["files"]]).to_pylist()
+        assert len({(row["number"], row["seed"]) for row in rows}) == 24
+        assert Image.open(io.BytesIO(rows[0]["image"])).size == (64, 64)
+    assert "12 prompts, 2 seeds" in printed and f"page: {found['page']}" in printed
+    html = Path(found["page"]).read_text()
+    assert html.count('alt="drawn for: ') == 48 and "2-64" in html
+    # Nothing is drawn again.
+    before = {file: Path(file).stat().st_mtime_ns for one in found["checkpoints"] for file in one["files"]}
+    assert rasterloom(*asked)[0] == 0
+    assert {file: Path(file).stat().st_mtime_ns for file in before} == before
+
+
+def test_a_suite_in_a_file_with_a_judge_that_cannot_say(trained, rasterloom, tmp_path):
+    (tmp_path / "own.jsonl").write_text('{"prompt": "a cat"}\n{"prompt": "a large red circle"}\n')
+    arguments = ["evaluate", trained.recipe_file, "--suite", tmp_path / "own.jsonl", "--format", "json"]
+    code, printed, error = rasterloom(*arguments)
+    assert code == 0, error
+    (found,) = json.loads(printed)
+    (checkpoint,) = found["checkpoints"]
+    assert (found["suite"], found["prompts"], checkpoint["figures"][0]["count"]) == ("own", 2, 4)
+    (file, *_) = checkpoint["files"]
+    notes = {row["prompt"]: dict(row["notes"])["scene"] for row in pq.read_table(file).to_pylist()}
+    assert "is no drawn scene" in notes["a cat"] and "is no" not in notes["a large red circle"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--suite", "none"], "no such suite: known: scenes, and files"),
+        (["--suite", "geneval2"], "get geneval2_data.jsonl from https://"),
+        (["--suite", "none.jsonl"], "No such file"),
+        (["--suite", "scenes", "--judge", "nobody"], "unknown judge 'nobody'; known: scene, clip, vqa"),
+        (["--judge", "scene"], "the recipe has no suites: give --suite"),
+    ],
+)
+def test_a_suite_that_cannot_be_judged_is_told_in_a_line(trained, rasterloom, arguments, reason):
+    code, _, error = rasterloom("evaluate", trained.recipe_file, *arguments)
+    assert code == 2 and reason in " ".join(error.split())

@@ -1,0 +1,1 @@
+"""Judges of generated images, one file each, and the prompts of suites."""
