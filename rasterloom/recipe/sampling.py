@@ -24,7 +24,7 @@ class SamplingConfig(Section):
     """Random seed; the same seed gives the same images."""
     ema: bool = Field(False, exclude_if=is_default(False))
     """Use the average of the weights (``train.ema``) for these images."""
-    suite: SceneSuite | None = None
+    suite: SceneSuite | None = Field(None, exclude_if=is_default(None))
     """Prompts whose images are judged; null: none."""
 
     @field_validator("prompts")

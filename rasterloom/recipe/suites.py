@@ -29,7 +29,8 @@ class Suite(Section):
     prompts: str = "scenes"
     """``scenes``, or a file: JSON Lines, GenEval 2's, DPG-Bench's .csv, PartiPrompts' .tsv."""
     judges: tuple[Score, ...] = (Score(name="scene"),)
-    """Judges by name, with their options: scene, clip, vqa, hpsv2, pickscore, or a plug-in's."""
+    """Judges by name, with their options: scene, clip, vqa, hpsv2, pickscore, clip-fd, cmmd, or a
+    plug-in's."""
     seeds: int = Field(4, ge=1)
     """Images of each prompt, each from a seed of its own."""
     size: tuple[int, int] | None = None

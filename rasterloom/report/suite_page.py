@@ -55,22 +55,21 @@ class Judged:
 
 @dataclass(frozen=True)
 class SuiteRow:
-    """One prompt with its images, of each checkpoint."""
+    """One prompt with the images of each checkpoint, right or wrong."""
 
     prompt: str
     category: str
-    images: tuple[tuple[GalleryImage, ...], ...]
+    images: tuple[tuple[tuple[GalleryImage, bool], ...], ...]
 
 
 def figures_of(rows: pa.Table) -> tuple[Figure, ...]:
-    """Means by judge, first of the images as wholes, then by skill."""
+    """Means of each judge, of the images as wholes first."""
     values: dict[tuple[str, str, bool], list[float]] = {}
     for row in rows.select(["totals", "marks"]).to_pylist():
         for column, whole in (("totals", True), ("marks", False)):
             for mark in row[column] or ():
                 values.setdefault((mark["judge"], mark["skill"], whole), []).append(mark["score"])
-    judges = list(dict.fromkeys(judge for judge, _, _ in values))
-    ordered = sorted(values.items(), key=lambda item: (judges.index(item[0][0]), not item[0][2]))
+    ordered = sorted(values.items(), key=lambda item: not item[0][2])
     return tuple(
         Figure(judge, name, sum(of) / len(of), *mean_interval(of), len(of), whole)
         for (judge, name, whole), of in ordered
@@ -117,13 +116,14 @@ def _rows(checkpoints: Sequence[Judged]) -> tuple[list[SuiteRow], int]:
     return shown, max(0, len(numbers) - PROMPTS)
 
 
-def _image(row: dict[str, Any]) -> GalleryImage:
+def _image(row: dict[str, Any]) -> tuple[GalleryImage, bool]:
     totals = [f"{mark['skill']} {_short(mark)}" for mark in row["totals"] or ()]
     wrong = [mark["question"] or mark["skill"] for mark in row["marks"] or () if mark["score"] < 0.5]
     notes = [f"seed {row['seed']}", *totals, *(f"not: {name}" for name in wrong)]
     notes += [f"{judge}: {note}" for judge, note in row["notes"] or ()]
     with Image.open(io.BytesIO(row["image"])) as image:
-        return gallery_image(image, row["prompt"], tuple(map(formatting.plain, notes)), LONGEST)
+        shown = gallery_image(image, row["prompt"], tuple(map(formatting.plain, notes)), LONGEST)
+        return shown, bool(wrong)
 
 
 def _short(mark: dict[str, Any]) -> str:

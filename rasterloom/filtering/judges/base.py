@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]  # RGB [h, w, 3]
+Features = NDArray[np.floating]  # [n, d]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Judgement:
     marks: tuple[Mark, ...] = ()
     totals: dict[str, float] = field(default_factory=dict)
     note: str = ""
+    embedding: tuple[float, ...] = ()  # of a judge of sets
 
 
 class Judge(Protocol):
@@ -71,3 +73,14 @@ class Judge(Protocol):
         ValueError or OSError: it cannot be asked; the message says why.
         """
         ...
+
+
+@runtime_checkable
+class SetJudge(Judge, Protocol):
+    """Embeds images, and compares all of them with a reference."""
+
+    def reference(self) -> Features:
+        """Embeddings [n, d] to compare with."""
+        ...
+
+    def distance(self, drawn: Features, reference: Features) -> float: ...

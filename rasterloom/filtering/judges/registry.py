@@ -6,6 +6,7 @@ from rasterloom.errors import PluginError, one_line
 from rasterloom.filtering.judges.base import Judge
 from rasterloom.filtering.judges.clip import ClipJudge, HpsJudge, ImageRewardJudge, PickScoreJudge
 from rasterloom.filtering.judges.scene import SceneJudge
+from rasterloom.filtering.judges.sets import ClipDistanceJudge, CmmdJudge, FidJudge
 from rasterloom.filtering.judges.vqa import VqaJudge
 from rasterloom.filtering.options import check_options
 from rasterloom.recipe.filtering import Score
@@ -14,7 +15,17 @@ from rasterloom.utils.plugins import Plugin
 
 JUDGES: dict[str, Callable[..., Judge]] = {
     judge.name: judge
-    for judge in (SceneJudge, ClipJudge, VqaJudge, HpsJudge, PickScoreJudge, ImageRewardJudge)
+    for judge in (
+        SceneJudge,
+        ClipJudge,
+        VqaJudge,
+        HpsJudge,
+        PickScoreJudge,
+        ImageRewardJudge,
+        ClipDistanceJudge,
+        CmmdJudge,
+        FidJudge,
+    )
 }
 MEMBERS = ("name", "version", "digest", "__call__")  # of a judge
 

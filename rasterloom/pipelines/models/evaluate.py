@@ -13,8 +13,9 @@ from PIL import Image
 from rich.console import Console
 
 from rasterloom.errors import RecipeError
+from rasterloom.filtering.judges.distances import frechet
 from rasterloom.filtering.scorers.clip import DEFAULT_CLIP, Clip, open_clip
-from rasterloom.pipelines.models.image_metrics import Pixels, frechet, ssim
+from rasterloom.pipelines.models.image_metrics import Pixels, ssim
 from rasterloom.pipelines.models.load import (
     ModelChoice,
     TextCodec,

@@ -1,4 +1,4 @@
-"""SSIM of image pairs, and the Fréchet distance of two sets."""
+"""SSIM of image pairs."""
 
 import cv2
 import numpy as np
@@ -23,28 +23,3 @@ def ssim(a: Pixels, b: Pixels) -> float:
     vx, vy, both = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
     top = (2 * mx * my + _C1) * (2 * both + _C2)
     return float(np.mean(top / ((mx * mx + my * my + _C1) * (vx + vy + _C2))))
-
-
-def frechet(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
-    """Fréchet distance of two Gaussians fitted to features.
-
-    The sets are [n, d] and [m, d], as in FID (Heusel et al. 2017).
-    Of fewer features than dimensions it is too large, and only good to compare like with like.
-
-    Raises:
-        ValueError: a set has fewer than two.
-    """
-    if min(len(a), len(b)) < 2:
-        raise ValueError("a Fréchet distance takes two images or more of each kind")
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    ca, cb = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
-    root = _root(ca)
-    # The trace of (ca cb)^1/2 is that of (ca^1/2 cb ca^1/2)^1/2, which is symmetric.
-    shared = np.sqrt(np.linalg.eigvalsh(root @ cb @ root).clip(0)).sum()
-    apart = a.mean(axis=0) - b.mean(axis=0)
-    return max(0.0, float(apart @ apart + np.trace(ca) + np.trace(cb) - 2 * shared))
-
-
-def _root(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    values, vectors = np.linalg.eigh(matrix)
-    return np.asarray((vectors * np.sqrt(values.clip(0))) @ vectors.T)

@@ -61,6 +61,7 @@ SCHEMA = pa.schema(
         ("totals", pa.list_(MARK)),
         ("marks", pa.list_(MARK)),
         ("notes", pa.map_(pa.string(), pa.string())),
+        ("embeddings", pa.map_(pa.string(), pa.list_(pa.float32()))),
     ]
 )
 
@@ -215,7 +216,8 @@ def _marks(of_image: dict[str, Judgement]) -> dict[str, object]:
         ]
         marks += [{"judge": judge, **asdict(mark)} for mark in found.marks]
     notes = [(judge, found.note) for judge, found in of_image.items() if found.note]
-    return {"totals": totals, "marks": marks, "notes": notes}
+    embeddings = [(judge, found.embedding) for judge, found in of_image.items() if found.embedding]
+    return {"totals": totals, "marks": marks, "notes": notes, "embeddings": embeddings}
 
 
 @lru_cache(maxsize=1)

@@ -3,8 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import pyarrow as pa
+
 from rasterloom.errors import RecipeError
+from rasterloom.filtering.judges.base import Features, SetJudge
+from rasterloom.filtering.judges.distances import with_interval
 from rasterloom.filtering.judges.prompts import ELSEWHERE, SCENES
+from rasterloom.filtering.judges.registry import make_judges
 from rasterloom.pipelines.execution.ray_cluster import start_ray
 from rasterloom.pipelines.execution.runner import run_step
 from rasterloom.pipelines.models.load import ModelChoice, decoder_of, load_model, text_codec_of
@@ -104,16 +110,34 @@ def _run(workflow: Workflow, step: ShardStep[SuiteAt, SuiteSpec], progress: Prog
         run_step(workflow.corpus, step, workflow.recipe.run, workflow.recipe.digest, progress)
 
 
+def _distances(rows: pa.Table, references: dict[str, tuple[SetJudge, Features]]) -> list[Figure]:
+    """Figures of the judges of sets."""
+    found = []
+    embeddings = [dict(of_image) for of_image in rows["embeddings"].to_pylist()]
+    for name, (judge, reference) in references.items():
+        drawn = np.array([of_image[name] for of_image in embeddings], np.float32)
+        figures = with_interval(judge.distance, drawn, reference)
+        found.append(Figure(name, "distance", *figures, len(drawn), True))
+    return found
+
+
 def _gathered(
     workflow: Workflow, suite: Suite, steps: Sequence[ShardStep[SuiteAt, SuiteSpec]], labels: Sequence[str]
 ) -> SuiteEvaluation:
     """Figures of a suite's steps, and the page that shows them."""
     corpus, config = workflow.corpus, steps[0].config
     judged, found = [], []
+    order = [judge.name for judge in suite.judges]
+    references = {
+        judge.name: (judge, judge.reference())
+        for judge in make_judges(suite.judges)
+        if isinstance(judge, SetJudge)
+    }
     for step, label in zip(steps, labels, strict=True):
         names = [file.name for file in output_files(corpus, step)]
         rows = read_files(corpus.store, names, None, SCHEMA.names)
-        figures = figures_of(rows)
+        figures = (*figures_of(rows), *_distances(rows, references))
+        figures = tuple(sorted(figures, key=lambda figure: order.index(figure.judge)))
         judged.append(Judged(label, rows, figures))
         found.append(CheckpointFigures(label, figures, tuple(map(corpus.store.path, names))))
     seeds = tuple(range(config.seed, config.seed + config.seeds))

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from PIL import Image
 
-from rasterloom.filtering.judges.base import SuitePrompt
+from rasterloom.filtering.judges.base import SetJudge, SuitePrompt
 from rasterloom.filtering.judges.registry import JUDGES, identity_of, make_judges
 from rasterloom.recipe.filtering import Score
 
@@ -34,6 +35,23 @@ def test_a_clip_and_those_trained_on_preferences_give_the_cosine(clip):
     assert found["clip"][0] != found["clip"][1] and all(-1 <= score <= 1 for score in found["clip"])
 
 
+def test_judges_of_sets_tell_near_images_from_far_ones(clip, tmp_path):
+    rng = np.random.default_rng(0)
+    flat = [np.full((32, 32, 3), 20 * n, np.uint8) for n in range(12)]
+    noise = [rng.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(12)]
+    for number, image in enumerate(flat[::2]):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    for name in ("clip-fd", "cmmd"):
+        judge = make(name, reference=str(tmp_path), clip=str(clip))
+        assert isinstance(judge, SetJudge)
+        reference = judge.reference()
+        near, far = (
+            judge.distance(np.array([one.embedding for one in judge(images, [])], np.float32), reference)
+            for images in (flat[1::2], noise)
+        )
+        assert len(reference) == 6 and 0 <= near < far
+
+
 @pytest.mark.parametrize(
     ("name", "options", "reason"),
     [
@@ -44,6 +62,8 @@ def test_a_clip_and_those_trained_on_preferences_give_the_cosine(clip):
         ("hpsv2", {"weights": "HPS_v2.1_compressed.pt"}, "takes a folder in transformers' format"),
         ("pickscore", {"weights": "nowhere"}, "nowhere is none"),
         ("imagereward", {}, "needs the package image-reward"),
+        ("fid", {"reference": "photos"}, "needs the Inception network"),
+        ("cmmd", {"reference": "/no/such/folder"}, "takes a folder of images as reference; /no/such/folder"),
         ("clip", {"clip": "/no/such/folder"}, "/no/such/folder"),
     ],
 )

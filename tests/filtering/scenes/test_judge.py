@@ -156,6 +156,18 @@ def test_a_shape_too_many_spoils_the_count_alone(codec):
     assert facts == {"single object": True, "count": False, "colour": True, "size": True}
 
 
+def test_an_object_that_nobody_asked_for_spoils_the_count_alone():
+    image = Image.new("RGB", (128, 128), (BACKGROUND,) * 3)
+    for colour, shape, x, y in (
+        ("red", "circle", 28, 40),
+        ("blue", "square", 90, 40),
+        ("green", "star", 60, 96),
+    ):
+        image.paste(COLOURS[colour], (0, 0), mask_of(shape, (128, 128), (x, y), 16))
+    facts = judge(np.asarray(image), "a red circle left of a blue square").facts
+    assert facts == {"two objects": True, "count": False, "colour": True, "position": True}
+
+
 @pytest.mark.parametrize("name", ["noise", "empty", "red", "black"])
 def test_images_of_nothing_hold_nothing(name):
     rng = np.random.default_rng(2)

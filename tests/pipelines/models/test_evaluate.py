@@ -26,7 +26,12 @@ train:
   stages:
     - {target: 64, steps: 4, lr: 1.0e-3, batch_tokens: 1024}
     - {target: 64, steps: 2, lr: 1.0e-2, batch_tokens: 1024}
-sample: {prompts: [a red circle, a blue star], cfg: 2.0, top_k: 50, ema: true}
+sample:
+  prompts: [a red circle, a blue star]
+  cfg: 2.0
+  top_k: 50
+  ema: true
+  suite: {prompts: scenes, limit: 6, seeds: 2, size: [64, 64]}
 """
 
 
@@ -204,6 +209,15 @@ def test_what_cannot_be_measured_is_one_line(trained, rasterloom, arguments, rea
     assert (code, printed, told.strip()) == (2, "", reason)
 
 
+def test_the_sample_step_draws_and_judges_its_suite(trained):
+    (sample,) = (step for step in Workflow(trained.recipe).steps if step.name == "sample")
+    rows = pq.read_table(local_folder(trained.corpus, sample) / "suite.parquet").to_pylist()
+    assert len({(row["prompt"], row["seed"]) for row in rows}) == len(rows) == 12
+    assert len({row["image"] for row in rows}) > 6, "each seed draws another image"
+    html = page(trained)
+    assert "of the suite's images" in html and "all right" in html
+
+
 def test_a_suite_is_drawn_judged_and_shown_checkpoint_by_checkpoint(trained, rasterloom, tmp_path):
     recipe = trained.recipe_file.with_name("suites.yaml")
     suite = "{name: drawn, prompts: scenes, limit: 12, seeds: 2}"
@@ -212,21 +226,11 @@ def test_a_suite_is_drawn_judged_and_shown_checkpoint_by_checkpoint(trained, ras
     code, printed, error = rasterloom(*asked, "--out", tmp_path / "suite.json")
     assert code == 0, error
     (found,) = json.loads((tmp_path / "suite.json").read_text())
-    assert (found["suite"], found["prompts"], found["seeds"], found["size"]) == (
-        "drawn",
-        40,
-        [0, 1],
-        [64, 64],
-    )
+    assert (found["suite"], found["prompts"], found["seeds"]) == ("drawn", 12, [0, 1])
     assert [one["name"] for one in found["checkpoints"]] == ["1-64", "2-64"]
     for one in found["checkpoints"]:
         whole = one["figures"][0]
-        assert (whole["judge"], whole["name"], whole["count"], whole["is_whole"]) == (
-            "scene",
-            "all",
-            80,
-            True,
-        )
+        assert (whole["judge"], whole["name"], whole["count"]) == ("scene", "all", 24)
         assert 0 <= whole["low"] <= whole["mean"] <= whole["high"] <= 1
         assert {figure["name"] for figure in one["figures"]} == {
             "all", "single object", "two objects", "count", "colour", "size", "position"
@@ -237,20 +241,41 @@ def test_a_suite_is_drawn_judged_and_shown_checkpoint_by_checkpoint(trained, ras
     assert "12 prompts, 2 seeds" in printed and f"page: {found['page']}" in printed
     html = Path(found["page"]).read_text()
     assert html.count('alt="drawn for: ') == 48 and "2-64" in html
-    # Nothing is drawn again.
-    before = {file: Path(file).stat().st_mtime_ns for one in found["checkpoints"] for file in one["files"]}
-    assert rasterloom(*asked)[0] == 0
-    assert {file: Path(file).stat().st_mtime_ns for file in before} == before
+    # Nothing is drawn again, but what a stopped run had not done: here a shard of the second checkpoint.
+    before = {file: Path(file).read_bytes() for one in found["checkpoints"] for file in one["files"]}
+    staged = Path(found["checkpoints"][1]["files"][0]).parents[1]
+    for path in (*sorted((staged / "shards").iterdir())[:1], staged / "result.json"):
+        path.unlink()
+    for record in trained.corpus.store.list(f"{trained.corpus.layout.records}/suite"):
+        trained.corpus.store.delete(record)
+    code, _, error = rasterloom(*asked, "--out", tmp_path / "again.json")
+    assert code == 0, error
+    (again,) = json.loads((tmp_path / "again.json").read_text())
+    assert [one["figures"] for one in again["checkpoints"]] == [
+        one["figures"] for one in found["checkpoints"]
+    ]
+    files = [file for one in again["checkpoints"] for file in one["files"]]
+    assert len(set(files) & set(before)) == len(before) - 1 == 3
+    assert all(Path(file).read_bytes() == before[file] for file in before)
 
 
-def test_a_suite_in_a_file_with_a_judge_that_cannot_say(trained, rasterloom, tmp_path):
+def test_a_suite_in_a_file_with_judges_of_all_kinds(trained, rasterloom, clip, tmp_path):
     (tmp_path / "own.jsonl").write_text('{"prompt": "a cat"}\n{"prompt": "a large red circle"}\n')
-    arguments = ["evaluate", trained.recipe_file, "--suite", tmp_path / "own.jsonl", "--format", "json"]
-    code, printed, error = rasterloom(*arguments)
+    for number in range(3):
+        Image.new("RGB", (32, 32), (80 * number, 20, 20)).save(tmp_path / f"{number}.png")
+    judges = f"[scene, clip: {{clip: {clip}}}, cmmd: {{clip: {clip}, reference: {tmp_path}}}]"
+    recipe = trained.recipe_file.with_name("judges.yaml")
+    suite = f"{{name: own, prompts: {tmp_path}/own.jsonl, judges: {judges}}}"
+    recipe.write_text(trained.recipe_file.read_text() + f"evaluate: {{suites: [{suite}]}}\n")
+    code, printed, error = rasterloom("evaluate", recipe, "--suite", "own", "--format", "json")
     assert code == 0, error
     (found,) = json.loads(printed)
     (checkpoint,) = found["checkpoints"]
-    assert (found["suite"], found["prompts"], checkpoint["figures"][0]["count"]) == ("own", 2, 4)
+    figures = {(one["judge"], one["name"]): one for one in checkpoint["figures"] if one["is_whole"]}
+    assert list(figures) == [("scene", "all"), ("clip", "clip"), ("cmmd", "distance")]
+    assert [one["count"] for one in figures.values()] == [4, 8, 8]
+    assert figures["cmmd", "distance"]["mean"] > 0 and figures["clip", "clip"]["low"] < 1
+    assert (found["suite"], found["prompts"], found["seeds"]) == ("own", 2, [0, 1, 2, 3])
     (file, *_) = checkpoint["files"]
     notes = {row["prompt"]: dict(row["notes"])["scene"] for row in pq.read_table(file).to_pylist()}
     assert "is no drawn scene" in notes["a cat"] and "is no" not in notes["a large red circle"]

@@ -1,11 +1,8 @@
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.linalg import sqrtm
 from skimage.metrics import structural_similarity
 
-from rasterloom.pipelines.models.image_metrics import frechet, ssim
+from rasterloom.pipelines.models.image_metrics import ssim
 from rasterloom.report.reconstructions import psnr
 
 
@@ -33,24 +30,3 @@ def test_ssim_is_what_scikit_image_says(noise):
     )
     assert ssim(a, b) == pytest.approx(whole[5:-5, 5:-5].mean(), abs=2e-3)
     assert ssim(a, a) == pytest.approx(1.0)
-
-
-def test_frechet_is_fids_formula():
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(0, 1, (300, 6)), rng.normal(0.5, 2, (200, 6)) @ rng.normal(0, 1, (6, 6))
-    ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    apart = a.mean(0) - b.mean(0)
-    expected = apart @ apart + np.trace(ca + cb - 2 * sqrtm(ca @ cb).real)
-    assert frechet(a, b) == pytest.approx(expected, rel=1e-6)
-    with pytest.raises(ValueError, match="two images or more"):
-        frechet(a, b[:1])
-
-
-@given(st.integers(2, 30), st.integers(2, 30), st.integers(1, 12), st.integers(0, 10**6))
-def test_frechet_is_a_distance(n, m, d, seed):
-    """Zero to itself, the same both ways, that of the means where a set is shifted; also of few features."""
-    rng = np.random.default_rng(seed)
-    a, b = rng.normal(0, 1, (n, d)), rng.normal(0, 2, (m, d))
-    assert frechet(a, a) == pytest.approx(0, abs=1e-6)
-    assert frechet(a, b) == pytest.approx(frechet(b, a), rel=1e-4, abs=1e-4) and frechet(a, b) >= 0
-    assert frechet(a, a + 3) == pytest.approx(9 * d, rel=1e-5)

@@ -1,0 +1,80 @@
+import io
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from rasterloom.report.suite_page import PROMPTS, Figure, Judged, figures_of, suite_page
+from rasterloom.utils.intervals import wilson
+
+MARK = pa.struct(
+    [("judge", pa.string()), ("skill", pa.string()), ("score", pa.float64()), ("question", pa.string())]
+)
+FIELDS = [
+    ("number", pa.int64()),
+    ("prompt", pa.string()),
+    ("category", pa.string()),
+    ("seed", pa.int64()),
+    ("image", pa.binary()),
+    ("totals", pa.list_(MARK)),
+    ("marks", pa.list_(MARK)),
+    ("notes", pa.map_(pa.string(), pa.string())),
+]
+
+
+def png():
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def mark(judge, skill, score, question=""):
+    return {"judge": judge, "skill": skill, "score": score, "question": question}
+
+
+def table(prompts, right):
+    rows = [
+        {
+            "number": number,
+            "prompt": prompt,
+            "category": "animals",
+            "seed": seed,
+            "image": png(),
+            "totals": [mark("scene", "all", float(right)), mark("clip", "clip", 0.2 + 0.1 * seed)],
+            "marks": [mark("scene", "count", float(right), "How many <cows>?")],
+            "notes": [("scene", "a <blob>")],
+        }
+        for seed in (1, 0)
+        for number, prompt in enumerate(prompts)
+    ]
+    return pa.Table.from_pylist(rows, pa.schema(FIELDS))
+
+
+def test_figures_are_means_with_their_intervals():
+    whole, clip, count = figures_of(table(["a", "b"], right=True))
+    assert whole == Figure("scene", "all", 1.0, *wilson(4, 4), 4, True)
+    assert (count.name, count.is_whole, count.text) == ("count", False, "100 % (51 to 100)")
+    error = 1.96 * np.std([0.2, 0.2, 0.3, 0.3], ddof=1) / 2
+    assert (clip.mean, clip.low, clip.high) == pytest.approx((0.25, 0.25 - error, 0.25 + error), abs=1e-5)
+    assert clip.text == "0.25 (0.1934 to 0.3066)"
+
+
+def test_checkpoints_stand_side_by_side_and_what_is_wrong_is_framed():
+    rows = [table(["two <cows>", "a cat"], right) for right in (True, False)]
+    names = ["1-64", "<b>2-128"]
+    html = suite_page("corpus", "animals", "2 prompts", [
+        Judged(name, of, figures_of(of)) for name, of in zip(names, rows, strict=True)
+    ])  # fmt: skip
+    assert html.count('alt="drawn for: ') == 8 and html.count('class="wrong"') == 4
+    assert "two &lt;cows&gt;" in html and "<cows>" not in html and "<b>2" not in html
+    assert "100 % (51 to 100)" in html and "0 % (0 to 49)" in html
+    assert "not: How many &lt;cows&gt;?" in html and "scene: a &lt;blob&gt;" in html
+    first, second = html.index("seed 0"), html.index("seed 1")
+    assert first < second, "in the order of the seeds"
+
+
+def test_a_page_stays_small_enough_for_a_browser():
+    rows = table([f"prompt {n}" for n in range(PROMPTS + 3)], right=True)
+    html = suite_page("corpus", "many", "", [Judged("1-64", rows, figures_of(rows))])
+    assert html.count("<bdi>prompt ") == PROMPTS and "3 more prompts are in the table" in html
