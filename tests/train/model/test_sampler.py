@@ -80,6 +80,16 @@ def test_cache_batch_and_sizes_draw_what_a_plain_loop_draws(sampler, cfg, temper
         assert told[-1] == (total, total) and [done for done, _ in told] == sorted(done for done, _ in told)
 
 
+def test_a_part_of_many_images_is_drawn_as_among_all(sampler):
+    settings = {"cfg": 2.0, "temperature": 1.0, "top_k": 2000, "seed": 3}
+    whole = sampler.sample(PROMPTS, SIZES, **settings)
+    sampler.first = 2
+    part = sampler.sample(PROMPTS[2:], SIZES[2:], **settings)
+    assert [codes.tolist() for codes in part] == [codes.tolist() for codes in whole[2:]]
+    sampler.first = 0
+    assert sampler.sample(PROMPTS[2:], SIZES[2:], **settings)[0].tolist() != part[0].tolist()
+
+
 def test_a_picture_in_the_prompt_is_seen_and_left_out_of_the_unguided_context(sampler):
     """Editing: the context of guidance begins at the last boi, whatever pictures stand before it."""
     p = sampler.profile
