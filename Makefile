@@ -5,7 +5,7 @@
 # make lint      what a change must pass first; make hooks has git do it at each commit
 # make lock      renews requirements.lock from pyproject.toml and constraints.txt
 # make api       a page for each public module, from the docstrings, in work/api
-# make test-browser   the tests of the report's pages, in Chromium
+# make test-browser   the tests of the report's pages, and of images as a browser shows them, in Chromium
 PYTHON ?= python3
 BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED := 0
@@ -71,12 +71,12 @@ test-one: setup
 	@test -n "$(ROOM)" || { echo "Which room? make test-one ROOM=sources"; exit 1; }
 	$(BIN)/python -m pytest -m "$(NOT_HERE)" --durations 10 tests/$(ROOM)
 
-# The pages in a real browser: one that RASTERLOOM_CHROMIUM names, or that is found by its usual names.
+# In a real browser: one that RASTERLOOM_CHROMIUM names, or that is found by its usual names.
 CHROMIUM = $(or $(RASTERLOOM_CHROMIUM),$(shell command -v chromium || command -v chromium-browser || command -v google-chrome))
 
 test-browser: .venv/.dev
 	@test -n "$(CHROMIUM)" || { echo "No Chromium: install one (Debian: apt-get install chromium) or set RASTERLOOM_CHROMIUM to its path"; exit 1; }
-	RASTERLOOM_CHROMIUM="$(CHROMIUM)" $(BIN)/python -m pytest -m browser tests/report
+	RASTERLOOM_CHROMIUM="$(CHROMIUM)" $(BIN)/python -m pytest -m browser tests/report tests/differential
 
 # The tests that take chances, taken often and with new seeds, and a walk through docs/cluster-quickstart.md.
 # The seeds are printed; RASTERLOOM_KILL_SEED=N, RASTERLOOM_ORACLE_SEED=N and DRAW_SEED=N repeat a night's.

@@ -16,16 +16,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from drawn_images import CHANGES as KINDS_OF_CHANGES
+from drawn_images import LIKE, changed, decibels, encode, grainy, on_white, ours, png_head
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile
 
-from rasterloom.recipe.fetch import Fetch
-from rasterloom.schema import ErrorClass
 from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.images import jpeg, png
 from rasterloom.sources.images.colour import to_eight_bits, to_srgb
-from rasterloom.sources.images.decode import decode_image
 from rasterloom.sources.images.profiles import made_profile
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of broken metadata
@@ -33,43 +32,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of broken 
 IS_NIGHT = settings.get_current_profile_name() == "night"
 SUPPRESSED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much]
 SOME = settings(max_examples=2000 if IS_NIGHT else 40, suppress_health_check=SUPPRESSED)
-CONFIG = Fetch(jpeg_quality=100, max_pixels=1_000_000)
-LIKE = 40.0  # decibels
-
-
-def grainy(width: int, height: int, seed: int) -> Image.Image:
-    random = np.random.default_rng(seed)
-    coarse = Image.fromarray(random.integers(0, 256, (5, 5, 4), dtype=np.uint8))
-    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
-    grain = smooth + random.integers(-9, 10, smooth.shape)
-    return Image.fromarray(np.clip(grain, 0, 255).astype(np.uint8))
-
-
-def on_white(image: Image.Image) -> np.ndarray:
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return np.asarray(Image.alpha_composite(white, image).convert("RGB")).astype(float)
-
-
-def decibels(one: np.ndarray, other: np.ndarray) -> float:
-    assert one.shape == other.shape
-    error = ((one - other) ** 2).mean()
-    return 99.0 if error == 0 else float(10 * np.log10(255**2 / error))
-
-
-def ours(data: bytes) -> np.ndarray | FetchFailure:
-    try:
-        stored = decode_image(data, CONFIG)
-    except FetchFailure as failure:
-        assert failure.error in (
-            ErrorClass.BROKEN_IMAGE,
-            ErrorClass.NOT_AN_IMAGE,
-            ErrorClass.TOO_MANY_PIXELS,
-        )
-        return failure
-    image = Image.open(BytesIO(stored.data))
-    image.load()  # what is stored can be read by anybody
-    return on_white(image)
 
 
 def vips(folder: Path, data: bytes, fail_on: str = "warning") -> np.ndarray | None:
@@ -120,8 +82,7 @@ def pngs(draw: Any) -> bytes:
         )
     )
     width, height, interlace = draw(SIDES), draw(SIDES), draw(st.sampled_from([0, 0, 1]))
-    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, interlace)
-    head = png.SIGNATURE + png._chunk(b"IHDR", header)
+    head = png_head(width, height, bits, kind, interlace)
     random = np.random.default_rng(draw(SEEDS))
     rows = bytearray(random.integers(0, 256, png._raw_bytes(head), dtype=np.uint8).tobytes())
     for start in row_starts(head):
@@ -130,6 +91,9 @@ def pngs(draw: Any) -> bytes:
         head += png._chunk(b"PLTE", random.integers(0, 256, 3 * 2**bits, dtype=np.uint8).tobytes())
         if draw(st.booleans()):
             head += png._chunk(b"tRNS", random.integers(0, 256, 2**bits, dtype=np.uint8).tobytes())
+    elif kind in (0, 2) and draw(st.booleans()):
+        transparent = random.integers(0, 2**bits, 1 + kind)
+        head += png._chunk(b"tRNS", transparent.astype(">u2").tobytes())
     body = zlib.compress(bytes(rows))
     cut = draw(st.integers(1, len(body)))
     return head + png._chunk(b"IDAT", body[:cut]) + png._chunk(b"IDAT", body[cut:]) + png._chunk(b"IEND", b"")
@@ -187,12 +151,6 @@ def others(draw: Any) -> bytes:
     return encode(image.convert(mode), kind, **options)
 
 
-def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
 @SOME
 @given(jpegs() | pngs() | others())
 def test_whole_images_look_as_libvips_shows_them(tmp_path: Path, data: bytes) -> None:
@@ -214,27 +172,10 @@ def test_bitmaps_look_as_imagemagick_shows_them(tmp_path: Path, image: Image.Ima
 
 
 CHANGES = st.lists(
-    st.tuples(
-        st.sampled_from(["flip", "cut", "end", "zero", "insert", "move"]), st.floats(0, 1), st.integers(1, 64)
-    ),
+    st.tuples(st.sampled_from(KINDS_OF_CHANGES), st.floats(0, 1), st.integers(1, 64)),
     min_size=1,
     max_size=3,
 )
-
-
-def changed(data: bytes, changes: list[tuple[str, float, int]], start: int = 0) -> bytes:
-    for kind, where, size in changes:
-        at = start + int(where * max(0, len(data) - start))
-        piece = data[at : at + size]
-        data = {
-            "flip": data[:at] + bytes(value ^ 1 << size % 8 for value in piece[:1]) + data[at + 1 :],
-            "cut": data[:at] + data[at + size :],
-            "end": data[:at],
-            "zero": data[:at] + bytes(len(piece)) + data[at + size :],
-            "insert": data[:at] + piece[::-1] + data[at:],
-            "move": data[:at] + data[at + size : at + 2 * size] + piece + data[at + 2 * size :],
-        }[kind]
-    return data
 
 
 def djpeg(folder: Path, data: bytes, *options: str) -> np.ndarray | None:

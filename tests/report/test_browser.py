@@ -1,13 +1,12 @@
 """The pages as a browser shows them: `make test-browser`, with a Chromium of the machine."""
 
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import launched
 
 from rasterloom.report.diff_page import write_difference
 from rasterloom.report.rule_trial_page import Group, Trial, write_trial
@@ -15,15 +14,6 @@ from rasterloom.versions.diff import diff
 
 pytestmark = pytest.mark.browser
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-QUIET = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-)
-QUIET += ("--disable-component-update", "--disable-sync")
 PAGES = ("report", "comparison", "difference", "trial")
 WIDTHS = (1280, 390, 320)
 TOO_WIDE = """() => [...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll, svg, .skip')
@@ -38,16 +28,8 @@ OPEN_ALL = "document.querySelectorAll('details').forEach(d => d.open = true)"
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    path = os.environ.get("RASTERLOOM_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    assert path, (
-        "no Chromium: install one (Debian: apt-get install chromium), or name it: RASTERLOOM_CHROMIUM"
-    )
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(QUIET))
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
     The mode of the result is L, LA, RGB, RGBA, CMYK, YCbCr, HSV or LAB; transparency that is kept beside
     the pixels (a palette's, PNG's tRNS) becomes alpha. An image that needs none of this is not loaded.
     """
-    if image.mode == "1":
+    if image.mode == "1" and "transparency" not in image.info:
         return image.convert("L")
     if image.mode.startswith(("I", "F")):
         return _scaled_grey(image)

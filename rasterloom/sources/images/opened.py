@@ -8,12 +8,12 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from rasterloom.schema import ErrorClass
 from rasterloom.sources.failure import FetchFailure
-from rasterloom.sources.images import jpeg, png, tiff
+from rasterloom.sources.images import gif, jpeg, png, tiff
 from rasterloom.sources.images.formats import EXTRA, check_jpeg_xl, extra_format, readable
 
 USUAL_SCANS = 20  # more of them must not cost more than twice so many of the largest image allowed
 
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", *gif.SIGNATURES, b"BM", b"II*\0", b"MM\0*")
 _COLOURS_OF_JPEG = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 
 
@@ -35,6 +35,8 @@ def open_image(data: bytes, max_pixels: int) -> Opened:
     """
     if data.startswith(png.SIGNATURE):
         return _open_png(data, max_pixels)
+    if data.startswith(gif.SIGNATURES):
+        gif.check_blocks(data)
     scans = _scans(data) if data.startswith(b"\xff\xd8\xff") else 0
     black = tiff.deep_white_is_zero(data)
     source = _open(data if black is None else black, max_pixels)
@@ -75,6 +77,7 @@ def _open_png(data: bytes, max_pixels: int) -> Opened:
     if png.is_damaged(source, data):
         raise FetchFailure(ErrorClass.BROKEN_IMAGE, "pixels of a PNG are missing or changed")
     source.info["icc_profile"] = png.colour_profile(source, data)
+    png.settle_transparency(source, data)
     return Opened(source, data, "png")
 
 

@@ -3,9 +3,11 @@
 import struct
 import zlib
 from collections.abc import Iterator
+from functools import reduce
+from io import BytesIO
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 from rasterloom.schema import ErrorClass
 from rasterloom.sources.failure import FetchFailure
@@ -19,24 +21,17 @@ MAX_PROFILE_BYTES = 2**20  # what Pillow reads of an iCCP chunk
 _OF_PIXELS: dict[bytes, int | None] = {
     b"tRNS": None, b"eXIf": None, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"cICP": 4,
 }  # fmt: skip
+# Of an interlaced image: the first column and row, and the steps to the next ones.
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 _INFLATED = 2**16  # bytes at a time
 _FULL_RANGE = 1
 _GAMMA_TOLERANCE = 0.05  # as libpng: what differs by less is not corrected
 _PRIMARIES_TOLERANCE = 0.01
 _GAMMAS = (0.1, 10.0)  # of decoding; what lies outside is no gamma
-# Transfer characteristics of ITU-T H.273 by the exponent of decoding. Those of BT.709 and its like are shown
-# as sRGB. PQ and HLG (16, 18) have no place in 8 bits of sRGB without a choice of tone mapping.
-_TRANSFERS = {
-    1: SRGB_GAMMA,
-    4: 2.2,
-    5: 2.8,
-    6: SRGB_GAMMA,
-    8: 1.0,
-    13: SRGB_GAMMA,
-    14: SRGB_GAMMA,
-    15: SRGB_GAMMA,
-}
+# Transfer characteristics of ITU-T H.273 by the exponent of decoding; that of BT.709 and its like is the
+# display's (BT.1886). PQ and HLG (16, 18) have no place in 8 bits of sRGB without a choice of tone mapping.
+_TRANSFERS = {**dict.fromkeys((1, 6, 11, 14, 15), 2.4), 4: 2.2, 5: 2.8, 8: 1.0, 13: SRGB_GAMMA}
 
 
 def check_chunks(data: bytes) -> None:
@@ -123,20 +118,39 @@ def colour_profile(image: Image.Image, data: bytes) -> bytes | None:
 
 
 def _gama_and_chrm(info: dict[str | tuple[int, int], Any], *, grey: bool) -> bytes | None:
-    gamma, primaries = SRGB_GAMMA, SRGB_PRIMARIES
+    """Return the profile of a gamma and its primaries. As in browsers, primaries alone say nothing."""
     file_gamma = info.get("gamma", 0.0)
-    if (
-        file_gamma
-        and _GAMMAS[0] <= 1 / file_gamma <= _GAMMAS[1]
-        and abs(file_gamma * 2.2 - 1) > _GAMMA_TOLERANCE
-    ):
-        gamma = 1 / file_gamma
-    chromaticity = info.get("chromaticity", ())
-    if any(abs(a - b) > _PRIMARIES_TOLERANCE for a, b in zip(chromaticity, SRGB_PRIMARIES, strict=False)):
-        primaries = chromaticity
-    if (primaries, gamma) == (SRGB_PRIMARIES, SRGB_GAMMA):
+    if not file_gamma or not _GAMMAS[0] <= 1 / file_gamma <= _GAMMAS[1]:
         return None
-    return made_profile(primaries, gamma, grey=grey)
+    primaries = info.get("chromaticity", ())
+    if all(abs(a - b) <= _PRIMARIES_TOLERANCE for a, b in zip(primaries, SRGB_PRIMARIES, strict=False)):
+        if abs(file_gamma * 2.2 - 1) <= _GAMMA_TOLERANCE:
+            return None
+        primaries = SRGB_PRIMARIES
+    return made_profile(primaries, 1 / file_gamma, grey=grey)
+
+
+def settle_transparency(source: Image.Image, data: bytes) -> None:
+    """Make the transparent colour of a PNG one of 8 bits.
+
+    Pillow compares it with samples of 8 bits, whatever the depth of those in the file.
+    """
+    bits, kind, colour = data[24], data[25], source.info.get("transparency")
+    if kind == 0 and bits < 8 and isinstance(colour, int):
+        top = 2**bits - 1
+        source.info["transparency"] = (colour & top) * (255 // top) if source.mode == "L" else colour
+    elif kind == 2 and bits == 16 and isinstance(colour, tuple):
+        low = Image.open(BytesIO(data), formats=("PNG",))
+        low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]  # the other byte of each sample
+        bytes_of_colour = [(value >> 8) & 255 for value in colour] + [value & 255 for value in colour]
+        bands = zip([*source.split(), *low.split()], bytes_of_colour, strict=True)
+        source.putalpha(reduce(ImageChops.lighter, (_other_than(value, band) for band, value in bands)))
+        del source.info["transparency"]
+
+
+def _other_than(value: int, band: Image.Image) -> Image.Image:
+    """Return 0 where a band has the value, else 255."""
+    return band.point([0 if level == value else 255 for level in range(256)])
 
 
 def _short_profile(body: bytes) -> bytes:
@@ -197,17 +211,8 @@ def _raw_bytes(data: bytes) -> int:
     depth = bits * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(kind, 1)
     if not data[28]:
         return int(height * (1 + (width * depth + 7) // 8))
-    passes = (
-        (0, 0, 8, 8),
-        (4, 0, 8, 8),
-        (0, 4, 4, 8),
-        (2, 0, 4, 4),
-        (0, 2, 2, 4),
-        (1, 0, 2, 2),
-        (0, 1, 1, 2),
-    )
     total = 0
-    for x, y, step_x, step_y in passes:
+    for x, y, step_x, step_y in _PASSES:
         columns, rows = -(-(width - x) // step_x), -(-(height - y) // step_y)
         if columns > 0 and rows > 0:
             total += rows * (1 + (columns * depth + 7) // 8)

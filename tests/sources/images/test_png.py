@@ -171,10 +171,12 @@ MEANT = {
     "sRGB goes first": ([gama(100_000), SRGB_CHUNK], (200, 100, 50)),
     "a gamma that is none": ([gama(0)], (200, 100, 50)),
     "another": ([gama(2**31)], (200, 100, 50)),
-    "primaries": ([chrm(P3)], None),
-    "primaries that are none": ([chrm((0.0,) * 8)], (200, 100, 50)),
+    "primaries without a gamma": ([chrm(P3)], (200, 100, 50)),
+    "primaries": ([gama(45455), chrm(P3)], (216, 92, 24)),
+    "primaries that are none": ([gama(45455), chrm((0.0,) * 8)], (200, 100, 50)),
     "cICP of sRGB": ([chunk(b"cICP", b"\1\x0d\0\1"), gama(100_000)], (200, 100, 50)),
     "cICP of Display P3": ([chunk(b"cICP", b"\x0c\x0d\0\1"), SRGB_CHUNK], None),
+    "cICP of BT.709": ([chunk(b"cICP", b"\1\1\0\1")], (199, 93, 40)),
     "cICP of PQ": ([chunk(b"cICP", b"\x09\x10\0\1")], (200, 100, 50)),
     "cICP of a narrow range": ([chunk(b"cICP", b"\x0c\x0d\0\0")], (200, 100, 50)),
 }
@@ -207,3 +209,26 @@ def test_greys_have_a_gamma_too(mode: str) -> None:
         assert set(found.ravel()) == {0, 255}
     else:
         assert np.abs(found.ravel() - curve).max() <= 2
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("place", [0, 1, -1])
+def test_a_transparent_grey_is_that_of_the_file(bits: int, place: int) -> None:
+    levels = np.unique([0, 1, 2 ** (bits - 1), 2**bits - 1])
+    clear = levels[place]
+    samples = np.unpackbits(levels.astype(">u2").view(np.uint8).reshape(-1, 2), axis=1)[:, 16 - bits :]
+    head = struct.pack(">IIBBBBB", len(levels), 1, bits, 0, 0, 0, 0)
+    pixels = zlib.compress(b"\0" + np.packbits(samples).tobytes())
+    chunks = (b"IHDR", head), (b"tRNS", struct.pack(">H", clear)), (b"IDAT", pixels), (b"IEND", b"")
+    found = shown(png.SIGNATURE + b"".join(chunk(*one) for one in chunks)).convert("RGBA")
+    assert np.array_equal(np.asarray(found)[0, :, 3], np.where(levels == clear, 0, 255))
+
+
+def test_a_transparent_colour_of_sixteen_bits_is_compared_whole() -> None:
+    colours = np.array([(258, 772, 1286), (259, 772, 1286), (258, 772, 1030), (514, 772, 1286)])
+    head = struct.pack(">IIBBBBB", 4, 1, 16, 2, 0, 0, 0)
+    pixels = zlib.compress(b"\0" + colours.astype(">u2").tobytes())
+    clear = struct.pack(">HHH", *colours[0].tolist())
+    chunks = (b"IHDR", head), (b"tRNS", clear), (b"IDAT", pixels), (b"IEND", b"")
+    found = shown(png.SIGNATURE + b"".join(chunk(*one) for one in chunks))
+    assert np.array_equal(np.asarray(found)[0, :, 3], [0, 255, 255, 255])
