@@ -176,6 +176,7 @@ class ErrorClass(StrEnum):
     HASH_MISMATCH = "hash_mismatch"  # another file than the source says
     NOT_AN_IMAGE = "not_an_image"
     BROKEN_IMAGE = "broken_image"
+    KILLED_WORKER = "killed_worker"  # at this row alone, again and again: of memory, or a library's crash
     INTERNAL = "internal"
 
 

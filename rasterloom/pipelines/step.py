@@ -125,6 +125,17 @@ class Step(Generic[ConfigT]):
 
 
 @dataclass(frozen=True)
+class Halves(Generic[ConfigT, SpecT]):
+    """Functions that tell the rows of a shard apart."""
+
+    rows: Callable[[Store, SpecT], int]
+    part: Callable[[SpecT, int, int], SpecT]
+    """The spec of some rows: of how many, from which one on."""
+    killed: Callable[..., ShardResult]
+    """Work on a spec of one row that nobody survives; ``detail`` says what happened."""
+
+
+@dataclass(frozen=True)
 class ShardStep(Step[ConfigT], Generic[ConfigT, SpecT]):
     """A step over shards.
 
@@ -141,6 +152,7 @@ class ShardStep(Step[ConfigT], Generic[ConfigT, SpecT]):
     partition_by: tuple[str, ...] = ()
     parquet: dict[str, Any] = field(default_factory=dict)  # options of pyarrow's write_table
     guarded: bool = False  # stops when the share of rows counted as ok collapses
+    halves: Halves | None = None  # None: a shard whose workers die ends the step
     cpus: float = 1.0
     uses_gpu: bool = False  # takes a GPU, where the recipe's run has them used
     remembers: tuple[str, ...] | None = None

@@ -32,6 +32,7 @@ ERRORS = {
     ErrorClass.HASH_MISMATCH: "another file than expected",
     ErrorClass.NOT_AN_IMAGE: "not an image",
     ErrorClass.BROKEN_IMAGE: "an image that cannot be decoded",
+    ErrorClass.KILLED_WORKER: "it ends its worker",
     ErrorClass.INTERNAL: "an error of ours",
 }
 

@@ -84,6 +84,11 @@ def read_rows(store: Store, name: str, start: int, rows: int, columns: list[str]
         return file.read_row_groups(groups, columns=columns).slice(start - before, rows)
 
 
+def row_count(store: Store, name: str) -> int:
+    with store.filesystem.open_input_file(store.path(name)) as source:
+        return int(pq.read_metadata(source).num_rows)
+
+
 @dataclass(frozen=True)
 class First:
     """Data file before takedowns removed rows from it."""

@@ -20,12 +20,13 @@ from rasterloom.recipe.base import Section
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.filtering import Keep, Score
 from rasterloom.recipe.sources import Source
-from rasterloom.schema import PAIRS, SCORES
+from rasterloom.schema import PAIRS, SCORES, ErrorClass
+from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.fetch.img2dataset import fetch_shard_by_img2dataset
-from rasterloom.sources.fetch.shard import fetch_shard
+from rasterloom.sources.fetch.shard import failed_rows, fetch_shard
 from rasterloom.sources.pairs import stream_pairs
 from rasterloom.sources.readers.registry import source_name
-from rasterloom.storage.parquet_io import count_of, first_of, read_file, read_files, read_rows
+from rasterloom.storage.parquet_io import count_of, first_of, read_file, read_files, read_rows, row_count
 from rasterloom.storage.store import Store
 
 FILES_AT_ONCE = 64  # of images, judged together
@@ -155,6 +156,23 @@ def fetch_again(
     images = pa.concat_tables([before.filter(pc.invert(failed)).cast(fetched.schema), fetched])
     images = images.take(pc.index_in(before["key"].combine_chunks(), images["key"].combine_chunks()))
     return images, count_of(images["error"].fill_null("ok"))
+
+
+def rows_of(store: Store, spec: FetchSpec) -> int:
+    """Return how many rows there are to fetch."""
+    return min(spec.rows, row_count(store, spec.file) - spec.start)
+
+
+def part_of(spec: FetchSpec, start: int, rows: int) -> FetchSpec:
+    """Return the spec of some of the rows."""
+    return replace(spec, start=spec.start + start, rows=rows)
+
+
+def killed_row(store: Store, spec: FetchSpec, config: Fetch, *, detail: str) -> ShardResult:
+    """Make a row that kills its worker a failure."""
+    pairs = read_rows(store, spec.file, spec.start, spec.rows, PAIRS.names)
+    images = failed_rows(pairs, FetchFailure(ErrorClass.KILLED_WORKER, detail), shard=spec.shard)
+    return images, count_of(images["error"])
 
 
 def _fetch(pairs: pa.Table, config: Fetch, shard: int, origin: Origin) -> pa.Table:

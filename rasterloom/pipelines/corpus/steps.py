@@ -10,7 +10,7 @@ from rasterloom.pipelines.corpus import shard_work
 from rasterloom.pipelines.corpus.existing_steps import is_fixed, steps_of_version
 from rasterloom.pipelines.corpus.length_index import lengths_step
 from rasterloom.pipelines.corpus.token_steps import text_step, token_steps
-from rasterloom.pipelines.step import HasResult, ShardStep
+from rasterloom.pipelines.step import Halves, HasResult, ShardStep
 from rasterloom.pipelines.workspace.retries import with_retries
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION, StepKind
@@ -108,6 +108,7 @@ def _images_step(recipe: Recipe, pairs: HasResult) -> HasResult:
         table="images",
         parquet=IMAGE_PARQUET,
         guarded=True,
+        halves=Halves(shard_work.rows_of, shard_work.part_of, shard_work.killed_row),
     )
     return with_retries(Corpus.of(recipe), images, partial(shard_work.fetch_again, origin=origin))
 

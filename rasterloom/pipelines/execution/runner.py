@@ -84,7 +84,8 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
     done = staging.published(corpus.store, place)
     done |= _taken_over(corpus, step, place, [shard for shard in shards if shard.id not in done])
     left = [shard for shard in shards if shard.id not in done]
-    progress.counted(ShardPlan(left, list(done.values()), *holds(step, run)))
+    earlier_ones = [done[shard.id] for shard in shards if shard.id in done]
+    progress.counted(ShardPlan(left, earlier_ones, *holds(step, run)))
     guard = SuccessGuard(corpus.store, run) if step.guarded else None
     metrics = Metrics(corpus.name, step.name)
     results = run_on_ray(corpus.store, place, step, left, run, progress, metrics, taken_down)

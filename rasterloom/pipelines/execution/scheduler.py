@@ -1,19 +1,20 @@
 """Scheduler of shards on Ray, with a bounded number in flight.
 
 What is lost with a node is done again elsewhere, as often as nodes go: spot workers are meant to vanish. A
-worker that dies while its node lives on died of the shard, or of memory: that is tried ``TRIES`` times.
+worker that dies while its node lives on died of the shard, or of memory: that is tried ``TRIES`` times, or
+halved until the row is found where the step can tell its rows apart.
 """
 
 import logging
 import math
-from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 from rasterloom.errors import StepFailed, one_line
 from rasterloom.pipelines.execution.gpu_actors import Actors
+from rasterloom.pipelines.execution.halving import Halving, Job
 from rasterloom.pipelines.execution.nodes import LATE_S, Nodes, of_kind
-from rasterloom.pipelines.execution.shard_pool import TRIES, ShardPool, Tasks
+from rasterloom.pipelines.execution.shard_pool import ShardPool, Tasks
 from rasterloom.pipelines.progress.counts import InFlight, Lost
 from rasterloom.pipelines.progress.prometheus import Metrics
 from rasterloom.pipelines.progress.reporter import Reporter
@@ -41,7 +42,7 @@ def run_on_ray(
         more: further arguments of ``staging.run_shard``, the same for all shards; they are sent once.
 
     Raises:
-        StepFailed: the work of a shard raised an error, or its worker died ``TRIES`` times.
+        StepFailed: the work of a shard raised an error, or its workers died and no row is to blame.
     """
     if not shards:
         return
@@ -53,38 +54,48 @@ def run_on_ray(
     if why := nodes.no_room():
         progress.say(f"  {step.name} waits for a node: {why}")
     shared, others = ray.put(step), [ray.put(value) for value in more]
-    waiting = list(reversed(shards))
-    flying: dict[Any, tuple[Shard, frozenset[str]]] = {}
-    most, losses = run.in_flight or math.inf, _Losses(step.name, nodes, progress)
+    halving = Halving(store, place, step)
+    waiting = [job for shard in reversed(shards) for job in halving.jobs(shard)]
+    flying: dict[Any, tuple[Job, frozenset[str]]] = {}
+    most, losses = run.in_flight or math.inf, _Losses(step.name, halving, nodes, progress)
     try:
         while waiting or flying:
             pool.adapt(len(waiting) + len(flying))
             while waiting and len(flying) < min(most, pool.limit):
-                shard = waiting.pop()
-                flying[pool.start(store, place, shared, shard, *others)] = shard, nodes.alive()
-            progress.counted(InFlight([s.id for s, _ in flying.values()], int(min(most, pool.room))))
+                job = waiting.pop()
+                of_job = shared if job.step is step else job.step
+                flying[pool.start(store, place, of_job, job.given, *others)] = job, nodes.alive()
+            progress.counted(InFlight(_ids(flying.values()), int(min(most, pool.room))))
             ready, _ = ray.wait([*pool.starting, *flying], num_returns=1, timeout=1.0)
             for reference in ready:
                 if reference not in flying:
                     pool.started(reference)
                     continue
-                shard, there = flying.pop(reference)
+                job, there = flying.pop(reference)
                 try:
                     result = ray.get(reference)
                 except RayTaskError as error:
-                    cause = error.cause if isinstance(error.cause, Exception) else error
-                    raise StepFailed(
-                        f"{step.name}, shard {shard.name}: {one_line(cause, named=True)}"
-                    ) from error
+                    raise _failed(step, job, error) from error
                 except RayError as error:
                     metrics.lost()
-                    losses.take(shard, there, error, pool.died(reference))
-                    waiting.append(shard)
+                    waiting += losses.take(job, there, error, pool.died(reference))
                 else:
                     pool.done(reference)
-                    yield result
+                    waiting += halving.done(job, result)
+                    if job.rows is None:
+                        yield result
     finally:
         pool.stop()
+
+
+def _ids(flying: Iterable[tuple[Job, Any]]) -> list[str]:
+    """The shards at work, each once."""
+    return list(dict.fromkeys(job.shard.id for job, _ in flying))
+
+
+def _failed(step: ShardStep, job: Job, error: Any) -> StepFailed:
+    cause = error.cause if isinstance(error.cause, Exception) else error
+    return StepFailed(f"{step.name}, shard {job.name}: {one_line(cause, named=True)}")
 
 
 def _pool(step: ShardStep, run: Run, nodes: Nodes) -> ShardPool:
@@ -93,31 +104,38 @@ def _pool(step: ShardStep, run: Run, nodes: Nodes) -> ShardPool:
 
 
 class _Losses:
-    """Shards whose worker or node died, and how often each one did."""
+    """Jobs whose worker or node died, and what follows."""
 
-    def __init__(self, step: str, nodes: Nodes, progress: Reporter) -> None:
-        self._step, self._nodes, self._progress = step, nodes, progress
-        self._died = Counter[str]()
+    def __init__(self, step: str, halving: Halving, nodes: Nodes, progress: Reporter) -> None:
+        self._step, self._halving, self._nodes, self._progress = step, halving, nodes, progress
+        self._said = False
 
-    def take(self, shard: Shard, there: frozenset[str], error: Exception, guilty: bool) -> None:
-        """Count a loss; the last of ``TRIES`` is a StepFailed.
+    def take(self, job: Job, there: frozenset[str], error: Exception, guilty: bool) -> list[Job]:
+        """Count a loss and return what is to be done. StepFailed if nothing is left to try.
 
         Args:
-            there: the nodes when the shard was given.
-            guilty: whether the worker was at this shard.
+            there: the nodes when the job was given.
+            guilty: whether the worker was at this job.
         """
         self._progress.counted(Lost())
         if self._nodes.lost(there, error):
-            logger.warning("%s: a node is gone; shard %s is done again", self._step, shard.name)
+            logger.warning("%s: a node is gone; shard %s is done again", self._step, job.name)
             self._progress.say(f"  {self._step}: a node is gone; what it did is done again")
-        elif guilty:
-            self._died[shard.name] += 1
-            number = self._died[shard.name]
-            where, reason = f"{self._step}, shard {shard.name}", one_line(error, named=True)
-            logger.warning("%s: its worker died, time %d of %d: %s", where, number, TRIES, reason)
-            # The head may not have noticed yet; before giving up it is waited for.
-            if number >= TRIES and not self._nodes.lost(there, error, LATE_S):
-                raise StepFailed(f"{where}: {_why(self._step, error)}") from error
+            return [job]
+        if not guilty:
+            return [job]
+        number, where = self._halving.died(job), f"{self._step}, shard {job.name}"
+        logger.warning("%s: its worker died, time %d: %s", where, number, one_line(error, named=True))
+        # The head may not have noticed yet; before giving up it is waited for.
+        if self._halving.is_last(job) and self._nodes.lost(there, error, LATE_S):
+            return [job]
+        instead = self._halving.instead(job, error)
+        if not instead:
+            raise StepFailed(f"{where}: {_why(self._step, error, number)}") from error
+        if instead != [job] and not self._said:
+            self._said = True
+            self._progress.say(f"  {where} kills its worker: it is halved until the row is found")
+        return instead
 
 
 def holds(step: ShardStep, run: Run) -> tuple[float, float]:
@@ -136,13 +154,13 @@ def needs_of(step: ShardStep, run: Run) -> dict[str, float]:
     return {name: amount for name, amount in asked.items() if amount}
 
 
-def _why(step: str, error: Exception) -> str:
+def _why(step: str, error: Exception, number: int) -> str:
     from ray.exceptions import ActorDiedError, OutOfMemoryError, WorkerCrashedError  # heavy
 
     if isinstance(error, OutOfMemoryError):
         reason = "its node ran out of memory"
     elif isinstance(error, (ActorDiedError, WorkerCrashedError)):
-        reason = f"its worker died {TRIES} times, of too little memory or a crash in a library"
+        reason = f"its worker died {number} times, of too little memory or a crash in a library"
     else:
         return one_line(error, named=True)
     way_out = "give the step more memory in run.steps, or make its shards smaller (fetch.shard_rows)"

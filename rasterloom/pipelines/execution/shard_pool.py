@@ -11,7 +11,7 @@ from rasterloom.pipelines.workspace.staging import Published
 from rasterloom.recipe.resources import StepTakes
 from rasterloom.storage.store import Store
 
-TRIES = 5  # of a shard whose worker died, or of an actor that does not start
+TRIES = 5  # of a shard whose worker died and that cannot be halved, or of an actor that does not start
 AHEAD = 2  # shards a slot: one at work and one that waits, so that no CPU or GPU does
 
 

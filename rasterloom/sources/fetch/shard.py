@@ -58,6 +58,18 @@ def fetch_shard(pairs: pa.Table, config: Fetch, *, shard: int, sources: Sequence
     return images_table(with_client(config, fetch_rows))
 
 
+def failed_rows(pairs: pa.Table, failure: FetchFailure, *, shard: int) -> pa.Table:
+    """Return pairs as rows of ``schema.IMAGES`` that failed."""
+    why = {"error": str(failure.error), "detail": failure.detail, "attempts": 1}
+    return images_table([_begun(pair, shard) | why for pair in pairs.to_pylist()])
+
+
+def _begun(pair: dict[str, Any], shard: int) -> dict[str, Any]:
+    """Return what a row of images has from its pair."""
+    row = {name: pair[name] for name in ("key", "url", "caption", "task", "turns", "main")}
+    return row | {"shard": shard, "status": "failed"}
+
+
 def images_table(rows: list[dict[str, Any]]) -> pa.Table:
     """Return rows as a table of ``schema.IMAGES``. The images are copied once, not with every doubling."""
     columns = [
@@ -87,8 +99,7 @@ async def _row(
     uncaptioned: frozenset[str],
     repeated: Repeated,
 ) -> dict[str, Any]:
-    row: dict[str, Any] = {name: pair[name] for name in ("key", "url", "caption", "task", "turns", "main")}
-    row |= {"shard": shard, "status": "failed"}
+    row = _begun(pair, shard)
     more = pair["more"] or []
     traces = [Trace() for _ in range(1 + len(more))]  # of the main image, then of the others
 
