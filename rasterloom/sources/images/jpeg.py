@@ -96,8 +96,8 @@ def layout(data: bytes) -> Layout:
 def whole_file(data: bytes, colours: str) -> bytes:
     """Return a JPEG that lacks no pixels. If only its end-of-image marker is missing, that is added.
 
-    It may also lack the last bits of its last code, as many as a byte has: they become 0. A JPEG that
-    libjpeg cannot read is returned as it is.
+    It may also lack the last bits of its last code, as many as a byte has: they become 0. If what follows
+    its last scan cannot be read, that goes. A JPEG that libjpeg cannot read is returned as it is.
 
     Args:
         colours: simplejpeg's name of the colour space that the JPEG can be decoded to.
@@ -110,6 +110,12 @@ def whole_file(data: bytes, colours: str) -> bytes:
     if warning.startswith(_OF_HEADERS) or _EXTRANEOUS.match(warning):
         readable = _tidied(data)
         warning = _warning(readable, colours)
+    if warning and not warning.startswith((*_OF_HEADERS, *_LACKING, _CUT_OFF)):
+        # An error; whether there was a warning before is seen without what led to it.
+        ended = readable[: _end_of_pixels(readable)] + _END
+        found = _warning(ended, colours)
+        if not found or found.startswith((*_LACKING, _CUT_OFF)):
+            whole, warning = data[: _end_of_pixels(data)] + _END, found
     if warning.startswith(_CUT_OFF):
         for ending in (_END, b"\0" + _END):
             warning = _warning(readable + ending, colours)
@@ -162,6 +168,15 @@ def _segments(data: bytes) -> Iterator[Segment]:
             return
         yield Segment(marker, start, data[start + 4 : end])
         position, after_pixels = end, marker == _SOS
+
+
+def _end_of_pixels(data: bytes) -> int:
+    """The place of the first marker behind the last scan that is found."""
+    last = None
+    for segment in _segments(data):
+        last = segment if segment.marker == _SOS else last
+    after = _MARKER_AFTER_PIXELS.search(data, last.start + 4 + len(last.body)) if last else None
+    return after.start() if after else len(data)
 
 
 def _tidied(data: bytes) -> bytes:

@@ -23,6 +23,7 @@ _OF_PIXELS: dict[bytes, int | None] = {
 }  # fmt: skip
 # Of an interlaced image: the first column and row, and the steps to the next ones.
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_END = b"\0\0\0\0IEND\xaeB`\x82"
 _ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 _INFLATED = 2**16  # bytes at a time
 _FULL_RANGE = 1
@@ -191,7 +192,8 @@ def _pixels(data: bytes) -> Iterator[tuple[memoryview, bool | None]]:
                 zlib.crc32(view[start + 4 : end - 4]) == _number(view[end - 4 : end]),
             )
     if data[end + 4 : end + 8] == b"IDAT":
-        yield view[end + 8 : end + 8 + _number(view[end : end + 4])], None
+        body = view[end + 8 : end + 8 + _number(view[end : end + 4])]
+        yield body, False if body[-len(_END) :] == _END else None  # the file is whole, and bytes are missing
 
 
 def _number(data: memoryview) -> int:

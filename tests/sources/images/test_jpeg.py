@@ -104,6 +104,22 @@ def test_the_last_bits_of_the_last_code_may_be_missing(name: str) -> None:
     assert "missing" in why_broken(data[:-40])
 
 
+@pytest.mark.parametrize("name", [name for name in KINDS if "cmyk" not in name])
+@pytest.mark.parametrize("marker", [0xDB, 0xC4, 0xC8, 0xDA])
+def test_an_end_that_is_another_marker_is_mended(name: str, marker: int) -> None:
+    data = KINDS[name][:-1] + bytes([marker])
+    kept = decode(data).data
+    assert kept == KINDS[name]
+
+
+@pytest.mark.parametrize("name", ["baseline", "full chroma", "grey"])
+def test_an_error_behind_the_pixels_hides_no_warning(name: str) -> None:
+    data, half = KINDS[name], len(KINDS[name]) // 2
+    torn = data[:half] + bytes(600) + data[half + 600 :]
+    assert "missing" in why_broken(torn[:-1] + b"\xdb")
+    assert "missing" in why_broken(data[:half] + b"\xff\xdb\xff" + data[half + 3 :])
+
+
 def test_scans_that_are_missing_at_the_end_of_a_file_are_seen() -> None:
     data = KINDS["progressive"]
     last = data.rindex(b"\xff\xda")

@@ -126,6 +126,18 @@ def test_pixels_that_were_changed_are_seen() -> None:
         assert decode_image(good[: len(good) - cut], Fetch()).width == 16
 
 
+def test_the_end_of_the_file_is_no_pixel() -> None:
+    """Bytes are missing within the pixels, and the end of the file stands in for them."""
+    noise = np.random.default_rng(0).integers(0, 256, (1, 40), dtype=np.uint8)
+    data = encode(Image.fromarray(noise), compress_level=0)
+    decode_image(data, Fetch())
+    place = data.index(b"IDAT") + 4 + 20
+    for count in range(1, 21):
+        with pytest.raises(FetchFailure) as failed:
+            decode_image(data[:place] + data[place + count :], Fetch())
+        assert failed.value.error is ErrorClass.BROKEN_IMAGE
+
+
 def test_black_rows_are_not_missing() -> None:
     black = encode(Image.new("RGB", (300, 200)))
     assert decode_image(black, Fetch()).width == 300
