@@ -15,6 +15,7 @@ from rasterloom.sources.images.formats import readable
 from rasterloom.sources.images.opened import open_image, whole_jpeg
 from rasterloom.sources.images.perceptual_hash import on_white, summary
 from rasterloom.sources.images.resize import decode_jpeg, fit, scale, use_one_thread
+from rasterloom.sources.images.tiff import silence_libtiff
 
 KEPT_FORMATS = ("JPEG", "PNG", "WEBP")  # those that may be stored as received
 
@@ -32,7 +33,7 @@ _UPRIGHT = {
 
 @cache
 def configure_pillow() -> None:
-    """Prepare this process to decode: Pillow's formats, warnings and limit, and OpenCV's threads.
+    """Prepare this process to decode: formats, warnings, Pillow's limit, OpenCV's threads.
 
     A worker calls it before its threads start; else the first image does.
     """
@@ -40,6 +41,7 @@ def configure_pillow() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     Image.init()  # the formats, before threads race for them
     readable()
+    silence_libtiff()
     # Pillow's own limit knows nothing of the recipe's; `decode_image` holds every image to that one.
     Image.MAX_IMAGE_PIXELS = None
     use_one_thread()

@@ -1,7 +1,10 @@
 """TIFF files that Pillow misreads, and tiles that are bombs."""
 
+import ctypes
 import struct
+from pathlib import Path
 
+import PIL
 from PIL import ImagePalette
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -13,6 +16,19 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
 _SHORT = 3
 _ENTRY_BYTES = 12
 _MAX_ENTRIES = 4096
+
+
+def silence_libtiff() -> None:
+    """Stop the printing of libtiff. It writes what it finds of each broken file to stderr itself.
+
+    What matters of it Pillow raises. A Pillow with the system's libtiff goes on printing.
+    """
+    package = Path(PIL.__file__).parent
+    for folder in (package.parent / "pillow.libs", package / ".dylibs"):  # of wheels, on Linux and macOS
+        for file in folder.glob("libtiff*"):
+            library = ctypes.CDLL(str(file))
+            library.TIFFSetErrorHandler(None)
+            library.TIFFSetWarningHandler(None)
 
 
 def deep_white_is_zero(data: bytes) -> bytes | None:

@@ -82,3 +82,14 @@ def test_headers_that_are_cut_off_are_broken(length: int) -> None:
     with pytest.raises(FetchFailure) as caught:
         decode_image(tiff([65535 - RAMP], "<", 0, planar=1)[:length], Fetch())
     assert caught.value.error is ErrorClass.BROKEN_IMAGE
+
+
+def test_nothing_is_printed_of_a_broken_file(capfd: pytest.CaptureFixture[str]) -> None:
+    buffer = BytesIO()
+    Image.fromarray(RAMP.astype(np.uint8)).save(buffer, "TIFF", compression="tiff_adobe_deflate")
+    place = buffer.getvalue().index(b"\x78\x9c") + 2
+    data = buffer.getvalue()[:place] + b"\xff" * 30 + buffer.getvalue()[place + 30 :]
+    with pytest.raises(FetchFailure) as failed:
+        decode_image(data, Fetch())
+    assert failed.value.error is ErrorClass.BROKEN_IMAGE
+    assert capfd.readouterr() == ("", "")
