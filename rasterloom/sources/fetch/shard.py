@@ -1,6 +1,7 @@
 """Fetching of one shard: a row of images for each pair."""
 
 import asyncio
+import faulthandler
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from rasterloom.sources.pairs import check_pair, uncaptioned_sources
 from rasterloom.sources.readers.tasks import is_url
 
 DECODE_THREADS = 1  # of one worker; a machine runs a worker a core
+DECODE_S = 300.0  # of one image; the largest take some seconds
 
 
 def fetch_shard(pairs: pa.Table, config: Fetch, *, shard: int, sources: Sequence[Source] = ()) -> pa.Table:
@@ -154,5 +156,10 @@ def _columns(body: bytes, client: Client, meta: str | None) -> dict[str, Any]:
     if sha256 in client.opt_outs.hashes:
         raise FetchFailure(ErrorClass.OPT_OUT, f"the opt-out list has a file of SHA-256 {sha256}")
     check_hashes(body, sha256, meta, client.config)
-    decoded = decode_image(body, client.config)
+    # No thread can be stopped, and a decoder may never return: the process ends, and the row is found.
+    faulthandler.dump_traceback_later(DECODE_S, exit=True)
+    try:
+        decoded = decode_image(body, client.config)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     return image_columns(decoded, received(body, decoded, sha256))

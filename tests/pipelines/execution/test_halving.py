@@ -168,22 +168,26 @@ def test_a_machine_that_kills_everything_ends_the_step(tmp_path, monkeypatch):
 
 
 def deadly_fetch(store, spec, config, *, fetch, folder):
-    """Fetch, by a decoder that kills its process at some images as long as a file says so."""
+    """Fetch, by a decoder that dies or hangs at some images, as a file says."""
     from rasterloom.sources.fetch import shard
     from rasterloom.sources.images.decode import decode_image
 
     def decode(data, config):
-        if data.endswith(b"deadly") and Path(folder, "deadly").exists():
+        how = Path(folder, "deadly").read_text() if data.endswith(b"deadly") else ""
+        if how == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
+        while how == "hangs":
+            pass
         return decode_image(data, config)
 
-    shard.decode_image = decode
+    shard.decode_image, shard.DECODE_S = decode, 3.0
     return fetch(store, spec, config)
 
 
-def test_an_image_that_kills_its_decoder_is_a_row_that_failed(tmp_path):
+@pytest.mark.parametrize("how", ["dies", "hangs"])
+def test_an_image_that_ends_its_worker_is_a_row_that_failed(tmp_path, how):
     (tmp_path / "images").mkdir()
-    (tmp_path / "deadly").touch()
+    (tmp_path / "deadly").write_text(how)
     for number in range(15):
         file = tmp_path / "images" / f"{number:02d}.png"
         Image.effect_noise((64, 64), 40 + number).save(file)
@@ -212,7 +216,7 @@ def test_an_image_that_kills_its_decoder_is_a_row_that_failed(tmp_path):
     assert "at this row alone" in row["detail"]
     assert status(corpus, images).record.counts == {"killed_worker": 1, "ok": 14}
 
-    (tmp_path / "deadly").unlink()
+    (tmp_path / "deadly").write_text("")
     ask_for_retry(corpus, images, ["killed_worker"], print)
     run_step(corpus, corpus_steps(recipe)[1], Run(), "digest", progress)
     again = corpus.table("images").scan().to_arrow().to_pylist()
