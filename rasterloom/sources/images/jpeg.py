@@ -110,20 +110,19 @@ def whole_file(data: bytes, colours: str) -> bytes:
     if warning.startswith(_OF_HEADERS) or _EXTRANEOUS.match(warning):
         readable = _tidied(data)
         warning = _warning(readable, colours)
-    if warning and not warning.startswith((*_OF_HEADERS, *_LACKING, _CUT_OFF)):
-        # An error; whether there was a warning before is seen without what led to it.
-        ended = readable[: _end_of_pixels(readable)] + _END
-        found = _warning(ended, colours)
-        if not found or found.startswith((*_LACKING, _CUT_OFF)):
-            whole, warning = data[: _end_of_pixels(data)] + _END, found
     if warning.startswith(_CUT_OFF):
         for ending in (_END, b"\0" + _END):
             warning = _warning(readable + ending, colours)
             if not warning.startswith(_LACKING):
                 break
         whole = data + ending
-        if not warning and not layout(whole).every_bit:
-            warning = f"{_CUT_OFF}: its last scans"
+    elif warning and not warning.startswith((*_OF_HEADERS, *_LACKING)):
+        # An error. It hides the warnings before it, which are seen without what led to it.
+        found = _warning(readable[: _end_of_pixels(readable)] + _END, colours)
+        if not found or found.startswith((*_LACKING, _CUT_OFF)):
+            whole, warning = data[: _end_of_pixels(data)] + _END, found
+    if whole is not data and not layout(whole).every_bit and (not warning or _EXTRANEOUS.match(warning)):
+        warning = f"{_CUT_OFF}: its last scans"
     stray = _EXTRANEOUS.match(warning)
     if stray and int(stray[2], 16) == _EOI and int(stray[1]) <= MAX_STRAY_AT_END:
         return whole

@@ -46,7 +46,7 @@ def without_metadata(data: bytes) -> bytes:
     """Return a PNG without broken chunks and without metadata.
 
     As libpng does, a chunk whose checksum is wrong is passed over if a decoder may do without it. Of an
-    animation with such a chunk the first frame stays.
+    animation with such a chunk the first frame stays. What stands behind the pixels and is no chunk goes.
     """
     parts: list[tuple[bytes, bytes]] = []
     end = len(SIGNATURE)
@@ -63,7 +63,8 @@ def without_metadata(data: bytes) -> bytes:
         parts.append((kind, chunk))
     still = any(kind in _ANIMATION and not chunk for kind, chunk in parts)
     kept = [chunk for kind, chunk in parts if not (still and kind in _ANIMATION)]
-    return b"".join([data[: len(SIGNATURE)], *kept, data[end:]])
+    is_whole = any(kind == b"IDAT" for kind, _ in parts) and data[end + 4 : end + 8] != b"IDAT"
+    return b"".join([data[: len(SIGNATURE)], *kept, _END if is_whole and end < len(data) else data[end:]])
 
 
 def is_damaged(image: Image.Image, data: bytes) -> bool:

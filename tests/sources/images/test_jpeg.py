@@ -120,6 +120,13 @@ def test_an_error_behind_the_pixels_hides_no_warning(name: str) -> None:
     assert "missing" in why_broken(data[:half] + b"\xff\xdb\xff" + data[half + 3 :])
 
 
+def test_an_error_between_scans_leaves_no_image_of_the_first_ones() -> None:
+    data = KINDS["progressive"]
+    second = data.index(b"\xff\xda", data.index(b"\xff\xda") + 2)
+    assert "missing" in why_broken(data[:second] + b"\xff\xdb\0\0" + data[second:])
+    assert "missing" in why_broken(data[:second] + bytes(9) + b"\xff\xc8\0\0" + data[second:])
+
+
 def test_scans_that_are_missing_at_the_end_of_a_file_are_seen() -> None:
     data = KINDS["progressive"]
     last = data.rindex(b"\xff\xda")

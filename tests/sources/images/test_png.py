@@ -126,6 +126,12 @@ def test_pixels_that_were_changed_are_seen() -> None:
         assert decode_image(good[: len(good) - cut], Fetch()).width == 16
 
 
+@pytest.mark.parametrize("place", [-12, -9, -8, -5])
+def test_what_stands_in_place_of_the_end_costs_no_picture(place: int) -> None:
+    kept = shown(PLAIN[:place] + b"\x7f\x01\x02" + PLAIN[place:])
+    assert kept.convert("RGB").getpixel((9, 9)) == (200, 100, 50)
+
+
 def test_the_end_of_the_file_is_no_pixel() -> None:
     """Bytes are missing within the pixels, and the end of the file stands in for them."""
     noise = np.random.default_rng(0).integers(0, 256, (1, 40), dtype=np.uint8)
