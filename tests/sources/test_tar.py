@@ -143,6 +143,26 @@ def test_a_pax_header_that_is_none_is_said() -> None:
     assert gaps(bytes(data)) == ["the archive is broken: an extended header that is none at byte 0"]
 
 
+@pytest.mark.parametrize("hit", [b"path", b"=", b".jpg\n"])
+def test_a_byte_of_a_pax_header_that_was_zeroed_is_seen(hit: bytes, tmp_path: Path) -> None:
+    data = make([("ü" * 70 + ".jpg", b"x")], tarfile.PAX_FORMAT)
+    place = data.index(hit, 512) + len(hit) - 1
+    data = data[:place] + b"\0" + data[place + 1 :]
+    (tmp_path / "a.tar").write_bytes(data)
+    done = subprocess.run(["tar", "-tf", tmp_path / "a.tar"], capture_output=True)
+    assert done.returncode
+    assert gaps(data) == ["the archive is broken: an extended header that is none at byte 0"]
+
+
+def test_a_name_in_a_pax_header_ends_at_a_zero(tmp_path: Path) -> None:
+    data = make([("ü" * 70 + "/a.jpg", b"x")], tarfile.PAX_FORMAT)
+    place = data.index(b"/a.jpg", 512)
+    data = data[:place] + b"\0" + data[place + 1 :]
+    (tmp_path / "a.tar").write_bytes(data)
+    done = subprocess.run(["tar", "-tf", tmp_path / "a.tar", "--quoting-style=literal"], capture_output=True)
+    assert names(data) == [done.stdout.decode().rstrip("\n")] == ["ü" * 70]
+
+
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 def test_a_name_whose_member_is_gone_is_not_given_to_the_next(form: int) -> None:
     one, two = (make([(f"{letter}{'ü' * 100}.jpg", b"1")], form) for letter in "ab")

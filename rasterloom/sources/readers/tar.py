@@ -244,7 +244,9 @@ def _extend(said: _Extended, kind: bytes, file: BinaryIO, length: int) -> str:
         count, space, _ = record.partition(b" ")
         if not space or not count.isdigit() or len(count) > 9 or not len(count) < int(count) <= len(record):
             return "an extended header that is none"
-        key, _, value = record[len(count) + 1 : int(count)].rstrip(b"\n").partition(b"=")
-        said.take(key, value)
+        key, equals, value = record[len(count) + 1 : int(count)].partition(b"=")
+        if not equals or b"\0" in key or not value.endswith(b"\n"):
+            return "an extended header that is none"
+        said.take(key, value[:-1].partition(b"\0")[0])  # as GNU tar, which takes it for a string of C
         record = record[int(count) :]
     return ""
