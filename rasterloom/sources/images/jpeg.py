@@ -170,7 +170,7 @@ def _segments(data: bytes) -> Iterator[Segment]:
 
 
 def _end_of_pixels(data: bytes) -> int:
-    """The place of the first marker behind the last scan that is found."""
+    """The place of the first marker behind the last scan."""
     last = None
     for segment in _segments(data):
         last = segment if segment.marker == _SOS else last
