@@ -49,6 +49,7 @@ INSIDE = {
         {"model"},
         {"data"},
         {"job"},
+        {"deepspeed_files"},
         {
             "deepspeed_config",
             "deepspeed_compat",

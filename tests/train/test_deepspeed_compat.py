@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from rasterloom.recipe.train import DeepSpeed, Stage, Train
-from rasterloom.train import deepspeed_compat
 from rasterloom.train.deepspeed_compat import (
     DeepSpeedMoved,
     StepGate,
@@ -15,12 +14,13 @@ from rasterloom.train.deepspeed_compat import (
     own_share,
     universal_loading,
 )
+from rasterloom.train.deepspeed_files import to_universal
 from rasterloom.train.model.packed_lm import training_model
 from rasterloom.train.optim.deepspeed_engine import backward, full_weights, optimizer_step, start_deepspeed
 
 MOVED = (
-    f"DeepSpeed {deepspeed.__version__} moved {{what}}: mend rasterloom/train/deepspeed_compat.py, or pin "
-    "DeepSpeed in pyproject.toml"
+    f"DeepSpeed {deepspeed.__version__} moved {{what}}: mend rasterloom/train/deepspeed_compat.py or "
+    "deepspeed_files.py, or pin DeepSpeed in pyproject.toml"
 )
 MODES = [(0, False), (1, False), (1, True), (2, False), (2, True), (3, False), (3, True)]
 pytestmark = pytest.mark.usefixtures("one_rank")
@@ -88,7 +88,7 @@ def test_the_converter_takes_the_arguments_that_it_is_given(monkeypatch):
 
     given = {}
     monkeypatch.setattr(ds_to_universal, "main", lambda arguments: given.update(vars(arguments)))
-    deepspeed_compat.to_universal(Path("in"), Path("out"))
+    to_universal(Path("in"), Path("out"))
     monkeypatch.setattr("sys.argv", ["ds_to_universal", "--input_folder", "in", "--output_folder", "out"])
     known = vars(ds_to_universal.parse_arguments())
     assert given.keys() == known.keys(), MOVED.format(what="the arguments of ds_to_universal")

@@ -120,9 +120,12 @@ def stage_step(
 
 
 def _code_version(config: TrainAt) -> str:
-    """Code version of a stage. Adapters that go on have one more, since they name and keep their own base."""
+    """Code version of a stage. Adapters that go on have one of their own.
+
+    1: they name and keep their own base; 2: under ZeRO 1, too.
+    """
     goes_on = config.train.model.lora is not None and config.stage.optimizer_state == "keep"
-    return f"{CODE_VERSION}.1" if goes_on else CODE_VERSION
+    return f"{CODE_VERSION}.2" if goes_on else CODE_VERSION
 
 
 def _steps_of(recipe: Recipe, part: Part, corpus: dict[str, HasResult], field: str) -> list[HasResult]:

@@ -14,7 +14,7 @@ from rasterloom.recipe.model import Lora
 from rasterloom.schema import Profile
 from rasterloom.storage.store import Store
 from rasterloom.storage.transfer import download
-from rasterloom.train import deepspeed_compat
+from rasterloom.train import deepspeed_files
 from rasterloom.train.checkpoint.saver import STATE, Checkpoint
 from rasterloom.train.deepspeed_compat import silence
 from rasterloom.train.job import Vocabulary
@@ -80,7 +80,7 @@ def whole_weights(folder: Path) -> dict[str, Tensor]:
         folder: of a checkpoint, of any ZeRO stage and number of ranks.
     """
     with silence():
-        weights = deepspeed_compat.whole_weights(folder, STATE)
+        weights = deepspeed_files.whole_weights(folder, STATE)
     return {  # copies: safetensors writes no views of larger tensors
         name.removeprefix(_MODULE): tensor.to(torch.float32, copy=True)
         for name, tensor in weights.items()

@@ -1,7 +1,7 @@
 """Loading of checkpoints into an engine, at any number of workers."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,15 @@ from torch import Tensor
 from rasterloom.storage.store import Store
 from rasterloom.storage.transfer import download
 from rasterloom.train.checkpoint.saver import NOTES, STATE, Checkpoint
-from rasterloom.train.deepspeed_compat import (
+from rasterloom.train.deepspeed_compat import set_whole, silence, universal_loading
+from rasterloom.train.deepspeed_files import (
+    frozen_weights,
     has_moments,
     layout_in,
     layout_of,
     load_whole,
-    set_whole,
-    silence,
     to_universal,
     to_whole,
-    universal_loading,
-    whole_weights,
 )
 from rasterloom.train.distributed import on_rank_0, once_a_machine
 from rasterloom.train.optim.deepspeed_engine import parameter_groups, split_matrices
@@ -98,16 +96,11 @@ def load_frozen(engine: Any, folder: Path) -> None:
     Args:
         folder: the checkpoint's files, from `fetched`.
     """
-    weights: dict[str, Tensor] = {}
-
-    def work() -> None:
-        with silence():
-            weights.update(whole_weights(folder, STATE))
-
-    on_rank_0(work)
+    read: list[Callable[[str], Tensor]] = []  # on rank 0 alone
+    on_rank_0(lambda: read.append(frozen_weights(folder / STATE)))
     for name, parameter in engine.module.named_parameters():
         if not parameter.requires_grad:
-            set_whole(parameter, weights.get(name))
+            set_whole(parameter, read[0](name) if read else None)
 
 
 def _load(engine: Any, folder: Path, tag: str) -> None:

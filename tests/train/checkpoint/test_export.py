@@ -39,6 +39,7 @@ def model_of(job, profile, folder, step=None):
     [
         (0, False, LORA, ()),
         (1, True, None, ("embeddings",)),
+        (1, False, LORA, ("norms",)),
         (2, False, LORA, ()),
         (3, True, None, ()),
         (3, False, LORA, ("norms",)),

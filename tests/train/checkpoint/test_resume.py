@@ -159,6 +159,7 @@ def test_a_kept_optimizer_goes_on_in_a_stage_of_another_zero_stage(job, tmp_path
         ((2, 1), (0, 1), (3, 1)),
         ((3, 1), (3, 2), (3, 1)),
         ((2, 2), (2, 1), (2, 2)),
+        ((1, 2), (1, 1), (1, 1)),
     ],
 )
 def test_kept_adapters_go_on_from_their_own_base(job, tmp_path, first, then, last):
