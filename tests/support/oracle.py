@@ -57,7 +57,7 @@ class Outcome:
     batches: list  # of each step its documents, token ids
     steps: list  # of each step what metrics.jsonl says, and "rows": numbers
     heldout: dict  # by step: {"all": ..., "tasks": ..., "buckets": ...}
-    adapter: dict = field(default_factory=dict)
+    checkpoints: list  # steps after which there is something to go on from
 
 
 def first_state(folder):
@@ -80,7 +80,8 @@ def train(job, given, state, *, saves=frozenset(), poisoned=frozenset()):
         load_moments(net, optimizers, state.moments)
     batches = plan(stage, rows, parts, given)
     heldout = {0: measure(net, held)}
-    steps, fed, usual, saved = [], [], [], keep(net, optimizers)
+    steps, fed, usual = [], [], []
+    saved, due, checkpoints = keep(net, optimizers), False, [0]
     for step, (numbers, passes) in enumerate(batches):
         lr = learning_rate(step, len(batches), stage)
         dropped = [
@@ -116,13 +117,15 @@ def train(job, given, state, *, saves=frozenset(), poisoned=frozenset()):
                 "droppable": [(rows[n]["key"], drop) for n, drop in zip(numbers, dropped, strict=True)],
             }
         )
-        if (step + 1) % recipe.checkpoint_every == 0 or step + 1 in saves:
-            saved = keep(net, optimizers)
+        due = due or (step + 1) % recipe.checkpoint_every == 0
+        if (due and not refused) or step + 1 in saves:
+            saved, due = keep(net, optimizers), False
+            checkpoints.append(step + 1)
         if step + 1 == len(batches) or (recipe.evaluate_every and (step + 1) % recipe.evaluate_every == 0):
             heldout[step + 1] = measure(net, held)
     weights = {name: w.detach() for name, w in net.weights().items()}
     apart = {} if net.lora is None else {name: w.detach().clone() for name, w in net.base.items()}
-    return Outcome(State(weights, moments_of(net, optimizers), apart), fed, steps, heldout)
+    return Outcome(State(weights, moments_of(net, optimizers), apart), fed, steps, heldout, checkpoints)
 
 
 def read_rows(job, given):

@@ -11,6 +11,7 @@ import torch
 from drawn_recipes import PROFILE, jobs
 from safetensors.torch import load_file
 
+from rasterloom.train.checkpoint.saver import latest
 from rasterloom.train.data.collate import heldout_draw, is_dropped
 from rasterloom.train.data.stage_data import open_stage
 from rasterloom.train.model.initialization import build_model
@@ -50,7 +51,7 @@ def given(job):
 
 def run(job, runs, folder):
     """Run a stage with its cuts. Returns the first step of each attempt and the steps it saved for a stop."""
-    starts, saves, every = [0], set(), job.train.checkpoint_every
+    starts, saves = [0], set()
     total = open_stage(job).plan.steps
     for world, cut in zip(runs.worlds, [*runs.cuts, None], strict=True):
         start = starts[-1]
@@ -64,7 +65,8 @@ def run(job, runs, folder):
         if cut.dies:
             with pytest.raises(RuntimeError):
                 ranks.train(job, world, die_at=cut.step + 1, **options)
-            starts.append(max([0, end - end % every, *(save for save in saves if save <= end)]))
+            last = latest(job.checkpoint_store, job.digest())
+            starts.append(last.position.step if last else 0)
         else:
             assert ranks.train(job, world, stop_at=cut.step, **options) == "stopped"
             saves.add(end)
@@ -82,6 +84,12 @@ def fed_to(folder):
         ]
         attempts.append(list(zip(*of_ranks, strict=False)))
     return attempts
+
+
+def check_starts(runs, starts, checkpoints):
+    """Check that each attempt goes on from the last checkpoint that there must be."""
+    for start, cut, following in zip(starts, runs.cuts, starts[1:], strict=False):
+        assert following == max(step for step in checkpoints if step <= start + cut.step), "where it goes on"
 
 
 def check_fed(expected, attempts, starts, micro_batch_tokens):
@@ -200,6 +208,7 @@ def check(drawn, folder, ground):
         seen = folder / "seen" / job.folder.name
         starts, saves = run(job, runs, seen)
         outcome = oracle.train(job, given(job), state, saves=saves, poisoned=runs.poison)
+        check_starts(runs, starts, outcome.checkpoints)
         check_fed(outcome.batches, fed_to(seen), starts, job.train.micro_batch_tokens)
         check_steps(job, runs, outcome, starts)
         check_heldout(job, outcome)

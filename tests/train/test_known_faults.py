@@ -32,13 +32,11 @@ def halves(ground, tmp_path, **fields):
     return jobs(drawn, tmp_path, *ground)
 
 
-@pytest.mark.nightly
 def test_a_kept_optimizer_decays_by_the_recipe(tmp_path, ground):
     stages = (stage_of(weight_decay=1.0), stage_of(weight_decay=0.0, optimizer_state="keep"))
     check(simple(Train(stages=stages, **FIXED)), tmp_path, ground)
 
 
-@pytest.mark.nightly
 def test_a_kept_adapter_on_the_base_that_it_names_is_the_model(tmp_path, ground):
     stages = (stage_of(), stage_of(optimizer_state="keep"))
     check(simple(Train(stages=stages, model=Model(lora=Lora(rank=2)), **FIXED)), tmp_path, ground)
@@ -62,7 +60,6 @@ def test_prompts_are_dropped_anew_in_each_stage(tmp_path, ground):
     assert 50 < len(first & second) < 140  # 90 of 1,000, if the draws are independent; 300 of one draw
 
 
-@pytest.mark.nightly
 def test_prompts_are_dropped_anew_each_time_a_row_comes(tmp_path, ground):
     mixture = (Part(target=64, weight=1), Part(target=64, weight=1))
     stage = stage_of(target=None, mixture=mixture, steps=None, epochs=1.0, batch_tokens=600)
@@ -85,7 +82,6 @@ def test_guard_and_zero_do_not_retrain(tmp_path, ground):
         assert other.digest() == job.digest()
 
 
-@pytest.mark.nightly
 def test_a_summary_after_a_cut_tells_of_all_steps_since_the_last(tmp_path, ground):
     train = Train(stages=(stage_of(steps=4),), log_every=4, **FIXED)
     drawn = simple(train, worlds=(1, 1), cuts=(Cut(2, dies=False),))
@@ -93,3 +89,11 @@ def test_a_summary_after_a_cut_tells_of_all_steps_since_the_last(tmp_path, groun
     run(job, drawn.runs[0], tmp_path / "seen")
     records = read_metrics(job.metrics_file)
     assert records[-1]["all"]["tokens"] == sum(record["loss_tokens"] for record in records)
+
+
+def test_after_a_death_a_stage_goes_on_from_before_a_step_that_was_refused(tmp_path, ground):
+    train = Train(stages=(stage_of(steps=6),), checkpoint_every=2, guard=Guard(on="skip"), **FIXED)
+    drawn = simple(train, worlds=(1, 1), cuts=(Cut(4, dies=True),), poison=(4,))
+    (job,) = jobs(drawn, tmp_path, *ground)
+    starts, _ = run(job, drawn.runs[0], tmp_path / "seen")
+    assert starts == [0, 2]  # the checkpoint of step 4 waits for step 5
