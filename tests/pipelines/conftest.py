@@ -68,6 +68,10 @@ class Workshop:
         self.apart = True
         return self.write(**{local: place, "corpus: little": f"corpus: {name}"})
 
+    def anew(self):
+        """Write the recipe with a new corpus."""
+        return self.write(**{"corpus: little": f"corpus: c{uuid.uuid4().hex}"})
+
     @property
     def recipe(self):
         return load_recipe(self.recipe_file)

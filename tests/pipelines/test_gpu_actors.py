@@ -2,8 +2,9 @@
 
 import os
 import signal
+import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from rasterloom.errors import StepFailed
+from rasterloom.pipelines.execution.gpu_actors import Actors
 from rasterloom.pipelines.execution.nodes import Nodes
 from rasterloom.pipelines.execution.runner import run_step
 from rasterloom.pipelines.execution.scheduler import needs_of
 from rasterloom.pipelines.execution.shard_pool import TRIES
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.step import Shard, ShardSpec, ShardStep
+from rasterloom.pipelines.workspace import staging
 from rasterloom.recipe.run import Run
 from rasterloom.storage.store import Store
 from rasterloom.utils.local_ray import start_local_ray, stop_local_ray
@@ -91,23 +94,17 @@ def two_gpus():
     stop_local_ray()
 
 
-def rows_of(tmp_path, use_gpu=True, takes=None, name="scores", **config):
-    import sys
-
+def step_of(name, config):
+    """A step that Ray's processes, which cannot import this module, know."""
     import ray.cloudpickle
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    return ShardStep(name, config, "1", plan=plan, work=work, schema=SCHEMA, table="scores", uses_gpu=True)
+
+
+def rows_of(tmp_path, use_gpu=True, takes=None, name="scores", **config):
     corpus = Corpus("little", Store(str(tmp_path / "work")))
-    step = ShardStep(
-        name,
-        Where(folder=str(tmp_path), **config),
-        "1",
-        plan=plan,
-        work=work,
-        schema=SCHEMA,
-        table="scores",
-        uses_gpu=True,
-    )
+    step = step_of(name, Where(folder=str(tmp_path), **config))
     run = Run.model_validate({"use_gpu": use_gpu, "steps": {"scores": takes} if takes else {}})
     run_step(corpus, step, run, "digest", Progress(Console(file=StringIO())))
     return sorted(corpus.read("scores").to_pylist(), key=lambda row: row["shard"])
@@ -121,7 +118,7 @@ def test_every_shard_runs_once_on_one_of_two_actors(two_gpus, tmp_path):
     assert {row["sees"] for row in rows} == {"0", "1"}
     import ray
 
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while ray.available_resources().get("GPU") != 2 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert ray.available_resources()["GPU"] == 2  # given back
@@ -177,3 +174,24 @@ def test_a_shard_that_kills_its_worker_ends_the_step_after_some_tries(two_gpus, 
             rows_of(folder, use_gpu, name=name, kills="02")
         assert str(failed.value) == f"{name}, shard 02: {died}: {ways_out[name]}"
         assert len((folder / "kills").read_text()) == TRIES
+
+
+def test_a_shard_whose_answer_was_lost_with_its_actor_is_not_what_killed_it(two_gpus, tmp_path):
+    """An actor can die at the next shard before its answer on one that it has published is out."""
+    import ray
+
+    store, place = Store(str(tmp_path / "work")), "staging/scores/one"
+    step = step_of("scores", Where(folder=str(tmp_path), kills="00"))
+    first, second, third = plan(store, None, step.config)[:3]
+    run = Run.model_validate({"use_gpu": True, "steps": {"scores": {"actors": 1}}})
+    pool = Actors(step, run.takes("scores"), Nodes(needs_of(step, run)))
+    pool.adapt(left=2)
+    (ready,) = pool.starting
+    ray.wait([ready])
+    pool.started(ready)
+    made = replace(step, config=Where(folder=str(tmp_path)))
+    staging.run_shard(store, place, made, first)  # what the actor did; it dies without a word
+    lost, killer, behind = (pool.start(store, place, step, shard) for shard in (first, second, third))
+    assert not pool.died(lost)
+    assert pool.died(killer)
+    assert not pool.died(behind)

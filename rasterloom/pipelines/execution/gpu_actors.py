@@ -3,7 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from rasterloom.errors import StepFailed, one_line
@@ -13,6 +14,7 @@ from rasterloom.pipelines.step import Shard, ShardStep
 from rasterloom.pipelines.workspace import staging
 from rasterloom.pipelines.workspace.staging import Published
 from rasterloom.recipe.resources import StepTakes
+from rasterloom.storage import layout
 from rasterloom.storage.store import Store
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ class Actors(ShardPool):
         self._starting: dict[Any, tuple[Any, frozenset[str]]] = {}
         self._busy: dict[Any, int] = {}
         self._actor_of: dict[Any, Any] = {}
+        self._published: dict[Any, Callable[[], bool]] = {}  # whether the result of a reference's shard is
         self._guilty: set[Any] = set()
         self._failed = 0
 
@@ -79,6 +82,8 @@ class Actors(ShardPool):
         self._busy[actor] += 1
         reference = actor.run.remote(*arguments)
         self._actor_of[reference] = actor
+        store, place, _, shard, *_more = arguments
+        self._published[reference] = partial(store.exists, layout.staged_shard(place, shard.id))
         return reference
 
     def started(self, reference: Any) -> None:
@@ -100,15 +105,18 @@ class Actors(ShardPool):
 
     def done(self, reference: Any) -> None:
         self._busy[self._actor_of.pop(reference)] -= 1
+        del self._published[reference]
 
     def died(self, reference: Any) -> bool:
         """Drop an actor; return whether it was at this shard."""
         actor = self._actor_of[reference]
         if self._busy.pop(actor, None) is not None:
             given = [r for r, a in self._actor_of.items() if a is actor]  # in the order of their work
-            self._guilty.add(next(r for r in given if r == reference or _failed(r)))
+            failed = [r for r in given if r == reference or _failed(r)]
+            # Of a shard that is published, the answer alone was lost with the actor.
+            self._guilty.add(next((r for r in failed if not self._published[r]()), failed[0]))
             logger.warning("%s: an actor died with %d shards; another one is started", self._name, len(given))
-        del self._actor_of[reference]
+        del self._actor_of[reference], self._published[reference]
         return reference in self._guilty
 
     def stop(self) -> None:
@@ -119,7 +127,7 @@ class Actors(ShardPool):
 
 
 def _failed(reference: Any) -> bool:
-    """Return whether a dead actor's shard was not done before."""
+    """Return whether there is no answer on a dead actor's shard."""
     import ray  # heavy
 
     try:

@@ -194,14 +194,15 @@ def test_a_picture_from_elsewhere_is_a_failure(workshop, tmp_path):
 
 def wait_for_shards(shop, step, number):
     place = Path(shop.corpus.store.path(f"{shop.corpus.name}/staging/{step}"))
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while len(list(place.glob("*/shards/*.json"))) < number:
         assert time.monotonic() < until
         time.sleep(0.01)
 
 
-def test_a_run_that_was_killed_goes_on_without_them(workshop, undisturbed):
-    process = workshop.start("--until", "tokens")
+def kill_in_images(workshop):
+    """Kill a run that has made some images; say whether none of them is in a version."""
+    process = workshop.anew().start("--until", "tokens")
     wait_for_shards(workshop, "images", 2)
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
@@ -209,11 +210,15 @@ def test_a_run_that_was_killed_goes_on_without_them(workshop, undisturbed):
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
     process.communicate()
+    return not workshop.corpus.files("images")
+
+
+def test_a_run_that_was_killed_goes_on_without_them(workshop, undisturbed):
+    assert any(kill_in_images(workshop) for _ in range(10))  # on a busy machine the kill may come late
     keys = lone(undisturbed)
     images = {row["key"]: row for row in undisturbed.rows("images")}
     given = [images[keys[0]]["sha256"], images[keys[len(keys) // 2]]["url"], keys[-1]]
     found = takedown.take_down(workshop.corpus, given)
-    assert workshop.corpus.files("images") == []
     workshop.run("--until", "tokens")
     mine = workshop.tables()
     # A picture that was not fetched yet is found by its hash only then: its pair keeps a row.
