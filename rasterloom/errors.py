@@ -13,7 +13,8 @@ class RasterloomError(Exception):
 
     Args:
         message: what is wrong, and what is expected, in one line.
-        field: the argument at fault, by its Python name; the command line shows the option in its place.
+        field: the argument at fault, by its Python name; the command line shows the option in its place. One
+            with a dot is a field of the recipe.
         value: what was given for it.
         hint: the way out; the name of an argument in it stands in braces, as in ``{replace}``.
         needs: the step that has to be finished first.

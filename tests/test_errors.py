@@ -41,3 +41,8 @@ def test_one_line():
     assert one_line(StepFailed("first\nlast"), named=True) == "StepFailed: last"
     assert one_line(KeyError(), named=True) == "KeyError: no message"
     assert one_line(ValueError("abc"), limit=2) == "ab"
+
+
+def test_a_field_of_the_recipe_is_no_option():
+    error = RecipeError("is another", field="train.init", value="./m")
+    assert with_options(error) == "train.init ./m: is another"

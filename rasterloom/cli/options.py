@@ -27,9 +27,14 @@ OPTIONS = {"folder": "--out", "page": "--out"}
 
 
 def with_options(error: RasterloomError) -> str:
-    """Render an error with the command line's names for its arguments."""
+    """Render an error with the command line's names for its arguments.
+
+    A field of the recipe keeps its name.
+    """
 
     def option(field: str) -> str:
+        if "." in field:
+            return field
         return OPTIONS.get(field) or f"--{field.replace('_', '-')}"
 
     return error.text(option, "rasterloom run RECIPE --until {}".format)
