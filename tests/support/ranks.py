@@ -27,7 +27,7 @@ FORKS.set_forkserver_preload(
         "ranks",
     ]
 )
-LIMIT_S = 300
+LIMIT_S = 1800  # of a rank that hangs: on a busy machine a stage of seconds takes minutes
 
 
 def train(job, world, **options):

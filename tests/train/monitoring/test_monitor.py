@@ -170,7 +170,7 @@ def test_two_ranks_see_what_one_sees(job, zero, tmp_path, one_rank):
     arguments = [sys.executable, "-c", RANK, str(tmp_path / "job.pickle"), str(tmp_path / "store")]
     with open(tmp_path / "log", "w") as log:
         ranks = [subprocess.Popen([*arguments, str(r)], stdout=log, stderr=log) for r in (0, 1)]
-        codes = [process.wait(timeout=300) for process in ranks]
+        codes = [process.wait(timeout=1800) for process in ranks]
     assert codes == [0, 0], (tmp_path / "log").read_text()[-3000:]
     ours, theirs = read_metrics(shared.metrics_file), read_metrics(alone.metrics_file)
     assert [r["loss"] for r in ours] == pytest.approx([r["loss"] for r in theirs], abs=1e-4)
