@@ -43,9 +43,15 @@ class PreemptionWatch:
         threading.Thread(target=self._look, name="preemption", daemon=True).start()
 
     def _look(self) -> None:
-        """Ask until there is a notice. All workers ask equally often, as Ray wants: to ask is to meet."""
+        """Ask until there is a notice. All workers ask equally often, as Ray wants: to ask is to meet.
+
+        Who asks in vain, since another is late or has ended, asks again.
+        """
         while not self._announced:
-            self._announced = ray.train.get_preemption_info() is not None
+            try:
+                self._announced = ray.train.get_preemption_info() is not None
+            except Exception as error:
+                logger.debug("no answer on machines that will go: %s", error)
             time.sleep(PREEMPTION_S)
         logger.warning("a machine of the stage will go: a checkpoint is saved")
 

@@ -87,7 +87,7 @@ def fed_to(folder):
 
 
 def check_starts(runs, starts, checkpoints):
-    """Check that each attempt goes on from the last checkpoint that there must be."""
+    """Check that each attempt goes on from the last checkpoint."""
     for start, cut, following in zip(starts, runs.cuts, starts[1:], strict=False):
         assert following == max(step for step in checkpoints if step <= start + cut.step), "where it goes on"
 
