@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rasterloom.recipe.tokenize import Prompt
-from rasterloom.schema import IMAGE_PLACEHOLDER
+from rasterloom.recipe.tokenize import Prompt, Tokenize
+from rasterloom.schema import IMAGE_PLACEHOLDER, T2I
 
 IMAGE = IMAGE_PLACEHOLDER
+ANY_SIZE = "t2i_any_size"  # the text-to-image prompt that names no size
 
 Turn = tuple[str, str]  # role ("human" or "gpt"), message
 
@@ -37,8 +38,8 @@ def fields_of(text: str) -> list[str]:
 
 
 TEMPLATES = {
-    "t2i": Template("Generate an image of {width}x{height} according to the following prompt:\n{caption}"),
-    "t2i_any_size": Template("Generate an image according to the following prompt:\n{caption}"),
+    T2I: Template("Generate an image of {width}x{height} according to the following prompt:\n{caption}"),
+    ANY_SIZE: Template("Generate an image according to the following prompt:\n{caption}"),
     "caption": Template(f"Describe the image in detail. {IMAGE}", "{caption}"),
     "caption_paper": Template(f"Describe this image in detail.{IMAGE}", "{caption}"),
     "vqa": Template(f"{{question}} {IMAGE}", "{answer}"),
@@ -94,6 +95,19 @@ def turns(
     return [("human", template.human.format(**fields)), ("gpt", template.gpt.format(**fields))]
 
 
-def t2i_prompt(width: int, height: int, caption: str) -> str:
-    """Return the resolution-aware prompt; ``width`` and ``height`` are the bucket's, in pixels."""
-    return TEMPLATES["t2i"].human.format(width=width, height=height, caption=caption)
+def t2i_task(config: Tokenize | None = None) -> str:
+    """Return the text-to-image task that a recipe trains on most: one that names the size, or not."""
+    return ANY_SIZE if config is not None and not config.size_in_prompt else T2I
+
+
+def t2i_prompt(width: int, height: int, caption: str, config: Tokenize | None = None) -> str:
+    """Return the prompt for an image, as a recipe's rows have it.
+
+    Args:
+        width: of the bucket, in pixels; so is ``height``.
+        config: the recipe's section, for its own templates; None: Lumina-mGPT's, which names the size.
+    """
+    templates = TEMPLATES if config is None else templates_of(config.prompts)
+    template = templates[t2i_task(config)]
+    named = dict.fromkeys(fields_of(template.human), caption) | {"width": width, "height": height}
+    return template.human.format(**named)

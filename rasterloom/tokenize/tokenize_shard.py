@@ -26,12 +26,11 @@ from rasterloom.tokenize.crop import CropPlan
 from rasterloom.tokenize.cropping import crop_as_planned
 from rasterloom.tokenize.limits import crop_seed, image_fault, length_fault, names_size
 from rasterloom.tokenize.profiles import profile_of
-from rasterloom.tokenize.prompt_templates import Template, Turn, templates_of
+from rasterloom.tokenize.prompt_templates import ANY_SIZE, Template, Turn, templates_of
 from rasterloom.tokenize.sample_rows import COLUMNS, TokenizeSample, asks, plan_images, sample_of, turns_of
 from rasterloom.tokenize.text_tokenizer import TextEncoder
 from rasterloom.tokenize.unirep import frame_batch
 
-ANY_SIZE = "t2i_any_size"  # the text-to-image prompt that names no size
 THREADS = 2  # that decode and crop; more only compete with the codec
 SCORES = ("quality", "aesthetic", "clip")
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.tokenize.prompt_templates import IMAGE, TEMPLATES, Template, t2i_prompt, turns
 
 
@@ -55,3 +56,22 @@ def test_the_names_of_fields_may_be_any():
         "new", TEMPLATES | {"new": Template("{task} {templates} {fields}")}, task=1, templates=2, fields=3
     )
     assert found == [("human", "1 2 3"), ("gpt", IMAGE)]
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({}, "Generate an image of 64x32 according to the following prompt:\na {cat}"),
+        ({"size_in_prompt": 0.5}, "Generate an image of 64x32 according to the following prompt:\na {cat}"),
+        ({"size_in_prompt": 0}, "Generate an image according to the following prompt:\na {cat}"),
+        ({"prompts": {"t2i": "{caption} ({height} high)"}}, "a {cat} (32 high)"),
+        ({"prompts": {"t2i": "{text}"}}, "a {cat}"),
+        (
+            {"prompts": {"t2i": "{caption}"}, "size_in_prompt": 0},
+            "Generate an image according to the following prompt:\na {cat}",
+        ),
+        ({"prompts": {"t2i_any_size": "{caption}"}, "size_in_prompt": 0}, "a {cat}"),
+    ],
+)
+def test_a_prompt_is_worded_as_the_rows_of_the_recipe_are(section, expected):
+    assert t2i_prompt(64, 32, "a {cat}", Tokenize(**section)) == expected

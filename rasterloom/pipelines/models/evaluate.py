@@ -289,8 +289,9 @@ def _of_model(
 
 
 def _generate(tools: _Tools, label: str, sampler: "Sampler", images: list[EvaluatedImage]) -> list[Pixels]:
-    profile, config = tools.text_codec.profile, tools.workflow.recipe.sample
-    asked = [[("human", t2i_prompt(*image.size, image.caption))] for image in images]
+    recipe = tools.workflow.recipe
+    profile, config = tools.text_codec.profile, recipe.sample
+    asked = [[("human", t2i_prompt(*image.size, image.caption, recipe.tokenize))] for image in images]
     ids = [encode_prompt(turns, [], tools.text_codec.text.encode, profile).tolist() for turns in asked]
     sizes = [image.size for image in images]
     tools.progress.step_started(

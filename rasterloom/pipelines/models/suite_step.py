@@ -182,7 +182,7 @@ def draw_and_judge(store: Store, spec: SuiteSpec, config: SuiteAt) -> ShardResul
     prompts = config.prompts[spec.first : spec.last]
     text, profile = token_work.load_text(store, spec.text, config.tokenize)
     codec, judges = _codec(config.tokenize, config.gpu), _judges(config.judges)
-    turns = [[("human", t2i_prompt(*config.size, prompt.text))] for prompt in prompts]
+    turns = [[("human", t2i_prompt(*config.size, prompt.text, config.tokenize))] for prompt in prompts]
     ids = [encode_prompt(turn, [], text.encode, profile).tolist() for turn in turns]
     with torch_threads(config.threads):
         sampler = _sampler(store, spec.model, spec.text, config.tokenize, config.gpu)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rasterloom.recipe.sampling import SamplingConfig
+from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.recipe.train import Train
 from rasterloom.schema import Profile
 from rasterloom.tokenize.codecs.base import Codec
@@ -27,7 +28,7 @@ MOST_PROMPTS = 4  # of the recipe's: every image costs the stage time
 
 
 def preview_of(
-    config: SamplingConfig, size: tuple[int, int], text: TextEncoder, profile: Profile
+    config: SamplingConfig, size: tuple[int, int], text: TextEncoder, profile: Profile, tokenize: Tokenize
 ) -> Preview | None:
     """Preview of the first prompts of a recipe's ``sample``, at one size.
 
@@ -37,7 +38,7 @@ def preview_of(
     prompts = config.prompts[:MOST_PROMPTS]
     if not prompts:
         return None
-    asked = [[("human", t2i_prompt(*size, prompt))] for prompt in prompts]
+    asked = [[("human", t2i_prompt(*size, prompt, tokenize))] for prompt in prompts]
     ids = [encode_prompt(turns, [], text.encode, profile).tolist() for turns in asked]
     return Preview(
         prompts=prompts,

@@ -11,6 +11,7 @@ from PIL import Image
 from rasterloom.pipelines.training import sample_checks
 from rasterloom.pipelines.training.suite_images import ALL, JudgedImage, judged, prompts_of, write_suite
 from rasterloom.recipe.sampling import SamplingConfig
+from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.report.contact_sheet import Row, contact_sheet
 from rasterloom.schema import Profile, bucket_name
 from rasterloom.storage.layout import GRID, SAMPLES_JSON
@@ -51,12 +52,17 @@ def image_requests(config: SamplingConfig, sizes: Sequence[tuple[int, int]]) -> 
 
 
 def draw(
-    sampler: "Sampler", text: TextEncoder, codec: Codec, asked: Sequence[ImageRequest], config: SamplingConfig
+    sampler: "Sampler",
+    text: TextEncoder,
+    codec: Codec,
+    asked: Sequence[ImageRequest],
+    config: SamplingConfig,
+    tokenize: Tokenize,
 ) -> list[Image.Image]:
-    """Generate images and decode them."""
+    """Generate images and decode them. The prompts are as ``tokenize`` has those that are trained on."""
     prompts = [
         encode_prompt(
-            [("human", t2i_prompt(a.width, a.height, a.prompt))], [], text.encode, sampler.profile
+            [("human", t2i_prompt(a.width, a.height, a.prompt, tokenize))], [], text.encode, sampler.profile
         ).tolist()
         for a in asked
     ]
@@ -72,7 +78,7 @@ def draw(
 
 
 def draw_suite(
-    sampler: "Sampler", text: TextEncoder, codec: Codec, config: SamplingConfig
+    sampler: "Sampler", text: TextEncoder, codec: Codec, config: SamplingConfig, tokenize: Tokenize
 ) -> list[JudgedImage]:
     """Generate and judge a suite's images, seed by seed from the config's."""
     suite = config.suite
@@ -82,7 +88,7 @@ def draw_suite(
     asked = [ImageRequest(prompt, *suite.size) for prompt in prompts]
     found: list[JudgedImage] = []
     for seed in range(config.seed, config.seed + suite.seeds):
-        images = draw(sampler, text, codec, asked, config.model_copy(update={"seed": seed}))
+        images = draw(sampler, text, codec, asked, config.model_copy(update={"seed": seed}), tokenize)
         found += judged(prompts, seed, images)
     return found
 

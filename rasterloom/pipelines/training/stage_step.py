@@ -305,7 +305,7 @@ def train_stage(context: StepContext[TrainAt]) -> dict[str, int]:
     if previews:
         target = max(part.target for part in config.stage.parts)
         text, profile = _text(corpus, step)
-        preview = preview_images.preview_of(config.sample, (target, target), text, profile)
+        preview = preview_images.preview_of(config.sample, (target, target), text, profile, config.tokenize)
         job = replace(job, preview=preview)
 
     def show(row: dict[str, Any]) -> None:

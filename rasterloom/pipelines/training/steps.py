@@ -27,7 +27,7 @@ from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.run import Run
 from rasterloom.recipe.sampling import SamplingConfig
 from rasterloom.recipe.tokenize import Tokenize
-from rasterloom.schema import StepKind, bucket_name
+from rasterloom.schema import T2I, StepKind, bucket_name
 from rasterloom.storage.layout import MODEL, MODEL_EMA
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.tokenize.cropping import crop_as_coded
@@ -82,8 +82,10 @@ def _sample_step(recipe: Recipe, last: StageStep) -> FileStep[SampleAt]:
     source = next(given for given in last.inputs if given.name == tokens)
     text = text_of_stage(last)
     inputs = (last, text) if text is source else (last, text, source)
-    # 2: streams of random draws (utils/random_streams.py).
-    return FileStep(StepKind.SAMPLE.value, drawn, "2", inputs, make=make_samples, shows_rows=True)
+    # 2: streams of random draws (utils/random_streams.py). 3: the recipe's own prompt template.
+    own = T2I in config.tokenize.prompts or not config.tokenize.size_in_prompt
+    version = "3" if own else "2"
+    return FileStep(StepKind.SAMPLE.value, drawn, version, inputs, make=make_samples, shows_rows=True)
 
 
 def make_samples(context: StepContext[SampleAt]) -> dict[str, int]:
@@ -106,8 +108,8 @@ def make_samples(context: StepContext[SampleAt]) -> dict[str, int]:
     with torch_threads(worker_takes(trained, context.run).threads):
         sampler = open_sampler(model, profile)
         sampler.batch = BATCH
-        images = sample_grid.draw(sampler, encoder, codec, asked, config.sample)
-        of_suite = sample_grid.draw_suite(sampler, encoder, codec, config.sample)
+        images = sample_grid.draw(sampler, encoder, codec, asked, config.sample, config.tokenize)
+        of_suite = sample_grid.draw_suite(sampler, encoder, codec, config.sample, config.tokenize)
     real = {
         bucket_name(*size): sample_grid.images_of(codec, profile, _sequences(corpus, files, size))
         for size in sizes

@@ -8,6 +8,7 @@ from PIL import Image
 
 from rasterloom.pipelines.training.preview_images import PreviewImages, preview_of
 from rasterloom.recipe.sampling import SamplingConfig
+from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.recipe.train import Stage, Train
 from rasterloom.tokenize.codecs.load import load_codec
 from rasterloom.tokenize.profiles import profile_of
@@ -70,9 +71,11 @@ def test_what_is_drawn_is_what_the_recipe_samples():
     profile = profile_of("mini", 300)
     text = SimpleNamespace(encode=lambda text: [profile.text0 + byte for byte in text.encode()])
     config = SamplingConfig(prompts=tuple("abcdef"), cfg=2.0, temperature=0.7, top_k=9, seed=4)
-    drawing = preview_of(config, (64, 32), text, profile)
+    drawing = preview_of(config, (64, 32), text, profile, Tokenize())
     assert drawing.prompts == ("a", "b", "c", "d") and drawing.sizes == ((64, 32),) * 4
     assert (drawing.cfg, drawing.temperature, drawing.top_k, drawing.seed) == (2.0, 0.7, 9, 4)
     asked = text.encode(t2i_prompt(64, 32, "b"))
     assert drawing.prompt_ids[1] == (profile.bos, *asked, profile.sep)
-    assert preview_of(SamplingConfig(), (64, 64), text, profile) is None
+    assert preview_of(SamplingConfig(), (64, 64), text, profile, Tokenize()) is None
+    own = preview_of(config, (64, 32), text, profile, Tokenize(prompts={"t2i": "{caption}!"}))
+    assert own.prompt_ids[1] == (profile.bos, *text.encode("b!"), profile.sep)
