@@ -49,8 +49,9 @@ class DeepSpeed(Section):
 
     zero: Literal[0, 1, 2, 3] = 2
     """ZeRO stage."""
-    bf16: bool = False
-    """Compute in bf16 with float32 master weights; needs ZeRO 1, 2 or 3."""
+    bf16: bool | Literal["auto"] = False
+    """Compute in bf16 with float32 master weights; needs ZeRO 1, 2 or 3. ``auto``: where the worker's
+    processor has units for it (a GPU from A100 on, a CPU with AVX512-BF16 or AMX)."""
     offload: Literal["cpu"] | None = None
     """``cpu``: optimizer state and step on the CPU; needs ZeRO 1, 2 or 3."""
     config: str | None = None
@@ -233,7 +234,8 @@ class Train(Watch):
     """
 
     init: str = "tiny"
-    """``tiny``, ``small``, ``1b``, ``7b`` or ``34b`` for a new model, or the folder of a checkpoint."""
+    """A size for a new model (``tiny``, ``mini``, ``small``, ``1b``, ``7b`` or ``34b``), or the folder of a
+    checkpoint."""
     stages: tuple[Stage, ...] = Field(min_length=1)
     """Stages in order, usually of rising resolution."""
     model: Model = Model()

@@ -1,8 +1,14 @@
-"""GPUs of this machine, and names of devices."""
+"""GPUs of this machine, names of devices, and what they compute in."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+
+from rasterloom.recipe.train import Train
+
+_CPU_INFO = Path("/proc/cpuinfo")  # of Linux: elsewhere no CPU counts as one with units for bf16
 
 
 @dataclass(frozen=True)
@@ -27,3 +33,19 @@ def gpus() -> list[Gpu]:
 def device_name(device: torch.device) -> str:
     """The name that the driver gives a device. ``cpu`` where it is none."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def has_bf16(*, use_gpu: bool) -> bool:
+    """True if the GPUs of this machine, or its CPU, compute in bfloat16 faster than in float32."""
+    if use_gpu:
+        return all(gpu.bf16 for gpu in gpus())
+    flags = _CPU_INFO.read_text() if _CPU_INFO.is_file() else ""
+    return re.search(r"\b(avx512_bf16|amx_bf16)\b", flags) is not None
+
+
+def with_precision(train: Train, *, use_gpu: bool) -> Train:
+    """Settle ``deepspeed.bf16: auto`` for this machine."""
+    if train.deepspeed.bf16 != "auto":
+        return train
+    deepspeed = train.deepspeed.model_copy(update={"bf16": has_bf16(use_gpu=use_gpu)})
+    return train.model_copy(update={"deepspeed": deepspeed})

@@ -28,6 +28,7 @@ from rasterloom.train.checkpoint.saver import Checkpoint, Position, Saver, lates
 from rasterloom.train.data.collate import Packed
 from rasterloom.train.data.dataloader import StageLoader, open_loader
 from rasterloom.train.data.token_dataset import prefetched
+from rasterloom.train.devices import with_precision
 from rasterloom.train.distributed import on_rank_0
 from rasterloom.train.job import OUTPUT, Request, StageJob
 from rasterloom.train.model.freeze import freeze
@@ -127,7 +128,9 @@ class _Stage:
 
 def _open(job: StageJob) -> _Stage:
     """Open data and model of a stage, at its last checkpoint."""
-    train, store = job.train, job.checkpoint_store
+    store = job.checkpoint_store
+    # One precision for all ranks, whatever machines they are on.
+    train = on_rank_0(lambda: with_precision(job.train, use_gpu=job.use_gpu))
     device = torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu")
     job.make_folder()
     scratch = job.folder / f"scratch-{socket.gethostname()}"

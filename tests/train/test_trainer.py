@@ -102,6 +102,16 @@ def test_zero_stages_train_alike(job, zero):
         torch.testing.assert_close(other[name], one[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize("has_units", [True, False])
+def test_auto_trains_in_what_the_machine_has_units_for(job, has_units, monkeypatch):
+    monkeypatch.setattr("rasterloom.train.devices.has_bf16", lambda *, use_gpu: has_units)
+    chosen = with_train(job, "chosen", deepspeed=DeepSpeed(bf16=has_units), dropout=0.0)
+    auto = with_train(job, "auto", deepspeed=DeepSpeed(bf16="auto"), dropout=0.0)
+    for one in (chosen, auto):
+        assert run_worker(one) == "done"
+    assert losses(auto) == losses(chosen)
+
+
 def test_bf16_follows_fp32(job):
     half = with_train(job, "bf16", deepspeed=DeepSpeed(bf16=True), dropout=0.0)
     full = with_train(job, "fp32", dropout=0.0)

@@ -9,6 +9,7 @@ from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import Status, status
 from rasterloom.recipe.run import Run
 from rasterloom.train.data.stage_data import open_stage
+from rasterloom.train.devices import with_precision
 from rasterloom.train.estimate.cost import DEVICES, Estimate, device_hours, estimate
 from rasterloom.train.estimate.memory import Memory, memory
 from rasterloom.train.job import WorkerTakes
@@ -83,7 +84,8 @@ def forecast_of(corpus: Corpus, step: StageStep, run: Run, mfu: float) -> Foreca
     try:
         shape = shape_of(job.train.init, job.profile.vocab_size)
         figures = estimate(open_stage(job), shape, job.train, job.workers)
-        held = memory(shape, job.train, job.stage.freeze, job.workers, figures.rank_tokens)
+        train = with_precision(job.train, use_gpu=job.use_gpu)
+        held = memory(shape, train, job.stage.freeze, job.workers, figures.rank_tokens)
     except (ValueError, OSError) as error:
         raise RecipeError(f"{step.name}: {error}") from None
     hours = {device: device_hours(figures.flops, device, mfu) for device in DEVICES}

@@ -12,7 +12,7 @@ from transformers import ChameleonConfig, ChameleonForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
 from rasterloom.schema import Profile
-from rasterloom.train.model.shapes import SIZES, TINY, config_fields
+from rasterloom.train.model.shapes import MINI, SIZES, TINY, config_fields
 from rasterloom.train.model.tensor_reader import StoredTensors, open_weights
 from rasterloom.utils.random_streams import stream_number
 
@@ -22,9 +22,9 @@ SPREAD = 0.02  # of the weights of models from scratch
 ZeroHead = Literal["auto", "true", "false"]
 
 
-def tiny_config(profile: Profile) -> ChameleonConfig:
-    """The quickstart's model: Chameleon's form in a million parameters, for minutes on two cores."""
-    return _config(TINY, profile, max_position_embeddings=4096, initializer_range=0.05)
+def tiny_config(profile: Profile, size: str = TINY) -> ChameleonConfig:
+    """Chameleon's form in one or two million parameters, for minutes on two cores."""
+    return _config(size, profile, max_position_embeddings=4096, initializer_range=0.05)
 
 
 def model_config(init: str, profile: Profile) -> ChameleonConfig:
@@ -34,8 +34,8 @@ def model_config(init: str, profile: Profile) -> ChameleonConfig:
         ValueError: there is no checkpoint at ``init``, it is no Chameleon, or its vocabulary is smaller than
             the profile's.
     """
-    if init == TINY:
-        return tiny_config(profile)
+    if init in (TINY, MINI):
+        return tiny_config(profile, init)
     if init in SIZES:
         return _config(init, profile)
     fields = config_fields(init)
@@ -116,8 +116,8 @@ def starting_weights(
     Raises:
         ValueError: the checkpoint lacks tensors, or has others than its config says.
     """
-    if init == TINY:
-        weights = _tiny_weights(profile, shapes, seed)
+    if init in (TINY, MINI):
+        weights = _tiny_weights(init, profile, shapes, seed)
     elif init in SIZES:
         weights = _random_weights(shapes, seed)
     else:
@@ -202,15 +202,20 @@ def _config(size: str, profile: Profile, **options: Any) -> ChameleonConfig:
 
 
 def _tiny_weights(
-    profile: Profile, shapes: Mapping[str, tuple[int, ...]], seed: int
+    size: str, profile: Profile, shapes: Mapping[str, tuple[int, ...]], seed: int
 ) -> Iterator[tuple[str, Tensor]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_number("init", seed=seed))
-        model = ChameleonForConditionalGeneration(tiny_config(profile))
+        model = ChameleonForConditionalGeneration(tiny_config(profile, size))
         for layer in model.model.layers:
             # With biases before the rotation a head starts with distances that it prefers, in place of none.
             for norm in (layer.self_attn.q_norm, layer.self_attn.k_norm):
                 nn.init.normal_(norm.bias, std=0.5)
+            if size == MINI:  # each layer begins as the identity
+                nn.init.zeros_(layer.self_attn.o_proj.weight)
+                nn.init.zeros_(layer.mlp.down_proj.weight)
+        if size == MINI:
+            nn.init.zeros_(model.lm_head.weight)
     return ((name, tensor) for name, tensor in model.state_dict().items() if name in shapes)
 
 

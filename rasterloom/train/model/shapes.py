@@ -16,7 +16,7 @@ the gradient of the whole head, so chunks must not be too small."""
 LORA_A, LORA_B, LORA_BASE = ".lora_A.default.weight", ".lora_B.default.weight", ".base_layer.weight"
 """Ends of peft's names of a matrix's adapters, and of the matrix beside them."""
 
-TINY = "tiny"
+TINY, MINI = "tiny", "mini"
 CHAMELEON_VOCAB = 65_536
 
 
@@ -95,12 +95,13 @@ def parameter_shapes(shape: Shape, lora: Lora | None = None) -> dict[str, tuple[
 
 SIZES = {
     TINY: Shape(hidden=128, intermediate=352, layers=3, heads=4, kv_heads=4),
+    MINI: Shape(hidden=160, intermediate=432, layers=5, heads=5, kv_heads=5),
     "small": Shape(hidden=1024, intermediate=2816, layers=16, heads=16, kv_heads=16),
     "1b": Shape(hidden=2048, intermediate=5632, layers=22, heads=16, kv_heads=16),
     "7b": Shape(hidden=4096, intermediate=11_008, layers=32, heads=32, kv_heads=32),
     "34b": Shape(hidden=8192, intermediate=22_016, layers=48, heads=64, kv_heads=8, swin_norm=True),
 }
-"""7b and 34b are Meta's Chameleon; tiny is the quickstart's. The vocabulary is always the tokens'."""
+"""7b and 34b are Meta's Chameleon; mini is the quickstart's. The vocabulary is always the tokens'."""
 
 
 def shape_of(init: str, vocab: int) -> Shape:

@@ -1,0 +1,45 @@
+"""What the processors of a machine compute in."""
+
+import pytest
+
+from rasterloom.recipe.train import DeepSpeed, Stage, Train
+from rasterloom.train import devices
+from rasterloom.train.devices import has_bf16, with_precision
+
+
+def train_in(bf16):
+    return Train(stages=(Stage(target=64, steps=1),), deepspeed=DeepSpeed(zero=1, bf16=bf16))
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("fpu avx2 avx512f avx512_bf16 avx512vl", True),
+        ("fpu amx_bf16 avx512_bf16", True),
+        ("fpu avx2 avx512f avx512vl", False),
+        ("fpu xavx512_bf16x", False),
+    ],
+)
+def test_auto_is_what_the_cpu_has_units_for(flags, expected, tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text(
+        f"processor : 0\nflags\t\t: {flags}\n\nprocessor : 1\nflags\t\t: {flags}\n"
+    )
+    monkeypatch.setattr(devices, "_CPU_INFO", tmp_path / "cpuinfo")
+    assert has_bf16(use_gpu=False) is expected
+    assert with_precision(train_in("auto"), use_gpu=False) == train_in(expected)
+
+
+def test_a_system_that_does_not_tell_computes_in_float32(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "_CPU_INFO", tmp_path / "none")
+    assert not has_bf16(use_gpu=False)
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_what_the_recipe_says_stays(bf16):
+    train = train_in(bf16)
+    assert with_precision(train, use_gpu=False) is train
+
+
+def test_auto_needs_sharding_as_bf16_does():
+    with pytest.raises(ValueError, match="bf16 takes zero 1, 2 or 3"):
+        DeepSpeed(zero=0, bf16="auto")
