@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,12 +24,12 @@ HERE = Path(__file__).resolve().parent
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--recipe", type=Path, default=HERE.parent / "quickstart.yaml")
-    arguments.add_argument("--scenes", type=int, default=2000, help="scenes to draw (default: %(default)s)")
+    arguments.add_argument("--scenes", type=int, default=4000, help="scenes to draw (default: %(default)s)")
     options = arguments.parse_args()
     console = Console(soft_wrap=True)
     recipe = load_recipe(options.recipe)
     folder, port = site_of(recipe)
-    if not Path(recipe.sources[-1].path).exists():
+    if not Path(str(recipe.sources[-1].path)).exists():
         console.print(f"Rendering {options.scenes:,} scenes into {folder} ...")
         build_site(folder, options.scenes, port)
     workflow = Workflow(recipe)
@@ -38,12 +39,16 @@ def main() -> int:
     if not any(p.runs for p in planned):
         console.print("All steps were done before: nothing ran.")
     console.print("\n".join(result_lines(result_files(workflow, "report"))), highlight=False)
+    console.print(
+        f'Try: rasterloom sample {os.path.relpath(options.recipe)} --prompt "two green stars"',
+        highlight=False,
+    )
     return 0
 
 
 def site_of(recipe: Recipe) -> tuple[Path, int]:
     """The site's folder and port, from the recipe."""
-    return Path(recipe.sources[0].path).parent, int(recipe.fetch.allow_hosts[0].rsplit(":", 1)[1])
+    return Path(str(recipe.sources[0].path)).parent, int(recipe.fetch.allow_hosts[0].rsplit(":", 1)[1])
 
 
 if __name__ == "__main__":

@@ -49,9 +49,9 @@ CAPTIONS = {
     "text.png": ("handwritten formulas on lined paper, seen at an angle", _PUBLIC),
 }
 SCENE_FORMS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("jpg", {"quality": 92}),
+    ("jpg", {"quality": 98, "subsampling": 0}),
     ("png", {}),
-    ("webp", {"quality": 92}),
+    ("webp", {"lossless": True}),
 )
 SCENE_LICENCE = "CC0"
 

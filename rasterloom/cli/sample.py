@@ -132,6 +132,9 @@ def _sample(recipe: "Recipe", request: "SampleRequest", choice: "ModelChoice", f
     folder = generate.free_folder(folder)
     text_codec = text_codec_of(workflow)
     model = load_model(workflow, choice, text_codec)
+    if choice.folder is None:
+        for line in generate.untaught(workflow.recipe, request.prompts):
+            out.print(line, highlight=False)
     progress = Progress(out)
     with progress.showing():
         codec = decoder_of(workflow.recipe)

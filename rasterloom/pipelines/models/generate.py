@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rasterloom.errors import RecipeError, one_line
+from rasterloom.filtering.scenes.grammar import OutsideGrammarError, read_caption
 from rasterloom.pipelines.models.load import TextCodec, TrainedModel, sizes_of
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.training import sample_grid
@@ -23,7 +24,7 @@ from rasterloom.tokenize.buckets import Size, bucket_sizes, choose_bucket
 from rasterloom.tokenize.codecs.base import Codec
 from rasterloom.tokenize.conversation import encode_prompt, structure
 from rasterloom.tokenize.cropping import crop_as_coded, upright
-from rasterloom.tokenize.prompt_templates import IMAGE, Template, fields_of, templates_of
+from rasterloom.tokenize.prompt_templates import IMAGE, Template, fields_of, t2i_task, templates_of
 from rasterloom.utils.json_files import to_json
 from rasterloom.utils.parallel import Advance
 
@@ -57,6 +58,18 @@ class SampleRequest:
     def guidance(self) -> float:
         """Classifier-free guidance scale."""
         return self.cfg if self.cfg is not None else CFG_WITH_IMAGE if self.images else CFG
+
+
+def untaught(recipe: Recipe, prompts: Sequence[str]) -> list[str]:
+    """Notes on prompts that a model of drawn scenes was not taught."""
+    notes = []
+    if recipe.sample.suite is not None and recipe.sample.suite.prompts == "scenes":
+        for prompt in prompts:
+            try:
+                read_caption(prompt)
+            except OutsideGrammarError as error:
+                notes.append(f"note: {error}; the model was taught no other prompts")
+    return notes
 
 
 @dataclass(frozen=True)
@@ -217,7 +230,7 @@ def _template(recipe: Recipe, request: SampleRequest) -> tuple[Template, set[str
     task, templates = request.task or T2I, templates_of(recipe.tokenize.prompts)
     if task not in templates:
         raise RecipeError(f"no such task; known: {', '.join(templates)}", field="task", value=task)
-    template = templates[task]
+    template = templates[t2i_task(recipe.tokenize) if task == T2I else task]
     if template.gpt.count(IMAGE) > 1:
         message = "answers with several images, which sample does not generate"
         raise RecipeError(message, field="task", value=task)
