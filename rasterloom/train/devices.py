@@ -36,7 +36,7 @@ def device_name(device: torch.device) -> str:
 
 
 def has_bf16(*, use_gpu: bool) -> bool:
-    """True if the GPUs of this machine, or its CPU, compute in bfloat16 faster than in float32."""
+    """True if bfloat16 is faster than float32 on this machine."""
     if use_gpu:
         return all(gpu.bf16 for gpu in gpus())
     flags = _CPU_INFO.read_text() if _CPU_INFO.is_file() else ""

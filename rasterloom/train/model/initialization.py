@@ -23,7 +23,7 @@ ZeroHead = Literal["auto", "true", "false"]
 
 
 def tiny_config(profile: Profile, size: str = TINY) -> ChameleonConfig:
-    """Chameleon's form in one or two million parameters, for minutes on two cores."""
+    """Chameleon in one or two million parameters, for minutes on two cores."""
     return _config(size, profile, max_position_embeddings=4096, initializer_range=0.05)
 
 
