@@ -60,7 +60,7 @@ def with_seed(recipe: Recipe, seed: int) -> Recipe:
 
 
 def right_of(recipe: Recipe, folder: Path, port: int) -> dict[str, tuple[int, int]]:
-    """Count a run's images, those all right and all, by kind of prompt."""
+    """Run a recipe and count its judged images, by kind of prompt."""
     workflow = Workflow(recipe)
     fetches = any(p.runs and p.step.name == "images" for p in workflow.plan())
     with serve(folder, port) if fetches else nullcontext():
