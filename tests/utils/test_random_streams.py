@@ -29,6 +29,7 @@ NOT_A_RESULT = {
     "rasterloom/train/model/lora.py": "torch's generator, seeded by `adapters`",
     "rasterloom/train/trainer.py": "torch's generator, seeded by `dropout`",
     "rasterloom/train/checkpoint/saver.py": "torch's generator, restored or seeded by `dropout`",
+    "rasterloom/filtering/scenes/suite.py": "the prompts of a suite, which are always the same",
     "rasterloom/pipelines/progress/eta.py": "an estimate of the time left",
     "rasterloom/sources/fetch/backoff.py": "pauses between requests",
     "rasterloom/utils/retry.py": "pauses between requests",

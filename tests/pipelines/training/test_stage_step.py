@@ -192,7 +192,7 @@ def test_adapters_that_go_on_have_a_code_version_of_their_own():
         recipe = Recipe.model_validate({**workspace, "train": given})
         return stage_step(recipe, 1, tokens, None).code_version
 
-    assert version({"rank": 2}, "keep") == f"{CODE_VERSION}.1"
+    assert version({"rank": 2}, "keep") == f"{CODE_VERSION}.2"
     assert version({"rank": 2}, "reset") == version(None, "keep") == CODE_VERSION
 
 

@@ -162,7 +162,7 @@ def test_what_we_save_is_not_taken_for_a_model_that_never_drew(profile, tmp_path
 
 
 def test_what_does_not_fit_is_named(tmp_path, profile, small_checkpoint):
-    with pytest.raises(ValueError, match=r"no checkpoint at .*nowhere .*or one of tiny, small"):
+    with pytest.raises(ValueError, match=r"no checkpoint at .*nowhere .*or one of tiny, mini, small"):
         build_model(str(tmp_path / "nowhere"), profile)
     with pytest.raises(ValueError, match=r"a vocabulary of 48, but .* profile 'test' with 60"):
         build_model(small_checkpoint, replace(profile, vocab_size=60))
