@@ -113,6 +113,7 @@ def _load(engine: Any, folder: Path, tag: str) -> None:
 def _load_from_other_layout(engine: Any, folder: Path, target: Path) -> None:
     """Load what another ZeRO stage wrote, as whole parameters."""
     names = _parameter_names(engine)
+    _forget_moments(engine)
     once_a_machine(lambda: to_whole(folder / STATE, target / STATE, engine, names))
     if engine.zero_optimization_stage():
         with universal_loading(engine):
@@ -135,12 +136,25 @@ def _parameter_names(engine: Any) -> list[list[str]]:
 
 def _load_converted(engine: Any, folder: Path, target: Path) -> None:
     """Load through DeepSpeed's universal form, in which every parameter is whole."""
+    _forget_moments(engine)
     once_a_machine(lambda: to_universal(folder / STATE, target / STATE))
     with universal_loading(engine):
         _load(engine, target, STATE)
     _steps_apart(engine)
     dist.barrier()
     once_a_machine(lambda: shutil.rmtree(target))
+
+
+def _forget_moments(engine: Any) -> None:
+    """Bring the optimizer's state to what it is before the first step.
+
+    A checkpoint of then has no counters of steps, or no moments, and what is converted leaves alone what it
+    has nothing for: a stage that rolls back would keep those of the steps that it takes back.
+    """
+    for state in engine.basic_optimizer.state.values():
+        for value in state.values():
+            if isinstance(value, Tensor):
+                value.zero_()
 
 
 def _steps_apart(engine: Any) -> None:

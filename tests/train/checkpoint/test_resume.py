@@ -303,3 +303,20 @@ def test_what_lost_attempts_left_is_deleted(tmp_path):
         "step-00000003-a",
         "step-00000003.json",
     ]
+
+
+@pytest.mark.parametrize(("zero", "zero_before"), [(2, 2), (3, 3), (0, 2)])
+def test_a_rollback_to_other_ranks_start_forgets_the_steps_since(job, tmp_path, zero, zero_before):
+    """The checkpoint of step 0 has no counters of steps, and nothing would be loaded in their place."""
+    changes = {"deepspeed": DeepSpeed(zero=zero), "guard": Guard(on="rollback"), "checkpoint_every": 50}
+    job = changed(job, **changes)
+    whole = replace(job, out_dir=str(tmp_path / "whole"))
+    ranks.train(whole, 1, poison=(3,))
+    with pytest.raises(RuntimeError):
+        ranks.train(changed(job, deepspeed=DeepSpeed(zero=zero_before)), 2, die_at=1)
+    assert ranks.train(job, 1, poison=(3,)) == "done"
+    assert losses(job)[2] is None
+    assert losses(job)[3:] == pytest.approx(losses(whole)[3:], abs=2e-5)
+    ours, expected = (load_file(one.model_dir / "model.safetensors") for one in (job, whole))
+    for name, tensor in expected.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
