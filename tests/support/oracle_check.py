@@ -88,7 +88,7 @@ def fed_to(folder):
 
 
 def check_starts(job, runs, starts, checkpoints):
-    """Check that each attempt goes on from the last checkpoint that was there."""
+    """Check that each attempt goes on from the last checkpoint before it."""
     attempts = list(zip(starts, runs.cuts, strict=False))
     for number, ((start, cut), following) in enumerate(zip(attempts, starts[1:], strict=False), start=1):
         later = {begun + c.step for begun, c in attempts[number:] if not c.dies}
