@@ -250,6 +250,9 @@ def test_a_worker_that_fails_says_why(job, cluster):
 @pytest.mark.parametrize("at_least", [None, 1])
 def test_workers_that_are_slow_to_start_are_not_said_to_wait(job, cluster, monkeypatch, at_least):
     """There is room: they import torch, for seconds."""
+    while ray.cluster_resources().get("CPU", 0) < job.workers:  # other tests take machines away
+        cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
     monkeypatch.setattr(ray_trainer, "WAITS_S", 0.0)
     said = []
     short = replace(job, stage=job.stage.model_copy(update={"steps": 2}), min_workers=at_least)
