@@ -233,7 +233,7 @@ def test_what_is_not_shown_whole_is_broken(seed: int) -> None:
         for name, data in whole.items()
         for part in CUTS
     }
-    for number in range(400):
+    for number in range(200):
         name = drawn.choice(list(whole))
         change = drawn.choice(CHANGES), drawn.random(), drawn.randint(1, 64)
         files[f"{name} number {number} {change}"] = changed(whole[name], [change])

@@ -130,7 +130,9 @@ def deaths_of(tmp_path: Path, kills: tuple[int, ...]) -> list[range]:
     return [rows for rows in given if set(rows) & set(kills)]
 
 
-@pytest.mark.parametrize("kills", [(31,), (0, 59), (25, 26, 49)], ids=str)
+@pytest.mark.parametrize(
+    "kills", [(31,), (0, 59), pytest.param((25, 26, 49), marks=pytest.mark.nightly)], ids=str
+)
 def test_the_rows_are_found_and_the_rest_goes_on(tmp_path, kills):
     found, place, corpus = run(tmp_path, kills=kills)
     rows = sorted(found.to_pylist(), key=lambda row: int(row["key"]))
