@@ -1,10 +1,54 @@
-"""Options of scorers and judges, checked against what makes these."""
+"""Scorers and judges, made by name and options."""
 
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
+from rasterloom.errors import PluginError, one_line
+from rasterloom.recipe.filtering import Score
+from rasterloom.utils import plugins
+from rasterloom.utils.plugins import Plugin
+
 _WORDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
+
+
+def make_by_name(
+    kind: str,
+    group: str,
+    config: Score,
+    built_in: Mapping[str, Callable[..., Any]],
+    load: Callable[[Plugin], Callable[..., Any]],
+    members: tuple[str, ...],
+) -> Any:
+    """Make a built-in or a plug-in's scorer or judge.
+
+    Args:
+        kind: of what is made, for messages: score or judge.
+        group: of its plug-ins' entry points.
+        members: that it must have.
+
+    Raises:
+        ValueError: there is none of the name, or an option does not suit it.
+        PluginError: a plug-in's cannot be made, or lacks a member.
+    """
+    plugin = None
+    make = built_in.get(config.name)
+    if make is None:
+        plugin = plugins.find(group, config.name)
+        if plugin is None:
+            raise ValueError(plugins.missing(group, config.name, built_in))
+        make = load(plugin)
+    check_options(kind, config.name, config.options, make)
+    if plugin is None:
+        return make(**config.options)
+    try:
+        made = make(**config.options)
+    except Exception as error:
+        raise PluginError(f"{plugin} cannot be made: {type(error).__name__}: {one_line(error)}") from None
+    plugin.check(made, members)
+    if made.name != config.name:
+        raise PluginError(f"{plugin} calls itself {made.name!r}, not {config.name!r}")
+    return made
 
 
 def check_options(kind: str, name: str, given: Mapping[str, Any], make: Callable[..., Any]) -> None:

@@ -1,11 +1,20 @@
 """Suites of prompts that a model is judged by."""
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, field_validator
 
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.filtering import Score, by_name
+
+Prompt = TypeVar("Prompt")
+
+
+def taken(prompts: Sequence[Prompt], limit: int | None) -> list[Prompt]:
+    """Take prompts evenly, up to a suite's limit."""
+    number = min(len(prompts), limit or len(prompts))
+    return [prompts[i * len(prompts) // number] for i in range(number)]
 
 
 class SceneSuite(Section):

@@ -82,7 +82,7 @@ def jpegs() -> Iterator[tuple[str, bytes]]:
 
 
 def every_kind() -> Iterator[tuple[str, bytes]]:
-    """What several formats can hold: profiles, orientations, animations, alpha."""
+    """Profiles, orientations, animations and alpha, in several formats."""
     for kind, options in (("jpeg", FINE), ("png", {}), ("webp", {"quality": 95}), ("avif", FINE)):
         for name, profile in PROFILES.items():
             yield f"{kind} profile {name}", encode(RGB, kind, icc_profile=profile, **options)
@@ -177,7 +177,7 @@ def meant_colours() -> Iterator[tuple[str, bytes]]:
 
 
 def larger() -> Iterator[tuple[str, bytes]]:
-    """What is torn and changed: files of 8 bits, and large enough to lack something."""
+    """Files to tear and change: of 8 bits, and large enough to lack something."""
     image = LARGER.convert("RGB")
     for chroma in ("4:4:4", "4:2:0"):
         yield f"jpeg {chroma}", encode(image, "JPEG", quality=90, subsampling=chroma)
@@ -190,7 +190,7 @@ def larger() -> Iterator[tuple[str, bytes]]:
 
 
 def in_browser(files: dict[str, bytes]) -> dict[str, np.ndarray | None]:
-    """What Chromium shows of files, on white, by name. None where it shows nothing."""
+    """Images that Chromium shows of files, on white, by name. None where it shows nothing."""
 
     def serve(route: Any) -> None:
         name = unquote(route.request.url.partition("/files/")[2])

@@ -5,22 +5,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from rasterloom.pipelines.models.suite_step import SCHEMA
 from rasterloom.report.suite_page import PROMPTS, Figure, Judged, figures_of, suite_page
 from rasterloom.utils.intervals import wilson
-
-MARK = pa.struct(
-    [("judge", pa.string()), ("skill", pa.string()), ("score", pa.float64()), ("question", pa.string())]
-)
-FIELDS = [
-    ("number", pa.int64()),
-    ("prompt", pa.string()),
-    ("category", pa.string()),
-    ("seed", pa.int64()),
-    ("image", pa.binary()),
-    ("totals", pa.list_(MARK)),
-    ("marks", pa.list_(MARK)),
-    ("notes", pa.map_(pa.string(), pa.string())),
-]
 
 
 def png():
@@ -48,7 +35,7 @@ def table(prompts, right):
         for seed in (1, 0)
         for number, prompt in enumerate(prompts)
     ]
-    return pa.Table.from_pylist(rows, pa.schema(FIELDS))
+    return pa.Table.from_pylist(rows, SCHEMA)
 
 
 def test_figures_are_means_with_their_intervals():

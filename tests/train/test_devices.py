@@ -1,4 +1,4 @@
-"""What the processors of a machine compute in."""
+"""Precision of a machine's processors."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a worker hears of Ray while it trains."""
+"""Notices that a worker has from Ray while it trains."""
 
 import threading
 import time

@@ -62,27 +62,6 @@ class PickScoreJudge(ClipJudge):
         super().__init__(_folder(self.name, weights))
 
 
-class ImageRewardJudge:
-    """ImageReward, which this version refuses.
-
-    Args:
-        weights: its checkpoint
-    """
-
-    name = "imagereward"
-    version = "1"
-    digest = ""
-
-    def __init__(self, weights: str = "") -> None:
-        raise ValueError(
-            "the judge imagereward needs the package image-reward, which Rasterloom does not load: use hpsv2 "
-            "or pickscore, or add a plug-in that loads it (docs/extending.md)"
-        )
-
-    def __call__(self, images: Sequence[Pixels], prompts: Sequence[SuitePrompt]) -> list[Judgement]:
-        raise NotImplementedError
-
-
 def _folder(judge: str, weights: str) -> str:
     """Check that weights are a folder of transformers."""
     if not (Path(weights) / "config.json").is_file():

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
-from rasterloom.errors import PluginError, one_line
 from rasterloom.filtering.judges.base import Judge
-from rasterloom.filtering.judges.clip import ClipJudge, HpsJudge, ImageRewardJudge, PickScoreJudge
+from rasterloom.filtering.judges.clip import ClipJudge, HpsJudge, PickScoreJudge
 from rasterloom.filtering.judges.scene import SceneJudge
-from rasterloom.filtering.judges.sets import ClipDistanceJudge, CmmdJudge, FidJudge
+from rasterloom.filtering.judges.sets import ClipDistanceJudge, CmmdJudge
 from rasterloom.filtering.judges.vqa import VqaJudge
-from rasterloom.filtering.options import check_options
+from rasterloom.filtering.options import make_by_name
 from rasterloom.recipe.filtering import Score
 from rasterloom.utils import plugins
 from rasterloom.utils.plugins import Plugin
@@ -21,11 +20,13 @@ JUDGES: dict[str, Callable[..., Judge]] = {
         VqaJudge,
         HpsJudge,
         PickScoreJudge,
-        ImageRewardJudge,
         ClipDistanceJudge,
         CmmdJudge,
-        FidJudge,
     )
+}
+REFUSED = {
+    "imagereward": "the package image-reward, which Rasterloom does not load: use hpsv2 or pickscore",
+    "fid": "the Inception network of FID, which Rasterloom does not load: use clip-fd or cmmd",
 }
 MEMBERS = ("name", "version", "digest", "__call__")  # of a judge
 
@@ -63,21 +64,10 @@ def identity_of(judges: Sequence[Judge]) -> dict[str, str]:
 
 
 def _make(config: Score) -> Judge:
-    plugin = None
-    make = JUDGES.get(config.name)
-    if make is None:
-        plugin = plugins.find(plugins.JUDGES, config.name)
-        if plugin is None:
-            raise ValueError(plugins.missing(plugins.JUDGES, config.name, JUDGES))
-        make = load_plugin(plugin)
-    check_options("judge", config.name, config.options, make)
-    if plugin is None:
-        return make(**config.options)
-    try:
-        judge = make(**config.options)
-    except Exception as error:
-        raise PluginError(f"{plugin} cannot be made: {type(error).__name__}: {one_line(error)}") from None
-    plugin.check(judge, MEMBERS)
-    if judge.name != config.name:
-        raise PluginError(f"{plugin} calls itself {judge.name!r}, not {config.name!r}")
-    return judge
+    if config.name in REFUSED and plugins.find(plugins.JUDGES, config.name) is None:
+        raise ValueError(
+            f"the judge {config.name} needs {REFUSED[config.name]}, or add a plug-in that loads it "
+            "(docs/extending.md)"
+        )
+    made: Judge = make_by_name("judge", plugins.JUDGES, config, JUDGES, load_plugin, MEMBERS)
+    return made

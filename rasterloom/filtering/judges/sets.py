@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from rasterloom.filtering.judges.base import Features, Judgement, Pixels, SuitePrompt
 from rasterloom.filtering.judges.distances import cmmd, frechet
@@ -30,15 +30,12 @@ class ClipDistanceJudge:
     version = "1"
 
     def __init__(self, reference: str, clip: str = DEFAULT_CLIP, revision: str | None = None) -> None:
-        folder = Path(reference)
-        self._files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES)
+        self._files = sorted(path for path in Path(reference).rglob("*") if path.suffix.lower() in IMAGES)
         if len(self._files) < 2:
             raise ValueError(
                 f"the judge {self.name} takes a folder of images as reference; {reference} is none"
             )
-        digest = hashlib.sha256()
-        for path in self._files:
-            digest.update(f"{path.relative_to(folder)}:{path.stat().st_size}\n".encode())
+        digest = hashlib.sha256()  # not of the reference: images are compared with it anew each time
         add_checkpoint(digest, clip, revision)
         self.digest = digest.hexdigest()
         self._clip = open_clip(clip, revision)
@@ -50,8 +47,7 @@ class ClipDistanceJudge:
         """Embeddings [n, d] of the reference."""
         parts = []
         for start in range(0, len(self._files), 64):
-            images = [Image.open(path).convert("RGB") for path in self._files[start : start + 64]]
-            parts.append(self._clip.embed_images([np.asarray(image) for image in images]))
+            parts.append(self._clip.embed_images(list(map(_pixels, self._files[start : start + 64]))))
         return np.concatenate(parts)
 
     def distance(self, drawn: Features, reference: Features) -> float:
@@ -70,22 +66,7 @@ class CmmdJudge(ClipDistanceJudge):
         return cmmd(drawn, reference)
 
 
-class FidJudge:
-    """FID, which this version refuses.
-
-    Args:
-        reference: folder of images
-    """
-
-    name = "fid"
-    version = "1"
-    digest = ""
-
-    def __init__(self, reference: str = "") -> None:
-        raise ValueError(
-            "the judge fid needs the Inception network of FID, which Rasterloom does not load: use clip-fd "
-            "or cmmd, or add a plug-in that loads it (docs/extending.md)"
-        )
-
-    def __call__(self, images: Sequence[Pixels], prompts: Sequence[SuitePrompt]) -> list[Judgement]:
-        raise NotImplementedError
+def _pixels(path: Path) -> Pixels:
+    """Read an image as it is shown, turned as its EXIF says."""
+    with Image.open(path) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rasterloom import schema
-from rasterloom.errors import PluginError, one_line
-from rasterloom.filtering.options import check_options
+from rasterloom.filtering.options import make_by_name
 from rasterloom.filtering.scorers.aesthetic import AestheticScorer
 from rasterloom.filtering.scorers.base import Batch, Captions, Images, Scorer, Scores, floats
 from rasterloom.filtering.scorers.captions import CaptionScorer, LanguageScorer
@@ -112,24 +111,8 @@ def make_scorers(configs: Sequence[Score]) -> list[Scorer]:
 
 
 def _make(config: Score) -> Scorer:
-    plugin = None
-    make = SCORERS.get(config.name)
-    if make is None:
-        plugin = plugins.find(plugins.SCORERS, config.name)
-        if plugin is None:
-            raise ValueError(plugins.missing(plugins.SCORERS, config.name, SCORERS))
-        make = load_plugin(plugin)
-    check_options("score", config.name, config.options, make)
-    if plugin is None:
-        return make(**config.options)
-    try:
-        scorer = make(**config.options)
-    except Exception as error:
-        raise PluginError(f"{plugin} cannot be made: {type(error).__name__}: {one_line(error)}") from None
-    plugin.check(scorer, MEMBERS)
-    if scorer.name != config.name:
-        raise PluginError(f"{plugin} calls itself {scorer.name!r}, not {config.name!r}")
-    return scorer
+    made: Scorer = make_by_name("score", plugins.SCORERS, config, SCORERS, load_plugin, MEMBERS)
+    return made
 
 
 def plugin_identity(configs: Sequence[Score]) -> dict[str, Any]:

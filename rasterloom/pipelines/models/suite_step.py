@@ -30,7 +30,7 @@ from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import file_folder
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.filtering import Score
-from rasterloom.recipe.suites import Suite
+from rasterloom.recipe.suites import Suite, taken
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import StepKind
 from rasterloom.storage.layout import MODEL
@@ -97,9 +97,7 @@ class SuiteSpec(ShardSpec):
 
 def prompts_of(suite: Suite) -> tuple[SuitePrompt, ...]:
     """Prompts of a suite, up to its limit. RecipeError if there are none."""
-    prompts = load_prompts(suite.prompts)
-    taken = min(len(prompts), suite.limit or len(prompts))
-    return tuple(prompts[i * len(prompts) // taken] for i in range(taken))
+    return tuple(taken(load_prompts(suite.prompts), suite.limit))
 
 
 def suite_step(workflow: Workflow, suite: Suite, model: TrainedModel) -> ShardStep[SuiteAt, SuiteSpec]:

@@ -54,7 +54,6 @@ def suites_of(recipe: Recipe, asked: Sequence[str], judges: Sequence[str]) -> tu
 
     All of the recipe's if none is asked for.
 
-
     Args:
         judges: names, in place of the suites' own.
 
@@ -86,7 +85,6 @@ def judge_suites(
     """Draw and judge suites with each chosen model.
 
     What was done before is not done again.
-
 
     Raises:
         RecipeError: a model, a suite or a judge cannot be used.

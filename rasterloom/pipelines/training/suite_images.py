@@ -14,7 +14,7 @@ from PIL import Image
 
 from rasterloom.filtering.scenes.judge import SKILLS, Verdict, judge
 from rasterloom.filtering.scenes.suite import scene_prompts
-from rasterloom.recipe.suites import SceneSuite
+from rasterloom.recipe.suites import SceneSuite, taken
 from rasterloom.storage.layout import SUITE
 from rasterloom.utils.intervals import wilson
 
@@ -33,9 +33,7 @@ class JudgedImage:
 
 def prompts_of(suite: SceneSuite) -> list[str]:
     """The prompts of a suite, up to its limit."""
-    prompts = scene_prompts()
-    taken = min(len(prompts), suite.limit or len(prompts))
-    return [prompts[i * len(prompts) // taken] for i in range(taken)]
+    return taken(scene_prompts(), suite.limit)
 
 
 def judged(prompts: Sequence[str], seed: int, images: Sequence[Image.Image]) -> list[JudgedImage]:

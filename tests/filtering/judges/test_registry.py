@@ -80,3 +80,26 @@ def test_a_judge_is_known_by_version_options_and_weights(clip):
     assert identity_of([make("clip", clip=str(clip))])["clip"].startswith("1:")
     with pytest.raises(ValueError, match="the judge scene is named twice"):
         make_judges([Score(name="scene")] * 2)
+
+
+def test_a_plugin_may_take_the_name_of_a_judge_that_is_refused(monkeypatch):
+    class Own:
+        name, version, digest = "fid", "7", ""
+
+        def __call__(self, images, prompts):
+            return []
+
+    class Found:
+        source = "own 1.0"
+
+        def load(self, *_):
+            return Own
+
+        def check(self, *_):
+            pass
+
+    monkeypatch.setattr(
+        "rasterloom.utils.plugins.find", lambda group, name: Found() if name == "fid" else None
+    )
+    judge = make("fid")
+    assert judge.version == "7" and identity_of([judge]) == {"fid": "7:own 1.0"}

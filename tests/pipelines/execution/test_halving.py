@@ -125,7 +125,7 @@ def run(tmp_path, at_once=2, **config):
 
 
 def deaths_of(tmp_path: Path, kills: tuple[int, ...]) -> list[range]:
-    """What was given to workers with a row that kills them."""
+    """Rows given to workers beside one that kills them."""
     given = [range(*map(int, line.split())) for line in (tmp_path / "notes").read_text().splitlines()]
     return [rows for rows in given if set(rows) & set(kills)]
 
