@@ -56,9 +56,20 @@ def pytest_unconfigure(config):
     endings.kill_what_is_left()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef):
+    """Seed what is shared, too: a module's model is the same whichever test of it comes first."""
+    if fixturedef.scope != "function":
+        _seed()
+
+
 @pytest.fixture(autouse=True)
 def _same_random_numbers():
     """Seed of the global generators, the same whatever ran before."""
+    _seed()
+
+
+def _seed():
     random.seed(0)
     np.random.seed(0)
     if "torch" in sys.modules:
