@@ -8,11 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rasterloom.errors import SourceError
+from rasterloom.errors import SourceError, StepFailed
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.sources import Source
 from rasterloom.sources.fetch.shard import fetch_shard
 from rasterloom.sources.pairs import check_sources, read_sources
+from rasterloom.sources.readers import hub
+from rasterloom.sources.readers.registry import read_rows, survey_source
+from rasterloom.sources.readers.tally import Tally
 
 datasets = pytest.importorskip("datasets")
 
@@ -106,3 +109,28 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
         with pytest.raises(SourceError, match=words) as caught:
             check_sources([Source(path=path, kind="hf")])
         assert "\n" not in str(caught.value)
+
+
+def test_files_of_a_set_are_told_by_split(image_set: Path) -> None:
+    (image_set / "data" / "train-00001-of-00002.parquet").rename(image_set / "data" / "test-00000.parquet")
+    (image_set / "data" / "train-00000-of-00002.parquet").rename(image_set / "data" / "train-00000.parquet")
+    (image_set / "notes.pdf").touch()
+    survey = survey_source(Source(path=str(image_set), kind="hf", caption="text"))
+    assert survey is not None and survey.lines() == [
+        "1 .parquet read",
+        "1 .parquet not read (of another split than train: name it as split)",
+        "1 .pdf not read (datasets does not take it for data of the set)",
+    ]
+
+
+def test_rows_are_as_many_as_the_footers_say(image_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Source(path=str(image_set), kind="hf", caption="text", name="set")
+    tally = Tally()
+    assert len(list(read_rows(source, tally))) == 8 and not tally.faults()
+    assert {name: counts.records for name, counts in tally.files.items()} == {"shard 0": 4, "shard 1": 4}
+
+    whole = hub.load(source)
+    monkeypatch.setattr(hub, "load", lambda _: whole.filter(lambda row: row["text"] != "picture 1.2"))
+    words = r"source 'set': shard 1: 4 records, of which 3 became rows and 0 were left out; please report it"
+    with pytest.raises(StepFailed, match=words):
+        read_sources([source])

@@ -21,7 +21,7 @@ from rasterloom.recipe.sources import Source
 from rasterloom.schema import pair_key
 from rasterloom.sources.fetch.shard import fetch_shard
 from rasterloom.sources.pairs import check_sources, read_sources
-from rasterloom.sources.readers.registry import kind_of
+from rasterloom.sources.readers.registry import kind_of, survey_source
 
 IMG2DATASET = Path(__file__).parent / "img2dataset"  # written by img2dataset 1.47.0: five URLs, one a 404
 
@@ -286,6 +286,23 @@ def test_img2dataset(form: str) -> None:
         16,
         16,
     )
+
+
+@pytest.mark.parametrize(
+    ("form", "read", "reason"),
+    [
+        ("parquet", "2 .parquet, 2 .json read", "no image"),
+        ("webdataset", "2 .parquet, 2 .tar, 2 .json read", "img2dataset writes no such file"),
+        ("files", "2 .parquet, 6 .json, 4 .jpg, 4 .txt read", "no image"),
+    ],
+)
+def test_files_of_img2dataset_are_told(tmp_path: Path, form: str, read: str, reason: str) -> None:
+    shutil.copytree(IMG2DATASET / form, tmp_path / "out")
+    (tmp_path / "out" / "notes.csv").touch()
+    survey = survey_source(Source(path=str(tmp_path / "out")))
+    assert survey is not None and survey.lines() == [read, f"1 .csv not read ({reason})"]
+    on_disk = sum(path.is_file() for path in (tmp_path / "out").rglob("*"))
+    assert on_disk == survey.read.total() + sum(counts.total() for counts in survey.not_read.values())
 
 
 def test_img2dataset_without_its_tables(tmp_path: Path) -> None:

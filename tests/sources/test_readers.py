@@ -1,6 +1,8 @@
 """Rows out of Parquet, CSV and JSON Lines, and one line that says why a source cannot be used."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,8 +13,13 @@ from hypothesis import strategies as st
 
 from rasterloom.errors import SourceError
 from rasterloom.recipe.sources import Source
-from rasterloom.sources.readers.registry import read_rows, source_name
-from rasterloom.sources.readers.row import UNREADABLE
+from rasterloom.sources.readers import registry
+from rasterloom.sources.readers.base import Listing
+from rasterloom.sources.readers.registry import PluginReader, read_rows, source_name, survey_source
+from rasterloom.sources.readers.row import UNREADABLE, Row
+from rasterloom.sources.readers.tally import Survey
+from rasterloom.utils import plugins
+from rasterloom.utils.plugins import Plugin
 
 Write = Callable[[str, bytes], Path]
 
@@ -191,3 +198,41 @@ def test_any_file_gives_rows_or_one_error(
         assert all(isinstance(row, dict) for row in rows(path))
     except SourceError as error:
         assert "\n" not in str(error)
+
+
+class Notes:
+    """Reader of a plug-in, of whatever lies there."""
+
+    def matches(self, listing: Listing) -> bool:
+        return False
+
+    def check(self, source: Source) -> None: ...
+
+    def read(self, source: Source) -> Iterator[Row]:
+        yield Row({"url": "http://a/1", "caption": "one"})
+
+    def digest(self, source: Source) -> str:
+        return "1"
+
+
+class SurveyedNotes(Notes):
+    def survey(self, source: Source) -> object:
+        if source.caption == "broken":
+            return "two files"
+        return Survey("notes", Counter({".note": 1}), {"not a note": Counter({".md": 1})})
+
+
+def test_a_plug_in_may_tell_which_files_it_reads(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Source(path=str(write("a.note", b"one"))).model_copy(update={"kind": "notes"})
+    entry = EntryPoint("notes", "my_notes:Notes", plugins.READERS)
+    plugin = Plugin(plugins.READERS, entry.name, entry.value, "my-notes", "1.0", entry)
+    for reader, lines in (
+        (Notes(), None),
+        (SurveyedNotes(), ["1 .note read", "1 .md not read (not a note)"]),
+    ):
+        plugged = PluginReader(plugin, reader)
+        monkeypatch.setattr(registry, "reader_of_kind", lambda _, plugged=plugged: plugged)
+        survey = survey_source(source)
+        assert (survey.lines() if survey else None) == lines
+    with pytest.raises(SourceError, match="survey gave str where a Survey is due"):
+        survey_source(source.model_copy(update={"caption": "broken"}))

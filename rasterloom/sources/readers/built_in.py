@@ -194,9 +194,11 @@ def is_private(files: Files, name: str) -> bool:
 
 
 class CountingReader(Reader, Protocol):
-    """Reader that counts the records of its files while it reads."""
+    """Reader that counts records, and tells which files it reads."""
 
     def read(self, source: Source, tally: Tally | None = None) -> Iterator[Row]: ...
+
+    def survey(self, source: Source) -> Survey: ...
 
 
 class TarReader(FileReader):
@@ -271,6 +273,10 @@ class Img2datasetReader:
     def digest(self, source: Source) -> str:
         return digest_of(find_files(source))
 
+    def survey(self, source: Source) -> Survey:
+        """Return the shards that are read, by their names alone."""
+        return img2dataset.survey(find_files(source))
+
 
 class HubReader:
     """Reads a Hugging Face data set. One on the hub is known by its address and revision."""
@@ -287,12 +293,20 @@ class HubReader:
         hub.check(source)
 
     def read(self, source: Source, tally: Tally | None = None) -> Iterator[Row]:
-        yield from as_samples(picked(hub.read(source), source), source, source.paths[0])
+        tally = Tally() if tally is None else tally
+        yield from as_samples(picked(hub.read(source, tally), source), source, source.paths[0])
 
     def digest(self, source: Source) -> str:
         if source.paths[0].startswith(hub.HUB):
             return "@".join((source.paths[0], source.revision or "main"))
         return digest_of(find_files(source))
+
+    def survey(self, source: Source) -> Survey:
+        """Return the files of the split, and what else lies there."""
+        if source.paths[0].startswith(hub.HUB):
+            return hub.survey(source, iter(()))
+        files = find_files(source)
+        return hub.survey(source, (files.store.path(entry.name) for entry in files.entries()))
 
 
 # In the order in which a source of kind auto is held against them.

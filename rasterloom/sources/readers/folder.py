@@ -155,7 +155,13 @@ def _sidecars(names: Iterable[str]) -> dict[str, str]:
 def survey(files: Files) -> Survey:
     """Return the files that are read, by name alone."""
     found = Survey("folder")
-    for entries in by_folder(files.entries()):
+    survey_into(found, files.entries())
+    return found
+
+
+def survey_into(found: Survey, files: Iterable[Entry]) -> None:
+    """Note which of some files are images or lie beside one."""
+    for entries in by_folder(files):
         names = [entry.name for entry in entries]
         images, sidecars = set(images_of(names)), _sidecars(names)
         read = {name for image in images for name in beside(image, sidecars).values()}
@@ -165,7 +171,6 @@ def survey(files: Files) -> Survey:
                 found.read[suffix] += 1
             else:
                 found.skip(NO_IMAGE_BESIDE if is_sidecar(name) else NO_IMAGE, suffix, name)
-    return found
 
 
 def note_read_anew(name: str, found: list[str]) -> None:

@@ -4,9 +4,12 @@
 Images are located by shard and row, and read by streaming that shard again.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from rasterloom.errors import SourceError, one_line
 from rasterloom.recipe.sources import Source
@@ -15,8 +18,11 @@ from rasterloom.sources.local_paths import BlockedPath, real_folders, real_path
 from rasterloom.sources.readers.datasets_compat import with_features
 from rasterloom.sources.readers.parquet import check_types
 from rasterloom.sources.readers.row import Row, check_columns, is_image
+from rasterloom.sources.readers.tally import Survey, Tally
 
 HUB = "hf://"
+OTHER_SPLIT = "of another split than {}: name it as split"
+NOT_OF_SET = "datasets does not take it for data of the set"
 
 
 def is_streamed(source: Source) -> bool:
@@ -39,13 +45,7 @@ def _load(source: Source) -> Any:
         raise SourceError(f"{source.paths[0]}: a source of kind hf has one path")
     path = source.paths[0]
     try:
-        import datasets  # heavy
-    except ImportError:
-        raise SourceError(f"{path}: needs the library datasets: pip install 'rasterloom[hf]'") from None
-    datasets.disable_progress_bars()
-    name = path.removeprefix(HUB).removeprefix("datasets/")
-    try:
-        builder = datasets.load_dataset_builder(name, source.config, revision=source.revision)
+        builder = _builder(source)
         for files in (builder.config.data_files or {}).values():
             # Images of a folder of images are checked one by one, when they are read.
             by_row = builder.name == "imagefolder"
@@ -59,6 +59,62 @@ def _load(source: Source) -> Any:
                 f"{path}: datasets takes the brackets for a pattern: rename the folder"
             ) from None
         raise SourceError(f"{path}: cannot be read by datasets: {one_line(error)}") from None
+
+
+@lru_cache(maxsize=8)
+def _builder(source: Source) -> Any:
+    try:
+        import datasets  # heavy
+    except ImportError:
+        path = source.paths[0]
+        raise SourceError(f"{path}: needs the library datasets: pip install 'rasterloom[hf]'") from None
+    datasets.disable_progress_bars()
+    name = source.paths[0].removeprefix(HUB).removeprefix("datasets/")
+    return datasets.load_dataset_builder(name, source.config, revision=source.revision)
+
+
+def files_of(source: Source) -> dict[str, list[str]]:
+    """Return the files of each split: local paths, or addresses. Empty where the set's builder names none.
+
+    Raises:
+        SourceError: `datasets` is not installed, or the data set cannot be opened.
+    """
+    load(source)
+    found = _builder(source).config.data_files or {}
+    return {str(split): [file.rpartition("::")[2] for file in files] for split, files in found.items()}
+
+
+def survey(source: Source, others: Iterator[str]) -> Survey:
+    """Return which files of a data set are read.
+
+    Args:
+        others: paths of what else lies in its folder.
+    """
+    found = Survey("hf")
+    by_split = files_of(source)
+    known = {os.path.realpath(file) for files in by_split.values() for file in files}
+    for split, files in by_split.items():
+        for file in dict.fromkeys(files):
+            if split == source.split:
+                found.read[_suffix(file)] += 1
+            else:
+                found.skip(OTHER_SPLIT.format(source.split), _suffix(file), file)
+    for path in others:
+        if os.path.realpath(path) not in known:
+            found.skip(NOT_OF_SET, _suffix(path), path)
+    return found
+
+
+def _suffix(file: str) -> str:
+    return os.path.splitext(file)[1].lower() or "without a suffix"
+
+
+def _records(source: Source, shards: int) -> list[int | None]:
+    """Rows of each shard, by the footers of its Parquet files. None where it has none, or lies elsewhere."""
+    files = files_of(source).get(source.split, [])
+    if len(files) != shards or source.paths[0].startswith(HUB):
+        return [None] * shards
+    return [pq.read_metadata(file).num_rows if file.endswith(".parquet") else None for file in files]
 
 
 def _check_files(path: str, files: Sequence[str]) -> None:
@@ -94,15 +150,20 @@ def check(source: Source) -> None:
         check_types(source.paths[0], named, features.arrow_schema)
 
 
-def read(source: Source) -> Iterator[Row]:
+def read(source: Source, tally: Tally) -> Iterator[Row]:
     """Yield the rows of all shards, without their images."""
     data, image = load(source), image_column(source)
     rest = data.remove_columns(image) if image else data
+    records = _records(source, data.num_shards)
     for shard in range(data.num_shards):
+        counts, row = tally.file(f"shard {shard}"), -1
         try:
             part = rest.shard(data.num_shards, shard) if data.num_shards > 1 else rest
             for row, values in enumerate(part):
+                counts.rows += 1
                 yield Row(values, locator.of_streamed(shard, row) if image else None)
+            known = records[shard]
+            counts.records = row + 1 if known is None else known
         except Exception as error:
             shown = f"{source.paths[0]}, shard {shard}"
             raise SourceError(f"{shown}: cannot be read by datasets: {one_line(error)}") from None

@@ -18,9 +18,11 @@ from rasterloom.sources.files import Files
 from rasterloom.sources.readers import folder, parquet, webdataset
 from rasterloom.sources.readers.row import Row, picked
 from rasterloom.sources.readers.sidecars import unusable
-from rasterloom.sources.readers.tally import FileTally, Tally
+from rasterloom.sources.readers.tally import FileTally, Survey, Tally
+from rasterloom.storage.store import Entry
 
 STATS = "_stats.json"
+NOT_WRITTEN = "img2dataset writes no such file"
 SUCCESS = (b"success", "success")
 FORMATS = ("jpg", "png", "webp")  # its encode_format names the column
 
@@ -70,6 +72,27 @@ def read(files: Files, source: Source, tally: Tally | None = None) -> Iterator[R
             counts = tally.file(f"{shard}.parquet")
             counts.records, counts.rows = counts.records + 1, counts.rows + 1
             yield unusable(f"{files.shown(shard)}.parquet: {words}", {"table": f"{shard}.parquet"})
+
+
+def survey(files: Files) -> Survey:
+    """Return which files are read: tables, statistics, and tars or images of shards.
+
+    Images in folders are read only where no shard is a tar, as `read` does.
+    """
+    found = Survey("img2dataset")
+    others: list[Entry] = []
+    for entry in files.entries():
+        suffix = os.path.splitext(entry.name)[1].lower()
+        if suffix in (".tar", ".parquet") or entry.name.endswith(STATS):
+            found.read[suffix] += 1
+        else:
+            others.append(entry)
+    if found.read[".tar"]:
+        for entry in others:
+            found.skip(NOT_WRITTEN, os.path.splitext(entry.name)[1].lower(), entry.name)
+    else:
+        folder.survey_into(found, others)
+    return found
 
 
 def _table(files: Files, name: str, source: Source, counts: FileTally) -> Iterator[Row]:

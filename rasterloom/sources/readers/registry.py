@@ -17,8 +17,8 @@ from rasterloom.sources.readers import hub, json_records
 from rasterloom.sources.readers.base import Listing, Reader
 from rasterloom.sources.readers.built_in import (
     BUILT_IN,
+    CountingReader,
     FileReader,
-    FolderReader,
     as_samples,
     is_private,
     packed,
@@ -83,6 +83,19 @@ class PluginReader:
         except Exception as error:
             raise self._named(source, error) from error
 
+    def survey(self, source: Source) -> Survey | None:
+        """Return which files are read, where the plug-in has a method ``survey``."""
+        tell = getattr(self._reader, "survey", None)
+        if tell is None:
+            return None
+        try:
+            found = tell(source)
+        except Exception as error:
+            raise self._named(source, error) from error
+        if not isinstance(found, Survey):
+            raise self._named(source, TypeError(f"survey gave {type(found).__name__} where a Survey is due"))
+        return found
+
     def _rows(self, source: Source) -> Iterator[Row]:
         for row in self._reader.read(source):
             if not isinstance(row, Row):
@@ -106,7 +119,7 @@ def load_plugin(plugin: Plugin) -> PluginReader:
 
 
 @lru_cache(maxsize=16)
-def reader_of_kind(kind: str) -> Reader:
+def reader_of_kind(kind: str) -> CountingReader | PluginReader:
     """Return the reader of a kind, built in or of a plug-in.
 
     Raises:
@@ -195,7 +208,7 @@ def _plugin_kind(listing: Listing) -> str:
 
 
 @lru_cache(maxsize=64)  # so that one that is broken is told of once
-def _loaded(plugin: Plugin) -> Reader | None:
+def _loaded(plugin: Plugin) -> CountingReader | PluginReader | None:
     try:
         return reader_of_kind(plugin.name)
     except PluginError as error:
@@ -241,9 +254,10 @@ def survey_source(source: Source) -> Survey | None:
         SourceError: there is no such file or folder, or it cannot be listed.
     """
     reader = reader_of_kind(kind_of(source))
-    if not isinstance(reader, FileReader | FolderReader):
-        return None
-    survey, files = reader.survey(source), find_files(source)
+    survey = reader.survey(source)
+    if survey is None or source.paths[0].startswith(hub.HUB):
+        return survey
+    files = find_files(source)
     for name, reason in files.passed_over():
         is_folder = not files.store.is_s3 and os.path.isdir(files.store.path(name))
         survey.skip(reason, "folder" if is_folder else suffix_of(name), name)
