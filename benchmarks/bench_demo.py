@@ -4,7 +4,8 @@ python benchmarks/bench_demo.py [--seeds 0 1 2] [--scenes 4000]
 
 Runs examples/quickstart.yaml from the first step to the last, once for each seed of `train.seed`; all but the
 first begin at the training. The judge is rasterloom.filtering.scenes, the prompts are those of the recipe's
-suite, which no image of the corpus shows. Intervals are Wilson's, of 95 %.
+suite, which no image of the corpus shows. The last column is the share of prompts of which one image at least
+is right: the best of as many as the suite has seeds. Intervals are Wilson's, of 95 %.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from rasterloom.storage.layout import SUITE
 from rasterloom.utils.intervals import wilson
 
 RECIPE = Path(__file__).resolve().parent.parent / "examples/quickstart.yaml"
-KINDS = ("one shape", "several", "relation", "all")
+KINDS = ("one shape", "several", "relation", "all", "best of seeds")
 
 
 def main() -> None:
@@ -67,10 +68,13 @@ def right_of(recipe: Recipe, folder: Path, port: int) -> dict[str, tuple[int, in
         run(workflow, None, Progress(Console(stderr=True)))
     table = Path(result_files(workflow, "sample")["grid"]).with_name(SUITE)
     found: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    prompts: dict[str, bool] = {}
     for row in pq.read_table(table, columns=["prompt", "all_right"]).to_pylist():
+        prompts[row["prompt"]] = prompts.get(row["prompt"], False) or row["all_right"]
         for kind in (kind_of(read_caption(row["prompt"])), "all"):
             right, asked = found[kind]
             found[kind] = right + row["all_right"], asked + 1
+    found["best of seeds"] = sum(prompts.values()), len(prompts)
     return found
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rasterloom.pipelines.models.generate import SampleRequest
     from rasterloom.pipelines.models.load import ModelChoice
     from rasterloom.recipe.recipe import Recipe
+    from rasterloom.recipe.sampling import BestOf
 
 Prompts = Annotated[list[str] | None, typer.Option(help="Prompt; may be given again.")]
 PromptFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Text file of prompts, one a line.")]
@@ -50,6 +51,23 @@ Seed = Annotated[int | None, typer.Option(help="Random seed. Default: the recipe
 TextTopK = Annotated[int, typer.Option(min=1, help="Top-k of text tokens.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Length limit of a text answer, in tokens.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Answers that are sampled at once.")]
+BestOfN = Annotated[
+    int | None,
+    typer.Option(
+        "--best-of",
+        min=1,
+        max=64,
+        metavar="N",
+        help="Generate N images for each that is kept, the one that --judge scores highest; 1: no choice. "
+        "Default: the recipe's sample.best_of.",
+    ),
+]
+JudgeName = Annotated[
+    str | None,
+    typer.Option(
+        "--judge", metavar="NAME", help="Judge that chooses. Default: the recipe's sample.best_of, or scene."
+    ),
+]
 Folder = Annotated[
     Path | None,
     typer.Option("--out", metavar="FOLDER", help="New or empty folder. Default: samples, samples-2, ..."),
@@ -80,6 +98,8 @@ def sample_command(
     max_tokens: MaxTokens = 512,
     seed: Seed = None,
     batch: BatchSize = 8,
+    best_of: BestOfN = None,
+    judge: JudgeName = None,
     folder: Folder = None,
     stage: StageNumber = None,
     step: AtStep = None,
@@ -91,6 +111,7 @@ def sample_command(
     \b
     rasterloom sample RECIPE --prompt "a red circle" --n 4
     rasterloom sample RECIPE --prompts prompts.txt --size 768x512 --cfg 4
+    rasterloom sample RECIPE --prompt "two green stars" --best-of 4
     rasterloom sample RECIPE --image cat.jpg
     rasterloom sample RECIPE --image cat.jpg --prompt "make it red"
 
@@ -116,8 +137,20 @@ def sample_command(
         seed=own.seed if seed is None else seed,
         batch=batch,
         max_tokens=max_tokens,
+        best_of=_best_of(own.best_of, best_of, judge, bool(image)),
     )
     _sample(loaded, generate.checked(request), ModelChoice(stage, step, model, average), folder)
+
+
+def _best_of(own: "BestOf | None", n: int | None, judge: str | None, of_image: bool) -> "BestOf | None":
+    """The recipe's choice, with the options in its place. It has none of answers to an image."""
+    from rasterloom.recipe.filtering import Score  # heavy
+    from rasterloom.recipe.sampling import BestOf  # heavy
+
+    if n == 1 or (n is None and judge is None and (own is None or of_image)):
+        return None
+    chosen = own or BestOf()
+    return BestOf(n=n or chosen.n, judge=Score(name=judge) if judge else chosen.judge)
 
 
 def _sample(recipe: "Recipe", request: "SampleRequest", choice: "ModelChoice", folder: Path | None) -> None:

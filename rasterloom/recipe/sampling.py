@@ -1,10 +1,27 @@
 """Section `sample`: images that the trained model generates."""
 
+from typing import Any
+
 from pydantic import Field, field_validator
 
 from rasterloom.recipe.base import Section, is_default
+from rasterloom.recipe.filtering import Score, by_name
 from rasterloom.recipe.suites import SceneSuite
 from rasterloom.schema import IMAGE_PLACEHOLDER
+
+
+class BestOf(Section):
+    """Choice of the best of several images of a prompt (docs/judging.md)."""
+
+    n: int = Field(4, ge=2, le=64)
+    """Images generated for each one that is kept."""
+    judge: Score = Score(name="scene")
+    """Judge that chooses, with its options: scene, clip, vqa, hpsv2, pickscore, or a plug-in's."""
+
+    @field_validator("judge", mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        return by_name(value)
 
 
 class SamplingConfig(Section):
@@ -24,6 +41,9 @@ class SamplingConfig(Section):
     """Random seed; the same seed gives the same images."""
     ema: bool = Field(False, exclude_if=is_default(False))
     """Use the average of the weights (``train.ema``) for these images."""
+    best_of: BestOf | None = Field(None, exclude_if=is_default(None))
+    """Keep the best of several images of each prompt; null: each image is the first one generated. The suite
+    is judged without a choice."""
     suite: SceneSuite | None = Field(None, exclude_if=is_default(None))
     """Prompts whose images are judged; null: none."""
 

@@ -184,17 +184,23 @@ def read_samples(folder: Path) -> Samples | None:
         return None
     names = {"cfg": "guidance", "temperature": "temperature", "top_k": "top-k"}
     settings = ", ".join(f"{name} {found[key]}" for key, name in names.items() if found.get(key) is not None)
+    best = _get(found.get("best_of"), "n")
+    settings += f", best of {best} by the judge {_get(found['best_of'], 'judge')}" if best else ""
     of_suite = _get(found.get("suite"), "skills")
     checks = {"all right": _get(of_suite, ALL), "rows line up": found.get("rows_line_up")}
     answers = tuple((name, share) for name, value in checks.items() if (share := _share(value)))
     left_out = max(0, len(listed) - SAMPLES)
     of_prompts = tuple((prompt, tuple(images)) for prompt, images in prompts.items())
-    return Samples(of_prompts, grid, settings, answers, left_out, _skills(of_suite))
+    return Samples(of_prompts, grid, settings, answers, left_out, _skills(found.get("suite")))
 
 
-def _skills(found: Any) -> tuple[Skill, ...]:
+def _skills(suite: Any) -> tuple[Skill, ...]:
     skills = []
-    for name, value in found.items() if isinstance(found, Mapping) else ():
+    found = _get(suite, "skills")
+    found = dict(found) if isinstance(found, Mapping) else {}
+    if best := _get(suite, "best"):
+        found[f"all, best of {_get(suite, 'seeds')}"] = best
+    for name, value in found.items():
         numbers = [_get(value, key) for key in ("right", "asked", "low", "high")]
         if all(map(_finite, numbers)) and numbers[1]:
             skills.append(Skill(formatting.plain(str(name)), *numbers))

@@ -76,7 +76,12 @@ def test_samples_are_grouped_by_prompt(tmp_path: Path) -> None:
     }
     found = {
         "images": [*listed, {"file": "missing.png", "prompt": "c"}],
-        "suite": {"skills": skills},
+        "suite": {
+            "skills": skills,
+            "seeds": 4,
+            "best": {"right": 14, "asked": 15, "low": 0.7, "high": 0.99},
+        },
+        "best_of": {"n": 8, "judge": "scene"},
     }
     write(tmp_path, "samples.json", found | {"rows_line_up": None, "cfg": 3.0})
     samples = read_samples(tmp_path)
@@ -86,8 +91,12 @@ def test_samples_are_grouped_by_prompt(tmp_path: Path) -> None:
         ("b", [64]),
     ]
     assert samples.checks == (("all right", "57 of 60"),)
-    assert samples.skills == (Skill("colour", 58, 60, 0.88, 0.99), Skill("all", 57, 60, 0.86, 0.98))
-    assert (samples.settings, samples.grid) == ("guidance 3.0", None)
+    assert samples.skills == (
+        Skill("colour", 58, 60, 0.88, 0.99),
+        Skill("all", 57, 60, 0.86, 0.98),
+        Skill("all, best of 4", 14, 15, 0.7, 0.99),
+    )
+    assert (samples.settings, samples.grid) == ("guidance 3.0, best of 8 by the judge scene", None)
 
 
 def test_the_grid_stands_in_for_pictures_that_are_not_listed(tmp_path: Path) -> None:

@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rasterloom.errors import RecipeError, one_line
+from rasterloom.filtering.judges.base import Judge
 from rasterloom.filtering.scenes.grammar import OutsideGrammarError, read_caption
 from rasterloom.pipelines.models.load import TextCodec, TrainedModel, sizes_of
 from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.training import sample_grid
+from rasterloom.pipelines.training import best_images, sample_grid
+from rasterloom.pipelines.training.best_images import Best
 from rasterloom.pipelines.training.stage_step import worker_takes
 from rasterloom.recipe.recipe import Recipe
+from rasterloom.recipe.sampling import BestOf
 from rasterloom.schema import T2I
 from rasterloom.storage.layout import GRID, SAMPLES_JSON
 from rasterloom.tokenize.buckets import Size, bucket_sizes, choose_bucket
@@ -53,6 +56,7 @@ class SampleRequest:
     seed: int = 0
     batch: int = 8
     max_tokens: int = 512
+    best_of: BestOf | None = None
 
     @property
     def guidance(self) -> float:
@@ -87,7 +91,7 @@ class Generated:
     """Answers to a request: images, or texts."""
 
     questions: list[Question]
-    images: list[Image.Image]
+    images: list[Best]
     texts: list[str]
     seconds: float
 
@@ -102,12 +106,15 @@ def checked(request: SampleRequest) -> SampleRequest:
     """Return the request with its task filled in.
 
     Raises:
-        RecipeError: it holds neither a prompt nor an image, or its seed is negative.
+        RecipeError: it holds neither a prompt nor an image, its seed is negative, or a judge would have to
+            choose among answers to an image.
     """
     if request.seed < 0:
         raise RecipeError("takes 0 or more", field="seed", value=request.seed)
     if not request.prompts and not request.images:
         raise RecipeError("nothing is asked for", hint="give {prompt}, {prompts} or {image}")
+    if request.best_of and request.images:
+        raise RecipeError("a judge chooses by the prompt alone", field="best_of", value=request.best_of.n)
     default = T2I if not request.images else "edit" if request.prompts else "caption"
     return replace(request, task=request.task or default)
 
@@ -130,6 +137,7 @@ def generate(
     from rasterloom.train.model.threads import torch_threads  # heavy
 
     questions = _questions(recipe, model.target, text_codec, codec, request)
+    judge = best_images.judge_of(request.best_of, "judge") if request.best_of else None
     gpu = recipe.run.use_gpu
     try:
         sampler = open_sampler(model.model, text_codec.profile, "cuda" if gpu else "cpu", bf16=gpu)
@@ -137,39 +145,65 @@ def generate(
         raise RecipeError(str(error)) from None
     sampler.batch = request.batch
     with torch_threads(worker_takes(model.step, recipe.run).threads):
-        return _answer(sampler, questions, text_codec, codec, request, progress)
+        if questions[0].size:
+            return _images(sampler, questions, codec, request, judge, progress)
+        return _texts(sampler, questions, text_codec, request, progress)
 
 
-def _answer(
+def _images(
+    sampler: "Sampler",
+    questions: list[Question],
+    codec: Codec,
+    request: SampleRequest,
+    judge: Judge | None,
+    progress: Progress,
+) -> Generated:
+    began = time.monotonic()
+    each = request.best_of.n if request.best_of else 1
+    repeated = [question for question in questions for _ in range(each)]
+    sizes = [question.size for question in repeated if question.size]
+    tokens = sum(w * h for w, h in sizes) // sampler.profile.downsample**2
+    progress.step_started("sample", tokens, "tokens")
+    codes = sampler.sample(
+        [question.ids for question in repeated],
+        sizes,
+        cfg=request.guidance,
+        top_k=request.top_k,
+        **_settings(request, progress),
+    )
+    images = [Image.fromarray(codec.decode(one[None])[0]) for one in codes]
+    prompts = [question.prompt for question in questions]
+    chosen = (
+        best_images.best_of_each(images, prompts, judge) if judge else [Best(image, None) for image in images]
+    )
+    return Generated(questions, chosen, [], time.monotonic() - began)
+
+
+def _texts(
     sampler: "Sampler",
     questions: list[Question],
     text_codec: TextCodec,
-    codec: Codec,
     request: SampleRequest,
     progress: Progress,
 ) -> Generated:
     began = time.monotonic()
-    settings: _Settings = {
-        "temperature": request.temperature,
-        "seed": request.seed,
-        "on_tokens": progress.advanced,
-    }
-    ids = [question.ids for question in questions]
-    sizes = [question.size for question in questions if question.size]
-    profile = text_codec.profile
-    if sizes:
-        progress.step_started("sample", sum(w * h for w, h in sizes) // profile.downsample**2, "tokens")
-        codes = sampler.sample(ids, sizes, cfg=request.guidance, top_k=request.top_k, **settings)
-        images = [Image.fromarray(codec.decode(one[None])[0]) for one in codes]
-        return Generated(questions, images, [], time.monotonic() - began)
     progress.step_started("sample", None, "tokens")
+    profile = text_codec.profile
     special = structure(profile)
     text_ids = [i for i in text_codec.text.ids if i < profile.vocab_size and not special[i]]
     answers = sampler.answer(
-        ids, text_ids, top_k=request.text_top_k, max_tokens=request.max_tokens, **settings
+        [question.ids for question in questions],
+        text_ids,
+        top_k=request.text_top_k,
+        max_tokens=request.max_tokens,
+        **_settings(request, progress),
     )
     texts = [text_codec.text.decode(answer) for answer in answers]
     return Generated(questions, [], texts, time.monotonic() - began)
+
+
+def _settings(request: SampleRequest, progress: Progress) -> _Settings:
+    return {"temperature": request.temperature, "seed": request.seed, "on_tokens": progress.advanced}
 
 
 def write(found: Generated, model: TrainedModel, request: SampleRequest, folder: Path) -> None:
@@ -179,10 +213,11 @@ def write(found: Generated, model: TrainedModel, request: SampleRequest, folder:
     page: dict[str, Any] = {"model": str(model.model), "stage": model.name if model.step else None}
     page |= {"step": model.at, "cfg": request.guidance}
     page |= {name: getattr(request, name) for name in ("temperature", "top_k", "text_top_k", "seed")}
+    page |= best_images.settings_of(request.best_of)
     page |= {"task": request.task, "seconds": round(found.seconds, 2), "images": entries}
     if found.images:
         captions = [f"{q.prompt} {q.image.name if q.image else ''}".strip() for q in found.questions]
-        sample_grid.grid(found.images, captions, scale=1).save(folder / GRID)
+        sample_grid.grid([best.image for best in found.images], captions, scale=1).save(folder / GRID)
         page["grid"] = GRID
     text = to_json(page, indent=1, ensure_ascii=False)
     (folder / SAMPLES_JSON).write_text(text, encoding="utf-8")
@@ -196,9 +231,10 @@ def _write_answer(found: Generated, number: int, folder: Path) -> dict[str, Any]
         entry["image"] = str(question.image)
     if not found.images:
         return entry | {"answer": found.texts[number]}
-    name, image = f"sample-{number:03d}.png", found.images[number]
-    image.save(folder / name)
-    return entry | {"file": name, "width": image.width, "height": image.height}
+    name, best = f"sample-{number:03d}.png", found.images[number]
+    best.image.save(folder / name)
+    entry |= {"file": name, "width": best.image.width, "height": best.image.height}
+    return entry if best.score is None else entry | {"score": round(best.score, 4)}
 
 
 def _questions(
@@ -294,7 +330,9 @@ def settings_used(found: Generated, request: SampleRequest) -> str:
     if not found.images:
         return f"temperature {request.temperature:g}, top-k {request.text_top_k:,}, seed {request.seed}"
     guidance = f"guidance {request.guidance:g}" if request.guidance != 1 else "no guidance"
-    return f"{guidance}, temperature {request.temperature:g}, top-k {request.top_k:,}, seed {request.seed}"
+    chosen = f", best of {request.best_of.n} by {request.best_of.judge.name}" if request.best_of else ""
+    settings = f"temperature {request.temperature:g}, top-k {request.top_k:,}, seed {request.seed}"
+    return f"{guidance}, {settings}{chosen}"
 
 
 def throughput(found: Generated) -> str:

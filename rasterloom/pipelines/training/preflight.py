@@ -6,7 +6,7 @@ from pathlib import Path
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.execution.nodes import Nodes, in_words
 from rasterloom.pipelines.execution.ray_cluster import start_ray
-from rasterloom.pipelines.step import HasResult
+from rasterloom.pipelines.step import FileStep, HasResult
 from rasterloom.pipelines.training.earlier_stages import refuse_earlier
 from rasterloom.pipelines.training.model_vocabulary import check_vocabulary
 from rasterloom.pipelines.training.stage_step import (
@@ -19,13 +19,14 @@ from rasterloom.pipelines.training.stage_step import (
     worker_needs,
     worker_takes,
 )
+from rasterloom.pipelines.training.steps import SampleAt
 from rasterloom.pipelines.workspace.status import status, work_folder
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.run import Run
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.recipe.train import Train
 from rasterloom.schema import Profile
-from rasterloom.tokenize.buckets import bucket_sizes
+from rasterloom.tokenize.buckets import bucket_sizes, choose_bucket
 from rasterloom.tokenize.profiles import profile_of
 from rasterloom.tokenize.text_tokenizer import text_of
 from rasterloom.tokenize.unirep import image_length
@@ -48,13 +49,28 @@ def check_training(recipe: Recipe, steps: list[HasResult]) -> None:
     """
     corpus = Corpus.of(recipe)
     stages = [step for step in filter(is_stage, steps) if not status(corpus, step).done]
-    for step in stages:
-        refuse_earlier(corpus, step)
-        _check_settings(step)
-        if not missing_inputs(corpus, step):
-            _check_tokens(corpus, step, recipe.run)
+    for stage in stages:
+        refuse_earlier(corpus, stage)
+        _check_settings(stage)
+        if not missing_inputs(corpus, stage):
+            _check_tokens(corpus, stage, recipe.run)
     if stages:
         _check_cluster(recipe.run, stages)
+    for step in (step for step in steps if isinstance(step, FileStep)):
+        if isinstance(step.config, SampleAt) and not status(corpus, step).done:
+            _check_sizes(step.config)
+
+
+def _check_sizes(config: SampleAt) -> None:
+    """Check that samples have sizes that the model was trained on."""
+    suite, buckets = config.sample.suite, bucket_sizes(config.target)
+    asked = [("sample.sizes", size) for size in config.sample.sizes]
+    asked += [("sample.suite.size", suite.size)] if suite else []
+    for field, (width, height) in asked:
+        if (width, height) not in buckets:
+            near = "[{}, {}]".format(*choose_bucket((width, height), buckets))
+            message = f"no bucket of target {config.target}; the nearest is {near}"
+            raise RecipeError(message, field=field, value=f"[{width}, {height}]")
 
 
 def _check_settings(step: StageStep) -> None:

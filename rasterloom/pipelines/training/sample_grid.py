@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from rasterloom.pipelines.training import sample_checks
+from rasterloom.pipelines.training import best_images, sample_checks
 from rasterloom.pipelines.training.suite_images import ALL, JudgedImage, judged, prompts_of, write_suite
 from rasterloom.recipe.sampling import SamplingConfig
 from rasterloom.recipe.tokenize import Tokenize
@@ -77,6 +77,23 @@ def draw(
     return [Image.fromarray(codec.decode(one[None])[0]) for one in codes]
 
 
+def draw_best(
+    sampler: "Sampler",
+    text: TextEncoder,
+    codec: Codec,
+    asked: Sequence[ImageRequest],
+    config: SamplingConfig,
+    tokenize: Tokenize,
+) -> list[Image.Image]:
+    """Generate images; of each request the best of several, if so configured."""
+    if config.best_of is None or not asked:
+        return draw(sampler, text, codec, asked, config, tokenize)
+    judge = best_images.judge_of(config.best_of)
+    repeated = [a for a in asked for _ in range(config.best_of.n)]
+    images = draw(sampler, text, codec, repeated, config, tokenize)
+    return [best.image for best in best_images.best_of_each(images, [a.prompt for a in asked], judge)]
+
+
 def draw_suite(
     sampler: "Sampler", text: TextEncoder, codec: Codec, config: SamplingConfig, tokenize: Tokenize
 ) -> list[JudgedImage]:
@@ -123,11 +140,14 @@ def write_samples(
         "cfg": config.cfg,
         "temperature": config.temperature,
         "top_k": config.top_k,
+        **best_images.settings_of(config.best_of),
     }
     (folder / SAMPLES_JSON).write_text(to_json(page, indent=1, ensure_ascii=False), encoding="utf-8")
     counts = {"pictures": len(images) + len(of_suite)}
     if suite:
-        counts |= {"suite asked": suite["skills"][ALL]["asked"], "suite right": suite["skills"][ALL]["right"]}
+        of_images, of_prompts = suite["skills"][ALL], suite["best"]
+        counts |= {"suite asked": of_images["asked"], "suite right": of_images["right"]}
+        counts |= {"suite prompts": of_prompts["asked"], "with one right": of_prompts["right"]}
     if lines:
         counts |= {"rows checked": lines["asked"], "rows line up": lines["right"]}
     return counts

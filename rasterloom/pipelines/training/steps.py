@@ -6,11 +6,13 @@ from typing import Annotated, Any
 
 import yaml
 from PIL import Image
-from pydantic import PlainSerializer
+from pydantic import Field, PlainSerializer
 
+from rasterloom.filtering.judges.registry import identity_of
 from rasterloom.pipelines.corpus import token_work
 from rasterloom.pipelines.step import FileStep, HasResult, Step, StepContext, config_of, table_of
 from rasterloom.pipelines.training import sample_grid
+from rasterloom.pipelines.training.best_images import judge_of
 from rasterloom.pipelines.training.pinned_tokens import Pinned
 from rasterloom.pipelines.training.result_folder import shown_folder
 from rasterloom.pipelines.training.stage_step import (
@@ -22,7 +24,7 @@ from rasterloom.pipelines.training.stage_step import (
     worker_takes,
 )
 from rasterloom.pipelines.workspace.status import local_folder, status
-from rasterloom.recipe.base import Section
+from rasterloom.recipe.base import Section, is_default
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.run import Run
 from rasterloom.recipe.sampling import SamplingConfig
@@ -48,6 +50,8 @@ class SampleAt(Section):
     target: int
     sample: Annotated[SamplingConfig, PlainSerializer(_as_fingerprinted)]
     tokenize: token_work.AnyPlace
+    judge: dict[str, str] | None = Field(None, exclude_if=is_default(None))
+    """What the scores are computed by that images are chosen by."""
 
 
 class Report(Section):
@@ -78,7 +82,9 @@ def _sample_step(recipe: Recipe, last: StageStep) -> FileStep[SampleAt]:
     """Step of images by the last stage's model, of its largest target."""
     config = last.config
     part, tokens = max(zip(config.stage.parts, config.sources, strict=True), key=lambda pair: pair[0].target)
-    drawn = SampleAt(target=part.target, sample=recipe.sample, tokenize=config.tokenize)
+    best_of = recipe.sample.best_of
+    judge = identity_of([judge_of(best_of)]) if best_of else None
+    drawn = SampleAt(target=part.target, sample=recipe.sample, tokenize=config.tokenize, judge=judge)
     source = next(given for given in last.inputs if given.name == tokens)
     text = text_of_stage(last)
     inputs = (last, text) if text is source else (last, text, source)
@@ -108,7 +114,7 @@ def make_samples(context: StepContext[SampleAt]) -> dict[str, int]:
     with torch_threads(worker_takes(trained, context.run).threads):
         sampler = open_sampler(model, profile)
         sampler.batch = BATCH
-        images = sample_grid.draw(sampler, encoder, codec, asked, config.sample, config.tokenize)
+        images = sample_grid.draw_best(sampler, encoder, codec, asked, config.sample, config.tokenize)
         of_suite = sample_grid.draw_suite(sampler, encoder, codec, config.sample, config.tokenize)
     real = {
         bucket_name(*size): sample_grid.images_of(codec, profile, _sequences(corpus, files, size))

@@ -61,6 +61,15 @@ def skills_of(verdicts: Iterable[Verdict]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def best_of(images: Iterable[JudgedImage]) -> dict[str, Any]:
+    """Count the prompts of which one image at least is right: the best of as many as there are seeds."""
+    right: dict[str, bool] = {}
+    for one in images:
+        right[one.prompt] = right.get(one.prompt, False) or bool(one.verdict.all_right)
+    low, high = wilson(sum(right.values()), len(right))
+    return {"right": sum(right.values()), "asked": len(right), "low": low, "high": high}
+
+
 def write_suite(folder: Path, images: Sequence[JudgedImage]) -> dict[str, Any]:
     """Write a table of judged images; return the suite's figures."""
     rows = [
@@ -80,6 +89,7 @@ def write_suite(folder: Path, images: Sequence[JudgedImage]) -> dict[str, Any]:
         "prompts": len({one.prompt for one in images}),
         "seeds": len({one.seed for one in images}),
         "skills": skills_of(one.verdict for one in images),
+        "best": best_of(images),
     }
 
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from rasterloom.cli.app import app
 from rasterloom.cli.options import with_options
 from rasterloom.errors import RecipeError
+from rasterloom.filtering.scenes.judge import judge
 from rasterloom.pipelines.models import generate
 from rasterloom.pipelines.models.load import ModelChoice, load_model, model_of_stage, text_codec_of
 from rasterloom.pipelines.progress.reporter import Progress
@@ -130,6 +131,27 @@ class Watching(Progress):
         self.threads = torch.get_num_threads()
 
 
+def test_the_best_of_several_is_one_of_them(sample):
+    prompts = ("--prompt", "a large red circle", "--prompt", "two small green stars")
+    page, chosen, printed = sample(*prompts, "--best-of", "3", out="chosen")
+    assert page["best_of"] == {"n": 3, "judge": "scene"} and "seed 0, best of 3 by scene" in printed
+    assert [entry["prompt"] for entry in page["images"]] == list(prompts[1::2])
+    every, folder, _ = sample(*prompts, "--n", "3", "--best-of", "1", out="every")
+    assert "best_of" not in every
+    for number, entry in enumerate(page["images"]):
+        drawn = [folder / one["file"] for one in every["images"][3 * number : 3 * number + 3]]
+        scores = [score(np.asarray(Image.open(path)), entry["prompt"]) for path in drawn]
+        best = drawn[scores.index(max(scores))]
+        assert (chosen / entry["file"]).read_bytes() == best.read_bytes()
+        assert entry["score"] == pytest.approx(max(scores), abs=1e-4)
+
+
+def score(pixels, prompt):
+    """All right first, then by the share of facts that hold."""
+    verdict = judge(pixels, prompt)
+    return float(verdict.all_right) + 1e-3 * np.mean(list(verdict.facts.values()))
+
+
 def test_a_model_has_the_threads_of_a_training_worker(with_settings, model):
     workflow = Workflow(load_recipe(with_settings))
     request = generate.checked(generate.SampleRequest(prompts=("a dot",), sizes=("64x32",)))
@@ -229,6 +251,8 @@ def test_an_image_is_edited_into_its_own_bucket(sample, tmp_path):
         (["--image", "bomb.png"], "--image bomb.png: "),
         (["--prompt", "x", "--seed", "-1"], "--seed -1: takes 0 or more"),
         (["--prompt", "x", "--stage", "1"], "give either --stage or --model"),
+        (["--prompt", "x", "--judge", "tidy"], "--judge tidy: unknown judge 'tidy'; known: scene, clip"),
+        (["--image", "x.png", "--best-of", "2"], "--best-of 2: a judge chooses by the prompt alone"),
         (["--prompt", "x", "--ema"], "--ema: is of a stage: give the folder model_ema as --model"),
     ],
 )  # fmt: skip

@@ -47,11 +47,14 @@ def test_what_is_written(tmp_path):
         "pictures": 7,
         "suite asked": 6,
         "suite right": 2,
+        "suite prompts": 3,
+        "with one right": 1,
         "rows checked": 1,
         "rows line up": 1,
     }
     page = json.loads((tmp_path / "samples.json").read_text())
-    skills = page["suite"].pop("skills")
+    skills, best = page["suite"].pop("skills"), page["suite"].pop("best")
+    assert (best["right"], best["asked"]) == (1, 3) and best["low"] < 1 / 3 < best["high"]
     assert page["suite"] == {"name": "scenes", "prompts": 3, "seeds": 2}
     shares = {name: (skill["right"], skill["asked"]) for name, skill in skills.items()}
     assert shares == {
