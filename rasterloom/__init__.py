@@ -1,3 +1,22 @@
-"""Rasterloom: from a list of image-text pairs to a trained autoregressive image model."""
+"""Rasterloom: from a list of image-text pairs to a trained autoregressive image model.
+
+``rasterloom.run``, ``rasterloom.plan`` and ``rasterloom.open`` are those of `rasterloom.api`, which is
+imported when one of them is first used.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = ["open", "plan", "run"]
+
+if TYPE_CHECKING:
+    from rasterloom.api import open_corpus as open
+    from rasterloom.api import plan, run
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'rasterloom' has no attribute {name!r}")
+    from importlib import import_module  # heavy: what it imports
+
+    return getattr(import_module("rasterloom.api"), "open_corpus" if name == "open" else name)

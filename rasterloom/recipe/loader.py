@@ -31,12 +31,21 @@ def load_recipe(path: str | Path) -> Recipe:
     data = read_yaml(path)
     if not isinstance(data, dict):
         raise RecipeError(f"{path} holds no recipe: expected fields such as corpus and sources")
-    _place_deepspeed_config(data, path.parent)
+    return recipe_of(data, path.parent, f"{path}: ")
+
+
+def recipe_of(data: dict[str, Any], folder: Path, prefix: str = "") -> Recipe:
+    """Check the content of a recipe. Relative paths begin in a folder.
+
+    Raises:
+        RecipeError: a field is wrong. Each line begins with the prefix.
+    """
+    _place_deepspeed_config(data, folder)
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        raise RecipeError("\n".join(f"{path}: {line}" for line in explain(error))) from None
-    return _from_folder(recipe, path.parent.resolve())
+        raise RecipeError("\n".join(f"{prefix}{line}" for line in explain(error))) from None
+    return _from_folder(recipe, folder.resolve())
 
 
 def _place_deepspeed_config(data: dict[str, Any], folder: Path) -> None:
