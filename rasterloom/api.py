@@ -159,17 +159,27 @@ class CorpusView:
         return {name: count for name, count in counts.items() if self.corpus.snapshot_id(name) is not None}
 
     def table(
-        self, name: str, columns: Sequence[str] | None = None, *, where: str = "", limit: int | None = None
+        self,
+        name: str,
+        columns: Sequence[str] | None = None,
+        *,
+        where: str = "",
+        limit: int | None = None,
+        at: str = "",
     ) -> pa.Table:
         """Read a table into memory. Polars and pandas take it: ``polars.from_arrow``, ``to_pandas()``.
 
         Args:
             where: filter of rows, such as ``"target == 512"`` or ``"status = 'failed'"``.
             limit: rows at most.
+            at: branch, tag or snapshot id, in place of the corpus's.
 
         Raises:
             RecipeError: there is no such table.
+            VersionError: there is no such version.
         """
+        if at:
+            return self.at(at).table(name, columns, where=where, limit=limit)
         self._check(name)
         return self.corpus.read(name, list(columns) if columns else None, where=where, limit=limit)
 

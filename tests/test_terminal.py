@@ -209,6 +209,8 @@ def commands(shop):
         ("versions", "lineage", recipe, "tokens/64"),
         ("versions", "lineage", recipe, shop.failed[0]),
         ("versions", "lineage", recipe, f"http://me:{CANARY}/x@h/{EVIL}"),
+        ("versions", "reader", recipe, "pairs", "--for", "polars"),
+        ("versions", "reader", recipe, EVIL),
         ("versions", "verify", recipe),
         ("versions", "export", recipe, str(folder / "out[v2]"), "--as", "parquet"),
         ("versions", "adopt", recipe, "pairs", str(folder / f"{NAME}.parquet")),

@@ -1,6 +1,7 @@
 """The commands ``versions ...``."""
 
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +21,7 @@ from rasterloom.cli.options import (
     print_json,
 )
 from rasterloom.errors import FAILED
-from rasterloom.utils.redact import as_json, safe
+from rasterloom.utils.redact import LINES, as_json, safe
 
 if TYPE_CHECKING:
     from rasterloom.versions.history import Version
@@ -28,6 +29,17 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Show, name and compare the versions of a corpus.", no_args_is_help=True)
 
 LOG_WIDTH = 180
+
+
+class Library(StrEnum):
+    """Libraries that read the tables."""
+
+    PYICEBERG = "pyiceberg"
+    DUCKDB = "duckdb"
+    POLARS = "polars"
+    RAY = "ray"
+
+
 Name = Annotated[str, typer.Argument(metavar="NAME")]
 
 
@@ -242,6 +254,21 @@ def diff_command(
                 out.print(f"{one.table}, {kind}: {' '.join(keys[:3])} ...", highlight=False)
     if page:
         out.print(f"gallery: {page}", highlight=False)
+
+
+@app.command("reader")
+def reader_command(
+    recipe: RecipePath,
+    table: Annotated[str, typer.Argument(metavar="[TABLE]")] = "images",
+    library: Annotated[
+        Library, typer.Option("--for", help="Library that reads the table.")
+    ] = Library.PYICEBERG,
+    at: AtVersion = None,
+) -> None:
+    """Print a Python program by which another library reads a table."""
+    from rasterloom.versions.reader_program import reader_program  # heavy
+
+    typer.echo(safe(reader_program(open_corpus(recipe, at), table, library.value), LINES), nl=False)
 
 
 @app.command("verify")

@@ -86,7 +86,7 @@ class Corpus:
                 check_intact(self._catalog_file)
             self._catalog_file.parent.mkdir(parents=True, exist_ok=True)
             return _sqlite_catalog(self._catalog_file, self.store.uri(""))
-        given: dict[str, Any] = {**s3_properties(), **dict(self.catalog_properties)}
+        given = self.connection()
         properties: dict[str, Any] = dict(merge_config(Config().get_catalog_config(CATALOG) or {}, given))
         is_http = properties.get("uri", "").startswith("http")  # which is REST where no type is named
         if properties.get("type", "rest" if is_http else "") == "rest":
@@ -94,6 +94,14 @@ class Corpus:
 
             return TimedRestCatalog(CATALOG, **properties)
         return load_catalog(CATALOG, **given)
+
+    def connection(self) -> dict[str, Any]:
+        """Return what pyiceberg's ``load_catalog`` takes to open the catalog, beside the environment's."""
+        if self.catalog_properties:
+            return {**s3_properties(), **dict(self.catalog_properties)}
+        from sqlalchemy import URL  # heavy: 0.1 s of each worker, which needs no catalog
+
+        return {"type": "sql", "uri": str(URL.create("sqlite", database=str(self._catalog_file)))}
 
     @property
     def has_catalog(self) -> bool:

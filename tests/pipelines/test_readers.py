@@ -1,12 +1,17 @@
-"""The programs that docs/versions.md shows for other readers, run as they stand there."""
+"""The programs that docs/versions.md shows and `versions reader` prints, run as they stand there."""
 
+import io
 import re
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 
 from rasterloom.pipelines.execution.ray_cluster import start_ray
 from rasterloom.recipe.run import Run
+from rasterloom.storage.store import Store
+from rasterloom.versions.corpus import Corpus
+from rasterloom.versions.reader_program import reader_program
 
 DOCS = Path(__file__).parents[2] / "docs" / "versions.md"
 BLOCKS = {
@@ -55,3 +60,46 @@ def test_ray_data_streams_tokens(beside):
     start_ray(Run(cpus=2))
     total = run("Ray Data")["total"]
     assert total == sum(row["n_tokens"] for row in beside.before["tokens"])
+
+
+@pytest.mark.parametrize("library", ["pyiceberg", "duckdb", "polars", "ray"])
+def test_the_program_that_is_printed_reads_the_version(two_versions, rasterloom, library):
+    if library == "ray":
+        start_ray(Run(cpus=2))
+    counts = []
+    for at, table in (("v1", "selection"), ("main", "tokens")):
+        code, program, error = rasterloom(
+            "versions", "reader", two_versions.recipe_file, table, "--for", library, "--at", at
+        )
+        assert code == 0, error
+        counts.append((program, at, table))
+    for program, at, table in counts:
+        expected = two_versions.before[table] if at == "v1" else two_versions.rows(table)
+        with redirect_stdout(io.StringIO()) as printed:
+            exec(compile(program, "program", "exec"), {})
+        assert str(len(expected)) in printed.getvalue()
+
+
+def test_a_table_that_is_not_there_is_named(two_versions, rasterloom):
+    code, _, error = rasterloom("versions", "reader", two_versions.recipe_file, "pictures")
+    assert code != 0 and "has no table pictures; it has pairs, images" in error
+
+
+def test_the_program_holds_no_secrets(monkeypatch):
+    """They come from the environment, and the program says from which variables."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    given = {
+        "type": "rest",
+        "uri": "http://127.0.0.1:2",
+        "credential": "me:hidden",
+        "s3.secret-access-key": "hidden",
+    }
+    corpus = Corpus("a", Store("s3://lake/a"), tuple(given.items()))
+    monkeypatch.setattr(Corpus, "snapshot_id", lambda *_: 7)
+    program = reader_program(corpus, "images", "polars")
+    assert "hidden" not in program and "'uri': 'http://127.0.0.1:2'" in program
+    assert (
+        "# Not printed: credential, s3.secret-access-key; set PYICEBERG_CATALOG__RASTERLOOM__CREDENTIAL, "
+        in program
+    )
+    assert "storage_options={'aws_region': 'us-east-1', 'aws_endpoint_url': 'http://127.0.0.1:1'" in program

@@ -1,19 +1,25 @@
 """A workspace on S3 with a REST catalog, both of a real server."""
 
+import io
 import itertools
 import json
 import random
 import uuid
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 from faultproxy import FaultProxy
+from pyiceberg.utils.config import Config
 
+from rasterloom.pipelines.execution.ray_cluster import start_ray
 from rasterloom.pipelines.training.preflight import job_of
 from rasterloom.pipelines.workflow import Workflow
 from rasterloom.recipe.loader import load_recipe
+from rasterloom.recipe.run import Run
 from rasterloom.versions.corpus import TABLES, Corpus
 from rasterloom.versions.history import log, made
+from rasterloom.versions.reader_program import reader_program
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 
@@ -24,13 +30,23 @@ def on_s3(workshop, seaweedfs):
     return workshop.on_s3(seaweedfs)
 
 
-def test_the_tables_are_those_of_a_local_workspace(on_s3, undisturbed):
+def test_the_tables_are_those_of_a_local_workspace(on_s3, undisturbed, monkeypatch):
     on_s3.run("--until", "tokens")
     mine, theirs = on_s3.tables(), undisturbed.tables()
     for table, rows in theirs.items():
         assert [row for row in mine[table] if row not in rows] == []
     assert mine == theirs
     assert "7 steps, 0 ran now" in on_s3.run("--until", "tokens")
+
+    credential = on_s3.recipe.catalog["credential"]  # which the programs do not hold
+    monkeypatch.setenv("PYICEBERG_CATALOG__RASTERLOOM__CREDENTIAL", credential)
+    monkeypatch.setattr("pyiceberg.catalog._ENV_CONFIG", Config())  # which was read when it was imported
+    for library in ("pyiceberg", "duckdb", "polars", "ray"):
+        if library == "ray":
+            start_ray(Run(cpus=2))
+        with redirect_stdout(io.StringIO()) as printed:
+            exec(compile(reader_program(on_s3.corpus, "images", library), library, "exec"), {})
+        assert str(len(mine["images"])) in printed.getvalue()
 
     # With tokens, and nothing trained yet, every stage can be planned, and copies nothing.
     stage = "{target: 64, steps: 1, batch_tokens: 4096, lr: 1.0e-3}"
