@@ -18,6 +18,7 @@ from rasterloom.cli.report import embeddings_command, report_command
 from rasterloom.cli.run import doctor_command, plan_command, run_command
 from rasterloom.cli.takedown import takedown_command
 from rasterloom.errors import FAILED, INTERRUPTED, WRONG_USE, RasterloomError, one_line
+from rasterloom.utils.last_words import last_words
 from rasterloom.utils.log_file import attach
 
 EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong use (recipe, options or input), 130 interrupted."
@@ -66,6 +67,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 def main() -> None:
     """Run the command line, and exit with one of ``EXIT_CODES``."""
+    last_words.is_wanted = True
     sys.exit(_run())
 
 

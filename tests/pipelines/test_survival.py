@@ -235,3 +235,23 @@ def test_the_troubles_end_as_they_should(undisturbed, quickstart):
             assert reason.startswith("rule: "), name
         else:
             assert reason in (outcome, f"failed: {outcome}"), name
+
+
+@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
+def test_a_run_whose_ray_dies_says_what_to_do(workshop, undisturbed, name):
+    """Ray's C++ code ends the driver, which can then say nothing itself."""
+    process = workshop.start("--until", "tokens")
+    for line in process.stdout:
+        if step_that_begins(line) == "images":
+            family = psutil.Process(process.pid).children(recursive=True)
+            (victim,) = (one for one in family if one.name() == name)
+            victim.kill()
+            break
+    printed, _ = process.communicate(timeout=300)
+    wait_gone(family)
+    assert process.returncode != 0
+    last = printed.rstrip().splitlines()[-1]
+    assert "was lost" in last or last.startswith("images: "), printed
+    assert "run the same command again" in last
+    workshop.run("--until", "tokens")
+    assert workshop.tables() == undisturbed.tables()

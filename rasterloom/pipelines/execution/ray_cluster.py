@@ -8,9 +8,14 @@ from typing import Any
 
 from rasterloom.errors import StepFailed, StorageError
 from rasterloom.recipe.run import Run
+from rasterloom.utils.last_words import last_words
 from rasterloom.utils.local_ray import start_local_ray
 from rasterloom.utils.ray_compat import forget_token
 
+DIED = (
+    "Rasterloom was killed, or ended by Ray, whose own message is above: on this machine a process of Ray "
+    "was lost, on a cluster its head. What was finished is kept: run the same command again."
+)
 # For every worker. torch's threads wait for each other by spinning, which is 30 times slower where cores are
 # shared; and tasks without a GPU look after themselves (`shard_pool._run_without_gpu`).
 VARIABLES = {
@@ -33,6 +38,7 @@ def start_ray(run: Run) -> None:
     import ray  # heavy
 
     if not ray.is_initialized():
+        last_words.arm(DIED)  # Ray's C++ code ends this process where its controller or raylet is gone
         _stop_on_sigterm()
         _init(run, ours)
         _stop_on_sigterm()  # Ray sets a handler of its own, which ends the process where it stands

@@ -1,0 +1,40 @@
+"""Sentence for a process that ends without a word of its own: killed, or by a library's C++ code."""
+
+import atexit
+import os
+import subprocess
+from contextlib import suppress
+
+# It waits for a line, and speaks if the other end of the pipe closes without one.
+_WAIT = 'trap "" INT TERM; read -r line || printf "%s\\n" "$0" >&2'
+
+
+class LastWords:
+    """Speaker beside this process, once it is armed; one that is not wanted says nothing."""
+
+    def __init__(self) -> None:
+        self.is_wanted = False
+        self._armed = False
+
+    def arm(self, sentence: str) -> None:
+        """Have a sentence printed if this process ends without running its exit handlers."""
+        if not self.is_wanted or self._armed:
+            return
+        self._armed = True
+        end, ours = os.pipe()
+        with suppress(OSError):  # no shell: nothing is said
+            speaker = subprocess.Popen(
+                ["/bin/sh", "-c", _WAIT, sentence], stdin=end, stdout=subprocess.DEVNULL
+            )
+            atexit.register(_dismiss, ours, speaker)
+        os.close(end)
+
+
+def _dismiss(end: int, speaker: "subprocess.Popen[bytes]") -> None:
+    with suppress(BrokenPipeError):
+        os.write(end, b"\n")
+    os.close(end)
+    speaker.wait()
+
+
+last_words = LastWords()
