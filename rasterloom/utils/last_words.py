@@ -1,4 +1,7 @@
-"""Sentence for a process that ends without a word of its own: killed, or by a library's C++ code."""
+"""Last sentence of a process that cannot print one itself.
+
+It was killed, or ended by the C++ code of a library.
+"""
 
 import atexit
 import os
@@ -10,14 +13,14 @@ _WAIT = 'trap "" INT TERM; read -r line || printf "%s\\n" "$0" >&2'
 
 
 class LastWords:
-    """Speaker beside this process, once it is armed; one that is not wanted says nothing."""
+    """Speaker beside this process. One that is not wanted says nothing."""
 
     def __init__(self) -> None:
         self.is_wanted = False
         self._armed = False
 
     def arm(self, sentence: str) -> None:
-        """Have a sentence printed if this process ends without running its exit handlers."""
+        """Have a sentence printed if this process skips its exit handlers."""
         if not self.is_wanted or self._armed:
             return
         self._armed = True
