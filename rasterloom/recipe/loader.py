@@ -14,7 +14,8 @@ from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.sources import Source
 from rasterloom.recipe.suites import Evaluate
 from rasterloom.recipe.tokenize import HUB_ID
-from rasterloom.recipe.yaml_file import read_yaml
+from rasterloom.recipe.yaml_file import parse, read_text
+from rasterloom.recipe.yaml_lines import Lines
 from rasterloom.utils.redact import masked
 
 
@@ -28,14 +29,16 @@ def load_recipe(path: str | Path) -> Recipe:
             the field's name, the value and what it takes.
     """
     path = Path(path)
-    data = read_yaml(path)
+    text = read_text(path)
+    data = parse(path, text)
     if not isinstance(data, dict):
-        raise RecipeError(f"{path} holds no recipe: expected fields such as corpus and sources")
+        raise RecipeError(f"{path} holds no recipe: it takes fields such as corpus: and sources:")
     _place_deepspeed_config(data, path.parent)
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        raise RecipeError("\n".join(f"{path}: {line}" for line in explain(error))) from None
+        lines = explain(error, data, Lines(text).of)
+        raise RecipeError("\n".join(f"{path}{line}" for line in lines)) from None
     return _from_folder(recipe, path.parent.resolve())
 
 
