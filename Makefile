@@ -2,6 +2,7 @@
 # make test      the tests of every room, in minutes; make test-all has the slow ones too
 # make test-one ROOM=sources   all tests of one room, or of a file: ROOM=sources/test_tar.py
 # make nightly   draws new examples, and goes on killing processes and the S3 server for longer
+# make setup TORCH=cpu   without the gigabytes of CUDA; make demo and the tests take it too
 # make lint      what a change must pass first; make hooks has git do it at each commit
 # make lock      renews requirements.lock from pyproject.toml and constraints.txt
 # make api       a page for each public module, from the docstrings, in work/api
@@ -14,6 +15,9 @@ export RAY_USAGE_STATS_ENABLED := 0
 	nightly lint hooks lock resolve api bench clean
 
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# TORCH=cpu takes PyTorch without CUDA, TORCH=cu126 and so on one for another CUDA; empty: what PyPI has.
+TORCH ?=
+TORCH_INSTALL := $(INSTALL) -c constraints.txt torch $(if $(TORCH),--index-url https://download.pytorch.org/whl/$(TORCH))
 # Tests wait for servers and processes more than they compute.
 TESTS_AT_ONCE ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile --durations 10
@@ -26,6 +30,7 @@ setup: .venv/.dev
 	$(PYTHON) -c 'import sys; sys.exit("Rasterloom needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
 	test -d .venv || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv (a few minutes the first time) ..."
+	$(if $(TORCH),$(TORCH_INSTALL))
 	$(INSTALL) -c constraints.txt -e '.[demo]'
 	touch $@
 
@@ -36,7 +41,7 @@ setup: .venv/.dev
 	test -d .venv || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv (a few minutes the first time) ..."
 	$(INSTALL) --no-deps --require-hashes -r requirements.lock
-	$(INSTALL) -c constraints.txt torch
+	$(TORCH_INSTALL)
 	$(INSTALL) --no-deps -e .
 	$(BIN)/python -m pip check
 	touch .venv/.demo $@

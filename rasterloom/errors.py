@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 
+STOPPED = "Stopped. What was finished is kept; run the same command to continue."
+
 _ARGUMENT = re.compile(r"\{(\w+)\}")
 
 
@@ -14,7 +16,7 @@ class RasterloomError(Exception):
     Args:
         message: what is wrong, and what is expected, in one line.
         field: the argument at fault, by its Python name; the command line shows the option in its place. One
-            with a dot is a field of the recipe.
+            with a dot or a number in brackets is a field of the recipe.
         value: what was given for it.
         hint: the way out; the name of an argument in it stands in braces, as in ``{replace}``.
         needs: the step that has to be finished first.

@@ -24,7 +24,7 @@ HOUSE = [
     {"__init__"},
 ]
 INSIDE = {
-    "cli": [{"app"}, {"*"}, {"options"}],
+    "cli": [{"entry"}, {"app"}, {"*"}, {"options", "help"}],
     "pipelines": [
         {"models", "import_export"},
         {"inspection", "cluster", "run"},

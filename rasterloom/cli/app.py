@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import sys
 from typing import Annotated
 
 import typer
@@ -12,46 +11,49 @@ from rasterloom.cli import evaluate, jobs, sample, tokens, train, versions
 from rasterloom.cli.exchange import adopt_command, export_command
 from rasterloom.cli.explain import explain_command, failures_command, keep_command
 from rasterloom.cli.gc import gc_command
+from rasterloom.cli.help import App, usage_message
 from rasterloom.cli.lineage import lineage_command
 from rasterloom.cli.options import err, with_options
 from rasterloom.cli.report import embeddings_command, report_command
 from rasterloom.cli.run import doctor_command, plan_command, run_command
 from rasterloom.cli.takedown import takedown_command
-from rasterloom.errors import FAILED, INTERRUPTED, WRONG_USE, RasterloomError, one_line
-from rasterloom.utils.last_words import last_words
+from rasterloom.errors import FAILED, INTERRUPTED, STOPPED, WRONG_USE, RasterloomError, one_line
 from rasterloom.utils.log_file import attach
 
 EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong use (recipe, options or input), 130 interrupted."
 
-app = typer.Typer(
+app = App(
     help="From a list of image-text pairs to a trained autoregressive image model.",
     epilog=EXIT_CODES,
-    no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.command("run")(run_command)
-app.command("plan")(plan_command)
-app.command("doctor")(doctor_command)
-app.command("failures")(failures_command)
-app.command("explain")(explain_command)
-app.command("keep")(keep_command)
-app.command("report")(report_command)
-app.command("embeddings")(embeddings_command)
-app.add_typer(versions.app, name="versions")
+_BUILD, _LOOK = "Build a corpus", "Look at a corpus and its models"
+_USE, _KEEP, _CLUSTER = "Train and use models", "Versions and tokens", "Clusters"
+for _panel, _name, _function in (
+    (_BUILD, "doctor", doctor_command),
+    (_BUILD, "plan", plan_command),
+    (_BUILD, "run", run_command),
+    (_LOOK, "failures", failures_command),
+    (_LOOK, "explain", explain_command),
+    (_LOOK, "keep", keep_command),
+    (_LOOK, "report", report_command),
+    (_USE, "train", train.train_command),
+    (_USE, "sample", sample.sample_command),
+    (_USE, "evaluate", evaluate.evaluate_command),
+    (_KEEP, "tokenize", tokens.tokenize_command),
+    (_KEEP, "embeddings", embeddings_command),
+    (_CLUSTER, "submit", jobs.submit_command),
+):
+    app.command(_name, rich_help_panel=_panel)(_function)
+app.add_typer(tokens.app, name="tokens", rich_help_panel=_KEEP)
+app.add_typer(versions.app, name="versions", rich_help_panel=_KEEP)
+app.add_typer(jobs.app, name="jobs", rich_help_panel=_CLUSTER)
 versions.app.command("lineage")(lineage_command)
 versions.app.command("export")(export_command)
 versions.app.command("adopt")(adopt_command)
 versions.app.command("takedown")(takedown_command)
 versions.app.command("gc")(gc_command)
-app.add_typer(tokens.app, name="tokens")
-app.add_typer(jobs.app, name="jobs")
-app.command("submit")(jobs.submit_command)
-app.command("tokenize")(tokens.tokenize_command)
-app.command("train")(train.train_command)
-app.command("sample")(sample.sample_command)
-app.command("evaluate")(evaluate.evaluate_command)
 
 
 @app.callback(invoke_without_command=True)
@@ -65,13 +67,8 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         logging.getLogger("rasterloom").addHandler(logging.NullHandler())
 
 
-def main() -> None:
-    """Run the command line, and exit with one of ``EXIT_CODES``."""
-    last_words.is_wanted = True
-    sys.exit(_run())
-
-
-def _run() -> int:
+def run() -> int:
+    """Run the command line. Return its exit code."""
     try:
         code = app(standalone_mode=False)
     except RasterloomError as error:
@@ -82,13 +79,30 @@ def _run() -> int:
         code = INTERRUPTED
     except Exception as error:
         if hasattr(error, "format_message"):  # click's own, on wrong options
-            return _failed(f"{error.format_message()}  (--help says more)", WRONG_USE)
+            return _misused(error.format_message())
         if _names_a_file(error):
             return _failed(" ".join(str(error).split()), FAILED)
-        return _failed(_logged(error), FAILED)
+        if not _was_interrupted(error):
+            return _failed(_logged(error), FAILED)
+        code = INTERRUPTED
     if code == INTERRUPTED:  # typer makes it of a KeyboardInterrupt
-        err.print("Stopped. What was finished is kept; run the same command to continue.")
+        err.print(STOPPED)
     return code if isinstance(code, int) else 0
+
+
+def _misused(message: str) -> int:
+    """Print what click says of wrong options, if anything."""
+    return _failed(f"{usage_message(message)}  (--help says more)", WRONG_USE) if message else WRONG_USE
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """True of an error that an extension module made of Ctrl-C."""
+    seen = 0
+    while error is not None and seen < 20:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error, seen = error.__cause__ or error.__context__, seen + 1
+    return False
 
 
 def _failed(text: str, code: int) -> int:

@@ -32,12 +32,15 @@ def failures_command(
     output: AsFormat = OutputFormat.TABLE,
 ) -> None:
     """List the pairs that did not enter the corpus: by reason, by host, or one by one."""
-    from rasterloom.pipelines.inspection.failures import failures, summary  # heavy
+    from rasterloom.pipelines.inspection.failures import failures, nothing_of, summary  # heavy
 
     loaded = load_recipe(recipe)
     if output is OutputFormat.JSON:
-        for f in failures(loaded, reason, host):
+        every = failures(loaded, reason, host)
+        for f in every:
             print_json(f.__dict__)
+        if not every and reason:
+            nothing_of(loaded, reason, host)
         return
     if reason is None and host is None:
         groups = summary(loaded, by)
@@ -52,6 +55,9 @@ def failures_command(
         out.print("--reason and --host list the pairs." if groups else "Nothing failed.", highlight=False)
         return
     found = failures(loaded, reason, host, limit + 1)
+    if not found:
+        out.print(nothing_of(loaded, reason, host), highlight=False)
+        return
     for f in found[:limit]:
         columns = (f.key, f.reason, f.url or "(no URL)", f.detail)
         out.print("  ".join(map(safe, columns)), highlight=False)
@@ -93,16 +99,15 @@ def keep_command(
         changes = [change.__dict__ for change in tried.changes]
         print_json({**tried.trial.__dict__, "changes": changes, "reasons": tried.reasons})
         return
-    table = Table("reason", "now", "then", "", box=None, pad_edge=False)
-    for name, (now, then) in sorted(tried.reasons.items(), key=lambda item: -max(item[1])):
-        table.add_row(safe(name), f"{now:,}", f"{then:,}", f"{then - now:+,}" if then != now else "")
+    table = Table("reason", "current", "with this rule", "", box=None, pad_edge=False)
+    for name, (before, after) in sorted(tried.reasons.items(), key=lambda item: -max(item[1])):
+        more = f"{after - before:+,}" if after != before else ""
+        table.add_row(safe(name), f"{before:,}", f"{after:,}", more)
     out.print(table, highlight=False)
     trial = tried.trial
-    out.print(
-        f"Kept {trial.kept_before:,} now, {trial.kept_after:,} then: {trial.newly_kept:,} newly kept, "
-        f"{trial.newly_dropped:,} newly dropped.",
-        highlight=False,
-    )
+    kept = f"Kept: {trial.kept_before:,} by the current rule, {trial.kept_after:,} with this one"
+    changed = f"{trial.newly_kept:,} newly kept, {trial.newly_dropped:,} newly dropped"
+    out.print(f"{kept}: {changed}.", highlight=False)
     for change in tried.changes:
         word = "newly kept, was" if change.kept else "newly dropped,"
         out.print(f"  {change.rows:,} {word} {safe(change.reason)}", highlight=False)

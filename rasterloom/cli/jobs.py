@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from rasterloom.cli.help import App
 from rasterloom.cli.options import (
     AsFormat,
     LogAs,
@@ -33,7 +34,7 @@ Address = Annotated[
 LOCAL = "http://127.0.0.1:8265"
 JobId = Annotated[str, typer.Argument(metavar="ID", help="Job id, or its last characters.")]
 
-app = typer.Typer(help="List, follow and stop the jobs of a Ray cluster.", no_args_is_help=True)
+app = App(help="List, follow and stop the jobs of a Ray cluster.")
 
 
 def submit_command(

@@ -1,5 +1,6 @@
 """Arguments, consoles and messages that the commands share."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from enum import StrEnum
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from rasterloom.recipe.recipe import Recipe
     from rasterloom.versions.corpus import Corpus
 
+_given: list[Path] = []  # the recipe of this command, once it is read
+
 # Arguments of the use cases whose option has another name; of all others the name is the option's.
 OPTIONS = {"folder": "--out", "page": "--out"}
 
@@ -33,11 +36,28 @@ def with_options(error: RasterloomError) -> str:
     """
 
     def option(field: str) -> str:
-        if "." in field:
+        if "." in field or "[" in field:
             return field
         return OPTIONS.get(field) or f"--{field.replace('_', '-')}"
 
-    return error.text(option, "rasterloom run RECIPE --until {}".format)
+    return _with_line(error.text(option, "rasterloom run RECIPE --until {}".format))
+
+
+def _with_line(text: str) -> str:
+    """Put file and line before a message about a recipe's field."""
+    if not _given or not re.match(r"[a-z_]+[.:\[]", text):
+        return text
+    from rasterloom.recipe.yaml_lines import line_of  # heavy
+
+    line = line_of(_given[-1], text)
+    return f"{_given[-1]}:{line}: {text}" if line else text
+
+
+def note(path: Path | None) -> Path | None:
+    """Remember the recipe that a command was given, for `_with_line`."""
+    if path is not None:
+        _given.append(path)
+    return path
 
 
 def load_recipe(path: Path | str) -> "Recipe":
@@ -125,7 +145,7 @@ def _text(given: RenderableType) -> RenderableType:
 out = SafeConsole()
 err = SafeConsole(stderr=True)
 
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.")]
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.", callback=note)]
 
 
 class OutputFormat(StrEnum):

@@ -16,6 +16,7 @@ from rasterloom.cli.options import (
     Retry,
     Until,
     load_recipe,
+    note,
     out,
     plan_table,
     print_json,
@@ -85,7 +86,7 @@ def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = Out
 
 
 def doctor_command(
-    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]")] = None,
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", callback=note)] = None,
     address: Annotated[
         str | None, typer.Option(help="Dashboard of a Ray cluster to check.", envvar="RAY_API_SERVER_ADDRESS")
     ] = None,

@@ -20,7 +20,7 @@ def takedown_command(
     what: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[LIST]...",
+            metavar="LIST",
             help="A file with one of these a line, or these themselves: key, URL, prefix of URLs*, host, "
             "SHA-256 or perceptual hash of an image. Without any: list earlier takedowns.",
         ),

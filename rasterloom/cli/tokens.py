@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rasterloom.cli.help import App
 from rasterloom.cli.options import (
     LogAs,
     LogFormat,
@@ -20,7 +21,7 @@ from rasterloom.cli.options import (
 )
 from rasterloom.utils.redact import safe
 
-app = typer.Typer(help="Show a corpus's tokens, or import some.", no_args_is_help=True)
+app = App(help="Show a corpus's tokens, or import some.")
 
 FAILURES_SHOWN = 10
 

@@ -10,6 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from rasterloom.cli.help import App
 from rasterloom.cli.options import (
     AsFormat,
     AtVersion,
@@ -20,13 +21,14 @@ from rasterloom.cli.options import (
     out,
     print_json,
 )
-from rasterloom.errors import FAILED
+from rasterloom.errors import FAILED, RecipeError
 from rasterloom.utils.redact import LINES, as_json, safe
+from rasterloom.utils.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from rasterloom.versions.history import Version
 
-app = typer.Typer(help="Show, name and compare the versions of a corpus.", no_args_is_help=True)
+app = App(help="Show, name and compare the versions of a corpus.")
 
 LOG_WIDTH = 180
 
@@ -52,6 +54,15 @@ def _snapshots(found: dict[str, int]) -> str:
     return ", ".join(f"{table} {snapshot}" for table, snapshot in found.items())
 
 
+def _check_tables(names: list[str]) -> None:
+    from rasterloom.versions.corpus import TABLES  # heavy
+
+    for name in names:
+        if name not in TABLES:
+            message = f"no such table; {did_you_mean(name, TABLES)}"
+            raise RecipeError(message, field="table", value=name)
+
+
 @app.command("log")
 def log_command(
     recipe: RecipePath,
@@ -64,6 +75,7 @@ def log_command(
     from rasterloom.versions.refs import refs  # heavy
 
     corpus = open_corpus(recipe)
+    _check_tables([table] if table else [])
     found = log(corpus, table)
     if output is OutputFormat.JSON:
         for v in found:
@@ -127,7 +139,7 @@ def list_command(recipe: RecipePath, output: AsFormat = OutputFormat.TABLE) -> N
 @app.command("show")
 def show_command(
     recipe: RecipePath,
-    version: Annotated[str | None, typer.Argument(metavar="[VERSION]")] = None,
+    version: Annotated[str | None, typer.Argument(metavar="VERSION")] = None,
     output: AsFormat = OutputFormat.TABLE,
 ) -> None:
     """Show each table at a version, with the step that made it: settings, inputs, counts."""
@@ -207,6 +219,7 @@ def rollback_command(
     from rasterloom.versions.refs import rollback  # heavy
 
     corpus = open_corpus(recipe)
+    _check_tables(table or [])
     moved = rollback(corpus, version, tuple(table) if table else TABLES)
     for name, (before, after) in moved.items():
         out.print(f"{name}: {before} -> {after}", highlight=False)
@@ -219,7 +232,7 @@ def rollback_command(
 def diff_command(
     recipe: RecipePath,
     a: Annotated[str, typer.Argument(metavar="A", help="A branch, a tag or a snapshot.")],
-    b: Annotated[str | None, typer.Argument(metavar="[B]", help="Another; else the recipe's own.")] = None,
+    b: Annotated[str | None, typer.Argument(metavar="B", help="Another; else the recipe's own.")] = None,
     table: Annotated[list[str] | None, typer.Option(help="Only this table; may be given again.")] = None,
     page: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write a page with images of some rows.")
@@ -229,6 +242,7 @@ def diff_command(
     """Count added, removed and changed rows from version A to B."""
     from rasterloom.pipelines.inspection.version_diff import compare  # heavy
 
+    _check_tables(table or [])
     of_a, of_b = open_corpus(recipe, a), open_corpus(recipe, b)
     with out.status("comparing") as status:
         found = compare(

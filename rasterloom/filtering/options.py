@@ -8,6 +8,7 @@ from rasterloom.errors import PluginError, one_line
 from rasterloom.recipe.filtering import Score
 from rasterloom.utils import plugins
 from rasterloom.utils.plugins import Plugin
+from rasterloom.utils.suggest import did_you_mean
 
 _WORDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
 
@@ -63,8 +64,8 @@ def check_options(kind: str, name: str, given: Mapping[str, Any], make: Callable
     options = _parameters(make)
     for option, value in given.items():
         if option not in options:
-            known = ", ".join(options) or "none"
-            raise ValueError(f"the {kind} {name} has no option {option!r}; known: {known}")
+            known = did_you_mean(option, options)
+            raise ValueError(f"the {kind} {name} has no option {option!r}; {known}")
         annotation = options[option].annotation
         kinds = get_args(annotation) or (annotation,)
         if type(value) not in kinds and kinds[0] is not inspect.Parameter.empty:

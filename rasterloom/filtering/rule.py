@@ -1,6 +1,5 @@
 """Keep rule: one SQL expression over columns, evaluated by DuckDB."""
 
-import difflib
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,6 +8,8 @@ import duckdb
 import pyarrow as pa
 
 from rasterloom import schema
+from rasterloom.filtering.scorers.registry import SCORERS
+from rasterloom.utils.suggest import did_you_mean
 
 DERIVED = {
     "min_side": "least(width, height)",
@@ -206,9 +207,10 @@ def _columns(tree: Any) -> list[str]:
 def _check_columns(names: list[str], known: Sequence[str]) -> None:
     for name in names:
         if name.lower() not in known:
-            close = difflib.get_close_matches(name.lower(), known, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            raise ValueError(f"the rule names {name!r}, which is no column; {hint}known: {', '.join(known)}")
+            hint = f"add {name} to the scores? " if name in SCORERS else ""
+            raise ValueError(
+                f"the rule names {name!r}, which is no column; {hint}{did_you_mean(name, known)}"
+            )
 
 
 def _split(rule: str) -> list[str]:

@@ -28,6 +28,7 @@ from rasterloom.filtering.rule import (
     with_derived,
 )
 from rasterloom.recipe.filtering import Keep
+from rasterloom.utils.suggest import did_you_mean
 
 __all__ = ["check_keep", "check_rule", "columns_needed", "select", "select_batches"]
 
@@ -51,8 +52,8 @@ def check_keep(config: Keep, scores: pa.Schema) -> None:
     check_rule(config.rule, scores)
     numbers = [f.name for f in scores if pa.types.is_floating(f.type)]
     if config.dedup.prefer and config.dedup.prefer not in numbers:
-        known = ", ".join(numbers) or "none"
-        raise ValueError(f"dedup.prefer names {config.dedup.prefer!r}, which is no score; known: {known}")
+        known = did_you_mean(config.dedup.prefer, numbers)
+        raise ValueError(f"dedup.prefer names {config.dedup.prefer!r}, which is no score; {known}")
     if config.dedup.semantic is not None and _embedding(scores) is None:
         raise ValueError(
             "dedup.semantic compares embeddings, and no score keeps them; "

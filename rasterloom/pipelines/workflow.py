@@ -11,6 +11,7 @@ from rasterloom.pipelines.training.stage_step import StageStep, is_stage
 from rasterloom.pipelines.training.steps import training_steps
 from rasterloom.pipelines.workspace.status import Status, status
 from rasterloom.recipe.recipe import Recipe
+from rasterloom.utils.suggest import closest
 from rasterloom.versions.corpus import Corpus
 
 
@@ -63,8 +64,10 @@ class Workflow:
         steps = self.corpus_steps if _named(self.corpus_steps, name) else self.steps
         named = _named(steps, name)
         if not named:
+            close = closest(name, [str(part) for step in steps for part in (step.name, step.kind) if part])
+            hint = f"did you mean {close}? " if close else ""
             names = ", ".join(step.name for step in steps)
-            raise RecipeError(f"no step is called {name}; the steps: {names}")
+            raise RecipeError(f"no step is called {name}; {hint}the steps: {names}")
         return steps[: named[-1] + 1]
 
     def step(self, name: str) -> HasResult:

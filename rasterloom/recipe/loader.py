@@ -8,13 +8,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from rasterloom.errors import RecipeError
-from rasterloom.recipe.error_messages import explain
+from rasterloom.recipe.error_messages import LineOf, explain
 from rasterloom.recipe.filtering import Score
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.sources import Source
 from rasterloom.recipe.suites import Evaluate
 from rasterloom.recipe.tokenize import HUB_ID
-from rasterloom.recipe.yaml_file import read_yaml
+from rasterloom.recipe.yaml_file import parse, read_text
+from rasterloom.recipe.yaml_lines import Lines
 from rasterloom.utils.redact import masked
 
 
@@ -28,23 +29,30 @@ def load_recipe(path: str | Path) -> Recipe:
             the field's name, the value and what it takes.
     """
     path = Path(path)
-    data = read_yaml(path)
+    text = read_text(path)
+    data = parse(path, text)
     if not isinstance(data, dict):
-        raise RecipeError(f"{path} holds no recipe: expected fields such as corpus and sources")
-    return recipe_of(data, path.parent, f"{path}: ")
+        raise RecipeError(f"{path} holds no recipe: it takes fields such as corpus: and sources:")
+    return recipe_of(data, path.parent, str(path), Lines(text).of)
 
 
-def recipe_of(data: dict[str, Any], folder: Path, prefix: str = "") -> Recipe:
+def recipe_of(
+    data: dict[str, Any], folder: Path, name: str = "recipe", line_of: LineOf = lambda _: None
+) -> Recipe:
     """Check the content of a recipe. Relative paths begin in a folder.
 
+    Args:
+        name: of the recipe, in errors.
+        line_of: line of a field in its file.
+
     Raises:
-        RecipeError: a field is wrong. Each line begins with the prefix.
+        RecipeError: a field is wrong. Each line begins with the name.
     """
     _place_deepspeed_config(data, folder)
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        raise RecipeError("\n".join(f"{prefix}{line}" for line in explain(error))) from None
+        raise RecipeError("\n".join(f"{name}{line}" for line in explain(error, data, line_of))) from None
     return _from_folder(recipe, folder.resolve())
 
 

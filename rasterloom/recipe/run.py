@@ -8,6 +8,7 @@ from rasterloom.recipe.base import Section
 from rasterloom.recipe.price import Price
 from rasterloom.recipe.resources import Between, DriverTakes, StepTakes
 from rasterloom.schema import StepKind
+from rasterloom.utils.suggest import did_you_mean
 
 # Kinds of steps over shards; the others run in the driver.
 SHARDED = (
@@ -63,8 +64,8 @@ class Run(Section):
                 _check_training(name, takes)
                 continue
             if kind not in SHARDED:
-                known = ", ".join((*SHARDED, TRAIN))
-                raise ValueError(f"no step over shards is called {name}, and none trains; there are {known}")
+                known = did_you_mean(name, (*SHARDED, TRAIN), "there are ")
+                raise ValueError(f"no step over shards is called {name}, and none trains; {known}")
             if kind not in ON_GPU and (takes.gpus or takes.actors or takes.accelerator):
                 raise ValueError(
                     f"{name} uses no GPU: gpus, actors and accelerator are for {' and '.join(ON_GPU)}"

@@ -97,8 +97,8 @@ class Source(Section):
     @classmethod
     def _known_kind(cls, value: str) -> str:
         if value not in ("auto", *KINDS) and plugins.find(plugins.READERS, value) is None:
-            known = plugins.known_names(plugins.READERS, ("auto", *KINDS))
-            raise ValueError(f"unknown kind {value!r}; known: {known}")
+            known = plugins.known_names(plugins.READERS, value, ("auto", *KINDS))
+            raise ValueError(f"unknown kind {value!r}; {known}")
         return value
 
     @field_validator("path", mode="before")

@@ -94,8 +94,8 @@ class Tokenize(Section):
     @classmethod
     def _known_codec(cls, value: str) -> str:
         if value not in CODECS and plugins.find(plugins.CODECS, value) is None:
-            known = plugins.known_names(plugins.CODECS, CODECS)
-            raise ValueError(f"unknown codec {value!r}; known: {known}")
+            known = plugins.known_names(plugins.CODECS, value, CODECS)
+            raise ValueError(f"unknown codec {value!r}; {known}")
         return value
 
     @field_validator("prompts")

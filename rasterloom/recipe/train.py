@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
 
+from rasterloom.errors import one_line
 from rasterloom.recipe.base import Section, is_default
 from rasterloom.recipe.model import Model
 from rasterloom.recipe.monitoring import Watch
@@ -70,7 +71,7 @@ class DeepSpeed(Section):
         try:
             extra = json.loads(Path(data["config"]).expanduser().read_text())
         except (OSError, ValueError) as error:
-            raise ValueError(f"config: cannot read {data['config']} as JSON: {error}") from None
+            raise ValueError(f"config: cannot read {data['config']} as JSON: {one_line(error)}") from None
         return {**data, "config": None, "extra": extra}
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rasterloom.errors import SourceError, StepFailed
+from rasterloom.errors import SourceError, StepFailed, UserError
 from rasterloom.recipe.sources import Column, Source
 from rasterloom.schema import PAIRS, T2I, ErrorClass, pair_key
 from rasterloom.sources.failure import FetchFailure
@@ -51,8 +51,12 @@ def check_sources(sources: Sequence[Source]) -> list[str]:
     Raises:
         SourceError: one is missing, or has not the columns it names, or its name is another's.
     """
-    for source in sources:
-        check_source(source)
+    for number, source in enumerate(sources):
+        try:
+            check_source(source)
+        except UserError as error:
+            error.field = error.field or f"sources[{number}]"
+            raise
     check_names(sources)
     return [source_digest(source) for source in sources]
 

@@ -53,7 +53,7 @@ def read_record(path: Path) -> list[tuple[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read the record {path}: {error}") from None
+        raise ValueError(f"cannot read the record {path}: {one_line(error)}") from None
     try:
         whole = json.loads(text)
     except ValueError:

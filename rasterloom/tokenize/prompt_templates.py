@@ -12,6 +12,7 @@ from typing import Any
 
 from rasterloom.recipe.tokenize import Prompt, Tokenize
 from rasterloom.schema import IMAGE_PLACEHOLDER, T2I
+from rasterloom.utils.suggest import did_you_mean
 
 IMAGE = IMAGE_PLACEHOLDER
 ANY_SIZE = "t2i_any_size"  # the text-to-image prompt that names no size
@@ -86,7 +87,7 @@ def turns(
         ValueError: no such task, or a field of its template is not given.
     """
     if task not in templates:
-        raise ValueError(f"unknown task {task!r}; known: {', '.join(templates)}")
+        raise ValueError(f"unknown task {task!r}; {did_you_mean(task, templates)}")
     template = templates[task]
     missing = [name for name in template.fields if name not in fields]
     if missing:

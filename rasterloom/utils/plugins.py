@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from rasterloom.errors import PluginError, one_line
+from rasterloom.utils.suggest import did_you_mean
 
 READERS, SCORERS, CODECS = "rasterloom.readers", "rasterloom.scorers", "rasterloom.codecs"
 JUDGES = "rasterloom.judges"
@@ -89,17 +90,17 @@ def find(group: str, name: str) -> Plugin | None:
     return found[0] if found else None
 
 
-def known_names(group: str, built_in: Iterable[str]) -> str:
-    """Return the names that a recipe can use, for a message."""
+def known_names(group: str, name: str, built_in: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: the one that was probably meant, and all."""
     names = list(built_in)
-    return ", ".join([*names, *sorted({p.name for p in installed(group)} - {*names})])
+    return did_you_mean(name, [*names, *sorted({p.name for p in installed(group)} - {*names})])
 
 
 def missing(group: str, name: str, built_in: Iterable[str]) -> str:
     """Return the message for a name that no package knows."""
     kind = _KINDS[group]
     return (
-        f"unknown {kind} {name!r}; known: {known_names(group, built_in)}. A plug-in must be installed on "
+        f"unknown {kind} {name!r}; {known_names(group, name, built_in)}. A plug-in must be installed on "
         "every machine that runs steps (docs/extending.md)"
     )
 

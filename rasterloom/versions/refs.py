@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pyiceberg.table import Table
 
 from rasterloom.errors import VersionError
+from rasterloom.utils.suggest import did_you_mean
 from rasterloom.versions.corpus import MAIN, TABLES, Corpus
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")  # a number would be a snapshot's
@@ -35,10 +36,8 @@ def check_ref(corpus: Corpus) -> None:
     """Raise VersionError if no table has the corpus's ``ref``."""
     if corpus.ref == MAIN or any(corpus.snapshot_id(name) is not None for name in TABLES):
         return
-    known = ", ".join(ref.name for ref in refs(corpus)) or "none yet"
-    raise VersionError(
-        f"{corpus.name} has no branch, tag or snapshot {corpus.ref}; its branches and tags: {known}"
-    )
+    known = did_you_mean(corpus.ref, (ref.name for ref in refs(corpus)), "its branches and tags: ")
+    raise VersionError(f"{corpus.name} has no branch, tag or snapshot {corpus.ref}; {known}")
 
 
 def tag(corpus: Corpus, name: str) -> Ref:
@@ -89,8 +88,8 @@ def delete(corpus: Corpus, name: str) -> Ref:
     """
     found = next((ref for ref in refs(corpus) if ref.name == name), None)
     if found is None or name == MAIN:
-        known = ", ".join(ref.name for ref in refs(corpus) if ref.name != MAIN) or "none"
-        raise VersionError(f"no branch or tag {name} that could be deleted; there are: {known}")
+        known = did_you_mean(name, (ref.name for ref in refs(corpus) if ref.name != MAIN), "there are: ")
+        raise VersionError(f"no branch or tag {name} that could be deleted; {known}")
     for table in found.snapshots:
         snapshots = _open(corpus, table).manage_snapshots()
         (snapshots.remove_tag if found.kind == "tag" else snapshots.remove_branch)(name).commit()

@@ -11,7 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from rasterloom.cli.options import with_options
-from rasterloom.errors import RecipeError, SourceError, StorageError, TrainingError
+from rasterloom.errors import (
+    INTERRUPTED,
+    STOPPED,
+    RecipeError,
+    SourceError,
+    StorageError,
+    TrainingError,
+)
 
 GOOD = "corpus: demo\nsources: [{path: pairs.parquet}]\n"
 
@@ -78,7 +85,7 @@ def test_wrong_use(rasterloom, recipe):
 def test_plan_explains_and_changes_nothing(rasterloom, recipe, tmp_path):
     code, out, _ = rasterloom("plan", recipe())
     assert code == 0
-    assert "never run" in out and "tokens/512" in out
+    assert "  new" in out and "tokens/512" in out
     assert not (tmp_path / "work").exists()
     rows = [json.loads(line) for line in rasterloom("plan", recipe(), "--format", "json")[1].splitlines()]
     assert rows[0]["step"] == "pairs" and all(row["runs"] for row in rows)
@@ -152,6 +159,13 @@ def test_a_full_disk_and_a_file_that_may_not_be_read_are_no_unexpected_errors(
     assert rasterloom("plan", recipe()) == (1, "", f"{error}\n")
 
 
+def test_an_error_that_a_library_makes_of_ctrl_c_is_a_stop(rasterloom, recipe, monkeypatch):
+    error = ImportError("initialization failed")
+    error.__cause__ = KeyboardInterrupt()
+    broken(monkeypatch, error)
+    assert rasterloom("plan", recipe()) == (INTERRUPTED, "", f"{STOPPED}\n")
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
@@ -180,7 +194,7 @@ def test_help_imports_nothing_heavy():
         "PIL",
     }
     code = (
-        "import sys; from rasterloom.cli.app import main; sys.argv = ['rasterloom', '--help']\n"
+        "import sys; from rasterloom.cli.entry import main; sys.argv = ['rasterloom', '--help']\n"
         "try: main()\n"
         f"finally: print(sorted({heavy} & set(sys.modules)), file=sys.stderr)"
     )

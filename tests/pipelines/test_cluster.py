@@ -165,7 +165,7 @@ def disturbed(ray, workshop_at, tmp_path_factory):
     takes = f"run: {{driver: {driver}, steps: {{images: {fetch}, codes: {late}}}}}"
     on_shared_disk(workshop, **{"run: {cpus: 2, in_flight: 2}": takes})
     job = ray.command("rasterloom", "submit", workshop.recipe_file, "--until", "tokens", "--follow", "--code")
-    lines = read_until(job, "images     never run")
+    lines = read_until(job, "images     new")
     ray.tell("remove b")
     ray.tell('add c {"num_cpus": 1, "resources": {"fetch": 1}}')
     lines += read_until(job, "codes/64 waits for a node: it takes CPU 1, late 1, memory 1.0 MB")

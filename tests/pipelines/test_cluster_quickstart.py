@@ -149,7 +149,7 @@ def test_the_page_can_be_walked(reader):
     assert not re.search(r"^bad ", doctor, re.M) and "room for 3 workers of CPU 1 each (train/" in doctor
     assert re.search(r"STOPPED|SUCCEEDED", stop)
     assert "done before, nothing to do" in again and "SUCCEEDED" in again
-    assert re.search(r"codes/128 +never run", whole) and "train/2-96" in whole and "SUCCEEDED" in whole
+    assert re.search(r"codes/128 +new", whole) and "train/2-96" in whole and "SUCCEEDED" in whole
     diff, page, both = list(printed.values())[-3:]
     assert re.search(r"tokens +\d+ +\d+ +\d+ +0 +0", diff)
     copy = re.search(r"report, a copy: (\S+)", page)

@@ -242,7 +242,7 @@ plugins.entry_points = entry_points
 from rasterloom.recipe.loader import load_recipe
 load_recipe({str(recipe)!r})
 sys.argv = ["rasterloom", "--help"]
-from rasterloom.cli.app import main
+from rasterloom.cli.entry import main
 main()
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

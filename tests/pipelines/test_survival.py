@@ -53,7 +53,7 @@ def wait_gone(processes):
 def step_that_begins(line):
     """The step that a line of the driver's output says is beginning, if it says so."""
     name, _, reason = line.partition("  ")
-    return name if name in STEPS and reason.strip() == "never run" else None
+    return name if name in STEPS and reason.strip() == "new" else None
 
 
 def corpora(workshop, killed, steps):

@@ -36,25 +36,27 @@ def refused(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (BOMB, ", line 6: with its aliases"),
-        (BOMB.replace("[", "{<<: [").replace("]", "]}"), ", line 6: with its aliases"),
-        ("a: &a " + "x" * 90_000 + "\nb: [" + "*a, " * 100 + "]", ", line 2: with its aliases"),
-        ("[" * 100_000, ", line 1: nests more than 50"),
-        ("- " * 1000 + "a", ", line 1: nests more than 50"),
-        ("a: &a [*a]", ", line 1: the anchor &a holds itself"),
-        ("a: *b", " is not YAML: found undefined alias"),
+        (BOMB, ":6: with its aliases"),
+        (BOMB.replace("[", "{<<: [").replace("]", "]}"), ":6: with its aliases"),
+        ("a: &a " + "x" * 90_000 + "\nb: [" + "*a, " * 100 + "]", ":2: with its aliases"),
+        ("[" * 100_000, ":1: nests more than 50"),
+        ("- " * 1000 + "a", ":1: nests more than 50"),
+        ("a: &a [*a]", ":1: the anchor &a holds itself"),
+        ("a: *b", ":1: not YAML: found undefined alias"),
         ("# " + "x" * 2**20, " is no recipe: it has more than 1048576 bytes"),
-        ("corpus: " + "9" * 5000, " is not YAML: cannot read '999"),
-        ("corpus: 2024-99-99", " is not YAML: cannot read '2024-99-99' as timestamp"),
-        ("corpus: !!int ''", " is not YAML: cannot read '' as int"),
-        ("corpus: !!bool perhaps", " is not YAML: cannot read 'perhaps' as bool"),
-        ("corpus: !!timestamp soon", " is not YAML: cannot read 'soon' as timestamp"),
-        ("? [a]\n: b", " is not YAML: while constructing a mapping"),
-        ("corpus: !!python/object:os.system ls", " is not YAML: could not determine a constructor"),
-        ('workspace: "\\0"', ", line 1: a value holds a NUL"),
-        ('workspace: "\\ud800"', ", line 1: a value holds a NUL"),
-        ("a: b\n--- c", " is not YAML: expected a single document"),
-        (b"corpus: \xff", ": 'utf-8' codec"),
+        ("corpus: " + "9" * 5000, ":1: not YAML: cannot read '999"),
+        ("corpus: 2024-99-99", ":1: not YAML: cannot read '2024-99-99' as timestamp"),
+        ("corpus: !!int ''", ":1: not YAML: cannot read '' as int"),
+        ("corpus: !!bool perhaps", ":1: not YAML: cannot read 'perhaps' as bool"),
+        ("corpus: !!timestamp soon", ":1: not YAML: cannot read 'soon' as timestamp"),
+        ("? [a]\n: b", ":1: not YAML: found unhashable key"),
+        ("corpus: !!python/object:os.system ls", ":1: not YAML: could not determine a constructor"),
+        ('workspace: "\\0"', ":1: a value holds a NUL"),
+        ('workspace: "\\ud800"', ":1: a value holds a NUL"),
+        ("a: b\n--- c", ":2: not YAML: found another document"),
+        (b"corpus: \xff", ":1: this is not UTF-8 text"),
+        ("a: 1\nb: {c: 1}\na: 2", ":3: a is given twice, here and in line 1"),
+        ("a:\n\tb: 1", ":2: not YAML: found character '\\t'"),
         ("", " holds no recipe"),
     ],
     ids=lambda value: repr(value[:20]),
@@ -80,7 +82,7 @@ def test_an_alias_costs_no_more_than_it_would_written_out(tmp_path: Path, monkey
     (tmp_path / "a.yaml").write_text("a: &a [b, c]\nd: [*a, {<<: {e: *a}}]\n")
     assert read_yaml(tmp_path / "a.yaml") == {"a": ["b", "c"], "d": [["b", "c"], {"e": ["b", "c"]}]}
     monkeypatch.setattr(yaml_file, "MOST_CHARACTERS", 20)
-    with pytest.raises(RecipeError, match="line 2: with its aliases"):
+    with pytest.raises(RecipeError, match=":2: with its aliases"):
         read_yaml(tmp_path / "a.yaml")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from rasterloom.errors import RecipeError, one_line
 from rasterloom.filtering.judges.base import Question, SuitePrompt
 from rasterloom.filtering.scenes.suite import scene_prompts
+from rasterloom.utils.suggest import did_you_mean
 
 SCENES = "scenes"
 # Suites that do not come with the package: the file to get, from where, and under which licence.
@@ -41,8 +42,8 @@ def load_prompts(name: str) -> list[SuitePrompt]:
     path = Path(name)
     read = READERS.get(path.suffix.lower())
     if read is None:
-        known = ", ".join([SCENES, *READERS])
-        raise RecipeError(f"no such suite; known: {known} files", field="suite", value=name)
+        known = did_you_mean(name, [SCENES, *READERS])
+        raise RecipeError(f"no such suite; {known} files", field="suite", value=name)
     try:
         prompts = list(read(path))
     except RecipeError:

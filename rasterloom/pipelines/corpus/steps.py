@@ -1,17 +1,20 @@
 """Steps that build a corpus, from pairs to tokens."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 
 import pyarrow as pa
 
-from rasterloom.errors import RecipeError
+from rasterloom.errors import RasterloomError, RecipeError
 from rasterloom.pipelines.corpus import shard_work
 from rasterloom.pipelines.corpus.existing_steps import is_fixed, steps_of_version
 from rasterloom.pipelines.corpus.length_index import lengths_step
 from rasterloom.pipelines.corpus.token_steps import text_step, token_steps
 from rasterloom.pipelines.step import Halves, HasResult, ShardStep
 from rasterloom.pipelines.workspace.retries import with_retries
+from rasterloom.recipe.filtering import Score
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION, StepKind
 from rasterloom.sources.fetch.img2dataset import img2dataset_version
@@ -40,13 +43,26 @@ def steps_of_recipe(recipe: Recipe) -> list[HasResult]:
         raise RecipeError(str(error)) from None
 
 
+@contextmanager
+def _named(section: str) -> Iterator[None]:
+    """Name a section of the recipe in an error about it."""
+    try:
+        yield
+    except RasterloomError as error:
+        error.field = error.field or section
+        raise
+    except ValueError as error:
+        raise RecipeError(str(error), field=section) from None
+
+
 def _corpus_steps(recipe: Recipe) -> list[HasResult]:
     from rasterloom.filtering.scorers import registry as scorers  # heavy
     from rasterloom.filtering.selection import check_keep  # heavy
     from rasterloom.sources.readers import registry as readers  # heavy
 
-    columns = scorers.score_columns(recipe.score)
-    check_keep(recipe.keep, columns)
+    columns = _score_columns(recipe.score)
+    with _named("keep"):
+        check_keep(recipe.keep, columns)
     pairs = ShardStep(
         StepKind.PAIRS.value,
         shard_work.Sources(sources=recipe.sources),
@@ -91,6 +107,20 @@ def _corpus_steps(recipe: Recipe) -> list[HasResult]:
     }
     lengths = [lengths_step(target, packed) for target, (_, packed) in tokens.items()]
     return [pairs, images, scores, selection, text, *chain(*tokens.values()), *lengths]
+
+
+def _score_columns(configs: Sequence[Score]) -> pa.Schema:
+    """Columns that the scorers give. An error names the one at fault."""
+    from rasterloom.filtering.scorers import registry as scorers  # heavy
+
+    with _named("score"):
+        try:
+            return scorers.score_columns(configs)
+        except ValueError:
+            for number, config in enumerate(configs):
+                with _named(f"score[{number}]"):
+                    scorers.make_scorers((config,))
+            raise
 
 
 def _images_step(recipe: Recipe, pairs: HasResult) -> HasResult:

@@ -29,6 +29,7 @@ from rasterloom.sources.images.row import image_columns, received
 from rasterloom.storage.parquet_options import IMAGE_PARQUET, TEXT_PARQUET
 from rasterloom.storage.store import Entry, Store
 from rasterloom.utils.parallel import Advance, silent
+from rasterloom.utils.suggest import did_you_mean
 from rasterloom.versions.commit import commit
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.history import made
@@ -73,7 +74,8 @@ def adopt(
     """
     corpus = Corpus.of(recipe)
     if table not in SCHEMAS:
-        raise RecipeError(f"{table} cannot be imported; expected one of {', '.join(SCHEMAS)}")
+        known = did_you_mean(table, SCHEMAS, "it takes ")
+        raise RecipeError(f"no table {table} can be imported; {known}")
     if is_fixed(corpus):
         refuse_change(corpus, "adopt")
     check_workspace(corpus)

@@ -5,11 +5,15 @@ from typing import Any
 
 import duckdb
 
+from rasterloom.errors import RecipeError
 from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import output_files
 from rasterloom.recipe.recipe import Recipe
-from rasterloom.schema import StepKind
+from rasterloom.schema import ErrorClass, StepKind
 from rasterloom.utils.redact import HOST_SQL
+from rasterloom.utils.suggest import did_you_mean
+
+SHOWN = 20  # reasons or hosts in a message
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,21 @@ def failures(
         {"reason": reason, "host": host},
     )
     return [FailedPair(**row) for row in rows]
+
+
+def nothing_of(recipe: Recipe, reason: str | None, host: str | None) -> str:
+    """Sentence about a reason or a host for which nothing was dropped.
+
+    Raises:
+        RecipeError: there is no such reason; the message names those that there are.
+    """
+    if reason is not None and reason not in (*ErrorClass, *(f"failed: {one}" for one in ErrorClass)):
+        there = [group.name.removeprefix("failed: ") for group in summary(recipe, "reason")]
+        if reason not in there:
+            known = did_you_mean(reason, there[:SHOWN] or ErrorClass)
+            raise RecipeError(f"no such reason; {known}", field="reason", value=reason)
+    for_reason = f" for {reason}" if reason else ""
+    return f"No pair was dropped{for_reason}{f' of {host}' if host else ''}."
 
 
 def summary(recipe: Recipe, by: str) -> list[FailedGroup]:

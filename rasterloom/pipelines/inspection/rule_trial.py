@@ -44,7 +44,7 @@ class Tried:
     changes: tuple[Change, ...]
     """The most frequent first."""
     reasons: dict[str, tuple[int, int]]
-    """Rows by reason, now and then."""
+    """Rows by reason, by the current rule and by the other."""
 
 
 def try_rule(recipe: Recipe, rule: str, page: Path | None = None) -> Tried:

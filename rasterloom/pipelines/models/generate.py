@@ -30,6 +30,7 @@ from rasterloom.tokenize.cropping import crop_as_coded, upright
 from rasterloom.tokenize.prompt_templates import IMAGE, Template, fields_of, t2i_task, templates_of
 from rasterloom.utils.json_files import to_json
 from rasterloom.utils.parallel import Advance
+from rasterloom.utils.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from rasterloom.train.model.sampler import Sampler
@@ -265,7 +266,7 @@ def _template(recipe: Recipe, request: SampleRequest) -> tuple[Template, set[str
     """Template of the task and the fields that a prompt fills. RecipeError if the request does not fit."""
     task, templates = request.task or T2I, templates_of(recipe.tokenize.prompts)
     if task not in templates:
-        raise RecipeError(f"no such task; known: {', '.join(templates)}", field="task", value=task)
+        raise RecipeError(f"no such task; {did_you_mean(task, templates)}", field="task", value=task)
     template = templates[t2i_task(recipe.tokenize) if task == T2I else task]
     if template.gpt.count(IMAGE) > 1:
         message = "answers with several images, which sample does not generate"

@@ -26,6 +26,7 @@ from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.suites import Suite
 from rasterloom.report.suite_page import Figure, Judged, figures_of, suite_page
 from rasterloom.storage.parquet_io import read_files
+from rasterloom.utils.suggest import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ def suites_of(recipe: Recipe, asked: Sequence[str], judges: Sequence[str]) -> tu
 
 def _of_file(name: str, known: dict[str, Suite]) -> Suite:
     if name != SCENES and name not in ELSEWHERE and "." not in name:
-        names = ", ".join(dict.fromkeys([*known, SCENES]))
-        raise RecipeError("no such suite", field="suite", value=name, hint=f"known: {names}, and files")
+        names = did_you_mean(name, dict.fromkeys([*known, SCENES]))
+        raise RecipeError("no such suite", field="suite", value=name, hint=f"{names}, and files")
     stem = name.rsplit("/", 1)[-1].rsplit(".", 1)[0]
     return Suite(name="".join(c if c.isalnum() or c in "_-" else "-" for c in stem) or "suite", prompts=name)
 

@@ -19,6 +19,7 @@ from rasterloom.pipelines.workspace import staging
 from rasterloom.pipelines.workspace.status import status
 from rasterloom.schema import ErrorClass
 from rasterloom.storage.store import Store
+from rasterloom.utils.suggest import did_you_mean
 from rasterloom.versions.corpus import Corpus
 
 RETRY = "retry"  # name in a step's identity
@@ -42,7 +43,8 @@ def parse_classes(text: str) -> list[str]:
     unknown = [name for name in names if name not in list(ErrorClass)]
     if unknown or not names:
         what = ", ".join(unknown) or "nothing"
-        message = f"no class of error is called {what}; the classes: {', '.join(ErrorClass)}"
+        hint = did_you_mean(what, ErrorClass, "the classes: ")
+        message = f"no class of error is called {what}; {hint}"
         raise RecipeError(message, field="retry")
     return names
 

@@ -34,7 +34,7 @@ class Status:
 
     step: HasResult
     done: bool
-    reason: str  # "done", "never run", "config changed: ...", "input changed: ..."
+    reason: str  # "done", "new", "config changed: ...", "input changed: ..."
     record: Record | None = None  # of this fingerprint if done, else of the last run
     snapshot_id: int | None = None
 
@@ -89,7 +89,7 @@ def write_record(corpus: Corpus, record: Record) -> None:
 
 
 def delete_record(corpus: Corpus, step: HasResult) -> None:
-    """Make a tableless step count as never run under its fingerprint."""
+    """Make a tableless step count as new under its fingerprint."""
     corpus.store.delete(corpus.layout.record(step.name, step.fingerprint))
     last = read_record(corpus, step.name, LAST)
     if last and last.fingerprint == step.fingerprint:
@@ -123,7 +123,7 @@ def status(corpus: Corpus, step: HasResult) -> Status:
     else:
         last = read_record(corpus, step.name, step.fingerprint) or read_record(corpus, step.name, LAST)
     if last is None:
-        return Status(step, False, "never run")
+        return Status(step, False, "new")
     if last.fingerprint == step.fingerprint:
         if why := _taken_down_since(corpus, step, last):
             return Status(step, False, why, last)

@@ -19,7 +19,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from yarl import URL
 
-from rasterloom.errors import OptOutError
+from rasterloom.errors import OptOutError, one_line
 from rasterloom.sources.fetch.urls import canonical
 from rasterloom.storage.store import Entry, Store
 
@@ -76,7 +76,7 @@ def load_opt_outs(path: str | None) -> OptOuts:
     try:
         return _load(path, store.entry(name))
     except OSError as error:
-        raise OptOutError(f"fetch.opt_out: {path} cannot be read: {error}") from None
+        raise OptOutError(f"fetch.opt_out: {path} cannot be read: {_why(error)}") from None
 
 
 @lru_cache(maxsize=1)
@@ -113,7 +113,11 @@ def _read(path: str) -> bytes:
     try:
         return store.read(name)
     except OSError as error:
-        raise OptOutError(f"fetch.opt_out: {path} cannot be read: {error}") from None
+        raise OptOutError(f"fetch.opt_out: {path} cannot be read: {_why(error)}") from None
+
+
+def _why(error: OSError) -> str:
+    return "no such file" if isinstance(error, FileNotFoundError) else one_line(error)
 
 
 def _columns(path: str, table: pa.Table) -> dict[str, list[str]]:

@@ -177,7 +177,7 @@ def test_wrong_scores_are_refused(tmp_path: Path) -> None:
         (Score(name="quality", options={"size": 3}), "the score quality has no option 'size'; known: none"),
         (
             Score(name="aesthetic", options={"hed": "x"}),
-            "has no option 'hed'; known: head, clip, revision, keep",
+            "has no option 'hed'; did you mean head. known: head, clip, revision, keep",
         ),
         (Score(name="aesthetic"), "the score aesthetic needs the option 'head'"),
         (Score(name="aesthetic", options={"head": 3}), "'head' of the score aesthetic takes text .got 3"),

@@ -124,7 +124,7 @@ def test_an_export_comes_back(rasterloom, recipe, undisturbed, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("tokens", "{foreign}"), "tokens cannot be imported; expected one of pairs, images"),
+        (("tokens", "{foreign}"), "no table tokens can be imported; it takes pairs, images"),
         (("images", "{foreign}/none"), "no Parquet file there"),
         (("images", "{foreign}/none.parquet"), "no such file"),
         (("images", "{foreign}"), "has neither key nor url and caption"),

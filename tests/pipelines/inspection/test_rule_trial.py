@@ -70,7 +70,7 @@ def test_what_cannot_be_tried(undisturbed, workshop):
         try_rule(undisturbed.recipe, "beauty > 1")
     with pytest.raises(RecipeError, match="the rule fails on a row"):
         try_rule(undisturbed.recipe, "caption::int > 1")
-    with pytest.raises(RecipeError, match=r"images is not done \(never run\): run the steps up to scores"):
+    with pytest.raises(RecipeError, match=r"images is not done \(new\): run the steps up to scores"):
         try_rule(workshop.recipe, "true")
 
 

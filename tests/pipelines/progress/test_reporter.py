@@ -51,7 +51,7 @@ def at_images(progress, shards=4):
     run = Run.model_validate({"price": {"cpu": 0.6, "gpu": 3}})
     progress.plan("photos", STEPS, run)
     progress.skip("pairs")
-    with progress.step("images", "never run") as step:
+    with progress.step("images", "new") as step:
         progress.counted(ShardPlan(SHARDS, [], 2.0, 1.0))
         for number in range(shards):
             progress.counted(InFlight([shard.id for shard in SHARDS[number:]][:4], 2))
@@ -102,7 +102,7 @@ def test_a_frame_fits_every_terminal(width, height, steps):
     progress.plan("photos", [f"step-{n}" for n in range(steps)], Run())
     for n in range(steps // 2):
         progress.skip(f"step-{n}")
-    with progress.step(f"step-{steps // 2}", "never run"):
+    with progress.step(f"step-{steps // 2}", "new"):
         progress.counted(ShardPlan(SHARDS, [done(SHARDS[0])], 1.0, 0.0))
         lines = lines_of(progress, console)
     assert all(len(line.rstrip()) <= width for line in lines)
@@ -185,7 +185,7 @@ def test_units_that_are_not_shards_are_told_by_the_pace_of_this_run():
 def test_a_training_step_shows_its_figures_and_its_note_until_it_advances(at_once):
     progress, console = on(200)
     progress.plan("photos", ["train/1-64"], Run())
-    with progress.showing(), progress.step("train/1-64", "never run"):
+    with progress.showing(), progress.step("train/1-64", "new"):
         progress.counted(Workers(2, 1.0, 1.0))
         progress.counted(Unit("steps"))
         progress.counted(Note("workers start"))
@@ -231,7 +231,7 @@ def test_lines_say_the_same_in_words(at_once):
         step.result(Record("images", "f", "1", {}, {}, rows=400, n_bytes=20_000_000), "400 rows: ok 360")
     progress.ended(["images"])
     text = console.file.getvalue()
-    assert "pairs      done before, nothing to do\nimages     never run\n" in text
+    assert "pairs      done before, nothing to do\nimages     new\n" in text
     assert "  images: 4 of 10 shards, 0:00 left, 400 rows" in text
     assert "90.0% ok, timeout 24, http_4xx 12, dns 4, 2 of 2 workers busy, $0.1400" in text
     assert where_at(text.split("           400 rows")[0]) == "images 4 of 10 shards, 0:00 left"
@@ -266,11 +266,8 @@ def test_where_a_log_says_that_a_run_is():
     assert where_at(step) == "images"
     others = '{"time": "", "event": "note"}\n{"no": "line of ours"\n'
     assert where_at(step + going + others) == "images 4 of 10, 1:01 left"
-    assert where_at("pairs      never run\n") == "pairs"
-    assert (
-        where_at("codes/64  never run\n  codes/64 waits for a node: it takes\n")
-        == "codes/64 waits for a node"
-    )
+    assert where_at("pairs      new\n") == "pairs"
+    assert where_at("codes/64  new\n  codes/64 waits for a node: it takes\n") == "codes/64 waits for a node"
     assert where_at("  train/1-64: 3 of 20 steps, loss 5.3, 7 tokens/s\n") == "train/1-64 3 of 20 steps"
     assert where_at("Running entrypoint for job x: python\n") == ""
 
