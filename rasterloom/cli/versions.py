@@ -273,7 +273,7 @@ def diff_command(
 @app.command("reader")
 def reader_command(
     recipe: RecipePath,
-    table: Annotated[str, typer.Argument(metavar="[TABLE]")] = "images",
+    table: Annotated[str, typer.Argument(metavar="TABLE")] = "images",
     library: Annotated[
         Library, typer.Option("--for", help="Library that reads the table.")
     ] = Library.PYICEBERG,

@@ -27,7 +27,7 @@ def test_a_recipe_may_be_a_dict(undisturbed, monkeypatch):
     assert not any(step.runs for step in rasterloom.plan(load_recipe("recipe.yaml"), until="tokens"))
     changed = rasterloom.plan(content | {"keep": "min_side >= 100"}, until="selection")
     assert [step.name for step in changed if step.runs] == ["selection"] and "run " in repr(changed)
-    with pytest.raises(RecipeError, match=r"^kept: no such field; did you mean keep\?"):
+    with pytest.raises(RecipeError, match=r"^recipe: kept: no such field; did you mean keep\?"):
         rasterloom.plan(content | {"kept": "all"})
 
 
