@@ -12,6 +12,7 @@ from rasterloom.cli import evaluate, jobs, sample, tokens, train, versions
 from rasterloom.cli.exchange import adopt_command, export_command
 from rasterloom.cli.explain import explain_command, failures_command, keep_command
 from rasterloom.cli.gc import gc_command
+from rasterloom.cli.init import init_command
 from rasterloom.cli.lineage import lineage_command
 from rasterloom.cli.options import err, with_options
 from rasterloom.cli.report import embeddings_command, report_command
@@ -30,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.command("init")(init_command)
 app.command("run")(run_command)
 app.command("plan")(plan_command)
 app.command("doctor")(doctor_command)
