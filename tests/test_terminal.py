@@ -173,6 +173,8 @@ def commands(shop):
         ("init", str(shop.recipe.parent / f"{NAME}.parquet"), "--out", str(folder / f"init{NAME}.yaml")),
         ("init", str(shop.recipe.parent), "--out", recipe),
         ("init", f"{NAME}.csv", "--url", EVIL),
+        ("fetch", str(shop.recipe.parent / f"{NAME}.parquet"), "--out", str(folder / NAME), "--dry-run"),
+        ("fetch", f"{NAME}.csv", "--out", f"out{EVIL}"),
         ("run", recipe, "--until", "tokens"),
         ("run", recipe, "--until", f"step {EVIL}"),
         ("run", recipe, "--until", "tokens", "--log", "json"),

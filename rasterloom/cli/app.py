@@ -11,6 +11,7 @@ from rasterloom import __version__
 from rasterloom.cli import evaluate, jobs, sample, tokens, train, versions
 from rasterloom.cli.exchange import adopt_command, export_command
 from rasterloom.cli.explain import explain_command, failures_command, keep_command
+from rasterloom.cli.fetch import fetch_command
 from rasterloom.cli.gc import gc_command
 from rasterloom.cli.init import init_command
 from rasterloom.cli.lineage import lineage_command
@@ -32,6 +33,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command("init")(init_command)
+app.command("fetch")(fetch_command)
 app.command("run")(run_command)
 app.command("plan")(plan_command)
 app.command("doctor")(doctor_command)
