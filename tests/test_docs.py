@@ -14,6 +14,7 @@ from docblocks import KINDS, ROOT, blocks, pages, recipe_of
 
 from rasterloom.cli import app
 from rasterloom.recipe.loader import load_recipe
+from rasterloom.recipe.recipe import Recipe
 
 BLOCKS = blocks()
 ALL_COMMANDS = [(block, command) for block in BLOCKS for command in block.commands]
@@ -172,3 +173,13 @@ def test_files_and_extras_that_a_page_names_are_there(page):
         assert (ROOT / name).exists(), name
     for name in re.findall(r"`(bench_\w+\.py)`", text):
         assert (ROOT / "benchmarks" / name).exists(), name
+
+
+def test_the_page_on_img2dataset_has_its_options_and_fields_of_ours():
+    text = (ROOT / "docs" / "from-img2dataset.md").read_text()
+    options = {
+        name for row in re.findall(r"^\| (`[^|]*)\|", text, re.M) for name in re.findall(r"`(\w+)`", row)
+    }
+    assert len(options) == 37 and {"url_list", "image_size", "bbox_col", "max_shard_retry"} <= options
+    for section, name in re.findall(r"\b(fetch|run)\.([a-z]\w*)\b(?!\.)", text.replace("fetch.md", "")):
+        assert name in Recipe.model_fields[section].annotation.model_fields, f"{section}.{name}"

@@ -62,7 +62,8 @@ INSIDE = {
     ],
     "sources": [
         {"fetch"},
-        {"pairs"},
+        {"pairs", "guess"},
+        {"first_records"},
         {"readers", "images"},
         {"lists"},
         {"files", "locator", "repeated_keys"},

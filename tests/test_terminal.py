@@ -170,6 +170,11 @@ def commands(shop):
     address = f"http://127.0.0.1:{shop.port}"
     failed = [("explain", recipe, key) for key in shop.failed]
     return [
+        ("init", str(shop.recipe.parent / f"{NAME}.parquet"), "--out", str(folder / f"init{NAME}.yaml")),
+        ("init", str(shop.recipe.parent), "--out", recipe),
+        ("init", f"{NAME}.csv", "--url", EVIL),
+        ("fetch", str(shop.recipe.parent / f"{NAME}.parquet"), "--out", str(folder / NAME), "--dry-run"),
+        ("fetch", f"{NAME}.csv", "--out", f"out{EVIL}"),
         ("run", recipe, "--until", "tokens"),
         ("run", recipe, "--until", f"step {EVIL}"),
         ("run", recipe, "--until", "tokens", "--log", "json"),

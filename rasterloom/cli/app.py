@@ -11,8 +11,10 @@ from rasterloom import __version__
 from rasterloom.cli import evaluate, jobs, sample, tokens, train, versions
 from rasterloom.cli.exchange import adopt_command, export_command
 from rasterloom.cli.explain import explain_command, failures_command, keep_command
+from rasterloom.cli.fetch import fetch_command
 from rasterloom.cli.gc import gc_command
 from rasterloom.cli.help import App, usage_message
+from rasterloom.cli.init import init_command
 from rasterloom.cli.lineage import lineage_command
 from rasterloom.cli.options import err, with_options
 from rasterloom.cli.report import embeddings_command, report_command
@@ -32,6 +34,8 @@ app = App(
 _BUILD, _LOOK = "Build a corpus", "Look at a corpus and its models"
 _USE, _KEEP, _CLUSTER = "Train and use models", "Versions and tokens", "Clusters"
 for _panel, _name, _function in (
+    (_BUILD, "init", init_command),
+    (_BUILD, "fetch", fetch_command),
     (_BUILD, "doctor", doctor_command),
     (_BUILD, "plan", plan_command),
     (_BUILD, "run", run_command),

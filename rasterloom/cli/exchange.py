@@ -14,7 +14,7 @@ def export_command(
     recipe: RecipePath,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new or empty folder.")],
     form: Annotated[
-        Form, typer.Option("--as", help="Hugging Face dataset, webdataset tars, or plain Parquet.")
+        Form, typer.Option("--as", help="Hugging Face dataset, webdataset tars, plain Parquet, or files.")
     ] = Form.HF,
     at: AtVersion = None,
 ) -> None:

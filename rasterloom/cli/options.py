@@ -147,6 +147,24 @@ err = SafeConsole(stderr=True)
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.", callback=note)]
 
+Place = Annotated[
+    str,
+    typer.Argument(
+        metavar="PLACE", help="A list of URLs, a folder of images, a tar, a data set: path, s3:// or hf://."
+    ),
+]
+UrlColumn = Annotated[
+    str, typer.Option("--url", metavar="COLUMN", help="Column with the URLs. Default: by name and content.")
+]
+CaptionColumn = Annotated[
+    str,
+    typer.Option(
+        "--caption",
+        metavar="COLUMN",
+        help="Column with the captions; none: images without captions. Default: by name and content.",
+    ),
+]
+
 
 class OutputFormat(StrEnum):
     TABLE = "table"

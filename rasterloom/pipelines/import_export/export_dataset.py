@@ -1,8 +1,9 @@
-"""Export of a version: Hugging Face dataset, webdataset shards or Parquet."""
+"""Export of a version: Hugging Face dataset, webdataset shards, Parquet or files."""
 
 import io
+import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from rasterloom.versions.corpus import Corpus
 FILE_BYTES = 500_000_000  # of images in a file, about
 FROM_IMAGES = ("key", "url", "caption", "task", "turns", "main", "width", "height", "format", "sha256")
 FROM_PAIRS = ("source", "weight", "licence")
+META = "meta"  # the further columns of the source, as JSON
 
 
 def export(
@@ -31,6 +33,7 @@ def export(
     form: Form = Form.HF,
     *,
     file_bytes: int = FILE_BYTES,
+    meta: bool = False,
     advance: Advance = silent,
 ) -> Card:
     """Export the selected images of a version, with a dataset card.
@@ -39,8 +42,10 @@ def export(
         corpus: seen at the version that is wanted.
         folder: new or empty.
         form: ``hf`` has its images as ``datasets`` wants them (``load_dataset(folder)``), ``parquet`` as
-            plain bytes; ``webdataset`` has tars of ``key.jpg``, ``key.txt`` and ``key.json``.
-        file_bytes: of images in one file, about.
+            plain bytes; ``webdataset`` has tars of ``key.jpg``, ``key.txt`` and ``key.json``, and ``files``
+            folders of these.
+        file_bytes: of images in one file or folder, about.
+        meta: with the further columns of the sources.
         advance: called with the rows read so far after each of the corpus's files.
 
     Raises:
@@ -54,19 +59,27 @@ def export(
     refuse_held(corpus)
     (folder / "data").mkdir(parents=True)
     card = Card(corpus)
-    write = {Form.HF: _write_hf, Form.PARQUET: _write_parquet, Form.WEBDATASET: _write_tar}[form]
-    for number, rows in enumerate(_in_files(kept_rows(corpus, advance), file_bytes)):
+    write = {
+        Form.HF: _write_hf,
+        Form.PARQUET: _write_parquet,
+        Form.WEBDATASET: _write_tar,
+        Form.FILES: _write_folder,
+    }[form]
+    origin = (*FROM_PAIRS, META) if meta else FROM_PAIRS
+    for number, rows in enumerate(_in_files(kept_rows(corpus, advance, origin), file_bytes)):
         write(rows, folder / "data" / f"train-{number:05d}")
         card.add(rows)
     write_card(card, folder, form.value)
     return card
 
 
-def kept_rows(corpus: Corpus, advance: Advance = silent) -> Iterator[pa.Table]:
+def kept_rows(
+    corpus: Corpus, advance: Advance = silent, of_pairs: Sequence[str] = FROM_PAIRS
+) -> Iterator[pa.Table]:
     """Yield the selected rows of each images file, with scores and origin."""
     store, add = corpus.store, adding(advance)
     names = {table: [f.name for f in corpus.files(table)] for table in ("scores", "selection")}
-    pairs = _Pairs(corpus)
+    pairs = _Pairs(corpus, of_pairs)
     for file in corpus.files("images"):
         images = read_file(store, file.name)
         origin = pairs.of(images["key"])
@@ -76,7 +89,7 @@ def kept_rows(corpus: Corpus, advance: Advance = silent) -> Iterator[pa.Table]:
         columns = {
             name: images[name] for name in (*FROM_IMAGES, "image", "more") if name in images.column_names
         }
-        columns |= {name: origin[name] for name in FROM_PAIRS}
+        columns |= {name: origin[name] for name in of_pairs}
         at = pc.index_in(images["key"], scores["key"].combine_chunks())
         columns |= {name: scores[name].take(at) for name in scores.column_names if name not in SCORES.names}
         rows = pa.table(columns)
@@ -87,14 +100,14 @@ def kept_rows(corpus: Corpus, advance: Advance = silent) -> Iterator[pa.Table]:
 class _Pairs:
     """Rows of pairs for rows of images in the same order."""
 
-    def __init__(self, corpus: Corpus) -> None:
-        self.store = corpus.store
+    def __init__(self, corpus: Corpus, columns: Sequence[str]) -> None:
+        self.store, self.columns = corpus.store, columns
         self.files = corpus.files("pairs")
         self.file = self.row = 0
 
     def of(self, keys: pa.ChunkedArray) -> pa.Table:
         """Return the pairs of some keys, in their order."""
-        columns = ["key", *FROM_PAIRS]
+        columns = ["key", *self.columns]
         if self.file < len(self.files):
             file = self.files[self.file]
             found = read_rows(self.store, file.name, self.row, len(keys), columns)
@@ -154,19 +167,30 @@ def _hf_images(rows: pa.Table) -> pa.Table:
 def _write_tar(rows: pa.Table, path: Path) -> None:
     """Write a tar of ``key.jpg`` (of several images ``key.<n>.jpg``), ``key.txt`` and ``key.json``."""
     with tarfile.open(path.with_suffix(".tar"), "w") as tar:
-        for row in rows.to_pylist():
-            first = {"image": row.pop("image"), "format": row["format"]}
-            more = row.pop("more", None) or []
-            images = in_order(first if first["image"] else None, row.get("main") or 0, more)
-            for number, image in enumerate(images):
-                part = f".{number}" if len(images) > 1 else ""
-                suffix = {"jpeg": "jpg"}.get(image["format"], image["format"])
-                _add(tar, f"{row['key']}{part}.{suffix}", image["image"])
-            _add(tar, f"{row['key']}.txt", (row["caption"] or "").encode())
-            _add(tar, f"{row['key']}.json", to_json(row, ensure_ascii=False, default=str).encode())
+        for name, data in _members(rows):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
 
 
-def _add(tar: tarfile.TarFile, name: str, data: Any) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    tar.addfile(info, io.BytesIO(data))
+def _write_folder(rows: pa.Table, path: Path) -> None:
+    """Write the same as files of a folder."""
+    path.mkdir()
+    for name, data in _members(rows):
+        (path / name).write_bytes(data)
+
+
+def _members(rows: pa.Table) -> Iterator[tuple[str, bytes]]:
+    """Yield name and bytes of each file of a table's samples."""
+    for row in rows.to_pylist():
+        first = {"image": row.pop("image"), "format": row["format"]}
+        more = row.pop("more", None) or []
+        images = in_order(first if first["image"] else None, row.get("main") or 0, more)
+        for number, image in enumerate(images):
+            part = f".{number}" if len(images) > 1 else ""
+            suffix = {"jpeg": "jpg"}.get(image["format"], image["format"])
+            yield f"{row['key']}{part}.{suffix}", image["image"]
+        if META in row:
+            row[META] = json.loads(row[META] or "{}")
+        yield f"{row['key']}.txt", (row["caption"] or "").encode()
+        yield f"{row['key']}.json", to_json(row, ensure_ascii=False, default=str).encode()

@@ -7,3 +7,4 @@ class Form(StrEnum):
     HF = "hf"
     WEBDATASET = "webdataset"
     PARQUET = "parquet"
+    FILES = "files"

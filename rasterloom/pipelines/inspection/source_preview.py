@@ -1,12 +1,12 @@
 """Preview of the rows and files of a source, before anything runs."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from rasterloom.recipe.sources import Source
 from rasterloom.sources.failure import FetchFailure
-from rasterloom.sources.pairs import check_pair, first_pairs
+from rasterloom.sources.pairs import check_pair, first_pairs, uncaptioned_sources
 from rasterloom.sources.readers.registry import kind_of, source_name, survey_source
 from rasterloom.utils.redact import cut
 
@@ -44,13 +44,15 @@ def preview(source: Source) -> Preview:
     survey = survey_source(source)
     rows = f"more than {most:,} rows" if count is None else f"{count:,} rows"
     files = survey.lines() if survey else []
-    return Preview(source_name(source), kind_of(source), rows, files, list(map(_example, pairs)))
+    uncaptioned = uncaptioned_sources([source])
+    examples = [_example(pair, uncaptioned) for pair in pairs]
+    return Preview(source_name(source), kind_of(source), rows, files, examples)
 
 
-def _example(pair: dict[str, Any]) -> str:
+def _example(pair: dict[str, Any], uncaptioned: Collection[str]) -> str:
     place = cut(pair["path"] or pair["url"] or "no image", SHOWN)
     try:
-        check_pair(pair)
+        check_pair(pair, uncaptioned)
     except FetchFailure as failure:
         return f"{place}: {failure.error}: {cut(failure.detail, SHOWN)}"
     task = "" if pair["turns"] is None else f"{pair['task']}: "

@@ -99,10 +99,8 @@ class FileReader:
 
     def check(self, source: Source) -> None:
         files = find_files(source)
+        self.first_file(source)
         names = list(islice(self._names(files, source), CHECKED_FILES + 1))
-        if not names:
-            shown = files.shown(files.targets[0].path)
-            raise SourceError(f"{shown}: no files of kind {self.kind} there ({', '.join(self.shown)})")
         for name in names[:CHECKED_FILES]:
             with named_errors(files.shown(name)):
                 if self.check_file:
@@ -115,6 +113,21 @@ class FileReader:
             sample.check(
                 source, names[0], files, self._rows(files, names, source), len(names) > CHECKED_FILES
             )
+
+    def first_file(self, source: Source) -> str:
+        """Return the name of the first file that is read. SourceError if there is none."""
+        files = find_files(source)
+        name = next(self._names(files, source), None)
+        if name is None:
+            shown = files.shown(files.targets[0].path)
+            raise SourceError(f"{shown}: no files of kind {self.kind} there ({', '.join(self.shown)})")
+        return name
+
+    def records(self, source: Source) -> Iterator[Row]:
+        """Yield the records of the first file as they are."""
+        files, name = find_files(source), self.first_file(source)
+        with named_errors(files.shown(name)):
+            yield from self.read_file(files, name, source, FileTally())
 
     def read(self, source: Source, tally: Tally | None = None) -> Iterator[Row]:
         files = find_files(source)

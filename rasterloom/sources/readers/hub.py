@@ -130,15 +130,30 @@ def _check_files(path: str, files: Sequence[str]) -> None:
             raise BlockedPath(f"{path}: its file {file!r} does not lie in the data set, and is not read")
 
 
-def image_column(source: Source) -> str:
-    """Return the column of images: what the source names, or the only one of that type, else empty."""
+def splits(source: Source) -> list[str]:
+    """Return the splits that a data set's files name. SourceError as for `load`."""
+    try:
+        return [str(split) for split in _builder(source).config.data_files or {}]
+    except SourceError:
+        raise
+    except Exception as error:
+        raise SourceError(f"{source.paths[0]}: cannot be read by datasets: {one_line(error)}") from None
+
+
+def image_columns(source: Source) -> list[str]:
+    """Return the columns whose type is that of images."""
     import datasets  # heavy
 
     features = load(source).features or {}
+    return [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+
+
+def image_column(source: Source) -> str:
+    """Return the column of images: what the source names, or the only one of that type, else empty."""
     if source.image:
         return source.image
-    names = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-    return names[0] if len(names) == 1 and source.url not in features else ""
+    names = image_columns(source)
+    return names[0] if len(names) == 1 and source.url not in (load(source).features or {}) else ""
 
 
 def check(source: Source) -> None:

@@ -149,6 +149,9 @@ def bytes_of(batch: pa.RecordBatch) -> pa.Array:
 def rows_of(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
     """Yield the rows of a batch by column, text as bytes."""
     names = each_once(batch.schema.names)
+    if not names:  # a table of images alone
+        yield from ({} for _ in range(batch.num_rows))
+        return
     for values in zip(*map(_values, batch.columns), strict=True):
         yield dict(zip(names, values, strict=True))
 

@@ -97,7 +97,7 @@ def read_csv(files: Files, name: str, source: Source, counts: FileTally) -> Iter
     with _csv_text(files, name, source) as file:
         lines = _Lines(file, shown)
         reader = _reader(lines, name, source)
-        quotes = _Quotes() if source.quote == "auto" and not _quote(name, source) else None
+        quotes = Quotes() if source.quote == "auto" and not _quote(name, source) else None
         names = _header(reader, source)
         if not names:
             return
@@ -136,7 +136,7 @@ def _too_long(number: int, quote: str) -> str:
     return f"the row of line {number} has a field of over {MAX_FIELD_CHARACTERS:,} characters{open_quote}"
 
 
-class _Quotes:
+class Quotes:
     """Evidence for and against quotes in a TSV."""
 
     def __init__(self) -> None:

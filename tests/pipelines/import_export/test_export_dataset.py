@@ -49,6 +49,12 @@ def test_webdataset(rasterloom, undisturbed, kept, tmp_path):
         (picture,) = (data for suffix, data in parts.items() if suffix not in ("json", "txt"))
         assert Image.open(io.BytesIO(picture)).size == (row["width"], row["height"])
         assert parts["txt"].decode() == row["caption"]
+    code, _, _ = rasterloom(
+        "versions", "export", undisturbed.recipe_file, tmp_path / "files", "--as", "files"
+    )
+    assert code == 0
+    files = {path.name: path.read_bytes() for path in (tmp_path / "files" / "data").glob("*/*")}
+    assert files == {f"{key}.{suffix}": data for key, all_ in found.items() for suffix, data in all_.items()}
 
 
 def test_parquet_in_files_of_a_size(undisturbed, kept, tmp_path):

@@ -66,6 +66,12 @@ def test_samples_are_shown_with_their_task(recipe, tmp_path):
     assert preview(source).examples == ["photos/2.jpg: edit: turn it"]
 
 
+def test_images_without_captions_are_no_fault_where_the_recipe_says_so(tmp_path):
+    (tmp_path / "list.txt").write_text("http://a.test/1.jpg\n")
+    source = Source(path=str(tmp_path / "list.txt"), caption="none")
+    assert preview(source).examples == ["http://a.test/1.jpg: no caption"]
+
+
 def test_plan_of_a_source_that_cannot_be_used_stops(recipe, rasterloom):
     for text in (recipe.parent / "photos").glob("*.txt"):
         text.unlink()
