@@ -28,7 +28,7 @@ def test_plan_takes_what_init_writes(rasterloom, here):
     ]
     code, out, err = rasterloom("plan", "recipe.yaml")
     assert code == 0, err
-    assert "source urls (csv): 4 rows" in out and "never run" in out
+    assert "source urls (csv): 4 rows" in out and "  new\n" in out
 
 
 def test_a_folder_of_images(rasterloom, here):

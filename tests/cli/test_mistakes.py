@@ -291,8 +291,8 @@ OF_VERSIONS = {
     "versions adopt good.yaml images nowhere.parquet": "nowhere.parquet: no such file",
     "versions takedown good.yaml list.txt": "there is no file list.txt",
     "versions export good.yaml out --as webdatset": (
-        "Invalid value for '--as': 'webdatset' is not one of 'hf', 'webdataset', 'parquet'. Did you mean "
-        "webdataset?  (--help says more)"
+        "Invalid value for '--as': 'webdatset' is not one of 'hf', 'webdataset', 'parquet', 'files'. Did you "
+        "mean webdataset?  (--help says more)"
     ),
     "report good.yaml --compare other.yaml": (
         "no recipe at other.yaml; in that folder: good.yaml, recipe.yaml"

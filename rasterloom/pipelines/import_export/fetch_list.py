@@ -75,7 +75,8 @@ def recipe_of(look: Look, folder: Path, size: int | None, settings: Sequence[str
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        raise RecipeError("\n".join(explain(error))) from None
+        lines = explain(error, data, lambda _: None)
+        raise RecipeError("\n".join(line.removeprefix(": ") for line in lines)) from None
     _check_folder(folder, recipe)
     return recipe
 
