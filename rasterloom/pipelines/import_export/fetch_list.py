@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.import_export.export_dataset import export
@@ -20,7 +19,7 @@ from rasterloom.pipelines.inspection.starter_recipe import Look, refuse_inside
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.run import KEPT, run
 from rasterloom.pipelines.workflow import Workflow
-from rasterloom.recipe.error_messages import explain
+from rasterloom.recipe import loader
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import StepKind
@@ -28,6 +27,7 @@ from rasterloom.utils.json_files import read_json, write_json
 
 WORKSPACE, RECIPE, EXPORTED = ".rasterloom", "recipe.yaml", "exported.json"
 LAST = StepKind.SELECTION.value  # which keeps every image
+SECTIONS = {"corpus", "workspace", "sources", "fetch", "score", "keep", "run"}
 RESULT = ("data", "README.md", "export.json")  # of an export
 HEAD = "# Written by `rasterloom fetch`; `rasterloom failures` and the other commands take it as it is.\n"
 
@@ -72,11 +72,7 @@ def recipe_of(look: Look, folder: Path, size: int | None, settings: Sequence[str
                 "takes a field of the sections fetch or run: fetch.deadline_s=10", field="set", value=setting
             )
         data[section][name] = _value(setting, value)
-    try:
-        recipe = Recipe.model_validate(data)
-    except ValidationError as error:
-        lines = explain(error, data, lambda _: None)
-        raise RecipeError("\n".join(line.removeprefix(": ") for line in lines)) from None
+    recipe = loader.recipe_of(data, folder)
     _check_folder(folder, recipe)
     return recipe
 
@@ -117,7 +113,8 @@ def fetch_list(recipe: Recipe, folder: Path, form: Form, progress: Progress, ret
     """
     file = folder / WORKSPACE / RECIPE
     file.parent.mkdir(parents=True, exist_ok=True)
-    text = HEAD + yaml.safe_dump(recipe.model_dump(mode="json", exclude_unset=True), sort_keys=False)
+    fields = recipe.model_dump(mode="json", include=SECTIONS, exclude_defaults=True)
+    text = HEAD + yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
     file.write_text(text, encoding="utf-8")
     workflow = Workflow(load_recipe(file))
     planned = run(workflow, LAST, progress, retry)
