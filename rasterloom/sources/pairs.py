@@ -4,15 +4,15 @@ import json
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rasterloom.errors import SourceError, StepFailed, UserError
+from rasterloom.errors import SourceError, StepFailed
 from rasterloom.recipe.sources import Column, Source
 from rasterloom.schema import PAIRS, T2I, ErrorClass, pair_key
 from rasterloom.sources.failure import FetchFailure
@@ -45,18 +45,20 @@ FILE_ROWS = 100_000  # of a table that is given out at a time
 BATCH_CHARACTERS = 100_000_000  # of a batch of rows, however few; Arrow ends at 2 GB
 
 
-def check_sources(sources: Sequence[Source]) -> list[str]:
+def check_sources(
+    sources: Sequence[Source], named: Callable[[int], AbstractContextManager[object]] = nullcontext
+) -> list[str]:
     """Check that sources can be read, and return their digests.
+
+    Args:
+        named: context in which the source of a number is checked, such as one that names it in errors.
 
     Raises:
         SourceError: one is missing, or has not the columns it names, or its name is another's.
     """
     for number, source in enumerate(sources):
-        try:
+        with named(number):
             check_source(source)
-        except UserError as error:
-            error.field = error.field or f"sources[{number}]"
-            raise
     check_names(sources)
     return [source_digest(source) for source in sources]
 

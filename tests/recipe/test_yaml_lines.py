@@ -50,7 +50,9 @@ def test_a_field_has_its_line_or_that_of_what_is_around_it(loc, line):
 
 
 def test_a_section_beside_keep_stands_in_keep_as_well():
-    assert Lines("keep:\n  rule: a\n  dedup:\n    exact: no\n").of(("keep", "dedup", "exact")) == 4
+    loc = ("keep", "dedup", "exact")
+    assert Lines("keep:\n  rule: a\n  dedup:\n    exact: no\n").of(loc) == 4
+    assert Lines("keep: a\ndedup:\n  exact: no\n").of(loc) == 3
 
 
 @pytest.mark.parametrize(

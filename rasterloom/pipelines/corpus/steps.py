@@ -63,11 +63,12 @@ def _corpus_steps(recipe: Recipe) -> list[HasResult]:
     columns = _score_columns(recipe.score)
     with _named("keep"):
         check_keep(recipe.keep, columns)
+    content = check_sources(recipe.sources, lambda number: _named(f"sources[{number}]"))
     pairs = ShardStep(
         StepKind.PAIRS.value,
         shard_work.Sources(sources=recipe.sources),
         code_version="3",  # 3: samples of any task
-        identity={"content": check_sources(recipe.sources), **readers.plugin_identity(recipe.sources)},
+        identity={"content": content, **readers.plugin_identity(recipe.sources)},
         plan=shard_work.plan_pairs,
         work=shard_work.read_pairs,
         schema=PAIRS,

@@ -69,8 +69,8 @@ def nothing_of(recipe: Recipe, reason: str | None, host: str | None) -> str:
         if reason not in there:
             known = did_you_mean(reason, there[:SHOWN] or ErrorClass)
             raise RecipeError(f"no such reason; {known}", field="reason", value=reason)
-    for_reason = f" for {reason}" if reason else ""
-    return f"No pair was dropped{for_reason}{f' of {host}' if host else ''}."
+    of_host, for_reason = (f" of {host}" if host else ""), (f" for {reason}" if reason else "")
+    return f"No pair{of_host} was dropped{for_reason}."
 
 
 def summary(recipe: Recipe, by: str) -> list[FailedGroup]:
