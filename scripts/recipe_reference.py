@@ -81,6 +81,7 @@ TAKES = {  # where the schema's own words are no help to a person
     "run.driver.memory": "a size such as `2GB`, or `null`",
     "keep": "the rule, or a [section](#keep)",
     "score": "list of names or of [sections](#score)",
+    "sample.best_of.judge": "a name, or a [section](#samplebest_ofjudge)",
     "evaluate.suites.judges": "list of names or of [sections](#evaluatesuitesjudges)",
 }
 TYPES = {
@@ -110,8 +111,12 @@ def schema() -> dict[str, Any]:
     fields["keep"] = {"anyOf": [{"type": "string"}, fields["keep"]]}
     fields["dedup"] = {"$ref": "#/$defs/Dedup", "description": defs["Dedup"]["description"]}
     named = {"type": "object", "minProperties": 1, "maxProperties": 1}
+    by_name = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Score"}, named]}
     for listed in (fields["score"], defs["Suite"]["properties"]["judges"]):
-        listed["items"] = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Score"}, named]}
+        listed["items"] = by_name
+    judge = defs["BestOf"]["properties"]["judge"]
+    judge |= by_name
+    judge.pop("$ref", None)
     defs["Between"] = {"anyOf": [{"type": "integer", "minimum": 1}, defs["Between"]]}
     return whole
 

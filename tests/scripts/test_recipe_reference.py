@@ -79,6 +79,8 @@ NEW = {  # another value, where the schema does not suggest one, and what else i
     "train.deepspeed.extra": {"steps_per_print": 7},
     "sample.prompts": ["a dog"],
     "sample.sizes": [[64, 64]],
+    "sample.best_of.judge.name": None,  # the others take weights
+    "sample.best_of.judge.options": None,
     "sample.suite.prompts": None,  # there is one
     "sample.suite.size": [64, 64],
     "evaluate.suites.size": [64, 64],
