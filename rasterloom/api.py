@@ -107,7 +107,7 @@ def run(recipe: AnyRecipe, *, until: str | None = None, retry: str = "", quiet: 
     return CorpusView(Corpus.of(loaded))
 
 
-def open_corpus(place: AnyRecipe, *, corpus: str = "", at: str = MAIN) -> "CorpusView":
+def open(place: AnyRecipe, *, corpus: str = "", at: str = MAIN) -> "CorpusView":
     """Open a corpus to read it, as ``rasterloom.open``.
 
     Args:
