@@ -58,7 +58,7 @@ demo: .venv/.demo
 	$(BIN)/python examples/quickstart/demo.py
 
 demo-small: .venv/.demo
-	$(BIN)/python examples/quickstart/demo.py --recipe examples/quickstart-small.yaml --scenes 150
+	$(BIN)/python examples/quickstart/demo.py --recipe examples/quickstart-small.yaml --scenes 150 --varied
 
 corpus-openclipart: .venv/.demo
 	$(BIN)/python examples/openclipart/corpus.py

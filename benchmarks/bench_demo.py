@@ -21,6 +21,7 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples/quickstart"))
 
 from demo import site_of
+from scenes import CENTRED
 from server import serve
 from website import build_site
 
@@ -46,7 +47,7 @@ def main() -> None:
     recipe = load_recipe(options.recipe)
     folder, port = site_of(recipe)
     if not folder.exists():
-        build_site(folder, options.scenes, port)
+        build_site(folder, options.scenes, port, CENTRED)
     print(f"{'seed':>4} {'seconds':>8} " + " ".join(f"{kind:>18}" for kind in KINDS))
     for seed in options.seeds:
         began = time.monotonic()

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from rich.console import Console
+from scenes import CENTRED, VARIED
 from server import serve
 from website import build_site
 
@@ -25,13 +26,16 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--recipe", type=Path, default=HERE.parent / "quickstart.yaml")
     arguments.add_argument("--scenes", type=int, default=4000, help="scenes to draw (default: %(default)s)")
+    arguments.add_argument(
+        "--varied", action="store_true", help="scenes lie anywhere in their frames, not in the middle"
+    )
     options = arguments.parse_args()
     console = Console(soft_wrap=True)
     recipe = load_recipe(options.recipe)
     folder, port = site_of(recipe)
     if not Path(str(recipe.sources[-1].path)).exists():
         console.print(f"Rendering {options.scenes:,} scenes into {folder} ...")
-        build_site(folder, options.scenes, port)
+        build_site(folder, options.scenes, port, VARIED if options.varied else CENTRED)
     workflow = Workflow(recipe)
     fetches = any(p.runs and p.step.name == "images" for p in workflow.plan())
     with serve(folder, port) if fetches else nullcontext():

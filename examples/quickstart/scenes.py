@@ -35,12 +35,24 @@ from rasterloom.filtering.scenes.suite import is_held_out
 STORIES = {"one": 0.44, "several": 0.16, "relation": 0.40}  # shares; a relation takes the longest to learn
 GRADIENTS = 0.05  # share of scenes whose background is not plain
 
-# (width, height), share: buckets of a target of 128, so that the codes of a shape are those of its drawing,
-# not of a scaling. A model does not learn a ratio with few scenes.
-FRAMES = {(128, 128): 0.62, (160, 96): 0.18, (96, 160): 0.18, (192, 64): 0.01, (64, 192): 0.01}
 GAP = 2  # cells between shapes, 1 between three
 MARGIN = 1  # cells kept free at each edge; a crop of 5:3 to 2:1 takes as much
-FARTHEST = 2  # cells from the centre by which a scene may be moved, in steps of two
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Frames of scenes, and how far their shapes lie from the middle.
+
+    The frames are buckets of a target of 128, so that the codes of a shape are those of its drawing, not of a
+    scaling. A model does not learn a ratio with few scenes.
+    """
+
+    frames: dict[tuple[int, int], float]  # (width, height): share
+    farthest: int  # cells from the centre by which a scene may be moved, in steps of two
+
+
+VARIED = Layout({(128, 128): 0.62, (160, 96): 0.18, (96, 160): 0.18, (192, 64): 0.01, (64, 192): 0.01}, 2)
+CENTRED = Layout({(128, 128): 0.70, (160, 96): 0.14, (96, 160): 0.14, (192, 64): 0.01, (64, 192): 0.01}, 0)
 
 
 @dataclass(frozen=True)
@@ -58,19 +70,24 @@ def scenes(n: int, seed: int) -> Iterator[Scene]:
     return (draw_scene(seed * 1_000_000 + i) for i in range(n))
 
 
-def draw_scene(seed: int, size: tuple[int, int] | None = None, caption: Caption | None = None) -> Scene:
+def draw_scene(
+    seed: int,
+    size: tuple[int, int] | None = None,
+    caption: Caption | None = None,
+    layout: Layout = VARIED,
+) -> Scene:
     """Render a seed's scene.
 
     `size` (width, height) and `caption` are the seed's own where they are not given.
     """
     rng = np.random.default_rng(seed)
-    frame = _frame(rng)
+    frame = _frame(rng, layout)
     canvas = _background(rng, *(size or frame))
     cell = cell_of(*canvas.size)
     caption = caption or _story(rng, roomy=min(canvas.size) > 13 * cell)
     groups, relation = caption.groups, caption.relation
     room = [int(side / cell + 1e-6) - 2 * MARGIN for side in canvas.size]
-    for group, centres in zip(groups, _places(rng, room, groups, relation), strict=True):
+    for group, centres in zip(groups, _places(rng, room, groups, relation, layout.farthest), strict=True):
         for x, y in centres:
             middle = (canvas.width / 2 + x * cell, canvas.height / 2 + y * cell)
             _paint(canvas, group, middle, SIZES[group.size] * cell)
@@ -82,8 +99,8 @@ def draw_scene(seed: int, size: tuple[int, int] | None = None, caption: Caption 
     )
 
 
-def _frame(rng: Generator) -> tuple[int, int]:
-    return list(FRAMES)[rng.choice(len(FRAMES), p=list(FRAMES.values()))]
+def _frame(rng: Generator, layout: Layout) -> tuple[int, int]:
+    return list(layout.frames)[rng.choice(len(layout.frames), p=list(layout.frames.values()))]
 
 
 def _story(rng: Generator, roomy: bool) -> Caption:
@@ -110,7 +127,7 @@ def _group(rng: Generator, colour: str, number: int, sizes: list[str]) -> Group:
 
 
 def _places(
-    rng: Generator, room: list[int], groups: Sequence[Group], relation: str
+    rng: Generator, room: list[int], groups: Sequence[Group], relation: str, farthest: int
 ) -> list[list[tuple[int, int]]]:
     """Centres (x, y) of all shapes, in cells from the middle. `room` is how many there are each way.
 
@@ -128,7 +145,7 @@ def _places(
     )
     shift = [0, 0]
     if not relation:  # of two shapes there are images enough without it
-        shift = [_shift(rng, has - need) for has, need in zip(room, needs, strict=True)]
+        shift = [_shift(rng, has - need, farthest) for has, need in zip(room, needs, strict=True)]
     centres: dict[int, list[tuple[int, int]]] = {}
     edge = -needs[axis] // 2
     for group, extent in zip(ordered, extents, strict=True):
@@ -144,8 +161,8 @@ def _places(
     return [centres[id(group)] for group in groups]
 
 
-def _shift(rng: Generator, slack: int) -> int:
-    most = max(0, min(FARTHEST, slack // 2)) // 2
+def _shift(rng: Generator, slack: int, farthest: int) -> int:
+    most = max(0, min(farthest, slack // 2)) // 2
     return 2 * int(rng.integers(-most, most + 1))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scenes import draw_scene
+from scenes import VARIED, Layout, draw_scene
 from troubles import PHOTOS, SERVED, TROUBLES
 
 # Every photograph in the scikit-image wheel: file, caption, licence as scikit-image's documentation has it.
@@ -56,7 +56,7 @@ SCENE_FORMS: tuple[tuple[str, dict[str, Any]], ...] = (
 SCENE_LICENCE = "CC0"
 
 
-def build_site(folder: Path, scenes: int, port: int) -> Path:
+def build_site(folder: Path, scenes: int, port: int, layout: Layout = VARIED) -> Path:
     """Write the site that `server.py` serves, and return its folder.
 
     Below ``folder``: ``files/``, and ``pairs-photos.parquet``, ``pairs-scenes.parquet`` and
@@ -66,7 +66,7 @@ def build_site(folder: Path, scenes: int, port: int) -> Path:
     site = f"http://127.0.0.1:{port}"
     folder.mkdir(parents=True, exist_ok=True)
     _write_pairs(folder / "pairs-photos.parquet", _photos(folder, site))
-    _write_pairs(folder / "pairs-scenes.parquet", _scenes(folder, site, scenes))
+    _write_pairs(folder / "pairs-scenes.parquet", _scenes(folder, site, scenes, layout))
     _write_pairs(folder / "pairs-troubles.parquet", _troubles(folder, site))
     return folder
 
@@ -80,12 +80,12 @@ def _photos(folder: Path, site: str) -> list[Pair]:
     return [(f"{site}/files/photos/{name}", text, licence) for name, (text, licence) in CAPTIONS.items()]
 
 
-def _scenes(folder: Path, site: str, count: int) -> list[Pair]:
+def _scenes(folder: Path, site: str, count: int, layout: Layout) -> list[Pair]:
     pairs: list[Pair] = []
     (folder / "files/scenes").mkdir(parents=True, exist_ok=True)
     for seed in range(count):
         suffix, options = SCENE_FORMS[seed % len(SCENE_FORMS)]
-        scene = draw_scene(seed)
+        scene = draw_scene(seed, layout=layout)
         name = f"{seed:05d}.{suffix}"
         scene.image.save(folder / "files/scenes" / name, **options)
         pairs.append((f"{site}/files/scenes/{name}", scene.caption, SCENE_LICENCE))
