@@ -1,6 +1,7 @@
 import importlib
 import os
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -20,6 +21,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray's workers would be of the lowest priority, and stand still wherever other work goes on beside the tests.
 os.environ.setdefault("RAY_worker_niceness", "0")
+
+# Ignored where the tests run in a shell's background, and so in all that they start, which Ctrl-C should end.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A gate draws the same examples every time; nights draw new ones, by the seed that they print. A deadline
 # would time the machine, not the code.
@@ -67,6 +72,13 @@ def pytest_fixture_setup(fixturedef):
 def _same_random_numbers():
     """Seed of the global generators, the same whatever ran before."""
     _seed()
+
+
+@pytest.fixture(autouse=True)
+def _no_recipe_of_another_command():
+    """The command line remembers the recipe that it was given, for its messages: each test is a new one."""
+    if "rasterloom.cli.options" in sys.modules:
+        sys.modules["rasterloom.cli.options"]._given.clear()
 
 
 def _seed():

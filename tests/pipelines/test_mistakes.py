@@ -2,6 +2,10 @@
 
 import shlex
 
+import pytest
+
+from rasterloom.versions.refs import tag
+
 REFS = "its branches and tags: main, v1"
 STEPS = "pairs, images, scores, selection, text, codes/64, tokens/64, lengths/64, report"
 SENTENCES = {
@@ -32,11 +36,20 @@ SENTENCES = {
 }
 
 
-def test_a_mistake_about_what_is_there(two_versions, rasterloom, tmp_path, monkeypatch):
+@pytest.fixture
+def shop(workshop):
+    """A corpus of its own: to a shared one, other tests add tags."""
+    workshop.run("--until", "tokens")
+    tag(workshop.corpus, "v1")
+    workshop.write(keep="min_side >= 100").run("--until", "tokens")
+    return workshop
+
+
+def test_a_mistake_about_what_is_there(shop, rasterloom, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").touch()
-    recipe = str(two_versions.recipe_file)
+    recipe = str(shop.recipe_file)
     for command, sentence in SENTENCES.items():
         said = rasterloom(*shlex.split(command.replace("RECIPE", recipe)))
         assert said == (2, "", sentence + "\n"), command
