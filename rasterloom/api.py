@@ -1,5 +1,6 @@
 """Python API: run and plan a recipe, and read its corpus.
 
+```python
 import rasterloom
 
 rasterloom.plan("recipe.yaml")
@@ -7,6 +8,7 @@ corpus = rasterloom.run("recipe.yaml", until="tokens")
 corpus.table("images", ["key", "caption"])
 corpus.sql("SELECT error, count(*) FROM images GROUP BY ALL")
 corpus.sheet("caption ILIKE '%star%'")
+```
 """
 
 import html

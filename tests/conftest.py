@@ -192,9 +192,8 @@ def rasterloom(monkeypatch, capsys):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["rasterloom", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            app.main()
+        code = app.run()
         printed = capsys.readouterr()
-        return exit_.value.code or 0, printed.out, printed.err
+        return code, printed.out, printed.err
 
     return run

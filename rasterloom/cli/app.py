@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import sys
 from typing import Annotated
 
 import typer
@@ -70,11 +69,6 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         attach()
     except (RasterloomError, OSError):  # said by what needs the folder; nothing is printed over the live view
         logging.getLogger("rasterloom").addHandler(logging.NullHandler())
-
-
-def main() -> None:
-    """Run the command line, and exit with one of ``EXIT_CODES``."""
-    sys.exit(run())
 
 
 def run() -> int:

@@ -1,12 +1,13 @@
 """Commands as the command line shows them: plain usage lines, flags without a type."""
 
-import difflib
 import re
 from collections.abc import Callable
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from rasterloom.utils.suggest import closest
 
 _CHOICE = re.compile(r"'([^']*)' is not one of (.*?)\.?$")
 _WORDS = (  # ours, and those of the libraries below click
@@ -58,5 +59,5 @@ def usage_message(message: str) -> str:
         message = re.sub(theirs, ours, message)
     message = re.sub(r" \(Possible options: ([^,)]+).*\)$", r". Did you mean \1?", message)
     found = _CHOICE.search(message)
-    close = difflib.get_close_matches(found[1], re.findall(r"'([^']*)'", found[2]), n=1) if found else []
-    return f"{message} Did you mean {close[0]}?" if close else message
+    close = closest(found[1], re.findall(r"'([^']*)'", found[2])) if found else ""
+    return f"{message} Did you mean {close}?" if close else message

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from rasterloom.errors import VersionError
 from rasterloom.storage import s3
+from rasterloom.utils.redact import masked
 from rasterloom.versions.corpus import CATALOG, TABLES, Corpus
 
 _SECRET = re.compile(r"token|credential|secret|password|access-key|session", re.IGNORECASE)
@@ -60,10 +61,10 @@ def reader_program(corpus: Corpus, table: str, library: str) -> str:
         there = ", ".join(name for name in TABLES if corpus.snapshot_id(name) is not None) or "none yet"
         raise VersionError(f"{corpus.name}@{corpus.ref} has no table {table}; it has {there}")
     properties = corpus.connection()
-    hidden = sorted(name for name in properties if _SECRET.search(name))
-    variables = (f"PYICEBERG_CATALOG__{CATALOG.upper()}__{name.upper().replace('-', '_')}" for name in hidden)
+    hidden = sorted(name for name, value in properties.items() if _is_secret(name, str(value)))
+    variables = ", ".join(map(_variable, hidden))
     opened = _OPEN.format(
-        note=f"# Not printed: {', '.join(hidden)}; set {', '.join(variables)}\n" if hidden else "",
+        note=f"# Not printed: {', '.join(hidden)}; set {variables}\n" if hidden else "",
         name=CATALOG,
         properties={name: value for name, value in properties.items() if name not in hidden},
         identifier=".".join(corpus.identifier(table)),
@@ -71,6 +72,15 @@ def reader_program(corpus: Corpus, table: str, library: str) -> str:
         ref=f"{corpus.name}@{corpus.ref}",
     )
     return opened + _READ[library].format(**_places(corpus))
+
+
+def _is_secret(name: str, value: str) -> bool:
+    return bool(_SECRET.search(name)) or masked(value) != value
+
+
+def _variable(name: str) -> str:
+    """Return the variable by which pyiceberg takes a property of the catalog."""
+    return f"PYICEBERG_CATALOG__{CATALOG}__{name.replace('.', '__').replace('-', '_')}".upper()
 
 
 def _places(corpus: Corpus) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 SCRIPT = """
 import logging, sys
-from rasterloom.cli.app import app, main
+from rasterloom.cli.app import app
+from rasterloom.cli.entry import main
 
 @app.command("shaky")
 def shaky() -> None:

@@ -1,4 +1,4 @@
-"""What the command line says to mistakes that people make: the whole sentence, and the exit code."""
+"""Sentences and exit codes of mistakes on the command line and in recipes."""
 
 import shlex
 

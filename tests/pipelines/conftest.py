@@ -128,13 +128,9 @@ def run_here(*arguments):
         patch.setattr(sys, "argv", ["rasterloom", *map(str, arguments)])
         for console in (options.out, options.err):
             patch.setattr(console, "_width", 200)
-        with (
-            contextlib.redirect_stdout(printed),
-            contextlib.redirect_stderr(printed),
-            pytest.raises(SystemExit) as end,
-        ):
-            app.main()
-    return end.value.code or 0, printed.getvalue()
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            code = app.run()
+    return code, printed.getvalue()
 
 
 @pytest.fixture(scope="session")

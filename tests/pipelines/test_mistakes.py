@@ -1,4 +1,4 @@
-"""What the command line says to mistakes about a corpus that is there; see tests/cli/test_mistakes.py."""
+"""Sentences of mistakes about a corpus that is there; see tests/cli/test_mistakes.py."""
 
 import shlex
 

@@ -6,6 +6,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
+from pyiceberg.utils.config import Config
 
 from rasterloom.pipelines.execution.ray_cluster import start_ray
 from rasterloom.recipe.run import Run
@@ -93,13 +94,15 @@ def test_the_program_holds_no_secrets(monkeypatch):
         "uri": "http://127.0.0.1:2",
         "credential": "me:hidden",
         "s3.secret-access-key": "hidden",
+        "metrics": "https://me:hidden@127.0.0.1:3",
     }
     corpus = Corpus("a", Store("s3://lake/a"), tuple(given.items()))
     monkeypatch.setattr(Corpus, "snapshot_id", lambda *_: 7)
     program = reader_program(corpus, "images", "polars")
     assert "hidden" not in program and "'uri': 'http://127.0.0.1:2'" in program
-    assert (
-        "# Not printed: credential, s3.secret-access-key; set PYICEBERG_CATALOG__RASTERLOOM__CREDENTIAL, "
-        in program
-    )
+    assert "# Not printed: credential, metrics, s3.secret-access-key; set " in program
+    for variable in re.findall(r"PYICEBERG\w+", program):
+        monkeypatch.setenv(variable, "hidden")
+    taken = Config().get_catalog_config("rasterloom")
+    assert taken == dict.fromkeys(("credential", "metrics", "s3.secret-access-key"), "hidden")
     assert "storage_options={'aws_region': 'us-east-1', 'aws_endpoint_url': 'http://127.0.0.1:1'" in program

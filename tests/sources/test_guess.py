@@ -22,7 +22,7 @@ TEXT = "a cat sits on mat {}"
 
 
 def fields(path, **given):
-    """What is guessed of a source; it can be read by that."""
+    """Fields guessed of a source, by which it can be read."""
     guess = guess_source(str(path), **given)
     check_sources([guess.source])
     return {name: value for name, value in guess.fields.items() if name != "path"}

@@ -1,6 +1,7 @@
 """Data sets as Hugging Face's `datasets` streams them, from folders: nothing here needs the hub."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +135,24 @@ def test_rows_are_as_many_as_the_footers_say(image_set: Path, monkeypatch: pytes
     words = r"source 'set': shard 1: 4 records, of which 3 became rows and 0 were left out; please report it"
     with pytest.raises(StepFailed, match=words):
         read_sources([source])
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_several_captions_of_a_row_are_a_row_each(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "set").mkdir()
+    file = tmp_path / "set" / f"train-00000.{suffix}"
+    rows = {"url": ["http://a/0", "http://a/1"], "captions": [["one", "two", "three"], ["four"]]}
+    if suffix == "parquet":
+        pq.write_table(pa.table(rows), file)
+    else:
+        lines = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    pairs, _ = read_sources([Source(path=str(tmp_path / "set"), kind="hf", caption="captions[*]")])
+    assert pairs["caption"].to_pylist() == ["one", "two", "three", "four"]
+
+
+def test_the_library_that_is_missing_is_named_once(image_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(SourceError) as told:
+        check_sources([Source(path=str(image_set), kind="hf", caption="text")])
+    assert str(told.value) == f"{image_set}: needs the library datasets: pip install 'rasterloom[hf]'"

@@ -20,10 +20,7 @@ def main(file: Path) -> None:
         sys.stderr.flush()
         os.write(1, BEFORE.format(number).encode())
         sys.argv = ["rasterloom", *arguments]
-        try:
-            app.main()
-        except SystemExit as end:
-            codes.append(end.code or 0)
+        codes.append(app.run())
     sys.stdout.flush()
     file.with_suffix(".codes.json").write_text(json.dumps(codes))
 

@@ -1,4 +1,4 @@
-"""What is said of a process that cannot say it itself."""
+"""The last sentence of processes that are killed."""
 
 import subprocess
 import sys

@@ -46,6 +46,8 @@ def best_of_each(images: Sequence[Image.Image], prompts: Sequence[str], judge: J
     Args:
         images: as many of each prompt as of another, those of a prompt one after the other.
     """
+    if not prompts:
+        return []
     each = len(images) // len(prompts)
     asked = [SuitePrompt(str(number), prompt) for number, prompt in enumerate(prompts) for _ in range(each)]
     scores = [overall(found) for found in judge([np.asarray(image) for image in images], asked)]

@@ -59,45 +59,37 @@ def draw(
     config: SamplingConfig,
     tokenize: Tokenize,
 ) -> list[Image.Image]:
-    """Generate images and decode them. The prompts are as ``tokenize`` has those that are trained on."""
+    """Generate images, of each request the best of several if so configured.
+
+    The prompts are as ``tokenize`` has those that are trained on.
+    """
+    best_of = config.best_of
+    repeated = [a for a in asked for _ in range(best_of.n if best_of else 1)]
     prompts = [
         encode_prompt(
             [("human", t2i_prompt(a.width, a.height, a.prompt, tokenize))], [], text.encode, sampler.profile
         ).tolist()
-        for a in asked
+        for a in repeated
     ]
     codes = sampler.sample(
         prompts,
-        [(a.width, a.height) for a in asked],
+        [(a.width, a.height) for a in repeated],
         cfg=config.cfg,
         temperature=config.temperature,
         top_k=config.top_k,
         seed=config.seed,
     )
-    return [Image.fromarray(codec.decode(one[None])[0]) for one in codes]
-
-
-def draw_best(
-    sampler: "Sampler",
-    text: TextEncoder,
-    codec: Codec,
-    asked: Sequence[ImageRequest],
-    config: SamplingConfig,
-    tokenize: Tokenize,
-) -> list[Image.Image]:
-    """Generate images; of each request the best of several, if so configured."""
-    if config.best_of is None or not asked:
-        return draw(sampler, text, codec, asked, config, tokenize)
-    judge = best_images.judge_of(config.best_of)
-    repeated = [a for a in asked for _ in range(config.best_of.n)]
-    images = draw(sampler, text, codec, repeated, config, tokenize)
+    images = [Image.fromarray(codec.decode(one[None])[0]) for one in codes]
+    if best_of is None:
+        return images
+    judge = best_images.judge_of(best_of)
     return [best.image for best in best_images.best_of_each(images, [a.prompt for a in asked], judge)]
 
 
 def draw_suite(
     sampler: "Sampler", text: TextEncoder, codec: Codec, config: SamplingConfig, tokenize: Tokenize
 ) -> list[JudgedImage]:
-    """Generate and judge a suite's images, seed by seed from the config's."""
+    """Generate and judge a suite's images, seed by seed, without a choice."""
     suite = config.suite
     if suite is None:
         return []
@@ -105,7 +97,8 @@ def draw_suite(
     asked = [ImageRequest(prompt, *suite.size) for prompt in prompts]
     found: list[JudgedImage] = []
     for seed in range(config.seed, config.seed + suite.seeds):
-        images = draw(sampler, text, codec, asked, config.model_copy(update={"seed": seed}), tokenize)
+        settings = config.model_copy(update={"seed": seed, "best_of": None})
+        images = draw(sampler, text, codec, asked, settings, tokenize)
         found += judged(prompts, seed, images)
     return found
 

@@ -51,7 +51,7 @@ class SampleAt(Section):
     sample: Annotated[SamplingConfig, PlainSerializer(_as_fingerprinted)]
     tokenize: token_work.AnyPlace
     judge: dict[str, str] | None = Field(None, exclude_if=is_default(None))
-    """What the scores are computed by that images are chosen by."""
+    """Version, digest and package of the judge that chooses; null: no choice."""
 
 
 class Report(Section):
@@ -114,7 +114,7 @@ def make_samples(context: StepContext[SampleAt]) -> dict[str, int]:
     with torch_threads(worker_takes(trained, context.run).threads):
         sampler = open_sampler(model, profile)
         sampler.batch = BATCH
-        images = sample_grid.draw_best(sampler, encoder, codec, asked, config.sample, config.tokenize)
+        images = sample_grid.draw(sampler, encoder, codec, asked, config.sample, config.tokenize)
         of_suite = sample_grid.draw_suite(sampler, encoder, codec, config.sample, config.tokenize)
     real = {
         bucket_name(*size): sample_grid.images_of(codec, profile, _sequences(corpus, files, size))

@@ -307,7 +307,7 @@ class HubReader:
 
     def read(self, source: Source, tally: Tally | None = None) -> Iterator[Row]:
         tally = Tally() if tally is None else tally
-        yield from as_samples(picked(hub.read(source, tally), source), source, source.paths[0])
+        yield from as_samples(hub.read(source, tally), source, source.paths[0])
 
     def digest(self, source: Source) -> str:
         if source.paths[0].startswith(hub.HUB):

@@ -17,7 +17,7 @@ from rasterloom.sources import locator
 from rasterloom.sources.local_paths import BlockedPath, real_folders, real_path
 from rasterloom.sources.readers.datasets_compat import with_features
 from rasterloom.sources.readers.parquet import check_types
-from rasterloom.sources.readers.row import Row, check_columns, is_image
+from rasterloom.sources.readers.row import Row, check_columns, is_image, picked
 from rasterloom.sources.readers.tally import Survey, Tally
 
 HUB = "hf://"
@@ -51,7 +51,7 @@ def _load(source: Source) -> Any:
             by_row = builder.name == "imagefolder"
             _check_files(path, [file for file in files if not (by_row and is_image(file))])
         return with_features(builder.as_streaming_dataset(split=source.split)).decode(False)
-    except BlockedPath:
+    except (BlockedPath, SourceError):
         raise
     except Exception as error:  # it raises whatever its many parts raise
         if "[" in path:  # its own patterns begin with the folder's path, which it does not escape
@@ -166,22 +166,27 @@ def check(source: Source) -> None:
 
 
 def read(source: Source, tally: Tally) -> Iterator[Row]:
-    """Yield the rows of all shards, without their images."""
+    """Yield the rows of all shards, without their images, as `picked`."""
     data, image = load(source), image_column(source)
     rest = data.remove_columns(image) if image else data
     records = _records(source, data.num_shards)
     for shard in range(data.num_shards):
-        counts, row = tally.file(f"shard {shard}"), -1
+        counts = tally.file(f"shard {shard}")
         try:
             part = rest.shard(data.num_shards, shard) if data.num_shards > 1 else rest
-            for row, values in enumerate(part):
+            for row in picked(_rows(part, shard, image), source, counts):
                 counts.rows += 1
-                yield Row(values, locator.of_streamed(shard, row) if image else None)
+                yield row
             known = records[shard]
-            counts.records = row + 1 if known is None else known
+            counts.records = counts.rows - counts.extra if known is None else known
         except Exception as error:
             shown = f"{source.paths[0]}, shard {shard}"
             raise SourceError(f"{shown}: cannot be read by datasets: {one_line(error)}") from None
+
+
+def _rows(part: Any, shard: int, image: str) -> Iterator[Row]:
+    for number, values in enumerate(part):
+        yield Row(values, locator.of_streamed(shard, number) if image else None)
 
 
 def images(source: Source, shard: int, start: int) -> Iterator[tuple[bytes | None, str | None]]:

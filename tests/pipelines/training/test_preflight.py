@@ -1,4 +1,4 @@
-"""What a recipe's training would stumble over at its end is said before it begins."""
+"""Mistakes that would end a training at its last step, refused before the first."""
 
 import pytest
 import yaml
