@@ -255,7 +255,7 @@ CHUNKS = st.lists(
 
 @SOME
 @given(pngs(), CHUNKS)
-def test_chunks_of_metadata_cost_no_picture(whole: bytes, chunks: list[tuple[bytes, bytes, bool]]) -> None:
+def test_chunks_of_metadata_cost_no_image(whole: bytes, chunks: list[tuple[bytes, bytes, bool]]) -> None:
     more = b""
     for kind, body, wrong in chunks:
         if kind in (b"gAMA", b"cHRM") and len(body) in (4, 32):

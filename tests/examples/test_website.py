@@ -89,7 +89,7 @@ def test_duplicates_are_near_a_photograph_and_the_kept_are_not(
             assert nearest is not None and nearest > 4
 
 
-def test_rotated_picture_comes_upright(fetched: dict[str, list[dict[str, Any]]]) -> None:
+def test_rotated_image_comes_upright(fetched: dict[str, list[dict[str, Any]]]) -> None:
     (row,) = (row for row in fetched["troubles"] if (row["url"] or "").endswith("/rotated.jpg"))
     assert row["width"] > row["height"]
 

@@ -92,7 +92,7 @@ def test_an_exact_duplicate_of_what_is_nearly_another_follows_it() -> None:
     assert find(["a", "a", "b"], [1, 1, 0], rank=[1, 2, 3]) == [2, 2, 2]
 
 
-def test_pictures_of_another_colour_are_no_duplicates() -> None:
+def test_images_of_another_colour_are_no_duplicates() -> None:
     red, green = bytes([200, 30, 30] * 64), bytes([30, 200, 30] * 64)
     assert find(["a", "b", "c"], [0, 0, 0], [red, green, red]) == [0, 1, 0]
 
@@ -144,7 +144,7 @@ def test_what_was_kept_before_stays_kept() -> None:
     assert list(both) == [2, 2, 2]  # of two that were kept, the better
 
 
-def test_semantic_duplicates_come_after_the_others_and_are_told_apart() -> None:
+def test_semantic_duplicates_come_after_the_others_and_are_distinguished() -> None:
     turn = np.array([0.0, 0.1, 1.0, 0.05, np.nan])
     embeddings = np.stack([np.cos(turn), np.sin(turn)], axis=1).astype(np.float16)
     rows = candidates(list("abcdb"), [0, 2**40 - 1, 255 << 50, 0, 2**40 - 1], embeddings=embeddings)
@@ -211,7 +211,7 @@ def test_any_two_hashes_within_the_radius_share_a_mask(radius: int, n: int, data
     assert any(difference & mask == 0 for mask in duplicates._masks(radius, n))
 
 
-def test_thousands_of_copies_of_one_picture_take_no_quadratic_time() -> None:
+def test_thousands_of_copies_of_one_image_take_no_quadratic_time() -> None:
     """Each row is compared with the few that are kept, not with each other: counted, not timed."""
     rng = np.random.default_rng(0)
     n = 5000

@@ -37,7 +37,7 @@ def test_text_area_is_the_share_that_text_covers() -> None:
     assert large == pytest.approx(some, abs=0.05)
 
 
-def test_text_area_of_odd_pictures() -> None:
+def test_text_area_of_odd_images() -> None:
     odd = [
         np.zeros((1, 1, 3), np.uint8),
         np.full((3, 900, 3), 255, np.uint8),

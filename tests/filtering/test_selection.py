@@ -287,7 +287,7 @@ def test_a_selection_reads_no_more_than_it_needs() -> None:
     assert "url" in of_images and not {"caption", "image", "detail", "final_url"} & set(of_images)
 
 
-def test_text_alone_is_not_asked_about_pictures() -> None:
+def test_text_alone_is_not_asked_about_images() -> None:
     nothing = dict.fromkeys(
         ("sha256", "phash", "thumbnail", "width", "height", "original_width", "original_height")
     )

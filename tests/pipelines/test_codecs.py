@@ -120,12 +120,14 @@ def test_weights_count_by_what_they_hold_and_not_by_where_they_lie(workshop, cha
         ("text: tokenizer.json", r"tokenize\.text: cannot read .*tokenizer\.json: No such file"),
     ],
 )
-def test_what_is_not_there_is_told_before_anything_runs(workshop, options, words):
+def test_what_is_not_there_is_reported_before_anything_runs(workshop, options, words):
     with pytest.raises(RecipeError, match=words):
         corpus_steps(with_codec(workshop, options).recipe)
 
 
-def test_a_tokenizer_without_the_codecs_tokens_is_told_before_anything_runs(workshop, chameleon, tmp_path):
+def test_a_tokenizer_without_the_codecs_tokens_is_reported_before_anything_runs(
+    workshop, chameleon, tmp_path
+):
     from rasterloom.tokenize.text_tokenizer import train_text
 
     (tmp_path / "t.json").write_text(train_text(["a red dot"], 300))

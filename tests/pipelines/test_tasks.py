@@ -211,7 +211,7 @@ def test_conversations_stay_word_for_word(tables, speak):
     assert said(speak(special)) == ["Say <eoss><reserved08706>", "ok"]
 
 
-def test_explain_tells_of_every_picture(recipe, tables):
+def test_explain_covers_every_image(recipe, tables):
     def story(row):
         return {chapter.title: dict(chapter.lines) for chapter in explain(recipe, row["key"])}
 

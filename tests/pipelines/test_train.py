@@ -263,7 +263,7 @@ def test_what_is_wrong_is_one_line_before_anything_starts(shop, rasterloom, name
     assert len(err.strip().splitlines()) == 1 and not printed and shop.trained() == before
 
 
-def test_a_vocabulary_too_small_for_the_tokens_is_told(shop, rasterloom, tmp_path):
+def test_a_vocabulary_too_small_for_the_tokens_is_reported(shop, rasterloom, tmp_path):
     from rasterloom.tokenize.profiles import profile_of
     from rasterloom.train.model.packed_lm import build_model, save_model
 
@@ -275,7 +275,7 @@ def test_a_vocabulary_too_small_for_the_tokens_is_told(shop, rasterloom, tmp_pat
     assert code == 2 and f"small has a vocabulary of {small.vocab_size}, but the tokens are of" in err
 
 
-def test_an_init_that_was_not_downloaded_is_told_before_anything_is_made(shop, rasterloom, tmp_path):
+def test_an_init_that_was_not_downloaded_is_reported_before_anything_is_made(shop, rasterloom, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "chameleon"}')
     weights = tmp_path / "model.safetensors"
     weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 13\n")

@@ -77,7 +77,7 @@ def show(chromium: Any, files: dict[str, Path]) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_asks_for_nothing_and_all_its_pictures_are_seen(show, files, name: str) -> None:
+def test_a_page_asks_for_nothing_and_all_its_images_are_seen(show, files, name: str) -> None:
     page = show(name, offline=True)
     page.evaluate(f"{OPEN_ALL}; document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
     page.wait_for_function("[...document.images].every(i => i.complete)")

@@ -30,7 +30,7 @@ def test_notes_give_size_and_scores(tables) -> None:
     assert max(seen.width, seen.height) == THUMBNAIL
 
 
-def test_a_picture_is_scaled_down_but_not_up() -> None:
+def test_an_image_is_scaled_down_but_not_up() -> None:
     small = gallery_image(Image.new("CMYK", (50, 20)), "c", longest=100)
     assert (small.width, small.height) == (50, 20)
     large = gallery_image(Image.new("LA", (1000, 10)), "c", longest=100)

@@ -72,7 +72,7 @@ def test_strangers_text_stays_text(full: Path) -> None:
     assert "&lt;recipe&gt; &amp; more" in text
 
 
-def test_every_picture_says_what_it_is(full: Path) -> None:
+def test_every_image_says_what_it_is(full: Path) -> None:
     tags = Page(full.read_text()).tags
     pictures = [attributes for tag, attributes in tags if tag == "img"]
     assert len(pictures) > 40

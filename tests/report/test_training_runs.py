@@ -99,7 +99,7 @@ def test_samples_are_grouped_by_prompt(tmp_path: Path) -> None:
     assert (samples.settings, samples.grid) == ("guidance 3.0, best of 8 by the judge scene", None)
 
 
-def test_the_grid_stands_in_for_pictures_that_are_not_listed(tmp_path: Path) -> None:
+def test_the_grid_stands_in_for_images_that_are_not_listed(tmp_path: Path) -> None:
     assert read_samples(tmp_path) is None
     Image.new("RGB", (64, 64)).save(tmp_path / "grid.png")
     samples = read_samples(tmp_path)
@@ -108,7 +108,7 @@ def test_the_grid_stands_in_for_pictures_that_are_not_listed(tmp_path: Path) -> 
     assert samples.prompts == ()
 
 
-def test_a_picture_outside_of_the_folder_is_not_shown(tmp_path: Path) -> None:
+def test_an_image_outside_of_the_folder_is_not_shown(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "secret.png")
     write(tmp_path / "samples", "samples.json", {"images": [{"file": "../secret.png", "prompt": "a"}]})
     assert read_samples(tmp_path / "samples") is None

@@ -241,7 +241,7 @@ def test_any_file_gives_rows_or_one_error(tmp_path: Path, data: bytes) -> None:
         assert "\n" not in str(error)
 
 
-def test_pictures_by_url_and_by_path_in_one_sample(site: Any, data: Path, jpeg: bytes) -> None:
+def test_images_by_url_and_by_path_in_one_sample(site: Any, data: Path, jpeg: bytes) -> None:
     site.answers |= {"/a.jpg": jpeg, "/b.jpg": jpeg}
     a, b, gone = (site.url(f"/{name}.jpg") for name in ("a", "b", "gone"))
     rows = [

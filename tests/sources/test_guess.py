@@ -61,7 +61,7 @@ def test_columns_of_a_table(tmp_path, names, row, found):
     assert fields(tmp_path / "a.jsonl") == expected
 
 
-def test_further_columns_are_told(tmp_path):
+def test_further_columns_are_reported(tmp_path):
     rows = [[URL.format(n), f"https://x.org/{n}/", TEXT, "other words of it", "CC0"] for n in range(3)]
     names = ["url", "page", "caption", "title", "License"]
     guess = guess_source(str(write_csv(tmp_path / "a.csv", names, rows)))
@@ -210,7 +210,7 @@ def test_data_sets_of_hugging_face(tmp_path, jpeg, monkeypatch):
         ("a.parquet", "words", "cannot be read"),
     ],
 )
-def test_what_cannot_be_told(tmp_path, name, text, words):
+def test_what_cannot_be_said(tmp_path, name, text, words):
     (tmp_path / name).write_text(text)
     with pytest.raises(SourceError) as found:
         guess_source(str(tmp_path / name))

@@ -112,7 +112,7 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_files_of_a_set_are_told_by_split(image_set: Path) -> None:
+def test_files_of_a_set_are_known_by_split(image_set: Path) -> None:
     (image_set / "data" / "train-00001-of-00002.parquet").rename(image_set / "data" / "test-00000.parquet")
     (image_set / "data" / "train-00000-of-00002.parquet").rename(image_set / "data" / "train-00000.parquet")
     (image_set / "notes.pdf").touch()

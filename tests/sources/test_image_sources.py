@@ -296,7 +296,7 @@ def test_img2dataset(form: str) -> None:
         ("files", "2 .parquet, 6 .json, 4 .jpg, 4 .txt read", "no image"),
     ],
 )
-def test_files_of_img2dataset_are_told(tmp_path: Path, form: str, read: str, reason: str) -> None:
+def test_files_of_img2dataset_are_reported(tmp_path: Path, form: str, read: str, reason: str) -> None:
     shutil.copytree(IMG2DATASET / form, tmp_path / "out")
     (tmp_path / "out" / "notes.csv").touch()
     survey = survey_source(Source(path=str(tmp_path / "out")))

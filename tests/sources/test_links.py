@@ -205,7 +205,7 @@ def test_what_img2dataset_wrote_is_guarded_as_any_folder(tmp_path: Path, secret:
 
 @pytest.mark.parametrize("kind", ["conversations", "jsonl"])
 @pytest.mark.parametrize("root", [False, True])
-def test_pictures_that_rows_name_lie_in_their_folder(
+def test_images_that_rows_name_lie_in_their_folder(
     tmp_path: Path, secret: Secret, jpeg: bytes, kind: str, root: bool
 ) -> None:
     lists = tmp_path / "lists"

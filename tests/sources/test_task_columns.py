@@ -87,7 +87,7 @@ def test_lines_with_paths(tmp_path: Path, pictures: dict[str, bytes]) -> None:
     ]
 
 
-def test_parquet_that_holds_its_pictures(tmp_path: Path, pictures: dict[str, bytes]) -> None:
+def test_parquet_that_holds_its_images(tmp_path: Path, pictures: dict[str, bytes]) -> None:
     names = ["abc"[i % 3] for i in range(40)]
     table = pa.table(
         {

@@ -43,7 +43,7 @@ def test_a_target_that_is_no_multiple_of_32_is_refused(target):
 
 
 @given(sides, sides, targets)
-def test_the_chosen_bucket_loses_least_of_the_picture(width, height, target):
+def test_the_chosen_bucket_loses_least_of_the_image(width, height, target):
     sizes = bucket_sizes(target)
 
     def visible(size):  # share of the picture inside the bucket, once scaled to cover it
@@ -61,7 +61,7 @@ def test_equal_shares_go_to_the_largest_bucket():
 
 
 @pytest.mark.parametrize("size", [(0, 10), (10, 0), (-1, 5)])
-def test_a_picture_without_pixels_has_no_bucket(size):
+def test_an_image_without_pixels_has_no_bucket(size):
     with pytest.raises(ValueError, match="cannot be cropped"):
         choose_bucket(size, [(32, 32)])
     with pytest.raises(ValueError, match="no buckets"):

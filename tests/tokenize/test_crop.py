@@ -58,7 +58,7 @@ def test_seeds_reach_every_offset():
 
 
 @given(sides, sides, seeds)
-def test_a_seed_gives_one_plan_within_the_picture(width, height, seed):
+def test_a_seed_gives_one_plan_within_the_image(width, height, seed):
     buckets = bucket_sizes(256)
     plan = plan_crop((width, height), buckets, seed=seed)
     assert plan == plan_crop((width, height), buckets, seed=seed)
@@ -71,7 +71,7 @@ def test_a_seed_gives_one_plan_within_the_picture(width, height, seed):
 
 
 @given(st.integers(64, 700), st.integers(64, 700), st.integers(2, 4), seeds)
-def test_pictures_of_one_seed_stay_aligned_when_their_sizes_differ(width, height, times, seed):
+def test_images_of_one_seed_stay_aligned_when_their_sizes_differ(width, height, times, seed):
     buckets = bucket_sizes(256)
     small, large = (
         plan_crop(size, buckets, seed=seed) for size in ((width, height), (times * width, times * height))
@@ -156,7 +156,7 @@ def test_every_mode_becomes_rgb_of_the_same_look(mode):
     assert np.abs(np.asarray(cropped).astype(int) - expected).max() <= (40 if mode == "P" else 3)
 
 
-def test_bilevel_pictures_are_smoothed():
+def test_bilevel_images_are_smoothed():
     pixels = np.indices((64, 64)).sum(0) % 2 == 0
     cropped = np.asarray(apply_crop(Image.fromarray(pixels), plan_crop((64, 64), [(32, 32)])))
     assert ((cropped > 100) & (cropped < 155)).all()  # a fine chequerboard is grey from afar
@@ -168,6 +168,6 @@ def test_a_line_that_would_need_gigabytes_is_refused():
         apply_crop(line, plan_crop(line.size, bucket_sizes(512)))
 
 
-def test_a_box_outside_the_picture_is_refused():
+def test_a_box_outside_the_image_is_refused():
     with pytest.raises(ValueError, match="outside"):
         apply_crop(Image.new("RGB", (32, 32)), CropPlan((32, 32), [((32, 32), "BICUBIC")], (1, 0, 33, 32)))

@@ -26,7 +26,7 @@ def test_images_of_one_conversation_share_a_seed_unless_told_otherwise():
     assert crop_seed("k", Tokenize(crop="center"), 2) is None
 
 
-def test_shared_seeds_cut_pictures_alike_and_own_seeds_do_not():
+def test_shared_seeds_cut_images_alike_and_own_seeds_do_not():
     def boxes(config):
         buckets = bucket_sizes(512)
         return {plan_crop((640, 480), buckets, seed=crop_seed("k", config, image)).box for image in range(4)}
@@ -52,7 +52,7 @@ def test_no_limit_refuses_nothing(width, height):
         ((5000, 60), 0.25, "60 pixels are too few: the bucket 1024 x 256 would enlarge them 4.3 times"),
     ],
 )
-def test_small_pictures_are_refused(size, share, told):
+def test_small_images_are_refused(size, share, told):
     found = fault(size, min_side=share)
     assert found is None if told is None else told in found
 

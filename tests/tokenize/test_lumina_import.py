@@ -136,7 +136,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_broken_samples_are_told_apart(write, tmp_path, name):
+def test_broken_samples_are_named(write, tmp_path, name):
     make, message = BAD[name]
     good = t2i()
     assert len(good["token"]) == 22

@@ -87,7 +87,7 @@ def codes_of(token_row):
     return [unframe(ids[a : b + 1], MINI) for a, b in zip(begin, end, strict=True)]
 
 
-def test_an_edited_picture_lies_on_its_original():
+def test_an_edited_image_lies_on_its_original():
     before = noise((300, 170))
     after = before.copy()
     after.paste((255, 0, 0), (140, 60, 170, 90))
@@ -108,7 +108,7 @@ def test_an_edited_picture_lies_on_its_original():
     st.tuples(st.integers(-1, 1), st.integers(-1, 1)),
     st.integers(0, 2**32),
 )
-def test_pictures_of_nearly_one_aspect_lie_alike(size, scale, off, seed):
+def test_images_of_nearly_one_aspect_lie_alike(size, scale, off, seed):
     """A picture and its copy at another size, give or take a pixel: what lies where agrees after the crop."""
     other = tuple(max(1, round(side * scale) + o) for side, o in zip(size, off, strict=True))
     if min(other) < 60 or min(size) < 60:
@@ -137,14 +137,14 @@ def test_alone_they_would_have_gone_apart():
     assert plans[0].bucket == plans[1].bucket == chosen[apart + 1]
 
 
-def test_pictures_of_other_aspect_have_buckets_of_their_own():
+def test_images_of_other_aspect_have_buckets_of_their_own():
     said = talk(f"What do {IMAGE} and {IMAGE} share?", f"Noise. {IMAGE}")
     (found,), _ = run(row("edit", noise((100, 50)), noise((50, 100)), noise((80, 80)), said=said, main=2))
     assert [codes.shape for codes in codes_of(found)] == [(4, 8), (8, 4), (8, 8)]
     assert (found["bucket"], found["width"], found["height"]) == ("64x64", 64, 64)
 
 
-def test_pictures_in_prompts_at_a_lower_target():
+def test_images_in_prompts_at_a_lower_target():
     config = CONFIG.model_copy(update={"prompt_target": 32})
     edit = row("edit", noise((90, 90)), noise((90, 90)), said={"instruction": "x"}, main=1)
     (found,), _ = run(edit, config=config)
@@ -173,7 +173,7 @@ def test_text_alone():
     assert [TEXT.decode(found["input_ids"][a : b - 1]) for a, b in spans] == ["So.", "Then."]
 
 
-def test_the_prompt_names_the_bucket_of_the_picture_that_answers_it():
+def test_the_prompt_names_the_bucket_of_the_image_that_answers_it():
     asked = "Generate an image of {} according to the following prompt:\na 10x10 grid"
     said = talk(asked.format("768x768"), IMAGE, asked.format("{width}x{height}"), IMAGE, "3x4?", "12")
     (found,), _ = run(row("edit", noise((100, 50)), noise((50, 100)), said=said))
@@ -202,7 +202,7 @@ def test_the_prompt_names_the_bucket_of_the_picture_that_answers_it():
         (row("vqa", said=talk("only a question")), "turns: the conversation has no answer to learn from"),
     ],
 )  # fmt: skip
-def test_a_bad_row_is_told_apart(bad, reason):
+def test_a_bad_row_is_named(bad, reason):
     good = row("vqa", noise((64, 64)), said={"question": "q", "answer": "a"}, key="good")
     tokens, failures = run(bad, good)
     assert [one["key"] for one in tokens] == ["good"]

@@ -63,7 +63,7 @@ def run(rows, config=CONFIG, **options):
     return tokenize_shard(table(rows), options.pop("scores"), config=config, **options)
 
 
-def test_each_row_is_its_picture_cropped_and_framed():
+def test_each_row_is_its_image_cropped_and_framed():
     rows = rows_of()
     tokens, failures = run(rows)
     assert tokens.schema == TOKENS
@@ -164,7 +164,7 @@ def test_every_row_comes_back_once_with_its_reason():
         assert re.fullmatch(bad[row["key"]][1], row["reason"], re.IGNORECASE)
 
 
-def test_pictures_are_turned_as_exif_says_or_taken_as_they_lie():
+def test_images_are_turned_as_exif_says_or_taken_as_they_lie():
     image = noise((96, 48), 5)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -196,7 +196,7 @@ def test_every_orientation_lands_in_the_bucket_it_is_seen_in(orientation):
     assert (said["width"].to_pylist() > said["height"].to_pylist()) == (orientation < 5)
 
 
-def test_a_line_that_would_need_gigabytes_is_told_apart_where_no_limit_is_set():
+def test_a_line_that_would_need_gigabytes_is_refused_where_no_limit_is_set():
     line = {"key": "k", "caption": "c", "image": saved(Image.new("L", (1, 30_000)))}
     unlimited = Tokenize(text_vocab=300, min_side=0, max_cut=1)
     tokens, failures = run([line], unlimited, target=256)
@@ -251,7 +251,7 @@ def test_some_prompts_leave_the_size_out():
     assert with_size < {key for key in most if most[key] == named[key]}  # a larger share adds to a smaller
 
 
-def test_mini_codes_decode_to_the_picture():
+def test_mini_codes_decode_to_the_image():
     codec = load_codec("mini")
     rows = rows_of([(64, 64), (200, 130), (130, 200)])
     tokens, failures = run(rows, target=128, codec=codec)
@@ -273,7 +273,7 @@ def test_an_empty_shard_gives_empty_tables():
     assert tokens.schema == TOKENS
 
 
-def test_a_codec_of_another_shape_is_told():
+def test_a_codec_of_another_shape_is_reported():
     with pytest.raises(ValueError, match=r"shape \[8, 8\] for 64 x 64 pixels, where chameleon has \[4, 4\]"):
         run(rows_of([(64, 64)]), profile=CHAMELEON)
 

@@ -169,7 +169,7 @@ def test_what_are_no_codes_is_refused(codes, message):
         frame(codes, MINI)
 
 
-def test_a_batch_is_framed_as_its_pictures_are():
+def test_a_batch_is_framed_as_its_images_are():
     codes = np.random.default_rng(3).integers(0, 1024, (5, 8, 4))
     batch = frame_batch(codes, MINI)
     assert batch.dtype == np.int32

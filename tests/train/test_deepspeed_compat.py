@@ -74,7 +74,7 @@ def test_the_share_of_a_rank_alone_is_the_whole_weight(profile, zero, bf16):
     engine.destroy()
 
 
-def test_an_engine_is_told_to_load_the_universal_form(profile):
+def test_an_engine_is_made_to_load_the_universal_form(profile):
     engine = engine_of(profile, 2, False)
     with universal_loading(engine):
         assert engine.load_universal_checkpoint(), MOVED.format(what="_config.load_universal_checkpoint")

@@ -260,7 +260,7 @@ def test_workers_that_are_slow_to_start_are_not_said_to_wait(job, cluster, monke
     assert said == []
 
 
-def test_workers_without_room_are_told_of_and_can_be_stopped(job, cluster, tmp_path):
+def test_workers_without_room_are_reported_and_can_be_stopped(job, cluster, tmp_path):
     """The last test here: what was asked for in vain is only forgotten after minutes."""
     (tmp_path / "job").write_bytes(pickle.dumps(replace(job, workers=30, min_workers=None)))
     driver = subprocess.run(

@@ -211,7 +211,7 @@ def test_a_loss_that_is_not_finite_stops_the_stage(job):
         run_worker(wild)
 
 
-def test_what_cannot_work_is_told_before_anything_starts(job, tmp_path):
+def test_what_cannot_work_is_reported_before_anything_starts(job, tmp_path):
     check(job)
     with pytest.raises(ValueError, match="no tokens of target 64"):
         check(replace(job, token_files=()))

@@ -34,7 +34,7 @@ def test_ignore_files_are_read_as_git_and_ray_do(tmp_path):
     assert ignore_rules(tmp_path / "nothing") == []
 
 
-def test_ray_is_told_of_the_loopback_interface_only_meanwhile():
+def test_ray_knows_of_the_loopback_interface_only_meanwhile():
     before = ray_constants.ENABLE_RAY_CLUSTER
     with loopback():
         assert ray_constants.ENABLE_RAY_CLUSTER is False

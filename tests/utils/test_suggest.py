@@ -7,7 +7,7 @@ def test_the_closest_name_is_found_whatever_its_case():
     assert closest("x" * 100_000, ["x"]) == ""
 
 
-def test_all_names_are_told_as_well():
+def test_all_names_are_reported_as_well():
     assert did_you_mean("imags", ["pairs", "images"]) == "did you mean images? known: pairs, images"
     assert did_you_mean("a", iter(["pairs"]), "there are: ") == "there are: pairs"
     assert did_you_mean("a", []) == "known: none"

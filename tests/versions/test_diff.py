@@ -35,7 +35,7 @@ def test_added_removed_and_changed_by_column(corpus, publish, selection):
     assert not found.same and between(corpus, "v2", "v2", "selection").same
 
 
-def test_rows_of_tokens_are_told_apart_by_target(corpus, publish, tokens):
+def test_rows_of_tokens_are_distinguished_by_target(corpus, publish, tokens):
     publish(corpus, "1", tokens("ab"))
     tag(corpus, "v1")
     publish(corpus, "2", tokens("ab", target=128), step="tokens/128")

@@ -100,13 +100,13 @@ def test_a_suite_that_does_not_come_along_is_answered_by_its_place(name):
         ("a.txt", "a cat", "no such suite; known: scenes, .jsonl, .csv, .tsv files"),
     ],
 )
-def test_what_cannot_be_read_is_told_in_a_line(tmp_path, name, line, reason):
+def test_what_cannot_be_read_is_reported_in_a_line(tmp_path, name, line, reason):
     with pytest.raises(RecipeError, match=reason) as error:
         load_prompts(written(tmp_path, name, line))
     assert "\n" not in str(error.value)
 
 
-def test_missing_files_and_repeated_ids_are_told(tmp_path):
+def test_missing_files_and_repeated_ids_are_reported(tmp_path):
     with pytest.raises(RecipeError, match="No such file"):
         load_prompts(str(tmp_path / "none.jsonl"))
     row = json.dumps({"prompt": "a", "id": 1})

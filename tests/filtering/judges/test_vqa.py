@@ -112,7 +112,7 @@ def test_an_endpoint_without_log_probabilities_is_taken_at_its_word(endpoint):
     assert (red.totals["Soft-TIFA AM"], blue.totals["Soft-TIFA AM"]) == (1, 0)
 
 
-def test_a_busy_endpoint_is_asked_again_and_a_refusal_is_told(endpoint, monkeypatch):
+def test_a_busy_endpoint_is_asked_again_and_a_refusal_is_reported(endpoint, monkeypatch):
     model, url = endpoint
     monkeypatch.setattr(vqa, "PAUSE_S", 0.01)
     model.busy = 3
@@ -128,7 +128,7 @@ def test_a_busy_endpoint_is_asked_again_and_a_refusal_is_told(endpoint, monkeypa
         VqaJudge(url, "m")([RED], [COWS])
 
 
-def test_nobody_there_is_told(free_port, monkeypatch):
+def test_nobody_there_is_reported(free_port, monkeypatch):
     monkeypatch.setattr(vqa, "PAUSE_S", 0.01)
     with pytest.raises(ValueError, match=r"no answer from .*(Connect|Cannot connect)"):
         VqaJudge(f"http://127.0.0.1:{free_port()}/v1", "m")([RED], [COWS])

@@ -39,7 +39,7 @@ def test_the_score_is_the_cosine_that_transformers_gives(clip: Path) -> None:
     assert scores[0] != pytest.approx(scores[4], abs=1e-4)  # one caption, two pictures
 
 
-def test_no_pictures(clip: Path) -> None:
+def test_no_images(clip: Path) -> None:
     found = ClipScorer(str(clip), keep_embeddings=True)(Batch([], []))
     assert found["clip"].shape == (0,)
     assert found["clip_embedding"].shape == (0, 24)

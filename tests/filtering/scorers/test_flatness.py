@@ -10,7 +10,7 @@ def noise(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_plain_and_busy_pictures_are_the_ends() -> None:
+def test_plain_and_busy_images_are_the_ends() -> None:
     assert flatness(np.full((64, 80, 3), 200, np.uint8)) == 1
     assert flatness(noise(64, 80)) == 0
 

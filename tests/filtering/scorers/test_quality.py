@@ -94,7 +94,7 @@ def test_the_more_noise_the_worse(photographs: list[Image.Image]) -> None:
     assert scores == sorted(scores)
 
 
-def test_pictures_below_a_patch_and_flat_ones_have_no_niqe() -> None:
+def test_images_below_a_patch_and_flat_ones_have_no_niqe() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (PATCH, PATCH, 3), dtype=np.uint8)
     assert math.isfinite(niqe(picture))
     assert math.isnan(niqe(picture[:-1]))

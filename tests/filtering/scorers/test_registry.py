@@ -97,7 +97,7 @@ class Typed:
         }
 
 
-def test_columns_of_any_kind_and_pictures_that_nobody_looks_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_columns_of_any_kind_and_images_that_nobody_looks_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "BATCH_ROWS", 2)
     table = images(b"never decoded", None, b"x", b"y", captions=["a", "b", None, "ccc"])
     result = score_shard(table, [Typed()])
@@ -124,7 +124,7 @@ class Recorder:
         return {"first": np.array([i[0, 0, 0] for i in batch.images], np.float64)}
 
 
-def test_pictures_come_in_batches_with_their_captions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_come_in_batches_with_their_captions(monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = [None if n % 7 == 3 else encode(np.full((2, 2, 3), n, np.uint8)) for n in range(200)]
     captions = [f"number {n}" for n in range(200)]
     table = pa.concat_tables([images(*pictures, captions=captions)]).combine_chunks()
@@ -141,7 +141,7 @@ def test_pictures_come_in_batches_with_their_captions(monkeypatch: pytest.Monkey
     assert max(n for n, _ in recorder.calls) == 3  # 12 pixels
 
 
-def test_transparent_pictures_lie_on_white() -> None:
+def test_transparent_images_lie_on_white() -> None:
     pixels = np.zeros((2, 2, 4), np.uint8)
     pixels[0, 0] = (10, 20, 30, 255)
     pixels[0, 1] = (0, 0, 0, 51)  # a fifth of black
@@ -151,7 +151,7 @@ def test_transparent_pictures_lie_on_white() -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "CMYK", "I;16"])
-def test_pictures_of_any_mode_become_rgb(mode: str) -> None:
+def test_images_of_any_mode_become_rgb(mode: str) -> None:
     buffer = io.BytesIO()
     kind = "TIFF" if mode == "CMYK" else "PNG"
     Image.new(mode, (5, 4), 0 if mode != "LA" else (0, 255)).save(buffer, kind)
@@ -160,7 +160,7 @@ def test_pictures_of_any_mode_become_rgb(mode: str) -> None:
     assert decoded.shape == (4, 5, 3)
 
 
-def test_a_broken_picture_has_no_scores_and_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_image_has_no_scores_and_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     whole = encode(noise(), "JPEG")
     table = images(whole[:200], b"", b"not a picture", whole)
     result = score_shard(table, make_scorers([Score(name="flatness")]))

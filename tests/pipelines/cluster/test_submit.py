@@ -98,7 +98,7 @@ def test_a_workspace_that_goes_with_the_job_is_refused(folder, monkeypatch):
         check_job(recipe)
 
 
-def test_a_source_that_is_left_out_is_told_of(folder, tmp_path):
+def test_a_source_that_is_left_out_is_reported(folder, tmp_path):
     text = RECIPE.format(workspace=tmp_path / "work")
     (folder / "recipe.yaml").write_text(text.replace("pairs.csv", "data/*.csv"))
     with pytest.raises(RecipeError, match=r"sources\[0\]: data/\*\.csv is left out"):

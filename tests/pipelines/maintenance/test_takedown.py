@@ -173,7 +173,7 @@ def test_other_targets_sources_and_retries_do_not_bring_them_back(done):
     assert sorted(images) == sorted(row["key"] for row in done.rows("pairs"))
 
 
-def test_a_picture_from_elsewhere_is_a_failure(workshop, tmp_path):
+def test_an_image_from_elsewhere_is_a_failure(workshop, tmp_path):
     """Its SHA-256 is on the list before its pair is: the pair keeps a row, without picture."""
     workshop.run("--until", "pairs")
     first = takedown.take_down(workshop.corpus, ["0" * 64])

@@ -117,7 +117,7 @@ def test_checkpoints_side_by_side(trained, rasterloom, clip, tmp_path):
     assert 'id="evaluation"' in html and "CLIP-FD" in html
 
 
-def test_without_clip_what_is_missing_is_told_and_a_folder_is_a_checkpoint_too(trained, rasterloom):
+def test_without_clip_what_is_missing_is_reported_and_a_folder_is_a_checkpoint_too(trained, rasterloom):
     model = folders(trained)[0] / "model"
     code, printed, _ = rasterloom("evaluate", trained.recipe_file, "--model", model, "--format", "json")
     found = json.loads(printed)
@@ -291,6 +291,6 @@ def test_a_suite_in_a_file_with_judges_of_all_kinds(trained, rasterloom, clip, t
         (["--judge", "scene"], "the recipe has no suites: give --suite"),
     ],
 )
-def test_a_suite_that_cannot_be_judged_is_told_in_a_line(trained, rasterloom, arguments, reason):
+def test_a_suite_that_cannot_be_judged_is_reported_in_a_line(trained, rasterloom, arguments, reason):
     code, _, error = rasterloom("evaluate", trained.recipe_file, *arguments)
     assert code == 2 and reason in " ".join(error.split())

@@ -71,7 +71,7 @@ def picture(tmp_path):
     return path
 
 
-def test_pictures_are_what_the_sampler_draws(sample, undisturbed, model):
+def test_images_are_what_the_sampler_draws(sample, undisturbed, model):
     page, folder, printed = sample(
         "--prompt", "a red dot", "--size", "64x64", "--size", "64x32", "--n", "2", "--seed", "5"
     )
@@ -185,7 +185,7 @@ def test_prompts_of_a_file_each_depend_on_their_number_alone(sample, tmp_path):
         assert (at / entry["file"]).read_bytes() == (other / entry["file"]).read_bytes()
 
 
-def test_an_image_is_told_of(sample, tmp_path, undisturbed, model):
+def test_an_image_is_reported(sample, tmp_path, undisturbed, model):
     page, folder, printed = sample("--image", str(picture(tmp_path)), "--max-tokens", "12")
     (entry,) = page["images"]
     assert page["task"] == "caption" and "file" not in entry and not (folder / "grid.png").exists()

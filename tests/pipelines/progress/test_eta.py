@@ -67,7 +67,7 @@ paces = st.floats(0.01, 100.0)
 
 
 @given(paces, st.lists(sizes, min_size=1), st.lists(sizes, max_size=60), st.integers(1, 40))
-def test_shards_of_one_pace_are_told_by_their_rows(pace, done, waiting, workers):
+def test_shards_of_one_pace_are_known_by_their_rows(pace, done, waiting, workers):
     """All of one pace, none running: the makespan of the rows, whatever their sizes."""
     finished = [Taken(rows, rows * pace) for rows in done * 100]  # so many that none slower is expected
     free = [0.0] * workers

@@ -173,7 +173,7 @@ def test_shards_that_are_lost_are_begun_again_and_not_paid_twice():
     assert step.eta_s(13.0) is not None and step.usd(Price(cpu=3600.0), 13.0) == pytest.approx(30.0)
 
 
-def test_units_that_are_not_shards_are_told_by_the_pace_of_this_run():
+def test_units_that_are_not_shards_are_known_by_the_pace_of_this_run():
     step = StepState("train/1-64")
     step.begin(0.0)
     step.advance(501, 1000, 60.0)  # it goes on from step 500; the workers took a minute to start

@@ -24,7 +24,7 @@ def draw(stage, step, codes):
     (stage / "samples" / f"step-{step:08d}.json").write_text(json.dumps(record))
 
 
-def test_drawings_become_pictures_once(tmp_path, rng=np.random.default_rng(0)):
+def test_drawings_become_images_once(tmp_path, rng=np.random.default_rng(0)):
     codec = load_codec("mini", threads=1)
     codes = rng.integers(0, codec.codebook_size, (4, 6))
     draw(tmp_path, 10, codes)

@@ -21,7 +21,7 @@ def shifted(image, rng):
     return Image.fromarray(pixels)
 
 
-def test_rows_that_do_not_line_up_are_told_from_rows_that_do(real):
+def test_rows_that_do_not_line_up_are_distinguished_from_rows_that_do(real):
     rng = np.random.default_rng(0)
     limit = lines_up_limit(real[:100], 8)
     good = [row_breaks(image, 8) <= limit for image in real[100:]]
@@ -30,5 +30,5 @@ def test_rows_that_do_not_line_up_are_told_from_rows_that_do(real):
     assert np.mean(bad) <= 0.05
 
 
-def test_a_flat_picture_lines_up():
+def test_a_flat_image_lines_up():
     assert row_breaks(Image.new("RGB", (64, 64), "white"), 8) == pytest.approx(1)

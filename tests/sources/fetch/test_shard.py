@@ -41,7 +41,7 @@ def first_then(first: Any, body: bytes) -> Any:
     return answer
 
 
-def test_a_good_picture(site: Any, fetch: Fetcher, jpeg: bytes) -> None:
+def test_a_good_image(site: Any, fetch: Fetcher, jpeg: bytes) -> None:
     site.answers["/a.jpg"] = jpeg
     (row,) = fetch("/a.jpg")
     assert row["status"] == "ok"

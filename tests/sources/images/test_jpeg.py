@@ -212,7 +212,7 @@ def test_scans_segments_and_padding_are_bounded(monkeypatch: pytest.MonkeyPatch)
     assert caught.value.error is ErrorClass.TOO_MANY_PIXELS and "10 scans" in caught.value.detail
 
 
-def test_a_picture_of_several_pictures_keeps_its_trailer() -> None:
+def test_an_image_of_several_images_keeps_its_trailer() -> None:
     buffer = BytesIO()
     grainy().save(buffer, "MPO", save_all=True, append_images=[grainy(100)])
     assert decode(buffer.getvalue()).data == buffer.getvalue()

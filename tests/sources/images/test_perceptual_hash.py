@@ -39,7 +39,7 @@ def test_is_nearly_the_hash_that_imagehash_defines() -> None:
 
 
 @pytest.mark.parametrize("name", PHOTOS)
-def test_is_exactly_that_hash_for_small_pictures(name: str) -> None:
+def test_is_exactly_that_hash_for_small_images(name: str) -> None:
     image = load(name).resize((180, 140))
     assert phash(image) == imagehash_definition(image)
 
@@ -73,7 +73,7 @@ def test_copies_are_near(name: str, change: Callable[[Image.Image], Image.Image]
     assert distance(phash(load(name)), phash(change(load(name)))) <= 4
 
 
-def test_other_pictures_are_far() -> None:
+def test_other_images_are_far() -> None:
     hashes = [phash(load(name)) for name in PHOTOS]
     assert min(distance(a, b) for i, a in enumerate(hashes) for b in hashes[:i]) >= 14
 

@@ -75,7 +75,7 @@ PLAIN = encode(flat())
         PLAIN + b"what follows",
     ],
 )
-def test_metadata_costs_no_picture(data: bytes) -> None:
+def test_metadata_costs_no_image(data: bytes) -> None:
     picture = decode_image(data, Fetch())
     again = Image.open(BytesIO(picture.data))  # what is stored can be read by anybody
     again.load()
@@ -127,7 +127,7 @@ def test_pixels_that_were_changed_are_seen() -> None:
 
 
 @pytest.mark.parametrize("place", [-12, -9, -8, -5])
-def test_what_stands_in_place_of_the_end_costs_no_picture(place: int) -> None:
+def test_what_stands_in_place_of_the_end_costs_no_image(place: int) -> None:
     kept = shown(PLAIN[:place] + b"\x7f\x01\x02" + PLAIN[place:])
     assert kept.convert("RGB").getpixel((9, 9)) == (200, 100, 50)
 

@@ -51,7 +51,7 @@ def test_pixels_are_those_of_pillow(mode: str, subsampling: str, progressive: bo
 
 
 @pytest.mark.parametrize("side", [511, 400, 256, 200, 160, 128, 100, 64, 33])
-def test_a_scaled_picture_is_near_the_best_there_is(side: int) -> None:
+def test_a_scaled_image_is_near_the_best_there_is(side: int) -> None:
     data, source = jpeg(PHOTO)
     decoded = decode_jpeg(data, source, (side, side))
     assert decoded is not None and min(decoded.size) >= side

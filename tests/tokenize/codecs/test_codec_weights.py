@@ -148,7 +148,7 @@ def test_the_digest_does_not_wait_for_torch(codec_name, checkpoint):
     assert printed.strip() == "False"
 
 
-def test_nothing_there_is_told_with_what_is_taken(codec_name, tmp_path):
+def test_nothing_there_is_reported_with_what_is_taken(codec_name, tmp_path):
     for given in (str(tmp_path / "none"), "weights/none.ckpt"):
         with pytest.raises(ValueError, match=r"nothing at .*none.*Meta's vqgan\.ckpt"):
             codec_digest(codec_name, given)
@@ -188,7 +188,7 @@ def test_an_id_on_the_hub_is_resolved_by_its_cache(hub, codec_name, tensors, cod
     assert codec.digest != codec_digest(codec_name, "someone/tokenizer@v2")
 
 
-def test_an_id_that_the_hub_does_not_give_is_told(hub, codec_name):
+def test_an_id_that_the_hub_does_not_give_is_reported(hub, codec_name):
     with pytest.raises(
         ValueError, match="someone/else is no file here, and cannot be had from the Hugging Face"
     ):

@@ -56,7 +56,7 @@ def test_codes_are_tamings(codec, network, images):
     assert len(np.unique(codes)) > codes.size / 4  # the network tells squares apart
 
 
-def test_pictures_are_tamings(codec, network, images):
+def test_images_are_tamings(codec, network, images):
     codes = codec.encode(images)
     wanted = network.decode(torch.from_numpy(codes).long()).permute(0, 2, 3, 1).numpy()
     wanted = np.clip((wanted + 1) * 127.5, 0, 255)

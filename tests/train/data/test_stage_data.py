@@ -95,7 +95,7 @@ def test_the_plan_knows_the_row_groups(write_tokens, profile):
     assert data.plan.groups.tolist() == [row // 7 for row in data.train]
 
 
-def test_what_is_trained_is_told_from_the_digest(write_tokens, profile):
+def test_what_is_trained_is_distinguished_from_the_digest(write_tokens, profile):
     job = job_of(profile, [write_tokens(20), write_tokens(20, first=50)])
     one = replace(job, mixture=(PartFiles(1, weight=1.0), PartFiles(1, weight=2.0)))
     other = replace(job, mixture=(PartFiles(1, weight=1.0), PartFiles(1, weight=3.0)))

@@ -87,7 +87,7 @@ def test_torch_takes_what_its_kernel_is_called_with(monkeypatch):
     assert out.shape == (1, 13, 4, 8)
 
 
-def test_the_kernel_for_ragged_batches_is_told_the_bounds_of_sequences(monkeypatch):
+def test_the_kernel_for_ragged_batches_is_given_the_bounds_of_sequences(monkeypatch):
     """Its operator has numbers on GPUs alone; here a plain one of the same signature stands under it."""
     importlib.import_module("torch.nn.attention.varlen")
     torch.manual_seed(0)

@@ -40,7 +40,7 @@ def test_norms_are_all_norms(names):
 
 
 @pytest.mark.parametrize("pattern", ["encoder", "layers.3", "layers.7-9", "model.layer.*", "layers"])
-def test_a_pattern_that_names_nothing_is_told_with_what_there_is(names, pattern):
+def test_a_pattern_that_names_nothing_is_reported_with_what_there_is(names, pattern):
     with pytest.raises(ValueError) as error:
         frozen(names, ["head", pattern])
     assert str(error.value) == (

@@ -90,7 +90,7 @@ def test_a_part_of_many_images_is_drawn_as_among_all(sampler):
     assert sampler.sample(PROMPTS[2:], SIZES[2:], **settings)[0].tolist() != part[0].tolist()
 
 
-def test_a_picture_in_the_prompt_is_seen_and_left_out_of_the_unguided_context(sampler):
+def test_an_image_in_the_prompt_is_seen_and_left_out_of_the_unguided_context(sampler):
     """Editing: the context of guidance begins at the last boi, whatever pictures stand before it."""
     p = sampler.profile
     picture = [p.boi, p.grid0 + 1, p.grid0 + 1, *[4, 9, p.eol] * 2, p.eoi]

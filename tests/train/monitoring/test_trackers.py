@@ -41,7 +41,7 @@ def test_a_run_that_begins_again_strikes_out_all(tmp_path):
     assert starts == [0]
 
 
-def test_a_missing_package_is_told_with_the_way_out(monkeypatch):
+def test_a_missing_package_is_reported_with_the_way_out(monkeypatch):
     check_trackers(["tensorboard"])
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.setattr(

@@ -22,7 +22,7 @@ def test_what_is_not_finite_is_always_refused():
     assert objection(Guard(), Seen(), 1e9, 1e9) is None
 
 
-def test_a_spike_is_told_from_the_last_steps_that_were_taken():
+def test_a_spike_is_distinguished_from_the_last_steps_that_were_taken():
     seen = Seen()
     for loss in (9.0, 1.0, 1.2, 1.1):
         assert objection(SPIKES, seen, 100.0, 1.0) is None or len(seen.losses) == 3

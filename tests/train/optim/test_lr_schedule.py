@@ -38,7 +38,7 @@ def test_a_line_ends_at_min_lr_and_without_one_at_nothing():
     assert learning_rate(2, 12, bare) == pytest.approx(0.75)
 
 
-def test_the_warm_up_is_a_share_of_the_steps_unless_it_is_told_in_steps():
+def test_the_warm_up_is_a_share_of_the_steps_unless_it_is_given_in_steps():
     stage = Stage(target=64, steps=1000, lr=1.0)
     assert warmup_steps(1000, stage) == 5  # 0.01 epochs of 2, as in the reference
     assert [learning_rate(i, 1000, stage) for i in (0, 3, 4, 999)] == pytest.approx([0.2, 0.8, 1.0, 1.0])
@@ -97,7 +97,7 @@ def test_wsd_is_that_of_transformers(shape, warmup, decay, min_lr, steps):
     assert ours[:warmup] == pytest.approx([(i + 1) / warmup for i in range(warmup)])
 
 
-def test_the_decay_of_wsd_is_a_share_of_the_steps_unless_it_is_told_in_steps():
+def test_the_decay_of_wsd_is_a_share_of_the_steps_unless_it_is_given_in_steps():
     stage = Stage(target=64, steps=1000, lr=1.0, schedule="wsd", warmup_steps=0)
     assert [learning_rate(i, 1000, stage) for i in (0, 799)] == [1.0, 1.0]
     assert learning_rate(800, 1000, stage) == pytest.approx(1 - math.sqrt(1 / 200))
