@@ -20,7 +20,8 @@ TORCH ?=
 TORCH_INSTALL := $(INSTALL) -c constraints.txt torch $(if $(TORCH),--index-url https://download.pytorch.org/whl/$(TORCH))
 # Tests wait for servers and processes more than they compute.
 TESTS_AT_ONCE ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile --durations 10
+# In the order of tests/conftest.py, which begins with the files that take longest.
+PYTEST := $(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder --durations 10
 NOT_HERE := not browser and not nightly
 
 setup: .venv/.dev

@@ -38,13 +38,35 @@ QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
 _LINES = (Path(__file__).parent / "slow.txt").read_text().splitlines()
 SLOW = tuple(line for line in _LINES if line and not line.startswith("#"))
 
+# Files with the longest tests, longest first: begun last, one of them would run alone at the end.
+LONGEST = (
+    "tests/pipelines/test_cluster.py",
+    "tests/train/test_ray_trainer.py",
+    "tests/pipelines/test_survival.py",
+    "tests/pipelines/test_train.py",
+    "tests/differential/",
+    "tests/test_terminal.py",
+    "tests/pipelines/test_s3.py",
+    "tests/pipelines/test_docs.py",
+    "tests/pipelines/test_gone_on_s3.py",
+    "tests/pipelines/test_mistakes.py",
+    "tests/pipelines/test_gpu_actors.py",
+    "tests/pipelines/",
+    "tests/train/",
+)
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark the tests that slow.txt names."""
+    """Mark the tests that slow.txt names, and put the longest first."""
     for item in items:
         if item.nodeid.startswith(SLOW):
             item.add_marker("slow")
+    items.sort(key=_place)
+
+
+def _place(item):
+    return next((i for i, name in enumerate(LONGEST) if item.nodeid.startswith(name)), len(LONGEST))
 
 
 @pytest.hookimpl(tryfirst=True)
