@@ -67,7 +67,7 @@ def right_of(recipe: Recipe, folder: Path, port: int) -> dict[str, tuple[int, in
     fetches = any(p.runs and p.step.name == "images" for p in workflow.plan())
     with serve(folder, port) if fetches else nullcontext():
         run(workflow, None, Progress(Console(stderr=True)))
-    table = Path(result_files(workflow, "sample")["grid"]).with_name(SUITE)
+    table = Path(result_files(workflow, "sample")["sample"]).with_name(SUITE)
     found: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
     prompts: dict[str, bool] = {}
     for row in pq.read_table(table, columns=["prompt", "all_right"]).to_pylist():
