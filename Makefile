@@ -6,13 +6,14 @@
 # make lint      what a change must pass first; make hooks has git do it at each commit
 # make lock      renews requirements.lock from pyproject.toml and constraints.txt
 # make api       a page for each public module, from the docstrings, in work/api
+# make site      the docs as a site with search, and those pages, in work/docs
 # make test-browser   the tests of the report's pages, and of images as a browser shows them, in Chromium
 PYTHON ?= python3
 BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED := 0
 
 .PHONY: setup img2dataset demo demo-small corpus-openclipart test test-slow test-all test-one test-browser \
-	nightly lint hooks lock resolve api bench clean
+	nightly lint hooks lock resolve api site bench clean
 
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # TORCH=cpu takes PyTorch without CUDA, TORCH=cu126 and so on one for another CUDA; empty: what PyPI has.
@@ -124,6 +125,11 @@ resolve: setup
 
 api: setup
 	$(BIN)/python scripts/api_pages.py work/api
+
+# The docs as a site, with search, and the pages of the API below it.
+site: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python scripts/api_pages.py work/docs/api
 
 bench: setup
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
