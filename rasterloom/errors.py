@@ -1,11 +1,23 @@
-"""Errors that end a command, and the exit code of each."""
+"""Errors that end a command, and the exit code of each.
+
+Whatever starts a command again goes by its code: after FAILED and STOPPED that may help, after WRONG_USE and
+USELESS it does not (docs/cluster.md).
+"""
 
 import re
 from collections.abc import Callable
 
-FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
+DONE, FAILED, WRONG_USE, STOPPED, USELESS, INTERRUPTED = 0, 1, 2, 3, 4, 130
+EXIT_CODES = {
+    DONE: "done",
+    FAILED: "failed; the same command may succeed",
+    WRONG_USE: "wrong use (recipe, options or input)",
+    STOPPED: "stopped as asked; the same command continues",
+    USELESS: "failed, and would fail again",
+    INTERRUPTED: "interrupted (Ctrl-C)",
+}
 
-STOPPED = "Stopped. What was finished is kept; run the same command to continue."
+STOPPED_TEXT = "Stopped. What was finished is kept; run the same command to continue."
 
 _ARGUMENT = re.compile(r"\{(\w+)\}")
 
@@ -81,12 +93,28 @@ class StepFailed(RunError, RuntimeError):
     """A step could not be finished. Its published shards stay, and the next run continues from them."""
 
 
+class StorageUnusable(StorageError):
+    """The workspace cannot be used until somebody changes something."""
+
+    exit_code = USELESS
+
+
+class StepImpossible(StepFailed):
+    """A step that fails in the same way each time."""
+
+    exit_code = USELESS
+
+
 class StageImpossible(RunError, ValueError):
     """The job cannot be done by any workers. Every rank raises it."""
 
+    exit_code = USELESS
+
 
 class TrainingDiverged(RunError, RuntimeError):
-    """The loss guard stops the stage."""
+    """The loss guard stops the stage. The same steps would come again."""
+
+    exit_code = USELESS
 
 
 class TrainingError(RunError, RuntimeError):
@@ -95,6 +123,8 @@ class TrainingError(RunError, RuntimeError):
 
 class TrainingStopped(RunError, RuntimeError):
     """A stage was asked to stop. Its checkpoint is saved."""
+
+    exit_code = STOPPED
 
 
 def one_line(error: BaseException, *, named: bool = False, limit: int | None = None) -> str:

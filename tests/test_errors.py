@@ -6,7 +6,16 @@ import pytest
 
 from rasterloom import errors
 from rasterloom.cli.options import with_options
-from rasterloom.errors import RasterloomError, RecipeError, RunError, StepFailed, UserError, one_line
+from rasterloom.errors import (
+    EXIT_CODES,
+    WRONG_USE,
+    RasterloomError,
+    RecipeError,
+    RunError,
+    StepFailed,
+    UserError,
+    one_line,
+)
 
 CLASSES = [
     kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, RasterloomError)
@@ -18,7 +27,8 @@ def test_every_class_has_an_exit_code_and_survives_pickling(kind):
     error = kind("what is wrong", field="n", value=0, hint="give {top_k}", needs="tokens")
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is kind and str(again) == str(error) and with_options(again) == with_options(error)
-    assert error.exit_code == (2 if issubclass(kind, UserError) else 1)
+    assert error.exit_code in EXIT_CODES
+    assert (error.exit_code == WRONG_USE) == issubclass(kind, UserError)
     assert kind in (RasterloomError, UserError, RunError) or isinstance(error, ValueError | RuntimeError)
 
 

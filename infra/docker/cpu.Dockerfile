@@ -17,11 +17,15 @@ COPY rasterloom ./rasterloom
 RUN pip install -c constraints.txt '.[hf,language,nsfw,ocr]'
 
 FROM python:3.11.14-slim-bookworm
-# wget: for KubeRay's probes. libgomp1: for torch. tini: reaps processes that a job leaves behind.
-RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates libgomp1 tini wget \
+# wget: for KubeRay's probes. libgomp1: for torch. tini: reaps processes that a job leaves behind. openssh-client
+# and rsync: the head of `ray up` starts its workers with them.
+RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates libgomp1 openssh-client rsync \
+        tini wget \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 ray
 COPY --from=build /opt/rasterloom /opt/rasterloom
+COPY infra/docker/login.sh /etc/profile.d/rasterloom.sh
+COPY infra/docker/retry.sh /usr/local/bin/rasterloom-retry
 ENV PATH=/opt/rasterloom/bin:$PATH PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0 MALLOC_ARENA_MAX=4
 USER ray
 WORKDIR /home/ray

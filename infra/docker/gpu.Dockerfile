@@ -26,13 +26,24 @@ COPY rasterloom ./rasterloom
 RUN pip install -c constraints.txt '.[hf,language,nsfw,ocr]'
 
 FROM python:3.11.14-slim-bookworm
-# g++: triton and DeepSpeed build small kernels on first use. libibverbs1, librdmacm1: EFA and InfiniBand. wget:
-# for KubeRay's probes. libgomp1: for torch. tini: reaps processes that a job leaves behind.
-RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates g++ libgomp1 libibverbs1 \
-        librdmacm1 tini wget \
+# g++: triton and DeepSpeed build small kernels on first use. wget: for KubeRay's probes. libgomp1: for torch. tini:
+# reaps processes that a job leaves behind. openssh-client and rsync: for `ray up`.
+RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates g++ libgomp1 openssh-client \
+        rsync tini wget \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 ray
+# EFA between nodes: libfabric, and aws-ofi-nccl, by which NCCL uses it. It has libibverbs and librdmacm, too, for
+# InfiniBand. The last line fails where NCCL would not find the plugin and take TCP.
+ARG EFA=1.47.0
+RUN wget -q https://efa-installer.amazonaws.com/aws-efa-installer-${EFA}.tar.gz -O /tmp/efa.tar.gz \
+    && tar -xzf /tmp/efa.tar.gz -C /tmp && cd /tmp/aws-efa-installer && apt-get update \
+    && ./efa_installer.sh -y --skip-kmod --skip-limit-conf --no-verify \
+    && rm -rf /tmp/efa.tar.gz /tmp/aws-efa-installer /var/lib/apt/lists/* \
+    && dirname /opt/amazon/efa/lib/libfabric.so.1 $(find /opt/amazon -name libnccl-net.so) > /etc/ld.so.conf.d/efa.conf \
+    && ldconfig && ldconfig -p | grep -q libnccl-net.so
 COPY --from=build /opt/rasterloom /opt/rasterloom
+COPY infra/docker/login.sh /etc/profile.d/rasterloom.sh
+COPY infra/docker/retry.sh /usr/local/bin/rasterloom-retry
 ENV PATH=/opt/rasterloom/bin:$PATH PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0 MALLOC_ARENA_MAX=4 \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER ray

@@ -19,14 +19,22 @@ from rasterloom.cli.options import err, with_options
 from rasterloom.cli.report import embeddings_command, report_command
 from rasterloom.cli.run import doctor_command, plan_command, run_command
 from rasterloom.cli.takedown import takedown_command
-from rasterloom.errors import FAILED, INTERRUPTED, STOPPED, WRONG_USE, RasterloomError, one_line
+from rasterloom.errors import (
+    EXIT_CODES,
+    FAILED,
+    INTERRUPTED,
+    STOPPED,
+    STOPPED_TEXT,
+    WRONG_USE,
+    RasterloomError,
+    one_line,
+)
 from rasterloom.utils.log_file import attach
-
-EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong use (recipe, options or input), 130 interrupted."
+from rasterloom.utils.sigterm import sigterm
 
 app = App(
     help="From a list of image-text pairs to a trained autoregressive image model.",
-    epilog=EXIT_CODES,
+    epilog=f"Exit codes: {', '.join(f'{code} {meaning}' for code, meaning in EXIT_CODES.items())}.",
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -90,7 +98,8 @@ def run() -> int:
             return _failed(_logged(error), FAILED)
         code = INTERRUPTED
     if code == INTERRUPTED:  # typer makes it of a KeyboardInterrupt
-        err.print(STOPPED)
+        err.print(STOPPED_TEXT)
+        return STOPPED if sigterm.came else INTERRUPTED
     return code if isinstance(code, int) else 0
 
 

@@ -1,7 +1,7 @@
 """Entry of the program ``rasterloom``.
 
-Ctrl-C ends it without a traceback, during imports as well. Whatever is imported above ``main`` has no such
-guard, so this is only what Python has imported already.
+Ctrl-C and SIGTERM end it without a traceback, during imports as well. Whatever is imported above ``main`` has
+no such guard, so this is only what Python has imported already.
 """
 
 import sys
@@ -16,9 +16,11 @@ def main() -> None:
     try:
         code = _run()
     except KeyboardInterrupt:
-        from rasterloom.errors import STOPPED  # heavy
+        from rasterloom.errors import STOPPED, STOPPED_TEXT  # heavy
+        from rasterloom.utils.sigterm import sigterm  # heavy
 
-        print(STOPPED, file=sys.stderr)
+        print(STOPPED_TEXT, file=sys.stderr)
+        code = STOPPED if sigterm.came else _INTERRUPTED
     finally:
         _end_quietly()
     sys.exit(code)
@@ -26,7 +28,9 @@ def main() -> None:
 
 def _run() -> int:
     from rasterloom.pipelines.cluster.environment import take  # heavy
+    from rasterloom.utils.sigterm import sigterm  # heavy
 
+    sigterm.heed()
     sys.unraisablehook = _deliver
     take()  # before the commands are imported: pyiceberg looks at the variables then
     from rasterloom.cli.app import run  # heavy
@@ -59,6 +63,7 @@ def _end_quietly() -> None:
     """
     import signal  # heavy
 
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         return
     signal.signal(signal.SIGINT, lambda *_: signal.signal(signal.SIGINT, signal.SIG_DFL) and None)

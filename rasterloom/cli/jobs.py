@@ -20,7 +20,6 @@ from rasterloom.cli.options import (
     print_json,
     result,
 )
-from rasterloom.errors import FAILED
 from rasterloom.utils.formatting import clock
 from rasterloom.utils.redact import safe
 
@@ -111,7 +110,10 @@ def list_command(
 
 @app.command("follow")
 def follow_command(job: JobId, address: Address = LOCAL) -> None:
-    """Follow a job's log until it ends. Ctrl-C does not stop the job."""
+    """Follow a job's log until it ends. Ctrl-C does not stop the job.
+
+    The exit code is that of the job.
+    """
     from rasterloom.pipelines.cluster.job_client import Jobs  # heavy
 
     jobs = Jobs.open(address)
@@ -147,7 +149,7 @@ def _follow(jobs: "Jobs", job: str, log: LogFormat = LogFormat.TEXT) -> None:
         stop = f"rasterloom jobs stop {job} --address {jobs.address}"
         err.print(f"\nThe job continues; {stop}", highlight=False)
         return
-    message = jobs.job(job).last_words if status == "FAILED" else ""
+    ended = jobs.job(job)
+    message = ended.last_words if status == "FAILED" else ""
     result(log, [f"{job}: {status}" + (f": {message}" if message else "")], job=job, status=status)
-    if status != "SUCCEEDED":
-        raise typer.Exit(FAILED)
+    raise typer.Exit(ended.exit_code)

@@ -11,8 +11,12 @@ from rasterloom.pipelines.training.stage_step import StageStep, is_stage
 from rasterloom.pipelines.training.steps import training_steps
 from rasterloom.pipelines.workspace.status import Status, status
 from rasterloom.recipe.recipe import Recipe
+from rasterloom.schema import StepKind
 from rasterloom.utils.suggest import closest
 from rasterloom.versions.corpus import Corpus
+
+CORPUS = (StepKind.PAIRS, StepKind.IMAGES, StepKind.SCORES, StepKind.SELECTION, StepKind.TEXT)
+OF_TARGETS = (StepKind.CODES, StepKind.TOKENS, StepKind.LENGTHS)
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,7 @@ class Workflow:
         steps = self.corpus_steps if _named(self.corpus_steps, name) else self.steps
         named = _named(steps, name)
         if not named:
-            close = closest(name, [str(part) for step in steps for part in (step.name, step.kind) if part])
-            hint = f"did you mean {close}? " if close else ""
-            names = ", ".join(step.name for step in steps)
-            raise RecipeError(f"no step is called {name}; {hint}the steps: {names}")
+            raise no_such_step(name, [step.name for step in steps])
         return steps[: named[-1] + 1]
 
     def step(self, name: str) -> HasResult:
@@ -102,6 +103,31 @@ class Workflow:
         """Each step, and whether and why it would run. Nothing is changed. Raises RecipeError."""
         states = [self.status(step) for step in self.until(until)]
         return [Planned(state.step, state, not state.done) for state in states]
+
+
+def check_step_name(recipe: Recipe, name: str) -> None:
+    """Raise RecipeError for a name that no step can have.
+
+    By the recipe alone: what its steps are made of may lie where they will run, and not here.
+    """
+    if "@" in recipe.corpus or StepKind.of(name) is StepKind.PINNED:
+        return  # a version has the steps that made it, and the steps of versions are named after them
+    names = [str(kind) for kind in CORPUS]
+    names += [kind.step(target) for target in recipe.tokenize.targets for kind in OF_TARGETS]
+    if recipe.train:
+        stages = enumerate(recipe.train.stages, start=1)
+        names += [StepKind.TRAIN.step(f"{number}-{stage.label}") for number, stage in stages]
+        names.append(StepKind.SAMPLE)
+    names.append(StepKind.REPORT)
+    if name not in names and name not in [step.partition("/")[0] for step in names]:
+        raise no_such_step(name, names)
+
+
+def no_such_step(name: str, names: Sequence[str]) -> RecipeError:
+    """The error of a name that no step has."""
+    close = closest(name, [part for step in names for part in (step, step.partition("/")[0])])
+    hint = f"did you mean {close}? " if close else ""
+    return RecipeError(f"no step is called {name}; {hint}the steps: {', '.join(names)}")
 
 
 def _named(steps: list[HasResult], name: str) -> list[int]:

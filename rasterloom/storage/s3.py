@@ -16,7 +16,7 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 
-from rasterloom.errors import StorageError
+from rasterloom.errors import StorageError, StorageUnusable
 from rasterloom.utils.retry import RetryPolicy
 
 CONNECT_S, REQUEST_S = 10, 60
@@ -42,6 +42,7 @@ _ADVICE = {
     "EndpointConnectionError": "nobody answers: see AWS_ENDPOINT_URL",
     "SlowDown": "the server kept asking for fewer requests: run again later",
 }
+_LASTING = ("NoSuchBucket", "InvalidAccessKeyId", "SignatureDoesNotMatch")  # until somebody changes something
 
 
 def endpoint() -> str | None:
@@ -91,7 +92,7 @@ def check_bucket(client: Any, bucket: str) -> None:
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] != ABSENT:
                 return  # a HEAD has no body to say why, and listing need not be allowed: the write will tell
-            raise StorageError(f"s3://{bucket}: NoSuchBucket: {_ADVICE['NoSuchBucket']}") from None
+            raise StorageUnusable(f"s3://{bucket}: NoSuchBucket: {_ADVICE['NoSuchBucket']}") from None
 
 
 def put_if_absent(client: Any, bucket: str, key: str, data: bytes) -> bool:
@@ -186,7 +187,8 @@ def storage_errors(place: str) -> Iterator[None]:
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", "")) or "an error"
         said = _ADVICE.get(code) or " ".join(str(error.response.get("Error", {}).get("Message", "")).split())
-        raise StorageError(f"{place}: {code}{': ' if said else ''}{said}") from None
+        kind = StorageUnusable if code in _LASTING else StorageError
+        raise kind(f"{place}: {code}{': ' if said else ''}{said}") from None
     except BotoCoreError as error:
         code = type(error).__name__
         raise StorageError(f"{place}: {_ADVICE.get(code) or ' '.join(str(error).split())}") from None

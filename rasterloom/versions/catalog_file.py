@@ -4,7 +4,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from rasterloom.errors import StorageError
+from rasterloom.errors import StorageUnusable
 from rasterloom.storage.layout import ANY_METADATA
 
 WAY_OUT = (
@@ -19,15 +19,17 @@ def is_there(file: Path) -> bool:
     """True if there is a catalog. One that is being made counts as none.
 
     Raises:
-        StorageError: the workspace has tables, which only a catalog can have made, but the file is missing or
-            empty.
+        StorageUnusable: the workspace has tables, which only a catalog can have made, but the file is missing
+            or empty.
     """
     if file.exists() and file.stat().st_size:
         return True
     made = next(file.parent.glob(ANY_METADATA), None)
     if made:
         state = "is empty" if file.exists() else "is missing"
-        raise StorageError(f"the catalog {file} {state}, although {made.parents[2]} has tables", hint=WAY_OUT)
+        raise StorageUnusable(
+            f"the catalog {file} {state}, although {made.parents[2]} has tables", hint=WAY_OUT
+        )
     return False
 
 
@@ -35,7 +37,7 @@ def check_intact(file: Path) -> None:
     """Read a catalog through, and write nothing.
 
     Raises:
-        StorageError: it is cut short, damaged, or something else.
+        StorageUnusable: it is cut short, damaged, or something else.
     """
     try:
         uri = f"{file.absolute().as_uri()}?mode=ro"
@@ -47,4 +49,4 @@ def check_intact(file: Path) -> None:
         problem = str(error)
     if problem != "ok":
         said = " ".join(problem.split())
-        raise StorageError(f"the catalog {file} is damaged ({said})", hint=WAY_OUT)
+        raise StorageUnusable(f"the catalog {file} is damaged ({said})", hint=WAY_OUT)

@@ -10,7 +10,7 @@ from pyiceberg.table import Table
 from pyiceberg.table.refs import SnapshotRefType
 from pyiceberg.table.snapshots import Snapshot
 
-from rasterloom.errors import StorageError
+from rasterloom.errors import VersionError
 from rasterloom.versions.corpus import MAIN, Corpus
 from rasterloom.versions.create_table import open_or_create
 from rasterloom.versions.last_versions import last_versions, properties_of
@@ -47,7 +47,7 @@ def commit(
 
     Raises:
         CommitFailedException: others kept committing to this table and won every time.
-        StorageError: the corpus is seen at a tag or a snapshot, which never change.
+        VersionError: the corpus is seen at a tag or a snapshot, which never change.
     """
     began = time.monotonic()
     what = f"commit of {record.step} to {corpus.name}.{name}"
@@ -75,7 +75,7 @@ def _have_branch(corpus: Corpus, table: Table) -> None:
     """Create the branch to commit to, empty, if it is missing."""
     there = table.refs().get(corpus.ref)
     if corpus.ref.isdecimal() or (there and there.snapshot_ref_type is not SnapshotRefType.BRANCH):
-        raise StorageError(
+        raise VersionError(
             f"{corpus.name}@{corpus.ref} is a version, and versions do not change; to go on from it, begin a "
             f"branch: rasterloom versions branch RECIPE NAME"
         )

@@ -2,7 +2,7 @@
 
 import uuid
 
-from rasterloom.errors import StorageError, one_line
+from rasterloom.errors import StorageError, StorageUnusable, one_line
 from rasterloom.storage.store import Store
 from rasterloom.utils.redact import masked
 from rasterloom.versions.corpus import Corpus
@@ -25,7 +25,7 @@ def check_store(store: Store) -> None:
         reason = one_line(error)
         raise StorageError(f"the workspace {store.root} cannot be written: {reason}") from None
     if not (first and not second and kept == b"1"):
-        raise StorageError(
+        raise StorageUnusable(
             f"the workspace {store.root} lies on a server that ignores If-None-Match, so that two writers of "
             f"one name would both win: take another server"
         )

@@ -13,11 +13,16 @@ import pytest
 from rasterloom.cli.options import with_options
 from rasterloom.errors import (
     INTERRUPTED,
-    STOPPED,
+    STOPPED_TEXT,
     RecipeError,
     SourceError,
+    StageImpossible,
+    StepImpossible,
     StorageError,
+    StorageUnusable,
+    TrainingDiverged,
     TrainingError,
+    TrainingStopped,
 )
 
 GOOD = "corpus: demo\nsources: [{path: pairs.parquet}]\n"
@@ -101,6 +106,12 @@ def test_submit_knows_the_classes_of_error_before_it_asks_a_cluster(rasterloom, 
     assert code == 2 and "no class of error is called slow" in err
 
 
+@pytest.mark.parametrize("until", ["nonsense", "tokens/513", "train", "suite"])
+def test_submit_knows_the_steps_before_it_asks_a_cluster(rasterloom, recipe, until):
+    code, _, err = rasterloom("submit", recipe(), "--until", until)
+    assert code == 2 and f"no step is called {until}; " in err and "the steps: pairs, images" in err
+
+
 def test_doctor(rasterloom, recipe):
     code, out, _ = rasterloom("doctor", recipe())
     assert code == 0, out
@@ -121,7 +132,8 @@ def test_what_is_missing_is_named(rasterloom):
 
 def test_help_ends_with_the_exit_codes(rasterloom):
     out = " ".join(rasterloom("--help")[1].split())
-    assert "0 done, 1 failed, 2 wrong use" in out and "130 interrupted" in out
+    assert "0 done, 1 failed; the same command may succeed, 2 wrong use" in out
+    assert "3 stopped as asked" in out and "4 failed, and would fail again, 130 interrupted" in out
 
 
 def broken(monkeypatch, error):
@@ -163,7 +175,7 @@ def test_an_error_that_a_library_makes_of_ctrl_c_is_a_stop(rasterloom, recipe, m
     error = ImportError("initialization failed")
     error.__cause__ = KeyboardInterrupt()
     broken(monkeypatch, error)
-    assert rasterloom("plan", recipe()) == (INTERRUPTED, "", f"{STOPPED}\n")
+    assert rasterloom("plan", recipe()) == (INTERRUPTED, "", f"{STOPPED_TEXT}\n")
 
 
 @pytest.mark.parametrize(
@@ -173,6 +185,11 @@ def test_an_error_that_a_library_makes_of_ctrl_c_is_a_stop(rasterloom, recipe, m
         (SourceError("no such file"), 2),
         (StorageError("the bucket is gone"), 1),
         (TrainingError("a worker is gone"), 1),
+        (TrainingStopped("after step 7"), 3),
+        (StorageUnusable("there is no such bucket"), 4),
+        (StepImpossible("none of 9 rows is kept"), 4),
+        (StageImpossible("no rows"), 4),
+        (TrainingDiverged("nan"), 4),
     ],
 )
 def test_the_class_of_an_error_sets_the_exit_code(rasterloom, recipe, monkeypatch, error, code):

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from rasterloom.errors import INTERRUPTED, STOPPED
+from rasterloom.errors import INTERRUPTED, STOPPED, STOPPED_TEXT
 
 AT_IMPORT = """
 import signal, sys
@@ -68,11 +68,18 @@ def python(code, *arguments):
 def test_ctrl_c_during_an_import_is_one_line(tmp_path, module):
     (tmp_path / "recipe.yaml").write_text("corpus: demo\nsources: [{path: pairs.csv}]\n")
     found = python(AT_IMPORT, "plan", str(tmp_path / "recipe.yaml"), module)
-    assert found == (INTERRUPTED, "", f"{STOPPED}\n")
+    assert found == (INTERRUPTED, "", f"{STOPPED_TEXT}\n")
+
+
+@pytest.mark.parametrize("module", ["typer", "pydantic"])
+def test_sigterm_ends_it_in_one_line_with_an_exit_code_of_its_own(tmp_path, module):
+    (tmp_path / "recipe.yaml").write_text("corpus: demo\nsources: [{path: pairs.csv}]\n")
+    code = AT_IMPORT.replace("SIGINT", "SIGTERM")
+    assert python(code, "plan", str(tmp_path / "recipe.yaml"), module) == (STOPPED, "", f"{STOPPED_TEXT}\n")
 
 
 def test_ctrl_c_that_comes_in_a_destructor_is_not_lost():
-    assert python(IN_A_DESTRUCTOR, "--version") == (INTERRUPTED, "", f"{STOPPED}\n")
+    assert python(IN_A_DESTRUCTOR, "--version") == (INTERRUPTED, "", f"{STOPPED_TEXT}\n")
 
 
 def test_ctrl_c_when_all_is_done_leaves_the_result():

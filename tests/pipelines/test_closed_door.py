@@ -130,7 +130,7 @@ STARTS = {
     "tests/pipelines/test_closed_door.py": 1,  # who breaks in
     "tests/support/ray_cluster.py": 1,
 }
-SHELLS = {  # with a token, as tests/test_infra.py and the walk of the page see
+SHELLS = {  # with a token, as tests/infra and the walk of the page see
     "docs/cluster-quickstart.md",
     "infra/ray/aws-p4d.yaml",
     "infra/skypilot/corpus.yaml",

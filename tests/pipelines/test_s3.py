@@ -9,6 +9,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
+from aws import Asked, Glue, actions, allows, policy, s3_requests, served
 from faultproxy import FaultProxy
 from pyiceberg.utils.config import Config
 
@@ -142,6 +143,41 @@ def test_a_run_through_faults_ends_with_the_same_tables(on_s3, undisturbed, prox
     for proxy in proxies.values():
         proxy.choose = lambda *_: None
     assert on_s3.tables() == undisturbed.tables()
+
+
+def test_a_run_asks_aws_for_what_its_policies_allow(workshop, seaweedfs, monkeypatch, rasterloom):
+    """With Glue as its catalog: every request of a run, and of what keeps a workspace in order."""
+    glue, data = Glue(), FaultProxy(f"127.0.0.1:{seaweedfs.ports['s3.port']}")
+    workshop.on_s3(seaweedfs)
+    with served(glue.answer) as address:
+        name = workshop.recipe.corpus
+        catalog = {"type": "glue", "warehouse": f"s3://lake/{name}/warehouse", "glue.endpoint": address}
+        old = json.dumps(seaweedfs.catalog)
+        workshop.recipe_file.write_text(workshop.recipe_file.read_text().replace(old, json.dumps(catalog)))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{data.address}")
+        workshop.run("--until", "tokens")
+        key = workshop.rows("pairs")[0]["key"].hex()
+        for words in (
+            ("doctor", workshop.recipe_file),
+            ("versions", "tag", workshop.recipe_file, "v1"),
+            ("versions", "verify", workshop.recipe_file),
+            ("versions", "takedown", workshop.recipe_file, key),
+            ("versions", "gc", workshop.recipe_file, "--yes"),
+        ):
+            code, printed, error = rasterloom(*words)
+            assert code == 0, printed + error
+    data.close()
+    asked = s3_requests(data.seen)
+    asked.discard(
+        Asked("s3:ListBucket", "arn:aws:s3:::lake")
+    )  # a HEAD of the bucket, whose refusal is no error
+    for name, requests, rare in (
+        ("s3/iam-policy.json", asked, {"s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"}),
+        ("s3/glue-policy.json", glue.asked, {"glue:DeleteTable"}),
+    ):
+        given = policy(name, BUCKET="lake", PREFIX=workshop.recipe.corpus, CORPUS=workshop.recipe.corpus)
+        assert {one for one in requests if not allows(given, one)} == set()
+        assert actions(given) - {one.action for one in requests} <= rare
 
 
 def test_the_quickstart_runs_on_s3_by_its_workspace_alone(

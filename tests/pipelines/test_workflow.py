@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from rasterloom.cli.app import app
 from rasterloom.errors import RecipeError
-from rasterloom.pipelines.workflow import Workflow
+from rasterloom.pipelines.workflow import Workflow, check_step_name
 from rasterloom.pipelines.workspace.status import write_record
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.schema import StepKind
@@ -107,3 +107,13 @@ def test_steps_are_found_by_name_kind_and_what_they_are_made_of(recipe):
     assert [step.name for step in workflow.until("text")][-1] == "text"
     with pytest.raises(RecipeError, match="no step is called nothing; the steps: pairs, images"):
         workflow.until("nothing")
+
+
+def test_a_job_may_be_submitted_up_to_each_of_its_steps(recipe):
+    workflow = Workflow(load_recipe(recipe))
+    make_text(workflow)
+    for step in workflow.steps:
+        for name in (step.name, step.kind):
+            check_step_name(workflow.recipe, name)
+    with pytest.raises(RecipeError, match=r"no step is called tokn; did you mean tokens\? the steps: pairs"):
+        check_step_name(workflow.recipe, "tokn")

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from rasterloom.errors import StorageError, VersionError
+from rasterloom.errors import VersionError
 from rasterloom.versions.refs import branch, check_ref, delete, refs, rollback, tag
 
 
@@ -84,7 +84,7 @@ def test_a_table_that_is_new_on_a_branch(corpus, publish, tokens, selection):
 def test_versions_do_not_change(two_tables, publish, tokens):
     snapshot = tag(two_tables, "v1").snapshots["tokens"]
     for ref in ("v1", str(snapshot)):
-        with pytest.raises(StorageError, match="versions do not change"):
+        with pytest.raises(VersionError, match="versions do not change"):
             publish(replace(two_tables, ref=ref), "t2", tokens("x"))
     assert keys(two_tables) == "ab"
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
-from rasterloom.errors import StepFailed
+from rasterloom.errors import DONE, FAILED, STOPPED, USELESS, WRONG_USE, StepFailed
 from rasterloom.pipelines.progress.log_lines import where_at
 from rasterloom.utils.ray_compat import quiet_clients, server_version
 from rasterloom.utils.retry import RetryPolicy
@@ -39,6 +39,15 @@ class Job:
     seconds: float | None
     entrypoint: str
     message: str
+    driver_code: int | None
+    """Exit code of its driver, where Ray saw it end."""
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code that says of an ended job what its command's would."""
+        if self.status == "FAILED":
+            return self.driver_code if self.driver_code in (WRONG_USE, STOPPED, USELESS) else FAILED
+        return DONE if self.status == "SUCCEEDED" else STOPPED
 
     @property
     def last_words(self) -> str:
@@ -214,4 +223,5 @@ def _job(info: Any) -> Job:
         seconds=ended - began.timestamp() if began else None,
         entrypoint=info.entrypoint,
         message=info.message or "",
+        driver_code=info.driver_exit_code,
     )

@@ -13,6 +13,7 @@ from rasterloom.errors import RecipeError
 from rasterloom.pipelines.cluster import environment as variables
 from rasterloom.pipelines.cluster.job_client import OURS, Jobs
 from rasterloom.pipelines.cluster.packaging import Package, package
+from rasterloom.pipelines.workflow import check_step_name
 from rasterloom.pipelines.workspace.retries import parse_classes
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.recipe.recipe import Recipe
@@ -69,6 +70,8 @@ def prepare(
         RecipeError: the recipe, or what is asked for, cannot work on a cluster.
     """
     recipe = load_recipe(recipe_file)
+    if until:
+        check_step_name(recipe, until)
     if retry:
         parse_classes(retry)
     check_outlives(recipe, recipe_file.resolve().parent)

@@ -6,7 +6,7 @@ steps of its corpus are those that made the version.
 
 from pyiceberg.table.refs import SnapshotRefType
 
-from rasterloom.errors import RecipeError, StorageError
+from rasterloom.errors import RecipeError, VersionError
 from rasterloom.pipelines.corpus import token_work
 from rasterloom.pipelines.corpus.length_index import lengths_step
 from rasterloom.pipelines.step import FinishedStep, HasResult
@@ -36,8 +36,8 @@ def is_fixed(corpus: Corpus) -> bool:
 
 
 def refuse_change(corpus: Corpus, what: str) -> None:
-    """Raise StorageError: a version is to be changed."""
-    raise StorageError(
+    """Raise VersionError: a version is to be changed."""
+    raise VersionError(
         f"{what} would change {corpus.name}@{corpus.ref}, and versions do not change; to go on from it: "
         f"rasterloom versions branch RECIPE NAME --at {corpus.ref}, and corpus: {corpus.name}@NAME"
     )

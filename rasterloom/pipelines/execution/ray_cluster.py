@@ -2,8 +2,6 @@
 
 import logging
 import os
-import signal
-import threading
 from typing import Any
 
 from rasterloom.errors import StepFailed, StorageError
@@ -11,6 +9,7 @@ from rasterloom.recipe.run import Run
 from rasterloom.utils.last_words import last_words
 from rasterloom.utils.local_ray import start_local_ray
 from rasterloom.utils.ray_compat import forget_token
+from rasterloom.utils.sigterm import sigterm
 
 DIED = (
     "Rasterloom was killed, or ended by Ray, whose own message is above: on this machine a process of Ray "
@@ -39,9 +38,9 @@ def start_ray(run: Run) -> None:
 
     if not ray.is_initialized():
         last_words.arm(DIED)  # Ray's C++ code ends this process where its controller or raylet is gone
-        _stop_on_sigterm()
+        sigterm.heed()
         _init(run, ours)
-        _stop_on_sigterm()  # Ray sets a handler of its own, which ends the process where it stands
+        sigterm.heed()  # Ray sets a handler of its own, which ends the process where it stands
 
 
 def _init(run: Run, variables: dict[str, str]) -> None:
@@ -70,13 +69,3 @@ def _init(run: Run, variables: dict[str, str]) -> None:
         raise StepFailed(
             f"Ray did not start on this machine: {reason}: run it again when it has less to do"
         ) from None
-
-
-def _stop_on_sigterm() -> None:
-    """Handle SIGTERM as Ctrl-C, so that what was started is ended."""
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, stop)

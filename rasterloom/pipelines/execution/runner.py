@@ -170,7 +170,9 @@ def _run_files(corpus: Corpus, step: FileStep, run: Run, recipe_digest: str, pro
         except RecipeError:
             raise
         except (OSError, ValueError, RuntimeError) as error:
-            raise StepFailed(f"{step.name}: {one_line(error, named=True)}") from error
+            failed = StepFailed(f"{step.name}: {one_line(error, named=True)}")
+            failed.exit_code = getattr(error, "exit_code", failed.exit_code)
+            raise failed from error
         files = private_folders.plain_files(folder)
         if corpus.store.is_s3:
             upload(corpus.store, folder, final)

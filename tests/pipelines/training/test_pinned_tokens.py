@@ -95,7 +95,7 @@ def test_what_would_change_a_version_is_refused_before_anything_is_done(pinned, 
     before = two_versions.corpus.store.list("little/staging")
     for command in (["tokenize", pinned, "--target", "96"], ["run", pinned, "--retry", "timeout"]):
         code, printed, error = rasterloom(*command)
-        assert code == 1 and "versions do not change" in error, printed + error
+        assert code == 2 and "versions do not change" in error, printed + error
         assert "versions branch RECIPE NAME --at v1" in error and len(error.strip().splitlines()) == 1
     assert two_versions.corpus.store.list("little/staging") == before
     pinned.write_text(pinned.read_text().replace("targets: [64]", "targets: [64, 96]"))
