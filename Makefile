@@ -83,7 +83,7 @@ CHROMIUM = $(or $(RASTERLOOM_CHROMIUM),$(shell command -v chromium || command -v
 
 test-browser: .venv/.dev
 	@test -n "$(CHROMIUM)" || { echo "No Chromium: install one (Debian: apt-get install chromium) or set RASTERLOOM_CHROMIUM to its path"; exit 1; }
-	RASTERLOOM_CHROMIUM="$(CHROMIUM)" $(BIN)/python -m pytest -m browser tests/report tests/differential
+	RASTERLOOM_CHROMIUM="$(CHROMIUM)" $(BIN)/python -m pytest -m browser tests/report tests/serve tests/differential
 
 # The tests that take chances, taken often and with new seeds, and a walk through docs/cluster-quickstart.md.
 # The seeds are printed; RASTERLOOM_KILL_SEED=N, RASTERLOOM_ORACLE_SEED=N and DRAW_SEED=N repeat a night's.

@@ -14,6 +14,7 @@ PACKAGE = Path(rasterloom.__file__).parent
 HOUSE = [
     {"__main__", "api"},
     {"cli"},
+    {"serve"},
     {"pipelines"},
     {"report"},
     {"sources", "filtering", "tokenize", "train", "versions"},
@@ -25,6 +26,15 @@ HOUSE = [
 ]
 INSIDE = {
     "cli": [{"entry"}, {"app"}, {"*"}, {"options", "help"}],
+    "serve": [
+        {"server"},
+        {"app"},
+        {"overview", "guard"},
+        {"shelf", "rule_counts"},
+        {"filters"},
+        {"index"},
+        {"stored_images"},
+    ],
     "pipelines": [
         {"models", "import_export"},
         {"inspection", "cluster", "run"},

@@ -18,6 +18,7 @@ from rasterloom.cli.lineage import lineage_command
 from rasterloom.cli.options import err, with_options
 from rasterloom.cli.report import embeddings_command, report_command
 from rasterloom.cli.run import doctor_command, plan_command, run_command
+from rasterloom.cli.serve import serve_command
 from rasterloom.cli.takedown import takedown_command
 from rasterloom.errors import (
     EXIT_CODES,
@@ -50,6 +51,7 @@ for _panel, _name, _function in (
     (_LOOK, "explain", explain_command),
     (_LOOK, "keep", keep_command),
     (_LOOK, "report", report_command),
+    (_LOOK, "serve", serve_command),
     (_USE, "train", train.train_command),
     (_USE, "sample", sample.sample_command),
     (_USE, "evaluate", evaluate.evaluate_command),

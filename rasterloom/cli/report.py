@@ -48,7 +48,7 @@ def report_command(
         from rasterloom.pipelines.inspection.comparison import compare_with  # heavy
 
         with out.status("comparing") as status:
-            compare_with(loaded, compare, page, status.update)
+            compare_with(loaded, compare, page, status.update, recipe)
         out.print(f"comparison: {page}", highlight=False)
         return
     from rasterloom.pipelines.run import result_files, run  # heavy

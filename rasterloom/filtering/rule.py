@@ -98,6 +98,12 @@ def passes(part: str) -> str:
     return f"coalesce((\n{part}\n)::boolean, {TEXT_ALONE})"
 
 
+def verdict_of(conjuncts: Sequence[str]) -> str:
+    """Return SQL for a row's verdict: 0 if it passes, n where the n-th part stops it, -1 if it failed."""
+    cases = [f"when not {passes(part)} then {number}" for number, part in enumerate(conjuncts, 1)]
+    return f"(case when status is distinct from 'ok' then -1 {' '.join(cases)} else 0 end)::smallint"
+
+
 def with_derived(table: str, columns: Sequence[str] = IMAGE_COLUMNS) -> str:
     """Return a query for a table's columns and its possible `DERIVED` ones."""
     derived = [f"{sql} as {name}" for name, sql in DERIVED.items() if name != "caption_length"]

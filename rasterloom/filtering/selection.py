@@ -24,7 +24,7 @@ from rasterloom.filtering.rule import (
     conjuncts_of,
     connect,
     first_line,
-    passes,
+    verdict_of,
     with_derived,
 )
 from rasterloom.recipe.filtering import Keep
@@ -54,7 +54,7 @@ def check_keep(config: Keep, scores: pa.Schema) -> None:
     if config.dedup.prefer and config.dedup.prefer not in numbers:
         known = did_you_mean(config.dedup.prefer, numbers)
         raise ValueError(f"dedup.prefer names {config.dedup.prefer!r}, which is no score; {known}")
-    if config.dedup.semantic is not None and _embedding(scores) is None:
+    if config.dedup.semantic is not None and embedding_column(scores) is None:
         raise ValueError(
             "dedup.semantic compares embeddings, and no score keeps them; "
             "add to the scores, for example: {clip: {keep_embeddings: true}}"
@@ -66,13 +66,14 @@ def columns_needed(config: Keep, scores: pa.Schema) -> tuple[list[str], list[str
     named = {name.lower() for name in columns_of(config.rule)} | {config.dedup.prefer}
     given = [name for name in scores.names if name in named]
     if config.dedup.semantic is not None:
-        given += [name for name in (_embedding(scores),) if name]
+        given += [name for name in (embedding_column(scores),) if name]
     # A derived column stands for those that it is made of, of which only the caption is not read anyway.
     images = {*ALWAYS_NEEDED, *named, *(["caption"] if "caption_length" in named else [])}
     return [name for name in schema.IMAGES.names if name in images], ["key", *given]
 
 
-def _embedding(scores: pa.Schema) -> str | None:
+def embedding_column(scores: pa.Schema) -> str | None:
+    """Return the column of images' embeddings, if a score keeps them."""
     kept = [f.name for f in scores if pa.types.is_list(f.type) and not f.name.endswith("_text_embedding")]
     return kept[0] if kept else None
 
@@ -158,7 +159,7 @@ class _Judged:
     def __init__(self, config: Keep, columns: pa.Schema) -> None:
         self.config = config
         self.columns = columns
-        self.embedding = _embedding(columns) if config.dedup.semantic is not None else None
+        self.embedding = embedding_column(columns) if config.dedup.semantic is not None else None
         self.parts: dict[str, list[Any]] = {"key": [], "shard": [], "error": []}
         self._numbers: dict[str, list[NDArray[Any]]] = {}
         self._file: Any = None
@@ -198,12 +199,10 @@ class _Judged:
         preferred = f'"{prefer}"' if prefer else ORIGINAL_AREA
         derived = [name for name in table.column_names if name != "thumbnail"]
         connection.register("source", table.select(derived))
-        cases = [f"when not {passes(part)} then {number}" for number, part in enumerate(conjuncts, 1)]
         # 128 bits of another digest of it, which come as numbers
         sha256 = "coalesce(md5_number_lower(sha256), 0), coalesce(md5_number_upper(sha256), 0)"
         query = f"""
-            select (case when status is distinct from 'ok' then -1 {" ".join(cases)} else 0 end)::smallint,
-                   ({COMPARED}), ({preferred})::double, {sha256}
+            select {verdict_of(conjuncts)}, ({COMPARED}), ({preferred})::double, {sha256}
             from ({with_derived("source", derived)})"""
         try:
             columns = connection.execute(query).fetchnumpy()

@@ -109,10 +109,10 @@ def loss_curve(stage: Stage) -> Markup:
     series = [(x, y) for x, y in stage.series("loss") if y > 0]
     overall = [stage.heldout_loss] if stage.heldout_loss and stage.heldout_loss > 0 else []
     smooth = smoothed(series)
-    values = [*stage.heldout_buckets.values(), *overall, *(y for _, y in stage.heldout_curve)]
-    if not series and not values:
+    values = [*stage.heldout_buckets.values(), *overall]
+    if not series and not values and not stage.heldout_curve:
         return Markup()
-    axes = LossAxes.around([series], values)
+    axes = LossAxes.around([series, stage.heldout_curve], values)
     parts = [*axes.frame(), axes.curve(series, "raw"), axes.curve(smooth, "curve")]
     if len(stage.heldout_curve) > 2:  # measured on the way, not at the ends alone
         parts.append(axes.curve(stage.heldout_curve, "mark"))
@@ -134,7 +134,10 @@ def loss_curve(stage: Stage) -> Markup:
 
 
 def two_loss_curves(a: Stage | None, b: Stage | None) -> Markup:
-    """Overlaid smoothed losses of a stage's two runs, held-out losses dashed."""
+    """Overlaid smoothed losses of a stage's two runs, held-out losses dashed.
+
+    A dot ends each curve.
+    """
     both = [(side, stage) for side, stage in (("a", a), ("b", b)) if stage]
     smooth = {side: smoothed([(x, y) for x, y in s.series("loss") if y > 0]) for side, s in both}
     held = {side: s.heldout_curve for side, s in both}
@@ -145,6 +148,8 @@ def two_loss_curves(a: Stage | None, b: Stage | None) -> Markup:
     parts = axes.frame()
     for side, _ in both:
         parts += [axes.curve(smooth[side], f"side {side}"), axes.curve(held[side], f"side {side} held")]
+        for x, y in [axes.at(*curve[-1]) for curve in (smooth[side], held[side]) if curve]:
+            parts.append(f'<circle class="{side}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>')
     labels, above = [], -math.inf
     for side, loss in sorted(last.items(), key=lambda item: -item[1]):  # from the top, none over another
         y = max(axes.at(axes.end, loss)[1], above + 17)

@@ -84,6 +84,7 @@ def write_comparison(a: Operand, b: Operand, compared: Sequence[Compared], out: 
                 _stage_pair(stages[0].get(n), stages[1].get(n)) for n in sorted({*stages[0], *stages[1]})
             ],
             drawn=_drawn(*samples),
+            drawn_by=_drawn_by(*samples),
             evaluation=read_evaluation(
                 [
                     replace(s, name=f"{side} {s.name}")
@@ -210,6 +211,13 @@ def _drawn(
     of_a, of_b = (dict(samples.prompts) if samples else {} for samples in (a, b))
     shared = [prompt for prompt in of_a if prompt in of_b][:SHOWN]
     return [(prompt, of_a[prompt][:PLACES], of_b[prompt][:PLACES]) for prompt in shared]
+
+
+def _drawn_by(a: Samples | None, b: Samples | None) -> list[tuple[str, str]]:
+    """Settings of either side's samples, or the one of both."""
+    told = [samples.settings if samples else "" for samples in (a, b)]
+    sides = [("Both", told[0])] if told[0] == told[1] else list(zip("AB", told, strict=True))
+    return [(side, settings) for side, settings in sides if settings]
 
 
 def _settings(a: Sequence[Record], b: Sequence[Record]) -> list[tuple[str, Line]]:

@@ -56,12 +56,18 @@ def gallery_image(
     image: Image.Image, caption: str, notes: tuple[str, ...] = (), longest: int = THUMBNAIL, quality: int = 72
 ) -> GalleryImage:
     """Scale an image to a longer side of at most ``longest``."""
+    data, size = webp(image, longest, quality)
+    src = "data:image/webp;base64," + base64.b64encode(data).decode()
+    return GalleryImage(src, caption, notes, *size)
+
+
+def webp(image: Image.Image, longest: int, quality: int = 72) -> tuple[bytes, tuple[int, int]]:
+    """Scale an image down and encode it. Return its bytes and size."""
     small = image.convert("RGB")
     small.thumbnail((longest, longest), Image.Resampling.LANCZOS, reducing_gap=3)
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=quality, method=4)
-    src = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return GalleryImage(src, caption, notes, small.width, small.height)
+    return buffer.getvalue(), small.size
 
 
 def read_rows(

@@ -4,8 +4,10 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
@@ -80,7 +82,7 @@ class Tables:
         values = {"short side (px)": "least(original_width, original_height)"}
         if self.has("scores"):
             columns = (f for f in self.data["scores"].schema if f.name not in ("key", "shard"))
-            values |= {f.name: _quoted(f.name) for f in columns if str(f.type) in ("double", "float")}
+            values |= {f.name: quoted(f.name) for f in columns if str(f.type) in ("double", "float")}
         numbers = ", ".join(f"({value})::DOUBLE AS x{i}" for i, value in enumerate(values.values()))
         self._db.execute(
             f"""
@@ -101,6 +103,18 @@ class Tables:
         answer = self._db.execute(query, list(parameters))
         names = [column[0] for column in answer.description or ()]
         return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+
+    def attach(self, name: str, file: Path) -> None:
+        """Open a database in a file, for tables larger than the memory."""
+        self._db.execute(f"ATTACH '{_escaped(str(file))}' AS {name}")
+
+    def register(self, name: str, rows: pa.Table) -> None:
+        """Make rows a table of queries."""
+        self._db.register(name, rows)
+
+    def interrupt(self) -> None:
+        """End the query that runs, from another thread."""
+        self._db.interrupt()
 
     def files_with(self, table: str, keys: list[str]) -> list[str]:
         """Sorted paths of the files with rows of some keys. Only the key column is read."""
@@ -246,7 +260,8 @@ def _escaped(path: str) -> str:
     return path.replace("'", "''")
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """A column's name as SQL takes any."""
     return '"' + name.replace('"', '""') + '"'
 
 

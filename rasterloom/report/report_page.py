@@ -25,6 +25,7 @@ from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.record import Record
 
 CARD = "README.md"
+TEMPLATES = Path(__file__).with_name("templates")
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,9 @@ def build_report(inputs: ReportInputs, out: Path) -> Path:
     return path
 
 
-def environment() -> Environment:
-    loader = PackageLoader("rasterloom.report", "templates")
+def environment(package: str = "rasterloom.report") -> Environment:
+    """Environment of a package's templates, for pages that strangers' text stands in."""
+    loader = PackageLoader(package, "templates")
     # Captions, URLs and error texts come from strangers: everything is escaped.
     found = Environment(
         loader=loader,
@@ -92,6 +94,7 @@ def environment() -> Environment:
         formatting.size,
         formatting.duration,
         formatting.figure,
+        formatting.moment,
     ):
         found.filters[function.__name__] = function
     found.filters["plain"] = formatting.plain
@@ -104,7 +107,7 @@ def _safe(value: Any) -> Any:
 
 
 def styles() -> Markup:
-    return Markup((Path(__file__).with_name("templates") / "page.css").read_text(encoding="utf-8"))
+    return Markup((TEMPLATES / "page.css").read_text(encoding="utf-8"))
 
 
 def identity(corpus: Corpus, records: Sequence[Record]) -> list[str]:
@@ -112,8 +115,7 @@ def identity(corpus: Corpus, records: Sequence[Record]) -> list[str]:
     last = max(records, key=lambda record: record.finished, default=None)
     if last is None or not last.finished:
         return [f"{corpus.name}@{corpus.ref}"]
-    when = datetime.fromisoformat(last.finished)
-    made = f"last step {when:%d %B %Y, %H:%M} UTC"
+    made = f"last step {formatting.moment(last.finished)}"
     return [f"{corpus.name}@{corpus.ref}", f"recipe {last.recipe}", made]
 
 

@@ -1,4 +1,6 @@
-"""Numbers as a person reads them."""
+"""Numbers and moments as a person reads them."""
+
+from datetime import datetime
 
 from rasterloom.utils.redact import cut
 
@@ -10,6 +12,11 @@ def clock(seconds: float) -> str:
         return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
     hours, rest = divmod(whole, 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+def moment(text: str) -> str:
+    """Date and time of a record: ``01 May 2026, 12:30 UTC``; empty if there is none."""
+    return f"{datetime.fromisoformat(text):%d %B %Y, %H:%M} UTC" if text else ""
 
 
 def usd(amount: float) -> str:

@@ -10,7 +10,19 @@ from rasterloom.cli.app import app
 from rasterloom.cli.help import usage_message
 
 ORDER = (
-    *("doctor", "plan", "run", "failures", "explain", "keep", "report", "train", "sample", "evaluate"),
+    *(
+        "doctor",
+        "plan",
+        "run",
+        "failures",
+        "explain",
+        "keep",
+        "report",
+        "serve",
+        "train",
+        "sample",
+        "evaluate",
+    ),
     *("tokenize", "embeddings", "tokens", "versions", "submit", "jobs"),
 )
 

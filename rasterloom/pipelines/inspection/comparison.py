@@ -25,21 +25,26 @@ SHOWN = (StepKind.TRAIN, StepKind.SAMPLE)  # steps whose folders are shown
 Begin = Callable[[str], None]
 
 
-def compare_with(recipe: Recipe, other: str, page: Path, begin: Begin = lambda part: None) -> None:
+def compare_with(
+    recipe: Recipe, other: str, page: Path, begin: Begin = lambda part: None, file: Path | None = None
+) -> None:
     """Write a page that compares a recipe's results with others. Nothing is run.
 
     Args:
         other: the file of another recipe; a tag, a branch or a snapshot; or the fingerprint of a stage that
             was trained, or its first digits.
         begin: called with what is done next.
+        file: of the recipe, for the title where another recipe is compared with it.
 
     Raises:
         RecipeError: the other recipe is wrong, or neither has made anything yet.
         VersionError: ``other`` is none of these, or a version holds what was taken down since.
     """
     begin("reading the records")
-    candidate = operand_of_recipe(recipe)
-    baseline = _operand_of(recipe, other)
+    if other.endswith((".yaml", ".yml")):
+        baseline, candidate = _operands_of_recipes((load_recipe(Path(other)), Path(other)), (recipe, file))
+    else:
+        baseline, candidate = _operand_of(recipe, other), operand_of_recipe(recipe)
     for operand in (baseline, candidate):
         if not operand.records:
             raise RecipeError(f"{operand.name} has no results yet", hint="run its recipe first")
@@ -62,10 +67,20 @@ def operand_of_recipe(recipe: Recipe, name: str = "") -> Operand:
     )
 
 
+def _operands_of_recipes(*both: tuple[Recipe, Path | None]) -> list[Operand]:
+    """Results of two recipes, named after their files.
+
+    Folders are in the names where the files' own are the same.
+    """
+    files = [file for _, file in both if file]
+    alike = len({file.name for file in files}) < len(files)
+    return [
+        operand_of_recipe(recipe, f"{recipe.corpus} of {file if alike else file.name}" if file else "")
+        for recipe, file in both
+    ]
+
+
 def _operand_of(recipe: Recipe, other: str) -> Operand:
-    if other.endswith((".yaml", ".yml")):
-        loaded = load_recipe(Path(other))
-        return operand_of_recipe(loaded, f"{loaded.corpus} of {Path(other).name}")
     corpus = Corpus.of(recipe)
     nodes = lineage.graph(corpus)
     is_snapshot = other.isdecimal() and any(node.snapshot_id == int(other) for node in nodes.values())

@@ -37,13 +37,16 @@ def explain(recipe: Recipe, key: str) -> list[Chapter]:
     Raises:
         RecipeError: no pair has this key, or more than one
     """
-    return _Story(recipe, key).chapters()
+    return tell(Workflow(recipe), key)
+
+
+def tell(workflow: Workflow, key: str) -> list[Chapter]:
+    """Do as `explain`, by a recipe's workflow. Raises RecipeError."""
+    return _Story(workflow, key).chapters()
 
 
 class _Story:
-    def __init__(self, recipe: Recipe, key: str) -> None:
-        self.recipe = recipe
-        workflow = Workflow(recipe)
+    def __init__(self, workflow: Workflow, key: str) -> None:
         self.corpus = workflow.corpus
         self.states = {step.name: workflow.status(step) for step in workflow.until(StepKind.TOKENS)}
         self.files = {

@@ -1,0 +1,1 @@
+"""Server of pages: a corpus, its images, its keep rule and its reports, to look at."""
