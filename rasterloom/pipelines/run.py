@@ -1,6 +1,6 @@
 """Running the steps of a recipe, from the first to the last."""
 
-from rasterloom.errors import StepFailed, StorageError
+from rasterloom.errors import StepFailed, StepImpossible, StorageError
 from rasterloom.pipelines.corpus.existing_steps import is_fixed, refuse_change
 from rasterloom.pipelines.execution.ray_cluster import start_ray
 from rasterloom.pipelines.execution.runner import run_step
@@ -45,7 +45,7 @@ def run(workflow: Workflow, until: str | None, progress: Progress, retry: str = 
         ask_for_retry(corpus, images, parse_classes(retry), progress.say)
         workflow.refresh(steps=True)  # the retry is part of its steps
     steps = workflow.until(until)
-    check_training(recipe, steps)
+    check_training(recipe, steps, progress.say)
     try:
         return run_steps(recipe, steps, progress)
     finally:
@@ -113,14 +113,14 @@ def _say_unread(recipe: Recipe, progress: Progress) -> None:
 
 
 def _check_kept(step: HasResult, done: Status) -> None:
-    """Raise StepFailed if a selection keeps no row."""
+    """Raise StepImpossible if a selection keeps no row."""
     record = done.record
     if step.kind is not StepKind.SELECTION or record is None or any(map(record.counts.get, KEPT)):
         return
     reasons = ", ".join(
         f"{name} {n:,}" for name, n in sorted(record.counts.items(), key=lambda item: -item[1])
     )
-    raise StepFailed(f"{step.name}: none of {record.rows:,} rows is kept: {reasons or 'there are none'}")
+    raise StepImpossible(f"{step.name}: none of {record.rows:,} rows is kept: {reasons or 'there are none'}")
 
 
 def summary(done: Status) -> str:

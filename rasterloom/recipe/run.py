@@ -39,6 +39,9 @@ class Run(Section):
     max_failures: int = Field(3, ge=0)
     """Times that lost training workers are replaced before a stage fails; a preemption that Ray announces
     does not count."""
+    node_wait_minutes: float = Field(30, ge=0)
+    """Minutes that training waits on a cluster for nodes that are not there yet, such as those of an
+    autoscaler; 0: a run whose training has too few is refused at its start."""
     use_gpu: bool = False
     """Use GPUs for training, and in an actor on each for scores and codecs."""
     min_success: float = Field(0.05, ge=0, le=1)

@@ -39,6 +39,7 @@ class ControlActor:
         last = self._state.record
         measured = {name: last[name] for name in ("mfu",) if name in last}  # it is not measured at every step
         self._state.record = {**measured, **record}
+        self._state.has_begun = True  # a board that was started again has not been told
         return self._stop
 
     def state(self) -> State:
@@ -54,11 +55,15 @@ class ControlActor:
 def start_control_actor() -> Any:
     """Start the actor on this node, which the stage ends with anyway: elsewhere it could go with a worker's.
 
+    One that is killed is started again, and who asks it waits for that. Each step writes a new record, and
+    the driver repeats its request.
+
     Returns:
         Ray's handle of a `ControlActor`.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=here)(ControlActor).remote()
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+    return ray.remote(**options, scheduling_strategy=here)(ControlActor).remote()
 
 
 class WorkerChannel:

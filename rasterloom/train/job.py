@@ -3,6 +3,7 @@
 import enum
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -132,6 +133,8 @@ class StageJob:
     """What a worker takes; it works with as many threads as it has CPUs."""
     max_failures: int = 3
     """How often lost workers are replaced before the stage fails."""
+    room_wait_s: float = math.inf
+    """How long workers may wait for room before the stage fails."""
     checkpoints: str | None = None
     """Folder or ``s3://bucket/prefix`` of the checkpoints, where every machine reaches it; None: in
     ``out_dir``. On S3 it also holds what else a stage leaves behind, so that ``out_dir`` may be each

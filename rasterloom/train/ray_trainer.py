@@ -1,5 +1,6 @@
 """Training of a stage on a Ray cluster, from the driver."""
 
+import itertools
 import logging
 import math
 import os
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.util import placement_group_table
 
-from rasterloom.errors import TrainingError, TrainingStopped
+from rasterloom.errors import StageImpossible, TrainingError, TrainingStopped
 from rasterloom.storage.transfer import download
 from rasterloom.train.checkpoint.saver import latest
 from rasterloom.train.control_actor import Record, start_control_actor
@@ -61,6 +63,7 @@ def train_stage(
 
     Raises:
         ValueError: the job cannot work; nothing was started.
+        StageImpossible: the workers failed with what any workers would meet again.
         TrainingError: a worker failed, or was lost more often than ``job.max_failures`` times.
         TrainingStopped: the stage was stopped by a signal.
     """
@@ -70,9 +73,9 @@ def train_stage(
     job.make_folder()
     job.result_file.unlink(missing_ok=True)
     with _ray(job), stop_event() as stop:
-        outcome = _fit(job, on_progress, say, stop)
+        outcome = _go_on(job, on_progress, say, stop)
     if outcome.end == "failed":
-        raise TrainingError(outcome.reason)
+        raise StageImpossible(outcome.reason)
     if outcome.end == "stopped":
         raise TrainingStopped(_stopped_message(job))
     _fetch_output(job)
@@ -82,14 +85,36 @@ def train_stage(
     return result
 
 
+def _go_on(job: StageJob, on_progress: Progress, say: Say, stop: threading.Event) -> Outcome:
+    """Run Ray's trainer, and again from the last checkpoint where it dies.
+
+    Ray replaces workers, but not the actor that does so.
+    """
+    for lost in itertools.count(1):
+        try:
+            return _fit(job, on_progress, say, stop)
+        except RayActorError as error:
+            if stop.is_set():
+                return Outcome("stopped")
+            if lost > job.max_failures:
+                raise TrainingError(f"the controller of its workers was lost {lost} times") from error
+            logger.warning("%s: the controller of its workers was lost: %s", job.stage.label, error)
+            say("lost the controller of its workers, and goes on from its last checkpoint")
+    raise AssertionError("unreachable")
+
+
 def _fit(job: StageJob, on_progress: Progress, say: Say, stop: threading.Event) -> Outcome:
-    """Run Ray's trainer in a thread, passing messages on meanwhile."""
+    """Run Ray's trainer in a thread, passing messages on meanwhile.
+
+    Raises:
+        TrainingError: the workers were lost too often, or found no room in time.
+        RayActorError: the trainer was lost itself.
+    """
     scratch = job.folder / "ray"
     control = start_control_actor()
-    others = set(placement_group_table())
+    room = _Room(job, say)
     run = _TrainerThread(torch_trainer(job, control, scratch))
-    tell_at = time.monotonic() + WAITS_S
-    shown, starts, waits = None, 0, 0
+    shown, starts = None, 0
     try:
         while run.goes_on():
             state = ray.get(control.state.remote())
@@ -97,13 +122,8 @@ def _fit(job: StageJob, on_progress: Progress, say: Say, stop: threading.Event) 
                 if not state.has_begun:
                     return Outcome("stopped")  # nobody has anything to save
                 ray.get(control.stop.remote())
-            elif not state.has_begun and time.monotonic() > tell_at:
-                waits = waits + 1 if _lacks_room(job, others) else 0
-                if waits == LOOKS:
-                    message = _waiting_message(job)
-                    logger.info("%s %s", job.stage.label, message)
-                    say(message)
-                    tell_at = math.inf
+            elif not state.has_begun:
+                room.look()
             if state.starts > max(1, starts):
                 logger.warning("%s: workers were lost and are started again", job.stage.label)
             starts = state.starts
@@ -175,11 +195,41 @@ class _TrainerThread:
 
         Raises:
             TrainingError: workers were lost too often, or failed with what other workers may not meet.
+        RayActorError: the trainer was lost itself.
         """
+        if isinstance(self._error, RayActorError):
+            raise self._error
         if self._error is not None:
             raise TrainingError(_reason(self._error)) from self._error
         outcome: Outcome = self._result.return_value
         return outcome
+
+
+class _Room:
+    """Watch for workers that wait for room: says so once, and gives up in the end."""
+
+    def __init__(self, job: StageJob, say: Say) -> None:
+        self._job, self._say = job, say
+        self._others = set(placement_group_table())
+        self._began = time.monotonic()
+        self._waits = 0
+        self._told = False
+
+    def look(self) -> None:
+        """Look whether there is room. TrainingError: there has been none for too long."""
+        waited = time.monotonic() - self._began
+        if waited <= WAITS_S:
+            return
+        self._waits = self._waits + 1 if _lacks_room(self._job, self._others) else 0
+        if self._waits < LOOKS:
+            return
+        message = _waiting_message(self._job)
+        if waited > self._job.room_wait_s:
+            raise TrainingError(f"after {waited / 60:.0f} minutes (run.node_wait_minutes) it still {message}")
+        if not self._told:
+            logger.info("%s %s", self._job.stage.label, message)
+            self._say(message)
+            self._told = True
 
 
 def _lacks_room(job: StageJob, others: set[str]) -> bool:

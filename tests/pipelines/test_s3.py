@@ -9,7 +9,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
-from aws import Asked, Glue, actions, allows, policy, s3_requests, served
+from aws import REGION, Asked, Glue, actions, allows, policy, s3_requests, served
 from faultproxy import FaultProxy
 from pyiceberg.utils.config import Config
 
@@ -151,7 +151,8 @@ def test_a_run_asks_aws_for_what_its_policies_allow(workshop, seaweedfs, monkeyp
     workshop.on_s3(seaweedfs)
     with served(glue.answer) as address:
         name = workshop.recipe.corpus
-        catalog = {"type": "glue", "warehouse": f"s3://lake/{name}/warehouse", "glue.endpoint": address}
+        catalog = {"type": "glue", "glue.endpoint": address, "glue.region": REGION}
+        catalog["warehouse"] = f"s3://lake/{name}/warehouse"
         old = json.dumps(seaweedfs.catalog)
         workshop.recipe_file.write_text(workshop.recipe_file.read_text().replace(old, json.dumps(catalog)))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{data.address}")

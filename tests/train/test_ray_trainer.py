@@ -17,7 +17,7 @@ from listening import assert_only_loopback
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
-from rasterloom.errors import TrainingError
+from rasterloom.errors import StageImpossible, TrainingError
 from rasterloom.recipe.train import Stage, Train
 from rasterloom.train import ray_trainer
 from rasterloom.train.job import StageJob, WorkerTakes
@@ -85,6 +85,15 @@ def training_workers() -> list[psutil.Process]:
             if "RayTrainWorker" in " ".join(process.cmdline()):
                 found.append(process)
     return found
+
+
+def actor(name: str) -> psutil.Process:
+    """The process of an actor of this process's Ray."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if f"ray::{name}" in " ".join(process.cmdline()):
+                return process
+    raise AssertionError(f"there is no {name}")
 
 
 def undisturbed(job: StageJob) -> list[dict[str, float]]:
@@ -238,11 +247,42 @@ def test_a_machine_that_is_announced_to_go_costs_no_failure(job, cluster):
     assert [record["step"] for record in read_metrics(job.metrics_file)] == list(range(1, 701))
 
 
+def test_a_stage_goes_on_without_its_board_and_its_controller(job, cluster):
+    """Both are killed. The board is set up again, and the rest goes on from the last checkpoint."""
+    train = job.train.model_copy(update={"checkpoint_every": 20})
+    stage = job.stage.model_copy(update={"steps": 600})
+    job = replace(job, stage=stage, train=train, workers=1, min_workers=None, max_failures=1)
+    ended, happened, progress, said = threading.Event(), [], [], []
+
+    def disturb() -> None:
+        going = lambda: not ended.is_set()  # noqa: E731
+        await_steps(job, 30, going)
+        actor("ControlActor").kill()
+        told = len(progress)
+        while len(progress) < told + 2 and going():
+            time.sleep(0.05)
+        happened.append("told again")
+        actor("TrainController").kill()
+        happened.append(len(read_metrics(job.metrics_file)))
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        result = train_stage(job, progress.append, said.append)
+    finally:
+        ended.set()
+        thread.join()
+    assert happened[0] == "told again" and happened[1] < result.steps == 600
+    assert said == ["lost the controller of its workers, and goes on from its last checkpoint"]
+    assert [record["step"] for record in read_metrics(job.metrics_file)] == list(range(1, 601))
+    assert not training_workers()
+
+
 def test_a_worker_that_fails_says_why(job, cluster):
     """And is not tried again, where it would fail again."""
     short = replace(job, stage=job.stage.model_copy(update={"batch_tokens": 20}), workers=1)
     with pytest.raises(
-        TrainingError, match=r"batch_tokens 20 is smaller than the longest sequence \(3\d tokens\)"
+        StageImpossible, match=r"batch_tokens 20 is smaller than the longest sequence \(3\d tokens\)"
     ):
         train_stage(short)
 
@@ -258,6 +298,15 @@ def test_workers_that_are_slow_to_start_are_not_said_to_wait(job, cluster, monke
     short = replace(job, stage=job.stage.model_copy(update={"steps": 2}), min_workers=at_least)
     assert train_stage(short, say=said.append).steps == 2
     assert said == []
+
+
+def test_workers_that_find_no_room_give_up_in_the_end(job, cluster, monkeypatch):
+    monkeypatch.setattr(ray_trainer, "WAITS_S", 1.0)
+    said = []
+    asked = replace(job, workers=20, min_workers=None, room_wait_s=4.0)
+    with pytest.raises(TrainingError, match=r"after 0 minutes \(.*\) it still waits for room: 20 workers"):
+        train_stage(asked, say=said.append)
+    assert len(said) == 1 and said[0].startswith("waits for room: 20 workers take CPU 1 each")
 
 
 def test_workers_without_room_are_reported_and_can_be_stopped(job, cluster, tmp_path):

@@ -31,7 +31,7 @@ def train(workflow: Workflow, which: str, progress: Progress) -> list[Planned]:
     """
     steps = workflow.with_inputs(stages_of(workflow, which))
     check_workspace(workflow.corpus)
-    check_training(workflow.recipe, steps)
+    check_training(workflow.recipe, steps, progress.say)
     try:
         return run_steps(workflow.recipe, steps, progress)
     finally:

@@ -1,6 +1,7 @@
 """Checks of a recipe's training before anything starts."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from rasterloom.errors import RecipeError
@@ -38,11 +39,16 @@ from rasterloom.train.validate import check
 from rasterloom.versions.corpus import Corpus
 
 
-def check_training(recipe: Recipe, steps: list[HasResult]) -> None:
+def check_training(
+    recipe: Recipe, steps: list[HasResult], say: Callable[[str], None] = lambda _: None
+) -> None:
     """Check the training stages among some steps that are not done yet.
 
     What only the tokens tell is checked where they are there already; the stage looks again when its turn
     comes.
+
+    Args:
+        say: is told of stages that will wait for nodes.
 
     Raises:
         RecipeError: a stage cannot work; the message names the field and the way out.
@@ -55,7 +61,7 @@ def check_training(recipe: Recipe, steps: list[HasResult]) -> None:
         if not missing_inputs(corpus, stage):
             _check_tokens(corpus, stage, recipe.run)
     if stages:
-        _check_cluster(recipe.run, stages)
+        _check_cluster(recipe.run, stages, say)
     for step in (step for step in steps if isinstance(step, FileStep)):
         if isinstance(step.config, SampleAt) and not status(corpus, step).done:
             _check_sizes(step.config)
@@ -144,8 +150,11 @@ def job_of(corpus: Corpus, step: StageStep, run: Run) -> StageJob:
     return stage_job(corpus, step, work_folder(corpus, step), run)
 
 
-def _check_cluster(run: Run, stages: list[StageStep]) -> None:
-    """Check that Ray has the resources that each stage's workers ask for."""
+def _check_cluster(run: Run, stages: list[StageStep], say: Callable[[str], None]) -> None:
+    """Check that Ray has the resources that each stage's workers ask for.
+
+    A cluster may have an autoscaler, which brings nodes when the workers wait for them.
+    """
     import ray  # heavy
 
     on_cluster = run.ray_address or os.environ.get("RAY_ADDRESS")
@@ -154,13 +163,25 @@ def _check_cluster(run: Run, stages: list[StageStep]) -> None:
         for step in stages:
             _check_room(step, run, int(there / worker_needs(step, run)["CPU"]))
     start_ray(run)
+    if on_cluster and run.node_wait_minutes:
+        for step in stages:
+            try:
+                _check_room(step, run, _room(step, run))
+            except RecipeError as error:
+                wait = f"{run.node_wait_minutes:g} minutes (run.node_wait_minutes)"
+                say(f"{error}. It will wait for nodes, at most {wait}")
+        return
     if run.use_gpu and not ray.cluster_resources().get("GPU"):
         raise RecipeError(
             "run.use_gpu is set, but Ray finds no GPU: train with run.use_gpu: false, or name a cluster that "
             "has some as run.ray_address"
         )
     for step in stages:
-        _check_room(step, run, Nodes(worker_needs(step, run)).slots(worker_takes(step, run).placement))
+        _check_room(step, run, _room(step, run))
+
+
+def _room(step: StageStep, run: Run) -> int:
+    return Nodes(worker_needs(step, run)).slots(worker_takes(step, run).placement)
 
 
 def _check_room(step: HasResult, run: Run, room: int) -> None:

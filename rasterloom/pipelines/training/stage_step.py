@@ -1,5 +1,6 @@
 """Training stage as a step: its inputs, and the job of its workers."""
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeGuard
@@ -219,6 +220,7 @@ def stage_job(corpus: Corpus, step: StageStep, folder: Path, run: Run) -> StageJ
         workers=run.train_workers.max,
         min_workers=run.train_workers.min,
         max_failures=run.max_failures,
+        room_wait_s=60 * run.node_wait_minutes or math.inf,
         takes=worker_takes(step, run),
     )
 
