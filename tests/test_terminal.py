@@ -192,6 +192,7 @@ def commands(shop):
         ("keep", recipe, "--try", "min_side >= 9999", "--out", str(folder / "try[v2][/].html")),
         ("keep", recipe, "--try", "min_side >= 9999", "--format", "json", "--out", str(folder / "t.html")),
         ("keep", recipe, "--try", f"min_side > '{EVIL}'"),
+        ("serve", recipe, "--host", EVIL),
         ("embeddings", recipe, str(folder / f"emb{NAME}")),
         ("tokenize", recipe, "--target", "96", "--dry-run"),
         *(("tokens", "show", recipe, key) for key in shop.kept),

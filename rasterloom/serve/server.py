@@ -50,7 +50,7 @@ def serving(recipe: Recipe, host: str = "127.0.0.1", port: int = 0) -> Iterator[
         UserError: it cannot be listened on.
         RecipeError: there are no images yet.
     """
-    with Shelf(recipe) as shelf, _listening(host, port) as listener:
+    with _listening(host, port) as listener, Shelf(recipe) as shelf:
         port = listener.getsockname()[1]
         token = secrets.token_urlsafe(TOKEN_BYTES)
         guard = Guard(application(shelf), token, _names(host), f"rasterloom-{port}")
@@ -74,7 +74,7 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server(address[:2], family=family)
-    except (OSError, UnicodeError, OverflowError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise UserError(f"cannot be listened on: {error}", field="host", value=f"{host}:{port}") from None
     with listener:
         yield listener

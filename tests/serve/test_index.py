@@ -14,6 +14,9 @@ from rasterloom.errors import RecipeError
 from rasterloom.serve import index as index_module
 from rasterloom.serve.filters import PAGE, Filters, find
 from rasterloom.serve.index import Index, opened
+from rasterloom.serve.overview import corpora
+from rasterloom.storage.store import Store
+from rasterloom.versions.corpus import Corpus
 
 
 def keys(index: Index, **parameters: str) -> list[str]:
@@ -110,8 +113,18 @@ def test_without_embeddings_nothing_is_near(tmp_path: Path, items: list[Item]) -
 @pytest.mark.parametrize("folder", ["plain", "with [odd] * letters?"])
 def test_a_place_leads_to_its_image(tmp_path: Path, items: list[Item], folder: str) -> None:
     """In folders that DuckDB would take for a pattern, tables are read through Arrow, as they are on S3."""
-    made = Workspace(tmp_path / folder, shard_rows=20, score_schema=WITH_EMBEDDINGS)
-    made.fill(items)
+    _check_places(Workspace(tmp_path / folder, shard_rows=20, score_schema=WITH_EMBEDDINGS), items)
+
+
+def test_a_corpus_on_s3_is_served_as_well(tmp_path: Path, items: list[Item], seaweedfs, s3: str) -> None:
+    made = Workspace(tmp_path, shard_rows=20, score_schema=WITH_EMBEDDINGS)
+    made.corpus = Corpus("scenes", Store(f"{s3}/served"), tuple(sorted(seaweedfs.catalog.items())))
+    _check_places(made, items)
+    assert corpora(made.corpus) == ["scenes"]
+
+
+def _check_places(made: Workspace, items: list[Item]) -> None:
+    made.fill(items, targets=())
     with opened(made.corpus, made.inputs().snapshots) as index:
         assert len(index.tables.data["images"].files) == 3
         for item in items:
@@ -128,6 +141,7 @@ def test_a_place_leads_to_its_image(tmp_path: Path, items: list[Item], folder: s
                 assert np.abs(np.asarray(image, np.int16) - expected).mean() < 3
             with Image.open(io.BytesIO(index.images.thumbnail(entry["place"]) or b"")) as small:
                 assert max(small.size) <= 200
+        assert keys(index, near=items[0].key)[0] == items[0].key
 
 
 def test_an_image_is_found_where_it_is_or_elsewhere(index: Index, items: list[Item]) -> None:
