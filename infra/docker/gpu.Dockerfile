@@ -17,7 +17,7 @@ COPY constraints.txt ./
 # PyPI's torch comes with CUDA libraries; their version must be the one that flash-attn is built with.
 RUN pip install -c constraints.txt torch setuptools wheel packaging ninja psutil
 # Built here once: on a node it takes an hour. 80: A100, 90: H100. One build job takes some 4 GB of memory.
-ARG FLASH_ATTN=2.8.3
+ARG FLASH_ATTN=2.8.3.post2
 ARG MAX_JOBS=8
 RUN FLASH_ATTN_CUDA_ARCHS="80;90" MAX_JOBS=${MAX_JOBS} \
     pip install --no-build-isolation --no-deps flash-attn==${FLASH_ATTN} && pip install einops

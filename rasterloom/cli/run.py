@@ -56,7 +56,7 @@ def run_command(
 def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = OutputFormat.TABLE) -> None:
     """Show the sources, the steps to run and the cost of training. Nothing is changed."""
     from rasterloom.pipelines.inspection.source_preview import preview  # heavy
-    from rasterloom.pipelines.models.forecast import MFU, in_short  # heavy
+    from rasterloom.pipelines.models.forecast import in_short  # heavy
     from rasterloom.pipelines.step import ShardStep  # heavy
     from rasterloom.pipelines.training.stage_step import is_stage  # heavy
     from rasterloom.pipelines.workflow import Workflow  # heavy
@@ -81,7 +81,7 @@ def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = Out
     out.print(plan_table(planned))
     out.print(f"{sum(p.runs for p in planned)} of {len(planned)} steps would run.")
     for p in planned:
-        if p.runs and is_stage(p.step) and (line := in_short(workflow, p.step, MFU)):
+        if p.runs and is_stage(p.step) and (line := in_short(workflow, p.step)):
             out.print(line, highlight=False)
 
 

@@ -46,7 +46,12 @@ Fresh = Annotated[
     bool, typer.Option("--fresh", help="Delete the results of the stages, and start them over.")
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before --fresh deletes.")]
-Mfu = Annotated[float, typer.Option(min=0.01, max=1, help="Model FLOPs utilization that --dry-run assumes.")]
+Mfu = Annotated[
+    float | None,
+    typer.Option(
+        min=0.01, max=1, help="Model FLOPs utilization that --dry-run assumes. Default: by GPU and remat."
+    ),
+]
 Usd = Annotated[
     float | None, typer.Option(min=0, help="Price of a GPU hour for --dry-run. Default: run.price.gpu.")
 ]
@@ -59,7 +64,7 @@ def train_command(
     resume: Resume = False,
     fresh: Fresh = False,
     yes: Yes = False,
-    mfu: Mfu = 0.4,
+    mfu: Mfu = None,
     usd_per_gpu_hour: Usd = None,
     output: AsFormat = OutputFormat.TABLE,
     quiet: Quiet = False,
@@ -106,18 +111,20 @@ def _model_path(corpus: "Corpus", step: "HasResult") -> str:
     return str(corpus.store.path(f"{file_folder(corpus, step)}/{MODEL}"))
 
 
-def _dry_run(workflow: "Workflow", stage: str, mfu: float, usd: float | None, output: OutputFormat) -> None:
+def _dry_run(
+    workflow: "Workflow", stage: str, mfu: float | None, usd: float | None, output: OutputFormat
+) -> None:
     from rasterloom.pipelines.models.forecast import forecast  # heavy
 
     price = (workflow.recipe.run.price.gpu or None) if usd is None else usd
     for one in forecast(workflow, stage, mfu):
         if output is OutputFormat.JSON:
-            print_json(_facts(one, mfu, price))
+            print_json(_facts(one, price))
         else:
-            _show(one, mfu, price)
+            _show(one, price)
 
 
-def _facts(one: "Forecast", mfu: float, usd: float | None) -> dict[str, object]:
+def _facts(one: "Forecast", usd: float | None) -> dict[str, object]:
     row: dict[str, object] = {
         "stage": one.step.name,
         "done": one.status.done,
@@ -126,13 +133,21 @@ def _facts(one: "Forecast", mfu: float, usd: float | None) -> dict[str, object]:
         "takes": asdict(one.takes),
     }
     if one.estimate and one.memory:
-        row |= {**asdict(one.estimate), "memory": asdict(one.memory), "mfu": mfu, "gpu_hours": one.gpu_hours}
+        row |= {**asdict(one.estimate), "memory": asdict(one.memory), "gpu_hours": one.gpu_hours}
+        row["bytes_sent"] = one.sent
+        row["fits"] = [
+            {"gpu": found.gpu, "fits": found.is_there, "remat": found.train.model.recomputed}
+            | {"micro_batch_tokens": found.train.tokens_at_once, "memory": found.memory.total}
+            | {"ways_out": found.ways_out}
+            for found in one.fits
+        ]
+        row |= {"paces": {device: asdict(pace) for device, pace in one.paces.items()}}
         row |= {"usd": {d: h * usd for d, h in one.gpu_hours.items()}} if usd is not None else {}
     return row
 
 
-def _show(one: "Forecast", mfu: float, usd: float | None) -> None:
-    from rasterloom.pipelines.models.forecast import hours_text  # heavy
+def _show(one: "Forecast", usd: float | None) -> None:
+    from rasterloom.pipelines.models.forecast import assumption, hours_text  # heavy
 
     out.print(Text.assemble((safe(one.step.name), "bold"), f"  {safe(one.status.reason)}"), highlight=False)
     _line("workers", _workers(one))
@@ -143,13 +158,15 @@ def _show(one: "Forecast", mfu: float, usd: float | None) -> None:
         return
     _show_data(one, one.estimate)
     _show_memory(one.memory)
+    _show_fits(one)
+    _line("network", f"{one.sent / GIB:,.2f} GiB sent by a worker in each step")
     for name, found in (("tasks", one.estimate.by_task), ("buckets", one.estimate.by_bucket)):
         shown = [f"{of} {tokens:,}" for of, tokens in list(found.items())[:SHOWN]]
         more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         _line(name, ", ".join(shown) + more)
     _line("FLOPs", f"{one.estimate.flops:.3g}")
     each = (f"{hours_text(h)} of {device}{_price(h, usd)}" for device, h in one.gpu_hours.items())
-    _line("GPUs", f"{', '.join(each)}, at {mfu:.0%} MFU")
+    _line("GPUs", f"{', '.join(each)}, {assumption(one.paces)}")
 
 
 def _show_data(one: "Forecast", estimate: "Estimate") -> None:
@@ -180,6 +197,17 @@ def _show_memory(memory: "Memory") -> None:
         _line("", f"and {memory.average / GIB:,.2f} GiB beside the GPU, of the average of the weights")
     if memory.trained < memory.params:
         _line("trained", f"{memory.trained:,} of {memory.params:,} parameters")
+
+
+def _show_fits(one: "Forecast") -> None:
+    from rasterloom.train.estimate.fit import cannot_fit, in_words  # heavy
+
+    for found in one.fits:
+        _line(
+            "fits" if found.is_there else "too big", in_words(found) if found.is_there else cannot_fit(found)
+        )
+    if one.takes.gpus and not one.fits:
+        _line("fits", "unknown: run.steps.train.accelerator names no GPU whose memory is known")
 
 
 def _workers(one: "Forecast") -> str:

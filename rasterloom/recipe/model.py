@@ -26,9 +26,9 @@ class Lora(Section):
 class Model(Section):
     """Memory, trained parameters and initialization of the model; see docs/training.md."""
 
-    remat: Literal["none", "selective", "full"] = "none"
+    remat: Literal["auto", "none", "selective", "full"] = "auto"
     """Activation checkpointing: ``none``; ``selective``, of all but attention and its projections; or
-    ``full``, of whole layers."""
+    ``full``, of whole layers. ``auto``: the least that fits the GPU's memory, and none on a CPU."""
     compile: bool = False
     """Compile each layer with torch.compile; needs a C++ compiler, and excludes ``deepspeed: {zero: 3}``."""
     zero_image_head: Literal["auto", "true", "false"] = "auto"
@@ -37,10 +37,15 @@ class Model(Section):
     lora: Lora | None = None
     """Train adapters instead of the whole model; needs the extra ``rasterloom[lora]``."""
 
+    @property
+    def recomputed(self) -> Literal["none", "selective", "full"]:
+        """``remat``; none where ``auto`` is not settled."""
+        return "none" if self.remat == "auto" else self.remat
+
     @model_validator(mode="after")
     def _compiled_layers_keep_all_or_nothing(self) -> "Model":
         if self.compile and self.remat == "selective":
             raise ValueError(
-                "compile: true takes remat: none or full; within a compiled layer nothing can be selected"
+                "compile: true takes remat: auto, none or full; within a compiled layer nothing is selected"
             )
         return self

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, field_serializer, field_validator, model_validator
 
 from rasterloom.errors import one_line
 from rasterloom.recipe.base import Section, is_default
@@ -50,15 +50,20 @@ class DeepSpeed(Section):
 
     zero: Literal[0, 1, 2, 3] = 2
     """ZeRO stage."""
-    bf16: bool | Literal["auto"] = False
-    """Compute in bf16 with float32 master weights; needs ZeRO 1, 2 or 3. ``auto``: where the worker's
-    processor has units for it (a GPU from A100 on, a CPU with AVX512-BF16 or AMX)."""
+    bf16: bool | Literal["auto"] | None = None
+    """Compute in bf16 with float32 master weights; needs ZeRO 1, 2 or 3. Null: on GPUs from A100 on, with
+    these stages of ZeRO. ``auto``: there, and on CPUs with units for it (AVX512-BF16 or AMX)."""
     offload: Literal["cpu"] | None = None
     """``cpu``: optimizer state and step on the CPU; needs ZeRO 1, 2 or 3."""
     config: str | None = None
     """Path of a DeepSpeed JSON file, read into ``extra``."""
     extra: dict[str, Any] = Field(default_factory=dict)
     """DeepSpeed settings inline; they may add to those of Rasterloom, but not contradict them."""
+
+    @field_serializer("bf16")
+    def _null_as_false(self, value: bool | str | None) -> bool | str:
+        """Null in the words of stages trained when false was the default."""
+        return value or False
 
     @model_validator(mode="before")
     @classmethod
@@ -259,9 +264,9 @@ class Train(Watch):
     """Weight decay of matrices and embeddings, not of norms and biases."""
     grad_clip: float = Field(4.0, gt=0)
     """Maximum norm of all gradients; larger ones are scaled down."""
-    micro_batch_tokens: int | None = Field(None, ge=1)
-    """Maximum tokens of a micro-batch; a worker accumulates gradients over its share of a batch. Set it where
-    memory runs out: it changes no batch. Null: no accumulation."""
+    micro_batch_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] | None = "auto"
+    """Maximum tokens of a micro-batch; a worker accumulates gradients over its share of a batch. It changes
+    no batch. ``auto``: as many as fit the GPU's memory. Null: no accumulation, as is ``auto`` on a CPU."""
     checkpoint_every: int = Field(200, ge=1)
     """Steps between checkpoints; the end of a stage always makes one."""
     keep_checkpoints: int = Field(2, ge=1)
@@ -272,6 +277,11 @@ class Train(Watch):
     """Average of each stage's weights beside them, in ``model_ema/``; null: none."""
 
     _stage_number: int = PrivateAttr(0)
+
+    @property
+    def tokens_at_once(self) -> int | None:
+        """``micro_batch_tokens``; None: no limit, also where ``auto`` is not settled."""
+        return None if self.micro_batch_tokens == "auto" else self.micro_batch_tokens
 
     @property
     def stage_number(self) -> int:

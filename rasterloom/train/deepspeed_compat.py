@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -94,6 +95,29 @@ def own_share(parameter: Tensor) -> tuple[int, Tensor] | None:
     start = dist.get_rank() * most
     part = parameter.view(-1)[start : start + most]
     return (start, part) if part.numel() else None
+
+
+@torch.no_grad()
+def set_own_share(parameter: Tensor, whole: Tensor) -> None:
+    """Set this rank's share of a trained parameter's float32 values, under ZeRO.
+
+    Args:
+        whole: all of the parameter, [its shape].
+    """
+    flat = whole.reshape(-1)
+    if hasattr(parameter, "ds_id"):
+        from deepspeed.utils import safe_set_local_fp32_param  # heavy
+
+        size = int(parameter.ds_tensor.numel())  # type: ignore[attr-defined]
+        mine = flat[dist.get_rank() * size :][:size]
+        share = flat.new_zeros(size)  # of the last rank a part is padding
+        share[: mine.numel()] = mine
+        safe_set_local_fp32_param(parameter, share.to(parameter.device))
+        return
+    share_of = own_share(parameter)
+    if share_of is not None:
+        start, values = share_of
+        values.copy_(flat[start : start + values.numel()])
 
 
 @dataclass(frozen=True)

@@ -39,12 +39,15 @@ _WRONG = {
 _DEFAULTS = {"gradient_predivide_factor": 1}  # of these, where it is not false
 
 
-def deepspeed_config(train: Train, *, bucket_elements: int = BUCKET_ELEMENTS) -> dict[str, Any]:
+def deepspeed_config(
+    train: Train, *, bucket_elements: int = BUCKET_ELEMENTS, use_gpu: bool = False
+) -> dict[str, Any]:
     """Build the configuration of a run, ``train.deepspeed.extra`` merged into it.
 
-    Gradients are accumulated and reduced in float32, also under bf16, where the weights have a float32
-    master copy. The number of micro-batches differs from step to step, so DeepSpeed is told of one, and
-    the end of a step is marked by hand.
+    Gradients are accumulated in float32, also under bf16, where the weights have a float32 master copy. CPUs
+    send them in float32 as well. GPUs, which wait for the network, send them in the precision of the weights,
+    and ZeRO 2 to the rank alone that keeps them, during the backward pass. The number of micro-batches
+    differs from step to step, so DeepSpeed is told of one, and the end of a step is marked by hand.
 
     Raises:
         ValueError: ``extra`` says something else than the recipe does.
@@ -57,14 +60,17 @@ def deepspeed_config(train: Train, *, bucket_elements: int = BUCKET_ELEMENTS) ->
     }
     if given.offload == "cpu":
         zero["offload_optimizer"] = {"device": "cpu"}
+    if use_gpu and given.zero == 2:  # ZeRO 3 does so by itself, and ZeRO 1 at the end of a step alone
+        zero["overlap_comm"] = True
+        zero["use_multi_rank_bucket_allreduce"] = False  # which would send gradients to all ranks
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "steps_per_print": 2**31,
         "gradient_clipping": train.grad_clip,
         "zero_optimization": zero,
-        "bf16": {"enabled": given.bf16},
-        "communication_data_type": "fp32",
+        "bf16": {"enabled": given.bf16 or False},
+        "communication_data_type": "bf16" if use_gpu and given.bf16 else "fp32",
         "data_types": {"grad_accum_dtype": "fp32"},
     }
     if train.optimizer == "adamw":

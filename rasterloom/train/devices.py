@@ -3,10 +3,12 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from rasterloom.recipe.train import Train
+
+if TYPE_CHECKING:
+    import torch
 
 _CPU_INFO = Path("/proc/cpuinfo")  # of Linux: elsewhere no CPU counts as one with units for bf16
 
@@ -24,14 +26,18 @@ class Gpu:
 
 def gpus() -> list[Gpu]:
     """The GPUs that torch can use; none where there is no CUDA."""
+    import torch  # heavy
+
     if not torch.cuda.is_available():
         return []
     found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     return [Gpu(gpu.name, gpu.total_memory, gpu.major >= 8) for gpu in found]
 
 
-def device_name(device: torch.device) -> str:
+def device_name(device: "torch.device") -> str:
     """The name that the driver gives a device. ``cpu`` where it is none."""
+    import torch  # heavy
+
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
@@ -44,8 +50,10 @@ def has_bf16(*, use_gpu: bool) -> bool:
 
 
 def with_precision(train: Train, *, use_gpu: bool) -> Train:
-    """Settle ``deepspeed.bf16: auto`` for this machine."""
-    if train.deepspeed.bf16 != "auto":
+    """Settle ``deepspeed.bf16`` for this machine, where it is null or ``auto``."""
+    given = train.deepspeed.bf16
+    if isinstance(given, bool):
         return train
-    deepspeed = train.deepspeed.model_copy(update={"bf16": has_bf16(use_gpu=use_gpu)})
+    wanted = given == "auto" or (use_gpu and train.deepspeed.zero > 0)
+    deepspeed = train.deepspeed.model_copy(update={"bf16": wanted and has_bf16(use_gpu=use_gpu)})
     return train.model_copy(update={"deepspeed": deepspeed})

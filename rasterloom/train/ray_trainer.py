@@ -42,6 +42,8 @@ WORKER_ENV = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
+# Batches differ in length: without it the allocator keeps blocks of every size that there was.
+GPU_ENV = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 logger = logging.getLogger(__name__)
 
 
@@ -150,7 +152,7 @@ def torch_trainer(job: StageJob, control: Any, scratch: Path) -> TorchTrainer:
             name=uuid.uuid4().hex,
             storage_path=str(scratch.resolve()),
             failure_config=FailureConfig(max_failures=job.max_failures),
-            worker_runtime_env={"env_vars": WORKER_ENV},
+            worker_runtime_env={"env_vars": WORKER_ENV | (GPU_ENV if job.use_gpu else {})},
         ),
     )
 

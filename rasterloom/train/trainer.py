@@ -29,11 +29,13 @@ from rasterloom.train.data.collate import Packed
 from rasterloom.train.data.dataloader import StageLoader, open_loader
 from rasterloom.train.data.token_dataset import prefetched
 from rasterloom.train.devices import with_precision
-from rasterloom.train.distributed import on_rank_0
+from rasterloom.train.distributed import gathered, on_rank_0
+from rasterloom.train.estimate import fit
 from rasterloom.train.job import OUTPUT, Request, StageJob
 from rasterloom.train.model.freeze import freeze
 from rasterloom.train.model.lora import ADAPTER, kept_base, save_adapter
 from rasterloom.train.model.packed_lm import save_model, training_model
+from rasterloom.train.model.shapes import shape_of
 from rasterloom.train.monitoring.metrics_log import StepSums
 from rasterloom.train.monitoring.monitor import Monitor
 from rasterloom.train.monitoring.trackers import EVENTS
@@ -43,6 +45,7 @@ from rasterloom.train.optim.deepspeed_engine import (
     start_deepspeed,
     weights_are_finite,
 )
+from rasterloom.train.optim.exact_weights import exact_weights, restore_exact
 from rasterloom.train.optim.loss_guard import after_objection, after_step, check_end, no_result, objection
 from rasterloom.train.optim.lr_schedule import learning_rate
 from rasterloom.train.optim.train_step import train_step
@@ -129,27 +132,52 @@ class _Stage:
 def _open(job: StageJob) -> _Stage:
     """Open data and model of a stage, at its last checkpoint."""
     store = job.checkpoint_store
-    # One precision for all ranks, whatever machines they are on.
-    train = on_rank_0(lambda: with_precision(job.train, use_gpu=job.use_gpu))
     device = torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu")
     job.make_folder()
     scratch = job.folder / f"scratch-{socket.gethostname()}"
     try:
         loader = open_loader(job)
         last = on_rank_0(lambda: latest(store, job.digest()))
+        train = _settled(job, loader, device)
     except ValueError as error:
         raise StageImpossible(str(error)) from error
+    # The digest keeps what the recipe says of the precision.
+    job = replace(job, train=job.train.model_copy(update={"micro_batch_tokens": train.micro_batch_tokens}))
+    loader = replace(loader, job=job)
     torch.manual_seed(_dropout_seed(train, step=0))
     set_up_deepspeed(use_gpu=job.use_gpu)
-    model = training_model(job.init, job.profile, train).to(device)
+    model = training_model(job.init, job.profile, train)
     freeze(model.lm, job.stage.freeze)
     model.train()  # a checkpoint comes in evaluation mode
-    engine = start_deepspeed(model, train, use_gpu=job.use_gpu)
+    exact = exact_weights(model, job.init, job.profile, train)
+    engine = start_deepspeed(model.to(device), train, use_gpu=job.use_gpu)
+    if last is None:
+        restore_exact(engine, exact)
+    del exact
     average = WeightAverage(engine, train.ema) if train.ema else None
     position = _start(engine, average, job, last, scratch)
     notes = (job.metrics_file, job.heldout_file, job.sums_file)
     saver = Saver(store, scratch, keep=train.keep_checkpoints, notes=notes)
     return _Stage(job, loader, engine, saver, position, last is None, scratch, average)
+
+
+def _settled(job: StageJob, loader: StageLoader, device: torch.device) -> Train:
+    """Settings that the recipe leaves open, alike on all ranks. Every rank calls this.
+
+    Raises:
+        StageImpossible: the stage does not fit the smallest GPU.
+    """
+    train = on_rank_0(lambda: with_precision(job.train, use_gpu=job.use_gpu))
+    shape, longest = shape_of(job.init, job.profile.vocab_size), int(loader.plan.lengths.max())
+    stage = fit.Stage(shape, job.stage.freeze, dist.get_world_size(), longest)
+    if device.type != "cuda":
+        return fit.settled(train, stage, None)
+    found = fit.fit(train, stage, min(gathered(torch.cuda.get_device_properties(device).total_memory)))
+    if not found.is_there:
+        raise StageImpossible(fit.cannot_fit(found))
+    if dist.get_rank() == 0:
+        logger.info("%s: %s", job.stage.label, fit.in_words(found))
+    return found.train
 
 
 def _train(

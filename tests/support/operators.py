@@ -9,11 +9,16 @@ from torch.utils._pytree import tree_leaves
 
 
 class Watch(TorchDispatchMode):
-    """Counts operators that run, and the bytes of living results."""
+    """Counts operators that run, and the bytes of living results: now, and at their peak if so asked.
 
-    def __init__(self):
+    Args:
+        besides: storages (their ``_cdata``) that do not count for the peak.
+    """
+
+    def __init__(self, *, peaks=False, besides=()):
         super().__init__()
         self.counts, self.made = Counter(), {}
+        self.peaks, self.peak, self.besides = peaks, 0, besides
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -22,6 +27,9 @@ class Watch(TorchDispatchMode):
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
                 self.made[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        if self.peaks:
+            self.made = {at: made for at, made in self.made.items() if not made[0].expired()}
+            self.peak = max(self.peak, self.alive(self.besides))
         return out
 
     def alive(self, besides=()):

@@ -40,6 +40,24 @@ def test_what_the_recipe_says_stays(bf16):
     assert with_precision(train, use_gpu=False) is train
 
 
+@pytest.mark.parametrize(
+    ("use_gpu", "zero", "expected"), [(True, 2, True), (True, 0, False), (False, 2, False)]
+)
+def test_by_itself_a_gpu_computes_in_bf16_and_a_cpu_does_not(use_gpu, zero, expected, monkeypatch):
+    monkeypatch.setattr(devices, "has_bf16", lambda *, use_gpu: True)
+    train = Train(stages=(Stage(target=64, steps=1),), deepspeed=DeepSpeed(zero=zero))
+    assert with_precision(train, use_gpu=use_gpu).deepspeed.bf16 is expected
+
+
+def test_an_old_gpu_computes_in_float32(monkeypatch):
+    monkeypatch.setattr(devices, "gpus", lambda: [devices.Gpu("Tesla T4", 2**34, bf16=False)])
+    assert with_precision(train_in(None), use_gpu=True).deepspeed.bf16 is False
+
+
+def test_stages_trained_when_false_was_the_default_keep_their_identity():
+    assert DeepSpeed().model_dump(mode="json") == DeepSpeed(bf16=False).model_dump(mode="json")
+
+
 def test_auto_needs_sharding_as_bf16_does():
     with pytest.raises(ValueError, match="bf16 takes zero 1, 2 or 3"):
         DeepSpeed(zero=0, bf16="auto")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rasterloom.errors import one_line
 from rasterloom.filtering.scorers.base import Batch, Scores, floats
-from rasterloom.utils.oom_batches import in_halves
+from rasterloom.utils.oom_batches import FittingBatches
 
 Embeddings = NDArray[np.float32]
 
@@ -63,6 +63,7 @@ class Clip:
 
     def __init__(self, checkpoint: str, revision: str | None) -> None:
         self.checkpoint, self.revision = checkpoint, revision or "main"
+        self._batches = FittingBatches("images or captions")
 
     def of_images(self, batch: Batch) -> Embeddings:
         """Return the embeddings [n, d] of a batch's images, of length 1. The tower runs once a batch."""
@@ -104,7 +105,7 @@ class Clip:
 
         model, _ = self._model
         with torch.inference_mode():
-            parts = in_halves(embed, items, BATCH)
+            parts = self._batches.over(embed, items, BATCH, like=getattr(embed, "__qualname__", ""))
         return np.concatenate([np.empty((0, model.config.projection_dim), np.float32), *parts])
 
     @cached_property

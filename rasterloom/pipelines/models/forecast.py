@@ -1,8 +1,10 @@
 """Forecast of training: steps, tokens, memory and GPU hours of each stage."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rasterloom.errors import RecipeError
+from rasterloom.pipelines.training.gpu_memory import fits_of, memory_of
 from rasterloom.pipelines.training.preflight import job_of
 from rasterloom.pipelines.training.stage_step import StageStep, missing_inputs, stage_before, worker_takes
 from rasterloom.pipelines.workflow import Workflow
@@ -10,14 +12,16 @@ from rasterloom.pipelines.workspace.status import Status, status
 from rasterloom.recipe.run import Run
 from rasterloom.train.data.stage_data import open_stage
 from rasterloom.train.devices import with_precision
-from rasterloom.train.estimate.cost import DEVICES, Estimate, device_hours, estimate
+from rasterloom.train.estimate.cost import Estimate, estimate
+from rasterloom.train.estimate.fit import Fit, settled
 from rasterloom.train.estimate.memory import Memory, memory
+from rasterloom.train.estimate.pace import Pace, paces
+from rasterloom.train.estimate.wire import bytes_sent
 from rasterloom.train.job import WorkerTakes
-from rasterloom.train.model.shapes import check_init, shape_of
+from rasterloom.train.model.shapes import check_init
 from rasterloom.versions.corpus import Corpus
 
 ALL = "all"
-MFU = 0.4  # of a GPU's peak, assumed: what well-tuned training of such models reaches
 
 
 def stages_of(workflow: Workflow, which: str = ALL) -> list[StageStep]:
@@ -52,15 +56,25 @@ class Forecast:
     """Steps that have to run before anything can be said."""
     estimate: Estimate | None = None
     memory: Memory | None = None
-    gpu_hours: dict[str, float] = field(default_factory=dict)
-    """By the name of a GPU."""
+    fits: tuple[Fit, ...] = ()
+    """How it fits the GPUs that it may get, by their memory; empty where that is not known."""
+    sent: float = 0.0
+    """Bytes that a worker sends in a step."""
+    paces: dict[str, Pace] = field(default_factory=dict)
+    """What a GPU is taken to reach, by its name."""
+
+    @property
+    def gpu_hours(self) -> dict[str, float]:
+        """By the name of a GPU."""
+        flops = self.estimate.flops if self.estimate else 0.0
+        return {device: pace.hours(flops) for device, pace in self.paces.items()}
 
 
-def forecast(workflow: Workflow, which: str, mfu: float) -> list[Forecast]:
+def forecast(workflow: Workflow, which: str, mfu: float | None) -> list[Forecast]:
     """Plan stages and add up what they would take. Nothing is changed.
 
     Args:
-        mfu: share of a GPU's peak that is assumed.
+        mfu: share of a GPU's peak that is assumed; None: by GPU and activation checkpointing.
 
     Raises:
         RecipeError: a stage cannot work as the recipe has it.
@@ -69,7 +83,7 @@ def forecast(workflow: Workflow, which: str, mfu: float) -> list[Forecast]:
     return [forecast_of(workflow.corpus, step, run, mfu) for step in stages_of(workflow, which)]
 
 
-def forecast_of(corpus: Corpus, step: StageStep, run: Run, mfu: float) -> Forecast:
+def forecast_of(corpus: Corpus, step: StageStep, run: Run, mfu: float | None = None) -> Forecast:
     """Plan one stage, as `forecast` does all."""
     missing = missing_inputs(corpus, step)
     asked = status(corpus, step), (run.train_workers.min, run.train_workers.max), worker_takes(step, run)
@@ -82,27 +96,38 @@ def forecast_of(corpus: Corpus, step: StageStep, run: Run, mfu: float) -> Foreca
         return Forecast(step, *asked, tuple(missing))
     job = job_of(corpus, step, run)
     try:
-        shape = shape_of(job.train.init, job.profile.vocab_size)
-        figures = estimate(open_stage(job), shape, job.train, job.workers)
-        train = with_precision(job.train, use_gpu=job.use_gpu)
-        held = memory(shape, train, job.stage.freeze, job.workers, figures.rank_tokens)
+        data = open_stage(job)
+        stage = memory_of(step, run, job.profile, int(data.plan.lengths.max()))
+        fits = fits_of(step, run, stage)
+        precise = with_precision(job.train, use_gpu=job.use_gpu)
+        train = fits[0].train if fits else settled(precise, stage, None)
+        figures = estimate(data, stage.shape, train, job.workers)
+        held = memory(stage.shape, train, job.stage.freeze, job.workers, figures.rank_tokens)
     except (ValueError, OSError) as error:
         raise RecipeError(f"{step.name}: {error}") from None
-    hours = {device: device_hours(figures.flops, device, mfu) for device in DEVICES}
-    return Forecast(step, *asked, (), figures, held, hours)
+    priced = train.model_copy(update={"deepspeed": job.train.deepspeed})
+    sent = bytes_sent(train, held.params, held.trained, job.workers, figures.micro_batches)
+    return Forecast(step, *asked, (), figures, held, fits, sent, paces(priced, mfu))
 
 
-def in_short(workflow: Workflow, step: StageStep, mfu: float) -> str | None:
+def in_short(workflow: Workflow, step: StageStep) -> str | None:
     """One line on a stage's cost, or its error. None before its tokens are there."""
     try:
-        one = forecast_of(workflow.corpus, step, workflow.recipe.run, mfu)
+        one = forecast_of(workflow.corpus, step, workflow.recipe.run)
     except RecipeError as error:
         return str(error)
     if one.estimate is None:
         return None
     total = f"{one.estimate.steps:,} steps, {one.estimate.tokens:,} tokens"
     each = ", ".join(f"{hours_text(hours)} of {device}" for device, hours in one.gpu_hours.items())
-    return f"{step.name}: {total}; {each}, at {mfu:.0%} MFU"
+    return f"{step.name}: {total}; {each}, {assumption(one.paces)}"
+
+
+def assumption(paces: Mapping[str, Pace]) -> str:
+    """Assumption behind a forecast's hours, in words."""
+    shares = list(dict.fromkeys(f"{pace.mfu:.0%}" for pace in paces.values()))
+    sources = " or ".join(dict.fromkeys(pace.source for pace in paces.values()))
+    return f"at {' / '.join(shares)} MFU ({sources})"
 
 
 def hours_text(hours: float) -> str:

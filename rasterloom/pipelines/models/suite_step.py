@@ -4,13 +4,8 @@ import hashlib
 import io
 import json
 import re
-import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +20,7 @@ from rasterloom.filtering.judges.registry import identity_of, make_judges
 from rasterloom.pipelines.corpus import token_work
 from rasterloom.pipelines.models.load import TrainedModel, sizes_of
 from rasterloom.pipelines.step import Inputs, Shard, ShardResult, ShardSpec, ShardStep
+from rasterloom.pipelines.training.result_folder import model_folder
 from rasterloom.pipelines.training.stage_step import worker_takes
 from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import file_folder
@@ -35,13 +31,11 @@ from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import StepKind
 from rasterloom.storage.layout import MODEL
 from rasterloom.storage.store import Store
-from rasterloom.storage.transfer import download
 from rasterloom.tokenize.codecs.base import Codec
 from rasterloom.tokenize.codecs.load import codec_of
 from rasterloom.tokenize.conversation import encode_prompt
 from rasterloom.tokenize.prompt_templates import t2i_prompt
 from rasterloom.train.model.checkpoint_files import weights_digest
-from rasterloom.utils.private_folders import private_path
 
 if TYPE_CHECKING:
     from rasterloom.train.model.sampler import Sampler
@@ -239,22 +233,8 @@ def _sampler(store: Store, model: str, text: str, config: Tokenize, gpu: bool) -
     from rasterloom.train.model.sampler import open_sampler  # heavy
 
     _, profile = token_work.load_text(store, text, config)
-    with _folder(store, model) as folder:
+    with model_folder(store, model) as folder:
         return open_sampler(folder, profile, "cuda" if gpu else "cpu", bf16=gpu)
-
-
-@contextmanager
-def _folder(store: Store, model: str) -> Iterator[Path]:
-    """A model's folder on this machine, for a time."""
-    if Path(model).is_absolute():
-        yield Path(model)
-        return
-    copy = private_path("suites", uuid.uuid4().hex)
-    try:
-        download(store, model, copy)
-        yield copy
-    finally:
-        shutil.rmtree(copy, ignore_errors=True)
 
 
 def _png(image: np.ndarray) -> bytes:

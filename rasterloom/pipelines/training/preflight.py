@@ -9,6 +9,7 @@ from rasterloom.pipelines.execution.nodes import Nodes, in_words
 from rasterloom.pipelines.execution.ray_cluster import start_ray
 from rasterloom.pipelines.step import FileStep, HasResult
 from rasterloom.pipelines.training.earlier_stages import refuse_earlier
+from rasterloom.pipelines.training.gpu_memory import memory_of, refuse_what_cannot_fit
 from rasterloom.pipelines.training.model_vocabulary import check_vocabulary
 from rasterloom.pipelines.training.stage_step import (
     StageStep,
@@ -55,13 +56,19 @@ def check_training(
     """
     corpus = Corpus.of(recipe)
     stages = [step for step in filter(is_stage, steps) if not status(corpus, step).done]
+    longest = {}
     for stage in stages:
         refuse_earlier(corpus, stage)
         _check_settings(stage)
-        if not missing_inputs(corpus, stage):
-            _check_tokens(corpus, stage, recipe.run)
+        known = not missing_inputs(corpus, stage)
+        longest[stage.name] = (
+            _check_tokens(corpus, stage, recipe.run) if known else _longest_image(stage.config)
+        )
     if stages:
         _check_cluster(recipe.run, stages, say)
+    for stage in stages:
+        held = memory_of(stage, recipe.run, _profile(stage.config.tokenize), longest[stage.name])
+        refuse_what_cannot_fit(stage, recipe.run, held)
     for step in (step for step in steps if isinstance(step, FileStep)):
         if isinstance(step.config, SampleAt) and not status(corpus, step).done:
             _check_sizes(step.config)
@@ -121,7 +128,7 @@ def _check_vocabulary(config: TrainAt) -> None:
 def _limits(train: Train) -> list[tuple[str, int | None]]:
     return [
         ("batch_tokens", train.stages[0].batch_tokens),
-        ("train.micro_batch_tokens", train.micro_batch_tokens),
+        ("train.micro_batch_tokens", train.tokens_at_once),
     ]
 
 
@@ -133,14 +140,21 @@ def _profile(config: Tokenize) -> Profile:
     return text_of(config, Path(config.text).read_text(encoding="utf-8"))[1]
 
 
-def _check_tokens(corpus: Corpus, step: StageStep, run: Run) -> None:
-    """Check the tokens: text vocabulary, longest sample, number."""
+def _longest_image(config: TrainAt) -> int:
+    """Tokens of the longest image, before there are any."""
+    profile = _profile(config.tokenize)
+    targets = [part.target for part in config.stage.parts]
+    return max(image_length(*size, profile) for target in targets for size in bucket_sizes(target))
+
+
+def _check_tokens(corpus: Corpus, step: StageStep, run: Run) -> int:
+    """Check the tokens: text vocabulary, longest sample, number. Return the longest sequence's."""
     job = job_of(corpus, step, run)
     before = stage_before(step)
     try:
         if before is None or status(corpus, before).done:
             check(job)
-        open_stage(job)
+        return int(open_stage(job).plan.lengths.max())
     except (ValueError, OSError) as error:
         raise RecipeError(f"{step.name}: {error}") from None
 

@@ -10,8 +10,10 @@ from pydantic import Field, PlainSerializer
 
 from rasterloom.filtering.judges.registry import identity_of
 from rasterloom.pipelines.corpus import token_work
+from rasterloom.pipelines.execution.gpu_task import on_a_gpu
+from rasterloom.pipelines.progress.counts import Workers
 from rasterloom.pipelines.step import FileStep, HasResult, Step, StepContext, config_of, table_of
-from rasterloom.pipelines.training import sample_grid
+from rasterloom.pipelines.training import sample_grid, sample_work
 from rasterloom.pipelines.training.best_images import judge_of
 from rasterloom.pipelines.training.pinned_tokens import Pinned
 from rasterloom.pipelines.training.result_folder import shown_folder
@@ -23,7 +25,7 @@ from rasterloom.pipelines.training.stage_step import (
     token_files,
     worker_takes,
 )
-from rasterloom.pipelines.workspace.status import local_folder, status
+from rasterloom.pipelines.workspace.status import file_folder, status
 from rasterloom.recipe.base import Section, is_default
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.run import Run
@@ -35,8 +37,6 @@ from rasterloom.storage.parquet_io import DataFile
 from rasterloom.tokenize.cropping import crop_as_coded
 from rasterloom.tokenize.text_tokenizer import text_of
 from rasterloom.versions.corpus import Corpus
-
-BATCH = 60  # images drawn at once
 
 
 def _as_fingerprinted(config: SamplingConfig) -> dict[str, Any]:
@@ -96,32 +96,34 @@ def _sample_step(recipe: Recipe, last: StageStep) -> FileStep[SampleAt]:
 
 def make_samples(context: StepContext[SampleAt]) -> dict[str, int]:
     """Generate the recipe's samples; none where the codec has no decoder."""
-    from rasterloom.tokenize.codecs.load import codec_of  # heavy
-    from rasterloom.train.model.sampler import open_sampler  # heavy
-    from rasterloom.train.model.threads import torch_threads  # heavy
-
     corpus, config = context.corpus, context.config
     trained, text, *others = context.step.inputs
     (tokens,) = others or (text,)  # a pinned version has both
-    model = local_folder(corpus, trained) / (MODEL_EMA if config.sample.ema else MODEL)
-    codec = codec_of(config.tokenize, _device(context.run))
-    if not codec.can_decode:
-        return {"pictures": 0}
-    encoder, profile = text_of(config.tokenize, text_content(corpus, text))
     files = token_files(corpus, tokens)
     sizes = config.sample.sizes or sample_grid.default_sizes(config.target)
+    takes = worker_takes(trained, context.run)
+    drawing = sample_work.Drawing(
+        store=corpus.store,
+        model=f"{file_folder(corpus, trained)}/{MODEL_EMA if config.sample.ema else MODEL}",
+        text=text_content(corpus, text),
+        sample=config.sample,
+        tokenize=config.tokenize,
+        sizes=sizes,
+        sequences={bucket_name(*size): _sequences(corpus, files, size) for size in sizes},
+        threads=takes.threads,
+        gpu=context.run.use_gpu,
+    )
+    if drawing.gpu:
+        context.progress.counted(Workers(1, takes.cpus, takes.gpus))
+        found = on_a_gpu(context.run, takes, sample_work.draw, drawing)
+    else:
+        found = sample_work.draw(drawing)
+    if found is None:
+        return {"pictures": 0}
+    _, profile = text_of(config.tokenize, drawing.text)
     asked = sample_grid.image_requests(config.sample, sizes)
-    with torch_threads(worker_takes(trained, context.run).threads):
-        sampler = open_sampler(model, profile)
-        sampler.batch = BATCH
-        images = sample_grid.draw(sampler, encoder, codec, asked, config.sample, config.tokenize)
-        of_suite = sample_grid.draw_suite(sampler, encoder, codec, config.sample, config.tokenize)
-    real = {
-        bucket_name(*size): sample_grid.images_of(codec, profile, _sequences(corpus, files, size))
-        for size in sizes
-    }
     return sample_grid.write_samples(
-        context.folder, asked, images, real, config.sample, profile.downsample, of_suite
+        context.folder, asked, found.images, found.real, config.sample, profile.downsample, found.of_suite
     )
 
 

@@ -14,7 +14,7 @@ from rasterloom.tokenize.codecs.codec_weights import Weights, codec_weights, dig
 from rasterloom.tokenize.codecs.tensor_names import DECODING, architecture, diffusers_names
 from rasterloom.tokenize.codecs.winograd_encoder import WinogradEncoder
 from rasterloom.utils.malloc import keep_freed_memory
-from rasterloom.utils.oom_batches import in_halves
+from rasterloom.utils.oom_batches import FittingBatches
 
 # The reference's way from pixels to floats: in float64, then rounded once.
 PIXELS = torch.from_numpy((np.arange(256) / 255.0 * 2 - 1).astype(np.float32))
@@ -56,6 +56,7 @@ class VqCodec:
         self.digest = digest_of(profile.name, weights)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.at_once = 1 if self.device.type == "cpu" else IMAGES_AT_ONCE
+        self._batches = FittingBatches("images")
         self.dtype = DTYPES[precision]
         found = codec_weights(profile.name, weights)
         try:
@@ -99,7 +100,7 @@ class VqCodec:
         if not h or not w or h % step or w % step:
             raise ValueError(f"images: got {w}x{h} pixels, takes sides that are multiples of {step}")
         with _same_on_any_device():
-            parts = in_halves(self._encode, images, self.at_once)  # type: ignore[arg-type]
+            parts = self._batches.over(self._encode, images, self.at_once, like=("encode", h, w))  # type: ignore[arg-type]
         return np.concatenate([np.empty((0, h // step, w // step), np.int32), *parts])
 
     def _encode(self, images: NDArray[np.uint8]) -> NDArray[np.int32]:
@@ -158,7 +159,7 @@ class VqCodec:
             )
         h, w = (side * self.downsample for side in codes.shape[1:])
         with _same_on_any_device():
-            parts = in_halves(self._decode, codes, self.at_once)  # type: ignore[arg-type]
+            parts = self._batches.over(self._decode, codes, self.at_once, like=("decode", h, w))  # type: ignore[arg-type]
         return np.concatenate([np.empty((0, h, w, 3), np.uint8), *parts])
 
     def _decode(self, codes: NDArray[np.integer]) -> NDArray[np.uint8]:

@@ -30,7 +30,7 @@ class StageLoader:
     def batches(self, start: int) -> Iterator[list[Packed]]:
         """Yield this rank's micro-batches of each global batch, from step ``start`` on."""
         rank, world = dist.get_rank(), dist.get_world_size()
-        most = self.job.train.micro_batch_tokens
+        most = self.job.train.tokens_at_once
         for batch in self.plan.batches(start):
             # Dealt out by place: a row of a small part may come twice in a batch, in two passes.
             places = np.arange(len(batch.rows))

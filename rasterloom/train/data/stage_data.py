@@ -74,7 +74,7 @@ def _check_longest(rows: TokenRows, train: NDArray[np.int64], job: StageJob) -> 
     tokens = int(rows.lengths[longest])
     limits = {
         "batch_tokens": job.stage.batch_tokens,
-        "train.micro_batch_tokens": job.train.micro_batch_tokens,
+        "train.micro_batch_tokens": job.train.tokens_at_once,
     }
     for field, most in limits.items():
         if most is not None and most < tokens:

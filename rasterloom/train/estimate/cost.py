@@ -1,4 +1,4 @@
-"""Estimate of a stage: steps, tokens, FLOPs, device-hours."""
+"""Estimate of a stage: steps, tokens, FLOPs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from rasterloom.recipe.train import Train
 from rasterloom.train.data.batching import LINEAR_COST, assign_to_ranks
 from rasterloom.train.data.stage_data import StageData
-from rasterloom.train.estimate.flops import peak_flops, train_flops
+from rasterloom.train.estimate.flops import train_flops
 from rasterloom.train.model.shapes import Shape
 
-DEVICES = ("A100", "H100", "H200")
 BATCHES_DEALT = 16  # of a stage, to tell how evenly its ranks come out
 
 
@@ -57,7 +56,7 @@ def estimate(data: StageData, shape: Shape, train: Train, workers: int) -> Estim
     for step, _, rows, _ in plan.batches():
         np.add.at(came, rows, 1)
         if step % every == 0:
-            dealt = assign_to_ranks(rows, lengths, workers, train.micro_batch_tokens)
+            dealt = assign_to_ranks(rows, lengths, workers, train.tokens_at_once)
             tokens = np.array([sum(int(lengths[part].sum()) for part in of_rank) for of_rank in dealt])
             costs = [sum(_cost(lengths[part]) for part in of_rank) for of_rank in dealt]
             shares.append(tokens.mean() / max(1, tokens.max()))
@@ -94,15 +93,3 @@ def _sums(names: Sequence[str], numbers: NDArray[np.int32], tokens: NDArray[np.i
     found = np.bincount(numbers, weights=tokens, minlength=len(names))
     order = np.argsort(-found, kind="stable")
     return {names[i]: int(found[i]) for i in order if found[i]}
-
-
-def device_hours(flops: float, device: str, mfu: float) -> float:
-    """Hours of one device, from FLOPs and the reached share of peak.
-
-    Raises:
-        ValueError: the device's peak is not known.
-    """
-    peak = peak_flops(device)
-    if peak is None:
-        raise ValueError(f"the peak of {device} is not known")
-    return flops / (peak * mfu) / 3600

@@ -1,12 +1,13 @@
 """Estimate of a worker's device and host memory, without torch.
 
-The bytes are those that DeepSpeed 0.19 was seen to hold (tests/train/estimate/test_memory.py), when a step's
-gradients are there and the optimizer has its moments. What the allocator and the network add is not in it.
+The bytes are those that torch and DeepSpeed 0.19 were seen to hold (tests/train/estimate/test_memory.py), at
+the fullest moment of a step. What the allocator and the network add is not in it: see `fit.usable`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 from rasterloom.recipe.model import Lora
 from rasterloom.recipe.train import Train
@@ -15,6 +16,8 @@ from rasterloom.train.model.freeze import frozen
 from rasterloom.train.model.shapes import LOGITS_AT_ONCE, Shape, parameter_shapes
 
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
+LIVE_ELEMENTS = 1_000_000_000  # of parameters that ZeRO 3 leaves gathered at most: DeepSpeed's default
+CODE_PIXELS, PROMPT_TOKENS = 16, 256  # a side of a code, of codecs with the largest images; a long prompt
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,19 @@ class Memory:
 
     states: float
     """On its device: weights, gradients and what the optimizer holds."""
+    late: float
+    """Gradients, of these, that are not there before the backward pass: of a share computed at once."""
+    layer: float
+    """In the backward pass: activations of one layer, and gradients of what is computed in it."""
     activations: float
     """What waits for the backward pass."""
     loss: float
-    """Logits, and the gradient of the head."""
+    """At the end of the forward pass: logits and what is computed of them, and the gradient of the head."""
     buckets: float
-    """What is on its way to other workers."""
+    """In the backward pass: gradients on their way to other workers, and that of the head twice; and the
+    parameters that ZeRO 3 has gathered."""
+    drawing: float
+    """For previews, in place of all that a step needs: keys and values of an image."""
     host: float
     """Beside the device: what is offloaded."""
     average: float
@@ -39,8 +49,9 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """On the device."""
-        return self.states + self.activations + self.loss + self.buckets
+        """On the device, at the fullest moment."""
+        begins = self.activations + max(self.loss, self.buckets + self.layer) - self.late
+        return self.states + max(begins, self.buckets + 2 * self.layer, self.drawing - self.late)
 
 
 def memory(shape: Shape, train: Train, freeze: Sequence[str], workers: int, rank_tokens: int) -> Memory:
@@ -60,7 +71,8 @@ def memory(shape: Shape, train: Train, freeze: Sequence[str], workers: int, rank
         freeze: patterns of what is not trained (`freeze.frozen`).
         rank_tokens: the most tokens that a worker computes at once.
     """
-    config = deepspeed_config(train)["zero_optimization"]
+    of_all = deepspeed_config(train, use_gpu=True)
+    config, sent = of_all["zero_optimization"], 2 if of_all["communication_data_type"] == "bf16" else 4
     zero, half, lora = train.deepspeed.zero, train.deepspeed.bf16, train.model.lora
     sizes = {name: prod(dims) for name, dims in parameter_shapes(shape, lora).items()}
     trained = trained_parameters(shape, lora, freeze)
@@ -81,18 +93,62 @@ def memory(shape: Shape, train: Train, freeze: Sequence[str], workers: int, rank
     weights /= workers if zero == 3 else 1
     if _on_cpu(config, "offload_param"):
         host, weights = host + weights, 0.0
-    bucket = min(int(config.get("reduce_bucket_size", BUCKET_ELEMENTS)), params)
-    head = 4 * shape.head_params if "lm_head.weight" in trained else 0
+    head = shape.head_params if "lm_head.weight" in trained else 0
+    on_their_way = _buckets(config, zero, (width, sent), max(sizes.values()), params)
+    accumulates = rank_tokens < train.stages[0].batch_tokens / workers
     return Memory(
         states=weights + gradients + optimizer,
+        late=0.0 if accumulates else gradients,
+        layer=float(width * rank_tokens * (4 * shape.intermediate + 4 * shape.hidden)),
         activations=float(activations(shape, train, rank_tokens)),
-        loss=float(4 * min(LOGITS_AT_ONCE, rank_tokens * shape.vocab) + head),
-        buckets=float({2: width, 3: 4}.get(zero, 0) * bucket),
+        loss=float(_loss(shape, width, head, rank_tokens)),
+        buckets=float(on_their_way + (4 + width) * head),
+        drawing=float(_drawing(shape, train, width)),
         host=host,
         average=4 * learning / workers if train.ema else 0.0,
         params=params,
         trained=learning,
     )
+
+
+def _loss(shape: Shape, width: int, head: int, tokens: int) -> int:
+    """Bytes at the end of the forward pass.
+
+    Logits in float32, and beside them first what their log-sum takes, as many again, then their gradient in
+    the precision of the weights and its product with the hidden states; the gradient of the head so far; and
+    of each token its last hidden state and the gradient of that.
+    """
+    logits = min(LOGITS_AT_ONCE, tokens * shape.vocab)
+    return (
+        4 * logits + max(4 * logits, width * (logits + head)) + 4 * head + 2 * width * tokens * shape.hidden
+    )
+
+
+def _buckets(config: dict[str, Any], zero: int, widths: tuple[int, int], largest: int, params: int) -> int:
+    """Bytes of gradients, and with ZeRO 3 of parameters, on their way.
+
+    Args:
+        widths: bytes of a weight, and of a gradient as it is sent.
+        largest: elements of the largest parameter, which passes by the buckets.
+    """
+    width, sent = widths
+    if not zero:
+        return 0
+    size = min(int(config.get("reduce_bucket_size", BUCKET_ELEMENTS)), params)
+    staged = (width if zero == 2 else 4) * size
+    if zero < 3:
+        return staged * (2 if config.get("overlap_comm") else 1) + sent * max(size, largest)  # a copy to send
+    live = int(config.get("stage3_max_live_parameters", LIVE_ELEMENTS))
+    return staged + width * min(live, params)
+
+
+def _drawing(shape: Shape, train: Train, width: int) -> int:
+    """Bytes of the keys and values of one preview, with guidance."""
+    if not train.sample_every:
+        return 0
+    side = max(part.target for part in train.stages[0].parts) // CODE_PIXELS
+    tokens = side * (side + 1) + PROMPT_TOKENS
+    return 2 * 2 * width * shape.layers * shape.kv_heads * shape.head_width * tokens
 
 
 def trained_parameters(shape: Shape, lora: Lora | None, freeze: Sequence[str]) -> set[str]:
@@ -113,7 +169,7 @@ def activations(shape: Shape, train: Train, tokens: int) -> int:
     computed in float32; ``selective`` 5 h + 2 k; ``full`` h. What one layer computes again is added once.
     """
     width, keys, inner = shape.hidden, shape.kv_heads * shape.head_width, shape.intermediate
-    half, remat = train.deepspeed.bf16, train.model.remat
+    half, remat = train.deepspeed.bf16, train.model.recomputed
     whole = (12 if half else 10) * width + 4 * keys + 4 * inner
     kept = {"none": whole, "selective": 5 * width + 2 * keys, "full": width}[remat]
     again = 0 if remat == "none" else whole - kept

@@ -5,7 +5,9 @@ and only attention looks at where sequences begin and end. `kernel_for` says wha
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib.util import find_spec
+from inspect import signature
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -17,19 +19,23 @@ from transformers import AttentionInterface
 NAME = "rasterloom_packed"
 PADDING = 1.15  # how much longer than its shortest the longest sequence of a group may be
 
-Kernel = Literal["flash_attn", "torch_varlen", "sdpa"]
+Kernel = Literal["flash_attn_3", "flash_attn", "torch_varlen", "sdpa"]
 
 
+@cache  # every layer asks, and the answer takes a look at the disk
 def kernel_for(device: torch.device, dtype: torch.dtype) -> Kernel:
     """Kernel of attention: FlashAttention for ragged batches where it runs, else SDPA.
 
-    They take 16-bit numbers and a GPU from Ampere on. The package flash-attn comes first, then the kernel
-    that torch brings.
+    They take 16-bit numbers and a GPU from Ampere on. FlashAttention 3 comes first, which takes Hopper's,
+    then the package flash-attn, then the kernel that torch brings.
     """
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return "sdpa"
-    if torch.cuda.get_device_capability(device) < (8, 0):
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (8, 0):
         return "sdpa"
+    if capability[0] == 9 and find_spec("flash_attn_interface"):
+        return "flash_attn_3"
     if find_spec("flash_attn"):
         return "flash_attn"
     return "torch_varlen" if find_spec("torch.nn.attention.varlen") else "sdpa"
@@ -81,7 +87,9 @@ def packed_attention(
     kernel = "sdpa" if dropout else kernel_for(query.device, query.dtype)
     # SDPA by groups sees the lengths, the others their bounds; all take [tokens, heads, width].
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    if kernel == "flash_attn":
+    if kernel == "flash_attn_3":
+        out = _flash_attn_3(q, k, v, segments, scaling)
+    elif kernel == "flash_attn":
         out = _flash_attn(q, k, v, segments, scaling)
     elif kernel == "torch_varlen":
         out = _torch_varlen(q, k, v, segments, scaling)
@@ -101,17 +109,40 @@ def _flash_attn(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scaling: fl
     return out
 
 
+def _flash_attn_3(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scaling: float) -> Tensor:
+    from flash_attn_interface import flash_attn_varlen_func  # heavy
+
+    out = flash_attn_varlen_func(
+        *(q, k, v, segments.bounds, segments.bounds, segments.longest, segments.longest),
+        softmax_scale=scaling,
+        causal=True,
+    )
+    whole: Tensor = out[0] if isinstance(out, tuple) else out  # earlier versions give the log-sums as well
+    return whole
+
+
 def _torch_varlen(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scaling: float) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn  # heavy
 
+    # torch 2.11 has no such argument, and takes fewer heads of keys without being told.
+    grouped: dict[str, Any] = (
+        {"enable_gqa": True} if q.shape[1] != k.shape[1] and _asks_for_grouping() else {}
+    )
     out = varlen_attn(
         *(q, k, v, segments.bounds, segments.bounds, segments.longest, segments.longest),
         scale=scaling,
         window_size=(-1, 0),  # causal
-        enable_gqa=q.shape[1] != k.shape[1],
+        **grouped,
     )
     assert isinstance(out, Tensor)  # it can return more, if asked to
     return out
+
+
+@cache
+def _asks_for_grouping() -> bool:
+    from torch.nn.attention.varlen import varlen_attn  # heavy
+
+    return "enable_gqa" in signature(varlen_attn).parameters
 
 
 def _by_groups(

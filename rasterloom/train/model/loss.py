@@ -108,6 +108,7 @@ class _TokenLosses(torch.autograd.Function):
                 by_hidden[part] = by_logits @ weight
             if by_weight is not None:
                 by_weight += by_logits.T @ hidden[part]
+            del logits, by_logits  # before the next ones are there
         z = log_sums.square()
         ctx.gradients, ctx.dtype = (by_hidden, by_weight), weight.dtype
         ctx.mark_non_differentiable(nll, z)

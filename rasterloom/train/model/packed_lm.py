@@ -49,14 +49,14 @@ def training_model(init: str, profile: Profile, train: Train) -> "PackedLM":
     """
     options = train.model
     _check_lora(init, train)
-    zero = _zero_image_head(init, train)
+    zero = zero_image_head(init, train)
     if train.deepspeed.zero == 3:
         lm = build_partitioned(init, profile, train, zero_image_head=zero)
     else:
         lm = build_model(init, profile, seed=train.seed, zero_image_head=zero)
     if options.lora is not None:
         add_lora(lm, options.lora, seed=train.seed, stage=train.stage_number)
-    prepare_layers(lm.model.layers, remat=options.remat, compiled=options.compile)
+    prepare_layers(lm.model.layers, remat=options.recomputed, compiled=options.compile)
     return PackedLM(lm, train.dropout, z_loss=train.z_loss)
 
 
@@ -71,7 +71,8 @@ def check_start(init: str, profile: Profile, train: Train) -> None:
     _check_lora(init, train)
 
 
-def _zero_image_head(init: str, train: Train) -> ZeroHead:
+def zero_image_head(init: str, train: Train) -> ZeroHead:
+    """Setting of the head's image rows. An earlier stage's model keeps its own."""
     return train.model.zero_image_head if init == train.init else "false"
 
 
@@ -80,7 +81,7 @@ def _check_lora(init: str, train: Train) -> None:
     if lora is None:
         return
     check_lora_installed()
-    if not lora.vocabulary and starts_with_zeros(init, _zero_image_head(init, train)):
+    if not lora.vocabulary and starts_with_zeros(init, zero_image_head(init, train)):
         raise ValueError(
             "train.model.lora: image rows of the head start as zeros and would stay so; "
             "set train.model.lora.vocabulary: true, or train.model.zero_image_head: 'false'"

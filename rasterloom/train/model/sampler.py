@@ -17,17 +17,20 @@ from torch import Tensor
 
 from rasterloom.schema import Profile
 from rasterloom.train.model.packed_lm import build_model
+from rasterloom.utils.oom_batches import FittingBatches
 from rasterloom.utils.parallel import Advance, adding, silent
 from rasterloom.utils.random_streams import stream_generator
 
 Codes = NDArray[np.int32]
+FREE = 0.8  # of a GPU's free memory that the cache of keys and values may take
 
 
 class Sampler:
     """A model ready to draw and to answer from.
 
     Attributes:
-        batch: images drawn, or prompts answered, at once. It changes no result.
+        batch: images drawn, or prompts answered, at once; fewer where a GPU's memory does not hold them. It
+            changes no result.
         first: number of the first image of a call, for a part of many.
     """
 
@@ -37,6 +40,7 @@ class Sampler:
         self.device: torch.device = model.lm_head.weight.device
         ids = profile.image_ids or range(profile.image0, profile.image0 + profile.codebook_size)
         self.image_ids = torch.tensor(ids, device=self.device)
+        self._batches = FittingBatches("sequences")
 
     @torch.no_grad()
     def sample(
@@ -70,10 +74,9 @@ class Sampler:
             raise ValueError(f"{len(prompt_ids)} prompts, but {len(sizes)} sizes")
         heads = [_head(size, self.profile) for size in sizes]
         order = sorted(range(len(sizes)), key=lambda i: (sizes[i][0] * sizes[i][1], sizes[i], i))
-        images: dict[int, Codes] = {}
         add = adding(on_tokens, sum(w * h for w, h in sizes) // self.profile.downsample**2)
-        for start in range(0, len(order), self.batch):
-            part = order[start : start + self.batch]
+
+        def draw(part: Sequence[int]) -> list[Codes]:
             contexts = [[*prompt_ids[i], *heads[i]] for i in part]
             if cfg != 1:
                 contexts += [heads[i] for i in part]
@@ -84,9 +87,31 @@ class Sampler:
                 stream_generator("sample", seed=seed, number=self.first + i).random(h * w)
                 for i, (h, w) in zip(part, grids, strict=True)
             ]
-            drawn = self._draw(contexts, grids, uniforms, cfg, temperature, top_k, add)
-            images.update(zip(part, drawn, strict=True))
+            return self._draw(contexts, grids, uniforms, cfg, temperature, top_k, add)
+
+        longest = max((self._tokens(prompt_ids[i], sizes[i]) for i in order), default=0)
+        rows = 1 if cfg == 1 else 2
+        most = self._room(longest * rows)
+        parts = self._batches.over(draw, order, most, like=(longest, rows))
+        images = dict(zip(order, (image for part in parts for image in part), strict=True))
         return [images[i] for i in range(len(sizes))]
+
+    def _tokens(self, prompt: Sequence[int], size: tuple[int, int]) -> int:
+        """Tokens of an image's sequence, at most."""
+        width, height = (side // self.profile.downsample for side in size)
+        return len(prompt) + 3 + height * (width + 1)
+
+    def _room(self, tokens: int) -> int:
+        """Number of items that a GPU's free memory holds, at most ``batch``.
+
+        Args:
+            tokens: of an item in the cache.
+        """
+        if self.device.type != "cuda" or not tokens:
+            return self.batch
+        free, _ = torch.cuda.mem_get_info(self.device)
+        free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return max(1, min(self.batch, int(FREE * free / (tokens * cache_bytes(self.model.config)))))
 
     def _draw(
         self,
@@ -155,17 +180,12 @@ class Sampler:
             Ids of each answer, without the separator.
         """
         allowed = torch.tensor([*text_ids, self.profile.sep], device=self.device)
-        answers: list[list[int]] = []
-        add = adding(on_tokens)
-        for start in range(0, len(prompt_ids), self.batch):
-            part = [list(prompt) for prompt in prompt_ids[start : start + self.batch]]
-            uniforms = np.stack(
-                [
-                    stream_generator("sample", seed=seed, number=start + i).random(max_tokens)
-                    for i in range(len(part))
-                ]
-            )
-            chances = torch.from_numpy(uniforms).to(self.device)
+        sep, add = self.profile.sep, adding(on_tokens)
+
+        def answer(numbers: Sequence[int]) -> list[list[int]]:
+            part = [list(prompt_ids[i]) for i in numbers]
+            uniforms = [stream_generator("sample", seed=seed, number=i).random(max_tokens) for i in numbers]
+            chances = torch.from_numpy(np.stack(uniforms)).to(self.device)
             decoder = _Decoder(self.model, part, room=max_tokens, pad=self.profile.pad, device=self.device)
             hidden = decoder.start()
             ended = torch.zeros(len(part), dtype=torch.bool, device=self.device)
@@ -173,15 +193,19 @@ class Sampler:
             for at in range(max_tokens):
                 logits = self._logits(hidden, allowed)
                 chosen = allowed[_choose(logits, chances[:, at], temperature, top_k)]
-                tokens.append(torch.where(ended, self.profile.sep, chosen))
-                ended = ended | (chosen == self.profile.sep)
+                tokens.append(torch.where(ended, sep, chosen))
+                ended = ended | (chosen == sep)
                 add(len(part))
                 if at + 1 == max_tokens or bool(ended.all()):
                     break
                 hidden = decoder.feed(tokens[-1][:, None])
-            for row in torch.stack(tokens, dim=1).tolist():
-                answers.append(row[: row.index(self.profile.sep)] if self.profile.sep in row else row)
-        return answers
+            rows = torch.stack(tokens, dim=1).tolist()
+            return [row[: row.index(sep)] if sep in row else row for row in rows]
+
+        longest = max(map(len, prompt_ids), default=0) + max_tokens
+        numbers = range(len(prompt_ids))
+        parts = self._batches.over(answer, numbers, self._room(longest), like=(longest, 1))
+        return [found for part in parts for found in part]
 
     def _logits(self, hidden: Tensor, ids: Tensor) -> Tensor:
         """Logits of some ids, [rows, ids] float32."""
@@ -195,8 +219,23 @@ def open_sampler(folder: str | Path, profile: Profile, device: str = "cpu", *, b
     Raises:
         ValueError: there is no checkpoint in the folder, or it does not fit the profile.
     """
-    model = build_model(str(folder), profile).to(device, torch.bfloat16 if bf16 else torch.float32)
-    return Sampler(model.eval(), profile)
+    model = build_model(str(folder), profile)
+    if bf16:
+        for parameter in model.parameters():  # not the rotary frequencies, which training has in float32
+            parameter.data = parameter.data.to(device, torch.bfloat16)
+    return Sampler(model.to(device).eval(), profile)
+
+
+def cache_bytes(config: Any, width: int = 2) -> int:
+    """Bytes of a token in the cache of all layers.
+
+    Args:
+        width: bytes of a number.
+    """
+    heads: int = config.num_key_value_heads or config.num_attention_heads
+    head_width: int = config.hidden_size // config.num_attention_heads
+    layers: int = config.num_hidden_layers
+    return 2 * width * layers * heads * head_width
 
 
 class _Decoder:

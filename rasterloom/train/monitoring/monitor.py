@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rasterloom.train.data.groups import Groups
 from rasterloom.train.data.token_dataset import TokenRows
 from rasterloom.train.devices import device_name
-from rasterloom.train.distributed import on_rank_0
+from rasterloom.train.distributed import gathered, on_rank_0
 from rasterloom.train.estimate.flops import mfu, train_flops
 from rasterloom.train.job import StageJob
 from rasterloom.train.model.packed_lm import own_attention
@@ -153,7 +153,7 @@ class Monitor:
 
     def measure(self, step: int) -> None:
         """Measure the held-out loss. ``heldout.json`` has it under ``steps``, and ``start`` and ``end``."""
-        at_once, together = self.job.train.micro_batch_tokens, self.job.stage.batch_tokens
+        at_once, together = self.job.train.tokens_at_once, self.job.stage.batch_tokens
         tokens = min(at_once * dist.get_world_size(), together) if at_once else together
         losses = evaluate(self.engine, self.rows, self.held, tokens, self.device)
         if not self.writes:
@@ -167,23 +167,33 @@ class Monitor:
     def draw(self, step: int) -> None:
         """Generate the previews' codes into ``samples/step-<n>.json``; the driver decodes them.
 
-        Every rank draws the same, for with ZeRO-3 a forward pass takes all of them.
+        Each rank draws some of them. With ZeRO-3 every rank draws the same, one after the other, for a
+        forward pass takes all ranks.
         """
         drawing = self.job.preview
         if drawing is None:
             return
-        lm = self.engine.module.lm
+        lm, count = self.engine.module.lm, len(drawing.prompt_ids)
+        sampler = Sampler(lm, self.job.profile)
+        mine = slice(0, count)
+        if self.engine.zero_optimization_stage() == 3:
+            sampler.batch = 1
+        else:
+            each = -(-count // dist.get_world_size())
+            sampler.first = dist.get_rank() * each
+            mine = slice(sampler.first, sampler.first + each)
         self.engine.eval()
         with own_attention(lm):
-            codes = Sampler(lm, self.job.profile).sample(
-                drawing.prompt_ids,
-                drawing.sizes,
+            drawn = sampler.sample(
+                drawing.prompt_ids[mine],
+                drawing.sizes[mine],
                 cfg=drawing.cfg,
                 temperature=drawing.temperature,
                 top_k=drawing.top_k,
                 seed=drawing.seed,
             )
         self.engine.train()
+        codes = [grid for of_rank in gathered(drawn) for grid in of_rank][:count]
         if self.writes:
             told = {name: value for name, value in asdict(drawing).items() if name != "prompt_ids"}
             self.job.samples_dir.mkdir(exist_ok=True)

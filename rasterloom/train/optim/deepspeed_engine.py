@@ -47,7 +47,7 @@ def start_deepspeed(model: PackedLM, train: Train, *, use_gpu: bool) -> Any:
     import deepspeed  # heavy
 
     elements = sum(whole_size(p) for p in model.parameters())
-    config = deepspeed_config(train, bucket_elements=min(BUCKET_ELEMENTS, elements))
+    config = deepspeed_config(train, bucket_elements=min(BUCKET_ELEMENTS, elements), use_gpu=use_gpu)
     groups = parameter_groups(model, train.weight_decay)
     given: dict[str, Any] = {"model_parameters": groups}
     if train.optimizer == "muon":

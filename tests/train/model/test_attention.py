@@ -64,6 +64,8 @@ def test_segments_say_where_sequences_lie(lengths):
         (CPU, torch.bfloat16, None, {"flash_attn"}, "sdpa"),
         (GPU, torch.float32, (9, 0), {"flash_attn"}, "sdpa"),
         (GPU, torch.bfloat16, (7, 5), {"flash_attn"}, "sdpa"),
+        (GPU, torch.bfloat16, (9, 0), {"flash_attn_interface", "flash_attn"}, "flash_attn_3"),
+        (GPU, torch.bfloat16, (8, 0), {"flash_attn_interface", "flash_attn"}, "flash_attn"),
         (GPU, torch.bfloat16, (8, 0), {"flash_attn", "torch.nn.attention.varlen"}, "flash_attn"),
         (GPU, torch.bfloat16, (9, 0), {"torch.nn.attention.varlen"}, "torch_varlen"),
         (GPU, torch.float16, (9, 0), set(), "sdpa"),
@@ -74,7 +76,7 @@ def test_the_kernel_follows_from_device_and_numbers(
 ):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     monkeypatch.setattr(attention, "find_spec", lambda name: name in installed)
-    assert kernel_for(device, dtype) == kernel
+    assert kernel_for.__wrapped__(device, dtype) == kernel
 
 
 def test_torch_takes_what_its_kernel_is_called_with(monkeypatch):

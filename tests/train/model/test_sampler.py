@@ -176,3 +176,40 @@ def test_a_wrong_size_is_named(sampler):
         sampler.sample([[0, 16]], [(40, 32)])
     with pytest.raises(ValueError, match="1 prompts, but 2 sizes"):
         sampler.sample([[0, 16]], [(32, 32), (32, 32)])
+
+
+def test_a_batch_that_a_gpu_does_not_hold_is_halved_and_stays_so(sampler, monkeypatch):
+    settings = {"cfg": 2.0, "temperature": 1.0, "top_k": 2000, "seed": 3}
+    whole = sampler.sample(PROMPTS, SIZES, **settings)
+    sizes, draw = [], sampler._draw
+
+    def limited(contexts, grids, *args):
+        sizes.append(len(grids))
+        if len(grids) > 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return draw(contexts, grids, *args)
+
+    monkeypatch.setattr(sampler, "_draw", limited)
+    for _ in range(2):
+        drawn = sampler.sample(PROMPTS, SIZES, **settings)
+        assert [codes.tolist() for codes in drawn] == [codes.tolist() for codes in whole]
+    assert sizes == [4, 2, *([1] * 8)]
+
+
+def test_in_bf16_positions_are_as_exact_as_in_training(tmp_path, profile):
+    """DeepSpeed rounds the weights alone. Rounded, the rotary frequencies turn by radians too much."""
+    save_model(build_model("tiny", profile), profile, tmp_path / "model")
+    half, whole = (open_sampler(tmp_path / "model", profile, bf16=bf16).model for bf16 in (True, False))
+    assert half.lm_head.weight.dtype == torch.bfloat16
+    assert torch.equal(half.model.rotary_emb.inv_freq, whole.model.rotary_emb.inv_freq)
+
+
+@pytest.mark.parametrize(("free_gib", "room"), [(100, 32), (16, 13), (0.1, 1)])
+def test_the_cache_of_a_batch_is_cut_to_what_is_free(free_gib, room, sampler, monkeypatch):
+    """A megabyte a token: with and without its prompt an image of 512 tokens takes a gibibyte."""
+    monkeypatch.setattr("rasterloom.train.model.sampler.cache_bytes", lambda config: 2**20)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free_gib * 2**30), 0))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 2**30)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2**30 - 2**28)
+    sampler.device = torch.device("cuda")
+    assert sampler._room(2 * 512) == room

@@ -1,0 +1,59 @@
+"""Pace that a dry run assumes of GPUs, before anything is measured."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rasterloom.recipe.train import Train
+from rasterloom.train.estimate.flops import peak_flops
+
+DEVICES = ("A100", "H100", "H200")
+
+# Model FLOPs utilisation by GPU and activation checkpointing, of the peak in bf16: the operators of a step
+# of the 7B were counted (eager, target 512, 16,384 tokens of a rank) and priced by what each GPU reaches in
+# matrix products and in copies.
+_COUNTED: Mapping[str, Mapping[str, float]] = {
+    "A100": {"none": 0.59, "selective": 0.51, "full": 0.45},
+    "H100": {"none": 0.44, "selective": 0.38, "full": 0.34},
+    "H200": {"none": 0.51, "selective": 0.44, "full": 0.39},
+}
+_FLOAT32_PEAKS = {"A100": 19.5e12, "H100": 67e12, "H200": 67e12}  # the maker's data sheets, without TF32
+_FLOAT32_MFU = 0.7  # products are so slow there that little else counts
+
+COUNTED, ASSUMED, GIVEN = "operators counted, not measured", "assumed", "given"
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Rate that a GPU is taken to reach."""
+
+    peak: float
+    """FLOP/s, in the precision of the stage."""
+    mfu: float
+    """Share of it that goes into the operations that the model needs."""
+    source: str
+    """Where the share is from."""
+
+    def hours(self, flops: float) -> float:
+        """Hours of one GPU."""
+        return flops / (self.peak * self.mfu) / 3600
+
+
+def paces(train: Train, mfu: float | None = None) -> dict[str, Pace]:
+    """Pace of each GPU for a stage, by its name.
+
+    Args:
+        train: where its precision is not settled, it is that of a GPU.
+        mfu: share to assume; None: by GPU and activation checkpointing.
+    """
+    half = train.deepspeed.bf16 is not False and train.deepspeed.zero > 0
+    found = {}
+    for device in DEVICES:
+        peak = peak_flops(device) if half else _FLOAT32_PEAKS[device]
+        assert peak is not None
+        if mfu is not None:
+            found[device] = Pace(peak, mfu, GIVEN)
+        elif half:
+            found[device] = Pace(peak, _COUNTED[device][train.model.recomputed], COUNTED)
+        else:
+            found[device] = Pace(peak, _FLOAT32_MFU, ASSUMED)
+    return found
