@@ -80,3 +80,17 @@ def test_a_version_that_is_not_there(rasterloom, recipe, two_versions):
     recipe.write_text(recipe.read_text().replace("corpus: demo", "corpus: demo@v7"))
     code, _, error = rasterloom("versions", "log", recipe)
     assert code == 2 and "no branch, tag or snapshot v7" in error
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_version_that_is_not_there_begins_no_branch(rasterloom, recipe, corpus, two_versions, command):
+    recipe.write_text(recipe.read_text().replace("demo", "demo@v1"))
+    code, printed, said = rasterloom(command, recipe)
+    assert (code, printed) == (2, "")
+    assert "demo has no branch, tag or snapshot v1; its branches and tags: main" in said
+    assert "with corpus: demo: rasterloom versions branch RECIPE v1" in said
+    assert corpus.table("pairs") is None and list(corpus.table("tokens").refs()) == ["main"]
+    recipe.write_text(recipe.read_text().replace("demo@v1", "demo"))
+    assert rasterloom("versions", "branch", recipe, "v1")[0] == 0
+    recipe.write_text(recipe.read_text().replace("demo", "demo@v1"))
+    assert rasterloom("plan", recipe)[0] == 0

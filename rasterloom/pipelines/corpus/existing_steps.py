@@ -4,7 +4,6 @@ A recipe of ``corpus: name@tag`` reads that version, whatever else it says of so
 steps of its corpus are those that made the version.
 """
 
-from pyiceberg.table.refs import SnapshotRefType
 
 from rasterloom.errors import RecipeError, VersionError
 from rasterloom.pipelines.corpus import token_work
@@ -16,23 +15,27 @@ from rasterloom.schema import StepKind
 from rasterloom.versions.corpus import MAIN, TABLES, Corpus
 from rasterloom.versions.history import made
 from rasterloom.versions.record import Record
-from rasterloom.versions.refs import check_ref
+from rasterloom.versions.refs import check_ref, refs
 
 
 def is_fixed(corpus: Corpus) -> bool:
     """True if a corpus is seen at a tag or a snapshot.
 
     Raises:
-        VersionError: it is seen at a snapshot that there is not.
+        VersionError: it has versions, and not this one: a run would begin a branch by a misspelt name.
     """
     if corpus.ref == MAIN:
         return False
-    if corpus.ref.isdecimal():
-        check_ref(corpus)
-        return True
-    tables = (corpus.table(name) for name in TABLES)
-    found = (table.refs().get(corpus.ref) for table in tables if table is not None)
-    return any(ref is not None and ref.snapshot_ref_type is SnapshotRefType.TAG for ref in found)
+    known = refs(corpus)
+    if corpus.ref.isdecimal() or known:
+        try:
+            check_ref(corpus)
+        except VersionError as error:
+            if not corpus.ref.isdecimal():
+                begin = f"rasterloom versions branch RECIPE {corpus.ref}"
+                error.hint = f"to begin a branch of this name, with corpus: {corpus.name}: {begin}"
+            raise
+    return corpus.ref.isdecimal() or any(ref.name == corpus.ref and ref.kind == "tag" for ref in known)
 
 
 def refuse_change(corpus: Corpus, what: str) -> None:
