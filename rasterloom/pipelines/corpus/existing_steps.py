@@ -4,7 +4,6 @@ A recipe of ``corpus: name@tag`` reads that version, whatever else it says of so
 steps of its corpus are those that made the version.
 """
 
-
 from rasterloom.errors import RecipeError, VersionError
 from rasterloom.pipelines.corpus import token_work
 from rasterloom.pipelines.corpus.length_index import lengths_step
