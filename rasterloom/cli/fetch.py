@@ -28,8 +28,17 @@ Size = Annotated[
     typer.Option(
         min=32,
         metavar="PIXELS",
-        help="Longest side: larger images are scaled down, smaller ones stay; nothing is cropped or padded. "
+        help="Longest side, or what --resize says: larger images are scaled down, smaller ones stay. "
         "Default: 1536.",
+    ),
+]
+ResizeMode = Annotated[
+    str,
+    typer.Option(
+        "--resize",
+        metavar="MODE",
+        help="keep_ratio_largest (default), keep_ratio (--size is the shortest side), center_crop, border or "
+        "none.",
     ),
 ]
 FormOption = Annotated[
@@ -50,6 +59,7 @@ def fetch_command(
     place: Place,
     folder: Folder,
     size: Size = None,
+    resize: ResizeMode = "",
     form: FormOption = Form.WEBDATASET,
     url: UrlColumn = "",
     caption: CaptionColumn = "",
@@ -72,15 +82,15 @@ def fetch_command(
 
     with out.status("reading"):
         look = look_at(place, url, caption)
-    recipe = recipe_of(look, folder, size, settings or ())
+    recipe = recipe_of(look, folder, size, settings or (), resize)
     if not quiet and log is LogFormat.TEXT:
         out.print("\n".join(look.lines()), highlight=False)
     if dry_run:
         planned = Workflow(recipe).plan(LAST)
         out.print(plan_table(planned))
-        longest = f"longest side {recipe.fetch.max_side} pixels"
+        size_of = f"{recipe.fetch.resize} to {recipe.fetch.max_side} pixels"
         out.print(
-            f"{sum(p.runs for p in planned)} of {len(planned)} steps would run; {longest}, {form.value}."
+            f"{sum(p.runs for p in planned)} of {len(planned)} steps would run; {size_of}, {form.value}."
         )
         return
     done = fetch_list(recipe, folder, form, progress_on(out, quiet, log), retry)

@@ -4,8 +4,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from rasterloom.recipe.base import Section
+from rasterloom.recipe.base import Section, is_default
 
+Resize = Literal["keep_ratio_largest", "keep_ratio", "center_crop", "border", "none"]
 OptOutTag = Literal["noai", "noimageai", "noml", "noindex", "noimageindex"]
 
 
@@ -14,6 +15,10 @@ class Fetch(Section):
 
     max_side: int = Field(1536, ge=32)
     """Longest side of a stored image, in pixels; larger ones are scaled down."""
+    resize: Resize = Field("keep_ratio_largest", exclude_if=is_default("keep_ratio_largest"))
+    """Resize mode, named as in img2dataset. ``keep_ratio`` and ``center_crop``: max_side is the shortest
+    side, and the latter cuts out the square in the middle; ``border`` adds white to make a square; ``none``:
+    no image is scaled. An image that is smaller than max_side stays as it is."""
     engine: Literal["rasterloom", "img2dataset"] = "rasterloom"
     """Downloader; docs/fetch.md lists the limits of img2dataset."""
     deadline_s: float = Field(30.0, gt=0)
@@ -64,4 +69,12 @@ class Fetch(Section):
     def _engine_can(self) -> "Fetch":
         if self.engine == "img2dataset" and self.md5:
             raise ValueError("engine img2dataset computes SHA-256 only: give sha256, or no md5")
+        return self
+
+    @model_validator(mode="after")
+    def _borders_fit(self) -> "Fetch":
+        if self.resize == "border" and self.max_side**2 > self.max_pixels:
+            raise ValueError(
+                f"resize: border makes squares of {self.max_side} pixels a side, more than max_pixels in all"
+            )
         return self

@@ -43,12 +43,15 @@ class Fetched:
     recipe: Path
 
 
-def recipe_of(look: Look, folder: Path, size: int | None, settings: Sequence[str] = ()) -> Recipe:
+def recipe_of(
+    look: Look, folder: Path, size: int | None, settings: Sequence[str] = (), resize: str = ""
+) -> Recipe:
     """Make a recipe that fetches a source's images and keeps them all.
 
     Args:
         folder: of the result.
-        size: longest side of a stored image; the recipe's default if None.
+        size: ``fetch.max_side``; the recipe's default if None.
+        resize: ``fetch.resize``; the recipe's default if empty.
         settings: further fields of the sections fetch and run, as in ``fetch.deadline_s=10``.
 
     Raises:
@@ -59,7 +62,7 @@ def recipe_of(look: Look, folder: Path, size: int | None, settings: Sequence[str
         "corpus": look.corpus,
         "workspace": str(folder.resolve() / WORKSPACE),
         "sources": [look.guess.source.model_dump(mode="json", exclude_unset=True)],
-        "fetch": {} if size is None else {"max_side": size},
+        "fetch": {name: value for name, value in (("max_side", size), ("resize", resize)) if value},
         "score": [],
         "keep": {"rule": "true", "dedup": {"exact": False, "phash_radius": None}},
         "run": {},

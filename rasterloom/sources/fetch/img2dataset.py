@@ -184,7 +184,7 @@ def _arguments(folder: str, rows: int, config: Fetch) -> dict[str, Any]:
         "timeout": config.deadline_s,
         "retries": config.retries,
         "image_size": config.max_side,
-        "resize_mode": "keep_ratio_largest",
+        "resize_mode": "no" if config.resize == "none" else config.resize,
         "resize_only_if_bigger": True,
         "skip_reencode": True,
         "encode_quality": config.jpeg_quality,

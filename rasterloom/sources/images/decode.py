@@ -14,10 +14,11 @@ from rasterloom.sources.images.colour import needs_conversion, to_eight_bits, to
 from rasterloom.sources.images.formats import readable
 from rasterloom.sources.images.opened import open_image, whole_jpeg
 from rasterloom.sources.images.perceptual_hash import on_white, summary
-from rasterloom.sources.images.resize import decode_jpeg, fit, scale, use_one_thread
+from rasterloom.sources.images.resize import decode_jpeg, fit, scale, square, use_one_thread
 from rasterloom.sources.images.tiff import silence_libtiff
 
 KEPT_FORMATS = ("JPEG", "PNG", "WEBP")  # those that may be stored as received
+JPEG_SIDE = 65_500  # libjpeg writes no longer one
 
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {
@@ -65,10 +66,10 @@ class DecodedImage:
 def decode_image(data: bytes, config: Fetch) -> DecodedImage:
     """Decode, check and normalise an image file.
 
-    The result is upright, in sRGB, at most ``config.max_side`` a side, and keeps its alpha where a pixel
-    is not opaque; of an animation it is the first frame. A JPEG, PNG or WebP that is all of this already
-    stays byte for byte as received; other images are stored as JPEG, or as PNG if the source was
-    lossless and PNG is no larger, or if they have alpha.
+    The result is upright, in sRGB, of the size that ``config.max_side`` and ``config.resize`` say, and keeps
+    its alpha where a pixel is not opaque; of an animation it is the first frame. A JPEG, PNG or WebP that is
+    all of this already stays byte for byte as received; other images are stored as JPEG, or as PNG if the
+    source was lossless and PNG is no larger, or if they have alpha.
 
     Raises:
         FetchFailure: NOT_AN_IMAGE, BROKEN_IMAGE or TOO_MANY_PIXELS.
@@ -78,7 +79,7 @@ def decode_image(data: bytes, config: Fetch) -> DecodedImage:
     width, height = opened.source.size
     kind = opened.kind
     try:
-        size = fit((width, height), config.max_side)
+        size = fit((width, height), config.max_side, config.resize)
         decoded = decode_jpeg(opened.data, opened.source, size)
         if kind == "jpeg" and decoded is None:
             opened = whole_jpeg(opened)
@@ -96,6 +97,9 @@ def decode_image(data: bytes, config: Fetch) -> DecodedImage:
             changed = True
         image = to_srgb(image)
         changed = changed or image.mode != source.mode
+        upright = image
+        image = square(upright, config.max_side, config.resize)
+        changed = changed or image is not upright
     except FetchFailure:
         raise
     except MemoryError as error:
@@ -137,7 +141,7 @@ def _store(
     """Choose the form that an image is kept in: (file, format)."""
     if received is not None and (not lossless or image.mode == "RGBA"):
         return received, kind
-    if image.mode == "RGBA":
+    if image.mode == "RGBA" or max(image.size) > JPEG_SIDE:
         return _encode(image, "PNG"), "png"
     jpeg = _encode(image, "JPEG", quality=config.jpeg_quality, subsampling=config.jpeg_chroma)
     if lossless:

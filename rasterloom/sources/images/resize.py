@@ -5,17 +5,35 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from rasterloom.recipe.fetch import Resize
+
 
 def use_one_thread() -> None:
     """Keep OpenCV to one thread in this process: a machine runs a worker a core."""
     cv2.setNumThreads(1)
 
 
-def fit(size: tuple[int, int], max_side: int) -> tuple[int, int]:
-    """Return an image's size at a longest side of at most ``max_side``."""
+def fit(size: tuple[int, int], side: int, mode: Resize = "keep_ratio_largest") -> tuple[int, int]:
+    """Return an image's size, its longest or shortest side bounded."""
     width, height = size
-    scale = min(1.0, max_side / max(size))
+    bounded = min(size) if mode in ("keep_ratio", "center_crop") else max(size)
+    scale = 1.0 if mode == "none" else min(1.0, side / bounded)
     return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def square(image: Image.Image, side: int, mode: Resize) -> Image.Image:
+    """Crop to a square, or add white, where the mode says so. An image that is smaller stays."""
+    width, height = image.size
+    if width == height or mode not in ("center_crop", "border"):
+        return image
+    if mode == "center_crop":
+        left, top = (width - side) // 2, (height - side) // 2
+        return image if min(image.size) < side else image.crop((left, top, left + side, top + side))
+    if max(image.size) < side:
+        return image
+    framed = Image.new(image.mode, (side, side), "white")
+    framed.paste(image, ((side - width) // 2, (side - height) // 2))
+    return framed
 
 
 def decode_jpeg(data: bytes, source: Image.Image, size: tuple[int, int]) -> Image.Image | None:

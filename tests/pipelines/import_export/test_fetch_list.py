@@ -71,7 +71,7 @@ def test_a_dry_run_writes_nothing(tmp_path, rasterloom):
     code, printed, err = rasterloom("fetch", path, "--out", tmp_path / "out", "--size", "512", "--dry-run")
     assert code == 0, err
     assert "  url: Link, caption: none" in printed and "images     run  new" in printed
-    assert "4 of 4 steps would run; longest side 512 pixels, webdataset." in printed
+    assert "4 of 4 steps would run; keep_ratio_largest to 512 pixels, webdataset." in printed
     assert not (tmp_path / "out").exists()
 
 

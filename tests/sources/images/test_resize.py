@@ -7,7 +7,9 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from rasterloom.sources.images.resize import decode_jpeg, fit, scale
+from rasterloom.recipe.fetch import Fetch
+from rasterloom.sources.images.decode import decode_image
+from rasterloom.sources.images.resize import decode_jpeg, fit, scale, square
 from rasterloom.utils.malloc import keep_freed_memory
 
 PHOTO = Image.fromarray(skimage.data.astronaut())
@@ -38,6 +40,48 @@ def decibels(a: Image.Image, b: Image.Image) -> float:
 )  # fmt: skip
 def test_sizes(size: tuple[int, int], most: int, expected: tuple[int, int]) -> None:
     assert fit(size, most) == expected
+
+
+MODES = {  # the size that an image of 400 x 200 is stored in, for sides of 100 and of 300
+    "keep_ratio_largest": ((100, 50), (300, 150)),
+    "keep_ratio": ((200, 100), (400, 200)),
+    "center_crop": ((100, 100), (400, 200)),
+    "border": ((100, 100), (300, 300)),
+    "none": ((400, 200), (400, 200)),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_each_mode_has_its_size(mode: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data, _ = jpeg(PHOTO.resize((400, 200)), exif=exif)
+    for side, expected in zip((100, 300), MODES[mode], strict=True):
+        decoded = decode_image(data, Fetch(max_side=side, resize=mode))
+        assert (decoded.width, decoded.height) == (expected if orientation == 1 else expected[::-1])
+        stays = expected == (400, 200) and orientation == 1
+        assert (decoded.data == data) == stays, "what need not change is kept byte for byte"
+        again = decode_image(decoded.data, Fetch(max_side=side, resize=mode))
+        assert again.data == decoded.data
+
+
+@pytest.mark.parametrize("kind", ["L", "RGB", "RGBA"])
+def test_the_middle_is_cut_out_and_borders_are_white(kind: str) -> None:
+    image = PHOTO.convert(kind)
+    wide = image.resize((301, 100))
+    assert square(wide, 100, "center_crop").tobytes() == wide.crop((100, 0, 200, 100)).tobytes()
+    framed = square(wide.crop((0, 0, 100, 51)), 100, "border")
+    assert framed.crop((0, 24, 100, 75)).tobytes() == wide.crop((0, 0, 100, 51)).tobytes()
+    assert {framed.convert("RGB").getpixel((0, y)) for y in (0, 23, 75, 99)} == {(255, 255, 255)}
+    assert square(wide, 400, "border") is wide and square(wide, 101, "center_crop") is wide
+
+
+def test_what_no_jpeg_can_hold_is_a_png() -> None:
+    buffer = BytesIO()
+    Image.linear_gradient("L").resize((70_000, 40)).save(buffer, "TIFF")
+    decoded = decode_image(buffer.getvalue(), Fetch(resize="none"))
+    assert (decoded.format, decoded.width) == ("png", 70_000)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
