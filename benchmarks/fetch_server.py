@@ -25,13 +25,16 @@ class Pictures:
     def __init__(self, folder: Path, trouble: bool) -> None:
         self._files = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
         self._trouble = trouble
-        self.last_good = 0.0
+        self.first_asked = self.last_good = 0.0
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/last":  # when the last good image was sent
             return web.json_response(self.last_good)
+        if request.path == "/first":  # when the first one was asked for
+            return web.json_response(self.first_asked)
         if not request.path.endswith(".jpg"):
             return web.Response(status=404)
+        self.first_asked = self.first_asked or time.time()
         number = int(request.path[1:-4])
         kind = number % 100 if self._trouble else 99
         if kind in (10, 60):

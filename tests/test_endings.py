@@ -31,7 +31,7 @@ def test_it(seaweedfs):
 import time
 from rasterloom.utils.local_ray import start_local_ray
 def test_it():
-    start_local_ray(num_cpus=1, include_dashboard=False)
+    start_local_ray(num_cpus=1)
     print("READY", file=open({ready!r}, "w"))
     time.sleep(600)
 def test_another():

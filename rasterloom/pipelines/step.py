@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 import pyarrow as pa
 from pydantic import BaseModel
@@ -16,8 +16,10 @@ from rasterloom.recipe.run import Run
 from rasterloom.schema import StepKind
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
-from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.record import Record
+
+if TYPE_CHECKING:
+    from rasterloom.versions.corpus import Corpus  # which imports pyiceberg, and no worker needs that
 
 Inputs = dict[str, list[DataFile]]
 # The rows, as one table or as an iterator of tables that each become a file; and how many by outcome, which
@@ -34,6 +36,14 @@ class ShardSpec:
         """The values that are given, by name, as they enter the digest."""
         given = {one.name: getattr(self, one.name) for one in fields(self)}
         return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrySpec(ShardSpec):
+    """Base class of the shards of a step that can be retried."""
+
+    images: str | None = None  # file of the earlier result, whose other rows stay
+    errors: list[str] | None = None  # classes of the rows that are tried again
 
 
 class HasResult(Protocol):
@@ -172,7 +182,7 @@ class StepProgress(Protocol):
 class StepContext(Generic[ConfigT]):
     """Arguments of a step that makes files."""
 
-    corpus: Corpus
+    corpus: "Corpus"
     inputs: Inputs
     step: "FileStep[ConfigT]"
     folder: Path  # of this machine, to be filled

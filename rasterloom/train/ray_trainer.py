@@ -299,7 +299,6 @@ def _ray(job: StageJob) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     start_local_ray(  # even where a cluster runs on this machine: that one is joined by its address
         num_cpus=max(math.ceil(job.workers * job.takes.cpus), os.cpu_count() or 1),
-        include_dashboard=False,
         logging_level=logging.ERROR,
         log_to_driver=False,
     )

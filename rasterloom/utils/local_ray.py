@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rasterloom.utils.private_folders import MAX_AGE_S, remove, socket_folder
-from rasterloom.utils.ray_compat import LOOPBACK, forget_token, loopback
+from rasterloom.utils.ray_compat import LOOPBACK, ON_DEMAND, few_processes, forget_token, loopback
 
 _SESSION = re.compile(r"session_\d.*_(\d+)")  # Ray's name of a session's folder, with its driver's process id
 
@@ -36,7 +36,7 @@ def start_local_ray(**options: Any) -> None:
     import ray  # heavy
 
     try:
-        with private_ray():
+        with private_ray(), _environment(ON_DEMAND), few_processes():
             folder = socket_folder("ray")
             _remove_old_sessions(folder)
             options.setdefault("_temp_dir", str(folder))

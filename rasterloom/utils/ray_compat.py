@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ HOLDS_FOR = "2.60"
 # Ray offers single machines this for macOS and Windows: it binds nothing but 127.0.0.1 then. It turns
 # `_node_ip_address="127.0.0.1"` and `--node-ip-address=127.0.0.1` back into the machine's address without it.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# Workers start when there is work for them, not one a CPU at once: a list of one shard takes one.
+ON_DEMAND = {"RAY_prestart_worker_first_driver": "0"}
 TALKATIVE = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
@@ -36,12 +39,38 @@ def loopback() -> Iterator[None]:
     """
     from ray._private import ray_constants  # heavy
 
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
+    with _replaced(ray_constants, "ENABLE_RAY_CLUSTER", False):
+        yield
+
+
+@contextmanager
+def few_processes() -> Iterator[None]:
+    """Start Ray within this block without what only a cluster needs.
+
+    These are Python processes that take half a second of CPU each before any work begins: the dashboard,
+    which `include_dashboard=False` only empties; the autoscaler's monitor; and the log monitor. `ray start`
+    has options against the latter two, `ray.init` has none. Nor are the dashboard's libraries imported to
+    see whether they are there.
+    """
+    from ray._private import parameter, services, utils  # heavy
+
+    params = partial(parameter.RayParams, no_monitor=True, include_log_monitor=False)
+    with (
+        _replaced(parameter, "RayParams", params),
+        _replaced(services, "start_api_server", lambda *_, **__: (None, None)),
+        _replaced(utils, "get_dashboard_dependency_error", lambda: None),
+    ):
+        yield
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+        setattr(owner, name, before)
 
 
 def ignore_rules(folder: Path) -> list[Callable[[Path], bool]]:

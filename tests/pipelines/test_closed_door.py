@@ -111,7 +111,7 @@ def test_a_token_goes_with_its_ray(monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "1" * 64)
     seen = []
     for _ in range(2):
-        start_local_ray(num_cpus=1, include_dashboard=False, object_store_memory=100 * 2**20)
+        start_local_ray(num_cpus=1, object_store_memory=100 * 2**20)
         seen.append(ray.get(ray.remote(lambda: os.environ["RAY_AUTH_TOKEN"]).remote()))
         assert_only_loopback(psutil.Process())
         assert os.environ["RAY_AUTH_TOKEN"] == "1" * 64 and not LOOPBACK.keys() & os.environ.keys()

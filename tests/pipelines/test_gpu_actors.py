@@ -87,9 +87,7 @@ def work(store, spec, config):
 @pytest.fixture(scope="module")
 def two_gpus():
     kind = {"accelerator_type:L4": 1}  # as Ray would find it
-    start_local_ray(
-        num_cpus=2, num_gpus=2, resources=kind, include_dashboard=False, object_store_memory=100 * 2**20
-    )
+    start_local_ray(num_cpus=2, num_gpus=2, resources=kind, object_store_memory=100 * 2**20)
     yield
     stop_local_ray()
 

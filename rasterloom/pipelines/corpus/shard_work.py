@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 from pydantic import field_serializer
 
 from rasterloom.filtering.scorers.registry import make_scorers, score_shard
-from rasterloom.pipelines.step import Inputs, Shard, ShardResult, ShardSpec
-from rasterloom.pipelines.workspace.retries import RetrySpec
+from rasterloom.pipelines.step import Inputs, RetrySpec, Shard, ShardResult, ShardSpec
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.filtering import Keep, Score

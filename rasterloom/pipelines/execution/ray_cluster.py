@@ -58,7 +58,6 @@ def _init(run: Run, variables: dict[str, str]) -> None:
     try:
         start_local_ray(
             num_cpus=run.cpus or os.cpu_count() or 1,
-            include_dashboard=False,
             object_store_memory=256 * 2**20,  # paths travel between tasks, not pixels
             **quiet,
         )

@@ -7,14 +7,14 @@ follows runs again, a run that was killed goes on, and a further plain run finds
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from rasterloom.errors import RecipeError
-from rasterloom.pipelines.step import HasResult, Inputs, Shard, ShardResult, ShardSpec, ShardStep, Step
+from rasterloom.pipelines.step import HasResult, Inputs, RetrySpec, Shard, ShardResult, ShardStep, Step
 from rasterloom.pipelines.workspace import staging
 from rasterloom.pipelines.workspace.status import status
 from rasterloom.schema import ErrorClass
@@ -23,14 +23,6 @@ from rasterloom.utils.suggest import did_you_mean
 from rasterloom.versions.corpus import Corpus
 
 RETRY = "retry"  # name in a step's identity
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetrySpec(ShardSpec):
-    """Base class of the shards of a step that can be retried."""
-
-    images: str | None = None  # file of the earlier result, whose other rows stay
-    errors: list[str] | None = None  # classes of the rows that are tried again
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)

@@ -92,7 +92,7 @@ def part(spec, start, rows):
 @pytest.fixture(scope="module", autouse=True)
 def two_workers():
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    start_local_ray(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20)
+    start_local_ray(num_cpus=2, object_store_memory=100 * 2**20)
     yield
     stop_local_ray()
 

@@ -22,7 +22,6 @@ def shown():
 
     start_local_ray(
         num_cpus=1,
-        include_dashboard=False,
         object_store_memory=100 * 2**20,
         _system_config={"metrics_report_interval_ms": 500},
     )

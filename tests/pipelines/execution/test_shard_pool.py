@@ -1,0 +1,50 @@
+"""What a worker's process has to import before its first shard, and which processes a local Ray has."""
+
+import subprocess
+import sys
+
+import psutil
+import pytest
+import ray
+import ray.cloudpickle
+
+from rasterloom.pipelines.workflow import Workflow
+from rasterloom.pipelines.workspace import staging
+from rasterloom.recipe.loader import recipe_of
+from rasterloom.utils.local_ray import start_local_ray
+
+OWN_RAY = True
+
+# Each takes a tenth of a second of CPU or more, in every worker of every machine.
+HEAVY = {"boto3", "datasets", "diffusers", "duckdb", "pandas", "pyiceberg", "requests", "scipy", "sqlalchemy"}
+HEAVY |= {"tokenizers", "torch", "transformers", "typer"}
+LOAD = """
+import pickle, sys
+steps = pickle.load(sys.stdin.buffer)
+print(*{name.partition(".")[0] for name in sys.modules})
+"""
+
+
+@pytest.fixture
+def steps(tmp_path):
+    (tmp_path / "urls.csv").write_text("url,caption\nhttp://example.org/a.jpg,a\n")
+    content = {"corpus": "demo", "workspace": "work", "sources": [{"path": "urls.csv"}]}
+    return Workflow(recipe_of(content, tmp_path)).until("scores")
+
+
+def test_a_worker_that_fetches_and_scores_imports_nothing_heavy(steps):
+    """As Ray does it: the step and the function come as a pickle, which imports what they are of."""
+    sent = ray.cloudpickle.dumps([staging.run_shard, steps])
+    done = subprocess.run([sys.executable, "-c", LOAD], input=sent, capture_output=True, check=True)
+    found = set(done.stdout.decode().split())
+    assert {"rasterloom", "aiohttp", "cv2", "pyarrow"} <= found
+    assert not HEAVY & found
+
+
+def test_a_local_ray_has_no_processes_that_only_a_cluster_needs():
+    start_local_ray(num_cpus=1, object_store_memory=100 * 2**20)
+    commands = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    python = {command for command in commands if "python" in command and "ray::" not in command}
+    for part in ("dashboard/dashboard.py", "monitor.py"):
+        assert not any(part in command.partition(" --")[0] for command in python), python
+    assert ray.get(ray.remote(lambda: 1).remote()) == 1
