@@ -2,6 +2,7 @@
 
 from rasterloom.errors import StepFailed, StepImpossible, StorageError
 from rasterloom.pipelines.corpus.existing_steps import is_fixed, refuse_change
+from rasterloom.pipelines.execution.deadline import deadline
 from rasterloom.pipelines.execution.ray_cluster import start_ray
 from rasterloom.pipelines.execution.runner import run_step
 from rasterloom.pipelines.maintenance.apply_takedowns import apply_pending
@@ -35,6 +36,11 @@ def run(workflow: Workflow, until: str | None, progress: Progress, retry: str = 
         StorageError: the workspace or its catalog cannot be used.
         RecipeError: there is no such step or class, or ``images`` is not finished and cannot be retried.
     """
+    with deadline(workflow.recipe.run.deadline_minutes, progress.say):
+        return _run(workflow, until, progress, retry)
+
+
+def _run(workflow: Workflow, until: str | None, progress: Progress, retry: str) -> list[Planned]:
     recipe, corpus = workflow.recipe, workflow.corpus
     check_workspace(corpus)
     if retry:

@@ -39,6 +39,8 @@ class Run(Section):
     max_failures: int = Field(3, ge=0)
     """Times that lost training workers are replaced before a stage fails; a preemption that Ray announces
     does not count."""
+    deadline_minutes: float | None = Field(None, gt=0)
+    """Minutes after which a run stops as SIGTERM stops it, with exit code 3; null: none."""
     node_wait_minutes: float = Field(30, ge=0)
     """Minutes that training waits on a cluster for nodes that are not there yet, such as those of an
     autoscaler; 0: a run whose training has too few is refused at its start."""

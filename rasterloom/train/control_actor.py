@@ -73,16 +73,20 @@ class WorkerChannel:
         self._control, self._workers = control, workers
         self._answer: Any = None
         self._stop = False
+        self._skipped = 0
         control.begin.remote(rank)
 
     def write(self, record: Record) -> None:
-        """Send a step's record, unless an earlier one is in transit."""
+        """Send a step's record, unless an earlier one is in transit. Steps that were skipped all count."""
+        self._skipped += "note" in record
         if self._answer is not None:
             answered, _ = ray.wait([self._answer], timeout=0)
             if not answered:
                 return
             self._stop = ray.get(self._answer)
-        self._answer = self._control.write.remote({**record, "workers": self._workers})
+        self._answer = self._control.write.remote(
+            {**record, "workers": self._workers, "skipped": self._skipped}
+        )
 
     def request(self) -> Request:
         """Request of the driver, as of its last answer."""

@@ -33,7 +33,7 @@ from rasterloom.utils.local_ray import start_local_ray, stop_local_ray
 Progress = Callable[[Record], None]
 Say = Callable[[str], None]
 
-SHOWN = ("step", "total", "loss", "tokens_per_s", "mfu", "workers")
+SHOWN = ("step", "total", "loss", "tokens_per_s", "mfu", "workers", "skipped")
 REGROW_S = 300.0  # how often a group with fewer workers than it might have looks for room: it costs a restart
 WAITS_S = 30.0  # after which it is looked whether workers that have not begun wait for room
 LOOKS = 2  # that must find no room before it is said
@@ -60,7 +60,8 @@ def train_stage(
 
     Args:
         on_progress: is given ``step``, ``total``, ``loss``, ``tokens_per_s`` and ``workers`` about every
-            second, and ``mfu`` as it was last measured, where it is known.
+            second, ``skipped``, the steps that the guard has skipped since the workers began, and ``mfu`` as
+            it was last measured, where it is known.
         say: is told, once, that there is no room for the workers.
 
     Raises:

@@ -189,7 +189,7 @@ def test_whatever_happens_the_stage_goes_on_as_if_nothing_had(job, tmp_path, clu
 
     assert happened == ["told", "saved", "vanished"]
     assert result.steps == progress[-1]["step"] == STEPS
-    assert set(progress[-1]) == {"step", "total", "loss", "tokens_per_s", "workers"}
+    assert set(progress[-1]) == {"step", "total", "loss", "tokens_per_s", "workers", "skipped"}
     ours, alone = read_metrics(job.metrics_file), undisturbed(job)
     assert [r["step"] for r in ours] == list(range(1, STEPS + 1))
     for name in ("tokens", "loss_tokens", "lr"):

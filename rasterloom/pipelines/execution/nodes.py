@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 from rasterloom.utils.formatting import size
 
@@ -31,6 +33,17 @@ def slots(nodes: Iterable[Mapping[str, float]], needs: Mapping[str, float], plac
     if placement == "STRICT_PACK":
         return max(each, default=0)
     return sum(min(1, fit) for fit in each) if placement == "STRICT_SPREAD" else sum(each)
+
+
+def shared_folder(nodes: Iterable[Mapping[str, Any]]) -> str | None:
+    """Return the session folder that two living nodes of one machine share, if any, with its machine.
+
+    Args:
+        nodes: as `ray.nodes` has them.
+    """
+    alive = [(node["NodeManagerAddress"], node["RayletSocketName"]) for node in nodes if node["Alive"]]
+    places = [(host, str(Path(socket).parent.parent)) for host, socket in alive]
+    return next((f"{folder} on {host}" for host, folder in places if places.count((host, folder)) > 1), None)
 
 
 def _fit(has: Mapping[str, float], needs: Mapping[str, float]) -> float:

@@ -1,10 +1,12 @@
 """Connect to a Ray cluster, or start one on this machine."""
 
+import json
 import logging
 import os
 from typing import Any
 
 from rasterloom.errors import StepFailed, StorageError
+from rasterloom.pipelines.execution.nodes import shared_folder
 from rasterloom.recipe.run import Run
 from rasterloom.utils.last_words import last_words
 from rasterloom.utils.local_ray import start_local_ray
@@ -43,6 +45,19 @@ def start_ray(run: Run) -> None:
         sigterm.heed()  # Ray sets a handler of its own, which ends the process where it stands
 
 
+def _check_folders(nodes: list[dict[str, Any]]) -> None:
+    """Raise StepFailed if nodes would delete this job's package under each other's workers.
+
+    Each Ray node unpacks the package anew, into the folder of its session.
+    """
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    if job.get("runtime_env", {}).get("working_dir") and (place := shared_folder(nodes)):
+        raise StepFailed(
+            f"two Ray nodes share {place}, where each deletes what the other has unpacked of this job: start "
+            "one on each machine, or each with a --temp-dir of its own"
+        )
+
+
 def _init(run: Run, variables: dict[str, str]) -> None:
     import ray  # heavy
 
@@ -54,6 +69,7 @@ def _init(run: Run, variables: dict[str, str]) -> None:
         except (ConnectionError, ray.exceptions.AuthenticationError) as error:
             reason = str(error).splitlines()[0]
             raise StepFailed(f"cannot connect to the Ray cluster {address}: {reason}") from None
+        _check_folders(ray.nodes())
         return
     try:
         start_local_ray(

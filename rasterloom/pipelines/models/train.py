@@ -6,6 +6,7 @@ from collections.abc import Callable
 from filelock import FileLock, Timeout
 
 from rasterloom.errors import RecipeError
+from rasterloom.pipelines.execution.deadline import deadline
 from rasterloom.pipelines.models.forecast import stages_of
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.run import run_steps
@@ -31,11 +32,12 @@ def train(workflow: Workflow, which: str, progress: Progress) -> list[Planned]:
     """
     steps = workflow.with_inputs(stages_of(workflow, which))
     check_workspace(workflow.corpus)
-    check_training(workflow.recipe, steps, progress.say)
-    try:
-        return run_steps(workflow.recipe, steps, progress)
-    finally:
-        workflow.refresh()
+    with deadline(workflow.recipe.run.deadline_minutes, progress.say):
+        check_training(workflow.recipe, steps, progress.say)
+        try:
+            return run_steps(workflow.recipe, steps, progress)
+        finally:
+            workflow.refresh()
 
 
 def unfinished(workflow: Workflow, which: str) -> dict[str, str]:

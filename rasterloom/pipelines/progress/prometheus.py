@@ -5,6 +5,7 @@ Ray's own endpoint on each node shows them, prefixed with ``ray_``.
 ``infra/grafana/rasterloom.json`` is a dashboard of them.
 """
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -16,8 +17,20 @@ COUNTERS = {
     "rasterloom_bytes": "Bytes of finished shards' data files.",
     "rasterloom_worker_seconds": "Seconds that workers were at work on finished shards.",
     "rasterloom_shards_lost": "Shards whose worker or node died, and that are done again.",
+    "rasterloom_skipped_steps": "Training steps that the guard skipped.",
 }
-GAUGES = {"rasterloom_shards_left": "Shards of the running step that are not finished."}
+GAUGES = {
+    "rasterloom_shards_left": "Shards of the running step that are not finished.",
+    "rasterloom_steps_left": "Training steps that are not done.",
+    "rasterloom_loss": "Loss of the last training step.",
+    "rasterloom_tokens_per_second": "Tokens that all training workers take a second.",
+    "rasterloom_mfu": "Model FLOPs utilization, where the device's peak is known.",
+}
+MEASURED = {
+    "loss": "rasterloom_loss",
+    "tokens_per_s": "rasterloom_tokens_per_second",
+    "mfu": "rasterloom_mfu",
+}
 
 
 class Metrics:
@@ -25,6 +38,7 @@ class Metrics:
 
     def __init__(self, corpus: str, step: str) -> None:
         self._tags = {"corpus": corpus, "step": step}
+        self._skipped = 0
 
     def finished(self, result: Published, left: int) -> None:
         """Count a finished shard."""
@@ -37,6 +51,18 @@ class Metrics:
         if result.seconds:
             _metric("rasterloom_worker_seconds").inc(result.seconds, self._tags)
         self.left(left)
+
+    def trained(self, row: Mapping[str, Any]) -> None:
+        """Show a training step, as the trainer's ``on_progress`` is given it."""
+        for name, metric in MEASURED.items():
+            if row.get(name) is not None:
+                _metric(metric).set(row[name], self._tags)
+        _metric("rasterloom_steps_left").set(row["total"] - row["step"], self._tags)
+        skipped = row.get("skipped", 0)
+        more = skipped - self._skipped if skipped >= self._skipped else skipped  # other workers count anew
+        if more:
+            _metric("rasterloom_skipped_steps").inc(more, self._tags)
+        self._skipped = skipped
 
     def lost(self) -> None:
         """Count a shard whose worker or node died."""

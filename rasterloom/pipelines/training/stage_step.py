@@ -11,6 +11,7 @@ from rasterloom.errors import RecipeError
 from rasterloom.pipelines.corpus import token_work
 from rasterloom.pipelines.execution.nodes import of_kind
 from rasterloom.pipelines.progress.counts import Figures, Note, Unit, Workers
+from rasterloom.pipelines.progress.prometheus import Metrics
 from rasterloom.pipelines.progress.reporter import figures
 from rasterloom.pipelines.step import FileStep, HasResult, Step, StepContext, StepProgress
 from rasterloom.pipelines.training import preview_images
@@ -310,8 +311,11 @@ def train_stage(context: StepContext[TrainAt]) -> dict[str, int]:
         preview = preview_images.preview_of(config.sample, (target, target), text, profile, config.tokenize)
         job = replace(job, preview=preview)
 
+    metrics = Metrics(corpus.name, step.name)
+
     def show(row: dict[str, Any]) -> None:
         _show(progress, row)
+        metrics.trained(row)
         if previews:
             previews.update()
 

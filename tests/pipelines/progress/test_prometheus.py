@@ -29,6 +29,10 @@ def shown():
     for number, counts in enumerate(({"ok": 7, "timeout": 2, "http_4xx": 0}, {"ok": 5, "timeout": 1})):
         metrics.lost() if number else None
         metrics.finished(Published(f"{number}", {}, 9, 1000, counts, 1.5), left=1 - number)
+    stage = Metrics("photos", "train/1-64")
+    row = {"step": 7, "total": 10, "loss": 2.5, "tokens_per_s": 900.0, "mfu": 0.4, "workers": 2}
+    for step, skipped in ((6, 2), (7, 3), (8, 1)):  # other workers after the second
+        stage.trained({**row, "step": step, "skipped": skipped})
     (node,) = ray.nodes()
     address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     until = time.monotonic() + 120
@@ -64,6 +68,15 @@ def test_the_endpoint_counts_what_was_done(shown):
     assert value(shown, name="ray_rasterloom_worker_seconds_total", **tags) == 3
     assert value(shown, name="ray_rasterloom_shards_lost_total", **tags) == 1
     assert value(shown, name="ray_rasterloom_shards_left", **tags) == 0
+
+
+def test_the_endpoint_shows_how_training_goes(shown):
+    tags = {"corpus": "photos", "step": "train/1-64"}
+    assert value(shown, name="ray_rasterloom_loss", **tags) == 2.5
+    assert value(shown, name="ray_rasterloom_tokens_per_second", **tags) == 900
+    assert value(shown, name="ray_rasterloom_mfu", **tags) == 0.4
+    assert value(shown, name="ray_rasterloom_steps_left", **tags) == 2
+    assert value(shown, name="ray_rasterloom_skipped_steps_total", **tags) == 4
 
 
 def test_the_dashboard_asks_for_metrics_that_there_are(shown):
