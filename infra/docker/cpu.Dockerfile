@@ -26,7 +26,8 @@ RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates
 COPY --from=build /opt/rasterloom /opt/rasterloom
 COPY infra/docker/login.sh /etc/profile.d/rasterloom.sh
 COPY infra/docker/retry.sh /usr/local/bin/rasterloom-retry
-ENV PATH=/opt/rasterloom/bin:$PATH PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0 MALLOC_ARENA_MAX=4
+# HOME: `ray up` mounts the files of a user there, and takes /root where an image does not say.
+ENV HOME=/home/ray PATH=/opt/rasterloom/bin:$PATH PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0 MALLOC_ARENA_MAX=4
 USER ray
 WORKDIR /home/ray
 ENTRYPOINT ["tini", "--"]

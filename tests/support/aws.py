@@ -182,11 +182,6 @@ class Glue:
     def _GetTable(self, given: dict[str, Any]) -> dict[str, Any]:
         return {"Table": self._tables[given["DatabaseName"], given["Name"]]}
 
-    def _GetTables(self, given: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "TableList": [t for (database, _), t in self._tables.items() if database == given["DatabaseName"]]
-        }
-
     def _CreateTable(self, given: dict[str, Any]) -> dict[str, Any]:
         return self._keep(given, "0")
 
@@ -197,10 +192,6 @@ class Glue:
     def _keep(self, given: dict[str, Any], version: str) -> dict[str, Any]:
         table = {**given["TableInput"], "DatabaseName": given["DatabaseName"], "VersionId": version}
         self._tables[given["DatabaseName"], given["TableInput"]["Name"]] = table
-        return {}
-
-    def _DeleteTable(self, given: dict[str, Any]) -> dict[str, Any]:
-        del self._tables[given["DatabaseName"], given["Name"]]
         return {}
 
 

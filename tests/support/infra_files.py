@@ -2,10 +2,13 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import pytest
 
 INFRA = Path(__file__).parents[2] / "infra"
 RETRY = INFRA / "docker" / "retry.sh"
@@ -14,6 +17,44 @@ RETRY = INFRA / "docker" / "retry.sh"
 def files(pattern):
     """Files of infra/ by a pattern."""
     return sorted(INFRA.glob(pattern))
+
+
+def code_of(dockerfile):
+    """A Dockerfile without comments, an instruction a line."""
+    return re.sub(r"\\\n\s*", "", re.sub(r"^#.*\n", "", dockerfile.read_text(), flags=re.M))
+
+
+def copied(dockerfile):
+    """Files that the last stage copies from the repository, and their places."""
+    last = code_of(dockerfile).rpartition("\nFROM ")[2]
+    lines = [line.split()[1:] for line in last.splitlines() if line.startswith("COPY ")]
+    return [(INFRA.parent / line[0], Path(line[1])) for line in lines if not line[0].startswith("--from")]
+
+
+ENTER = ("unshare", "--map-root-user", "--mount", "sh", "-c")
+
+
+def image(folder, dockerfile):
+    """Words that run a command in an image, whose programs print their arguments.
+
+    In a namespace of mounts with this machine's /usr and /etc; skips a test where those are not to be had.
+    """
+    programs, profile = folder / "rasterloom" / "bin", folder / "profile.d"
+    programs.mkdir(parents=True)
+    profile.mkdir()
+    for name in ("ray", "python", "rasterloom"):
+        (programs / name).write_text(f'#!/bin/sh\necho "{name} $*"\n')
+        (programs / name).chmod(0o755)
+    for source, place in copied(dockerfile):
+        if place.parent == Path("/etc/profile.d"):
+            (profile / place.name).write_text(source.read_text())
+    mounts = (
+        f"mount --bind {profile} /etc/profile.d && mount -t tmpfs none /opt && /bin/mkdir /opt/rasterloom"
+    )
+    mounts += f" && mount --bind {folder}/rasterloom /opt/rasterloom"
+    if subprocess.run([*ENTER, mounts], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount in a namespace of their own")
+    return [*ENTER, f'{mounts} && exec env -i HOME=/ PATH=/usr/bin:/bin "$@"', "sh"]
 
 
 @dataclass

@@ -104,7 +104,7 @@ def test_a_run_that_keeps_nothing_says_why(workshop):
     for _ in range(2):  # the second time, nothing is left to run
         process = workshop.start("--until", "selection")
         printed, _ = process.communicate(timeout=300)
-        assert process.returncode == 1, printed
+        assert process.returncode == 4, printed
         assert "selection: none of " in printed and "rule: min_side >= 100000 " in printed
 
 
