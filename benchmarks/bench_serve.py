@@ -3,8 +3,8 @@
 python benchmarks/bench_serve.py [ROWS ...]
 
 The tables are those of bench_report.py. Each address is asked for REPEATS times, through HTTP and with all
-that the guard looks at; the table has the median and the worst, and the CPU time of one. The images of a page come one by one
-afterwards, as a browser asks for them, six at a time.
+that the guard looks at; the table has the median and the worst, and the CPU time of one. The images of a
+page come afterwards, six at a time, as a browser asks for them.
 """
 
 import http.client

@@ -47,6 +47,24 @@ def test_the_held_out_loss_on_the_way_is_a_curve_of_its_own() -> None:
     assert sum(p.get("class") == "mark" for p in chart.iter("polyline")) == 1
 
 
+def test_curves_end_where_they_end() -> None:
+    """A shorter run ends halfway; a held-out loss after the last logged step is at its place."""
+    short, long = (replace(stage([5.0] * steps), name=name) for name, steps in (("a", 50), ("b", 99)))
+    long = replace(long, heldout_curve=((0, 6.0), (50, 4.0), (100, 3.0)))
+    chart = ElementTree.fromstring(charts.two_loss_curves(short, long))
+    ends = {p.get("class"): p.get("points", "").split()[-1].split(",") for p in chart.iter("polyline")}
+    width = charts.RIGHT - charts.LEFT
+    shares = {kind: (float(x) - charts.LEFT) / width for kind, (x, _) in ends.items() if kind}
+    assert shares["side a"] == pytest.approx(0.5, abs=0.001)
+    assert shares["side b"] == pytest.approx(0.99, abs=0.001) and shares["side b held"] == 1
+    dots = {(dot.get("cx"), dot.get("cy")) for dot in chart.iter("circle")}
+    assert dots == {tuple(ends[kind]) for kind in ("side a", "side b", "side b held")}
+    alone = ElementTree.fromstring(charts.loss_curve(long))
+    points = {p.get("class"): p.get("points", "").split() for p in alone.iter("polyline")}
+    ends_at = {kind: float(points[kind][-1].split(",")[0]) for kind in ("curve", "mark")}
+    assert ends_at["curve"] < ends_at["mark"] == charts.RIGHT
+
+
 @pytest.mark.parametrize("losses", [[], [3.0], [2.0, 2.0, 2.0]])
 def test_short_and_flat_curves_are_drawn(losses: list[float]) -> None:
     chart = charts.loss_curve(stage(losses))

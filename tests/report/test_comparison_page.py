@@ -60,6 +60,11 @@ def test_drawings_of_shared_prompts_are_paired(page: str) -> None:
     ]
 
 
+def test_settings_of_samples_stand_beside_them(page: str) -> None:
+    samples = page[page.index('id="samples"') : page.index('id="evaluation"')]
+    assert "Both: guidance 3.0, temperature 1.0, top-k 2000." in samples
+
+
 def test_rows_that_differ_are_shown(page: str) -> None:
     assert page.count("kept: True → False") == 7
     counts = next(row for row in cells(page) if row and row[0] == "tokens" and len(row) == 7)

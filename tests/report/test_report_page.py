@@ -3,6 +3,8 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
+
 from rasterloom.report.report_page import build_report
 from rasterloom.storage.store import Store
 from rasterloom.versions.corpus import Corpus
@@ -59,6 +61,15 @@ def test_the_page_needs_no_other_file_and_no_network(full: Path) -> None:
     assert "url(" not in full.read_text().split("</style>")[0]
     assert "default-src 'none'" in full.read_text()
     assert full.stat().st_size < 3_000_000
+
+
+def test_all_bars_of_the_funnel_have_the_scale_of_all_pairs(full: Path, some_items) -> None:
+    text = full.read_text()
+    funnel = text[text.index('id="funnel"') : text.index('id="samples"')]
+    bars = re.findall(r'style="width: ([\d.]+)%"></span></span>\s*<span class="number">([\d,]+)<', funnel)
+    assert len(bars) > 8
+    for width, rows in bars:
+        assert float(width) == pytest.approx(100 * int(rows.replace(",", "")) / len(some_items))
 
 
 def test_strangers_text_stays_text(full: Path) -> None:

@@ -19,8 +19,9 @@ ROWS = 1_000_000
 WAIT_MS = 60_000  # at most, on a machine that has other things to do
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PAGES = ("/", "/images", "/rule", "/runs", "/images?text=number+77&min.quality=0.5")
-TOO_WIDE = """() => [...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll, svg, .skip, .unseen')
-    && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 120))"""
+TOO_WIDE = """() => [...document.querySelectorAll('body *')]
+    .filter(e => !e.closest('.scroll, svg, .skip, .unseen'))
+    .filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 120))"""
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,7 @@ def show(chromium: Any, address: str) -> Iterator[Callable[..., Any]]:
 
     def opened(path: str, width: int = 1280, **more: Any) -> Any:
         contexts.append(chromium.new_context(viewport={"width": width, "height": 844}, **more))
+        contexts[-1].set_default_timeout(WAIT_MS)
         page = contexts[-1].new_page()
         page.heard = []
         page.on("console", lambda message: page.heard.append(message.text))

@@ -67,6 +67,19 @@ def test_two_versions_side_by_side(two_versions, rasterloom, tmp_path):
     assert again.read_text() == text, "the sample is the same"
 
 
+def test_compared_recipes_are_named_after_their_files(two_versions, rasterloom, tmp_path):
+    recipe, page = two_versions.recipe_file, tmp_path / "compare.html"
+    for other, names in (
+        (tmp_path / "strict.yaml", ("strict.yaml", recipe.name)),
+        (tmp_path / recipe.name, (tmp_path / recipe.name, recipe)),  # two of one name: their folders, too
+    ):
+        other.write_text(recipe.read_text())
+        code, _, error = rasterloom("report", recipe, "--compare", other, "--out", page)
+        assert code == 0, error
+        title = f"<title>little of {names[0]} and little of {names[1]} · Rasterloom</title>"
+        assert title in page.read_text()
+
+
 def test_what_a_comparison_takes(two_versions, rasterloom, tmp_path):
     recipe, page = two_versions.recipe_file, tmp_path / "compare.html"
     code, _, error = rasterloom("report", recipe, "--compare", "v2", "--out", page)
