@@ -52,7 +52,8 @@ def test_curves_end_where_they_end() -> None:
     short, long = (replace(stage([5.0] * steps), name=name) for name, steps in (("a", 50), ("b", 99)))
     long = replace(long, heldout_curve=((0, 6.0), (50, 4.0), (100, 3.0)))
     chart = ElementTree.fromstring(charts.two_loss_curves(short, long))
-    ends = {p.get("class"): p.get("points", "").split()[-1].split(",") for p in chart.iter("polyline")}
+    drawn = [(p.get("class"), p.get("points", "").split()) for p in chart.iter("polyline")]
+    ends = {kind: points[-1].split(",") for kind, points in drawn if points}
     width = charts.RIGHT - charts.LEFT
     shares = {kind: (float(x) - charts.LEFT) / width for kind, (x, _) in ends.items() if kind}
     assert shares["side a"] == pytest.approx(0.5, abs=0.001)
