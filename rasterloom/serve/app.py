@@ -108,7 +108,7 @@ def image_page(shelf: Shelf, request: Request) -> Response | None:
         entry = index.find(key)
         if entry is None:
             return None
-        more = index.images.more(entry["place"])
+        more = index.images.more(entry["_place"])
         is_embedded = index.embedding is not None
     chapters = tell(shelf.workflow, key)
     return _page(shelf, "image.html", entry=entry, more=more, chapters=chapters, is_embedded=is_embedded)
@@ -134,7 +134,10 @@ def rule_page(shelf: Shelf, request: Request) -> Response:
     with shelf.index() as index:
         counts = [count_rule(index, one) for one in (now, rule)]
         parts = sliders(index, rule)
-    tried = try_rule(shelf.recipe, rule) if "duplicates" in request.query_params else None
+    tried = None
+    if "duplicates" in request.query_params:
+        with shelf.one_trial:
+            tried = try_rule(shelf.recipe, rule)
     return _page(shelf, "rule.html", rule=rule, now=counts[0], counts=counts[1], sliders=parts, tried=tried)
 
 

@@ -14,14 +14,14 @@ from rasterloom.utils.suggest import did_you_mean
 
 PAGE = 60  # images
 KINDS = {  # of reasons, as one choice
-    "kept": ("kept", "kept"),
-    "failed": ("all that failed", "starts_with(reason, 'failed: ')"),
-    "rule": ("all that a rule stopped", "starts_with(reason, 'rule: ')"),
-    "duplicate": ("all duplicates", "duplicate_of IS NOT NULL"),
+    "kept": ("kept", "_kept"),
+    "failed": ("all that failed", "starts_with(_reason, 'failed: ')"),
+    "rule": ("all that a rule stopped", "starts_with(_reason, 'rule: ')"),
+    "duplicate": ("all duplicates", "_duplicate_of IS NOT NULL"),
 }
 TEXTS = ("text", "source", "reason", "bucket", "group", "near", "passes", "fails")
 SHOWN = (
-    *("place", "key", "caption", "status", "error", "reason", "duplicate_of", "copies", "task"),
+    *("_place", "key", "caption", "status", "error", "_reason", "_duplicate_of", "_copies", "task"),
     *("original_width", "original_height"),
 )
 
@@ -76,10 +76,10 @@ class Filters:
         values: list[Any] = []
         for condition, value in (
             ("contains(lower(caption), lower(?))", self.text),
-            ("source = ?", self.source),
-            ("list_contains(buckets, ?)", self.bucket),
-            ("coalesce(duplicate_of, key) = ?", self.group),
-            ("reason = ?", "" if self.reason in KINDS else self.reason),
+            ("_source = ?", self.source),
+            ("list_contains(_buckets, ?)", self.bucket),
+            ("coalesce(_duplicate_of, key) = ?", self.group),
+            ("_reason = ?", "" if self.reason in KINDS else self.reason),
         ):
             if value:
                 parts.append(condition)
@@ -118,20 +118,20 @@ def find(index: Index, filters: Filters, after: int | None = None) -> Found:
     if filters.near:
         return Found(_nearest(index, filters.near, columns, where, values), in_all)
     begin = -1 if after is None else after
-    query = f"SELECT {columns} FROM entries WHERE place > ? AND {where} ORDER BY place LIMIT {PAGE + 1}"
+    query = f"SELECT {columns} FROM entries WHERE _place > ? AND {where} ORDER BY _place LIMIT {PAGE + 1}"
     rows = index.sql(query, begin, *values)
-    return Found(rows[:PAGE], in_all, rows[PAGE - 1]["place"] if len(rows) > PAGE else None)
+    return Found(rows[:PAGE], in_all, rows[PAGE - 1]["_place"] if len(rows) > PAGE else None)
 
 
 def _nearest(index: Index, key: str, columns: str, where: str, values: list[Any]) -> list[dict[str, Any]]:
-    """Rows with ``similarity``, the cosine of two embeddings."""
+    """Rows with ``_cosine``, that of two embeddings."""
     if not index.embedded:
         return []
     return index.sql(
-        f"""WITH one AS (SELECT embedding FROM browse.embeddings JOIN entries USING (place) WHERE key = ?)
-        SELECT {columns}, array_cosine_similarity(b.embedding, (SELECT embedding FROM one)) AS similarity
-        FROM browse.embeddings b JOIN (SELECT * FROM entries WHERE {where}) USING (place)
-        WHERE isfinite(similarity) ORDER BY similarity DESC, place LIMIT {PAGE}""",
+        f"""WITH one AS (SELECT embedding FROM browse.embeddings JOIN entries USING (_place) WHERE key = ?)
+        SELECT {columns}, array_cosine_similarity(b.embedding, (SELECT embedding FROM one)) AS _cosine
+        FROM browse.embeddings b JOIN (SELECT * FROM entries WHERE {where}) USING (_place)
+        WHERE isfinite(_cosine) ORDER BY _cosine DESC, _place LIMIT {PAGE}""",
         key,
         *values,
     )

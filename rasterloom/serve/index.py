@@ -96,10 +96,10 @@ class Index:
             hint: where it may be, by a page that may be of an earlier version; saves a look at all keys.
         """
         place = read_place(hint)
-        if place is not None and self.sql("SELECT 1 FROM entries WHERE place = ? AND key = ?", place, key):
+        if place is not None and self.sql("SELECT 1 FROM entries WHERE _place = ? AND key = ?", place, key):
             return place
         found = self.find(key)
-        return found["place"] if found else None
+        return found["_place"] if found else None
 
     @cached_property
     def embedded(self) -> int:
@@ -112,7 +112,7 @@ class Index:
             if length:
                 self.tables.sql(
                     f"""CREATE TABLE browse.embeddings AS
-                    SELECT place, {name}::FLOAT[{length}] AS embedding
+                    SELECT _place, {name}::FLOAT[{length}] AS embedding
                     FROM scores JOIN entries USING (key) WHERE len({name}) = {length}"""
                 )
             return length
@@ -130,6 +130,8 @@ def opened(corpus: Corpus, snapshots: dict[str, int]) -> Iterator[Index]:
         tempfile.TemporaryDirectory(prefix="rasterloom-serve-", ignore_cleanup_errors=True) as folder,
         Tables(corpus, snapshots) as tables,
     ):
+        if not tables.has("images"):
+            raise RecipeError("there are no images yet", needs="images")
         index = _index_of(tables, Path(folder))
         _look_over(index)
         yield index
@@ -161,7 +163,10 @@ def places_of(tables: Tables) -> pa.Table:
 
 
 def _joined(tables: Tables, scores: list[str]) -> str:
-    """Query for one row an image. Columns of missing tables are null."""
+    """Query for one row an image. Columns of missing tables are null.
+
+    Columns that no rule speaks of begin with ``_``, apart from scores of any name.
+    """
     there = set(tables.data["images"].schema.names)
     columns = [
         f"i.{name}" if name in there else f"NULL::{SQL_TYPES[str(IMAGES.field(name).type)]} AS {name}"
@@ -178,17 +183,19 @@ def _joined(tables: Tables, scores: list[str]) -> str:
     for table, rows, alias, names in parts:
         if tables.has(table):
             joins.append(f"{rows} {alias} USING (key)")
-            columns += [f"{alias}.{name}" for name in names]
+            columns += [
+                f"{alias}.{name}" if table == "scores" else f"{alias}.{name} AS _{name}" for name in names
+            ]
         else:
-            columns += [f"{ABSENT.get(name, 'NULL')} AS {name}" for name in names]
-    return f"SELECT p.place, {', '.join(columns)} FROM {' LEFT JOIN '.join(joins)}"
+            columns += [f"{ABSENT.get(name, 'NULL::VARCHAR')} AS _{name}" for name in names]
+    return f"SELECT p.place AS _place, {', '.join(columns)} FROM {' LEFT JOIN '.join(joins)}"
 
 
 def _look_over(index: Index) -> None:
     """Count the rows and the values that filters offer."""
     index.rows = index.tables.number("SELECT count(*) FROM entries")
     for name in ("reason", "source", "bucket"):
-        value = "unnest(buckets)" if name == "bucket" else name
+        value = "unnest(_buckets)" if name == "bucket" else f"_{name}"
         found = index.sql(
             f"""SELECT value, count(*) AS rows FROM (SELECT {value} AS value FROM entries)
             WHERE value IS NOT NULL GROUP BY value ORDER BY rows DESC, value LIMIT {NAMED}"""

@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Self
 
-from rasterloom.errors import RecipeError
 from rasterloom.pipelines.maintenance.takedown import refuse_held
 from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.tombstones import latest_takedown
@@ -39,6 +38,7 @@ class Shelf:
         self._held: _Held | None = None
         self._lock = threading.RLock()
         self._looked = 0.0
+        self.one_trial = threading.Lock()  # of a rule with its duplicates, which takes a selection's memory
 
     def __enter__(self) -> Self:
         self._newest()
@@ -82,8 +82,6 @@ class Shelf:
     def _replace(self, version: tuple[dict[str, int], int]) -> None:
         check_ref(self.corpus)
         refuse_held(self.corpus)
-        if "images" not in version[0]:
-            raise RecipeError("there are no images yet", needs="images")
         with ExitStack() as closing:
             index = closing.enter_context(opened(self.corpus, version[0]))
             before, self._held = self._held, _Held(index, version, closing.pop_all())

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from made_workspace import WITH_EMBEDDINGS, Item, Workspace, bucket_of, embedding
 from PIL import Image
 
 from rasterloom.errors import RecipeError
+from rasterloom.schema import SCORES
 from rasterloom.serve import index as index_module
 from rasterloom.serve.filters import PAGE, Filters, find
 from rasterloom.serve.index import Index, opened
@@ -80,8 +82,8 @@ def test_a_bucket_is_one_of_a_target(index: Index, items: list[Item]) -> None:
 def test_a_group_is_what_is_kept_and_its_duplicates(index: Index, items: list[Item]) -> None:
     copy = next(i for i in items if i.duplicate_of)
     assert set(keys(index, group=str(copy.duplicate_of))) == {copy.key, copy.duplicate_of}
-    (entry,) = index.sql("SELECT copies FROM entries WHERE key = ?", copy.duplicate_of)
-    assert entry["copies"] == 1
+    (entry,) = index.sql("SELECT _copies FROM entries WHERE key = ?", copy.duplicate_of)
+    assert entry["_copies"] == 1
 
 
 def test_pages_follow_one_another_in_the_order_of_the_corpus(
@@ -110,6 +112,28 @@ def test_without_embeddings_nothing_is_near(tmp_path: Path, items: list[Item]) -
         assert index.options["bucket"] == []
 
 
+def test_a_corpus_without_a_selection_has_what_there_is(workspace: Workspace, items: list[Item]) -> None:
+    given = {t: n for t, n in workspace.inputs().snapshots.items() if t in ("pairs", "images")}
+    with opened(workspace.corpus, given) as index:
+        assert set(keys(index, reason="failed")) == {i.key for i in items if i.error}
+        assert keys(index, reason="kept") == [] and len(keys(index)) == len(items)
+        assert len(keys(index, passes="min_side > 1")) == sum(i.image is not None for i in items)
+    with pytest.raises(RecipeError, match="no images yet"), opened(workspace.corpus, {}):
+        pass
+
+
+def test_scores_may_have_any_name(tmp_path: Path, items: list[Item]) -> None:
+    """Such as those of lists by others: LAION's is called similarity."""
+    names = ("similarity", "reason", "place", "copies", "source", 'in "quotes"', "SELECT")
+    schema = pa.schema([*SCORES, *((name, pa.float64()) for name in names)])
+    made = Workspace(tmp_path, score_schema=schema)
+    made.fill(items[:9], targets=())
+    with opened(made.corpus, made.inputs().snapshots) as index:
+        (row, *_) = find(index, Filters()).rows
+        assert set(names) <= set(row) and row["_reason"] == "kept" and "_cosine" not in row
+        assert index.scores == list(names) and not set(names) & set(index.bounds), "all are null"
+
+
 @pytest.mark.parametrize("folder", ["plain", "with [odd] * letters?"])
 def test_a_place_leads_to_its_image(tmp_path: Path, items: list[Item], folder: str) -> None:
     """In folders that DuckDB would take for a pattern, tables are read through Arrow, as they are on S3."""
@@ -130,16 +154,16 @@ def _check_places(made: Workspace, items: list[Item]) -> None:
         for item in items:
             entry = index.find(item.key)
             assert entry is not None
-            found = index.images.stored(entry["place"])
+            found = index.images.stored(entry["_place"])
             if item.image is None:
-                assert found is None and index.images.thumbnail(entry["place"]) is None
+                assert found is None and index.images.thumbnail(entry["_place"]) is None
                 continue
             assert found is not None and found[1] == "image/jpeg"
             with Image.open(io.BytesIO(found[0])) as image:
                 assert image.size == item.image.size
                 expected = np.asarray(item.image, np.int16)
                 assert np.abs(np.asarray(image, np.int16) - expected).mean() < 3
-            with Image.open(io.BytesIO(index.images.thumbnail(entry["place"]) or b"")) as small:
+            with Image.open(io.BytesIO(index.images.thumbnail(entry["_place"]) or b"")) as small:
                 assert max(small.size) <= 200
         assert keys(index, near=items[0].key)[0] == items[0].key
 
