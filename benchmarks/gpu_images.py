@@ -2,7 +2,7 @@
 
 import io
 import tempfile
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def codec(bench: Bench) -> None:
         weights = str(random_weights(Path(folder) / "codec.safetensors"))
         sides = (64,) if bench.rehearses else tuple(FLOPS)
         reference: dict[int, np.ndarray] = {}
-        for precision in ("fp32", "bf16"):
+        for precision in ("fp32", "tf32", "bf16"):
             found = load_codec("chameleon", weights, precision=precision, device=bench.device.type)
             for side in sides:
                 _encodes(bench, found, precision, side)
@@ -47,8 +47,6 @@ def codec(bench: Bench) -> None:
                 bench.note("share of codes as in fp32", same, args={"precision": precision, "side": side})
             if precision == "fp32" and not bench.rehearses:
                 _out_of_memory(bench, found)
-        if not bench.rehearses:
-            _tf32(bench, load_codec("chameleon", weights, device="cuda"))
 
 
 def _encodes(bench: Bench, codec: Any, precision: str, side: int) -> None:
@@ -65,27 +63,6 @@ def _encodes(bench: Bench, codec: Any, precision: str, side: int) -> None:
         bench.note("encoded", rate, "images/s", goal=goal, predicted=predicted, timed=timed, args=args)
         if side in FLOPS:
             bench.note("encoder", rate * FLOPS[side] / 1e12, "TFLOP/s", args=args)
-
-
-def _tf32(bench: Bench, codec: Any) -> None:
-    """Codes with TF32, which the reference's way has on."""
-    from rasterloom.tokenize.codecs import vqgan
-
-    images = pixels(8, 512)
-    exact = codec.encode(images)
-    before, vqgan._same_on_any_device = vqgan._same_on_any_device, nullcontext  # type: ignore[assignment]
-    try:
-        timed = bench.timed(lambda: codec.encode(images))
-        bench.note(
-            "encoded with TF32", len(images) / timed.seconds, "images/s", timed=timed, args={"side": 512}
-        )
-        bench.note(
-            "share of codes as in fp32",
-            float((codec.encode(images) == exact).mean()),
-            args={"precision": "tf32"},
-        )
-    finally:
-        vqgan._same_on_any_device = before
 
 
 @contextmanager

@@ -52,8 +52,9 @@ class Tokenize(Section):
     (docs/extending.md)."""
     weights: str | None = None
     """Weights of the codec: a file, a folder, or an id on the Hugging Face Hub; mini has its own."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the codec. bf16 is faster on hardware that supports it, and changes some codes."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Precision of the codec. tf32, for GPUs, and bf16 are faster on hardware that supports them, and change
+    some codes."""
     text: str | None = None
     """Path of a tokenizer.json; null: a byte-level BPE is trained on the corpus."""
     text_vocab: int = Field(439, ge=256)

@@ -50,7 +50,7 @@ class CodecClass(Protocol):
         Args:
             weights: the recipe's ``tokenize.weights``.
             threads: how many torch may use in this process; None leaves it alone.
-            precision: fp32 or bf16.
+            precision: fp32, tf32 or bf16.
             device: cpu or cuda; None takes a GPU where there is one.
 
         Raises:

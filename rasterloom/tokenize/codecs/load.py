@@ -114,7 +114,7 @@ def load_codec(
         name: mini, chameleon, movq, or that of a plug-in.
         weights: what `weights.codec_weights` takes; None for mini's own, which are in the package.
         threads: how many torch may use in this process; None leaves it alone.
-        precision: fp32 or bf16; mini has fp32 only.
+        precision: fp32, tf32 or bf16; mini has fp32 only.
         device: cpu or cuda; None takes a GPU where torch sees one. mini runs on the CPU.
 
     Raises:

@@ -18,7 +18,7 @@ from rasterloom.utils.oom_batches import FittingBatches
 
 # The reference's way from pixels to floats: in float64, then rounded once.
 PIXELS = torch.from_numpy((np.arange(256) / 255.0 * 2 - 1).astype(np.float32))
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 
 IMAGES_AT_ONCE = 32  # on a GPU; fewer where its memory does not hold them
 VECTORS_AT_ONCE = 4096  # that are compared with the codebook: 4096 x 16384 distances take 256 MiB
@@ -31,7 +31,8 @@ class VqCodec:
         profile: name, downsampling and number of codes that the weights must have.
         weights: what `weights.codec_weights` takes.
         threads: how many torch may use in this process; None leaves it alone.
-        precision: fp32, or bf16 for all but the first and the last layers and the search for codes.
+        precision: fp32; tf32, which convolutions on a GPU compute in; or bf16 for all but the first and the
+            last layers and the search for codes.
         device: cpu or cuda; None takes a GPU where torch sees one.
 
     Raises:
@@ -58,6 +59,7 @@ class VqCodec:
         self.at_once = 1 if self.device.type == "cpu" else IMAGES_AT_ONCE
         self._batches = FittingBatches("images")
         self.dtype = DTYPES[precision]
+        self._tf32 = precision == "tf32"
         found = codec_weights(profile.name, weights)
         try:
             self.network, self.can_decode = load_network(found)
@@ -99,7 +101,7 @@ class VqCodec:
         h, w = images.shape[1:3]
         if not h or not w or h % step or w % step:
             raise ValueError(f"images: got {w}x{h} pixels, takes sides that are multiples of {step}")
-        with _same_on_any_device():
+        with _same_every_time(tf32=self._tf32):
             parts = self._batches.over(self._encode, images, self.at_once, like=("encode", h, w))  # type: ignore[arg-type]
         return np.concatenate([np.empty((0, h // step, w // step), np.int32), *parts])
 
@@ -158,7 +160,7 @@ class VqCodec:
                 f"codes: got {codes.min()} .. {codes.max()}, takes 0 .. {self.codebook_size - 1}"
             )
         h, w = (side * self.downsample for side in codes.shape[1:])
-        with _same_on_any_device():
+        with _same_every_time(tf32=self._tf32):
             parts = self._batches.over(self._decode, codes, self.at_once, like=("decode", h, w))  # type: ignore[arg-type]
         return np.concatenate([np.empty((0, h, w, 3), np.uint8), *parts])
 
@@ -174,10 +176,14 @@ class VqCodec:
 
 
 @contextmanager
-def _same_on_any_device() -> Iterator[None]:
-    """Full-precision, deterministic fp32 convolutions, without TF32 on a GPU."""
+def _same_every_time(*, tf32: bool) -> Iterator[None]:
+    """Deterministic convolutions in float32; without TF32 they are those of any device."""
     with torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False, fp32_precision="ieee"
+        enabled=True,
+        benchmark=False,
+        deterministic=True,
+        allow_tf32=tf32,
+        fp32_precision="tf32" if tf32 else "ieee",
     ):
         yield
 

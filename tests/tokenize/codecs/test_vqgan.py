@@ -177,7 +177,7 @@ def test_bf16_is_near_fp32(codec, codec_name, checkpoint, images):
     codes = codec.encode(images)
     assert 0.3 < (fast.encode(images) == codes).mean() <= 1
     assert np.abs(fast.decode(codes).astype(float) - codec.decode(codes)).mean() < 4
-    with pytest.raises(ValueError, match=r"precision: got 'fp16', takes fp32, bf16"):
+    with pytest.raises(ValueError, match=r"precision: got 'fp16', takes fp32, tf32, bf16"):
         load_codec(codec_name, checkpoint, precision="fp16")
 
 
