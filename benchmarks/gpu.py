@@ -1,4 +1,4 @@
-"""Figures of a GPU in one command, each beside its goal and prediction.
+"""Figures of a GPU, beside their goals and predictions.
 
 python benchmarks/gpu.py --out FOLDER [--budget 480] [--only train,codec] [--resume FOLDER/gpu.json]
 python benchmarks/gpu.py --out FOLDER --rehearse        # every stage on a CPU, with tiny models, in 90 s

@@ -25,7 +25,7 @@ CorpusRef = Annotated[str, AfterValidator(_names_a_version)]
 """Version of a corpus of this workspace: ``name@tag`` or ``name@snapshot``."""
 
 SPEED_ONLY: dict[str, Any] = {
-    **dict.fromkeys(("checkpoint_every", "keep_checkpoints", "micro_batch_tokens"), True),
+    **dict.fromkeys(("checkpoint_every", "deterministic", "keep_checkpoints", "micro_batch_tokens"), True),
     "model": {"remat": True, "compile": True},
     "deepspeed": {"zero": True, "offload": True, "config": True},
     "guard": True,
@@ -267,6 +267,9 @@ class Train(Watch):
     micro_batch_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] | None = "auto"
     """Maximum tokens of a micro-batch; a worker accumulates gradients over its share of a batch. It changes
     no batch. ``auto``: as many as fit the GPU's memory. Null: no accumulation, as is ``auto`` on a CPU."""
+    deterministic: bool = Field(False, exclude_if=is_default(False))
+    """Kernels that give the same bits in every run on a GPU, where there are any; slower. A CPU's do so
+    anyway."""
     checkpoint_every: int = Field(200, ge=1)
     """Steps between checkpoints; the end of a stage always makes one."""
     keep_checkpoints: int = Field(2, ge=1)

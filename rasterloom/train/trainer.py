@@ -78,6 +78,8 @@ def run_worker(
         TrainingDiverged: the guard has stopped the stage, or what it ends with is no result.
         StorageError: a checkpoint cannot be written or read.
     """
+    if job.train.deterministic and job.use_gpu:
+        _choose_deterministic_kernels()
     stage = _open(job)
     plan = stage.loader.plan
     with Monitor(
@@ -159,6 +161,14 @@ def _open(job: StageJob) -> _Stage:
     notes = (job.metrics_file, job.heldout_file, job.sums_file)
     saver = Saver(store, scratch, keep=train.keep_checkpoints, notes=notes)
     return _Stage(job, loader, engine, saver, position, last is None, scratch, average)
+
+
+def _choose_deterministic_kernels() -> None:
+    """Have torch take kernels that give the same bits in every run, where it has any."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # All memory that is read has been written: filling it first would only cost time.
+    torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 def _settled(job: StageJob, loader: StageLoader, device: torch.device) -> Train:

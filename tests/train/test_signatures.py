@@ -62,6 +62,21 @@ def test_kernels_of_attention_take_what_they_are_called_with(
     assert given.get("causal") or given["window_size"] == (-1, 0)
     assert 0.3 in (given.get("scale"), given.get("softmax_scale"))
     assert given.get("enable_gqa", kv_heads < 4) == (kv_heads < 4)
+    assert not given.get("deterministic")
+
+
+@pytest.mark.parametrize("package", ["flash_attn", "flash_attn_interface"])
+def test_kernels_of_attention_are_deterministic_where_torchs_are(package, monkeypatch):
+    found, kernel = [], {name: kernel for name, _, kernel, _ in KERNELS}[package]
+    (signature,) = next(iter(SIGNATURES[package].values())).values()
+    namespace = SimpleNamespace(flash_attn_varlen_func=function_of(signature, found))
+    monkeypatch.setitem(sys.modules, package, namespace)
+    monkeypatch.setattr(attention, "kernel_for", lambda *_: kernel)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    q = torch.zeros(1, 4, 5, 8)
+    segments = Segments([5], torch.device("cpu"))
+    packed_attention(torch.nn.Identity(), q, q, q, segments=segments, scaling=0.3)
+    assert found[0]["deterministic"] is True
 
 
 def calls(names):

@@ -13,7 +13,7 @@ Found = TypeVar("Found")
 
 
 def on_a_gpu(run: Run, takes: WorkerTakes, work: Callable[[Given], Found], given: Given) -> Found:
-    """Do a piece of work in a Ray task that holds a GPU.
+    """Run some work in a Ray task with a GPU.
 
     Args:
         takes: what the task takes of its node, as a training worker does.

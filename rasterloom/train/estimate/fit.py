@@ -91,7 +91,7 @@ def _with(train: Train, remat: str, tokens: int | None) -> Train:
 
 
 def _most_tokens(train: Train, stage: Stage, room: float, share: int) -> int:
-    """Most tokens at once that fit, up to a share; 0 if none do."""
+    """Most tokens that fit at once; 0 if none do."""
     low, high = 0, ceil(share / STEP)
     while low < high:
         middle = (low + high + 1) // 2
@@ -154,7 +154,7 @@ def in_words(found: Fit) -> str:
 
 
 def cannot_fit(found: Fit) -> str:
-    """Reason why a stage does not fit, and the ways out, in words."""
+    """Reason why a stage does not fit, in words."""
     short = (
         f"a worker takes {found.memory.total / GIB:,.1f} GiB, and of a GPU with {found.gpu / GIB:,.1f} GiB "
         f"{max(0.0, usable(found.gpu)) / GIB:,.1f} can be used"
@@ -165,7 +165,7 @@ def cannot_fit(found: Fit) -> str:
 
 
 def ways_out(train: Train, stage: Stage, gpu: float) -> Iterator[str]:
-    """Changes of a recipe that make a stage fit, in its own words.
+    """Changes of a recipe that make a stage fit.
 
     Args:
         train: as the recipe has it, its precision settled.

@@ -24,15 +24,23 @@ def prepare_layers(
 ) -> None:
     """Set up activation checkpointing of each layer, and compile it.
 
-    Compilation goes inside: what is computed again is then the compiled layer.
+    Compilation goes inside: what is computed again is then the compiled layer. Without gradients, as for
+    held-out losses and previews, layers run as they are: each kind of inputs would be compiled anew.
     """
     for layer in layers:
         forward = layer.forward
         if compiled:
-            forward = torch.compile(forward, dynamic=True)
+            forward = _for_training(torch.compile(forward, dynamic=True), forward)
         if remat != "none":
             forward = _checkpointed(layer, forward, selective=remat == "selective")
         layer.forward = forward
+
+
+def _for_training(compiled: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return (compiled if torch.is_grad_enabled() else plain)(*args, **kwargs)
+
+    return run
 
 
 def _checkpointed(layer: nn.Module, forward: Callable[..., Any], *, selective: bool) -> Callable[..., Any]:

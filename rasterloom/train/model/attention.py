@@ -105,6 +105,7 @@ def _flash_attn(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scaling: fl
         *(q, k, v, segments.bounds, segments.bounds, segments.longest, segments.longest),
         softmax_scale=scaling,
         causal=True,
+        deterministic=torch.are_deterministic_algorithms_enabled(),
     )
     return out
 
@@ -116,6 +117,7 @@ def _flash_attn_3(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scaling: 
         *(q, k, v, segments.bounds, segments.bounds, segments.longest, segments.longest),
         softmax_scale=scaling,
         causal=True,
+        deterministic=torch.are_deterministic_algorithms_enabled(),
     )
     whole: Tensor = out[0] if isinstance(out, tuple) else out  # earlier versions give the log-sums as well
     return whole

@@ -33,9 +33,11 @@ def runbook():
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/runbook.md").read_text(), flags=re.S)
     (corpus,) = (block for block in blocks if "corpus: photos" in block)
     (train,) = (block for block in blocks if block.startswith("train:"))
-    recipe = yaml.safe_load(corpus) | yaml.safe_load(train)
-    recipe["train"]["init"] = "7b"
-    return Recipe.model_validate(recipe)
+    return yaml.safe_load(corpus) | yaml.safe_load(train)
+
+
+def of_kuberay():
+    return yaml.safe_load((ROOT / "infra/kuberay/overlays/aws/train/recipe.yaml").read_text())
 
 
 def held_by(train, run, target):
@@ -43,26 +45,23 @@ def held_by(train, run, target):
     return fit.Stage(SIZES["7b"], (), run.train_workers.min, longest)
 
 
-def test_the_runbooks_stage_fits_the_machine_that_it_names():
-    recipe = runbook()
+@pytest.mark.parametrize("given", [runbook, of_kuberay])
+def test_the_stages_of_the_docs_fit_the_machines_that_they_name(given):
+    """On p4d.24xlarge, whose A100 are those with 40 GB."""
+    fields = given()
+    fields["train"]["init"] = "7b"
+    recipe = Recipe.model_validate(fields)
     run, train = recipe.run, with_precision(recipe.train.of_stage(0), use_gpu=recipe.run.use_gpu)
     takes = run.takes("train/1-512")
     assert run.use_gpu and train.deepspeed.bf16 and run.train_workers.min % NODE == 0
+    assert NODE * takes.cpus <= 90 and NODE * takes.memory <= 1000 * GIB
     smallest = min(gpu_sizes(WorkerTakes(gpus=1, accelerator=takes.accelerator)))
-    assert smallest == 39.4 * GIB  # p4d.24xlarge
+    assert smallest == 39.4 * GIB
     assert fit.fit(train, held_by(train, run, 512), smallest).is_there
-    # As it was: two workers, nothing computed again, a whole share at once.
-    model = Model(remat="none")
-    before = train.model_copy(update={"model": model, "micro_batch_tokens": None})
+    # As the runbook was: two workers, nothing computed again, a whole share at once.
+    before = train.model_copy(update={"model": Model(remat="none"), "micro_batch_tokens": None})
     found = fit.fit(before, replace(held_by(train, run, 512), workers=2), smallest)
     assert not found.is_there and len(found.ways_out) == 3
-
-
-def test_a_pod_of_kuberay_holds_its_workers():
-    text = (ROOT / "infra/kuberay/train.yaml").read_text()
-    told = re.search(r"train_workers: (\d+).*\n#\s+steps: \{train: \{cpus: (\d+), memory: (\d+)GB", text)
-    workers, cpus, memory = map(int, told.groups())
-    assert workers % NODE == 0 and NODE * cpus <= 90 and NODE * memory <= 1000 * GIB / 1e9
 
 
 @pytest.mark.parametrize(

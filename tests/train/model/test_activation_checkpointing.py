@@ -6,7 +6,8 @@ from operators import Watch
 
 from rasterloom.recipe.model import Model
 from rasterloom.recipe.train import DeepSpeed, Stage, Train
-from rasterloom.train.model.packed_lm import training_model
+from rasterloom.train.model.packed_lm import own_attention, training_model
+from rasterloom.train.model.sampler import Sampler
 
 LENGTHS = ([40, 37, 20, 5], [33, 33, 9], [50])
 
@@ -101,8 +102,24 @@ def test_compiled_layers_give_the_same_and_are_compiled_once_for_all_lengths(rem
     assert graphs[-1] == graphs[2]  # no new ones for new lengths, or another number of sequences
 
 
+def test_drawing_and_evaluation_compile_nothing(profile, monkeypatch):
+    """Each has its own kinds of inputs, and so many graphs more that dynamo's limit would be met."""
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    compiled = model_with(profile, compile=True)
+    ids = torch.arange(60) % 40
+    compiled(ids, ids.roll(-1), [33, 27]).total.backward()
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert before > 0
+    with torch.no_grad():
+        compiled.eval()(ids, ids.roll(-1), [40, 20])
+        with own_attention(compiled.lm):
+            Sampler(compiled.lm, profile).sample([[0, 30, 16]], [(64, 64)], cfg=2.0)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before
+
+
 def test_what_cannot_go_together_is_refused():
-    with pytest.raises(ValueError, match="takes remat: none or full"):
+    with pytest.raises(ValueError, match="takes remat: auto, none or full"):
         Model(compile=True, remat="selective")
     with pytest.raises(ValueError, match=r"takes deepspeed: \{zero: 0\}, 1 or 2, not 3"):
         Train(stages=(Stage(target=64, steps=1),), model=Model(compile=True), deepspeed=DeepSpeed(zero=3))
