@@ -31,7 +31,7 @@ from rasterloom.tokenize.sample_rows import COLUMNS, TokenizeSample, asks, plan_
 from rasterloom.tokenize.text_tokenizer import TextEncoder
 from rasterloom.tokenize.unirep import frame_batch
 
-THREADS = 2  # that decode and crop; more only compete with the codec
+THREADS = 2  # that decode and crop; more only compete with a codec on the CPU
 SCORES = ("quality", "aesthetic", "clip")
 
 FAILURES = pa.schema([("key", pa.string()), ("reason", pa.string())])
@@ -131,7 +131,8 @@ def _framed(
     """Token ids of each image, by key and number. Beside it, the first broken image of a sample, and why."""
     framed: dict[tuple[str, int], NDArray[np.int32]] = {}
     broken: dict[str, tuple[int, str]] = {}
-    for bucket, batch, pixels in _ahead(_jobs(planned, config), config.batch):
+    threads = getattr(codec, "feeders", THREADS)
+    for bucket, batch, pixels in _ahead(_jobs(planned, config), config.batch, threads):
         good = []
         for job, pixel in zip(batch, pixels, strict=True):
             if isinstance(pixel, str):
@@ -202,7 +203,7 @@ def _words(sample: TokenizeSample) -> str:
 
 
 def _ahead(
-    jobs: dict[Size, list[_Job]], size: int
+    jobs: dict[Size, list[_Job]], size: int, threads: int
 ) -> Iterator[tuple[Size, list[_Job], list[NDArray[np.uint8] | str]]]:
     """Yield batches of up to ``size`` jobs with pixels, prepared by threads."""
     batches = [
@@ -210,7 +211,7 @@ def _ahead(
         for bucket, todo in jobs.items()
         for start in range(0, len(todo), size)
     ]
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         pending: list[list[Future[NDArray[np.uint8] | str]]] = []
         for number, (bucket, batch) in enumerate(batches):
             for _, following in batches[number + len(pending) : number + 2]:

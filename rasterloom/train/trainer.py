@@ -164,7 +164,7 @@ def _open(job: StageJob) -> _Stage:
 
 
 def _choose_deterministic_kernels() -> None:
-    """Have torch take kernels that give the same bits in every run, where it has any."""
+    """Have torch take deterministic kernels, where it has any."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     # All memory that is read has been written: filling it first would only cost time.

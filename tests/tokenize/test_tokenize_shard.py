@@ -8,6 +8,7 @@ from PIL import Image, ImageOps
 
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import IMAGES, TOKENS, pair_key
+from rasterloom.tokenize import tokenize_shard as tokenize_module
 from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.codecs.load import load_codec
 from rasterloom.tokenize.crop import apply_crop, plan_crop, seed_of
@@ -100,6 +101,17 @@ def test_batches_hold_one_bucket_and_keep_to_their_size():
     tokens, _ = run(rows_of([(64, 64)] * 7 + [(128, 32)]), codec=codec)
     assert sorted(codec.batches) == [(1, 32, 128, 3), (1, 64, 64, 3), (3, 64, 64, 3), (3, 64, 64, 3)]
     assert len(tokens) == 8
+
+
+def test_a_codec_on_a_gpu_is_fed_by_as_many_threads_as_it_names(monkeypatch):
+    pools, pool = [], tokenize_module.ThreadPoolExecutor
+    monkeypatch.setattr(
+        tokenize_module, "ThreadPoolExecutor", lambda threads: pools.append(threads) or pool(threads)
+    )
+    plain, fed = BlockCodec(), BlockCodec()
+    fed.feeders = 7
+    assert run(rows_of(), codec=plain).tokens.equals(run(rows_of(), codec=fed).tokens)
+    assert pools == [2, 7]
 
 
 def test_the_batch_size_changes_nothing():

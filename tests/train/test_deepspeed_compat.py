@@ -1,12 +1,15 @@
 """DeepSpeed's private parts are where this version of Rasterloom looks for them."""
 
+import shutil
 from pathlib import Path
 
 import deepspeed
 import pytest
 import torch
 
+from rasterloom.errors import StorageError
 from rasterloom.recipe.train import DeepSpeed, Stage, Train
+from rasterloom.train import deepspeed_files
 from rasterloom.train.deepspeed_compat import (
     DeepSpeedMoved,
     StepGate,
@@ -92,6 +95,25 @@ def test_the_converter_takes_the_arguments_that_it_is_given(monkeypatch):
     monkeypatch.setattr("sys.argv", ["ds_to_universal", "--input_folder", "in", "--output_folder", "out"])
     known = vars(ds_to_universal.parse_arguments())
     assert given.keys() == known.keys(), MOVED.format(what="the arguments of ds_to_universal")
+
+
+def test_a_large_checkpoint_is_converted_in_processes_to_the_same_files(profile, tmp_path, monkeypatch):
+    engine = engine_of(profile, 2, True)
+    engine.save_checkpoint(str(tmp_path), tag="state", save_latest=False)
+    engine.destroy()
+    to_universal(tmp_path / "state", tmp_path / "one")
+    monkeypatch.setattr(deepspeed_files, "LARGE", 1)
+    to_universal(tmp_path / "state", tmp_path / "many")
+    one, many = (
+        {file.relative_to(tmp_path / name): file.read_bytes() for file in (tmp_path / name).rglob("*.pt")}
+        for name in ("one", "many")
+    )
+    assert one.keys() == many.keys() and len(one) > 10
+    shutil.rmtree(tmp_path / "state")
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/broken_optim_states.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(StorageError, match="state: the checkpoint cannot be converted: "):
+        to_universal(tmp_path / "state", tmp_path / "many")
 
 
 def test_a_parameter_without_zeros_mapping_is_named():

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,8 @@ class Clip:
         model, processor = self._model
 
         def embed(some: Sequence[NDArray[np.uint8]]) -> Embeddings:
-            inputs = processor(list(some), return_tensors="pt", input_data_format="channels_last")
-            pooled = model.vision_model(inputs["pixel_values"].to(model.device)).pooler_output
+            pixels = _pixels(processor, some, 1 if model.device.type == "cpu" else _cpus())
+            pooled = model.vision_model(pixels.to(model.device)).pooler_output
             return _of_length_1(model.visual_projection(pooled))
 
         return self._in_batches(embed, images)
@@ -146,6 +147,27 @@ class Clip:
             f"cannot load the CLIP {self.checkpoint!r}; where the Hugging Face hub cannot be reached, give "
             f"`clip:` a folder with the checkpoint ({one_line(error, limit=200)})"
         )
+
+
+def _pixels(processor: Any, images: Sequence[NDArray[np.uint8]], threads: int) -> Any:
+    """Input of the image tower, prepared in threads: alone it would keep a GPU waiting."""
+
+    def prepared(some: Sequence[NDArray[np.uint8]]) -> Any:
+        return processor(list(some), return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+
+    if threads == 1:
+        return prepared(images)
+    import torch  # heavy
+
+    with ThreadPoolExecutor(threads) as pool:
+        return torch.cat(list(pool.map(prepared, ([image] for image in images))))
+
+
+def _cpus() -> int:
+    """CPUs that Ray gives this actor: torch has as many threads."""
+    import torch  # heavy
+
+    return torch.get_num_threads()
 
 
 @lru_cache(maxsize=8)

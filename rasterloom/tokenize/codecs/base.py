@@ -15,6 +15,7 @@ class Codec(Protocol):
     codebook_size: int  # codes are 0 .. codebook_size - 1
     digest: str  # sha256 of the weights, in hex
     can_decode: bool  # False: its weights hold the encoder alone
+    # Threads that decode and crop images for it may be named as `feeders`: with a GPU more than beside a CPU.
 
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.int32]:
         """Encode RGB images uint8 [n, h, w, 3] as codes int32 [n, h / downsample, w / downsample].

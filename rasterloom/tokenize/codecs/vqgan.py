@@ -21,6 +21,7 @@ PIXELS = torch.from_numpy((np.arange(256) / 255.0 * 2 - 1).astype(np.float32))
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 
 IMAGES_AT_ONCE = 32  # on a GPU; fewer where its memory does not hold them
+FEEDERS = 2  # threads that decode and crop for a GPU, at least
 VECTORS_AT_ONCE = 4096  # that are compared with the codebook: 4096 x 16384 distances take 256 MiB
 
 
@@ -57,6 +58,8 @@ class VqCodec:
         self.digest = digest_of(profile.name, weights)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.at_once = 1 if self.device.type == "cpu" else IMAGES_AT_ONCE
+        if self.device.type == "cuda":  # torch has as many threads as Ray gives this actor CPUs
+            self.feeders = max(FEEDERS, torch.get_num_threads())
         self._batches = FittingBatches("images")
         self.dtype = DTYPES[precision]
         self._tf32 = precision == "tf32"

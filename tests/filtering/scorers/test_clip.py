@@ -125,3 +125,9 @@ def test_a_checkpoint_without_a_tokenizer_says_so(clip: Path, tmp_path: Path) ->
             (tmp_path / file.name).write_bytes(file.read_bytes())
     with pytest.raises(ValueError, match=r"cannot load the CLIP .*give `clip:` a folder .*tokenizer"):
         ClipScorer(str(tmp_path))(Batch(pictures(1), ["a"]))
+
+
+def test_images_are_prepared_in_threads_for_a_gpu_as_they_are_without(clip: Path) -> None:
+    _, processor = open_clip(str(clip), None)._model
+    plain, threaded = (clip_module._pixels(processor, pictures(9), threads) for threads in (1, 4))
+    assert torch.equal(plain, threaded)
