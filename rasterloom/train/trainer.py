@@ -81,7 +81,7 @@ def run_worker(
     if job.train.deterministic and job.use_gpu:
         _choose_deterministic_kernels()
     stage = _open(job)
-    plan = stage.loader.plan
+    job, plan = stage.job, stage.loader.plan  # the job with what was settled
     with Monitor(
         stage.engine,
         job,
