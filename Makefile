@@ -5,6 +5,7 @@
 # make setup TORCH=cpu   without the gigabytes of CUDA; make demo and the tests take it too
 # make lint      what a change must pass first; make hooks has git do it at each commit
 # make lock      renews requirements.lock from pyproject.toml and constraints.txt
+# make wheel     builds the wheel, installs it without what only tests need, and uses it
 # make api       a page for each public module, from the docstrings, in work/api
 # make site      the docs as a site with search, and those pages, in work/docs
 # make test-browser   the tests of the report's pages, and of images as a browser shows them, in Chromium
@@ -13,7 +14,7 @@ BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED := 0
 
 .PHONY: setup img2dataset demo demo-small corpus-openclipart test test-slow test-all test-one test-browser \
-	nightly lint hooks lock resolve api site bench clean
+	nightly lint hooks lock resolve wheel api site bench clean
 
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # TORCH=cpu takes PyTorch without CUDA, TORCH=cu126 and so on one for another CUDA; empty: what PyPI has.
@@ -122,6 +123,9 @@ lock: setup
 # Whether there is a set of versions for each Python that we say we run on; the tests run on one.
 resolve: setup
 	for version in 3.11 3.12 3.13; do $(COMPILE) --python-version $$version > /dev/null || exit 1; done
+
+wheel: setup
+	$(BIN)/python scripts/check_wheel.py
 
 api: setup
 	$(BIN)/python scripts/api_pages.py work/api
