@@ -10,6 +10,7 @@ A shape therefore has the same codes at any position, which a tiny model can lea
 the caption omits, so there is one tone of background and few positions.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,9 +33,10 @@ from rasterloom.filtering.scenes.grammar import (
 from rasterloom.filtering.scenes.outlines import mask_of
 from rasterloom.filtering.scenes.suite import is_held_out
 
-STORIES = {"one": 0.44, "several": 0.16, "relation": 0.40}  # shares; a relation takes the longest to learn
+STORIES = {"one": 0.24, "several": 0.18, "relation": 0.58}  # shares; a relation takes the longest to learn
 GRADIENTS = 0.05  # share of scenes whose background is not plain
 
+LARGE_BESIDE = 0.35  # how often a large shape has another beside it, to one of another size
 GAP = 2  # cells between shapes, 1 between three
 MARGIN = 1  # cells kept free at each edge; a crop of 5:3 to 2:1 takes as much
 
@@ -84,9 +86,9 @@ def draw_scene(
     frame = _frame(rng, layout)
     canvas = _background(rng, *(size or frame))
     cell = cell_of(*canvas.size)
-    caption = caption or _story(rng, roomy=min(canvas.size) > 13 * cell)
-    groups, relation = caption.groups, caption.relation
     room = [int(side / cell + 1e-6) - 2 * MARGIN for side in canvas.size]
+    caption = caption or _story(rng, room)
+    groups, relation = caption.groups, caption.relation
     for group, centres in zip(groups, _places(rng, room, groups, relation, layout.farthest), strict=True):
         for x, y in centres:
             middle = (canvas.width / 2 + x * cell, canvas.height / 2 + y * cell)
@@ -103,23 +105,40 @@ def _frame(rng: Generator, layout: Layout) -> tuple[int, int]:
     return list(layout.frames)[rng.choice(len(layout.frames), p=list(layout.frames.values()))]
 
 
-def _story(rng: Generator, roomy: bool) -> Caption:
+def _story(rng: Generator, room: list[int]) -> Caption:
     """Content of a scene: one shape, a few equal ones, or two in relation; none that is held out."""
     kind = str(rng.choice(list(STORIES), p=list(STORIES.values())))
-    while is_held_out(caption := _caption(rng, kind, roomy)):
+    while is_held_out(caption := _caption(rng, kind, room)):
         pass
     return caption
 
 
-def _caption(rng: Generator, kind: str, roomy: bool) -> Caption:
+def _caption(rng: Generator, kind: str, room: list[int]) -> Caption:
     if kind == "relation":
         colours = rng.choice(list(COLOURS), 2, replace=False)
-        sizes = ["small", ""] if roomy else ["small"]
-        groups = [_group(rng, str(colour), 1, sizes) for colour in colours]
-        return Caption(tuple(groups), str(rng.choice(RELATIONS)))
+        relation = str(rng.choice(RELATIONS))
+        sizes = _sizes(rng, room, _axis(relation))
+        groups = [_group(rng, str(colour), 1, [size]) for colour, size in zip(colours, sizes, strict=True)]
+        return Caption((groups[0], groups[1]), relation)
     number = 1 if kind == "one" else int(rng.integers(2, 4))
     sizes = ["small", "", "large"][: 4 - number]
     return Caption((_group(rng, str(rng.choice(list(COLOURS))), number, sizes),))
+
+
+def _sizes(rng: Generator, room: list[int], axis: int) -> list[str]:
+    """Sizes of two shapes that have room beside each other."""
+    pairs = [
+        pair
+        for pair in itertools.product(SIZES, repeat=2)
+        if sum(SIZES[size] for size in pair) + GAP <= room[axis]
+        and max(SIZES[size] for size in pair) <= room[1 - axis]
+    ]
+    weights = np.array([LARGE_BESIDE if "large" in pair else 1.0 for pair in pairs])
+    return list(pairs[rng.choice(len(pairs), p=weights / weights.sum())])
+
+
+def _axis(relation: str) -> int:
+    return 1 if relation in ("above", "below") else 0
 
 
 def _group(rng: Generator, colour: str, number: int, sizes: list[str]) -> Group:
@@ -134,7 +153,7 @@ def _places(
     Two groups lie along the axis of their relation, the shapes of a group across it. Shapes without a
     relation lie along the long side.
     """
-    axis = 1 if relation in ("above", "below") else 0 if relation else int(room[0] >= room[1])
+    axis = _axis(relation) if relation else int(room[0] >= room[1])
     ordered = groups if relation in ("left of", "above", "") else groups[::-1]
     extents = [SIZES[group.size] for group in ordered]
     steps = [SIZES[group.size] + (1 if group.number == 3 else GAP) for group in groups]

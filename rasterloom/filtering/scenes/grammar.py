@@ -17,7 +17,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "purple": (140, 50, 185),
 }
 SHAPES = ("circle", "square", "triangle", "star", "ring")
-SIZES = {"small": 4, "": 6, "large": 10}  # diameter in cells; the middle size is not in the caption
+SIZES = {"small": 4, "": 6, "large": 8}  # diameter in cells; the middle size is not in the caption
 NUMBERS = {1: "a", 2: "two", 3: "three"}
 RELATIONS = ("left of", "right of", "above", "below")
 BACKGROUND = 228  # a tone of grey
