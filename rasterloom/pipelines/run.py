@@ -7,6 +7,7 @@ from rasterloom.pipelines.execution.ray_cluster import start_ray
 from rasterloom.pipelines.execution.runner import run_step
 from rasterloom.pipelines.maintenance.apply_takedowns import apply_pending
 from rasterloom.pipelines.maintenance.takedown import refuse_held
+from rasterloom.pipelines.progress.notify import notifying
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.step import HasResult, ShardStep
 from rasterloom.pipelines.training.preflight import check_training
@@ -36,7 +37,8 @@ def run(workflow: Workflow, until: str | None, progress: Progress, retry: str = 
         StorageError: the workspace or its catalog cannot be used.
         RecipeError: there is no such step or class, or ``images`` is not finished and cannot be retried.
     """
-    with deadline(workflow.recipe.run.deadline_minutes, progress.say):
+    asked = workflow.recipe.run
+    with notifying(workflow.recipe, progress), deadline(asked.deadline_minutes, progress.say):
         return _run(workflow, until, progress, retry)
 
 

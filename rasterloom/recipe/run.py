@@ -1,6 +1,7 @@
 """Section `run`: resources and speed, part of no step's identity."""
 
 import re
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -44,6 +45,11 @@ class Run(Section):
     node_wait_minutes: float = Field(30, ge=0)
     """Minutes that training waits on a cluster for nodes that are not there yet, such as those of an
     autoscaler; 0: a run whose training has too few is refused at its start."""
+    notify: tuple[Literal["end", "failure", "stall"], ...] = ()
+    """Messages of a run to the webhook in the variable ``RASTERLOOM_WEBHOOK``: its end, its failure, and a
+    step that has not come on for ``stall_minutes``."""
+    stall_minutes: float = Field(60, gt=0)
+    """Minutes in which a step must come on, if ``notify`` has ``stall``."""
     use_gpu: bool = False
     """Use GPUs for training, and in an actor on each for scores and codecs."""
     min_success: float = Field(0.05, ge=0, le=1)

@@ -19,6 +19,7 @@ from rasterloom.recipe.recipe import Recipe
 ROOT = Path(__file__).parents[2]
 NEW = {  # another value, where the schema does not suggest one, and what else it takes
     "corpus": "other",
+    "run.notify": ["end"],
     "workspace": "elsewhere",
     "catalog": {"type": "sql", "uri": "sqlite:///c.db"},
     "sources.path": "others.parquet",

@@ -35,7 +35,9 @@ ENTER = ("unshare", "--map-root-user", "--mount", "sh", "-c")
 
 
 def image(folder, dockerfile):
-    """Words that run a command in an image, whose programs print their arguments.
+    """Words that run a command in an image.
+
+    Its programs print their arguments.
 
     In a namespace of mounts with this machine's /usr and /etc; skips a test where those are not to be had.
     """

@@ -54,7 +54,7 @@ def _check_folders(nodes: list[dict[str, Any]]) -> None:
     if job.get("runtime_env", {}).get("working_dir") and (place := shared_folder(nodes)):
         raise StepFailed(
             f"two Ray nodes share {place}, where each deletes what the other has unpacked of this job: start "
-            "one on each machine, or each with a --temp-dir of its own"
+            "one on each machine, or each with a temporary folder of its own"
         )
 
 

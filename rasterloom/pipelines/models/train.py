@@ -8,6 +8,7 @@ from filelock import FileLock, Timeout
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.execution.deadline import deadline
 from rasterloom.pipelines.models.forecast import stages_of
+from rasterloom.pipelines.progress.notify import notifying
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.run import run_steps
 from rasterloom.pipelines.step import HasResult
@@ -32,10 +33,11 @@ def train(workflow: Workflow, which: str, progress: Progress) -> list[Planned]:
     """
     steps = workflow.with_inputs(stages_of(workflow, which))
     check_workspace(workflow.corpus)
-    with deadline(workflow.recipe.run.deadline_minutes, progress.say):
-        check_training(workflow.recipe, steps, progress.say)
+    recipe = workflow.recipe
+    with notifying(recipe, progress), deadline(recipe.run.deadline_minutes, progress.say):
+        check_training(recipe, steps, progress.say)
         try:
-            return run_steps(workflow.recipe, steps, progress)
+            return run_steps(recipe, steps, progress)
         finally:
             workflow.refresh()
 

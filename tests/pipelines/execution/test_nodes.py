@@ -37,6 +37,6 @@ def test_a_job_with_a_package_is_refused_there(monkeypatch):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
     _check_folders([node("10.0.0.1"), node("10.0.0.2")])
     with pytest.raises(
-        StepFailed, match=rf"two Ray nodes share {SESSION} on 10.0.0.1, .* a --temp-dir of its own"
+        StepFailed, match=rf"two Ray nodes share {SESSION} on 10.0.0.1, .* a temporary folder of its own"
     ):
         _check_folders(both)
