@@ -197,7 +197,7 @@ def another(path, field):
     if kind["type"] == "boolean":
         return not default
     if kind["type"] == "integer":
-        return max(default or 0, kind.get("minimum", 0)) + 1
+        return max(default if isinstance(default, int) else 0, kind.get("minimum", 0)) + 1
     if kind["type"] == "number":
         return default / 2 if default else 0.25 if "maximum" in kind or "exclusiveMaximum" in kind else 1.5
     assert kind["type"] == "string", path

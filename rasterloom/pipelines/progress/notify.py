@@ -64,7 +64,7 @@ def notifying(recipe: Recipe, progress: Progress) -> Iterator[None]:
 def _watch(
     progress: Progress, longest_s: float, over: threading.Event, send: Callable[[str, str], None]
 ) -> None:
-    """Look so often, and tell of a step that is where it was."""
+    """Tell of a step that is where it was a while ago."""
     before = None
     while not over.wait(longest_s):
         step = progress.run.running
