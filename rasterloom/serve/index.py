@@ -177,7 +177,7 @@ def _joined(tables: Tables, scores: list[str]) -> str:
         ("scores", "scores", "s", [quoted(name) for name in scores]),
         ("selection", "selection", "l", ["kept", "reason", "duplicate_of"]),
         ("selection", OF_COPIES, "c", ["copies"]),
-        ("pairs", "pairs", "r", ["source", "licence"]),
+        ("pairs", "pairs", "r", ["source"]),
         ("tokens", OF_TOKENS, "t", ["buckets"]),
     )
     for table, rows, alias, names in parts:
@@ -192,11 +192,11 @@ def _joined(tables: Tables, scores: list[str]) -> str:
 
 
 def _look_over(index: Index) -> None:
-    """Count the rows and the values that filters offer."""
+    """Count the rows and the values that filters offer, however long it takes."""
     index.rows = index.tables.number("SELECT count(*) FROM entries")
     for name in ("reason", "source", "bucket"):
         value = "unnest(_buckets)" if name == "bucket" else f"_{name}"
-        found = index.sql(
+        found = index.tables.sql(
             f"""SELECT value, count(*) AS rows FROM (SELECT {value} AS value FROM entries)
             WHERE value IS NOT NULL GROUP BY value ORDER BY rows DESC, value LIMIT {NAMED}"""
         )
@@ -207,8 +207,8 @@ def _look_over(index: Index) -> None:
         f"max({quoted(name)}) FILTER (isfinite({quoted(name)}::DOUBLE))"
         for name in names
     )
-    (row,) = index.sql(f"SELECT [{ends}]::DOUBLE[] AS ends FROM entries")
-    for place, name in enumerate(names):
-        low, high = row["ends"][2 * place : 2 * place + 2]
+    (row,) = index.tables.sql(f"SELECT [{ends}]::DOUBLE[] AS ends FROM entries")
+    for number, name in enumerate(names):
+        low, high = row["ends"][2 * number : 2 * number + 2]
         if low is not None:
             index.bounds[name] = (low, high)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import uvicorn
 
-from rasterloom.errors import UserError
+from rasterloom.errors import UserError, one_line
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.serve.app import application
 from rasterloom.serve.guard import Guard
@@ -75,7 +75,8 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server(address[:2], family=family)
     except (OSError, ValueError, OverflowError) as error:
-        raise UserError(f"cannot be listened on: {error}", field="host", value=f"{host}:{port}") from None
+        message = f"cannot be listened on: {one_line(error)}"
+        raise UserError(message, field="host", value=f"{host}:{port}" if port else host) from None
     with listener:
         yield listener
 

@@ -255,6 +255,10 @@ OF_COMMANDS = {
         "a rule needs the scores of the recipe, and images is not done (new): rasterloom run RECIPE --until "
         "scores"
     ),
+    "serve good.yaml": "there are no images yet: rasterloom run RECIPE --until images",
+    "serve good.yaml --port 70000": (
+        "Invalid value for '--port': it takes 65535 or less  (--help says more)"
+    ),
     "tokenize good.yaml --target 500": "--target: a target is a multiple of 32 pixels; 500 is not",
     "tokens show good.yaml 0": "the corpus demo has no tokens yet: rasterloom run RECIPE --until tokens",
     "tokens import nowhere.json --profile chameleon --into good.yaml": (
