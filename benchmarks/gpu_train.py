@@ -57,7 +57,9 @@ class Steps:
         one_rank(bench)
         self.bench, self.shape = bench, set_shape(bench, LAYERS)
         self.model = Either(drawn_model(bench, bench.device), 0.05, z_loss=1e-5).train()
-        stage = Stage(target=512, steps=1, lr=LR)
+        stage = Stage(
+            target=512, steps=1, lr=LR, batch_tokens=1
+        )  # smaller than a micro-batch: no accumulation
         self.train = Train(stages=(stage,), deepspeed=DeepSpeed(zero=2, bf16=True))
         self.engine = start_deepspeed(self.model, self.train, use_gpu=not bench.rehearses)
 
