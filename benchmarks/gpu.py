@@ -11,6 +11,7 @@ Weights are random, and images drawn: neither changes how fast a network is.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -67,15 +68,21 @@ def attempt(name: str, box: float, args: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, __file__, "--stage", name, "--out", str(args.out)]
     command += ["--rehearse"] if args.rehearse else []
     began = time.monotonic()
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **_variables()})
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **_variables()},
+        start_new_session=True,  # so that what a stage has started ends with it
+    )
     try:
         _, said = process.communicate(timeout=None if args.rehearse else box)
     except subprocess.TimeoutExpired:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)
         try:
             _, said = process.communicate(timeout=GRACE_S)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             _, said = process.communicate()
     outcome: dict[str, Any] = {"seconds": round(time.monotonic() - began, 1)}
     return outcome | ({"failed": process.returncode, "said": said[-TOLD:]} if process.returncode else {})

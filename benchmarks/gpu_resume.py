@@ -81,7 +81,7 @@ def _run(bench: Bench, folder: Path, name: str, deterministic: bool, *, stops: b
     for stop_at in (STOP_AT, 0) if stops else (0,):
         given = {"folder": str(folder), "name": name, "deterministic": deterministic, "stop_at": stop_at}
         command = [sys.executable, __file__, json.dumps({**given, "rehearses": bench.rehearses})]
-        subprocess.run(command, check=True, timeout=300)
+        subprocess.run(command, check=True)
     bench.note("seconds of a run", time.monotonic() - began, "s", args={"run": name})
     lines = (folder / name / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["loss"] for line in lines]
