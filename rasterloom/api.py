@@ -104,7 +104,7 @@ def run(recipe: AnyRecipe, *, until: str | None = None, retry: str = "", quiet: 
         StorageError: the workspace or its catalog cannot be used.
     """
     loaded = _recipe(recipe)
-    console: Console = SafeConsole(quiet=quiet)
+    console: Console = SafeConsole(quiet=quiet, force_jupyter=False)  # a line at a time, not a box a line
     run_workflow(Workflow(loaded), until, Progress(console), retry)
     return CorpusView(Corpus.of(loaded))
 

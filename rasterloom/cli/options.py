@@ -1,5 +1,6 @@
 """Arguments, consoles and messages that the commands share."""
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -116,6 +117,17 @@ class SafeConsole(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(soft_wrap=True, markup=False, emoji=False, **options)
+
+    @property
+    def is_terminal(self) -> bool:
+        """True where the cursor can be moved.
+
+        FORCE_COLOR, which CI sets, makes rich take a pipe for a terminal. A notebook gives ``!rasterloom``
+        a terminal that only colours; its kernel has JPY_PARENT_PID, and so have the kernel's children.
+        """
+        if self._force_terminal:
+            return True
+        return super().is_terminal and self.file.isatty() and "JPY_PARENT_PID" not in os.environ
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Make text of a string before rich measures it."""
