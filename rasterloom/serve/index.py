@@ -192,7 +192,7 @@ def _joined(tables: Tables, scores: list[str]) -> str:
 
 
 def _look_over(index: Index) -> None:
-    """Count the rows and the values that filters offer, however long it takes."""
+    """Count the rows and the values that filters offer."""
     index.rows = index.tables.number("SELECT count(*) FROM entries")
     for name in ("reason", "source", "bucket"):
         value = "unnest(_buckets)" if name == "bucket" else f"_{name}"

@@ -64,7 +64,10 @@ def to_universal(source: Path, target: Path) -> None:
 
 
 def _convert_in_processes(source: Path, target: Path, size: int) -> None:
-    """Convert a large checkpoint in processes of a new one, which has joined no group and may fork."""
+    """Convert a large checkpoint in several processes.
+
+    They are those of a new process, which has joined no group and may fork.
+    """
     processes = str(min(CONVERTERS, os.cpu_count() or 1))
     logger.info("%.1f GiB of checkpoint are converted by %s processes", size / 2**30, processes)
     began = time.monotonic()
