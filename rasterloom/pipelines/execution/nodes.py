@@ -36,7 +36,7 @@ def slots(nodes: Iterable[Mapping[str, float]], needs: Mapping[str, float], plac
 
 
 def shared_folder(nodes: Iterable[Mapping[str, Any]]) -> str | None:
-    """Return the session folder that two living nodes of one machine share, if any, with its machine.
+    """Find a session folder that two nodes of one machine share.
 
     Args:
         nodes: as `ray.nodes` has them.

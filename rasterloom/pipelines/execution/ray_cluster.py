@@ -46,7 +46,7 @@ def start_ray(run: Run) -> None:
 
 
 def _check_folders(nodes: list[dict[str, Any]]) -> None:
-    """Raise StepFailed if nodes would delete this job's package under each other's workers.
+    """Check that no node would delete this job's package under another's workers.
 
     Each Ray node unpacks the package anew, into the folder of its session.
     """
