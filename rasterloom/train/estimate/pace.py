@@ -10,7 +10,8 @@ DEVICES = ("A100", "H100", "H200")
 
 # Model FLOPs utilisation by GPU and activation checkpointing, of the peak in bf16: the operators of a step
 # of the 7B were counted (eager, target 512, 16,384 tokens of a rank) and priced by what each GPU reaches in
-# matrix products and in copies.
+# matrix products and in copies. What recomputation costs was counted for the H200, and has the same share on
+# the others.
 _COUNTED: Mapping[str, Mapping[str, float]] = {
     "A100": {"none": 0.59, "selective": 0.51, "full": 0.45},
     "H100": {"none": 0.44, "selective": 0.38, "full": 0.34},
