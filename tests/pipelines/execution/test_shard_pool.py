@@ -15,8 +15,9 @@ from rasterloom.utils.local_ray import start_local_ray
 
 OWN_RAY = True
 
-# Each takes a tenth of a second of CPU or more, in every worker of every machine.
-HEAVY = {"boto3", "datasets", "diffusers", "duckdb", "pandas", "pyiceberg", "requests", "scipy", "sqlalchemy"}
+# Each takes a tenth of a second of CPU or more, in every worker of every machine. So does pandas, which
+# pyarrow imports by itself.
+HEAVY = {"boto3", "datasets", "diffusers", "duckdb", "pyiceberg", "requests", "scipy", "sqlalchemy"}
 HEAVY |= {"tokenizers", "torch", "transformers", "typer"}
 LOAD = """
 import pickle, sys
