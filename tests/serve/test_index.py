@@ -62,7 +62,7 @@ FILTERS: list[tuple[dict[str, str], Callable[[Item], bool]]] = [
 ]
 
 
-@pytest.mark.parametrize(("parameters", "passes"), FILTERS, ids=lambda found: str(found)[:50])
+@pytest.mark.parametrize(("parameters", "passes"), FILTERS, ids=[str(asked)[:50] for asked, _ in FILTERS])
 def test_a_filter_finds_what_it_says(index: Index, items: list[Item], parameters, passes) -> None:
     assert sorted(keys(index, **parameters)) == sorted(i.key for i in items if passes(i))
 
