@@ -20,8 +20,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # TORCH=cpu takes PyTorch without CUDA, TORCH=cu126 and so on one for another CUDA; empty: what PyPI has.
 TORCH ?=
 TORCH_INSTALL := $(INSTALL) -c constraints.txt torch $(if $(TORCH),--index-url https://download.pytorch.org/whl/$(TORCH))
-# Tests wait for servers and processes more than they compute.
-TESTS_AT_ONCE ?= 2
+# On two cores: tests wait for servers and processes a third of their time.
+TESTS_AT_ONCE ?= 3
 # In the order of tests/conftest.py, which begins with the files that take longest.
 PYTEST := $(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder --durations 10
 NOT_HERE := not browser and not nightly
