@@ -1,6 +1,7 @@
 """Start of the server on a socket."""
 
 import ipaddress
+import re
 import secrets
 import socket
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from rasterloom.serve.shelf import Shelf
 TOKEN_BYTES = 32
 GRACE_S = 2  # that answers may take when the server ends
 EVERYWHERE = ("", "0.0.0.0", "::")
+HOST = re.compile(r"[\w.:%-]*", re.ASCII)  # a resolver may answer for anything, and the address is printed
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ def serving(recipe: Recipe, host: str = "127.0.0.1", port: int = 0) -> Iterator[
 
 @contextmanager
 def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    if not HOST.fullmatch(host):
+        raise UserError("is neither a name nor an address", field="host", value=host)
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server(address[:2], family=family)

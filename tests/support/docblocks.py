@@ -39,8 +39,8 @@ class Command:
 
     @property
     def elsewhere(self):
-        """True if it takes a cluster."""
-        return self.ours and bool({"submit", "jobs", "--address"} & set(self.words))
+        """True if it takes a cluster, or does not end."""
+        return self.ours and bool({"submit", "jobs", "serve", "--address"} & set(self.words))
 
 
 @dataclass(frozen=True)

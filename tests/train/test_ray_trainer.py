@@ -247,8 +247,16 @@ def test_a_machine_that_is_announced_to_go_costs_no_failure(job, cluster):
     assert [record["step"] for record in read_metrics(job.metrics_file)] == list(range(1, 701))
 
 
+def make_room(cluster, workers):
+    """Add machines: other tests take them away."""
+    while ray.cluster_resources().get("CPU", 0) < workers:
+        cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+
+
 def test_a_stage_goes_on_without_its_board_and_its_controller(job, cluster):
     """Both are killed. The board is set up again, and the rest goes on from the last checkpoint."""
+    make_room(cluster, 1)
     train = job.train.model_copy(update={"checkpoint_every": 20})
     stage = job.stage.model_copy(update={"steps": 600})
     job = replace(job, stage=stage, train=train, workers=1, min_workers=None, max_failures=1)
@@ -290,9 +298,7 @@ def test_a_worker_that_fails_says_why(job, cluster):
 @pytest.mark.parametrize("at_least", [None, 1])
 def test_workers_that_are_slow_to_start_are_not_said_to_wait(job, cluster, monkeypatch, at_least):
     """There is room: they import torch, for seconds."""
-    while ray.cluster_resources().get("CPU", 0) < job.workers:  # other tests take machines away
-        cluster.add_node(num_cpus=1)
-        cluster.wait_for_nodes()
+    make_room(cluster, job.workers)
     monkeypatch.setattr(ray_trainer, "WAITS_S", 0.0)
     said = []
     short = replace(job, stage=job.stage.model_copy(update={"steps": 2}), min_workers=at_least)
