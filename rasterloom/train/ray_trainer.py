@@ -227,12 +227,12 @@ class _Room:
         if self._waits < LOOKS:
             return
         message = _waiting_message(self._job)
-        if waited > self._job.room_wait_s:
-            raise TrainingError(f"after {waited / 60:.0f} minutes (run.node_wait_minutes) it still {message}")
         if not self._told:
             logger.info("%s %s", self._job.stage.label, message)
             self._say(message)
             self._told = True
+        if waited > self._job.room_wait_s:
+            raise TrainingError(f"after {waited / 60:.0f} minutes (run.node_wait_minutes) it still {message}")
 
 
 def _lacks_room(job: StageJob, others: set[str]) -> bool:
