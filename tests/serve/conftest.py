@@ -86,7 +86,7 @@ def recipe_of(workspace: Workspace) -> Recipe:
     return Recipe(corpus="scenes", workspace=str(workspace.folder), sources=(Source(path="pairs.parquet"),))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no longer: others set the clock
 def client(workspace: Workspace) -> Iterator[Client]:
     with serving(recipe_of(workspace)) as served:
         thread = threading.Thread(target=served.run)
@@ -95,4 +95,4 @@ def client(workspace: Workspace) -> Iterator[Client]:
             yield Client(served.url).come_in()
         finally:
             served.server.should_exit = True
-            thread.join()
+            thread.join(60)
