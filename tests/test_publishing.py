@@ -74,5 +74,6 @@ def test_what_the_package_imports_is_declared():
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             for name in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"rasterloom"}:
                 found |= {(name, canonicalize_name(owner)) for owner in owners.get(name, [name])[:1]}
-    missing = {name for name, owner in found if owner not in declared}
+    # FlashAttention 3 is on no index: who has a GPU for it builds it.
+    missing = {name for name, owner in found if owner not in declared} - {"flash_attn_interface"}
     assert len(found) > 20 and not missing, missing

@@ -47,7 +47,7 @@ OF_FIELDS = {
     "fetch:\n  deadline_s: 30s": "recipe.yaml:4: fetch.deadline_s: takes a number (got '30s')",
     "fetch:\n  robots: perhaps": "recipe.yaml:4: fetch.robots: takes true or false (got 'perhaps')",
     "fetch:": (
-        "recipe.yaml:3: fetch: takes fields such as max_side, engine, deadline_s, retries, per_host "
+        "recipe.yaml:3: fetch: takes fields such as max_side, resize, engine, deadline_s, retries "
         "(got nothing)"
     ),
     "fetch: {opt_out_tags: noai}": ("recipe.yaml:3: fetch.opt_out_tags: takes a list: [noai] (got 'noai')"),

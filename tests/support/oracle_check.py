@@ -216,7 +216,7 @@ def check(drawn, folder, ground):
         starts, saves = run(job, runs, seen)
         outcome = oracle.train(job, given(job), state, saves=saves, poisoned=runs.poison)
         check_starts(job, runs, starts, outcome.checkpoints)
-        check_fed(outcome.batches, fed_to(seen), starts, job.train.micro_batch_tokens)
+        check_fed(outcome.batches, fed_to(seen), starts, job.train.tokens_at_once)
         check_steps(job, runs, outcome, starts)
         check_heldout(job, outcome)
         check_drops(job, outcome)

@@ -111,7 +111,7 @@ def test_batches_are_halved_when_the_gpu_is_full(
         hook.remove()
     assert sizes == [8, 4, 2, 2, 2, 2, 2, 1]
     np.testing.assert_allclose(halved, whole, atol=1e-6)
-    assert "out of memory: going on with batches of 2" in caplog.text
+    assert "does not hold 8 images or captions at once: 2" in caplog.text
 
 
 def test_one_checkpoint_is_opened_once(clip: Path) -> None:

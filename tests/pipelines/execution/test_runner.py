@@ -78,7 +78,7 @@ def test_a_ray_that_does_not_start_is_one_line(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", too_busy)
-    monkeypatch.setattr("rasterloom.pipelines.execution.ray_cluster._stop_on_sigterm", lambda: None)
+    monkeypatch.setattr("rasterloom.pipelines.execution.ray_cluster.sigterm.heed", lambda: None)
     with pytest.raises(StepFailed, match=r"^Ray did not start .* during startup: run it again"):
         start_ray(Run())
 
