@@ -4,6 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -79,6 +80,8 @@ SSH = 'while [[ "$1" != *@* ]]; do shift; done; shift; exec bash -c "$*"'
 @CONFIGS
 def test_ray_up_starts_a_head_in_the_image(path, tmp_path):
     """Ray's own launcher, with stand-ins for ssh, rsync and docker; a container is `image`."""
+    if Path(sys.prefix).is_relative_to("/tmp"):
+        pytest.skip("an environment in /tmp is not to be seen where /tmp is another")
     config = yaml.safe_load(path.read_text())
     for name in ("available_node_types", "head_node_type", "max_workers", "upscaling_speed"):
         del config[name]  # which a list of machines does not have

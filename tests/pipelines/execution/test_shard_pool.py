@@ -4,13 +4,8 @@ import subprocess
 import sys
 
 import psutil
-import pytest
 import ray
-import ray.cloudpickle
 
-from rasterloom.pipelines.workflow import Workflow
-from rasterloom.pipelines.workspace import staging
-from rasterloom.recipe.loader import recipe_of
 from rasterloom.utils.local_ray import start_local_ray
 
 OWN_RAY = True
@@ -24,18 +19,24 @@ import pickle, sys
 steps = pickle.load(sys.stdin.buffer)
 print(*{name.partition(".")[0] for name in sys.modules})
 """
+DUMP = """
+import sys
+import ray.cloudpickle
+from rasterloom.pipelines.workspace import staging
+from rasterloom.pipelines.workflow import Workflow
+from rasterloom.recipe.loader import load_recipe
+steps = Workflow(load_recipe(sys.argv[1])).until("scores")
+sys.stdout.buffer.write(ray.cloudpickle.dumps([staging.run_shard, steps]))
+"""
 
 
-@pytest.fixture
-def steps(tmp_path):
-    (tmp_path / "urls.csv").write_text("url,caption\nhttp://example.org/a.jpg,a\n")
-    content = {"corpus": "demo", "workspace": "work", "sources": [{"path": "urls.csv"}]}
-    return Workflow(recipe_of(content, tmp_path)).until("scores")
-
-
-def test_a_worker_that_fetches_and_scores_imports_nothing_heavy(steps):
+def test_a_worker_that_fetches_and_scores_imports_nothing_heavy(tmp_path):
     """As Ray does it: the step and the function come as a pickle, which imports what they are of."""
-    sent = ray.cloudpickle.dumps([staging.run_shard, steps])
+    (tmp_path / "urls.csv").write_text("url,caption\nhttp://example.org/a.jpg,a\n")
+    (tmp_path / "recipe.yaml").write_text("corpus: demo\nworkspace: work\nsources: [{path: urls.csv}]\n")
+    # In a process of its own: here others' tests have put marks on the classes.
+    dump = [sys.executable, "-c", DUMP, str(tmp_path / "recipe.yaml")]
+    sent = subprocess.run(dump, capture_output=True, check=True).stdout
     done = subprocess.run([sys.executable, "-c", LOAD], input=sent, capture_output=True, check=True)
     found = set(done.stdout.decode().split())
     assert {"rasterloom", "aiohttp", "cv2", "pyarrow"} <= found
