@@ -116,7 +116,7 @@ def sample(bench: Bench) -> None:
         bench.note("step", ms, "ms", goal=("<=", 6.0) if batch <= 8 else None, predicted="18-30", args=args)
         tokens = (side // 16) * (side // 16 + 1)
         bench.note("images/s, extrapolated", batch * 1000 / (ms * tokens), args=args)
-        held = weights + 2 * batch * (tokens + 30) * cache_bytes(model.config)
+        held = weights + 2 * batch * (tokens + 30) * cache_bytes(model.config, width=2)
         if bench.device.type == "cuda":
             bench.note("peak / weights and cache", bench.peak() / held, goal=("<=", 1.05), args=args)
     if not bench.rehearses:

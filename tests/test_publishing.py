@@ -1,4 +1,4 @@
-"""What strangers and the release find in the repository's own folders."""
+"""The repository's own files, for strangers and the release."""
 
 import ast
 import re

@@ -36,7 +36,7 @@ from rasterloom.filtering.scenes.suite import is_held_out
 STORIES = {"one": 0.24, "several": 0.18, "relation": 0.58}  # shares; a relation takes the longest to learn
 GRADIENTS = 0.05  # share of scenes whose background is not plain
 
-LARGE_BESIDE = 0.35  # how often a large shape has another beside it, to one of another size
+LARGE_BESIDE = 0.35  # weight of two shapes of which one is large; others have 1
 GAP = 2  # cells between shapes, 1 between three
 MARGIN = 1  # cells kept free at each edge; a crop of 5:3 to 2:1 takes as much
 

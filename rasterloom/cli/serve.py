@@ -1,6 +1,5 @@
 """The command ``serve``."""
 
-import signal
 from contextlib import suppress
 from typing import Annotated
 
@@ -8,6 +7,7 @@ import typer
 
 from rasterloom.cli.options import RecipePath, load_recipe, out
 from rasterloom.errors import UserError
+from rasterloom.utils.sigterm import sigterm
 
 
 def serve_command(
@@ -33,7 +33,7 @@ def serve_command(
         print(f"Serving at {served.url}", flush=True)  # as it is: the console would mask the token
         if not served.is_private:
             out.print("Whoever has that address reads the corpus, and nothing is encrypted.")
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does: tidily
+        sigterm.heed()  # ends it as Ctrl-C does: tidily
         with suppress(KeyboardInterrupt):
             served.run()
     out.print("Stopped.")

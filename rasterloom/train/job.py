@@ -134,7 +134,7 @@ class StageJob:
     max_failures: int = 3
     """How often lost workers are replaced before the stage fails."""
     room_wait_s: float = math.inf
-    """How long workers may wait for room before the stage fails."""
+    """Longest wait of workers for room, after which the stage fails."""
     checkpoints: str | None = None
     """Folder or ``s3://bucket/prefix`` of the checkpoints, where every machine reaches it; None: in
     ``out_dir``. On S3 it also holds what else a stage leaves behind, so that ``out_dir`` may be each

@@ -198,7 +198,7 @@ class _TrainerThread:
 
         Raises:
             TrainingError: workers were lost too often, or failed with what other workers may not meet.
-        RayActorError: the trainer was lost itself.
+            RayActorError: the trainer was lost itself.
         """
         if isinstance(self._error, RayActorError):
             raise self._error

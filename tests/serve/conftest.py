@@ -96,3 +96,4 @@ def client(workspace: Workspace) -> Iterator[Client]:
         finally:
             served.server.should_exit = True
             thread.join(60)
+            assert not thread.is_alive()

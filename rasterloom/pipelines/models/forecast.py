@@ -57,11 +57,11 @@ class Forecast:
     estimate: Estimate | None = None
     memory: Memory | None = None
     fits: tuple[Fit, ...] = ()
-    """How it fits the GPUs that it may get, by their memory; empty where that is not known."""
+    """Fit into each GPU that it may get, by their memory; empty where that is not known."""
     sent: float = 0.0
     """Bytes that a worker sends in a step."""
     paces: dict[str, Pace] = field(default_factory=dict)
-    """What a GPU is taken to reach, by its name."""
+    """Assumed pace of each GPU, by its name."""
 
     @property
     def gpu_hours(self) -> dict[str, float]:

@@ -32,7 +32,7 @@ class Pace:
     mfu: float
     """Share of it that goes into the operations that the model needs."""
     source: str
-    """Where the share is from."""
+    """Origin of the share."""
 
     def hours(self, flops: float) -> float:
         """Hours of one GPU."""

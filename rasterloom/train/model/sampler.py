@@ -111,7 +111,8 @@ class Sampler:
             return self.batch
         free, _ = torch.cuda.mem_get_info(self.device)
         free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-        return max(1, min(self.batch, int(FREE * free / (tokens * cache_bytes(self.model.config)))))
+        each = tokens * cache_bytes(self.model.config, self.model.lm_head.weight.element_size())
+        return max(1, min(self.batch, int(FREE * free / each)))
 
     def _draw(
         self,
@@ -226,7 +227,7 @@ def open_sampler(folder: str | Path, profile: Profile, device: str = "cpu", *, b
     return Sampler(model.to(device).eval(), profile)
 
 
-def cache_bytes(config: Any, width: int = 2) -> int:
+def cache_bytes(config: Any, width: int) -> int:
     """Bytes of a token in the cache of all layers.
 
     Args:

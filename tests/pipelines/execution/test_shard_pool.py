@@ -1,4 +1,4 @@
-"""What a worker's process has to import before its first shard, and which processes a local Ray has."""
+"""Imports of a worker's process before its first shard, and the processes of a local Ray."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What a webhook is told of a run."""
+"""Messages of a run to a webhook."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""What is chosen by a GPU's memory, and what is said where it is too little."""
+"""Choices by a GPU's memory, and the error where it is too small."""
 
 from itertools import islice
 

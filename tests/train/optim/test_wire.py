@@ -1,4 +1,4 @@
-"""What is sent between ranks: counted, as GPUs send it, over gloo."""
+"""Bytes between ranks, counted as GPUs send them, over gloo."""
 
 from dataclasses import replace
 
