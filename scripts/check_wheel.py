@@ -31,11 +31,15 @@ IMPORT_ALL = """
 import importlib, pkgutil, sys
 import rasterloom
 assert rasterloom.__file__.startswith(sys.prefix), rasterloom.__file__
+optional = set(sys.argv[1:])
 names = [module.name for module in pkgutil.walk_packages(rasterloom.__path__, "rasterloom.")]
 for name in names:
-    if name != "rasterloom.__main__":
-        importlib.import_module(name)
-print(len(names), "modules are imported")
+    try:
+        if name != "rasterloom.__main__":
+            importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name.split(".")[0] not in optional:
+            raise
 """
 
 
@@ -113,8 +117,18 @@ def environment(folder: Path, wheel: Path) -> Path:
     return python
 
 
-def use(python: Path, folder: Path) -> None:
-    """Import all modules, and go from a list of images to tars."""
+def optional(required: Iterable[str]) -> list[str]:
+    """Distributions that extras alone require: their modules may be missing."""
+    parsed = [Requirement(text) for text in required]
+    always = {r.name for r in parsed if not r.marker or r.marker.evaluate({"extra": ""})}
+    return sorted({r.name for r in parsed} - always)
+
+
+def use(python: Path, folder: Path, may_miss: Iterable[str]) -> None:
+    """Import all modules, and go from a list of images to tars.
+
+    A module that imports one of `may_miss`, by the name of its distribution, is left out.
+    """
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "PYTHON", "VIRTUAL_ENV"))}
     env = {**kept, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
 
@@ -129,7 +143,7 @@ def use(python: Path, folder: Path) -> None:
         Image.effect_noise((96, 96), 40 + 20 * number).convert("RGB").save(folder / f"{number}.png")
         lines.append(f"{number}.png,noise number {number}")
     (folder / "list.csv").write_text("\n".join(lines) + "\n")
-    call(python.name, "-c", IMPORT_ALL)
+    call(python.name, "-c", IMPORT_ALL, *may_miss)
     call(PACKAGE, "--help")
     call(PACKAGE, "init", "list.csv", "--out", "recipe.yaml")
     call(PACKAGE, "plan", "recipe.yaml")
@@ -153,7 +167,7 @@ def main() -> None:
             raise SystemExit("\n".join(faults))
         python = options.python or environment(folder / "env", wheel)
         (folder / "user").mkdir()
-        use(python.absolute(), folder / "user")
+        use(python.absolute(), folder / "user", optional(requirements(wheel)))
     print(f"{wheel.name}: all files are there, and all that it imports is required")
 
 

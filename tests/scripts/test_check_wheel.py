@@ -46,3 +46,11 @@ def test_what_is_linked_is_what_is_required(check, wheel, tmp_path):
 def test_extras_of_requirements_are_followed(check):
     assert "sqlalchemy" in check.needed(["pyiceberg[sql-sqlite]"])
     assert "sqlalchemy" not in check.needed(["pyiceberg"])
+
+
+def test_modules_of_extras_may_be_missing_and_no_others(check):
+    assert check.optional(["rich>=13", "starlette>=1; extra == 'serve'", "rich; extra == 'dev'"]) == [
+        "starlette"
+    ]
+    required = ["uvloop; platform_system != 'Nowhere'"]
+    assert not check.optional(required)
