@@ -10,6 +10,7 @@ takes an environment that pip made of the wheel.
 """
 
 import argparse
+import csv
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from email.parser import Parser
 from importlib.metadata import Distribution, distribution, distributions
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -88,14 +89,20 @@ def needed(required: Iterable[str]) -> dict[str, Distribution]:
     return found
 
 
+def files_of(dist: Distribution) -> list[PurePosixPath]:
+    """Files of an installed distribution, by its record."""
+    return [PurePosixPath(row[0]) for row in csv.reader((dist.read_text("RECORD") or "").splitlines())]
+
+
 def link(chosen: dict[str, Distribution], site: Path) -> None:
     """Link distributions into a folder, by file where others share theirs."""
     owners = defaultdict(set)
     for dist in distributions():
-        for file in dist.files or ():
-            owners[file.parts[0]].add(canonicalize_name(dist.name))
+        name = canonicalize_name(dist.name)  # parsed anew each time
+        for file in files_of(dist):
+            owners[file.parts[0]].add(name)
     for name, dist in chosen.items():
-        for file in dist.files or ():
+        for file in files_of(dist):
             top = file.parts[0]
             if top in ("..", "__pycache__"):  # programs, and what Python compiles anew
                 continue
