@@ -98,9 +98,9 @@ def link(chosen: dict[str, Distribution], site: Path) -> None:
     """Link distributions into a folder, by file where others share theirs."""
     owners = defaultdict(set)
     for dist in distributions():
-        name = canonicalize_name(dist.name)  # parsed anew each time
+        owner = canonicalize_name(dist.name)  # parsed anew each time
         for file in files_of(dist):
-            owners[file.parts[0]].add(name)
+            owners[file.parts[0]].add(owner)
     for name, dist in chosen.items():
         for file in files_of(dist):
             top = file.parts[0]
