@@ -29,6 +29,7 @@ from rasterloom.train.ray_worker import Outcome, WorkerConfig, train_worker
 from rasterloom.train.stop_signals import stop_event
 from rasterloom.train.validate import check
 from rasterloom.utils.local_ray import start_local_ray, stop_local_ray
+from rasterloom.utils.ray_compat import free_groups_of_actors
 
 Progress = Callable[[Record], None]
 Say = Callable[[str], None]
@@ -103,6 +104,7 @@ def _go_on(job: StageJob, on_progress: Progress, say: Say, stop: threading.Event
                 raise TrainingError(f"the controller of its workers was lost {lost} times") from error
             logger.warning("%s: the controller of its workers was lost: %s", job.stage.label, error)
             say("lost the controller of its workers, and goes on from its last checkpoint")
+            free_groups_of_actors()  # the room of the workers that were lost with it
     raise AssertionError("unreachable")
 
 

@@ -73,6 +73,30 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, before)
 
 
+def free_groups_of_actors() -> int:
+    """Remove the placement groups that actors of this job made, and return how many there were.
+
+    A group outlives the actor that made it as long as the job does. Ray Train has a cleaner that looks by the
+    dashboard's API whether its controller is alive; where there is no dashboard it looks forever, and where
+    several Rays are on one machine it may ask another one.
+    """
+    import ray  # heavy
+    from ray._private.state import state  # heavy
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # heavy
+    from ray.util.placement_group import PlacementGroup, remove_placement_group  # heavy
+
+    job = bytes.fromhex(ray.get_runtime_context().get_job_id())
+    removed = 0
+    for data in state._connect_and_get_accessor().get_placement_group_table():
+        group = PlacementGroupTableData.FromString(data)
+        by_actor = group.creator_actor_id.strip(b"\xff") != b""
+        is_there = group.state != PlacementGroupTableData.PlacementGroupState.REMOVED
+        if group.creator_job_id == job and by_actor and is_there:
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+            removed += 1
+    return removed
+
+
 def ignore_rules(folder: Path) -> list[Callable[[Path], bool]]:
     """Return the ignore rules of a folder, as Ray reads them."""
     from ray._private.runtime_env.packaging import get_excludes_from_ignore_files  # heavy

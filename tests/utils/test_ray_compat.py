@@ -6,13 +6,17 @@ tests/pipelines/test_closed_door.py shows that a Ray started with them lets nobo
 import logging
 from importlib.metadata import version
 
+import ray
 from ray._private import ray_constants
 from ray._raylet import validate_authentication_token
+from ray.util import placement_group, placement_group_table
 
+from rasterloom.utils.local_ray import start_local_ray
 from rasterloom.utils.ray_compat import (
     HOLDS_FOR,
     TALKATIVE,
     forget_token,
+    free_groups_of_actors,
     ignore_rules,
     loopback,
     quiet_clients,
@@ -66,3 +70,27 @@ def test_a_client_says_which_ray_its_server_has():
     assert hasattr(client, "_server_ray_version")
     client._server_ray_version = "2.60.0"
     assert server_version(client) == "2.60.0"
+
+
+class Maker:
+    """An actor that makes a placement group of a CPU."""
+
+    def make(self):
+        group = placement_group([{"CPU": 1}])
+        ray.get(group.ready())
+        return group.id.hex()
+
+
+def test_groups_of_dead_actors_are_removed_and_no_others():
+    start_local_ray(num_cpus=2, object_store_memory=100 * 2**20)
+    mine = placement_group([{"CPU": 1}])
+    ray.get(mine.ready())
+    maker = ray.remote(num_cpus=0)(Maker).remote()
+    theirs = ray.get(maker.make.remote())
+    ray.kill(maker)
+    assert free_groups_of_actors() == 1
+    again = placement_group([{"CPU": 1}])
+    assert again.wait(timeout_seconds=60)  # there is room
+    states = {name: group["state"] for name, group in placement_group_table().items()}
+    assert (states[mine.id.hex()], states[theirs]) == ("CREATED", "REMOVED")
+    assert free_groups_of_actors() == 0
