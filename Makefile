@@ -98,6 +98,7 @@ nightly: setup
 	$(BIN)/python -m pytest -m "hypothesis and not browser" --hypothesis-profile night --hypothesis-seed $(DRAW_SEED)
 	$(BIN)/python -m pytest -m "not browser" -s tests/pipelines/test_survival.py tests/pipelines/test_cluster_quickstart.py \
 		tests/pipelines/execution/test_halving.py tests/train/test_oracle.py tests/train/test_known_faults.py tests/scripts/test_gpu_table.py
+	$(PYTEST) -m "nightly and not browser" tests/train tests/pipelines/test_codecs.py tests/pipelines/test_s3.py
 
 lint: setup
 	$(BIN)/ruff check .

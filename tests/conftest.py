@@ -35,8 +35,12 @@ settings.load_profile("gate")
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
 
 
-_LINES = (Path(__file__).parent / "slow.txt").read_text().splitlines()
-SLOW = tuple(line for line in _LINES if line and not line.startswith("#"))
+def _listed(name):
+    lines = (Path(__file__).parent / name).read_text().splitlines()
+    return tuple(line for line in lines if line and not line.startswith("#"))
+
+
+SLOW, NIGHTLY = _listed("slow.txt"), _listed("nightly.txt")
 
 # Files with the longest tests, longest first: begun last, one of them would run alone at the end.
 LONGEST = (
@@ -58,9 +62,11 @@ LONGEST = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark the tests that slow.txt names, and put the longest first."""
+    """Mark the tests that slow.txt and nightly.txt name, and put the longest first."""
     for item in items:
-        if item.nodeid.startswith(SLOW):
+        if item.nodeid.startswith(NIGHTLY):
+            item.add_marker("nightly")
+        elif item.nodeid.startswith(SLOW):
             item.add_marker("slow")
     items.sort(key=_place)
 

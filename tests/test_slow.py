@@ -1,14 +1,17 @@
-"""The list of slow tests names tests that there are, and leaves every room some."""
+"""The lists of slow and of nightly tests name tests that there are, and leave every room some."""
 
 from pathlib import Path
 
 import pytest
 
 TESTS = Path(__file__).parent
-SLOW = [line for line in (TESTS / "slow.txt").read_text().splitlines() if line and not line.startswith("#")]
+SLOW, NIGHTLY = (
+    [line for line in (TESTS / name).read_text().splitlines() if line and not line.startswith("#")]
+    for name in ("slow.txt", "nightly.txt")
+)
 
 
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize("name", SLOW + NIGHTLY)
 def test_it_names_tests_that_there_are(name: str) -> None:
     file, _, test = name.partition("::")
     path = TESTS.parent / file
