@@ -55,6 +55,7 @@ def run_command(
 
 def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = OutputFormat.TABLE) -> None:
     """Show the sources, the steps to run and the cost of training. Nothing is changed."""
+    from rasterloom.pipelines.execution.budget import limit_text  # heavy
     from rasterloom.pipelines.inspection.source_preview import preview  # heavy
     from rasterloom.pipelines.models.forecast import in_short  # heavy
     from rasterloom.pipelines.step import ShardStep  # heavy
@@ -83,6 +84,8 @@ def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = Out
     for p in planned:
         if p.runs and is_stage(p.step) and (line := in_short(workflow, p.step)):
             out.print(line, highlight=False)
+    if line := limit_text(workflow.recipe.run):
+        out.print(line, highlight=False)
 
 
 def doctor_command(

@@ -122,6 +122,7 @@ def _dry_run(
             print_json(_facts(one, price))
         else:
             _show(one, price)
+            _show_limit(one, price, workflow.recipe.run.max_usd)
 
 
 def _facts(one: "Forecast", usd: float | None) -> dict[str, object]:
@@ -167,6 +168,15 @@ def _show(one: "Forecast", usd: float | None) -> None:
     _line("FLOPs", f"{one.estimate.flops:.3g}")
     each = (f"{hours_text(h)} of {device}{_price(h, usd)}" for device, h in one.gpu_hours.items())
     _line("GPUs", f"{', '.join(each)}, {assumption(one.paces)}")
+
+
+def _show_limit(one: "Forecast", usd: float | None, most: float | None) -> None:
+    """Name the GPUs on which a stage costs too much."""
+    if most is None or usd is None:
+        return
+    over = ", ".join(device for device, hours in one.gpu_hours.items() if hours * usd > most)
+    if over:
+        _line("limit", f"more than run.max_usd ({most:,.2f} USD) on {over}: runs stop there, and continue")
 
 
 def _show_data(one: "Forecast", estimate: "Estimate") -> None:

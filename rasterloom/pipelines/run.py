@@ -2,6 +2,7 @@
 
 from rasterloom.errors import StepFailed, StepImpossible, StorageError
 from rasterloom.pipelines.corpus.existing_steps import is_fixed, refuse_change
+from rasterloom.pipelines.execution.budget import budget
 from rasterloom.pipelines.execution.deadline import deadline
 from rasterloom.pipelines.execution.ray_cluster import start_ray
 from rasterloom.pipelines.execution.runner import run_step
@@ -38,7 +39,11 @@ def run(workflow: Workflow, until: str | None, progress: Progress, retry: str = 
         RecipeError: there is no such step or class, or ``images`` is not finished and cannot be retried.
     """
     asked = workflow.recipe.run
-    with notifying(workflow.recipe, progress), deadline(asked.deadline_minutes, progress.say):
+    with (
+        notifying(workflow.recipe, progress),
+        deadline(asked.deadline_minutes, progress.say),
+        budget(asked, progress.say),
+    ):
         return _run(workflow, until, progress, retry)
 
 

@@ -3,7 +3,7 @@
 import re
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.price import Price
@@ -42,6 +42,9 @@ class Run(Section):
     does not count."""
     deadline_minutes: float | None = Field(None, gt=0)
     """Minutes after which a run stops as SIGTERM stops it, with exit code 3; null: none."""
+    max_usd: float | None = Field(None, gt=0)
+    """Dollars after which a run stops in the same way. Every node of the cluster counts from the run's start,
+    idle or not, with its CPUs and GPUs at ``price``; null: no limit."""
     node_wait_minutes: float = Field(30, ge=0)
     """Minutes that training waits on a cluster for nodes that are not there yet, such as those of an
     autoscaler; 0: a run whose training has too few is refused at its start."""
@@ -64,7 +67,13 @@ class Run(Section):
     driver: DriverTakes = DriverTakes()
     """Resources of a submitted job's driver."""
     price: Price = Price()
-    """Prices of a CPU and a GPU, for the cost that a run reports."""
+    """Prices of a CPU and a GPU, for the cost that a run reports and for ``max_usd``."""
+
+    @model_validator(mode="after")
+    def _limit_has_a_price(self) -> "Run":
+        if self.max_usd is not None and not (self.price.cpu or self.price.gpu):
+            raise ValueError("max_usd: takes the price of an hour, such as price: {cpu: 0.05, gpu: 2.5}")
+        return self
 
     @field_validator("steps")
     @classmethod

@@ -100,6 +100,14 @@ def test_a_dry_run_says_what_a_stage_takes_and_does_nothing(shop, rasterloom):
     )
 
 
+def test_a_dry_run_names_the_gpus_on_which_a_stage_costs_more_than_its_run_may(shop, rasterloom):
+    for max_usd, said in (("1.0e-12", True), ("1000", False)):
+        recipe = shop.recipe("limited", run=f"max_usd: {max_usd}, price: {{gpu: 2}}")
+        code, printed, _ = rasterloom("train", recipe, "--dry-run")
+        assert code == 0
+        assert ("more than run.max_usd (0.00 USD) on A100, H100, H200" in printed) == said
+
+
 def test_a_plan_tells_what_is_wrong_with_a_stage_and_of_untokenised_ones_nothing(shop, rasterloom):
     code, printed, _ = rasterloom("plan", shop.recipe("tight", "{target: 96, steps: 2, batch_tokens: 130}"))
     assert code == 0 and "\ntrain/1-96: batch_tokens 130 is smaller than the longest sequence (" in printed

@@ -1,5 +1,6 @@
 """Nodes of the Ray cluster, and the room they have."""
 
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -44,6 +45,20 @@ def shared_folder(nodes: Iterable[Mapping[str, Any]]) -> str | None:
     alive = [(node["NodeManagerAddress"], node["RayletSocketName"]) for node in nodes if node["Alive"]]
     places = [(host, str(Path(socket).parent.parent)) for host, socket in alive]
     return next((f"{folder} on {host}" for host, folder in places if places.count((host, folder)) > 1), None)
+
+
+def resources_there() -> list[dict[str, float]] | None:
+    """Resources of each node of the cluster.
+
+    None before this process is connected. Any thread may ask.
+    """
+    ray = sys.modules.get("ray")  # `start_ray` imports it, as its variables must be there before
+    try:
+        if ray is None or not ray.is_initialized():
+            return None
+        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    except Exception:  # it is half imported, or its controller is gone, of which the run itself tells
+        return None
 
 
 def _fit(has: Mapping[str, float], needs: Mapping[str, float]) -> float:

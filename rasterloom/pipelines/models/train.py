@@ -6,6 +6,7 @@ from collections.abc import Callable
 from filelock import FileLock, Timeout
 
 from rasterloom.errors import RecipeError
+from rasterloom.pipelines.execution.budget import budget
 from rasterloom.pipelines.execution.deadline import deadline
 from rasterloom.pipelines.models.forecast import stages_of
 from rasterloom.pipelines.progress.notify import notifying
@@ -34,7 +35,11 @@ def train(workflow: Workflow, which: str, progress: Progress) -> list[Planned]:
     steps = workflow.with_inputs(stages_of(workflow, which))
     check_workspace(workflow.corpus)
     recipe = workflow.recipe
-    with notifying(recipe, progress), deadline(recipe.run.deadline_minutes, progress.say):
+    with (
+        notifying(recipe, progress),
+        deadline(recipe.run.deadline_minutes, progress.say),
+        budget(recipe.run, progress.say),
+    ):
         check_training(recipe, steps, progress.say)
         try:
             return run_steps(recipe, steps, progress)
