@@ -3,6 +3,7 @@
 from rasterloom.errors import StepFailed, StepImpossible, StorageError
 from rasterloom.pipelines.corpus.existing_steps import is_fixed, refuse_change
 from rasterloom.pipelines.execution.budget import budget
+from rasterloom.pipelines.execution.controller import controller
 from rasterloom.pipelines.execution.deadline import deadline
 from rasterloom.pipelines.execution.ray_cluster import start_ray
 from rasterloom.pipelines.execution.runner import run_step
@@ -73,7 +74,7 @@ def run_steps(recipe: Recipe, steps: list[HasResult], progress: Progress) -> lis
         VersionError: the recipe names a version that holds what was taken down since.
     """
     corpus = Corpus.of(recipe)
-    with hold_lease(corpus, "run", worked_on(steps), progress.say):
+    with controller.heeded(), hold_lease(corpus, "run", worked_on(steps), progress.say):
         if gone := apply_pending(corpus):
             rows = ", ".join(f"{table} {n:,}" for table, n in gone.items())
             progress.say(f"What was taken down and was not out yet is out now: {rows}")

@@ -18,6 +18,7 @@ class LastWords:
     def __init__(self) -> None:
         self.is_wanted = False
         self._armed = False
+        self._speaker: tuple[int, subprocess.Popen[bytes]] | None = None
 
     def arm(self, sentence: str) -> None:
         """Have a sentence printed if this process skips its exit handlers."""
@@ -29,15 +30,19 @@ class LastWords:
             speaker = subprocess.Popen(
                 ["/bin/sh", "-c", _WAIT, sentence], stdin=end, stdout=subprocess.DEVNULL
             )
-            atexit.register(_dismiss, ours, speaker)
+            self._speaker = ours, speaker
+            atexit.register(self.dismiss)
         os.close(end)
 
-
-def _dismiss(end: int, speaker: "subprocess.Popen[bytes]") -> None:
-    with suppress(BrokenPipeError):
-        os.write(end, b"\n")
-    os.close(end)
-    speaker.wait()
+    def dismiss(self) -> None:
+        """Leave the sentence unsaid."""
+        if self._speaker is None:
+            return
+        (end, speaker), self._speaker = self._speaker, None
+        with suppress(BrokenPipeError):
+            os.write(end, b"\n")
+        os.close(end)
+        speaker.wait()
 
 
 last_words = LastWords()

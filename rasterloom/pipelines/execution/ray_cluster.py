@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from rasterloom.errors import StepFailed, StorageError
+from rasterloom.pipelines.execution.controller import controller
 from rasterloom.pipelines.execution.nodes import shared_folder
 from rasterloom.recipe.run import Run
 from rasterloom.utils.last_words import last_words
@@ -43,6 +44,7 @@ def start_ray(run: Run) -> None:
         sigterm.heed()
         _init(run, ours)
         sigterm.heed()  # Ray sets a handler of its own, which ends the process where it stands
+        controller.watch(is_local=not _address(run))
 
 
 def _check_folders(nodes: list[dict[str, Any]]) -> None:
@@ -58,11 +60,16 @@ def _check_folders(nodes: list[dict[str, Any]]) -> None:
         )
 
 
+def _address(run: Run) -> str | None:
+    """Address of a cluster; None for a Ray of this run's own."""
+    return run.ray_address or os.environ.get("RAY_ADDRESS")
+
+
 def _init(run: Run, variables: dict[str, str]) -> None:
     import ray  # heavy
 
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if address := run.ray_address or os.environ.get("RAY_ADDRESS"):
+    if address := _address(run):
         forget_token()  # of a Ray that this process started before
         try:
             ray.init(address=address, runtime_env={"env_vars": variables}, **quiet)
