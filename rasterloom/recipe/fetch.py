@@ -7,6 +7,10 @@ from pydantic import Field, model_validator
 from rasterloom.recipe.base import Section, is_default
 
 Resize = Literal["keep_ratio_largest", "keep_ratio", "center_crop", "border", "none"]
+PIXEL_BYTES = 16
+"""Memory that decoding takes at most for each pixel; tests/sources/images/test_memory.py measures it."""
+WORKER_BYTES = 400_000_000
+"""Memory of a worker that fetches without that: its libraries, and the files of a shard."""
 OptOutTag = Literal["noai", "noimageai", "noml", "noindex", "noimageindex"]
 
 
@@ -41,7 +45,8 @@ class Fetch(Section):
     max_bytes: int = Field(50_000_000, ge=1)
     """Size limit of a response body, in bytes."""
     max_pixels: int = Field(100_000_000, ge=1)
-    """Size limit of an image, in pixels; larger ones are not decoded."""
+    """Size limit of an image, in pixels; larger ones are not decoded. A worker takes up to 16 bytes for each,
+    and 0.4 GB."""
     max_redirects: int = Field(5, ge=0)
     """Redirects that are followed; each hop is checked like the first."""
     robots: bool = True
@@ -64,6 +69,11 @@ class Fetch(Section):
     """Chroma subsampling of re-encoded images; 4:2:0, as in img2dataset, takes a fifth less room."""
     shard_rows: int = Field(1000, ge=1)
     """Pairs in a shard: the unit of work, and the most that is repeated when a worker dies."""
+
+    @property
+    def worker_bytes(self) -> int:
+        """Memory that a worker takes at most."""
+        return WORKER_BYTES + PIXEL_BYTES * self.max_pixels
 
     @model_validator(mode="after")
     def _engine_can(self) -> "Fetch":

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, PrivateAttr, model_validator
 
 from rasterloom.recipe.base import Section, is_default
-from rasterloom.recipe.fetch import Fetch
+from rasterloom.recipe.fetch import PIXEL_BYTES, WORKER_BYTES, Fetch
 from rasterloom.recipe.filtering import Keep, Score, by_name
 from rasterloom.recipe.run import Run
 from rasterloom.recipe.sampling import SamplingConfig
@@ -16,6 +16,7 @@ from rasterloom.recipe.suites import Evaluate
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.recipe.train import Train
 from rasterloom.schema import StepKind
+from rasterloom.utils.formatting import size
 
 
 class Recipe(Section):
@@ -93,6 +94,18 @@ class Recipe(Section):
             number = StepKind.part(name)
             if StepKind.of(name) is StepKind.TRAIN and number and int(number) > stages:
                 raise ValueError(f"run.steps: {name}: train.stages has {stages}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_worker_holds_an_image(self) -> "Recipe":
+        given, needed = self.run.takes(StepKind.IMAGES).memory, self.fetch.worker_bytes
+        if given is not None and given < needed and self.fetch.engine == "rasterloom":
+            fits = max(0, int(given) - WORKER_BYTES) // PIXEL_BYTES
+            lower = f", or set fetch.max_pixels to {fits}" if fits else ""
+            raise ValueError(
+                f"run.steps.images.memory: {size(given)} may not hold an image of fetch.max_pixels, with "
+                f"which a worker takes up to {size(needed)}: give it more{lower}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -78,3 +78,22 @@ def test_no_fingerprint_knows_of_resources(tmp_path):
         )
         found.append([step.fingerprint for step in Workflow(load_recipe(tmp_path / "recipe.yaml")).steps])
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("memory", "pixels", "lower"),
+    [("1GB", 100_000_000, 37_500_000), ("300MB", 100_000_000, None), ("1GB", 37_500_001, 37_500_000)],
+)
+def test_a_worker_that_fetches_holds_an_image(tmp_path, memory, pixels, lower):
+    recipe = tmp_path / "recipe.yaml"
+    text = "corpus: demo\nsources: [{path: pairs.csv}]\n"
+    limit = text + f"fetch: {{max_pixels: {pixels}}}\n"
+    recipe.write_text(limit + f"run: {{steps: {{images: {{memory: {memory}}}}}}}\n")
+    with pytest.raises(RecipeError, match=r"run\.steps\.images\.memory: .* give it more") as raised:
+        load_recipe(recipe)
+    assert str(raised.value).endswith(f", or set fetch.max_pixels to {lower}" if lower else "give it more")
+    if lower:
+        recipe.write_text(recipe.read_text().replace(f"{pixels}}}", f"{lower}}}"))
+        assert load_recipe(recipe).fetch.max_pixels == lower
+    recipe.write_text(text + "run: {steps: {images: {memory: 2GB}}}\n")
+    assert load_recipe(recipe).run.takes("images").memory == load_recipe(recipe).fetch.worker_bytes

@@ -1,13 +1,16 @@
 """Conversion of the pixel formats of image files to 8-bit sRGB."""
 
+from collections.abc import Iterator
 from functools import lru_cache
 from io import BytesIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 _SAME = 2  # levels of 255 by which a profile's colours may differ from sRGB and count as sRGB: 42 dB
+_STRIP_PIXELS = 2**20
 _STEPS = np.linspace(0, 255, 12).round().astype(np.uint8)
 
 
@@ -29,19 +32,33 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
 
 def _scaled_grey(image: Image.Image) -> Image.Image:
     """Scale 16-bit, 32-bit or float samples to 8 bits. Pillow's own conversion would clip them."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0.0, neginf=0.0)
-    highest = float(values.max())
+    highest = max(float(values.max()) for _, values in _strips(image))
     tops = [65535.0, highest]
     if image.mode == "F":
         tops = [1.0, 255.0, *tops]  # floats have no agreed range: the least that holds them
-    top = next(top for top in tops if highest <= top)
-    scaled = Image.fromarray(np.clip(values * np.float32(255 / top) + 0.5, 0, 255).astype(np.uint8))
+    factor = np.float32(255 / next(top for top in tops if highest <= top))
     hidden = image.info.get("transparency")
-    if isinstance(hidden, int):
-        scaled.putalpha(Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8)))
+    greys = np.empty((image.height, image.width), np.uint8)
+    alpha = np.empty_like(greys) if isinstance(hidden, int) else None
+    for rows, values in _strips(image):
+        greys[rows] = np.clip(values * factor + 0.5, 0, 255).astype(np.uint8)
+        if alpha is not None:
+            alpha[rows] = np.where(values == hidden, 0, 255)
+    scaled = Image.fromarray(greys)
+    if alpha is not None:
+        scaled.putalpha(Image.fromarray(alpha))
     if profile := image.info.get("icc_profile"):
         scaled.info["icc_profile"] = profile
     return scaled
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Rows of a grey image with their samples, some at a time: floats of all take four times the room."""
+    count = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, count):
+        end = min(top + count, image.height)
+        strip = np.asarray(image.crop((0, top, image.width, end)), dtype=np.float32)
+        yield slice(top, end), np.nan_to_num(strip, posinf=0.0, neginf=0.0)
 
 
 def needs_conversion(image: Image.Image) -> bool:
@@ -55,9 +72,12 @@ def needs_conversion(image: Image.Image) -> bool:
 def to_srgb(image: Image.Image) -> Image.Image:
     """Return an image from `to_eight_bits` in sRGB: mode L, RGB, or RGBA where a pixel is not opaque."""
     alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
+    is_opaque = alpha is None or alpha.getextrema() == (255, 255)
+    if image.mode == "RGBA" and not is_opaque and not needs_conversion(image):
+        return image
     plain = image.convert(image.mode.rstrip("A")) if alpha is not None else image
     plain = _through_profile(plain, image.info.get("icc_profile"))
-    if alpha is not None and alpha.getextrema() != (255, 255):
+    if alpha is not None and not is_opaque:
         plain = plain.convert("RGB")
         plain.putalpha(alpha)
     return plain

@@ -12,7 +12,7 @@ from rasterloom.schema import ErrorClass
 from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.images.colour import needs_conversion, to_eight_bits, to_srgb
 from rasterloom.sources.images.formats import readable
-from rasterloom.sources.images.opened import open_image, whole_jpeg
+from rasterloom.sources.images.opened import open_image, release_decoder, whole_jpeg
 from rasterloom.sources.images.perceptual_hash import on_white, summary
 from rasterloom.sources.images.resize import decode_jpeg, fit, scale, square, use_one_thread
 from rasterloom.sources.images.tiff import silence_libtiff
@@ -86,6 +86,7 @@ def decode_image(data: bytes, config: Fetch) -> DecodedImage:
         source, data = opened.source, opened.data
         image = decoded or to_eight_bits(source)
         image.load()
+        release_decoder(source)
         if opened.inverted:
             image = ImageOps.invert(image)
         as_received = image is source or image is decoded

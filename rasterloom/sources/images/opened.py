@@ -64,6 +64,15 @@ def whole_jpeg(opened: Opened) -> Opened:
     return Opened(Image.open(BytesIO(whole), formats=("JPEG", "MPO")), whole, opened.kind)
 
 
+def release_decoder(source: Image.Image) -> None:
+    """Drop the frames that a decoder keeps of an animation.
+
+    Those of WebP and AVIF do so of every image.
+    """
+    if hasattr(source, "_decoder"):
+        source._decoder = None
+
+
 def _open_png(data: bytes, max_pixels: int) -> Opened:
     """Open and load a PNG. If Pillow cannot, do so without its metadata."""
     png.check_chunks(data)
