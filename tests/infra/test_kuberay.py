@@ -1,6 +1,8 @@
 """Manifests for KubeRay, built from base and overlay: what KubeRay and a restricted namespace take."""
 
 import json
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -22,12 +24,25 @@ PINS = dict(
 LOCKED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
-@pytest.fixture(params=OVERLAYS, ids=lambda path: path.name)
-def built(request):
-    """Manifests of an overlay by kind."""
-    found = {one["kind"]: one for one in build(request.param)}
-    assert set(found) == {"ServiceAccount", "RayJob", "ConfigMap"}
+QUEUED = [path for path in OVERLAYS if path.parent.name.endswith("-queued")]
+QUEUE_NAME = "kueue.x-k8s.io/queue-name"
+
+
+def manifests(overlay):
+    """Manifests of an overlay, by kind."""
+    found = {one["kind"]: one for one in build(overlay)}
+    queue = {"LocalQueue"} if overlay in QUEUED else set()
+    assert set(found) == {"ServiceAccount", "RayJob", "ConfigMap"} | queue
     return found
+
+
+def name_of(overlay):
+    return f"{overlay.parent.name}-{overlay.name}"
+
+
+@pytest.fixture(params=OVERLAYS, ids=name_of)
+def built(request):
+    return manifests(request.param)
 
 
 def pods(job):
@@ -39,10 +54,9 @@ def resources(pod):
     return pod["containers"][0]["resources"]
 
 
-def test_every_base_has_an_overlay():
-    assert {path.name for path in OVERLAYS} == {
-        path.parent.name for path in KUBERAY.glob("base/*/rayjob.yaml")
-    }
+def test_every_base_has_an_overlay_and_a_queued_one():
+    bases = {path.parent.name for path in KUBERAY.glob("base/*/rayjob.yaml")}
+    assert {path.name for path in OVERLAYS} == {path.name for path in QUEUED} == bases
 
 
 @pytest.mark.skipif(not SCHEMA.exists(), reason="the schemas of KubeRay are not in the repository")
@@ -160,6 +174,54 @@ def test_what_belongs_to_one_cloud_is_in_an_overlay():
     base = "".join(path.read_text() for path in KUBERAY.glob("base/*/*.yaml") if path.name != "account.yaml")
     for word in ("amazonaws", "karpenter", "p4d", "s3://", "EFA", "BUCKET"):
         assert word not in base
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=name_of)
+def test_a_job_waits_for_its_turn_where_its_overlay_says_so(overlay):
+    found = manifests(overlay)
+    labels = found["RayJob"]["metadata"].get("labels", {})
+    if overlay not in QUEUED:
+        assert QUEUE_NAME not in labels
+        return
+    local = found["LocalQueue"]
+    assert labels == {QUEUE_NAME: local["metadata"]["name"]}
+    assert len({one["metadata"]["namespace"] for one in found.values()}) == 1
+    # What Kueue demands of a RayJob, https://kueue.sigs.k8s.io/docs/tasks/run/rayjobs/.
+    spec = found["RayJob"]["spec"]
+    cluster = spec["rayClusterSpec"]
+    assert spec["shutdownAfterJobFinishes"] and "clusterSelector" not in spec and "suspend" not in spec
+    assert not cluster.get("enableInTreeAutoscaling") and len(cluster["workerGroupSpecs"]) <= 7
+    for group in cluster["workerGroupSpecs"]:
+        assert group["minReplicas"] == group["replicas"] == group["maxReplicas"]
+
+
+@pytest.mark.parametrize("overlay", QUEUED, ids=name_of)
+def test_the_queue_has_room_for_a_job(overlay):
+    """A resource without a quota, or with too little of it, would keep a job waiting for ever."""
+    flavor, queue = build(KUBERAY / "queue")
+    found = manifests(overlay)
+    assert found["LocalQueue"]["spec"] == {"clusterQueue": queue["metadata"]["name"]}
+    (group,) = queue["spec"]["resourceGroups"]
+    (quotas,) = group["flavors"]
+    assert quotas["name"] == flavor["metadata"]["name"]
+    room = {one["name"]: amount(one["nominalQuota"]) for one in quotas["resources"]}
+    assert set(room) == set(group["coveredResources"])
+    spec = found["RayJob"]["spec"]
+    cluster = spec["rayClusterSpec"]
+    counted = [(spec["submitterPodTemplate"]["spec"], 1), (cluster["headGroupSpec"]["template"]["spec"], 1)]
+    counted += [(one["template"]["spec"], one["replicas"]) for one in cluster["workerGroupSpecs"]]
+    needs = Counter()
+    for pod, replicas in counted:
+        for name, value in {**resources(pod)["limits"], **resources(pod)["requests"]}.items():
+            needs[name] += replicas * amount(value)
+    assert {name for name, value in needs.items() if value > room.get(name, 0)} == set()
+    assert any(value > room[name] / 2 for name, value in needs.items()), "two would run at once"
+
+
+def amount(quantity):
+    """A quantity of Kubernetes as a number."""
+    number, unit = re.fullmatch(r"([0-9]+)(m|Mi|Gi|)", str(quantity)).groups()
+    return int(number) * {"m": 0.001, "Mi": 2**20, "Gi": 2**30, "": 1}[unit]
 
 
 def test_the_training_nodes_are_whole_p4d():

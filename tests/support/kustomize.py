@@ -12,17 +12,24 @@ FIELDS = {
     "kind",
     "namespace",
     "resources",
+    "components",
     "configMapGenerator",
     "generatorOptions",
     "patches",
 }
 
 
-def build(folder):
-    """Manifests of a folder with a kustomization.yaml, in order."""
+def build(folder, onto=()):
+    """Manifests of a folder with a kustomization.yaml, in order.
+
+    Args:
+        onto: what a component is added to.
+    """
     asked = yaml.safe_load((folder / "kustomization.yaml").read_text())
     assert set(asked) <= FIELDS, set(asked) - FIELDS
-    found = []
+    version, kind = ("v1alpha1", "Component") if onto else ("v1beta1", "Kustomization")
+    assert (asked["apiVersion"], asked["kind"]) == (f"kustomize.config.k8s.io/{version}", kind)
+    found = list(onto)
     for name in asked["resources"]:
         path = (folder / name).resolve()
         if path.is_dir():
@@ -35,9 +42,11 @@ def build(folder):
         data = {name: (folder / name).read_text() for name in wanted["files"]}
         metadata = {"name": wanted["name"]}
         found.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
+    for name in asked.get("components", ()):
+        found = build((folder / name).resolve(), found)
     for patch in asked.get("patches", ()):
-        kind, name = patch["target"]["kind"], patch["target"]["name"]
-        targets = [one for one in found if (one["kind"], one["metadata"]["name"]) == (kind, name)]
+        kind, name = patch["target"]["kind"], patch["target"].get("name")
+        targets = [one for one in found if one["kind"] == kind and name in (None, one["metadata"]["name"])]
         assert len(targets) == 1, patch["target"]
         for operation in yaml.safe_load(patch["patch"]):
             _apply(targets[0], **operation)
