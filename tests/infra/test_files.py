@@ -14,6 +14,7 @@ from rasterloom.recipe.loader import load_recipe
 
 # Who checks what, by pattern; a file that nobody checks fails.
 CHECKED = {
+    "aws/*.yaml": "test_account.py",
     "docker/*": "test_images.py, and retry.sh in test_scripts.py",
     "kuberay/*/*": "test_kuberay.py",
     "ray/*.yaml": "test_ray_up.py",
