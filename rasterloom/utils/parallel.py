@@ -1,7 +1,8 @@
 """Threads over items, and the callback type of all progress."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 THREADS = 8
@@ -44,3 +45,29 @@ def spread(work: Callable[[S], T], items: list[S], advance: Advance = silent) ->
             found.append(one)
             advance(number, len(items))
     return found
+
+
+def ahead(
+    work: Callable[[S], T], items: Iterable[S], threads: int, *, most: int, size: Callable[[S], int]
+) -> Iterator[T]:
+    """Yield what ``work`` returns for each item in order, prepared by threads.
+
+    Args:
+        most: sum of the sizes of items that are under way or wait to be taken; one item may be larger.
+    """
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[tuple[Future[T], int]] = deque()
+    held = 0
+    try:
+        for item in items:
+            weight = size(item)
+            while waiting and held + weight > most:
+                found, gone = waiting.popleft()
+                held -= gone
+                yield found.result()
+            waiting.append((pool.submit(work, item), weight))
+            held += weight
+        while waiting:
+            yield waiting.popleft()[0].result()
+    finally:  # also where what was yielded is not asked for to the end
+        pool.shutdown(cancel_futures=True)

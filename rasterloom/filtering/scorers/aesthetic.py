@@ -127,6 +127,10 @@ class AestheticScorer:
         self.clip = open_clip(clip, revision)
         self.columns = floats("aesthetic") | ({"aesthetic_embedding": EMBEDDING} if keep_embeddings else {})
 
+    @property
+    def feeders(self) -> int:
+        return self.clip.feeders
+
     def __call__(self, batch: Batch) -> Scores:
         embeddings = self.clip.of_images(batch)
         return {"aesthetic": self._head(embeddings), "aesthetic_embedding": embeddings}

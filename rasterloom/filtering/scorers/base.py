@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -26,7 +27,16 @@ class Batch:
 
     images: Images
     captions: Captions
+    threads: int = 1
+    """For work on an image by itself, which would keep a GPU waiting."""
     _shared: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    def each(self, work: Callable[[NDArray[np.uint8]], Found]) -> list[Found]:
+        """Return what ``work`` returns for each image, from `threads`."""
+        if self.threads == 1:
+            return list(map(work, self.images))
+        with ThreadPoolExecutor(self.threads) as pool:
+            return list(pool.map(work, self.images))
 
     def once(self, name: Hashable, compute: Callable[[], Found]) -> Found:
         """Return `compute`'s result for this batch, computed once for all scorers."""

@@ -2,8 +2,9 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ Embeddings = NDArray[np.float32]
 
 DEFAULT_CLIP = "openai/clip-vit-large-patch14"  # what LAION's heads were trained on
 BATCH = 32
+BATCH_ON_GPU = 256  # fewer where its memory does not hold them
 EMBEDDING = pa.list_(pa.field("element", pa.float32()))
 
 
@@ -50,6 +52,10 @@ class ClipScorer:
         if keep_embeddings:
             self.columns |= {"clip_embedding": EMBEDDING, "clip_text_embedding": EMBEDDING}
 
+    @property
+    def feeders(self) -> int:
+        return self.clip.feeders
+
     def __call__(self, batch: Batch) -> Scores:
         images, captions = self.clip.of_images(batch), self.clip.of_captions(batch)
         return {
@@ -60,7 +66,11 @@ class ClipScorer:
 
 
 class Clip:
-    """A CLIP of transformers, loaded when it is first used. Scorers of the same checkpoint share it."""
+    """A CLIP of transformers, loaded when it is first used. Scorers of the same checkpoint share it.
+
+    On a GPU matrix products are in bf16 where there are units for it, images are prepared there (see
+    `clip_pixels`), and batches are larger.
+    """
 
     def __init__(self, checkpoint: str, revision: str | None) -> None:
         self.checkpoint, self.revision = checkpoint, revision or "main"
@@ -75,12 +85,19 @@ class Clip:
         return batch.once((id(self), "captions"), lambda: self.embed_captions(batch.captions))
 
     def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> Embeddings:
+        from rasterloom.filtering.scorers.clip_pixels import is_usual, pixels_on  # heavy
+
         model, processor = self._model
+        on_device = self.on_gpu and is_usual(processor)
 
         def embed(some: Sequence[NDArray[np.uint8]]) -> Embeddings:
-            pixels = _pixels(processor, some, 1 if model.device.type == "cpu" else _cpus())
-            pooled = model.vision_model(pixels.to(model.device)).pooler_output
-            return _of_length_1(model.visual_projection(pooled))
+            if on_device:
+                pixels = pixels_on(model.device, processor, some)
+            else:
+                pixels = _pixels(processor, some, self.feeders).to(model.device)
+            with self._products():
+                pooled = model.vision_model(pixels).pooler_output
+            return _of_length_1(model.visual_projection(pooled.to(model.dtype)))
 
         return self._in_batches(embed, images)
 
@@ -93,8 +110,10 @@ class Clip:
             tokens = self._tokenizer(
                 list(some), return_tensors="pt", padding=True, truncation=True, max_length=limit
             ).to(model.device)
-            pooled = model.text_model(tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
-            return _of_length_1(model.text_projection(pooled))
+            with self._products():
+                found = model.text_model(tokens.input_ids, attention_mask=tokens.attention_mask)
+            pooled = found.pooler_output
+            return _of_length_1(model.text_projection(pooled.to(model.dtype)))
 
         there = np.array([bool(caption) for caption in captions], bool)
         result = np.full((len(captions), model.config.projection_dim), np.nan, np.float32)
@@ -106,8 +125,38 @@ class Clip:
 
         model, _ = self._model
         with torch.inference_mode():
-            parts = self._batches.over(embed, items, BATCH, like=getattr(embed, "__qualname__", ""))
+            most = BATCH_ON_GPU if self.on_gpu else BATCH
+            parts = self._batches.over(embed, items, most, like=getattr(embed, "__qualname__", ""))
         return np.concatenate([np.empty((0, model.config.projection_dim), np.float32), *parts])
+
+    @cached_property
+    def on_gpu(self) -> bool:
+        import torch  # heavy
+
+        return torch.cuda.is_available()
+
+    @cached_property
+    def halves(self) -> bool:
+        """True if matrix products are computed in bf16."""
+        import torch  # heavy
+
+        return self.on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+
+    @property
+    def feeders(self) -> int:
+        """Number of threads that decode and prepare images: on a GPU the CPUs of its actor."""
+        import torch  # heavy
+
+        return torch.get_num_threads() if self.on_gpu else 1  # torch has as many as Ray gives CPUs
+
+    @contextmanager
+    def _products(self) -> Iterator[None]:
+        """Compute matrix products in bf16, if `halves`, and the rest in float32."""
+        import torch  # heavy
+
+        model, _ = self._model
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=self.halves):
+            yield
 
     @cached_property
     def _model(self) -> tuple[Any, Any]:
@@ -161,13 +210,6 @@ def _pixels(processor: Any, images: Sequence[NDArray[np.uint8]], threads: int) -
 
     with ThreadPoolExecutor(threads) as pool:
         return torch.cat(list(pool.map(prepared, ([image] for image in images))))
-
-
-def _cpus() -> int:
-    """CPUs that Ray gives this actor: torch has as many threads."""
-    import torch  # heavy
-
-    return torch.get_num_threads()
 
 
 @lru_cache(maxsize=8)

@@ -5,7 +5,7 @@ import io
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ from rasterloom.filtering.scorers.scene import SceneScorer
 from rasterloom.filtering.scorers.text_area import TextAreaScorer
 from rasterloom.recipe.filtering import Score
 from rasterloom.utils import plugins
+from rasterloom.utils.parallel import ahead
 from rasterloom.utils.plugins import Plugin
 from rasterloom.utils.redact import cut, safe
 
@@ -51,7 +52,7 @@ class QualityScorer:
         return hashlib.sha256(PARAMETERS.read_bytes()).hexdigest()
 
     def __call__(self, batch: Batch) -> Scores:
-        distance = np.array([niqe(image) for image in batch.images], np.float64)
+        distance = np.array(batch.each(niqe), np.float64)
         return {"quality": np.exp2(-distance / load_photographs().median), "niqe": distance}
 
 
@@ -65,7 +66,7 @@ class FlatnessScorer:
     sees = True
 
     def __call__(self, batch: Batch) -> Scores:
-        return {"flatness": np.array([flatness(image) for image in batch.images], np.float64)}
+        return {"flatness": np.array(batch.each(flatness), np.float64)}
 
 
 SCORERS: dict[str, Callable[..., Scorer]] = {
@@ -163,9 +164,10 @@ def score_shard(images: pa.Table, scorers: Sequence[Scorer]) -> pa.Table:
     """
     columns = _columns(scorers)
     sees = any(scorer.sees for scorer in scorers)
+    threads = max((getattr(scorer, "feeders", 1) for scorer in scorers), default=1)
     parts: dict[str, list[pa.Array]] = {name: [] for name in columns.names}
     rows: list[int] = []
-    for numbers, batch in _batches(images, sees) if scorers else ():
+    for numbers, batch in _batches(images, sees, threads) if scorers else ():
         rows += numbers
         for scorer in scorers:
             scores = scorer(batch)
@@ -191,29 +193,60 @@ def _array(values: Any, kind: pa.DataType) -> pa.Array:
     return pa.ListArray.from_arrays(offsets.astype(np.int32), flat, kind, mask=pa.array(~known))
 
 
-def _batches(images: pa.Table, sees: bool) -> Iterator[tuple[list[int], Batch]]:
-    """Decode the images there are, some at a time: row numbers, and images with captions."""
+class _Stored(NamedTuple):
+    """A row that has an image."""
+
+    row: int
+    key: str
+    data: bytes
+    caption: str | None
+    pixels: int
+
+
+def _batches(images: pa.Table, sees: bool, threads: int) -> Iterator[tuple[list[int], Batch]]:
+    """Decode the images there are, some at a time: row numbers, and images with captions.
+
+    Args:
+        threads: that decode ahead, as many images as a batch has; 1 decodes when it is asked.
+    """
     rows: list[int] = []
     decoded: Images = []
     captions: Captions = []
-    row = -1
-    for batch in images.select(["key", "image", "caption"]).to_batches(max_chunksize=BATCH_ROWS):
-        for key, data, caption in zip(*batch.columns, strict=True):
-            row += 1
-            if not data.is_valid:
-                continue
-            if sees:
-                image = decode(data.as_py(), key.as_py())
-                if image is None:
-                    continue
-                decoded.append(image)
-            rows.append(row)
-            captions.append(caption.as_py())
-            if len(rows) == BATCH_ROWS or sum(p.size for p in decoded) > 3 * BATCH_PIXELS:
-                yield rows, Batch(decoded, captions)
-                rows, decoded, captions = [], [], []
+    for stored, image in _decoded(images, threads) if sees else ((one, None) for one in _stored(images)):
+        if image is not None:
+            decoded.append(image)
+        elif sees:
+            continue
+        rows.append(stored.row)
+        captions.append(stored.caption)
+        if len(rows) == BATCH_ROWS or sum(p.size for p in decoded) > 3 * BATCH_PIXELS:
+            yield rows, Batch(decoded, captions, threads)
+            rows, decoded, captions = [], [], []
     if rows:
-        yield rows, Batch(decoded, captions)
+        yield rows, Batch(decoded, captions, threads)
+
+
+def _decoded(images: pa.Table, threads: int) -> Iterator[tuple[_Stored, NDArray[np.uint8] | None]]:
+    def work(one: _Stored) -> tuple[_Stored, NDArray[np.uint8] | None]:
+        return one, decode(one.data, one.key)
+
+    if threads == 1:
+        return map(work, _stored(images))
+    least = BATCH_PIXELS // BATCH_ROWS  # so that they are no more than a batch, however small
+    return ahead(
+        work, _stored(images), threads, most=BATCH_PIXELS, size=lambda stored: max(stored.pixels, least)
+    )
+
+
+def _stored(images: pa.Table) -> Iterator[_Stored]:
+    row = -1
+    columns = images.select(["key", "image", "caption", "width", "height"])
+    for batch in columns.to_batches(max_chunksize=BATCH_ROWS):
+        for key, data, caption, width, height in zip(*batch.columns, strict=True):
+            row += 1
+            if data.is_valid:
+                pixels = (width.as_py() or 0) * (height.as_py() or 0)
+                yield _Stored(row, key.as_py(), data.as_py(), caption.as_py(), pixels)
 
 
 def decode(data: bytes, key: str) -> NDArray[np.uint8] | None:

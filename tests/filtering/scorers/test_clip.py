@@ -9,7 +9,7 @@ from torch import nn
 from rasterloom.filtering.scorers import clip as clip_module
 from rasterloom.filtering.scorers.aesthetic import AestheticScorer
 from rasterloom.filtering.scorers.base import Batch
-from rasterloom.filtering.scorers.clip import ClipScorer, open_clip
+from rasterloom.filtering.scorers.clip import Clip, ClipScorer, open_clip
 from rasterloom.filtering.scorers.registry import score_shard
 
 CAPTIONS = ["a cat", "the quick brown fox jumps over the lazy dog " * 9, None, "", "a cat"]
@@ -131,3 +131,53 @@ def test_images_are_prepared_in_threads_for_a_gpu_as_they_are_without(clip: Path
     _, processor = open_clip(str(clip), None)._model
     plain, threaded = (clip_module._pixels(processor, pictures(9), threads) for threads in (1, 4))
     assert torch.equal(plain, threaded)
+
+
+def as_on_a_gpu(clip: Path) -> ClipScorer:
+    """A scorer that goes a GPU's way on this processor, which has bf16 as well."""
+    scorer = ClipScorer(str(clip), keep_embeddings=True)
+    scorer.clip = Clip(str(clip), None)
+    scorer.clip.on_gpu = scorer.clip.halves = True
+    return scorer
+
+
+def test_a_gpus_scores_are_a_cpus_but_for_bf16_and_in_their_order(clip: Path) -> None:
+    batch = Batch(pictures(40), ["a cat", "the dog", None, "quick fox"] * 10)
+    plain, halved = ClipScorer(str(clip), keep_embeddings=True)(batch), as_on_a_gpu(clip)(batch)
+    for name in ("clip_embedding", "clip_text_embedding"):
+        assert halved[name].dtype == np.float32
+        cosines = (plain[name] * halved[name]).sum(axis=1)
+        assert np.nanmin(cosines) > 0.9995
+        assert np.nanmax(np.abs(np.linalg.norm(halved[name], axis=1) - 1)) < 1e-6
+        assert not np.array_equal(plain[name], halved[name], equal_nan=True)  # bf16 it was
+    assert np.array_equal(np.isnan(plain["clip"]), np.isnan(halved["clip"]))
+    np.testing.assert_allclose(halved["clip"], plain["clip"], atol=0.01)
+
+
+def test_a_gpu_has_large_batches_that_are_halved_once(clip: Path, caplog: pytest.LogCaptureFixture) -> None:
+    scorer = as_on_a_gpu(clip)
+    model, _ = scorer.clip._model
+    sizes, many = [], pictures(20) * 15
+
+    def full(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        sizes.append(len(inputs[0]))
+        if len(inputs[0]) > 70:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    whole = scorer.clip.embed_images(many)
+    model.vision_model.register_forward_pre_hook(full)
+    with caplog.at_level(logging.WARNING):
+        halved = [scorer.clip.embed_images(many) for _ in range(2)]
+    assert sizes == [256, 128, 64, 64, 64, 64, 44, 64, 64, 64, 64, 44]
+    np.testing.assert_allclose(halved[0], whole, atol=0.01)
+    np.testing.assert_array_equal(halved[0], halved[1])
+    (told,) = caplog.records
+    assert "does not hold 256 images or captions at once: 64" in told.getMessage()
+
+
+def test_what_feeds_a_gpu_is_as_many_threads_as_it_has_cpus(clip: Path, tmp_path: Path) -> None:
+    torch.save(nn.Linear(24, 1).state_dict(), tmp_path / "head.pth")
+    aesthetic = AestheticScorer(str(tmp_path / "head.pth"), str(clip))
+    assert ClipScorer(str(clip)).feeders == aesthetic.feeders == 1  # a CPU's worker has one core
+    aesthetic.clip = as_on_a_gpu(clip).clip
+    assert as_on_a_gpu(clip).feeders == aesthetic.feeders == torch.get_num_threads()

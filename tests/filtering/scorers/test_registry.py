@@ -1,6 +1,7 @@
 import io
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import ClassVar
 
@@ -139,6 +140,78 @@ def test_images_come_in_batches_with_their_captions(monkeypatch: pytest.MonkeyPa
     recorder = Recorder()
     assert score_shard(table, [recorder])["first"].to_pylist() == expected
     assert max(n for n, _ in recorder.calls) == 3  # 12 pixels
+
+
+class Fed(Recorder):
+    """Waits, while it has a batch, until an image of the next is decoded."""
+
+    feeders = 2
+
+    def __init__(self, decoded: list[str], last: int) -> None:
+        super().__init__()
+        self.decoded, self.last, self.waited = decoded, last, []
+        self.more = threading.Condition()
+
+    def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
+        found = super().__call__(batch)
+        done = sum(n for n, _ in self.calls)
+        with self.more:
+            wanted = min(done + 1, self.last)
+            self.waited.append(self.more.wait_for(lambda: len(self.decoded) >= wanted, timeout=30))
+        return found
+
+
+def test_threads_decode_the_next_batch_while_a_scorer_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "BATCH_ROWS", 8)
+    pictures = [None if n % 7 == 3 else encode(noise(80, 100, n)) for n in range(60)]
+    pictures[20] = b"not a picture"
+    table = images(*pictures, captions=[f"number {n}" for n in range(60)])
+    done: list[str] = []
+    there = sum(picture is not None for picture in pictures)
+    plain, fed = Recorder(), Fed(done, there)
+
+    def noted(data: bytes, key: str) -> np.ndarray | None:
+        image = decode(data, key)
+        with fed.more:
+            done.append(key)
+            fed.more.notify_all()
+        return image
+
+    per_image = make_scorers([Score(name="quality"), Score(name="flatness")])
+    expected = score_shard(table, [plain, *per_image])
+    monkeypatch.setattr(registry, "decode", noted)
+    assert score_shard(table, [fed, *per_image]).equals(expected)
+    assert fed.calls == plain.calls  # the same batches, in the same order
+    assert len(fed.waited) > 5 and all(fed.waited)
+
+
+def test_threads_decode_no_more_ahead_than_a_batch_has_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "BATCH_PIXELS", 3 * 1000)
+    taken, most = 0, 0
+
+    def counted(data: bytes, key: str) -> np.ndarray:
+        nonlocal taken
+        taken += 1
+        return np.zeros((20, 50, 3), np.uint8)
+
+    class Counting(Recorder):
+        feeders = 2
+
+        def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
+            nonlocal most
+            found = super().__call__(batch)
+            most = max(most, taken - sum(n for n, _ in self.calls))
+            return found
+
+    monkeypatch.setattr(registry, "decode", counted)
+    table = images(*[encode(noise(20, 50, seed)) for seed in range(30)])
+    for name, value in (("width", 50), ("height", 20)):
+        at = table.schema.get_field_index(name)
+        table = table.set_column(at, table.schema.field(at), pa.array([value] * 30, pa.int32()))
+    scorer = Counting()
+    score_shard(table, [scorer])
+    assert sum(n for n, _ in scorer.calls) == 30
+    assert most <= 3
 
 
 def test_transparent_images_lie_on_white() -> None:
