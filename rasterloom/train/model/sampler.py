@@ -7,6 +7,7 @@ of the size asked for.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rasterloom.schema import Profile
+from rasterloom.train.model.decoder import CudaGraphs, Decoder, Replays, Step
 from rasterloom.train.model.packed_lm import build_model
 from rasterloom.utils.oom_batches import FittingBatches
 from rasterloom.utils.parallel import Advance, adding, silent
 from rasterloom.utils.random_streams import stream_generator
 
 Codes = NDArray[np.int32]
+Decoders = dict[tuple[int, int], Decoder]
+"""The last decoder of a call, by its rows and room."""
+
+ROOM = 64  # tokens by which a captured decoder's room grows, so that batches of much the same length share it
+LOOKS = 16  # captured steps of a text between looks at whether all rows have ended
 FREE = 0.8  # of a GPU's free memory that the cache of keys and values may take
 
 
@@ -32,11 +39,14 @@ class Sampler:
         batch: images drawn, or prompts answered, at once; fewer where a GPU's memory does not hold them. It
             changes no result.
         first: number of the first image of a call, for a part of many.
+        capture: makes what captures a decoder's steps, as `decoder.CudaGraphs`. None computes each as it
+            comes, as models must whose weights move, in training.
     """
 
     def __init__(self, model: Any, profile: Profile, batch: int = 32) -> None:
         """Take a Chameleon of transformers, in evaluation mode. Its attention must be transformers' own."""
         self.model, self.profile, self.batch, self.first = model, profile, batch, 0
+        self.capture: Callable[[], Callable[[Step], Step]] | None = None
         self.device: torch.device = model.lm_head.weight.device
         ids = profile.image_ids or range(profile.image0, profile.image0 + profile.codebook_size)
         self.image_ids = torch.tensor(ids, device=self.device)
@@ -75,6 +85,8 @@ class Sampler:
         heads = [_head(size, self.profile) for size in sizes]
         order = sorted(range(len(sizes)), key=lambda i: (sizes[i][0] * sizes[i][1], sizes[i], i))
         add = adding(on_tokens, sum(w * h for w, h in sizes) // self.profile.downsample**2)
+        pick = partial(self._pick, cfg=cfg, temperature=temperature, top_k=top_k)
+        decoders: Decoders = {}
 
         def draw(part: Sequence[int]) -> list[Codes]:
             contexts = [[*prompt_ids[i], *heads[i]] for i in part]
@@ -87,7 +99,7 @@ class Sampler:
                 stream_generator("sample", seed=seed, number=self.first + i).random(h * w)
                 for i, (h, w) in zip(part, grids, strict=True)
             ]
-            return self._draw(contexts, grids, uniforms, cfg, temperature, top_k, add)
+            return self._draw(decoders, contexts, grids, uniforms, pick, add)
 
         longest = max((self._tokens(prompt_ids[i], sizes[i]) for i in order), default=0)
         rows = 1 if cfg == 1 else 2
@@ -114,14 +126,30 @@ class Sampler:
         each = tokens * cache_bytes(self.model.config, self.model.lm_head.weight.element_size())
         return max(1, min(self.batch, int(FREE * free / each)))
 
+    def _decoder(self, decoders: Decoders, rows: int, room: int) -> Decoder:
+        """Take the last decoder, whose steps are captured, or make another."""
+        key = (rows, room if self.capture is None else -(-room // ROOM) * ROOM)
+        if key not in decoders:
+            decoders.clear()  # its cache would take a GPU's memory
+            replays = None if self.capture is None else Replays(self.capture())
+            decoders[key] = Decoder(self.model, *key, replays)
+        return decoders[key]
+
+    def _pick(self, hidden: Tensor, chances: Tensor, *, cfg: float, temperature: float, top_k: int) -> Tensor:
+        """Pick a code of each image, [images] int64."""
+        logits = self._logits(hidden, self.image_ids)
+        if cfg != 1:
+            with_prompt, without = logits.chunk(2)
+            logits = cfg * (with_prompt - without) + without
+        return _choose(logits, chances, temperature, top_k)
+
     def _draw(
         self,
+        decoders: Decoders,
         contexts: list[list[int]],
         grids: list[tuple[int, int]],
         uniforms: list[NDArray[np.float64]],
-        cfg: float,
-        temperature: float,
-        top_k: int,
+        pick: Callable[[Tensor, Tensor], Tensor],
         add: Callable[[int], None],
     ) -> list[Codes]:
         """Draw a batch: ``contexts`` with the prompts, then those without, if there is guidance."""
@@ -132,15 +160,12 @@ class Sampler:
         for row, (mine, chance) in enumerate(zip(free, uniforms, strict=True)):
             chances[row, mine] = chance
         steps = script.shape[1]
-        decoder = _Decoder(self.model, contexts, room=steps, pad=profile.pad, device=device)
-        hidden, codes, at = decoder.start(), torch.zeros(script.shape, dtype=torch.int64, device=device), 0
+        decoder = self._decoder(decoders, len(contexts), max(map(len, contexts)) + steps)
+        hidden, at = decoder.start(contexts, profile.pad), 0
+        codes = torch.zeros(script.shape, dtype=torch.int64, device=device)
         forced, chances_at = torch.from_numpy(script).to(device), torch.from_numpy(chances).to(device)
         while True:
-            logits = self._logits(hidden, self.image_ids)
-            if cfg != 1:
-                with_prompt, without = logits.chunk(2)
-                logits = cfg * (with_prompt - without) + without
-            codes[:, at] = _choose(logits, chances_at[:, at], temperature, top_k)
+            codes[:, at] = pick(hidden, chances_at[:, at])
             add(int(free[:, at].sum()))
             # What is known of all rows, as the end of a line where they are of one width, goes in along.
             end = at + 1
@@ -150,7 +175,7 @@ class Sampler:
                 break
             tokens = forced[:, at:end].clone()
             tokens[:, 0] = torch.where(tokens[:, 0] < 0, self.image_ids[codes[:, at]], tokens[:, 0])
-            hidden = decoder.feed(tokens.repeat(1 if cfg == 1 else 2, 1))
+            hidden = decoder.feed(tokens.repeat(len(contexts) // len(grids), 1))
             at = end
         drawn = codes.cpu().numpy().astype(np.int32)
         return [
@@ -182,13 +207,15 @@ class Sampler:
         """
         allowed = torch.tensor([*text_ids, self.profile.sep], device=self.device)
         sep, add = self.profile.sep, adding(on_tokens)
+        looks = 1 if self.capture is None else LOOKS  # each makes the CPU wait for the GPU
+        decoders: Decoders = {}
 
         def answer(numbers: Sequence[int]) -> list[list[int]]:
             part = [list(prompt_ids[i]) for i in numbers]
             uniforms = [stream_generator("sample", seed=seed, number=i).random(max_tokens) for i in numbers]
             chances = torch.from_numpy(np.stack(uniforms)).to(self.device)
-            decoder = _Decoder(self.model, part, room=max_tokens, pad=self.profile.pad, device=self.device)
-            hidden = decoder.start()
+            decoder = self._decoder(decoders, len(part), max(map(len, part)) + max_tokens)
+            hidden = decoder.start(part, self.profile.pad)
             ended = torch.zeros(len(part), dtype=torch.bool, device=self.device)
             tokens: list[Tensor] = []
             for at in range(max_tokens):
@@ -197,7 +224,7 @@ class Sampler:
                 tokens.append(torch.where(ended, sep, chosen))
                 ended = ended | (chosen == sep)
                 add(len(part))
-                if at + 1 == max_tokens or bool(ended.all()):
+                if at + 1 == max_tokens or (at % looks == 0 and bool(ended.all())):
                     break
                 hidden = decoder.feed(tokens[-1][:, None])
             rows = torch.stack(tokens, dim=1).tolist()
@@ -224,7 +251,10 @@ def open_sampler(folder: str | Path, profile: Profile, device: str = "cpu", *, b
     if bf16:
         for parameter in model.parameters():  # not the rotary frequencies, which training has in float32
             parameter.data = parameter.data.to(device, torch.bfloat16)
-    return Sampler(model.to(device).eval(), profile)
+    sampler = Sampler(model.to(device).eval(), profile)
+    if sampler.device.type == "cuda":
+        sampler.capture = CudaGraphs
+    return sampler
 
 
 def cache_bytes(config: Any, width: int) -> int:
@@ -237,74 +267,6 @@ def cache_bytes(config: Any, width: int) -> int:
     head_width: int = config.hidden_size // config.num_attention_heads
     layers: int = config.num_hidden_layers
     return 2 * width * layers * heads * head_width
-
-
-class _Decoder:
-    """Feeds contexts of different length, then a token or two a time."""
-
-    def __init__(
-        self,
-        model: Any,
-        contexts: Sequence[Sequence[int]],
-        *,
-        room: int,
-        pad: int,
-        device: torch.device,
-    ) -> None:
-        longest = max(map(len, contexts))
-        missing = torch.tensor([longest - len(context) for context in contexts], device=device)
-        self.model = model
-        self.ids = torch.tensor([[pad] * (longest - len(c)) + list(c) for c in contexts], device=device)
-        self.missing = missing[:, None]  # padding on the left of each row
-        self.cache = _Cache(longest + room)
-
-    def start(self) -> Tensor:
-        """Feed the contexts; return the last hidden states, [rows, d]."""
-        return self.feed(self.ids)
-
-    def feed(self, tokens: Tensor) -> Tensor:
-        """Feed tokens, [rows, n]; return the last hidden states, [rows, d]."""
-        begin, end = self.cache.length, self.cache.length + tokens.shape[1]
-        at = torch.arange(begin, end, device=tokens.device)
-        keys = torch.arange(end, device=tokens.device)
-        seen = (keys <= at[:, None]) & ((keys >= self.missing[:, :, None]) | (keys == at[:, None]))
-        hidden: Tensor = self.model.model(
-            input_ids=tokens,
-            position_ids=(at - self.missing).clamp_min(0),
-            attention_mask=seen[:, None],  # [rows, 1, n, keys]; a row of padding sees itself
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-        self.cache.length = end
-        return hidden
-
-
-class _Cache:
-    """Key-value cache of all layers, allocated once.
-
-    transformers' own either copies keys and values at every token or lets attention run over the room that is
-    still empty.
-    """
-
-    def __init__(self, room: int) -> None:
-        self.room = room
-        self.length = 0
-        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def update(self, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Add keys and values, [rows, heads, n, width]; return all so far."""
-        if layer not in self.layers:
-            rows, heads, _, width = key.shape
-            empty = key.new_empty(2, rows, heads, self.room, width)
-            self.layers[layer] = (empty[0], empty[1])
-        end = self.length + key.shape[2]
-        keys, values = self.layers[layer]
-        keys[:, :, self.length : end] = key
-        values[:, :, self.length : end] = value
-        return keys[:, :, :end], values[:, :, :end]
-
-    def get_seq_length(self, layer: int = 0) -> int:
-        return self.length
 
 
 def _head(size: tuple[int, int], profile: Profile) -> list[int]:

@@ -183,11 +183,11 @@ def test_a_batch_that_a_gpu_does_not_hold_is_halved_and_stays_so(sampler, monkey
     whole = sampler.sample(PROMPTS, SIZES, **settings)
     sizes, draw = [], sampler._draw
 
-    def limited(contexts, grids, *args):
+    def limited(decoders, contexts, grids, *args):
         sizes.append(len(grids))
         if len(grids) > 1:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return draw(contexts, grids, *args)
+        return draw(decoders, contexts, grids, *args)
 
     monkeypatch.setattr(sampler, "_draw", limited)
     for _ in range(2):
