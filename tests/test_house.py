@@ -25,7 +25,6 @@ OPTIONS_NAMED: dict[str, int] = {
     "pipelines/cluster/submit.py": 2,
     "pipelines/corpus/existing_steps.py": 1,
     "pipelines/maintenance/takedown.py": 1,
-    "train/deepspeed_files.py": 5,  # those of DeepSpeed
 }
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")

@@ -60,6 +60,7 @@ INSIDE = {
         {"data"},
         {"job"},
         {"deepspeed_files"},
+        {"universal"},
         {
             "deepspeed_config",
             "deepspeed_compat",

@@ -3,14 +3,8 @@
 Their names and keys are private parts of DeepSpeed, as those in `deepspeed_compat` are.
 """
 
-import logging
-import os
 import re
 import shutil
-import subprocess
-import sys
-import time
-from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rasterloom.errors import StorageError
-from rasterloom.train.deepspeed_compat import DeepSpeedMoved, silence, whole_shape
-
-LARGE = 2**30  # bytes of a checkpoint from which on it is converted in several processes
-CONVERTERS = 8  # at most: each holds a rank's share of the optimizer in memory
-_OF_A_GROUP = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-logger = logging.getLogger(__name__)
+from rasterloom.train.deepspeed_compat import DeepSpeedMoved, whole_shape
+from rasterloom.train.universal import to_universal
 
 # Names of files in a checkpoint, and keys in them.
 _MODEL_FILE = "mp_rank_00_model_states.pt"  # ZeRO 0: all weights; ZeRO 1 and 2: those of 16 bits
@@ -35,51 +24,6 @@ _OPTIMIZER, _ZERO_STAGE = "optimizer_state_dict", "zero_stage"
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW; ZeRO 1 and 2 have Muon's momentum under both names
 _MOMENTUM = "momentum_buffer"  # of Muon without ZeRO
 _BF16_WEIGHTS = "single_partition_of_fp32_groups"
-
-
-def to_universal(source: Path, target: Path) -> None:
-    """Convert a checkpoint to DeepSpeed's universal form, with whole parameters.
-
-    Raises:
-        StorageError: the processes that convert a large one have failed.
-    """
-    from deepspeed.checkpoint import ds_to_universal  # heavy
-
-    shutil.rmtree(target, ignore_errors=True)
-    size = sum(file.stat().st_size for file in source.glob("*") if file.is_file())
-    if size >= LARGE:
-        _convert_in_processes(source, target, size)
-        return
-    arguments = Namespace(
-        input_folder=str(source),
-        output_folder=str(target),
-        num_extract_workers=1,  # in this process: one that has joined a process group must not fork
-        num_merge_workers=1,
-        keep_temp_folder=False,
-        strict=True,
-        inject_missing_state=True,
-    )
-    with silence():
-        ds_to_universal.main(arguments)
-
-
-def _convert_in_processes(source: Path, target: Path, size: int) -> None:
-    """Convert a large checkpoint in several processes.
-
-    They are those of a new process, which has joined no group and may fork.
-    """
-    processes = str(min(CONVERTERS, os.cpu_count() or 1))
-    logger.info("%.1f GiB of checkpoint are converted by %s processes", size / 2**30, processes)
-    began = time.monotonic()
-    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
-    command += ["--input_folder", str(source), "--output_folder", str(target)]
-    command += ["--num_extract_workers", processes, "--num_merge_workers", processes]
-    alone = {name: value for name, value in os.environ.items() if name not in _OF_A_GROUP}
-    done = subprocess.run(command, env=alone, capture_output=True, text=True)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [""])[-1]
-        raise StorageError(f"{source}: the checkpoint cannot be converted: {last}")
-    logger.info("converted in %.0f s", time.monotonic() - began)
 
 
 def layout_of(folder: Path) -> str:

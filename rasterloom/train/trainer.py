@@ -6,7 +6,6 @@ Nothing here knows of Ray: it runs wherever torch.distributed has been set up.
 import logging
 import os
 import shutil
-import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -116,7 +115,7 @@ class _Stage:
     saver: Saver
     position: Position
     is_new: bool
-    scratch: Path
+    scratch: resume.Scratch
     average: WeightAverage | None
 
     def save(self) -> None:
@@ -136,7 +135,7 @@ def _open(job: StageJob) -> _Stage:
     store = job.checkpoint_store
     device = torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu")
     job.make_folder()
-    scratch = job.folder / f"scratch-{socket.gethostname()}"
+    scratch = resume.Scratch.of(job)
     try:
         loader = open_loader(job)
         last = on_rank_0(lambda: latest(store, job.digest()))
@@ -159,7 +158,7 @@ def _open(job: StageJob) -> _Stage:
     average = WeightAverage(engine, train.ema) if train.ema else None
     position = _start(engine, average, job, last, scratch)
     notes = (job.metrics_file, job.heldout_file, job.sums_file)
-    saver = Saver(store, scratch, keep=train.keep_checkpoints, notes=notes)
+    saver = Saver(store, scratch.folder, keep=train.keep_checkpoints, notes=notes)
     return _Stage(job, loader, engine, saver, position, last is None, scratch, average)
 
 
@@ -263,7 +262,11 @@ def _after(position: Position, sums: StepSums, refused: str | None, guard: Guard
 
 
 def _start(
-    engine: Any, average: WeightAverage | None, job: StageJob, last: Checkpoint | None, scratch: Path
+    engine: Any,
+    average: WeightAverage | None,
+    job: StageJob,
+    last: Checkpoint | None,
+    scratch: resume.Scratch,
 ) -> Position:
     """Bring the engine, and the average, to where the stage stands."""
     world = dist.get_world_size()

@@ -1,5 +1,6 @@
-"""Threads over items, and the callback type of all progress."""
+"""Threads over items or behind a caller, and the callback of progress."""
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -71,3 +72,29 @@ def ahead(
             yield waiting.popleft()[0].result()
     finally:  # also where what was yielded is not asked for to the end
         pool.shutdown(cancel_futures=True)
+
+
+class Behind:
+    """Work in a thread of its own, while its caller goes on."""
+
+    def __init__(self, work: Callable[[], None], name: str) -> None:
+        """Begin it."""
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, args=(work,), name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def done(self) -> bool:
+        """Return whether it has ended, well or not."""
+        return not self._thread.is_alive()
+
+    def wait(self, seconds: float | None = None) -> Exception | None:
+        """Wait, at most so long, and return what went wrong."""
+        self._thread.join(seconds)
+        return self._error
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:  # a thread's exception would be lost
+            self._error = error

@@ -6,6 +6,7 @@ A server process imports torch, transformers and DeepSpeed once; ranks are forke
 import json
 import multiprocessing
 import os
+import socket
 import tempfile
 import traceback
 from pathlib import Path
@@ -36,7 +37,9 @@ def train(job, world, **options):
     Options: ``stop_at`` (a rank is asked to stop after that step), ``die_at`` (the last rank dies as it is
     about to take that step), ``poison`` (steps whose ``spoilt``, "loss" or "gradients", are infinite on the
     last rank), ``seen`` (a folder: of each rank a file, to which it appends a line a step: the world size and
-    the documents of each of its micro-batches). Steps count from 1, in this run.
+    the documents of each of its micro-batches), ``apart`` (each rank believes that it is on a machine of its
+    own), ``converts`` (a file, to which a rank that converts a checkpoint appends its number). Steps count
+    from 1, in this run.
 
     Raises:
         RuntimeError: a rank raised; the text is the first one's traceback.
@@ -82,10 +85,11 @@ def _rank(job, rank, world, folder, environment, options):
     os._exit(0)
 
 
-def _run(job, rank, world, stop_at=None, die_at=None, poison=(), spoilt="loss", seen=None):
+def _run(job, rank, world, stop_at=None, die_at=None, poison=(), spoilt="loss", seen=None, **storing):
     from rasterloom.train import trainer as engine
     from rasterloom.train.job import Request
 
+    _store(rank, **storing)
     steps = 0
     original = engine.train_step
 
@@ -108,6 +112,23 @@ def _run(job, rank, world, stop_at=None, die_at=None, poison=(), spoilt="loss", 
         return Request.STOP if steps == stop_at and rank == min(1, world - 1) else Request.NOTHING
 
     return engine.run_worker(job, request=request)
+
+
+def _store(rank, apart=False, converts=None):
+    """Change how this rank takes checkpoints up."""
+    from rasterloom.train.checkpoint import resume
+
+    if apart:
+        socket.gethostname = lambda: f"machine-{rank}"
+    if converts is not None:
+        original = resume.to_universal
+
+        def to_universal(*args):
+            with Path(converts).open("a") as file:
+                file.write(f"{rank}\n")
+            original(*args)
+
+        resume.to_universal = to_universal
 
 
 def _documents(part):

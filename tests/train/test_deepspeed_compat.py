@@ -1,15 +1,10 @@
 """DeepSpeed's private parts are where this version of Rasterloom looks for them."""
 
-import shutil
-from pathlib import Path
-
 import deepspeed
 import pytest
 import torch
 
-from rasterloom.errors import StorageError
 from rasterloom.recipe.train import DeepSpeed, Stage, Train
-from rasterloom.train import deepspeed_files
 from rasterloom.train.deepspeed_compat import (
     DeepSpeedMoved,
     StepGate,
@@ -17,7 +12,6 @@ from rasterloom.train.deepspeed_compat import (
     own_share,
     universal_loading,
 )
-from rasterloom.train.deepspeed_files import to_universal
 from rasterloom.train.model.packed_lm import training_model
 from rasterloom.train.optim.deepspeed_engine import backward, full_weights, optimizer_step, start_deepspeed
 
@@ -83,37 +77,6 @@ def test_an_engine_is_made_to_load_the_universal_form(profile):
         assert engine.load_universal_checkpoint(), MOVED.format(what="_config.load_universal_checkpoint")
     assert not engine.load_universal_checkpoint()
     engine.destroy()
-
-
-def test_the_converter_takes_the_arguments_that_it_is_given(monkeypatch):
-    """All that its own command line knows, so that a new one is noticed."""
-    from deepspeed.checkpoint import ds_to_universal
-
-    given = {}
-    monkeypatch.setattr(ds_to_universal, "main", lambda arguments: given.update(vars(arguments)))
-    to_universal(Path("in"), Path("out"))
-    monkeypatch.setattr("sys.argv", ["ds_to_universal", "--input_folder", "in", "--output_folder", "out"])
-    known = vars(ds_to_universal.parse_arguments())
-    assert given.keys() == known.keys(), MOVED.format(what="the arguments of ds_to_universal")
-
-
-def test_a_large_checkpoint_is_converted_in_processes_to_the_same_files(profile, tmp_path, monkeypatch):
-    engine = engine_of(profile, 2, True)
-    engine.save_checkpoint(str(tmp_path), tag="state", save_latest=False)
-    engine.destroy()
-    to_universal(tmp_path / "state", tmp_path / "one")
-    monkeypatch.setattr(deepspeed_files, "LARGE", 1)
-    to_universal(tmp_path / "state", tmp_path / "many")
-    one, many = (
-        {file.relative_to(tmp_path / name): file.read_bytes() for file in (tmp_path / name).rglob("*.pt")}
-        for name in ("one", "many")
-    )
-    assert one.keys() == many.keys() and len(one) > 10
-    shutil.rmtree(tmp_path / "state")
-    (tmp_path / "state").mkdir()
-    (tmp_path / "state/broken_optim_states.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(StorageError, match="state: the checkpoint cannot be converted: "):
-        to_universal(tmp_path / "state", tmp_path / "many")
 
 
 def test_a_parameter_without_zeros_mapping_is_named():

@@ -1,8 +1,11 @@
 """Loading of checkpoints into an engine, at any number of workers."""
 
 import shutil
+import socket
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +22,39 @@ from rasterloom.train.deepspeed_files import (
     layout_in,
     layout_of,
     load_whole,
-    to_universal,
     to_whole,
 )
-from rasterloom.train.distributed import on_rank_0, once_a_machine
+from rasterloom.train.distributed import on_rank_0, once, once_a_machine
+from rasterloom.train.job import StageJob
 from rasterloom.train.optim.deepspeed_engine import parameter_groups, split_matrices
 from rasterloom.train.optim.muon import MuonAdamW
 from rasterloom.train.optim.weight_average import WeightAverage
+from rasterloom.train.universal import to_universal
 
-_UNIVERSAL = "universal"
+_CONVERTED = "converted"
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Folder for what is copied or converted for the time being."""
+
+    folder: Path
+    shared: bool
+    """True if all machines see it; else each has one of its own, by the same name."""
+
+    @classmethod
+    def of(cls, job: StageJob) -> "Scratch":
+        """A stage's. Where checkpoints are not on S3, all machines share the stage's folder."""
+        shared = not job.checkpoint_store.is_s3
+        return cls(job.folder / ("scratch" if shared else f"scratch-{socket.gethostname()}"), shared)
+
+    def once(self, what: str, work: Callable[[], None]) -> None:
+        """Do something once in the folder, or once in each. Every rank calls this, and waits for it."""
+        (once if self.shared else once_a_machine)(what, work)
 
 
 def load(
-    engine: Any, checkpoint: Checkpoint, folder: Path, scratch: Path, average: WeightAverage | None = None
+    engine: Any, checkpoint: Checkpoint, folder: Path, scratch: Scratch, average: WeightAverage | None = None
 ) -> None:
     """Restore weights, optimizer and average; every rank calls this.
 
@@ -40,7 +63,7 @@ def load(
 
     Args:
         folder: the checkpoint's files, from `fetched`.
-        scratch: a folder of this machine, for conversion.
+        scratch: for conversion.
         average: of the weights, where the stage has one.
     """
     of_recipe = [
@@ -50,9 +73,9 @@ def load(
     world, zero = dist.get_world_size(), engine.zero_optimization_stage()
     is_other_world = zero and checkpoint.position.world_size != world
     if layout_of(folder / STATE) != layout_in(engine) or (is_other_world and not has_moments(folder / STATE)):
-        _load_from_other_layout(engine, folder, scratch / _UNIVERSAL)
+        _load_from_other_layout(engine, folder, scratch)
     elif is_other_world:
-        _load_converted(engine, folder, scratch / _UNIVERSAL)
+        _load_converted(engine, folder, scratch)
     else:
         _load(engine, folder, STATE)
     for group, values in zip(engine.optimizer.param_groups, of_recipe, strict=True):
@@ -62,11 +85,11 @@ def load(
 
 
 @contextmanager
-def fetched(store: Store, checkpoint: Checkpoint, scratch: Path) -> Iterator[Path]:
-    """Give a folder of this machine with the checkpoint's files. Every rank calls this.
+def fetched(store: Store, checkpoint: Checkpoint, scratch: Scratch) -> Iterator[Path]:
+    """Give a folder that this machine sees with the checkpoint's files. Every rank calls this.
 
     Args:
-        scratch: a folder of this machine, for a copy of what is on S3, for the time being.
+        scratch: for a copy of what is on S3.
 
     Raises:
         StorageError: the checkpoint cannot be read.
@@ -74,11 +97,11 @@ def fetched(store: Store, checkpoint: Checkpoint, scratch: Path) -> Iterator[Pat
     if not store.is_s3:
         yield Path(store.path(checkpoint.name))
         return
-    copy = scratch / checkpoint.name
-    once_a_machine(lambda: download(store, checkpoint.name, copy))
+    copy = scratch.folder / checkpoint.name
+    scratch.once("the checkpoint is copied from S3", lambda: download(store, checkpoint.name, copy))
     yield copy
     dist.barrier()
-    once_a_machine(lambda: shutil.rmtree(copy))
+    scratch.once("the copy of the checkpoint is deleted", lambda: shutil.rmtree(copy))
 
 
 def restore_notes(folder: Path, home: Path) -> None:
@@ -110,19 +133,39 @@ def _load(engine: Any, folder: Path, tag: str) -> None:
         raise RuntimeError(f"DeepSpeed found nothing to load in {folder}")
 
 
-def _load_from_other_layout(engine: Any, folder: Path, target: Path) -> None:
+@contextmanager
+def _converted(convert: Callable[[Path], None], scratch: Scratch) -> Iterator[Path]:
+    """Give a folder with a checkpoint in another form. Every rank calls this.
+
+    Its name is new: an attempt that is being lost, and does not know it yet, may write to another.
+
+    Args:
+        convert: is called once for all that see the folder, with the place for the files.
+    """
+    target = scratch.folder / on_rank_0(lambda: f"{_CONVERTED}-{uuid.uuid4().hex[:12]}")
+
+    def work() -> None:
+        for left in scratch.folder.glob(f"{_CONVERTED}-*"):  # by who was killed meanwhile
+            shutil.rmtree(left, ignore_errors=True)
+        convert(target / STATE)
+
+    scratch.once("the checkpoint is converted for these workers", work)
+    yield target
+    dist.barrier()
+    scratch.once("the converted checkpoint is deleted", lambda: shutil.rmtree(target))
+
+
+def _load_from_other_layout(engine: Any, folder: Path, scratch: Scratch) -> None:
     """Load what another ZeRO stage wrote, as whole parameters."""
     names = _parameter_names(engine)
     _forget_moments(engine)
-    once_a_machine(lambda: to_whole(folder / STATE, target / STATE, engine, names))
-    if engine.zero_optimization_stage():
-        with universal_loading(engine):
-            _load(engine, target, STATE)
-        _steps_apart(engine)
-    else:
-        load_whole(engine, target / STATE, names)
-    dist.barrier()
-    once_a_machine(lambda: shutil.rmtree(target))
+    with _converted(lambda target: to_whole(folder / STATE, target, engine, names), scratch) as converted:
+        if engine.zero_optimization_stage():
+            with universal_loading(engine):
+                _load(engine, converted, STATE)
+            _steps_apart(engine)
+        else:
+            load_whole(engine, converted / STATE, names)
 
 
 def _parameter_names(engine: Any) -> list[list[str]]:
@@ -134,15 +177,15 @@ def _parameter_names(engine: Any) -> list[list[str]]:
     return [[names[id(parameter)] for parameter in group["params"]] for group in groups]
 
 
-def _load_converted(engine: Any, folder: Path, target: Path) -> None:
+def _load_converted(engine: Any, folder: Path, scratch: Scratch) -> None:
     """Load through DeepSpeed's universal form, in which every parameter is whole."""
     _forget_moments(engine)
-    once_a_machine(lambda: to_universal(folder / STATE, target / STATE))
-    with universal_loading(engine):
-        _load(engine, target, STATE)
+    with (
+        _converted(lambda target: to_universal(folder / STATE, target), scratch) as converted,
+        universal_loading(engine),
+    ):
+        _load(engine, converted, STATE)
     _steps_apart(engine)
-    dist.barrier()
-    once_a_machine(lambda: shutil.rmtree(target))
 
 
 def _forget_moments(engine: Any) -> None:

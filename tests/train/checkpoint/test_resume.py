@@ -254,6 +254,29 @@ def test_checkpoints_on_s3(job, s3, tmp_path):
     assert losses(last) == losses(there)
 
 
+def test_machines_that_share_a_folder_convert_once(job, tmp_path):
+    """What a killed attempt left half-converted goes, and nothing stays of the new conversion."""
+    job = changed(job, deepspeed=DeepSpeed(zero=2))
+    assert ranks.train(job, 1, stop_at=2) == "stopped"
+    left = job.folder / "scratch/converted-of-old/state/tmp"
+    left.mkdir(parents=True)
+    converts = tmp_path / "converts"
+    assert ranks.train(job, 2, apart=True, converts=converts) == "done"
+    assert converts.read_text().split() == ["0"]
+    assert list((job.folder / "scratch").iterdir()) == []
+    assert losses(job) == pytest.approx(plain_loop(job)[0], abs=2e-5)
+
+
+def test_machines_that_share_none_convert_each(job, s3, tmp_path):
+    job = replace(changed(job, deepspeed=DeepSpeed(zero=2)), checkpoints=f"{s3}/{tmp_path.name}/stage")
+    assert ranks.train(job, 1, stop_at=2) == "stopped"
+    converts = tmp_path / "converts"
+    assert ranks.train(job, 2, apart=True, converts=converts) == "done"
+    assert sorted(converts.read_text().split()) == ["0", "1"]
+    assert not list(job.folder.glob("scratch-*/*/*"))
+    assert losses(job) == pytest.approx(plain_loop(job)[0], abs=2e-5)
+
+
 def checkpoint_by_hand(store, step, job="mine"):
     """A complete checkpoint of one file of four bytes."""
     folder = f"step-{step:08d}-a"
