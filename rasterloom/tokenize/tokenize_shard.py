@@ -6,9 +6,10 @@ all its images have one shape. A row that cannot be tokenised is told apart, wit
 
 import io
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,8 @@ from rasterloom.tokenize.unirep import frame_batch
 
 THREADS = 2  # that decode and crop; more only compete with a codec on the CPU
 SCORES = ("quality", "aesthetic", "clip")
+Wait = Callable[[], NDArray[np.int32]]
+"""What returns the codes of images that a codec has begun to encode."""
 
 FAILURES = pa.schema([("key", pa.string()), ("reason", pa.string())])
 
@@ -131,7 +134,13 @@ def _framed(
     """Token ids of each image, by key and number. Beside it, the first broken image of a sample, and why."""
     framed: dict[tuple[str, int], NDArray[np.int32]] = {}
     broken: dict[str, tuple[int, str]] = {}
-    threads = getattr(codec, "feeders", THREADS)
+    threads, begin = getattr(codec, "feeders", THREADS), getattr(codec, "begin", partial(_at_once, codec))
+
+    def take(bucket: Size, jobs: list[_Job], wait: Wait) -> None:
+        for job, ids in zip(jobs, _frames(wait(), bucket, profile), strict=True):
+            framed[job.key, job.number] = ids
+
+    before: Callable[[], None] | None = None
     for bucket, batch, pixels in _ahead(_jobs(planned, config), config.batch, threads):
         good = []
         for job, pixel in zip(batch, pixels, strict=True):
@@ -141,10 +150,18 @@ def _framed(
                 good.append((job, pixel))
         if not good:
             continue
-        codes = codec.encode(np.stack([pixel for _, pixel in good]))
-        for (job, _), ids in zip(good, _frames(codes, bucket, profile), strict=True):
-            framed[job.key, job.number] = ids
+        wait = begin(np.stack([pixel for _, pixel in good]))
+        if before:  # only now, so that a GPU always has the next batch
+            before()
+        before = partial(take, bucket, [job for job, _ in good], wait)
+    if before:
+        before()
     return framed, broken
+
+
+def _at_once(codec: Codec, images: NDArray[np.uint8]) -> Wait:
+    codes = codec.encode(images)
+    return lambda: codes
 
 
 def _plan(images: pa.Table, target: int, config: Tokenize) -> tuple[list[_Planned], list[tuple[str, str]]]:

@@ -114,6 +114,31 @@ def test_a_codec_on_a_gpu_is_fed_by_as_many_threads_as_it_names(monkeypatch):
     assert pools == [2, 7]
 
 
+def test_a_codec_on_a_gpu_has_the_next_batch_before_it_is_asked_for_codes():
+    told = []
+
+    class Begun(BlockCodec):
+        def begin(self, images):
+            number = len(self.batches)
+            codes = self.encode(images)
+            told.append(("begun", number))
+
+            def wait():
+                told.append(("asked", number))
+                return codes
+
+            return wait
+
+    rows = rows_of([(64, 64)] * 8 + [(128, 32)])
+    rows[4]["image"] = rows[4]["image"][:60]  # broken within
+    plain, begun = run(rows, codec=BlockCodec()), run(rows, codec=Begun())
+    assert begun.tokens.equals(plain.tokens) and begun.failures.equals(plain.failures)
+    assert len(begun.failures) == 1
+    kinds = "begun", "begun", "asked", "begun", "asked", "begun", "asked", "asked"
+    assert [kind for kind, _ in told] == list(kinds)
+    assert [number for kind, number in told if kind == "asked"] == [0, 1, 2, 3]
+
+
 def test_the_batch_size_changes_nothing():
     rows = rows_of()
     one, many = (run(rows, Tokenize(text_vocab=300, batch=batch))[0] for batch in (1, 100))

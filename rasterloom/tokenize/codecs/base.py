@@ -16,6 +16,8 @@ class Codec(Protocol):
     digest: str  # sha256 of the weights, in hex
     can_decode: bool  # False: its weights hold the encoder alone
     # Threads that decode and crop images for it may be named as `feeders`: with a GPU more than beside a CPU.
+    # One that a GPU computes may have a method `begin` as well, which takes what `encode` does and returns a
+    # function that waits for the codes: the next batch is begun before they are asked for.
 
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.int32]:
         """Encode RGB images uint8 [n, h, w, 3] as codes int32 [n, h / downsample, w / downsample].

@@ -1,6 +1,6 @@
 """The codecs `chameleon` and `movq`: VQGANs in diffusers' `VQModel` (docs/codecs.md)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,6 +60,9 @@ class VqCodec:
         self.at_once = 1 if self.device.type == "cpu" else IMAGES_AT_ONCE
         if self.device.type == "cuda":  # torch has as many threads as Ray gives this actor CPUs
             self.feeders = max(FEEDERS, torch.get_num_threads())
+        self._copies: torch.cuda.Stream | None = None
+        if self.device.type == "cuda":
+            self._copies = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         self._batches = FittingBatches("images")
         self.dtype = DTYPES[precision]
         self._tf32 = precision == "tf32"
@@ -91,13 +94,17 @@ class VqCodec:
                 f"{profile.downsample} and {profile.codebook_size}"
             )
 
-    @torch.inference_mode()
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.int32]:
         """Encode RGB images uint8 [n, h, w, 3] as codes int32 [n, h / downsample, w / downsample].
 
         On the CPU an image's codes do not depend on its company: images pass one by one, which is no
         slower. On a GPU they pass in batches, whose size can turn a code that lies between two.
         """
+        return self.begin(images)()
+
+    @torch.inference_mode()
+    def begin(self, images: NDArray[np.uint8]) -> Callable[[], NDArray[np.int32]]:
+        """Begin to encode; return what waits for the codes. A GPU goes on by itself, a CPU is done."""
         step = self.downsample
         if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
             raise ValueError(f"images: got {images.dtype} {list(images.shape)}, takes uint8 [n, h, w, 3]")
@@ -106,11 +113,36 @@ class VqCodec:
             raise ValueError(f"images: got {w}x{h} pixels, takes sides that are multiples of {step}")
         with _same_every_time(tf32=self._tf32):
             parts = self._batches.over(self._encode, images, self.at_once, like=("encode", h, w))  # type: ignore[arg-type]
-        return np.concatenate([np.empty((0, h // step, w // step), np.int32), *parts])
+        none = np.empty((0, h // step, w // step), np.int32)
+        return lambda: np.concatenate([none, *(wait() for wait in parts)])
 
-    def _encode(self, images: NDArray[np.uint8]) -> NDArray[np.int32]:
-        data = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
-        return self.nearest(self.vectors(self.floats(data))).to(torch.int32).cpu().numpy()
+    def _encode(self, images: NDArray[np.uint8]) -> Callable[[], NDArray[np.int32]]:
+        codes = self.nearest(self.vectors(self.floats(self._sent(images)))).to(torch.int32)
+        if self._copies is None:
+            return codes.numpy
+        found = codes.to("cpu", non_blocking=True)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record()
+
+        def wait() -> NDArray[np.int32]:
+            copied.synchronize()
+            array: NDArray[np.int32] = found.numpy()
+            return array
+
+        return wait
+
+    def _sent(self, images: NDArray[np.uint8]) -> Tensor:
+        """The images on the device. A GPU copies them while it computes what came before."""
+        if self._copies is None:
+            return torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        pinned = torch.empty(images.shape, dtype=torch.uint8, pin_memory=True)
+        np.copyto(pinned.numpy(), images)
+        with torch.cuda.stream(self._copies):
+            data = pinned.to(self.device, non_blocking=True)
+        now = torch.cuda.current_stream(self.device)
+        now.wait_stream(self._copies)
+        data.record_stream(now)  # whose turn it is to use the memory
+        return data
 
     def vectors(self, pixels: Tensor) -> Tensor:
         """Floats [n, 3, h, w] to the vectors before quantisation,

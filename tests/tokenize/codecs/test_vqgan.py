@@ -199,6 +199,12 @@ def test_batches_are_halved_where_a_gpu_is_full(codec, images, monkeypatch):
     assert sizes == [8, 4, 2, 2, 2, 2]
 
 
+def test_what_is_begun_is_had_later_and_in_any_order(codec, images):
+    one, other = (codec.begin(batch) for batch in (images, images[:1]))
+    np.testing.assert_array_equal(other(), codec.encode(images[:1]))
+    np.testing.assert_array_equal(one(), codec.encode(images))
+
+
 def test_no_images_give_no_codes(codec):
     step = codec.downsample
     assert codec.encode(np.empty((0, 64, 32, 3), np.uint8)).shape == (0, 64 // step, 32 // step)
