@@ -1,6 +1,5 @@
 """Folders on their way to and from a store."""
 
-import threading
 from functools import partial
 from pathlib import Path
 
@@ -13,34 +12,6 @@ from rasterloom.utils.retry import RetryPolicy
 
 # Of a folder; each request in it is tried again by itself (s3.TRIES).
 UPLOADS = RetryPolicy(lambda error: isinstance(error, OSError), tries=3)
-
-
-class FolderUpload:
-    """Copy of a local folder into a store, in a thread."""
-
-    def __init__(self, store: Store, folder: Path, name: str) -> None:
-        self._error: StorageError | None = None
-        arguments = (store, folder, name)
-        self._thread = threading.Thread(target=self._work, args=arguments, name="upload", daemon=True)
-        self._thread.start()
-
-    @property
-    def done(self) -> bool:
-        """Return whether the upload has ended, well or not."""
-        return not self._thread.is_alive()
-
-    def wait(self) -> StorageError | None:
-        """Wait for the end, and return what went wrong."""
-        self._thread.join()
-        return self._error
-
-    def _work(self, store: Store, folder: Path, name: str) -> None:
-        try:
-            upload(store, folder, name)
-        except StorageError as error:
-            self._error = error
-        except Exception as error:  # a thread's exception would be lost
-            self._error = StorageError(f"{store.uri(name)}: {error}")
 
 
 def upload(store: Store, folder: Path, name: str) -> None:

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rasterloom.errors import StageImpossible
+from rasterloom.errors import StageImpossible, TrainingDiverged
 from rasterloom.recipe.train import Guard, Train
 from rasterloom.storage.layout import CHECKPOINTS
 from rasterloom.storage.store import Store
@@ -94,7 +94,11 @@ def run_worker(
             _check_end(stage, monitor)  # saved by an attempt that has not come to its result
         if stage.is_new and job.train.guard.on == "rollback":
             stage.save()  # there is always one to go back to
-        done = _train(stage, monitor, request, on_step)
+        try:
+            done = _train(stage, monitor, request, on_step)
+        except TrainingDiverged:  # on every rank: the last checkpoint, which may be under way, stays
+            stage.saver.finish()
+            raise
         stage.saver.finish()
         loss = monitor.log.recent_loss()
     if done:
@@ -158,7 +162,8 @@ def _open(job: StageJob) -> _Stage:
     average = WeightAverage(engine, train.ema) if train.ema else None
     position = _start(engine, average, job, last, scratch)
     notes = (job.metrics_file, job.heldout_file, job.sums_file)
-    saver = Saver(store, scratch.folder, keep=train.keep_checkpoints, notes=notes)
+    keep = train.keep_checkpoints
+    saver = Saver(store, scratch.folder, keep=keep, notes=notes, behind=job.use_gpu)
     return _Stage(job, loader, engine, saver, position, last is None, scratch, average)
 
 

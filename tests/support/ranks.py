@@ -3,6 +3,7 @@
 A server process imports torch, transformers and DeepSpeed once; ranks are forked from it.
 """
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -38,8 +39,10 @@ def train(job, world, **options):
     about to take that step), ``poison`` (steps whose ``spoilt``, "loss" or "gradients", are infinite on the
     last rank), ``seen`` (a folder: of each rank a file, to which it appends a line a step: the world size and
     the documents of each of its micro-batches), ``apart`` (each rank believes that it is on a machine of its
-    own), ``converts`` (a file, to which a rank that converts a checkpoint appends its number). Steps count
-    from 1, in this run.
+    own), ``converts`` (a file, to which a rank that converts a checkpoint appends its number), ``behind``
+    (checkpoints are written behind the training, as on GPUs), ``die_writing`` (the last rank dies in the
+    middle of writing its share of the checkpoint of that number in this run, behind the training). Steps and
+    checkpoints count from 1, in this run.
 
     Raises:
         RuntimeError: a rank raised; the text is the first one's traceback.
@@ -89,7 +92,7 @@ def _run(job, rank, world, stop_at=None, die_at=None, poison=(), spoilt="loss", 
     from rasterloom.train import trainer as engine
     from rasterloom.train.job import Request
 
-    _store(rank, **storing)
+    _store(rank, world, **storing)
     steps = 0
     original = engine.train_step
 
@@ -114,9 +117,10 @@ def _run(job, rank, world, stop_at=None, die_at=None, poison=(), spoilt="loss", 
     return engine.run_worker(job, request=request)
 
 
-def _store(rank, apart=False, converts=None):
-    """Change how this rank takes checkpoints up."""
-    from rasterloom.train.checkpoint import resume
+def _store(rank, world, apart=False, converts=None, behind=False, die_writing=None):
+    """Change how this rank stores checkpoints and takes them up."""
+    from rasterloom.train import trainer as engine
+    from rasterloom.train.checkpoint import resume, saver, snapshot
 
     if apart:
         socket.gethostname = lambda: f"machine-{rank}"
@@ -129,6 +133,20 @@ def _store(rank, apart=False, converts=None):
             original(*args)
 
         resume.to_universal = to_universal
+    if behind or die_writing:
+        engine.Saver = lambda *args, **options: saver.Saver(*args, **options | {"behind": True})
+    if die_writing and rank == world - 1:
+        written = itertools.count(1)
+
+        class DyingSnapshot(snapshot.Snapshot):
+            def write(self):
+                if next(written) < die_writing:
+                    return super().write()
+                _, file = self._files[0]
+                file.write_bytes(b"half of it")
+                os._exit(9)
+
+        saver.Snapshot = DyingSnapshot
 
 
 def _documents(part):

@@ -8,6 +8,7 @@ from rasterloom.recipe.train import DeepSpeed, Stage, Train
 from rasterloom.train.deepspeed_compat import (
     DeepSpeedMoved,
     StepGate,
+    files_given_to,
     flat_place,
     own_share,
     universal_loading,
@@ -76,6 +77,18 @@ def test_an_engine_is_made_to_load_the_universal_form(profile):
     with universal_loading(engine):
         assert engine.load_universal_checkpoint(), MOVED.format(what="_config.load_universal_checkpoint")
     assert not engine.load_universal_checkpoint()
+    engine.destroy()
+
+
+def test_an_engine_gives_the_contents_of_files_away(profile, tmp_path):
+    engine, given = engine_of(profile, 2, True), {}
+    with files_given_to(engine, lambda contents, file: given.update({file.name: contents})):
+        engine.save_checkpoint(str(tmp_path / "given"), tag="state", save_latest=False)
+    moved = MOVED.format(what="engine.checkpoint_engine.save")
+    assert not list((tmp_path / "given").rglob("*.pt")), moved
+    engine.save_checkpoint(str(tmp_path / "whole"), tag="state", save_latest=False)
+    assert given.keys() == {file.name for file in (tmp_path / "whole/state").glob("*.pt")}, moved
+    assert len(given) == 2
     engine.destroy()
 
 

@@ -7,13 +7,16 @@ one, and the stage's notes so far, and beside it a record
 a file of it, is not used.
 
 In a folder that all machines share, ranks write their files in place. On S3 they write to their own machine
-and upload from there in the background, one checkpoint at a time, while training goes on.
+and upload from there in the background, one checkpoint at a time, while training goes on. Where GPUs train,
+the writing is in the background too, from a copy in host memory (`snapshot`).
 """
 
 import json
+import logging
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -25,14 +28,18 @@ import torch.distributed as dist
 from rasterloom.errors import StorageError
 from rasterloom.storage.layout import STREAMS
 from rasterloom.storage.store import Store
-from rasterloom.storage.transfer import FolderUpload
+from rasterloom.storage.transfer import upload
+from rasterloom.train.checkpoint.snapshot import Snapshot
+from rasterloom.train.deepspeed_compat import files_given_to
 from rasterloom.train.distributed import all_succeed, gathered, on_rank_0
 from rasterloom.train.optim.loss_guard import Seen
 from rasterloom.train.optim.weight_average import WeightAverage
 from rasterloom.utils import random_streams
+from rasterloom.utils.parallel import Behind
 
 STATE = "state"  # DeepSpeed's tag: its files are in a folder of this name
 NOTES = "notes"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -85,29 +92,44 @@ def latest(store: Store, job: str | None) -> Checkpoint | None:
     return next(complete(store, job), None)
 
 
+@dataclass(frozen=True)
+class _UnderWay:
+    """A checkpoint that is being written."""
+
+    name: str
+    position: Position
+    folder: Path
+    """This rank's files."""
+    work: Behind
+
+
 class Saver:
     """Writer of one attempt's checkpoints.
 
     Every rank has one, and calls its methods at the same steps.
     """
 
-    def __init__(self, store: Store, scratch: Path, *, keep: int, notes: Sequence[Path]) -> None:
+    def __init__(
+        self, store: Store, scratch: Path, *, keep: int, notes: Sequence[Path], behind: bool = False
+    ) -> None:
         """Make one; nothing is written yet.
 
         Args:
             scratch: a folder of this machine, for what is on its way to S3.
             keep: how many checkpoints stay.
             notes: files of rank 0 that belong to a checkpoint; those that are there are copied.
+            behind: let training go on as soon as what is to be written is copied to host memory.
         """
         self._store, self._scratch, self._keep, self._notes = store, scratch, keep, notes
         # So that an attempt that is being lost, and does not know it yet, writes nowhere that this one does.
         self._attempt = on_rank_0(lambda: uuid.uuid4().hex[:12])
-        self._under_way: tuple[Checkpoint, FolderUpload] | None = None
+        self._snapshot = Snapshot() if behind else None
+        self._under_way: _UnderWay | None = None
 
     @property
     def ready(self) -> bool:
-        """True if an upload under way has done this rank's part."""
-        return self._under_way is not None and self._under_way[1].done
+        """True if this rank's part of a checkpoint under way is done."""
+        return self._under_way is not None and self._under_way.work.done
 
     def save(self, engine: Any, position: Position, average: WeightAverage | None = None) -> None:
         """Write a checkpoint, or begin to. One that is under way is finished first.
@@ -119,44 +141,67 @@ class Saver:
             StorageError: what was under way could not be uploaded.
             OSError: a file cannot be written.
         """
+        before = self._under_way
+        if before is not None and not before.work.done:
+            steps = position.step, before.position.step
+            logger.info("the checkpoint of step %d waits for that of step %d to be written", *steps)
         self.finish()
-        rank = dist.get_rank()
         name = f"step-{position.step:08d}-{self._attempt}"
         at_home = self._store.is_s3
-        folder = self._scratch / f"rank-{rank}" / name if at_home else Path(self._store.path(name))
+        folder = self._scratch / f"rank-{dist.get_rank()}" / name if at_home else Path(self._store.path(name))
         folder.mkdir(parents=True, exist_ok=True)
-        engine.save_checkpoint(str(folder), tag=STATE, save_latest=False)
-        torch.save(_random_state(), folder / f"random-{rank}.pt")
+        snapshot = self._snapshot
+        with files_given_to(engine, snapshot.take) if snapshot else nullcontext():
+            engine.save_checkpoint(str(folder), tag=STATE, save_latest=False)
+        self._add_own(engine, folder, average, snapshot.take if snapshot else torch.save)
+
+        def work() -> None:
+            if snapshot is not None:
+                snapshot.write()
+            if at_home:
+                upload(self._store, folder, name)
+
+        self._under_way = _UnderWay(name, position, folder, Behind(work, "checkpoint"))
+        if not at_home and snapshot is None:
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for what is under way, and complete its checkpoint.
+
+        Raises:
+            StorageError: a rank could not upload its part.
+            OSError: a rank could not write its part.
+        """
+        if self._under_way is None:
+            return
+        name, position, folder = self._under_way.name, self._under_way.position, self._under_way.folder
+        error = self._under_way.work.wait()
+        self._under_way = None
+        all_succeed(error)
+        mine = {str(p.relative_to(folder)): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
+        files = {file: size for part in gathered(mine) for file, size in part.items()}
+        if self._store.is_s3:
+            shutil.rmtree(self._scratch / f"rank-{dist.get_rank()}", ignore_errors=True)
+        self._complete(Checkpoint(name, position, files))
+
+    def _add_own(
+        self,
+        engine: Any,
+        folder: Path,
+        average: WeightAverage | None,
+        write: Callable[[Any, Path], None],
+    ) -> None:
+        """Add to a checkpoint what DeepSpeed does not."""
+        rank = dist.get_rank()
+        write(_random_state(), folder / f"random-{rank}.pt")
         if average is not None:
-            average.save(folder)
+            average.save(folder, write)
         if rank == 0:
             engine.module.lm.config.save_pretrained(folder)
             (folder / NOTES).mkdir(exist_ok=True)
             for note in self._notes:
                 if note.exists():
                     shutil.copy(note, folder / NOTES)
-        dist.barrier()
-        mine = {str(p.relative_to(folder)): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
-        files = {file: size for part in gathered(mine) for file, size in part.items()}
-        checkpoint = Checkpoint(name, position, files)
-        if at_home:
-            self._under_way = checkpoint, FolderUpload(self._store, folder, name)
-        else:
-            self._complete(checkpoint)
-
-    def finish(self) -> None:
-        """Wait for an upload that is under way, and complete its checkpoint.
-
-        Raises:
-            StorageError: a rank could not upload its part.
-        """
-        if self._under_way is None:
-            return
-        checkpoint, upload = self._under_way
-        self._under_way = None
-        all_succeed(upload.wait())
-        shutil.rmtree(self._scratch / f"rank-{dist.get_rank()}", ignore_errors=True)
-        self._complete(checkpoint)
 
     def _complete(self, checkpoint: Checkpoint) -> None:
         position = checkpoint.position

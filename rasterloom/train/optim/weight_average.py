@@ -6,7 +6,7 @@ and a rank holds 4 bytes of each parameter, divided by the number of ranks, in C
 the shares with their places, so that any number of ranks under any ZeRO stage can go on from them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,13 @@ class WeightAverage:
             average = self._shares[name][1]
             average.lerp_(values.detach().to("cpu", torch.float32), 1 - self._ema.decay)
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's shares into a checkpoint."""
-        torch.save(self._shares, folder / f"ema-{dist.get_rank()}.pt")
+    def save(self, folder: Path, write: Callable[[Any, Path], None] = torch.save) -> None:
+        """Write this rank's shares into a checkpoint.
+
+        Args:
+            write: is called with the contents of the file and its path.
+        """
+        write(self._shares, folder / f"ema-{dist.get_rank()}.pt")
 
     def load(self, folder: Path) -> None:
         """Take over this rank's shares of a checkpoint, whatever ranks wrote it.

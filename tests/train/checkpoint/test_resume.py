@@ -277,6 +277,21 @@ def test_machines_that_share_none_convert_each(job, s3, tmp_path):
     assert losses(job) == pytest.approx(plain_loop(job)[0], abs=2e-5)
 
 
+def test_a_kill_while_a_checkpoint_is_written_behind_leaves_the_one_before(job, tmp_path):
+    """That of step 6 is half there; new ranks go on from that of step 3 as if nothing had happened."""
+    job = changed(job, deepspeed=DeepSpeed(zero=3), dropout=0.2)
+    whole = replace(job, out_dir=str(tmp_path / "whole"))
+    ranks.train(whole, 2)
+    with pytest.raises(RuntimeError):
+        ranks.train(job, 2, die_writing=2)
+    store = job.checkpoint_store
+    assert latest(store, job.digest()).position.step == 3
+    assert any(name.startswith("step-00000006-") for name in store.list(""))
+    assert ranks.train(job, 2, behind=True) == "done"
+    assert losses(job) == pytest.approx(losses(whole), abs=1e-5)
+    assert [one.position.step for one in complete(store, job.digest())] == [8, 6]
+
+
 def checkpoint_by_hand(store, step, job="mine"):
     """A complete checkpoint of one file of four bytes."""
     folder = f"step-{step:08d}-a"

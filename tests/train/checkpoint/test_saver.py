@@ -1,17 +1,22 @@
 """Checkpoints on their way to S3, and what a cut-off guard remembers, by one rank in this process."""
 
+import errno
+import logging
 import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from torch_files import contents
 
-from rasterloom.errors import StorageError
-from rasterloom.recipe.train import Guard, Stage, Train
+from rasterloom.errors import StorageError, TrainingDiverged
+from rasterloom.recipe.train import Ema, Guard, Stage, Train
 from rasterloom.storage import transfer
 from rasterloom.storage.store import Store
-from rasterloom.train.checkpoint.saver import Position, Saver, latest
+from rasterloom.train import trainer
+from rasterloom.train.checkpoint.saver import Position, Saver, complete, latest
+from rasterloom.train.checkpoint.snapshot import Snapshot
 from rasterloom.train.job import Request
 from rasterloom.train.monitoring.metrics_log import read_metrics
 from rasterloom.train.trainer import run_worker
@@ -104,6 +109,114 @@ def test_a_guard_that_was_cut_off_decides_as_one_that_was_not(job, tmp_path):
     found = read_metrics(picky.metrics_file)
     assert [r.get("note") for r in found] == [r.get("note") for r in expected]
     assert [r["loss"] for r in found] == pytest.approx([r["loss"] for r in expected], abs=1e-5)
+
+
+def saver_behind(*args, **options):
+    """A saver as that of a training on GPUs, which writes behind it."""
+    return Saver(*args, **options | {"behind": True})
+
+
+@pytest.fixture
+def behind(monkeypatch):
+    monkeypatch.setattr(trainer, "Saver", saver_behind)
+
+
+def newest(job):
+    """What torch wrote into the newest checkpoint."""
+    last = latest(job.checkpoint_store, job.digest())
+    return contents(Path(job.checkpoint_store.path(last.name)))
+
+
+def test_checkpoints_written_behind_are_those_of_a_training_that_waits(job, tmp_path, monkeypatch):
+    """To the bit, with the average of the weights, and what goes on from one goes on alike."""
+    job = replace(job, train=job.train.model_copy(update={"ema": Ema(decay=0.5), "dropout": 0.2}))
+    other = replace(job, out_dir=str(tmp_path / "behind"))
+    stops = [Request.NOTHING] * 4 + [Request.STOP]
+    run_worker(job, request=iter(stops).__next__)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "Saver", saver_behind)
+        run_worker(other, request=iter(stops).__next__)
+    assert newest(other) == newest(job)
+    assert len({file for file, _ in newest(job)}) == 4
+    run_worker(job)
+    run_worker(other)
+    assert newest(other) == newest(job)
+    weights = [(one.model_dir / "model.safetensors").read_bytes() for one in (job, other)]
+    assert weights[0] == weights[1]
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(job, behind, monkeypatch):
+    """The first is not whole before step 5 is taken: who waited for it would wait in vain."""
+    write, taken, seen = Snapshot.write, threading.Event(), []
+
+    def late(self):
+        assert taken.wait(120)
+        write(self)
+
+    def on_step(record):
+        if record["step"] == 5:
+            seen.append(latest(job.checkpoint_store, job.digest()))
+            taken.set()
+
+    monkeypatch.setattr(Snapshot, "write", late)
+    assert run_worker(job, on_step=on_step) == "done"
+    assert seen == [None]
+    assert [one.position.step for one in complete(job.checkpoint_store, job.digest())] == [8]
+
+
+def test_one_checkpoint_waits_for_the_other_and_it_is_said(job, behind, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    write, finish, waited_for, going = Snapshot.write, Saver.finish, threading.Event(), []
+
+    def late(self):
+        going.append(self)
+        assert len(going) == 1 and waited_for.wait(120)
+        write(self)
+        waited_for.clear()
+        going.pop()
+
+    def waiting(self):
+        if self._under_way is not None:
+            waited_for.set()
+        finish(self)
+
+    monkeypatch.setattr(Snapshot, "write", late)
+    monkeypatch.setattr(Saver, "finish", waiting)
+    assert run_worker(job) == "done"
+    said = [record.getMessage() for record in caplog.records]
+    assert "the checkpoint of step 6 waits for that of step 3 to be written" in said
+    assert [one.position.step for one in complete(job.checkpoint_store, job.digest())] == [8]
+
+
+def test_a_checkpoint_that_cannot_be_written_behind_ends_the_stage(job, behind, monkeypatch):
+    def full(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Snapshot, "write", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        run_worker(job)
+    assert latest(job.checkpoint_store, job.digest()) is None
+    assert not job.result_file.exists()
+
+
+def test_a_stage_that_diverges_keeps_the_checkpoint_that_is_being_written(job, behind, monkeypatch):
+    write, take_step, diverged = Snapshot.write, trainer._step, threading.Event()
+
+    def late(self):
+        assert diverged.wait(120)
+        write(self)
+
+    def step(stage, *args, **kwargs):
+        if stage.position.step == 4:
+            diverged.set()
+            raise TrainingDiverged("the loss is not finite")
+        return take_step(stage, *args, **kwargs)
+
+    monkeypatch.setattr(Snapshot, "write", late)
+    monkeypatch.setattr(trainer, "_step", step)
+    with pytest.raises(TrainingDiverged):
+        run_worker(job)
+    assert latest(job.checkpoint_store, job.digest()).position.step == 3
 
 
 class Written:
