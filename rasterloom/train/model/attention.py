@@ -84,7 +84,7 @@ def packed_attention(
     Returns:
         [1, tokens, heads, width], and None where transformers expects attention weights.
     """
-    kernel = "sdpa" if dropout else kernel_for(query.device, query.dtype)
+    kernel = "sdpa" if dropout else _kernel(query.device, query.dtype)
     # SDPA by groups sees the lengths, the others their bounds; all take [tokens, heads, width].
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     if kernel == "flash_attn_3":
@@ -128,7 +128,7 @@ def _torch_varlen(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scaling: 
 
     # torch 2.11 has no such argument, and takes fewer heads of keys without being told.
     grouped: dict[str, Any] = (
-        {"enable_gqa": True} if q.shape[1] != k.shape[1] and _asks_for_grouping() else {}
+        {"enable_gqa": True} if q.shape[1] != k.shape[1] and _grouping_is_asked() else {}
     )
     out = varlen_attn(
         *(q, k, v, segments.bounds, segments.bounds, segments.longest, segments.longest),
@@ -138,6 +138,11 @@ def _torch_varlen(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scaling: 
     )
     assert isinstance(out, Tensor)  # it can return more, if asked to
     return out
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _grouping_is_asked() -> bool:
+    return _asks_for_grouping()
 
 
 @cache
@@ -192,5 +197,26 @@ def _padded_indices(group: Sequence[int], device: torch.device) -> Tensor:
     return torch.cat([torch.arange(n, device=device) + i * longest for i, n in enumerate(group)])
 
 
-# Compilation leaves it out: its shapes change with every batch, and the kernels are compiled already.
-AttentionInterface.register(NAME, torch.compiler.disable(packed_attention))  # type: ignore[no-untyped-call]
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _kernel(device: torch.device, dtype: torch.dtype) -> Kernel:
+    return kernel_for(device, dtype)
+
+
+_left_out = torch.compiler.disable(packed_attention)  # type: ignore[no-untyped-call]
+
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any
+) -> tuple[Tensor, None]:
+    """`packed_attention`, within what is compiled if its kernel is an operator.
+
+    SDPA by groups is left out: its shapes change with every batch.
+    """
+    whole = not options.get("dropout") and _kernel(query.device, query.dtype) != "sdpa"
+    found: tuple[Tensor, None] = (packed_attention if whole else _left_out)(
+        module, query, key, value, *rest, **options
+    )
+    return found
+
+
+AttentionInterface.register(NAME, _attention)

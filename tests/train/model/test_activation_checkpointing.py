@@ -1,3 +1,6 @@
+import importlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -6,8 +9,10 @@ from operators import Watch
 
 from rasterloom.recipe.model import Model
 from rasterloom.recipe.train import DeepSpeed, Stage, Train
+from rasterloom.train.model import attention
 from rasterloom.train.model.packed_lm import own_attention, training_model
 from rasterloom.train.model.sampler import Sampler
+from rasterloom.train.model.shapes import SIZES
 
 LENGTHS = ([40, 37, 20, 5], [33, 33, 9], [50])
 
@@ -79,6 +84,16 @@ def test_selective_runs_attention_once_and_the_wide_products_of_the_mlp_twice(pr
     assert none[product] + 6 * layers <= full[product] <= none[product] + 7 * layers
 
 
+def losses_and_gradients(models, lengths):
+    """Of each model a list; no dispatch mode is about, under which nothing would be compiled."""
+    ids = torch.arange(sum(lengths)) % 40
+    for model in models:
+        model.zero_grad()
+        loss = model(ids, ids.roll(-1), lengths).total
+        loss.backward()
+        yield [loss.detach(), *(p.grad.clone() for p in model.parameters())]
+
+
 @pytest.mark.parametrize("remat", ["none", "full"])
 def test_compiled_layers_give_the_same_and_are_compiled_once_for_all_lengths(remat, profile, monkeypatch):
     """Without the code that inductor would write, which takes a C++ compiler and a minute."""
@@ -88,18 +103,60 @@ def test_compiled_layers_give_the_same_and_are_compiled_once_for_all_lengths(rem
     plain, compiled = model_with(profile), model_with(profile, compile=True, remat=remat)
     graphs = []
     for lengths in [[40, 37, 20, 5], [33, 33, 9], [50], [60, 50, 40, 30, 20, 10], [71, 70], [8, 7, 6]]:
-        ids = torch.arange(sum(lengths)) % 40
-        results = []
-        for model in (plain, compiled):
-            model.zero_grad()
-            loss = model(ids, ids.roll(-1), lengths).total
-            loss.backward()
-            results.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
-        graphs.append(counters["stats"]["unique_graphs"])
-        for one, other in zip(*results, strict=True):
+        for one, other in zip(*losses_and_gradients((plain, compiled), lengths), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
+        graphs.append(counters["stats"]["unique_graphs"])
     assert graphs[0] > 0
     assert graphs[-1] == graphs[2]  # no new ones for new lengths, or another number of sequences
+
+
+@pytest.fixture
+def varlen_on_a_cpu(monkeypatch):
+    """FlashAttention of torch for ragged batches, whose own kernels are a GPU's alone."""
+    varlen = importlib.import_module("torch.nn.attention.varlen")
+
+    def attend(q, k, v, bounds):
+        return attention._by_groups(q, k, v, bounds.diff().tolist(), q.shape[2] ** -0.5, 0.0)
+
+    def forward(q, k, v, bounds, _, longest, __, causal, scale, window, *___):
+        assert causal and window == [-1, 0] and longest == max(bounds.diff())
+        log_sums = q.new_zeros(q.shape[1], len(q), dtype=torch.float32)
+        return attend(q, k, v, bounds).contiguous(), log_sums, torch.zeros(2, dtype=torch.uint64)
+
+    def backward(gradient, q, k, v, out, log_sums, bounds, *_):
+        assert out.shape == gradient.shape and log_sums.shape == (q.shape[1], len(q))
+
+        def gradients():
+            given = [x.detach().requires_grad_() for x in (q, k, v)]
+            return torch.autograd.grad(attend(*given, bounds), given, gradient)
+
+        with ThreadPoolExecutor(1) as pool:  # within an operator, autograd is off in its thread
+            return pool.submit(gradients).result()
+
+    varlen._varlen_attn.register_kernel("cpu")(forward)
+    varlen._varlen_attn_backward.register_kernel("cpu")(backward)
+    monkeypatch.setattr(attention, "kernel_for", lambda *_: "torch_varlen")
+
+
+@pytest.mark.parametrize(("remat", "heads"), [("none", 4), ("full", 2)])
+def test_with_a_gpus_attention_a_layer_is_one_graph_for_all_lengths(
+    remat, heads, profile, varlen_on_a_cpu, monkeypatch
+):
+    """``fullgraph`` raises where anything of a layer is left out."""
+    monkeypatch.setitem(SIZES, "tiny", replace(SIZES["tiny"], kv_heads=heads))
+    torch.compiler.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
+    plain, compiled = model_with(profile), model_with(profile, compile=True, remat=remat)
+    graphs = []
+    for lengths in [[40, 37, 20, 5], [33, 33, 9], [50], [60, 50, 40, 30, 20, 10], [71, 70], [8, 7, 6]]:
+        for one, other in zip(*losses_and_gradients((plain, compiled), lengths), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] == 1  # of all layers
+    assert graphs[-1] == graphs[2] <= 2
+    assert not counters["graph_break"]
 
 
 def test_drawing_and_evaluation_compile_nothing(profile, monkeypatch):
