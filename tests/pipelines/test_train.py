@@ -88,7 +88,7 @@ def test_a_dry_run_says_what_a_stage_takes_and_does_nothing(shop, rasterloom):
         "t2i",
         "FLOPs",
         "of H100",
-        "at 59% / 44% / 51% MFU (operators counted",
+        "at 59% / 44% / 54% MFU (operators counted",
     ):
         assert word in printed
     code, printed, _ = rasterloom("plan", shop.folder / "dry.yaml")
@@ -96,7 +96,7 @@ def test_a_dry_run_says_what_a_stage_takes_and_does_nothing(shop, rasterloom):
     assert (
         code == 0
         and f"train/2-96: {steps}, {tokens}; " in printed
-        and "of H200, at 59% / 44% / 51% MFU" in printed
+        and "of H200, at 59% / 44% / 54% MFU" in printed
     )
 
 

@@ -9,13 +9,12 @@ from rasterloom.train.estimate.flops import peak_flops
 DEVICES = ("A100", "H100", "H200")
 
 # Model FLOPs utilisation by GPU and activation checkpointing, of the peak in bf16: the operators of a step
-# of the 7B were counted (eager, target 512, 16,384 tokens of a rank) and priced by what each GPU reaches in
-# matrix products and in copies. What recomputation costs was counted for the H200, and has the same share on
-# the others.
+# of the 7B were counted (eager, target 512, 16,384 tokens of a rank) and priced by what each GPU is taken to
+# reach in matrix products, attention and copies: benchmarks/bench_operators.py.
 _COUNTED: Mapping[str, Mapping[str, float]] = {
-    "A100": {"none": 0.59, "selective": 0.51, "full": 0.45},
-    "H100": {"none": 0.44, "selective": 0.38, "full": 0.34},
-    "H200": {"none": 0.51, "selective": 0.44, "full": 0.39},
+    "A100": {"none": 0.59, "selective": 0.50, "full": 0.45},
+    "H100": {"none": 0.44, "selective": 0.37, "full": 0.34},
+    "H200": {"none": 0.54, "selective": 0.46, "full": 0.41},
 }
 _FLOAT32_PEAKS = {"A100": 19.5e12, "H100": 67e12, "H200": 67e12}  # the maker's data sheets, without TF32
 _FLOAT32_MFU = 0.7  # products are so slow there that little else counts
