@@ -164,6 +164,7 @@ class ShardStep(Step[ConfigT], Generic[ConfigT, SpecT]):
     guarded: bool = False  # stops when the share of rows counted as ok collapses
     halves: Halves | None = None  # None: a shard whose workers die ends the step
     cpus: float = 1.0
+    overlap: int = 1  # shards that a worker is at at once, where there are many, as they wait for a network
     uses_gpu: bool = False  # takes a GPU, where the recipe's run has them used
     remembers: tuple[str, ...] | None = None
     """Settings: where they are the same as in the last version that the step gave its table, that version

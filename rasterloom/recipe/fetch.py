@@ -41,7 +41,7 @@ class Fetch(Section):
     host_down_s: float = Field(300.0, gt=0)
     """Seconds until one row tries a host that is down again."""
     concurrency: int = Field(64, ge=1)
-    """Concurrent requests of one worker."""
+    """Concurrent requests of one worker that may hold an image; more may wait for slow hosts."""
     max_bytes: int = Field(50_000_000, ge=1)
     """Size limit of a response body, in bytes."""
     max_pixels: int = Field(100_000_000, ge=1)

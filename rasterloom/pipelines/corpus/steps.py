@@ -14,6 +14,7 @@ from rasterloom.pipelines.corpus.length_index import lengths_step
 from rasterloom.pipelines.corpus.token_steps import text_step, token_steps
 from rasterloom.pipelines.step import Halves, HasResult, ShardStep
 from rasterloom.pipelines.workspace.retries import with_retries
+from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.filtering import Score
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import IMAGES, PAIRS, SCORES, SELECTION, StepKind
@@ -22,6 +23,8 @@ from rasterloom.sources.fetch.opt_out import opt_outs_digest
 from rasterloom.sources.pairs import check_sources
 from rasterloom.storage.parquet_options import IMAGE_PARQUET, TEXT_PARQUET
 from rasterloom.versions.corpus import Corpus
+
+ROWS_AT_ONCE, MOST_SHARDS_AT_ONCE = 4000, 4  # of a worker that fetches
 
 
 def corpus_steps(recipe: Recipe) -> list[HasResult]:
@@ -139,9 +142,17 @@ def _images_step(recipe: Recipe, pairs: HasResult) -> HasResult:
         table="images",
         parquet=IMAGE_PARQUET,
         guarded=True,
+        overlap=_overlap(recipe.fetch),
         halves=Halves(shard_work.rows_of, shard_work.part_of, shard_work.killed_row),
     )
     return with_retries(Corpus.of(recipe), images, partial(shard_work.fetch_again, origin=origin))
+
+
+def _overlap(fetch: Fetch) -> int:
+    """Shards of a worker at once: some thousand rows, whose images it holds until a shard is done."""
+    if fetch.engine == "img2dataset":
+        return 1  # it has threads of its own
+    return min(max(ROWS_AT_ONCE // fetch.shard_rows, 2), MOST_SHARDS_AT_ONCE)
 
 
 def _fetch_identity(recipe: Recipe) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rasterloom.errors import StepFailed, one_line
 from rasterloom.pipelines.execution.nodes import Nodes
-from rasterloom.pipelines.execution.shard_pool import AHEAD, TRIES, ShardPool, options
+from rasterloom.pipelines.execution.shard_pool import AHEAD, TRIES, Death, ShardPool, options
 from rasterloom.pipelines.step import Shard, ShardStep
 from rasterloom.pipelines.workspace import staging
 from rasterloom.pipelines.workspace.staging import Published
@@ -56,12 +56,11 @@ class Actors(ShardPool):
         return len(self._busy)
 
     @property
-    def limit(self) -> int:
-        return AHEAD * self.room
-
-    @property
     def starting(self) -> Iterable[Any]:
         return tuple(self._starting)
+
+    def has_room(self, in_flight: int, alone: bool) -> bool:
+        return in_flight < AHEAD * self.room
 
     def adapt(self, left: int) -> None:
         import ray  # heavy
@@ -77,7 +76,7 @@ class Actors(ShardPool):
             del self._busy[actor]
             ray.kill(actor)
 
-    def start(self, *arguments: Any) -> Any:
+    def start(self, *arguments: Any, alone: bool = False) -> Any:
         actor = min(self._busy, key=lambda a: self._busy[a])
         self._busy[actor] += 1
         reference = actor.run.remote(*arguments)
@@ -107,8 +106,8 @@ class Actors(ShardPool):
         self._busy[self._actor_of.pop(reference)] -= 1
         del self._published[reference]
 
-    def died(self, reference: Any) -> bool:
-        """Drop an actor; return whether it was at this shard."""
+    def died(self, reference: Any) -> Death:
+        """Drop an actor; of its shards, the first that it did not publish is guilty."""
         actor = self._actor_of[reference]
         if self._busy.pop(actor, None) is not None:
             given = [r for r, a in self._actor_of.items() if a is actor]  # in the order of their work
@@ -117,7 +116,7 @@ class Actors(ShardPool):
             self._guilty.add(next((r for r in failed if not self._published[r]()), failed[0]))
             logger.warning("%s: an actor died with %d shards; another one is started", self._name, len(given))
         del self._actor_of[reference], self._published[reference]
-        return reference in self._guilty
+        return "guilty" if reference in self._guilty else "innocent"
 
     def stop(self) -> None:
         import ray  # heavy

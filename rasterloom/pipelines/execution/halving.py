@@ -42,6 +42,12 @@ class Job:
     given: Shard
     rows: range | None = None  # of a part
     joins: bool = False
+    suspect: bool = False  # its worker died while others were in it
+
+    @property
+    def alone(self) -> bool:
+        """True if it shall be the only one in its process, so that a death is its own."""
+        return self.suspect or self.rows is not None
 
     @property
     def name(self) -> str:

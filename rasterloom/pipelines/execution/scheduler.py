@@ -8,13 +8,15 @@ halved until the row is found where the step can tell its rows apart.
 import logging
 import math
 from collections.abc import Generator, Iterable
+from dataclasses import replace
 from typing import Any
 
 from rasterloom.errors import StepFailed, one_line
 from rasterloom.pipelines.execution.gpu_actors import Actors
 from rasterloom.pipelines.execution.halving import Halving, Job
 from rasterloom.pipelines.execution.nodes import LATE_S, Nodes, of_kind
-from rasterloom.pipelines.execution.shard_pool import ShardPool, Tasks
+from rasterloom.pipelines.execution.overlapping import Overlapping
+from rasterloom.pipelines.execution.shard_pool import Death, ShardPool, Tasks
 from rasterloom.pipelines.progress.counts import InFlight, Lost
 from rasterloom.pipelines.progress.prometheus import Metrics
 from rasterloom.pipelines.progress.reporter import Reporter
@@ -22,6 +24,8 @@ from rasterloom.pipelines.step import Shard, ShardStep
 from rasterloom.pipelines.workspace.staging import Published
 from rasterloom.recipe.run import Run
 from rasterloom.storage.store import Store
+
+FEW_SHARDS = 4  # for each slot
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +54,7 @@ def run_on_ray(
     from ray.exceptions import RayError, RayTaskError  # heavy
 
     nodes = Nodes(needs_of(step, run))
-    pool = _pool(step, run, nodes)
+    pool = _pool(step, run, nodes, len(shards))
     if why := nodes.no_room():
         progress.say(f"  {step.name} waits for a node: {why}")
     shared, others = ray.put(step), [ray.put(value) for value in more]
@@ -61,10 +65,11 @@ def run_on_ray(
     try:
         while waiting or flying:
             pool.adapt(len(waiting) + len(flying))
-            while waiting and len(flying) < min(most, pool.limit):
+            while waiting and len(flying) < most and pool.has_room(len(flying), waiting[-1].alone):
                 job = waiting.pop()
                 of_job = shared if job.step is step else job.step
-                flying[pool.start(store, place, of_job, job.given, *others)] = job, nodes.alive()
+                started = pool.start(store, place, of_job, job.given, *others, alone=job.alone)
+                flying[started] = job, nodes.alive()
             progress.counted(InFlight(_ids(flying.values()), int(min(most, pool.room))))
             ready, _ = ray.wait([*pool.starting, *flying], num_returns=1, timeout=1.0)
             for reference in ready:
@@ -98,9 +103,13 @@ def _failed(step: ShardStep, job: Job, error: Any) -> StepFailed:
     return StepFailed(f"{step.name}, shard {job.name}: {one_line(cause, named=True)}")
 
 
-def _pool(step: ShardStep, run: Run, nodes: Nodes) -> ShardPool:
+def _pool(step: ShardStep, run: Run, nodes: Nodes, count: int) -> ShardPool:
     takes = run.takes(step.name)
-    return Actors(step, takes, nodes) if step.uses_gpu and run.use_gpu else Tasks(step, takes, nodes)
+    if step.uses_gpu and run.use_gpu:
+        return Actors(step, takes, nodes)
+    # Tasks find processes that are there already: for few shards, new ones would cost more than they save.
+    many = count >= FEW_SHARDS * max(1, nodes.slots())
+    return Overlapping(step, takes, nodes) if step.overlap > 1 and many else Tasks(step, takes, nodes)
 
 
 class _Losses:
@@ -110,20 +119,20 @@ class _Losses:
         self._step, self._halving, self._nodes, self._progress = step, halving, nodes, progress
         self._said = False
 
-    def take(self, job: Job, there: frozenset[str], error: Exception, guilty: bool) -> list[Job]:
+    def take(self, job: Job, there: frozenset[str], error: Exception, death: Death) -> list[Job]:
         """Count a loss and return what is to be done. StepFailed if nothing is left to try.
 
         Args:
             there: the nodes when the job was given.
-            guilty: whether the worker was at this job.
+            death: whether the worker died of this job.
         """
         self._progress.counted(Lost())
         if self._nodes.lost(there, error):
             logger.warning("%s: a node is gone; shard %s is done again", self._step, job.name)
             self._progress.say(f"  {self._step}: a node is gone; what it did is done again")
             return [job]
-        if not guilty:
-            return [job]
+        if death != "guilty":
+            return [replace(job, suspect=death == "suspect")]
         number, where = self._halving.died(job), f"{self._step}, shard {job.name}"
         logger.warning("%s: its worker died, time %d: %s", where, number, one_line(error, named=True))
         # The head may not have noticed yet; before giving up it is waited for.

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from rasterloom.pipelines.execution.nodes import Nodes
 from rasterloom.pipelines.step import Shard, ShardStep
@@ -14,6 +14,8 @@ from rasterloom.storage.store import Store
 TRIES = 5  # of a shard whose worker died and that cannot be halved, or of an actor that does not start
 AHEAD = 2  # shards a slot: one at work and one that waits, so that no CPU or GPU does
 
+Death = Literal["guilty", "innocent", "suspect"]  # a shard's part in the death of its worker
+
 
 class ShardPool(Protocol):
     """Workers of a step. References are those of Ray."""
@@ -21,10 +23,6 @@ class ShardPool(Protocol):
     @property
     def room(self) -> int:
         """Number of shards that are at work at once."""
-
-    @property
-    def limit(self) -> int:
-        """Number of shards at work and waiting, at most."""
 
     @property
     def starting(self) -> Iterable[Any]:
@@ -36,14 +34,21 @@ class ShardPool(Protocol):
     def started(self, reference: Any) -> None:
         """Take in a worker that is there, or that failed to start."""
 
-    def start(self, *arguments: Any) -> Any:
+    def has_room(self, in_flight: int, alone: bool) -> bool:
+        """Return whether one more shard can be started beside so many at work and waiting.
+
+        Args:
+            alone: whether it shall be the only one in its process.
+        """
+
+    def start(self, *arguments: Any, alone: bool = False) -> Any:
         """Submit the arguments of ``staging.run_shard``; return Ray's reference."""
 
     def done(self, reference: Any) -> None:
         """Take in that a shard is done."""
 
-    def died(self, reference: Any) -> bool:
-        """Drop a dead worker; return whether it was at this shard."""
+    def died(self, reference: Any) -> Death:
+        """Drop a dead worker; return whether it died of this shard."""
 
     def stop(self) -> None:
         """End the workers that would stay."""
@@ -67,13 +72,11 @@ class Tasks(ShardPool):
         return self._nodes.slots()
 
     @property
-    def limit(self) -> int:
-        """Number of slots and more: an autoscaler adds nodes for what waits."""
-        return max(2, AHEAD * self.room)
-
-    @property
     def starting(self) -> Iterable[Any]:
         return ()
+
+    def has_room(self, in_flight: int, alone: bool) -> bool:
+        return in_flight < max(2, AHEAD * self.room)  # more than slots: an autoscaler adds nodes for them
 
     def adapt(self, left: int) -> None:
         pass
@@ -81,14 +84,14 @@ class Tasks(ShardPool):
     def started(self, reference: Any) -> None:
         raise AssertionError("tasks need no start")
 
-    def start(self, *arguments: Any) -> Any:
+    def start(self, *arguments: Any, alone: bool = False) -> Any:
         return self._task.remote(*arguments)
 
     def done(self, reference: Any) -> None:
         pass
 
-    def died(self, reference: Any) -> bool:
-        return True
+    def died(self, reference: Any) -> Death:
+        return "guilty"
 
     def stop(self) -> None:
         """Leave the tasks: they end with the driver.

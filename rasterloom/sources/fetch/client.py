@@ -5,7 +5,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -18,6 +18,7 @@ from rasterloom.schema import ErrorClass
 from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.fetch.addresses import SCHEMES, BlockedAddress, Gate
 from rasterloom.sources.fetch.aiohttp_compat import connector
+from rasterloom.sources.fetch.backlog import Backlog
 from rasterloom.sources.fetch.backoff import wait_before_retry
 from rasterloom.sources.fetch.heads import MAX_HEAD_BYTES
 from rasterloom.sources.fetch.hosts import DOWN, RULES_S, Host, Hosts
@@ -30,6 +31,7 @@ from rasterloom.sources.fetch.robots import (
     parse_robots,
     product_token,
 )
+from rasterloom.sources.fetch.slots import ASIDE_BYTES, Slot, Slots, most_aside
 from rasterloom.sources.fetch.urls import join_url, parse_url
 
 DNS_CACHE_S = 300
@@ -68,7 +70,8 @@ class Client:
 
     async def __aenter__(self) -> Self:
         self._gate = Gate(self.config.allow_hosts)
-        self._slots = asyncio.Semaphore(self.config.concurrency)
+        self.slots = Slots(self.config.concurrency, most_aside(self.config.concurrency))
+        self.backlog = Backlog(self.slots)
         self._hosts = Hosts(self.config)
         self._session = aiohttp.ClientSession(
             connector=connector(
@@ -108,7 +111,8 @@ class Client:
         """Fetch a URL with retries, and return ``use`` of the body.
 
         ``use`` runs while the fetch still counts as under way, so no more than ``config.concurrency``
-        bodies are in memory. ``trace`` is filled in as things happen.
+        bodies are in memory, and the beginnings of those whose hosts are slow. ``trace`` is filled in as
+        things happen.
 
         Raises:
             FetchFailure: of the last attempt.
@@ -144,24 +148,25 @@ class Client:
             with self._hosts.using(url) as host:
                 if self.config.robots and not is_robots:
                     await self._obey_robots(url, host)
-                await self._enter(host)
+                slot = await self._enter(host)
                 try:
                     try:
-                        answer = await self._ask(url, host, trace, is_robots=is_robots)
+                        answer = await self._ask(url, host, trace, slot, is_robots=is_robots)
                     finally:
                         host.slots.release()
                     if isinstance(answer, bytes):
+                        await slot.come_back()
                         return await use(answer)
                 finally:
-                    self._slots.release()
+                    slot.leave()
             url = answer
         raise FetchFailure(
             ErrorClass.TOO_MANY_REDIRECTS,
             f"redirected more than max_redirects = {self.config.max_redirects} times, last to {url}",
         )
 
-    async def _enter(self, host: Host) -> None:
-        """Wait for the host's slot, for its turn, and our slot. All of them are held then.
+    async def _enter(self, host: Host) -> Slot:
+        """Wait for the host's slot, for its turn, and our slot. Both slots are held then.
 
         Raises:
             FetchFailure: HOST_DOWN or HOST_BUSY, and nothing is held.
@@ -174,27 +179,29 @@ class Client:
                 while True:
                     host.check(self.config)  # the queue may have been long
                     await asyncio.sleep(host.seconds_to_turn())
-                    await self._slots.acquire()
+                    slot = Slot(self.slots)
+                    await slot.take()
                     if not host.seconds_to_turn():
                         host.take_turn(self.config)
-                        return
-                    self._slots.release()
+                        return slot
+                    slot.leave()
             except BaseException:
                 host.slots.release()
                 raise
         finally:
             host.waiting -= 1
 
-    async def _ask(self, url: URL, host: Host, trace: Trace, *, is_robots: bool) -> bytes | URL:
+    async def _ask(self, url: URL, host: Host, trace: Trace, slot: Slot, *, is_robots: bool) -> bytes | URL:
         """Make one request within the deadline, noting how the host fared."""
         started = time.monotonic()
+        slot.wait()
         try:
-            answer = await self._request(url, trace, is_robots=is_robots)
+            answer = await self._request(url, trace, slot, is_robots=is_robots)
         except FetchFailure as failure:
             host.learn(failure, self.config, started)
             raise
         finally:
-            trace.seconds += time.monotonic() - started
+            trace.seconds += time.monotonic() - started - slot.waited_s
         host.learn(None, self.config, started)
         return answer
 
@@ -244,11 +251,14 @@ class Client:
         host.rules_until = time.monotonic() + RULES_S
         return rules
 
-    async def _request(self, url: URL, trace: Trace, *, is_robots: bool) -> bytes | URL:
+    async def _request(self, url: URL, trace: Trace, slot: Slot, *, is_robots: bool) -> bytes | URL:
         """Make one request and return its body, or where it redirects to."""
         left = self.config.deadline_s - trace.seconds
         try:
-            async with asyncio.timeout(left), self._session.get(url, allow_redirects=False) as response:
+            async with (
+                asyncio.timeout(left) as clock,
+                self._session.get(url, allow_redirects=False) as response,
+            ):
                 trace.status = response.status
                 if response.status in REDIRECTS and "Location" in response.headers:
                     return _join(url, response.headers["Location"])
@@ -258,7 +268,8 @@ class Client:
                 tags = response.headers.getall("X-Robots-Tag", [])
                 if asked := opt_out(tags, self.config.user_agent, self.config.opt_out_tags):
                     raise FetchFailure(ErrorClass.ROBOTS, f"X-Robots-Tag says {asked}")
-                return await read_body(response, self.config.max_bytes)
+                more = partial(slot.come_back, clock)
+                return await read_body(response, self.config.max_bytes, small=ASIDE_BYTES, more=more)
         except TimeoutError:
             detail = f"no complete answer within deadline_s = {self.config.deadline_s:g}"
             raise FetchFailure(ErrorClass.TIMEOUT, detail) from None

@@ -3,6 +3,7 @@
 import re
 import socket
 import time
+from collections.abc import Awaitable, Callable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
@@ -58,10 +59,18 @@ def check_status(response: aiohttp.ClientResponse) -> None:
     raise FetchFailure(ErrorClass.HTTP_4XX, detail, may_pass=status in PASSING_STATUS)
 
 
-async def read_body(response: aiohttp.ClientResponse, limit: int, *, cut: bool = False) -> bytes:
+async def read_body(
+    response: aiohttp.ClientResponse,
+    limit: int,
+    *,
+    cut: bool = False,
+    small: int = 0,
+    more: Callable[[], Awaitable[None]] | None = None,
+) -> bytes:
     """Read a body without its content codings.
 
     It may have ``limit`` bytes, as sent and as decoded. Of a longer one only so many are read if ``cut``.
+    ``more`` is awaited before more than about ``small`` bytes are held.
 
     Raises:
         FetchFailure: TOO_MANY_BYTES, INCOMPLETE or BAD_RESPONSE.
@@ -79,6 +88,9 @@ async def read_body(response: aiohttp.ClientResponse, limit: int, *, cut: bool =
                 if cut:
                     break
                 raise FetchFailure(ErrorClass.TOO_MANY_BYTES, f"sent more than {limit} bytes")
+            if more and size > small:
+                await more()
+                more = None
     except (aiohttp.ClientError, ConnectionError):
         of = f" of {announced}" if announced else ""
         detail = f"the connection broke off after {size}{of} bytes"

@@ -17,6 +17,7 @@ from rasterloom.recipe.sources import Source
 from rasterloom.schema import ErrorClass
 from rasterloom.sources import locator
 from rasterloom.sources.failure import FetchFailure
+from rasterloom.sources.fetch.slots import Slots
 from rasterloom.sources.files import Files, Target, find_files
 from rasterloom.sources.local_paths import BlockedPath
 from rasterloom.sources.locator import Place
@@ -39,10 +40,10 @@ class LocalImages:
 
     sources: Sequence[Source]
     config: Fetch
+    slots: Slots
     _roots: dict[str, "_Root"] = field(default_factory=dict)
 
     def __enter__(self) -> "LocalImages":
-        self._slots = asyncio.Semaphore(self.config.concurrency)
         self._threads = ThreadPoolExecutor(READS_AT_ONCE, thread_name_prefix="files")
         # Cells come in the order of the rows, so that a column is read once: one thread keeps that order.
         self._in_order = ThreadPoolExecutor(1, thread_name_prefix="cells")
@@ -67,7 +68,7 @@ class LocalImages:
             raise FetchFailure(ErrorClass.BLOCKED_PATH, str(error)) from None
         is_cell = bool(place.column) or not place.file
         loop = asyncio.get_running_loop()
-        async with self._slots:
+        async with self.slots.free:
             pool = self._in_order if is_cell else self._threads
             return await use(await loop.run_in_executor(pool, self._read, source, place))
 

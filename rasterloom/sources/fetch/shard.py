@@ -5,6 +5,7 @@ import faulthandler
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -40,24 +41,32 @@ def fetch_shard(pairs: pa.Table, config: Fetch, *, shard: int, sources: Sequence
     Returns:
         Rows of ``schema.IMAGES``, one for every row of ``pairs`` and in their order. A pair that gave no
         image has its class of error and a sentence on it; a sample of several images fails with the first
-        of them that did. Call it where no event loop is running.
+        of them that did. Call it where no event loop is running; several threads may, and their shards'
+        rows share the worker's slots, first come, first served.
 
     Raises:
         OptOutError: ``config.opt_out`` cannot be read.
     """
 
     async def fetch_rows(client: Client) -> list[dict[str, Any]]:
-        with (
-            ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode") as threads,
-            LocalImages(sources, config) as local,
-        ):
-            uncaptioned = uncaptioned_sources(sources)
-            repeated = Repeated(pairs, config)
-            listed = pairs.to_pylist()
-            rows = (_row(client, local, threads, pair, shard, uncaptioned, repeated) for pair in listed)
-            return await asyncio.gather(*rows)
+        async def fetch_row(pair: dict[str, Any]) -> dict[str, Any]:
+            row = await _row(client, local, pair, shard, uncaptioned, repeated)
+            held.bytes += len(row.get("image") or b"")
+            return row
 
+        async with client.backlog.shard() as held:
+            with LocalImages(sources, config, client.slots) as local:
+                return await asyncio.gather(*map(fetch_row, listed))
+
+    # Here, and not in the loop that other shards' requests wait for.
+    listed, repeated, uncaptioned = pairs.to_pylist(), Repeated(pairs, config), uncaptioned_sources(sources)
     return images_table(with_client(config, fetch_rows))
+
+
+@cache
+def _decoder() -> ThreadPoolExecutor:
+    """The threads that decode, for all shards of this process."""
+    return ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode")
 
 
 def failed_rows(pairs: pa.Table, failure: FetchFailure, *, shard: int) -> pa.Table:
@@ -95,7 +104,6 @@ def _binary(values: list[bytes | None]) -> pa.Array:
 async def _row(
     client: Client,
     local: LocalImages,
-    threads: ThreadPoolExecutor,
     pair: dict[str, Any],
     shard: int,
     uncaptioned: frozenset[str],
@@ -108,7 +116,7 @@ async def _row(
     async def get(place: str, by_url: bool, trace: Trace, meta: str | None) -> dict[str, Any]:
         async def decode(body: bytes) -> dict[str, Any]:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(threads, _columns, body, client, meta)
+            return await loop.run_in_executor(_decoder(), _columns, body, client, meta)
 
         if by_url:
             return await client.get(place, decode, trace)

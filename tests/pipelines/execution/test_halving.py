@@ -186,8 +186,12 @@ def deadly_fetch(store, spec, config, *, fetch, folder):
     return fetch(store, spec, config)
 
 
-@pytest.mark.parametrize("how", ["dies", "hangs"])
-def test_an_image_that_ends_its_worker_is_a_row_that_failed(tmp_path, how):
+@pytest.mark.parametrize(
+    ("how", "shard_rows"),
+    [("dies", 12), ("hangs", 12), ("dies", 1)],  # 15 shards of a row: eight in each of two workers
+    ids=str,
+)
+def test_an_image_that_ends_its_worker_is_a_row_that_failed(tmp_path, how, shard_rows):
     (tmp_path / "images").mkdir()
     (tmp_path / "deadly").write_text(how)
     for number in range(15):
@@ -201,7 +205,7 @@ def test_an_image_that_ends_its_worker_is_a_row_that_failed(tmp_path, how):
             "corpus": "little",
             "workspace": str(tmp_path / "work"),
             "sources": [{"path": str(tmp_path / "images"), "kind": "folder"}],
-            "fetch": {"shard_rows": 12},
+            "fetch": {"shard_rows": shard_rows},
             "keep": "true",
             "tokenize": {"targets": [64]},
         }
@@ -214,7 +218,8 @@ def test_an_image_that_ends_its_worker_is_a_row_that_failed(tmp_path, how):
     rows = sorted(corpus.table("images").scan().to_arrow().to_pylist(), key=lambda row: row["caption"])
     assert len(rows) == 15
     (row,) = [row for row in rows if row["status"] != "ok"]
-    assert (row["caption"], row["error"], row["shard"]) == ("image number 7", "killed_worker", 0)
+    shard = 7 // shard_rows
+    assert (row["caption"], row["error"], row["shard"]) == ("image number 7", "killed_worker", shard)
     assert "at this row alone" in row["detail"]
     assert status(corpus, images).record.counts == {"killed_worker": 1, "ok": 14}
 
