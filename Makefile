@@ -45,6 +45,7 @@ setup: .venv/.dev
 	@echo "Installing into .venv (a few minutes the first time) ..."
 	$(INSTALL) --no-deps --require-hashes -r requirements.lock
 	$(TORCH_INSTALL)
+	test "$$(uname -s)" != Linux || $(INSTALL) -c constraints.txt triton
 	$(INSTALL) --no-deps -e .
 	$(BIN)/python -m pip check
 	touch .venv/.demo $@

@@ -19,6 +19,8 @@ from rasterloom.utils.local_ray import stop_local_ray
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before Triton is imported: its kernels are computed by NumPy, on a CPU.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 # Ray's workers would be of the lowest priority, and stand still wherever other work goes on beside the tests.
 os.environ.setdefault("RAY_worker_niceness", "0")
 

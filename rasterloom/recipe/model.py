@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
-from rasterloom.recipe.base import Section
+from rasterloom.recipe.base import Section, is_default
 
 Matrix = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 """The matrices of a layer."""
@@ -31,6 +31,9 @@ class Model(Section):
     ``full``, of whole layers. ``auto``: the least that fits the GPU's memory, and none on a CPU."""
     compile: bool = False
     """Compile each layer with torch.compile; needs a C++ compiler, and excludes ``deepspeed: {zero: 3}``."""
+    kernels: Literal["auto", "eager"] = Field("auto", exclude_if=is_default("auto"))
+    """``auto``: fused kernels for norms, rotary positions and the MLP's activation on GPUs, where Triton is
+    installed and ``compile`` is false; ``eager``: PyTorch's own operators."""
     zero_image_head: Literal["auto", "true", "false"] = "auto"
     """Initialize the head's rows of image tokens with zeros. ``auto``: where the checkpoint masks these
     tokens, as Meta's Chameleon does, and has never been trained to generate them."""

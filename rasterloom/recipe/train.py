@@ -26,7 +26,7 @@ CorpusRef = Annotated[str, AfterValidator(_names_a_version)]
 
 SPEED_ONLY: dict[str, Any] = {
     **dict.fromkeys(("checkpoint_every", "deterministic", "keep_checkpoints", "micro_batch_tokens"), True),
-    "model": {"remat": True, "compile": True},
+    "model": {"remat": True, "compile": True, "kernels": True},
     "deepspeed": {"zero": True, "offload": True, "config": True},
     "guard": True,
     "stages": {"__all__": {"deepspeed", "guard"}},  # what a stage sets for itself stands in those of `Train`

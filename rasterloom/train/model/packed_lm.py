@@ -15,7 +15,7 @@ from rasterloom.recipe.train import Train
 from rasterloom.schema import Profile
 from rasterloom.train.data.collate import IGNORE
 from rasterloom.train.job import Vocabulary
-from rasterloom.train.model import attention
+from rasterloom.train.model import attention, kernels
 from rasterloom.train.model.activation_checkpointing import prepare_layers
 from rasterloom.train.model.attention import Segments
 from rasterloom.train.model.initialization import (
@@ -56,6 +56,8 @@ def training_model(init: str, profile: Profile, train: Train) -> "PackedLM":
         lm = build_model(init, profile, seed=train.seed, zero_image_head=zero)
     if options.lora is not None:
         add_lora(lm, options.lora, seed=train.seed, stage=train.stage_number)
+    if options.kernels == "auto" and not options.compile and kernels.are_there():
+        kernels.fuse(lm)
     prepare_layers(lm.model.layers, remat=options.recomputed, compiled=options.compile)
     return PackedLM(lm, train.dropout, z_loss=train.z_loss)
 
