@@ -45,7 +45,6 @@ setup: .venv/.dev
 	@echo "Installing into .venv (a few minutes the first time) ..."
 	$(INSTALL) --no-deps --require-hashes -r requirements.lock
 	$(TORCH_INSTALL)
-	test "$$(uname -s)" != Linux || $(INSTALL) -c constraints.txt triton
 	$(INSTALL) --no-deps -e .
 	$(BIN)/python -m pip check
 	touch .venv/.demo $@
@@ -99,6 +98,7 @@ nightly: setup
 	$(BIN)/python -m pytest -m "hypothesis and not browser" --hypothesis-profile night --hypothesis-seed $(DRAW_SEED)
 	$(BIN)/python -m pytest -m "not browser" -s tests/pipelines/test_survival.py tests/pipelines/test_cluster_quickstart.py \
 		tests/pipelines/execution/test_halving.py tests/train/test_oracle.py tests/train/test_known_faults.py tests/scripts/test_gpu_table.py
+	$(INSTALL) -c constraints.txt triton
 	$(PYTEST) -m "nightly and not browser" tests/train tests/pipelines/test_codecs.py tests/pipelines/test_s3.py
 
 lint: setup

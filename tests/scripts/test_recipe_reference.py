@@ -180,7 +180,7 @@ def base(tmp_path_factory):
             "suite": {"size": [96, 96]},
         },
         "evaluate": {"suites": [{"name": "drawn", "judges": [{"name": "scene"}]}]},
-        "run": {"steps": {"codes": {"cpus": 1}}},
+        "run": {"steps": {"codes": {"cpus": 1}}, "price": {"cpu": 0.05}},  # max_usd takes a price
     }
 
 
