@@ -1,4 +1,4 @@
-"""Time of a fetch where a share of the hosts never answers, beside one where all do: prints a table.
+"""Time of a fetch with hosts that never answer: prints a table.
 
 python benchmarks/bench_dead_hosts.py [--rows 20000] [--shares 0 0.1 0.3] [--workers 2] [--deadline 10]
 

@@ -74,11 +74,11 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 def free_groups_of_actors() -> int:
-    """Remove the placement groups that actors of this job made, and return how many there were.
+    """Remove the placement groups that actors of this job made.
 
-    A group outlives the actor that made it as long as the job does. Ray Train has a cleaner that looks by the
-    dashboard's API whether its controller is alive; where there is no dashboard it looks forever, and where
-    several Rays are on one machine it may ask another one.
+    Returns how many there were. A group outlives the actor that made it as long as the job does. Ray
+    Train has a cleaner that looks by the dashboard's API whether its controller is alive; where there is
+    no dashboard it looks forever, and where several Rays are on one machine it may ask another one.
     """
     import ray  # heavy
     from ray._private.state import state  # heavy

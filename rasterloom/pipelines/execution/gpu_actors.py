@@ -107,7 +107,7 @@ class Actors(ShardPool):
         del self._published[reference]
 
     def died(self, reference: Any) -> Death:
-        """Drop an actor; of its shards, the first that it did not publish is guilty."""
+        """Drop an actor; its first unpublished shard is guilty."""
         actor = self._actor_of[reference]
         if self._busy.pop(actor, None) is not None:
             given = [r for r, a in self._actor_of.items() if a is actor]  # in the order of their work

@@ -46,7 +46,7 @@ class Job:
 
     @property
     def alone(self) -> bool:
-        """True if it shall be the only one in its process, so that a death is its own."""
+        """True if a death in its process shall be its own."""
         return self.suspect or self.rows is not None
 
     @property

@@ -1,7 +1,7 @@
-"""Pool of Ray actors that work on several shards at once, for a step that waits for the network.
+"""Pool of Ray actors that work on several shards at once.
 
-While the last rows of a shard wait for hosts that do not answer, the core works on the next ones. Each shard
-is published as it is done, as by a task.
+For a step that waits for the network: while the last rows of a shard wait for hosts that do not answer,
+the core works on the next ones. Each shard is published as it is done, as by a task.
 """
 
 import logging

@@ -25,7 +25,7 @@ from rasterloom.pipelines.workspace.staging import Published
 from rasterloom.recipe.run import Run
 from rasterloom.storage.store import Store
 
-FEW_SHARDS = 4  # for each slot
+FEW_SHARDS = 6  # for each slot
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +67,8 @@ def run_on_ray(
             pool.adapt(len(waiting) + len(flying))
             while waiting and len(flying) < most and pool.has_room(len(flying), waiting[-1].alone):
                 job = waiting.pop()
-                of_job = shared if job.step is step else job.step
-                started = pool.start(store, place, of_job, job.given, *others, alone=job.alone)
-                flying[started] = job, nodes.alive()
+                given = store, place, shared if job.step is step else job.step, job.given, *others
+                flying[pool.start(*given, alone=job.alone)] = job, nodes.alive()
             progress.counted(InFlight(_ids(flying.values()), int(min(most, pool.room))))
             ready, _ = ray.wait([*pool.starting, *flying], num_returns=1, timeout=1.0)
             for reference in ready:

@@ -35,7 +35,7 @@ class ShardPool(Protocol):
         """Take in a worker that is there, or that failed to start."""
 
     def has_room(self, in_flight: int, alone: bool) -> bool:
-        """Return whether one more shard can be started beside so many at work and waiting.
+        """Return whether one more shard can be started beside so many.
 
         Args:
             alone: whether it shall be the only one in its process.

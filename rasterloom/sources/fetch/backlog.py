@@ -1,4 +1,4 @@
-"""Bound of the images that a worker holds for shards that are not done."""
+"""Bound of the images that a worker holds for unfinished shards."""
 
 import asyncio
 from collections.abc import AsyncIterator

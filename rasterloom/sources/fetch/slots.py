@@ -1,4 +1,4 @@
-"""Limit of a worker's requests, which those that wait for an answer give way to.
+"""Limit of a worker's requests; those that wait give way.
 
 A request that waits has nothing in memory yet. Where hosts accept connections and never answer, such
 requests would otherwise take all slots, each until its deadline, while the core does nothing.
@@ -83,9 +83,9 @@ class Slot:
 
 
 def most_aside(concurrency: int) -> int:
-    """Return how many requests may wait without a slot, by this process's limit of open files.
+    """Return how many requests may wait without a slot.
 
-    The soft limit, often 1,024, is raised as far as the hard one allows.
+    Each has an open file. This process's soft limit, often 1,024, is raised as far as the hard one allows.
     """
     wanted = MOST_ASIDE + concurrency + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

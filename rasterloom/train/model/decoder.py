@@ -110,7 +110,7 @@ class _Cache:
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def update(self, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Add keys and values, [rows, heads, n, width]; return those that attention runs over."""
+        """Add keys and values [rows, heads, n, width]; return those to attend to."""
         if layer not in self.layers:
             rows, heads, _, width = key.shape
             # Zeros: what is masked is multiplied by nothing, which must not be infinite.

@@ -16,7 +16,7 @@ from rasterloom.recipe.fetch import PIXEL_BYTES, Fetch
 from rasterloom.sources.images.formats import readable
 
 SIDE = 3600
-SCRATCH = 5_000_000  # strips, and what grows with the number of rows
+SCRATCH = 10_000_000  # strips, and what grows with the number of rows
 PROGRAM = """
 import sys
 from io import BytesIO
