@@ -100,7 +100,8 @@ nightly: setup
 		tests/pipelines/execution/test_halving.py tests/train/test_oracle.py tests/train/test_known_faults.py tests/scripts/test_gpu_table.py
 	$(INSTALL) -c constraints.txt triton
 	$(PYTEST) -m "nightly and not browser" tests/train \
-		tests/pipelines/test_codecs.py tests/pipelines/test_s3.py tests/pipelines/test_cluster.py tests/pipelines/test_train.py
+		tests/pipelines/test_codecs.py tests/pipelines/test_s3.py tests/pipelines/test_cluster.py tests/pipelines/test_train.py \
+		tests/pipelines/test_gpu_actors.py tests/pipelines/test_gone_on_s3.py tests/pipelines/training
 
 lint: setup
 	$(BIN)/ruff check .
