@@ -35,7 +35,7 @@ from rasterloom.tokenize.unirep import frame_batch
 THREADS = 2  # that decode and crop; more only compete with a codec on the CPU
 SCORES = ("quality", "aesthetic", "clip")
 Wait = Callable[[], NDArray[np.int32]]
-"""What returns the codes of images that a codec has begun to encode."""
+"""Call that returns the codes of images that a codec has begun to encode."""
 
 FAILURES = pa.schema([("key", pa.string()), ("reason", pa.string())])
 

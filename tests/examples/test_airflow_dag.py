@@ -26,7 +26,7 @@ exit "$code"
 
 
 class Operator:
-    """What there is to know of a BashOperator."""
+    """Arguments of a BashOperator, kept."""
 
     def __init__(self, **given):
         assert set(given) == FIELDS  # https://airflow.apache.org/docs/apache-airflow-providers-standard/

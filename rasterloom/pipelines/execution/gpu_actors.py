@@ -9,13 +9,10 @@ from typing import Any
 
 from rasterloom.errors import StepFailed, one_line
 from rasterloom.pipelines.execution.nodes import Nodes
-from rasterloom.pipelines.execution.shard_pool import AHEAD, TRIES, Death, ShardPool, options
-from rasterloom.pipelines.step import Shard, ShardStep
-from rasterloom.pipelines.workspace import staging
-from rasterloom.pipelines.workspace.staging import Published
+from rasterloom.pipelines.execution.shard_pool import AHEAD, TRIES, Death, ShardPool, ShardWorker, options
+from rasterloom.pipelines.step import ShardStep
 from rasterloom.recipe.resources import StepTakes
 from rasterloom.storage import layout
-from rasterloom.storage.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +39,7 @@ class Actors(ShardPool):
             )
         self._min, self._max = (takes.actors.min, takes.actors.max) if takes.actors else (room, room)
         given = {**options(step, takes), "accelerator_type": takes.accelerator}
-        self._make = ray.remote(num_gpus=takes.gpus or 1, max_restarts=0, **given)(_Worker)
+        self._make = ray.remote(num_gpus=takes.gpus or 1, max_restarts=0, **given)(ShardWorker)
         self._nodes = nodes
         self._starting: dict[Any, tuple[Any, frozenset[str]]] = {}
         self._busy: dict[Any, int] = {}
@@ -134,11 +131,3 @@ def _failed(reference: Any) -> bool:
     except ray.exceptions.RayError:
         return True
     return False
-
-
-class _Worker:
-    def ready(self) -> None:
-        """Return when the actor is there."""
-
-    def run(self, store: Store, place: str, step: ShardStep, shard: Shard, *more: Any) -> Published:
-        return staging.run_shard(store, place, step, shard, *more)

@@ -10,12 +10,17 @@ from typing import Any
 
 from rasterloom.errors import StepFailed, one_line
 from rasterloom.pipelines.execution.nodes import Nodes
-from rasterloom.pipelines.execution.shard_pool import AHEAD, TRIES, Death, ShardPool, Tasks, options
-from rasterloom.pipelines.step import Shard, ShardStep
-from rasterloom.pipelines.workspace import staging
-from rasterloom.pipelines.workspace.staging import Published
+from rasterloom.pipelines.execution.shard_pool import (
+    AHEAD,
+    TRIES,
+    Death,
+    ShardPool,
+    ShardWorker,
+    Tasks,
+    options,
+)
+from rasterloom.pipelines.step import ShardStep
 from rasterloom.recipe.resources import StepTakes
-from rasterloom.storage.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +37,7 @@ class Overlapping(ShardPool):
 
         self._name, self._nodes, self._overlap = step.name, nodes, step.overlap
         given = options(step, takes)
-        self._make = ray.remote(max_concurrency=step.overlap, max_restarts=0, **given)(_Worker)
+        self._make = ray.remote(max_concurrency=step.overlap, max_restarts=0, **given)(ShardWorker)
         self._starting: dict[Any, tuple[Any, frozenset[str]]] = {}  # by the reference of their start
         self._failed = 0
         self._shards: dict[Any, set[Any]] = {}  # references of an actor's shards
@@ -122,11 +127,3 @@ class Overlapping(ShardPool):
         for actor in [*self._shards, *(actor for actor, _ in self._starting.values())]:
             ray.kill(actor)
         self._tasks.stop()
-
-
-class _Worker:
-    def ready(self) -> None:
-        """Return when the actor is there."""
-
-    def run(self, store: Store, place: str, step: ShardStep, shard: Shard, *more: Any) -> Published:
-        return staging.run_shard(store, place, step, shard, *more)

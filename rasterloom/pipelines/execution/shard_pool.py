@@ -100,6 +100,16 @@ class Tasks(ShardPool):
         """
 
 
+class ShardWorker:
+    """Actor that runs shards."""
+
+    def ready(self) -> None:
+        """Return when the actor is there."""
+
+    def run(self, store: Store, place: str, step: ShardStep, shard: Shard, *more: Any) -> Published:
+        return staging.run_shard(store, place, step, shard, *more)
+
+
 def options(step: ShardStep, takes: StepTakes) -> dict[str, Any]:
     """Return a worker's resources, as options of Ray's ``remote``."""
     cpus = step.cpus if takes.cpus is None else takes.cpus

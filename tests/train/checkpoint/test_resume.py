@@ -255,7 +255,7 @@ def test_checkpoints_on_s3(job, s3, tmp_path):
 
 
 def test_machines_that_share_a_folder_convert_once(job, tmp_path):
-    """What a killed attempt left half-converted goes, and nothing stays of the new conversion."""
+    """Leftovers of a killed attempt go, and nothing stays of the new conversion."""
     job = changed(job, deepspeed=DeepSpeed(zero=2))
     assert ranks.train(job, 1, stop_at=2) == "stopped"
     left = job.folder / "scratch/converted-of-old/state/tmp"

@@ -122,7 +122,7 @@ def behind(monkeypatch):
 
 
 def newest(job):
-    """What torch wrote into the newest checkpoint."""
+    """Objects that torch wrote into the newest checkpoint."""
     last = latest(job.checkpoint_store, job.digest())
     return contents(Path(job.checkpoint_store.path(last.name)))
 
