@@ -64,6 +64,8 @@ def work(store, spec, config):
         with open(folder / "deaths", "a") as deaths:
             deaths.write(f"{keys.start} {keys.stop}\n")
         os.kill(os.getpid(), signal.SIGKILL)
+    if config.kills:
+        time.sleep(0.6)  # still there when another kills the worker
     return table(keys, None), {"ok": len(keys)}
 
 
@@ -131,6 +133,9 @@ def test_innocent_shards_of_a_dead_worker_are_not_put_aside(tmp_path, kills):
     assert {int(row["key"]) for row in rows if row["error"]} == set(kills)
     deaths = Counter((tmp_path / "deaths").read_text().splitlines())
     assert {deaths[f"{key} {key + 1}"] for key in kills} == {3}  # alone
+    given = [tuple(map(int, path.name.split("-")[1:3])) for path in tmp_path.glob("at-*")]
+    halved = {start // SHARD_ROWS for start, rows in given if rows < SHARD_ROWS}
+    assert halved == {key // SHARD_ROWS for key in kills}  # the innocent ones stay whole
     assert free_cpus() == 2
 
 
