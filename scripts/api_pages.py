@@ -1,11 +1,31 @@
 """Writes a page for each module of the package, from its docstrings: python scripts/api_pages.py FOLDER"""
 
 import argparse
+import importlib
+import pkgutil
 import warnings
 from pathlib import Path
 
 import pdoc
 import pdoc.render
+
+import rasterloom
+
+
+def without_their_extra() -> dict[str, str]:
+    """Modules that need a library that is not installed, and its name."""
+    missing = {}
+    for module in pkgutil.walk_packages(rasterloom.__path__, "rasterloom."):
+        if module.name.endswith("__main__"):
+            continue
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            library = error.name or ""
+            if library.startswith("rasterloom"):
+                raise
+            missing[module.name] = library
+    return missing
 
 
 def write_pages(folder: Path) -> None:
@@ -17,7 +37,10 @@ def write_pages(folder: Path) -> None:
     pdoc.render.configure(docformat="google", search=True, show_source=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of annotations that only a type checker resolves
-        pdoc.pdoc("rasterloom", output_directory=folder)
+        missing = without_their_extra()
+        pdoc.pdoc("rasterloom", *(f"!{module}" for module in missing), output_directory=folder)
+    for module, library in missing.items():
+        print(f"no page for {module}: {library} is not installed")
 
 
 def main() -> None:

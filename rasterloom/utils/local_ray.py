@@ -14,6 +14,10 @@ from rasterloom.utils.ray_compat import LOOPBACK, ON_DEMAND, few_processes, forg
 
 _SESSION = re.compile(r"session_\d.*_(\d+)")  # Ray's name of a session's folder, with its driver's process id
 
+# Of variables that lead to storage and its credentials. Ray's processes have those of the moment they began.
+_STORAGE = ("AWS_", "GOOGLE_", "HF_")
+_inherited: dict[str, str] | None = None
+
 
 @contextmanager
 def private_ray() -> Iterator[None]:
@@ -35,6 +39,8 @@ def start_local_ray(**options: Any) -> None:
     """
     import ray  # heavy
 
+    global _inherited
+    _inherited = _storage_variables()
     try:
         with private_ray(), _environment(ON_DEMAND), few_processes():
             folder = socket_folder("ray")
@@ -50,8 +56,23 @@ def stop_local_ray() -> None:
     """Stop the local Ray, or disconnect from another one."""
     import ray  # heavy
 
+    global _inherited
+    _inherited = None
     ray.shutdown()
     forget_token()
+
+
+def stop_outdated_ray() -> None:
+    """Stop a local Ray that doesn't know this process's storage variables.
+
+    A notebook may set an endpoint or a key after its first run.
+    """
+    if _inherited not in (None, _storage_variables()):
+        stop_local_ray()
+
+
+def _storage_variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith(_STORAGE)}
 
 
 def _remove_old_sessions(folder: Path) -> None:

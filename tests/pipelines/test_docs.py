@@ -7,9 +7,12 @@ README.md comes first: its commands make and train the corpus that the other pag
 comes last: it takes things away.
 """
 
+import os
 import re
 import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,6 +45,7 @@ BEFORE = {  # what the docs tell of between two commands
     "rasterloom versions export recipe.yaml FOLDER": ("tag recipe.yaml v1",),
 }
 AGAIN = r"rasterloom (plan|run)(?!.*--retry)"  # what is worth doing again once the recipe was changed
+ACTIVATED = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 FIRST, LAST = ("README.md", "docs/quickstart.md"), ("docs/versions.md",)
 
 
@@ -110,7 +114,7 @@ def test_it_runs(block, reader, rasterloom, monkeypatch):
                 assert all(rasterloom("versions", *words.split())[0] == 0 for words in before)
         reader.done.add(command.text)
         if not command.ours:
-            subprocess.run(["bash", "-c", command.text], check=True)
+            subprocess.run(["bash", "-c", command.text], check=True, env=ACTIVATED)
             reader.done -= {text for text in reader.done if re.match(AGAIN, text)}
             continue
         code, printed, said = rasterloom(*command.words[1:])

@@ -45,3 +45,18 @@ def test_a_private_folder_that_is_not_private_is_named_with_the_way_out(tmp_path
         start_ray(Run())
     assert "can be written by others" in str(refused.value) and "TMPDIR" in str(refused.value)
     assert "less to do" not in str(refused.value)
+
+
+def test_a_ray_that_does_not_know_the_variables_of_storage_is_started_anew(monkeypatch):
+    """A notebook ran locally, then sets the endpoint of its bucket."""
+    import ray  # heavy
+
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    start_ray(Run())
+    session = ray.get_runtime_context().get_job_id(), ray.get_runtime_context().gcs_address
+    start_ray(Run())
+    assert session == (ray.get_runtime_context().get_job_id(), ray.get_runtime_context().gcs_address)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    start_ray(Run())
+    seen = ray.remote(lambda: os.environ.get("AWS_ENDPOINT_URL")).remote()
+    assert ray.get(seen) == "http://127.0.0.1:1"

@@ -10,7 +10,7 @@ from rasterloom.pipelines.execution.controller import controller
 from rasterloom.pipelines.execution.nodes import shared_folder
 from rasterloom.recipe.run import Run
 from rasterloom.utils.last_words import last_words
-from rasterloom.utils.local_ray import start_local_ray
+from rasterloom.utils.local_ray import start_local_ray, stop_outdated_ray
 from rasterloom.utils.ray_compat import forget_token
 from rasterloom.utils.sigterm import sigterm
 
@@ -39,6 +39,7 @@ def start_ray(run: Run) -> None:
     os.environ.update(ours)
     import ray  # heavy
 
+    stop_outdated_ray()
     if not ray.is_initialized():
         last_words.arm(DIED)  # Ray's C++ code ends this process where its controller or raylet is gone
         sigterm.heed()
