@@ -88,6 +88,9 @@ test-browser: .venv/.dev
 
 # The tests that take chances, taken often and with new seeds, and a walk through docs/cluster-quickstart.md.
 # The seeds are printed; RASTERLOOM_KILL_SEED=N, RASTERLOOM_ORACLE_SEED=N and DRAW_SEED=N repeat a night's.
+WALKS := tests/pipelines/test_survival.py tests/pipelines/test_cluster_quickstart.py \
+	tests/pipelines/execution/test_halving.py tests/train/test_oracle.py tests/train/test_known_faults.py \
+	tests/scripts/test_gpu_table.py
 nightly: export RASTERLOOM_KILL_ROUNDS ?= 50
 nightly: export RASTERLOOM_KILL_SEED ?= $(shell date +%s)
 nightly: export RASTERLOOM_ORACLE_RECIPES ?= 300
@@ -96,12 +99,9 @@ nightly: DRAW_SEED ?= $(shell date +%s)
 nightly: setup
 	@echo "hypothesis draws by DRAW_SEED=$(DRAW_SEED)"
 	$(BIN)/python -m pytest -m "hypothesis and not browser" --hypothesis-profile night --hypothesis-seed $(DRAW_SEED)
-	$(BIN)/python -m pytest -m "not browser" -s tests/pipelines/test_survival.py tests/pipelines/test_cluster_quickstart.py \
-		tests/pipelines/execution/test_halving.py tests/train/test_oracle.py tests/train/test_known_faults.py tests/scripts/test_gpu_table.py
+	$(BIN)/python -m pytest -m "not browser" -s $(WALKS)
 	$(INSTALL) -c constraints.txt triton
-	$(PYTEST) -m "nightly and not browser" tests/train \
-		tests/pipelines/test_codecs.py tests/pipelines/test_s3.py tests/pipelines/test_cluster.py tests/pipelines/test_train.py \
-		tests/pipelines/test_gpu_actors.py tests/pipelines/test_gone_on_s3.py tests/pipelines/training
+	$(PYTEST) -m "nightly and not browser" $(WALKS:%=--ignore %)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -41,6 +41,18 @@ def write_pages(folder: Path) -> None:
         pdoc.pdoc("rasterloom", *(f"!{module}" for module in missing), output_directory=folder)
     for module, library in missing.items():
         print(f"no page for {module}: {library} is not installed")
+    if lost := without_page(folder) - set(missing):
+        raise SystemExit(f"no page for {', '.join(sorted(lost))}")
+
+
+def without_page(folder: Path) -> set[str]:
+    """Modules of the package that have no page in a folder."""
+    modules = {module.name for module in pkgutil.walk_packages(rasterloom.__path__, "rasterloom.")}
+    return {
+        name
+        for name in modules
+        if not name.endswith("__main__") and not (folder / f"{name.replace('.', '/')}.html").exists()
+    }
 
 
 def main() -> None:

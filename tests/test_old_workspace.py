@@ -100,7 +100,7 @@ def test_checkpoints_become_the_same_models(workspace, tmp_path, recipe):
 
 def test_a_stage_that_was_cut_off_is_refused_with_the_way_out(at_its_place):
     """Its random draws were others: it can neither go on nor be started over unasked."""
-    for command in (("train", "--resume"), ("train",), ("run",)):
+    for command in (("train", "--resume"), ("run",)):
         printed = at_its_place(command[0], "/srv/half.yaml", *command[1:], code=2)
         assert "train/2-96 was begun by an earlier version of Rasterloom" in printed
         assert "finish it with that version, or delete /srv/work/little/files/train/2-96/" in printed

@@ -111,10 +111,13 @@ def _misused(message: str) -> int:
 
 
 def _was_interrupted(error: BaseException | None) -> bool:
-    """True of an error that an extension module made of Ctrl-C."""
+    """True of an error that an extension module made of Ctrl-C.
+
+    DuckDB's, in the middle of a query, is a RuntimeError with these words and no cause.
+    """
     seen = 0
     while error is not None and seen < 20:
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt) or str(error) == "Query interrupted":
             return True
         error, seen = error.__cause__ or error.__context__, seen + 1
     return False

@@ -54,7 +54,7 @@ def test_starts(started: dict[str, str], file: str) -> None:
 SMALL = {
     "benchmarks/bench_diff.py": ["2000"],
     "benchmarks/bench_duplicates.py": ["2000"],
-    "benchmarks/bench_plan.py": ["200000"],
+    "benchmarks/bench_plan.py": ["20000"],
     "benchmarks/bench_selection.py": ["2000"],
     "benchmarks/bench_sources.py": ["2000"],
     "benchmarks/bench_tokens.py": ["--rows", "64", "--index-rows", "2000"],

@@ -42,6 +42,7 @@ def test_rows_of_one_version_only(two_versions, rasterloom, tmp_path):
         assert title in page.read_text() and "<img " in page.read_text()
     code, _, _ = rasterloom("versions", "diff", recipe, "v1", "v1", "--html", page)
     assert code == 0 and "Nothing differs" in page.read_text()
+    assert rasterloom("versions", "delete", recipe, "fewer")[0] == 0  # other modules read this corpus, too
 
 
 def test_two_versions_side_by_side(two_versions, rasterloom, tmp_path):
