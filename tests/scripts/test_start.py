@@ -56,6 +56,7 @@ SMALL = {
     "benchmarks/bench_duplicates.py": ["2000"],
     "benchmarks/bench_plan.py": ["20000"],
     "benchmarks/bench_selection.py": ["2000"],
+    "benchmarks/bench_scale.py": ["2000", "--workers", "1", "--shard-rows", "500"],
     "benchmarks/bench_sources.py": ["2000"],
     "benchmarks/bench_tokens.py": ["--rows", "64", "--index-rows", "2000"],
 }
