@@ -1,6 +1,7 @@
 """Steps from kept pairs to tokens: text vocabulary, codes, rows by bucket."""
 
 import hashlib
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from rasterloom.pipelines.corpus import token_work
-from rasterloom.pipelines.step import FileStep, HasResult, ShardStep, StepContext
+from rasterloom.pipelines.corpus.shard_work import FILES_AT_ONCE
+from rasterloom.pipelines.step import FileStep, HasResult, Inputs, ShardStep, StepContext
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.tokenize import Tokenize
@@ -16,6 +18,7 @@ from rasterloom.schema import TOKENS, StepKind
 from rasterloom.storage.layout import TOKENIZER
 from rasterloom.storage.parquet_io import read_files
 from rasterloom.storage.parquet_options import CODES_PARQUET, TOKEN_PARQUET
+from rasterloom.storage.store import Store
 from rasterloom.tokenize import sample_rows
 from rasterloom.tokenize.codecs.load import codec_digest, plugin_identity, wants_gpu
 from rasterloom.tokenize.profiles import profile_of
@@ -101,13 +104,24 @@ def make_text(context: StepContext[TextVocabulary]) -> dict[str, int]:
     if config.text:
         (folder / TOKENIZER).write_bytes(Path(config.text).read_bytes())
         return {}
-    kept = read_files(store, [f.name for f in inputs["selection"]], pc.field("kept"), ["key"])
-    columns = ["key", "caption", "turns"]
-    rows = read_files(store, [f.name for f in inputs["images"]], None, columns)
-    rows = rows.filter(pc.is_in(rows["key"], kept["key"].combine_chunks()))
-    text = train_text([sample_rows.text_of(row) for row in rows.to_pylist()], config.text_vocab)
+    counts = {"captions": 0}
+    text = train_text(_kept_texts(store, inputs, counts), config.text_vocab)
     (folder / TOKENIZER).write_text(text, encoding="utf-8")
-    return {"captions": rows.num_rows}
+    return counts
+
+
+def _kept_texts(store: Store, inputs: Inputs, counts: dict[str, int]) -> Iterator[str]:
+    """Yield and count the texts of kept rows, file by file."""
+    images, selection = ([file.name for file in inputs[name]] for name in ("images", "selection"))
+    for start in range(0, len(images), FILES_AT_ONCE):
+        columns = ["key", "shard", "caption", "turns"]
+        rows = read_files(store, images[start : start + FILES_AT_ONCE], None, columns)
+        shards = pc.unique(rows["shard"])
+        kept = read_files(store, selection, pc.field("shard").isin(shards) & pc.field("kept"), ["key"])
+        rows = rows.filter(pc.is_in(rows["key"], kept["key"].combine_chunks()))
+        counts["captions"] += rows.num_rows
+        for batch in rows.to_batches():
+            yield from map(sample_rows.text_of, batch.to_pylist())
 
 
 def _text_digest(config: Tokenize) -> str | None:
