@@ -1,4 +1,5 @@
 import pyarrow as pa
+import pytest
 
 from rasterloom.report import queries
 from rasterloom.report.queries import Level, Loss, Tables
@@ -96,3 +97,20 @@ def test_an_empty_workspace_has_nothing_to_say(make_workspace) -> None:
         assert queries.histograms(empty) == []
         assert queries.buckets(empty) == {}
         assert queries.token_counts(empty) == []
+
+
+@pytest.mark.parametrize("lacking", [None, 0, 1])
+def test_files_of_earlier_versions_may_lack_columns(make_workspace, lacking) -> None:
+    """Footers are held for files of different columns alone, whichever comes first."""
+    corpus = make_workspace().corpus
+    rows = pa.table({"key": ["a", "b"], "status": ["ok", "ok"], "task": ["t2i", "edit"]})
+    names = [f"images/{number}.parquet" for number in range(2)]
+    for number, name in enumerate(names):
+        corpus.store.write_parquet(name, rows.drop_columns(["task"]) if number == lacking else rows)
+    with Tables(corpus, {}) as tables:
+        tables.data["images"] = corpus.dataset(names)
+        found = tables.sql("SELECT task, count(*) AS rows FROM images GROUP BY ALL ORDER BY ALL")
+        (view,) = tables.sql("SELECT sql FROM duckdb_views() WHERE view_name = 'images'")
+    counted = {row["task"]: row["rows"] for row in found}
+    assert counted == ({"t2i": 2, "edit": 2} if lacking is None else {"t2i": 1, "edit": 1, None: 2})
+    assert ("union_by_name = true" in str(view["sql"]).lower()) == (lacking is not None)
