@@ -64,7 +64,8 @@ def write(store: Store, n: int) -> dict[str, list[str]]:
 def measure(folder: str, spec: dict[str, list[str]], answer: "multiprocessing.connection.Connection") -> None:
     before = peak_gib()
     wall, cpu = time.monotonic(), time.process_time()
-    _, counts = shard_work.select_images(Store(folder), shard_work.SelectSpec(**spec), Keep(rule=RULE))
+    tables, counts = shard_work.select_images(Store(folder), shard_work.SelectSpec(**spec), Keep(rule=RULE))
+    assert sum(map(len, tables))
     answer.send((time.monotonic() - wall, time.process_time() - cpu, before, peak_gib(), counts["kept"]))
 
 

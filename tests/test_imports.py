@@ -84,8 +84,9 @@ INSIDE = {
     ],
     "filtering": [
         {"selection"},
+        {"possible_duplicates"},
         {"rule_verdicts", "duplicates"},
-        {"rule", "semantic_duplicates"},
+        {"rule", "semantic_duplicates", "disk_columns"},
         {"judges"},
         {"scorers"},
         {"scenes", "options"},

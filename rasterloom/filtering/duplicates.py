@@ -43,7 +43,12 @@ class Candidates:
 
 
 def find_duplicates(
-    rows: Candidates, *, exact: bool, radius: int | None, similarity: float | None = None
+    rows: Candidates,
+    *,
+    exact: bool,
+    radius: int | None,
+    similarity: float | None = None,
+    others: int = 0,
 ) -> tuple[Rows, NDArray[np.bool_]]:
     """Return for each row the row that is kept in its place: its own where it is kept itself.
 
@@ -56,6 +61,8 @@ def find_duplicates(
         exact: seek exact duplicates
         radius: seek near duplicates, whose hashes differ in at most so many of 64 bits; not if None
         similarity: seek semantic duplicates, whose embeddings have at least this cosine; not if None
+        others: known rows that were left out, as nothing is near them. With their number the result is that
+            of all rows together, also which of several near ones a row points to.
 
     Returns:
         rows kept [n], and which rows [n] were dropped for their meaning only
@@ -69,10 +76,10 @@ def find_duplicates(
     n = len(order)
     kept = np.arange(n)  # in terms of places in `order`, here and below
     if exact:
-        kept = _first_of_equal_pairs(rows.sha256[order])
+        kept = first_of_equal_pairs(rows.sha256[order])
     if radius is not None:
         places = np.flatnonzero((kept == np.arange(n)) & rows.known[order])
-        near = _near(rows.phash[order[places]], rows.thumbnails, radius, order[places])
+        near = _near(rows.phash[order[places]], rows.thumbnails, radius, order[places], others)
         kept[places] = places[near]
         kept = kept[kept]  # what doubled a row exactly that is now dropped follows it to the row kept
     semantic = np.zeros(n, bool)
@@ -114,7 +121,7 @@ def _best_first(rows: Candidates) -> Rows:
     return np.asarray(order, np.int64)
 
 
-def _first_of_equal_pairs(pairs: NDArray[np.uint64]) -> Rows:
+def first_of_equal_pairs(pairs: NDArray[np.uint64]) -> Rows:
     """Return for each row [n, 2] the first that equals it. (0, 0) equals nothing."""
     n = len(pairs)
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))  # stable, so the first of a run is the first of all
@@ -132,7 +139,11 @@ def _first_of_equal(codes: NDArray[Any]) -> Rows:
 
 
 def _near(
-    hashes: NDArray[np.uint64], thumbnails: NDArray[np.uint8], radius: int, where: Rows | None = None
+    hashes: NDArray[np.uint64],
+    thumbnails: NDArray[np.uint8],
+    radius: int,
+    where: Rows | None = None,
+    others: int = 0,
 ) -> Rows:
     """Return for each row, best first, the row kept in its place.
 
@@ -156,16 +167,17 @@ def _near(
 
     while len(undecided):
         free = np.ones(n, bool)  # of better neighbours
-        for runs in _runs(hashes, undecided, radius):
+        masks = masks_of(radius, len(undecided) + others)
+        for runs in _runs(hashes, undecided, masks):
             for better, worse in runs.pairs(free):
                 free[worse[neighbours(better, worse)]] = False
         blocked = ~free
-        for runs in _runs(hashes, undecided, radius):
+        for runs in _runs(hashes, undecided, masks):
             for better, worse in runs.pairs_with(free, blocked):
                 near = neighbours(better, worse)
                 kept[worse[near]] = better[near]
                 blocked[worse[near]] = False
-        undecided = undecided[blocked[undecided]]
+        undecided, others = undecided[blocked[undecided]], 0  # as all others are kept now
     return kept[first]
 
 
@@ -189,11 +201,17 @@ def _alike(thumbnails: NDArray[np.uint8], a: Rows, b: Rows) -> NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class _Runs:
+class Runs:
     """Sorted rows, those of equal masked hashes together, best first."""
 
     rows: Rows
     start: Rows  # place at which the run of a place starts
+
+    @classmethod
+    def of(cls, masked: NDArray[np.uint64], rows: Rows) -> "Runs":
+        """Runs of rows, given in the order of their masked hashes."""
+        starts = np.flatnonzero(np.append(True, masked[1:] != masked[:-1]))
+        return cls(rows, np.repeat(starts, np.diff(starts, append=len(rows))))
 
     def pairs(self, open_: NDArray[np.bool_]) -> Iterator[tuple[Rows, Rows]]:
         """Pair each row with all better ones of its run, nearest first. It ends where `open_` does."""
@@ -216,21 +234,19 @@ class _Runs:
             places, nearest = places[open_], nearest[open_] - 1
 
 
-def _runs(hashes: NDArray[np.uint64], rows: Rows, radius: int) -> Iterator[_Runs]:
-    """Sort rows into runs, for pairs within `radius` bits.
-
-    Cut into radius + m bands, they agree in at least m of them (pigeonhole): so sort by each choice of m.
-    """
-    for mask in _masks(radius, len(rows)):
+def _runs(hashes: NDArray[np.uint64], rows: Rows, masks: list[np.uint64]) -> Iterator[Runs]:
+    for mask in masks:
         masked = hashes[rows] & mask
         order = np.argsort(masked, kind="stable")
-        masked = masked[order]
-        starts = np.flatnonzero(np.append(True, masked[1:] != masked[:-1]))
-        yield _Runs(rows[order], np.repeat(starts, np.diff(starts, append=len(rows))))
+        yield Runs.of(masked[order], rows[order])
 
 
-def _masks(radius: int, n: int) -> list[np.uint64]:
-    """Return masks of m of radius + m bands. The m is that of least work for n hashes."""
+def masks_of(radius: int, n: int) -> list[np.uint64]:
+    """Return masks; hashes within `radius` bits agree under one of them.
+
+    Cut into radius + m bands, they agree in at least m of them (pigeonhole): so there is a mask for each
+    choice of m. The m is that of least work for n hashes.
+    """
 
     def work(m: int) -> float:
         pairs = n * n / 2 / 2 ** (64 * m / (radius + m))

@@ -1,7 +1,8 @@
 """Selection of kept images, with a reason for each dropped one."""
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import duckdb
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from rasterloom import schema
+from rasterloom.filtering.disk_columns import DiskColumn
 from rasterloom.filtering.duplicates import (
     THUMBNAIL_BYTES,
     Candidates,
@@ -18,6 +20,7 @@ from rasterloom.filtering.duplicates import (
     hashes_of,
     thumbnails_of,
 )
+from rasterloom.filtering.possible_duplicates import with_near_hash, with_same_digest
 from rasterloom.filtering.rule import (
     check_rule,
     columns_of,
@@ -27,7 +30,7 @@ from rasterloom.filtering.rule import (
     verdict_of,
     with_derived,
 )
-from rasterloom.recipe.filtering import Keep
+from rasterloom.recipe.filtering import Dedup, Keep
 from rasterloom.utils.suggest import did_you_mean
 
 __all__ = ["check_keep", "check_rule", "columns_needed", "select", "select_batches"]
@@ -41,6 +44,10 @@ ALWAYS_NEEDED = (
 COMPARED = f"coalesce(task, '{schema.T2I}') = '{schema.T2I}' and main is null"
 
 WORDS = ("kept", "exact duplicate", "near duplicate", "semantic duplicate")
+TABLE_ROWS = 1 << 20  # of a table that is given out at a time
+_JUDGED = pa.schema(
+    [("key", pa.string()), ("shard", pa.int32()), ("error", pa.string()), ("verdict", pa.int16())]
+)
 
 
 def check_keep(config: Keep, scores: pa.Schema) -> None:
@@ -96,20 +103,28 @@ def select(images: pa.Table, scores: pa.Table, config: Keep, earlier: pa.Array |
         ValueError: the rule cannot be used, see `check_rule`, or fails on a row
     """
     columns = [field for field in scores.schema if field.name not in schema.SCORES.names]
-    return select_batches([(images, scores)], pa.schema(columns), config, earlier)
+    before = None if earlier is None else [earlier]
+    return pa.concat_tables(select_batches([(images, scores)], pa.schema(columns), config, before))
 
 
 def select_batches(
     batches: Iterable[tuple[pa.Table, pa.Table]],
     columns: pa.Schema,
     config: Keep,
-    earlier: pa.Array | None = None,
-) -> pa.Table:
+    earlier: Iterable[pa.Array] | None = None,
+) -> Iterator[pa.Table]:
     """Do as `select`, on batches of images and their scores.
+
+    What is known of rows waits on disk, in the folder for temporary files. In memory are three bytes of each,
+    and the rows that may have a duplicate.
 
     Args:
         batches: tables with the columns that `columns_needed` names, or more
         columns: of the scores
+        earlier: keys that the last version kept, in any parts
+
+    Yields:
+        tables of up to ``TABLE_ROWS`` rows
     """
     check_keep(config, columns)
     judged = _Judged(config, columns)
@@ -118,39 +133,54 @@ def select_batches(
         for images, scores in batches:
             if len(images):
                 judged.add(connection, conjuncts, images, scores)
-    verdict = judged.joined("verdict", np.int16)
-    keys = pa.chunked_array(judged.parts["key"], pa.string())
-    rows = np.flatnonzero(judged.joined("compared", np.bool_))
-    kept_instead = np.arange(len(verdict))
-    semantic = np.zeros(len(verdict), bool)
-    sha256 = judged.joined("sha256", np.uint64, 2)
-    if config.dedup.exact or config.dedup.phash_radius is not None or config.dedup.semantic is not None:
-        candidates = judged.candidates(keys.take(pa.array(rows)), sha256[rows], earlier)
-        kept, by_meaning = find_duplicates(
-            candidates,
-            exact=config.dedup.exact,
-            radius=config.dedup.phash_radius,
-            similarity=config.dedup.semantic,
-        )
-        kept_instead[rows] = rows[kept]
-        semantic[rows] = by_meaning
-    # A duplicate of the same bytes as what is kept is exact, however it was found.
-    duplicate = (verdict == 0) & (kept_instead != np.arange(len(verdict)))
-    exact = duplicate & (sha256 == sha256[kept_instead]).all(axis=1) & sha256.any(axis=1)
-    errors = pa.chunked_array(judged.parts["error"], pa.string())
-    return _selection(
-        keys,
-        pa.chunked_array(judged.parts["shard"], pa.int32()),
-        verdict,
-        np.select([~duplicate, exact, semantic], [0, 1, 3], 2),
-        kept_instead,
-        [f"rule: {' '.join(part.split())}" for part in conjuncts],
-        errors,
+    dropped = _drop_duplicates(judged, config.dedup, earlier)
+    stopped = [f"rule: {' '.join(part.split())}" for part in conjuncts]
+    waiting: list[pa.Table] = []
+    for start, batch in judged.batches():
+        for cut in range(0, len(batch), TABLE_ROWS):
+            part = batch.slice(cut, TABLE_ROWS)
+            if sum(map(len, waiting)) + len(part) > TABLE_ROWS:
+                yield pa.concat_tables(waiting)
+                waiting = []
+            waiting.append(_selection(part, dropped, start + cut, stopped))
+    yield pa.concat_tables(waiting or [schema.SELECTION.empty_table()])
+
+
+@dataclass(frozen=True)
+class _Dropped:
+    """Duplicates of kept rows."""
+
+    rows: NDArray[np.int64]
+    """Ascending."""
+    words: NDArray[np.int64]
+    """Place in `WORDS` of each."""
+    kept_instead: pa.Array
+    """Key of the row kept in place of each."""
+
+
+def _drop_duplicates(judged: "_Judged", dedup: Dedup, earlier: Iterable[pa.Array] | None) -> _Dropped:
+    """Compare the rows that may have duplicates with each other."""
+    possible = judged.possible(dedup)
+    places = np.flatnonzero(possible)
+    rows = judged.row.take(places)
+    found = judged.candidates(places, rows, earlier)
+    kept, by_meaning = find_duplicates(
+        found,
+        exact=dedup.exact,
+        radius=dedup.phash_radius,
+        similarity=dedup.semantic,
+        others=int((judged.known & ~possible).sum()),
     )
+    dropped = np.flatnonzero(kept != np.arange(len(kept)))
+    instead, digests = kept[dropped], found.sha256[dropped]
+    # A duplicate of the same bytes as what is kept is exact, however it was found.
+    exact = (digests == found.sha256[instead]).all(axis=1) & digests.any(axis=1)
+    words = np.select([exact, by_meaning[dropped]], [1, 3], 2)
+    return _Dropped(rows[dropped], words, found.keys.take(pa.array(instead)).combine_chunks())
 
 
 class _Judged:
-    """Verdicts of a batch's rows, and hashes of pairs that pass.
+    """Verdicts of rows, and what duplicates are found by, on disk.
 
     A verdict is 0 for a row that passes, n for one that the n-th conjunct stops, -1 for a failed image. The
     rank is higher for what is rather kept of a group of duplicates.
@@ -160,8 +190,17 @@ class _Judged:
         self.config = config
         self.columns = columns
         self.embedding = embedding_column(columns) if config.dedup.semantic is not None else None
-        self.parts: dict[str, list[Any]] = {"key": [], "shard": [], "error": []}
-        self._numbers: dict[str, list[NDArray[Any]]] = {}
+        self.rows = 0
+        # Of all rows, and then of those that are compared.
+        self._batches = tempfile.TemporaryFile(prefix="rasterloom-")  # noqa: SIM115
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        self._writer = pa.ipc.new_stream(self._batches, _JUDGED, options=options)
+        self.row = DiskColumn(np.int64)
+        self._rank = DiskColumn(np.float64)
+        self._sha256 = DiskColumn(np.uint64, 2)
+        self._phash = DiskColumn(np.uint64)
+        self._thumbnails = DiskColumn(np.uint8, THUMBNAIL_BYTES)
+        self._known: list[NDArray[np.bool_]] = [np.empty(0, bool)]
         self._file: Any = None
         self._width = self._unknown = 0  # of the embeddings; rows that came before the first of them
 
@@ -174,23 +213,20 @@ class _Judged:
     ) -> None:
         table = _join(images, scores, [name for name in self.columns.names if name in scores.column_names])
         verdict, compared, rank, sha256 = self._judge(connection, conjuncts, table)
-        passed = pa.array(np.flatnonzero(compared))
-        for name in self.parts:
-            self.parts[name] += images[name].chunks
-        look = images.select(["phash", "thumbnail"]).take(passed)
+        whole = images.select(["key", "shard", "error"]).append_column("verdict", pa.array(verdict))
+        self._writer.write_table(whole.cast(_JUDGED).combine_chunks())
+        passed = np.flatnonzero(compared)
+        look = images.select(["phash", "thumbnail"]).take(pa.array(passed))
         thumbnails, known = thumbnails_of(look["thumbnail"])
-        for name, values in (
-            ("verdict", verdict),
-            ("compared", compared),
-            ("sha256", sha256),
-            ("rank", rank[compared]),
-            ("phash", hashes_of(look["phash"])),
-            ("thumbnails", thumbnails),
-            ("known", known & look["phash"].is_valid().to_numpy()),
-        ):
-            self._numbers.setdefault(name, []).append(values)
+        self.row.add(self.rows + passed)
+        self._rank.add(rank[compared])
+        self._sha256.add(sha256[compared])
+        self._phash.add(hashes_of(look["phash"]))
+        self._thumbnails.add(thumbnails)
+        self._known.append(known & look["phash"].is_valid().to_numpy())
+        self.rows += len(table)
         if self.embedding:
-            self._keep_embeddings(table[self.embedding].take(passed))
+            self._keep_embeddings(table[self.embedding].take(pa.array(passed)))
 
     def _judge(
         self, connection: duckdb.DuckDBPyConnection, conjuncts: list[str], table: pa.Table
@@ -212,33 +248,60 @@ class _Judged:
         rank, *halves = (np.ma.filled(column, np.nan) for column in numbers)
         compared = (np.asarray(verdict) == 0) & np.asarray(plain)
         digests = np.stack([half.astype(np.uint64) for half in halves], axis=1)
-        return np.asarray(verdict), compared, rank, digests
+        return np.asarray(verdict, np.int16), compared, rank, digests
 
-    def joined(self, name: str, kind: Any, *shape: int) -> NDArray[Any]:
-        """Join a column's parts and let them go, one by one: thumbnails are large."""
-        parts = self._numbers.pop(name, [])
-        result = np.empty((sum(map(len, parts)), *shape), kind)
-        end = len(result)
-        while parts:
-            part = parts.pop()
-            result[end - len(part) : end] = part
-            end -= len(part)
-        return result
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Compared rows whose hash and thumbnail are there."""
+        return np.concatenate(self._known)
+
+    def batches(self) -> Iterator[tuple[int, pa.Table]]:
+        """Batches of `_JUDGED`, each with the number of its first row."""
+        self._writer.close()
+        self._batches.seek(0)
+        start = 0
+        for batch in pa.ipc.open_stream(self._batches):
+            yield start, pa.Table.from_batches([batch])
+            start += len(batch)
+
+    def possible(self, dedup: Dedup) -> NDArray[np.bool_]:
+        """Compared rows that may have duplicates."""
+        if dedup.semantic is not None:
+            return np.ones(self.row.rows, bool)
+        found = np.zeros(self.row.rows, bool)
+        if dedup.exact:
+            found |= with_same_digest(self._sha256)
+        if dedup.phash_radius is not None:
+            found |= with_near_hash(self._phash, self.known, dedup.phash_radius)
+        return found
 
     def candidates(
-        self, keys: pa.ChunkedArray, sha256: NDArray[np.uint64], earlier: pa.Array | None
+        self, places: NDArray[np.int64], rows: NDArray[np.int64], earlier: Iterable[pa.Array] | None
     ) -> Candidates:
-        n = len(keys)
-        kept = np.zeros(n, bool) if earlier is None else pc.is_in(keys, earlier).to_numpy()
+        """Take some of the compared rows.
+
+        Args:
+            places: of them among the compared rows, ascending
+            rows: their numbers among all rows
+            earlier: keys that the last version kept
+        """
+        keys = []
+        for start, batch in self.batches():
+            first, end = np.searchsorted(rows, [start, start + len(batch)])
+            keys += batch["key"].take(pa.array(rows[first:end] - start)).chunks
+        chosen = pa.chunked_array(keys, pa.string())
+        kept = np.zeros(len(rows), bool)
+        for part in earlier or ():
+            kept |= pc.is_in(chosen, part).to_numpy()
         return Candidates(
-            keys=keys,
-            rank=self.joined("rank", np.float64),
+            keys=chosen,
+            rank=self._rank.take(places),
             earlier=kept,
-            sha256=sha256,
-            phash=self.joined("phash", np.uint64),
-            thumbnails=self.joined("thumbnails", np.uint8, THUMBNAIL_BYTES),
-            known=self.joined("known", np.bool_),
-            embeddings=self._embeddings(n),
+            sha256=self._sha256.take(places),
+            phash=self._phash.take(places),
+            thumbnails=self._thumbnails.take(places),
+            known=self.known[places],
+            embeddings=self._embeddings(len(places)),
         )
 
     def _keep_embeddings(self, column: pa.ChunkedArray) -> None:
@@ -278,36 +341,30 @@ def _join(images: pa.Table, scores: pa.Table, names: Sequence[str]) -> pa.Table:
     return table
 
 
-def _selection(
-    keys: pa.ChunkedArray,
-    shards: pa.ChunkedArray,
-    verdict: NDArray[np.int16],
-    duplicate: NDArray[np.int64],
-    kept_instead: NDArray[np.int64],
-    stopped: list[str],
-    errors: pa.ChunkedArray,
-) -> pa.Table:
-    """Spell out the reasons. `duplicate` is the place in `WORDS` of each row that passed the rule."""
-    encoded = pc.fill_null(errors, "unknown").combine_chunks().dictionary_encode()
+def _selection(judged: pa.Table, dropped: _Dropped, start: int, stopped: list[str]) -> pa.Table:
+    """Spell out the reasons of rows from number ``start`` on. ``stopped`` says those of the rule."""
+    encoded = pc.fill_null(judged["error"], "unknown").combine_chunks().dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()
     failed = [f"failed: {error}" for error in encoded.dictionary.to_pylist()]
     words = pa.array([*WORDS, *stopped, *failed], pa.string())
-    first_failed = len(WORDS) + len(stopped)
+    verdict, first_failed = judged["verdict"].to_numpy(), len(WORDS) + len(stopped)
+    first, end = np.searchsorted(dropped.rows, [start, start + len(judged)])
+    here = dropped.rows[first:end] - start
+    duplicate, instead = np.zeros(len(judged), np.int64), np.zeros(len(judged), np.int64)
+    duplicate[here], instead[here] = dropped.words[first:end], np.arange(first, end)
     number = np.select(
         [verdict > 0, verdict == 0],
         [verdict + len(WORDS) - 1, duplicate],
         first_failed + encoded.indices.to_numpy(),
     )
-    kept = number == 0
-    dropped = (verdict == 0) & ~kept
     return pa.table(
         [
-            keys,
-            shards,
-            pa.array(kept),
+            judged["key"],
+            judged["shard"],
+            pa.array(number == 0),
             words.take(pa.array(number)),
-            keys.take(pa.array(kept_instead, mask=~dropped)),
+            dropped.kept_instead.take(pa.array(instead, mask=duplicate == 0)),
         ],
         schema=schema.SELECTION,
     )

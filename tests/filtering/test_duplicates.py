@@ -208,7 +208,7 @@ def test_equals_brute_force(seed: int, n: int, radius: int, flips: int, exact: b
 def test_any_two_hashes_within_the_radius_share_a_mask(radius: int, n: int, data: st.DataObject) -> None:
     bits = data.draw(st.sets(st.integers(0, 63), max_size=radius))
     difference = np.uint64(sum(1 << b for b in bits))
-    assert any(difference & mask == 0 for mask in duplicates._masks(radius, n))
+    assert any(difference & mask == 0 for mask in duplicates.masks_of(radius, n))
 
 
 def test_thousands_of_copies_of_one_image_take_no_quadratic_time() -> None:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rasterloom import schema
+from rasterloom.filtering import selection
 from rasterloom.filtering.rule_verdicts import verdicts
 from rasterloom.filtering.selection import check_keep, columns_needed, select, select_batches
 from rasterloom.recipe.filtering import Dedup, Keep
@@ -245,8 +246,11 @@ def test_semantic_duplicates() -> None:
     assert nothing["kept"].to_pylist() == [True] * 4 + [False]
 
 
+@pytest.mark.parametrize("table_rows", [1, 3, 100])
 @pytest.mark.parametrize("cuts", [[], [1], [2, 4], [1, 2, 3, 4, 5]])
-def test_batches_give_what_the_whole_gives(cuts: list[int]) -> None:
+def test_batches_give_what_the_whole_gives(
+    monkeypatch: pytest.MonkeyPatch, cuts: list[int], table_rows: int
+) -> None:
     table = images(
         {"status": "failed", "error": "dns"},
         {"sha256": "a"},
@@ -273,7 +277,10 @@ def test_batches_give_what_the_whole_gives(cuts: list[int]) -> None:
         for a, b in pairwise(ends)
     ]
     whole = select(table, given, keep)
-    assert select_batches(batches, columns, keep).combine_chunks().equals(whole.combine_chunks())
+    monkeypatch.setattr(selection, "TABLE_ROWS", table_rows)
+    tables = list(select_batches(batches, columns, keep))
+    assert pa.concat_tables(tables).combine_chunks().equals(whole.combine_chunks())
+    assert all(len(table) <= table_rows for table in tables)
     assert whole["reason"].to_pylist() == [
         *("failed: dns", "exact duplicate", "rule: min_side > 20", "kept", "near duplicate", "kept"),
         "failed: unknown",

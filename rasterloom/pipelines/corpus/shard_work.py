@@ -3,6 +3,7 @@
 A ``plan_*`` function cuts a step's inputs up; the function beside it takes one of those shards.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -10,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from pydantic import field_serializer
 
@@ -28,7 +30,8 @@ from rasterloom.sources.readers.registry import source_name
 from rasterloom.storage.parquet_io import count_of, first_of, read_file, read_files, read_rows, row_count
 from rasterloom.storage.store import Store
 
-FILES_AT_ONCE = 64  # of images, judged together
+FILES_AT_ONCE = 16  # of images, judged together
+KEYS_AT_ONCE = 1 << 22  # of an earlier selection
 
 
 class Sources(Section):
@@ -221,15 +224,33 @@ def plan_selection(store: Store, inputs: Inputs, config: Keep) -> list[Shard[Sel
 
 def select_images(store: Store, spec: SelectSpec, config: Keep) -> ShardResult:
     """Select rows, some files at a time to bound the memory."""
+    counts: Counter[str] = Counter()
+    return _selected(store, spec, config, counts), counts
+
+
+def _selected(store: Store, spec: SelectSpec, config: Keep, counts: Counter[str]) -> Iterator[pa.Table]:
     from rasterloom.filtering.selection import select_batches  # heavy
 
-    earlier = None
-    if spec.earlier:
-        earlier = read_files(store, spec.earlier, pc.field("kept"), ["key"])["key"].combine_chunks()
+    earlier = _kept_keys(store, spec.earlier) if spec.earlier else None
     columns = score_fields(store, spec.scores)
     batches = images_with_scores(store, spec.images, spec.scores, config, columns)
-    selection = select_batches(batches, columns, config, earlier)
-    return selection, count_of(selection["reason"])
+    for table in select_batches(batches, columns, config, earlier):
+        counts.update(count_of(table["reason"]))
+        yield table
+
+
+def _kept_keys(store: Store, names: list[str]) -> Iterator[pa.Array]:
+    """Yield the keys that a selection kept, some million at a time."""
+    paths = [store.path(name) for name in names]
+    data = pads.dataset(paths, filesystem=store.filesystem, format="parquet")
+    keys: list[pa.Array] = []
+    for batch in data.to_batches(columns=["key"], filter=pc.field("kept")):
+        keys.append(batch["key"])
+        if sum(map(len, keys)) >= KEYS_AT_ONCE:
+            yield pa.concat_arrays(keys)
+            keys = []
+    if keys:
+        yield pa.concat_arrays(keys)
 
 
 def score_fields(store: Store, names: list[str]) -> pa.Schema:

@@ -113,7 +113,7 @@ def _selection(corpus: Corpus, step: ShardStep, keep: Keep) -> pa.Table:
     (shard,) = step.plan(corpus.store, inputs_of(corpus, step), step.config)
     if not status(corpus, step).done:
         try:
-            return shard_work.select_images(corpus.store, shard.spec, keep)[0]
+            return pa.concat_tables(shard_work.select_images(corpus.store, shard.spec, keep)[0])
         except ValueError as error:
             raise RecipeError(str(error)) from None
     files = [file.name for file in corpus.files("selection", status(corpus, step).snapshot_id)]

@@ -54,7 +54,8 @@ def test_scores_find_their_images(tmp_path, monkeypatch, scores, at_once):
         images=written(store, "images", [images_of(start, 10) for start in range(0, N, 10)]),
         scores=written(store, "scores", [scores_of(part) for part in scores]),
     )
-    found, counts = shard_work.select_images(store, spec, Keep(rule="quality >= 3 and language = 'en'"))
+    tables, counts = shard_work.select_images(store, spec, Keep(rule="quality >= 3 and language = 'en'"))
+    found = pa.concat_tables(tables)
     assert found["key"].to_pylist() == [f"{i:032x}" for i in range(N)]
     assert found["kept"].to_pylist() == [i % 7 >= 3 for i in range(N)]
     assert counts == {"kept": 22, "rule: quality >= 3": 18}
@@ -65,8 +66,31 @@ def test_an_image_without_scores_is_not_kept_by_a_rule_on_them(tmp_path):
     spec = shard_work.SelectSpec(
         images=written(store, "images", [images_of(0, 3)]), scores=written(store, "scores", [scores_of([2])])
     )
-    found, _ = shard_work.select_images(store, spec, Keep(rule="quality >= 0"))
+    tables, _ = shard_work.select_images(store, spec, Keep(rule="quality >= 0"))
+    found = pa.concat_tables(tables)
     assert found["kept"].to_pylist() == [False, False, True]
+
+
+@pytest.mark.parametrize("keys_at_once", [1, 100])
+def test_what_was_kept_before_is_read_in_parts(tmp_path, monkeypatch, keys_at_once):
+    monkeypatch.setattr(shard_work, "KEYS_AT_ONCE", keys_at_once)
+    store = Store(str(tmp_path))
+    same = [
+        {"key": f"{i:032x}", "shard": 0, "status": "ok", "sha256": f"{i // 2:064x}", "width": i, "height": 9}
+        for i in range(10)
+    ]
+    kept = [{"key": f"{i:032x}", "shard": 0, "kept": i in (0, 4, 7)} for i in range(10)]
+    spec = shard_work.SelectSpec(
+        images=written(store, "images", [pa.Table.from_pylist(same, schema=schema.IMAGES)]),
+        scores=written(store, "scores", [scores_of(range(10))]),
+        earlier=written(
+            store, "old", [pa.Table.from_pylist(kept[i : i + 3], schema=schema.SELECTION) for i in (0, 3, 6)]
+        ),
+    )
+    tables, counts = shard_work.select_images(store, spec, Keep())
+    found = pa.concat_tables(tables)
+    assert [i for i in range(10) if found["kept"][i].as_py()] == [0, 3, 4, 7, 9]  # else the largest
+    assert counts == {"kept": 5, "exact duplicate": 5}
 
 
 SPECS = [
