@@ -24,6 +24,7 @@ STREAMS = "streams"  # in a checkpoint's record: version of the random draws
 SAMPLES_JSON = "samples.json"
 SUITE = "suite.parquet"  # of samples: the suite's images, judged
 TOKENIZER = "tokenizer.json"  # the text vocabulary
+TOKENIZER_CONFIG = "tokenizer_config.json"  # in a model: the names of its special tokens
 CHECKPOINTS = "checkpoints"  # folder of a stage
 MODEL = "model"  # folder of a stage
 PROFILES = "profiles"  # folder of a stage: traces of torch's profiler

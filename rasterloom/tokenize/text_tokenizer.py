@@ -11,6 +11,7 @@ import tokenizers
 
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.schema import Profile
+from rasterloom.tokenize.grown_vocabulary import grown_profile, is_grown
 from rasterloom.tokenize.profiles import has_own_layout, profile_of
 from rasterloom.tokenize.prompt_templates import t2i_prompt
 from rasterloom.tokenize.token_names import names_of, profile_from_names
@@ -155,7 +156,8 @@ def text_of(config: Tokenize, tokenizer_json: str) -> tuple[JsonText, Profile]:
         config: of which ``codec``, ``text`` and ``text_vocab`` are read.
         tokenizer_json: contents of the file ``config.text``, or, where that is None, of a BPE of
             ``config.text_vocab`` ids by ``train_text``. For chameleon and movq, the user's file says what
-            ids the special tokens have too; for other codecs, its ids are moved behind those of the images.
+            ids the special tokens have too, and so does one that was grown (`grown_vocabulary`); for other
+            codecs, its ids are moved behind those of the images.
 
     Raises:
         ValueError: no tokenizer.json, one that lacks tokens of the codec, or text that does not fit.
@@ -164,6 +166,8 @@ def text_of(config: Tokenize, tokenizer_json: str) -> tuple[JsonText, Profile]:
         profile = profile_of(config.codec, config.text_vocab)
         return JsonText(tokenizer_json, profile.text0), profile
     try:
+        if is_grown(tokenizer_json):
+            return JsonText(tokenizer_json), grown_profile(tokenizer_json, config.codec)
         if has_own_layout(config.codec):
             text = JsonText(tokenizer_json, profile_of(config.codec).text0)
             return text, profile_of(config.codec, text.size)

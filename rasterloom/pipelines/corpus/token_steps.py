@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import pyarrow.compute as pc
 from pydantic import Field
@@ -21,6 +20,7 @@ from rasterloom.storage.parquet_options import CODES_PARQUET, TOKEN_PARQUET
 from rasterloom.storage.store import Store
 from rasterloom.tokenize import sample_rows
 from rasterloom.tokenize.codecs.load import codec_digest, plugin_identity, wants_gpu
+from rasterloom.tokenize.grown_vocabulary import read_tokenizer
 from rasterloom.tokenize.profiles import profile_of
 from rasterloom.tokenize.text_tokenizer import text_of, train_text
 from rasterloom.tokenize.unirep import image_length
@@ -32,6 +32,7 @@ class TextVocabulary(Section):
     """Config of the text vocabulary."""
 
     text: str | None = Field(exclude=True)  # its digest counts, not where it lies
+    codec: str = Field(exclude=True)  # whose tokens are in the digest where they count
     text_vocab: int
 
 
@@ -43,7 +44,7 @@ def text_step(config: Tokenize, images: HasResult, selection: HasResult) -> HasR
     """
     return FileStep(
         StepKind.TEXT.value,
-        TextVocabulary(text=config.text, text_vocab=config.text_vocab),
+        TextVocabulary(text=config.text, codec=config.codec, text_vocab=config.text_vocab),
         code_version="2",
         identity={"digest": _text_digest(config)},
         inputs=(images, selection),
@@ -102,7 +103,7 @@ def make_text(context: StepContext[TextVocabulary]) -> dict[str, int]:
     config, folder, inputs = context.config, context.folder, context.inputs
     store = context.corpus.store
     if config.text:
-        (folder / TOKENIZER).write_bytes(Path(config.text).read_bytes())
+        (folder / TOKENIZER).write_bytes(read_tokenizer(config.text, config.codec).encode())
         return {}
     counts = {"captions": 0}
     text = train_text(_kept_texts(store, inputs, counts), config.text_vocab)
@@ -130,13 +131,13 @@ def _text_digest(config: Tokenize) -> str | None:
     if config.text is None:
         return None
     try:
-        content = Path(config.text).read_bytes()
-        text_of(config, content.decode())
+        content = read_tokenizer(config.text, config.codec)
+        text_of(config, content)
     except OSError as error:
-        raise ValueError(f"tokenize.text: cannot read {config.text}: {error.strerror}") from None
+        raise ValueError(f"tokenize.text: cannot read {error.filename}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ValueError(f"tokenize.text: {config.text} is no tokenizer.json: it is not UTF-8") from None
-    return hashlib.sha256(content).hexdigest()[:20]
+    return hashlib.sha256(content.encode()).hexdigest()[:20]
 
 
 def _codec_digest(recipe: Recipe) -> str:
