@@ -11,7 +11,8 @@ def check(job: StageJob) -> None:
 
     Raises:
         ValueError: there are no token files, the weights to start from are missing or do not fit, the
-            package of a tracker is missing, or ``train.deepspeed`` contradicts the rest of the recipe.
+            package of a tracker is missing, the model cannot be packed, or ``train.deepspeed`` contradicts
+            the rest of the recipe.
     """
     deepspeed_config(job.train)
     check_trackers(job.train.trackers)
@@ -19,5 +20,7 @@ def check(job: StageJob) -> None:
         raise ValueError(f"there are no tokens of target {job.stage.label} to train on")
     if job.init not in SIZES or job.train.model.lora is not None:
         from rasterloom.train.model.packed_lm import check_start  # heavy
+        from rasterloom.train.model.packing_check import check_packing  # heavy
 
         check_start(job.init, job.profile, job.train)
+        check_packing(job.init)

@@ -47,7 +47,8 @@ def check_vocabulary(folder: Path, text: JsonText, *, field: str) -> None:
     if known is not None and known != text.vocabulary:
         raise RecipeError(
             "has another text vocabulary than the tokens, so that ids mean different words; take a model of "
-            "this vocabulary, or tokenize with the model's (tokenize.text: its tokenizer.json)",
+            "this vocabulary, or tokenize with the model's (tokenize.text: its tokenizer.json, or a language "
+            "model's folder)",
             field=field,
             value=folder,
         )

@@ -29,13 +29,21 @@ from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.recipe.train import Train
 from rasterloom.schema import Profile
 from rasterloom.tokenize.buckets import bucket_sizes, choose_bucket
+from rasterloom.tokenize.grown_vocabulary import read_tokenizer
 from rasterloom.tokenize.profiles import profile_of
 from rasterloom.tokenize.text_tokenizer import text_of
 from rasterloom.tokenize.unirep import image_length
 from rasterloom.train.data.stage_data import open_stage
 from rasterloom.train.job import StageJob
 from rasterloom.train.model.freeze import frozen
-from rasterloom.train.model.shapes import SIZES, check_init, parameter_shapes, shape_of
+from rasterloom.train.model.shapes import (
+    SIZES,
+    check_init,
+    first_new_id,
+    is_language_model,
+    parameter_shapes,
+    shape_of,
+)
 from rasterloom.train.validate import check
 from rasterloom.versions.corpus import Corpus
 
@@ -95,6 +103,7 @@ def _check_settings(step: StageStep) -> None:
         if stage_before(step) is None:
             check_init(config.train.init)
             _check_vocabulary(config)
+            _check_language_model(config.train.init, profile)
         shape = shape_of(config.train.init, profile.vocab_size)
         if shape.vocab < profile.vocab_size:
             raise ValueError(
@@ -121,8 +130,17 @@ def _check_vocabulary(config: TrainAt) -> None:
     """Check initial weights against the text vocabulary that the recipe names."""
     init, given = config.train.init, config.tokenize.text
     if init not in SIZES and given is not None:
-        text, _ = text_of(config.tokenize, Path(given).read_text(encoding="utf-8"))
+        text, _ = text_of(config.tokenize, read_tokenizer(given, config.tokenize.codec))
         check_vocabulary(Path(init), text, field="train.init")
+
+
+def _check_language_model(init: str, profile: Profile) -> None:
+    """Check that a language model can be trained on the tokens, packed."""
+    if init not in SIZES and is_language_model(init):
+        from rasterloom.train.model.packing_check import check_packing  # heavy
+
+        first_new_id(init, profile)
+        check_packing(init)
 
 
 def _limits(train: Train) -> list[tuple[str, int | None]]:
@@ -137,7 +155,7 @@ def _profile(config: Tokenize) -> Profile:
 
     if config.text is None:
         return profile_of(config.codec, config.text_vocab)
-    return text_of(config, Path(config.text).read_text(encoding="utf-8"))[1]
+    return text_of(config, read_tokenizer(config.text, config.codec))[1]
 
 
 def _longest_image(config: TrainAt) -> int:

@@ -42,7 +42,7 @@ def train_flops(shape: Shape, *, tokens: int, squares: int, loss_tokens: int) ->
 
     A weight takes a multiplication and an addition a token forward, and twice that backward: 6. Causal
     attention of a sequence of L tokens takes L * L / 2 products with keys and as many with values, each over
-    all heads: 2 * L * L * hidden forward in a layer, and 6 with backward.
+    all heads: 2 * L * L * width of all heads forward in a layer, and 6 with backward.
 
     Args:
         tokens: sum of the sequences' lengths.
@@ -51,7 +51,7 @@ def train_flops(shape: Shape, *, tokens: int, squares: int, loss_tokens: int) ->
     """
     return (
         6.0 * shape.matrix_params * tokens
-        + 6.0 * shape.layers * shape.hidden * squares
+        + 6.0 * shape.layers * shape.queries * squares
         + 6.0 * shape.head_params * loss_tokens
     )
 

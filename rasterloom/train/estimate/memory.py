@@ -12,10 +12,10 @@ from typing import Any
 from rasterloom.recipe.model import Lora
 from rasterloom.recipe.train import Train
 from rasterloom.train.deepspeed_config import BUCKET_ELEMENTS, deepspeed_config
+from rasterloom.train.model.families import FAMILIES
 from rasterloom.train.model.freeze import frozen
-from rasterloom.train.model.shapes import LOGITS_AT_ONCE, Shape, parameter_shapes
+from rasterloom.train.model.shapes import EMBEDDING, HEAD, LOGITS_AT_ONCE, Shape, parameter_shapes
 
-VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 LIVE_ELEMENTS = 1_000_000_000  # of parameters that ZeRO 3 leaves gathered at most: DeepSpeed's default
 CODE_PIXELS, PROMPT_TOKENS = 16, 256  # a side of a code, of codecs with the largest images; a long prompt
 
@@ -93,7 +93,7 @@ def memory(shape: Shape, train: Train, freeze: Sequence[str], workers: int, rank
     weights /= workers if zero == 3 else 1
     if _on_cpu(config, "offload_param"):
         host, weights = host + weights, 0.0
-    head = shape.head_params if "lm_head.weight" in trained else 0
+    head = shape.head_params if (EMBEDDING if shape.tied else HEAD) in trained else 0
     on_their_way = _buckets(config, zero, (width, sent), max(sizes.values()), params)
     accumulates = rank_tokens < train.stages[0].batch_tokens / workers
     return Memory(
@@ -148,7 +148,7 @@ def _drawing(shape: Shape, train: Train, width: int) -> int:
         return 0
     side = max(part.target for part in train.stages[0].parts) // CODE_PIXELS
     tokens = side * (side + 1) + PROMPT_TOKENS
-    return 2 * 2 * width * shape.layers * shape.kv_heads * shape.head_width * tokens
+    return 2 * 2 * width * shape.layers * shape.keys * tokens
 
 
 def trained_parameters(shape: Shape, lora: Lora | None, freeze: Sequence[str]) -> set[str]:
@@ -156,22 +156,24 @@ def trained_parameters(shape: Shape, lora: Lora | None, freeze: Sequence[str]) -
     names = set(parameter_shapes(shape, lora))
     if lora is not None:
         adapters = {name for name in names if ".lora_" in name}
-        names = adapters | (set(VOCABULARY) if lora.vocabulary else set())
+        names = adapters | (names & {EMBEDDING, HEAD} if lora.vocabulary else set())
     return names - frozen(parameter_shapes(shape, lora), freeze)
 
 
 def activations(shape: Shape, train: Train, tokens: int) -> int:
     """Bytes kept for the backward pass, without dropout's masks.
 
-    Of a layer, in units of the hidden width h, of keys k and of the MLP i, a token keeps 10 h + 4 k + 4 i
-    (both norms' inputs and outputs, queries, keys and values before and after their norms and rotated,
-    attention's output; gate, its activation, up, and their product), in bf16 2 h more, because norms are
-    computed in float32; ``selective`` 5 h + 2 k; ``full`` h. What one layer computes again is added once.
+    Of a layer, in units of the hidden width h, of queries q, keys k and of the MLP i, a token keeps
+    6 h + 4 q + 4 k + 4 i (both norms' inputs and outputs, queries, keys and values before and after their
+    norms and rotated, attention's output; gate, its activation, up, and their product), in bf16 2 h more,
+    because norms are computed in float32; ``selective`` 3 h + 2 q + 2 k; ``full`` h. Without norms of queries
+    and keys, q + k less. What one layer computes again is added once.
     """
-    width, keys, inner = shape.hidden, shape.kv_heads * shape.head_width, shape.intermediate
+    width, queries, keys, inner = shape.hidden, shape.queries, shape.keys, shape.intermediate
     half, remat = train.deepspeed.bf16, train.model.recomputed
-    whole = (12 if half else 10) * width + 4 * keys + 4 * inner
-    kept = {"none": whole, "selective": 5 * width + 2 * keys, "full": width}[remat]
+    normed = FAMILIES[shape.family].head_norms != "none"
+    whole = (8 if half else 6) * width + (4 if normed else 3) * (queries + keys) + 4 * inner
+    kept = {"none": whole, "selective": 3 * width + 2 * queries + 2 * keys, "full": width}[remat]
     again = 0 if remat == "none" else whole - kept
     return (2 if half else 4) * tokens * (shape.layers * kept + again)
 

@@ -43,8 +43,8 @@ def _for_training(compiled: Callable[..., Any], plain: Callable[..., Any]) -> Ca
     return run
 
 
-def _checkpointed(layer: nn.Module, forward: Callable[..., Any], *, selective: bool) -> Callable[..., Any]:
-    width = layer.hidden_size
+def _checkpointed(layer: Any, forward: Callable[..., Any], *, selective: bool) -> Callable[..., Any]:
+    width: int = max(layer.hidden_size, layer.self_attn.o_proj.in_features)
     context = partial(create_selective_checkpoint_contexts, partial(_policy, width)) if selective else None
     options: dict[str, Any] = {"context_fn": context} if context else {}
 

@@ -34,7 +34,7 @@ class Decoder:
         """Allocate the cache.
 
         Args:
-            model: a Chameleon of transformers; its attention must be transformers' own.
+            model: of transformers; its attention must be transformers' own.
             room: tokens of a row, contexts and all steps.
             replays: of this decoder's steps; None computes each as it comes.
         """

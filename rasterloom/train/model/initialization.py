@@ -1,4 +1,4 @@
-"""Initial model: a Chameleon of a named size, or of a checkpoint."""
+"""Initial model: of a named size, or of a checkpoint, whose vocabulary may grow."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -8,16 +8,35 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import ChameleonConfig, ChameleonForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    ChameleonConfig,
+    ChameleonForConditionalGeneration,
+    PreTrainedConfig,
+)
 from transformers.utils import logging as transformers_logging
 
 from rasterloom.schema import Profile
-from rasterloom.train.model.shapes import MINI, SIZES, TINY, config_fields
+from rasterloom.train.model.families import CHAMELEON, FAMILIES, family_of
+from rasterloom.train.model.shapes import (
+    EMBEDDING,
+    HEAD,
+    IMAGE_START,
+    MINI,
+    SIZES,
+    TINY,
+    config_fields,
+    first_new_id,
+    is_language_model,
+)
 from rasterloom.train.model.tensor_reader import StoredTensors, open_weights
 from rasterloom.utils.random_streams import stream_number
 
 MAX_POSITIONS = 10_240  # of models from scratch: longer than any sample's sequence, 16 views of 384 pixels
 SPREAD = 0.02  # of the weights of models from scratch
+ROPE_THETA = {CHAMELEON: 10_000.0, "llama": 500_000.0, "qwen3": 1_000_000.0}  # of models from scratch
+NORM_EPS = {"llama": 1e-5, "qwen3": 1e-6}
 
 ZeroHead = Literal["auto", "true", "false"]
 
@@ -27,22 +46,25 @@ def tiny_config(profile: Profile, size: str = TINY) -> ChameleonConfig:
     return _config(size, profile, max_position_embeddings=4096, initializer_range=0.05)
 
 
-def model_config(init: str, profile: Profile) -> ChameleonConfig:
+def model_config(init: str, profile: Profile) -> PreTrainedConfig:
     """The config of a size by name, or of a checkpoint.
 
     Raises:
-        ValueError: there is no checkpoint at ``init``, it is no Chameleon, or its vocabulary is smaller than
-            the profile's.
+        ValueError: there is no checkpoint at ``init``, it is of no known family, or its vocabulary is smaller
+            than the profile's and cannot grow, or has other ids of text.
     """
     if init in (TINY, MINI):
         return tiny_config(profile, init)
     if init in SIZES:
-        return _config(init, profile)
+        return _config(init, profile) if SIZES[init].family == CHAMELEON else _language_config(init, profile)
     fields = config_fields(init)
-    kind = fields.get("model_type")
-    if not str(kind).startswith("chameleon"):
-        raise ValueError(f"train.init: {init} holds a model of type {kind!r}, not a Chameleon")
     size = fields.get("vocab_size", 0)
+    if is_language_model(init):
+        first_new_id(init, profile)
+        with quiet():
+            grown = AutoConfig.from_pretrained(init)
+        grown.vocab_size = max(size, profile.vocab_size)
+        return _with_ids(grown, profile)
     if size < profile.vocab_size:
         raise ValueError(
             f"the checkpoint {init} has a vocabulary of {size}, but the tokens are of profile "
@@ -56,6 +78,18 @@ def model_config(init: str, profile: Profile) -> ChameleonConfig:
     return config
 
 
+def empty_model(config: PreTrainedConfig) -> Any:
+    """Model of a config, float32, without Chameleon's image encoder. Its weights are to be set."""
+    if not isinstance(config, ChameleonConfig):
+        other: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        if config.tie_word_embeddings:  # ZeRO 3 has put other parameters in their place
+            other.lm_head.weight = other.model.embed_tokens.weight
+        return other
+    model = ChameleonForConditionalGeneration(config)
+    model.model.vqmodel = None
+    return model
+
+
 def build_model(
     init: str,
     profile: Profile,
@@ -63,12 +97,12 @@ def build_model(
     seed: int = 0,
     device: str = "cpu",
     zero_image_head: ZeroHead = "auto",
-) -> ChameleonForConditionalGeneration:
-    """Build the model in float32, without the image encoder.
+) -> Any:
+    """Build the model of transformers in float32, without Chameleon's image encoder.
 
     Args:
-        init: a size (`sizes.SIZES`) for random weights from ``seed``, or the folder of a checkpoint: of
-            Chameleon in transformers' form, or of Lumina-mGPT.
+        init: a size (`sizes.SIZES`) for random weights from ``seed``, or the folder of a checkpoint in
+            transformers' form, or of Lumina-mGPT.
         device: ``cpu``, or ``meta`` for a model without weights.
         zero_image_head: see `starting_weights`.
 
@@ -77,12 +111,15 @@ def build_model(
     """
     config = model_config(init, profile)
     with torch.device("meta"):
-        model = ChameleonForConditionalGeneration(config)
-    model.model.vqmodel = None
+        model = empty_model(config)
     if device == "meta":
         return model
-    weights = starting_weights(init, profile, _shapes(model), seed=seed, zero_image_head=zero_image_head)
-    model.load_state_dict(dict(weights), assign=True)
+    shapes = _shapes(model)
+    weights = dict(starting_weights(init, profile, shapes, seed=seed, zero_image_head=zero_image_head))
+    tied = HEAD not in shapes
+    model.load_state_dict(weights | ({HEAD: weights[EMBEDDING]} if tied else {}), assign=True)
+    if tied:
+        model.lm_head.weight = model.model.embed_tokens.weight
     model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its constants are in no checkpoint
     return model.requires_grad_()
 
@@ -94,7 +131,7 @@ def check_checkpoint(folder: str, profile: Profile) -> None:
         ValueError: as `build_model`.
     """
     model = build_model(folder, profile, device="meta")
-    _stored(folder).check(_shapes(model))
+    _stored(folder).check(_shapes_before(folder, profile, _shapes(model)))
 
 
 def starting_weights(
@@ -114,19 +151,23 @@ def starting_weights(
             masks image tokens, as Meta's does and neither a trained Lumina-mGPT's nor our own do.
 
     Raises:
-        ValueError: the checkpoint lacks tensors, or has others than its config says.
+        ValueError: the checkpoint lacks tensors, or has others than its config says; or the head is the
+            embedding, whose rows cannot be zeros.
     """
     if init in (TINY, MINI):
         weights = _tiny_weights(init, profile, shapes, seed)
     elif init in SIZES:
         weights = _random_weights(shapes, seed)
     else:
-        stored = _stored(init)
-        stored.check(shapes)
-        weights = stored.read(shapes, torch.float32)
+        weights = _stored_weights(init, profile, shapes)
     zero = starts_with_zeros(init, zero_image_head)
+    if zero and HEAD not in shapes:
+        raise ValueError(
+            "train.model.zero_image_head: the head of this model is its embedding, which cannot start as "
+            "zeros; leave it 'auto'"
+        )
     for name, tensor in weights:
-        if zero and name == "lm_head.weight":
+        if zero and name == HEAD:
             tensor = tensor.index_fill(0, image_ids(profile), 0.0)
         yield name, tensor
 
@@ -168,8 +209,36 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
+def _stored_weights(
+    init: str, profile: Profile, shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, Tensor]]:
+    """Weights of a checkpoint. Rows of tokens that are new to it are the mean of the others."""
+    stored, first = _stored(init), first_new_id(init, profile)
+    before = _shapes_before(init, profile, shapes)
+    stored.check(before)
+    for name, tensor in stored.read(before, torch.float32):
+        if first is not None and name in (EMBEDDING, HEAD):
+            known = tensor[:first]
+            new = known.mean(dim=0).expand(shapes[name][0] - len(known), -1)
+            tensor = torch.cat([known, new])
+        yield name, tensor
+
+
+def _shapes_before(
+    init: str, profile: Profile, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of a model's parameters before its vocabulary grows."""
+    found = dict(shapes)
+    if first_new_id(init, profile) is not None:
+        rows = int(config_fields(init)["vocab_size"])
+        found |= {name: (rows, *shapes[name][1:]) for name in (EMBEDDING, HEAD) if name in shapes}
+    return found
+
+
 def _stored(init: str) -> StoredTensors:
-    return open_weights(Path(init), tied=bool(config_fields(init).get("tie_word_embeddings")))
+    fields = config_fields(init)
+    tied = fields.get("tie_word_embeddings", FAMILIES[family_of(fields, init)].tied)
+    return open_weights(Path(init), tied=bool(tied))
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -186,7 +255,7 @@ def _config(size: str, profile: Profile, **options: Any) -> ChameleonConfig:
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.kv_heads,
         swin_norm=shape.swin_norm,
-        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA[CHAMELEON]},
         pad_token_id=profile.pad,
         bos_token_id=profile.bos,
         eos_token_id=profile.sep,
@@ -199,6 +268,33 @@ def _config(size: str, profile: Profile, **options: Any) -> ChameleonConfig:
         },
         **{"max_position_embeddings": MAX_POSITIONS, "initializer_range": SPREAD, **options},
     )  # fmt: skip
+
+
+def _language_config(size: str, profile: Profile) -> PreTrainedConfig:
+    shape = SIZES[size]
+    config = AutoConfig.for_model(
+        shape.family,
+        vocab_size=profile.vocab_size,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_width,
+        tie_word_embeddings=shape.tied,
+        rms_norm_eps=NORM_EPS[shape.family],
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA[shape.family]},
+        max_position_embeddings=MAX_POSITIONS,
+        initializer_range=SPREAD,
+    )
+    return _with_ids(config, profile)
+
+
+def _with_ids(config: PreTrainedConfig, profile: Profile) -> PreTrainedConfig:
+    """Config of a language model with the ids of tokens. The row of its pad token is never trained."""
+    config.pad_token_id, config.bos_token_id, config.eos_token_id = profile.pad, profile.bos, profile.sep
+    setattr(config, IMAGE_START, profile.boi)
+    return config
 
 
 def _tiny_weights(

@@ -10,8 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import ChameleonForConditionalGeneration
+from torch import Tensor, nn
 from transformers.models.chameleon import modeling_chameleon
 
 from rasterloom.train.model.attention import packed_attention
@@ -33,10 +32,11 @@ def takes(*tensors: Tensor) -> bool:
     return all(x.is_cuda and x.dtype == first.dtype for x in tensors)
 
 
-def fuse(lm: ChameleonForConditionalGeneration) -> None:
+def fuse(lm: nn.Module) -> None:
     """Have a model compute with fused operators, wherever they take its tensors.
 
     Modules and parameters stay as they are, so that what gathers, adapts or checkpoints them finds them.
+    Those of other families than Chameleon compute as they do.
     """
     for module in lm.modules():
         if isinstance(module, modeling_chameleon.ChameleonRMSNorm):

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rasterloom.recipe.model import Lora
-from rasterloom.train.model.shapes import LORA_A, LORA_B, LORA_BASE
+from rasterloom.train.model.shapes import EMBEDDING, HEAD, LORA_A, LORA_B, LORA_BASE
 from rasterloom.utils.json_files import read_json
 from rasterloom.utils.random_streams import stream_number
 
@@ -32,7 +32,7 @@ def add_lora(lm: Any, lora: Lora, *, seed: int, stage: int) -> None:
     """Freeze a model and put adapters beside the matrices of its layers. They start out as adding nothing.
 
     Args:
-        lm: a ChameleonForConditionalGeneration; changed in place.
+        lm: a model of transformers; changed in place.
         seed: of the run.
         stage: number of the stage. The adapters start alike on every rank, and differently in every stage.
     """
@@ -51,7 +51,9 @@ def merged(weights: Mapping[str, Tensor], lora: Lora | None) -> dict[str, Tensor
     if lora is None:
         return dict(weights)
     plain = {
-        name: tensor for name, tensor in weights.items() if not name.endswith((LORA_A, LORA_B, LORA_BASE))
+        name.replace(".base_layer.bias", ".bias"): tensor
+        for name, tensor in weights.items()
+        if not name.endswith((LORA_A, LORA_B, LORA_BASE))
     }
     for name, tensor in weights.items():
         if name.endswith(LORA_BASE):
@@ -76,6 +78,8 @@ def save_adapter(weights: Mapping[str, Tensor], lora: Lora, folder: Path, base: 
         if name.endswith((LORA_A, LORA_B))
         or (lora.vocabulary and any(name.endswith(f"{part}.weight") for part in VOCABULARY))
     }
+    if lora.vocabulary:  # peft keeps a head of its own where it is the embedding
+        trained[HEAD] = trained.get(HEAD, trained[EMBEDDING]).clone()
     folder.mkdir(parents=True, exist_ok=True)
     save_file(
         {f"base_model.model.{name}": tensor.contiguous() for name, tensor in trained.items()},

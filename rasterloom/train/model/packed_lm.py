@@ -1,4 +1,4 @@
-"""PackedLM: transformers' Chameleon on concatenated sequences, without image encoder."""
+"""PackedLM: a decoder of transformers on concatenated sequences."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,7 +8,6 @@ from typing import Any
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
 from torch.nn.functional import dropout
-from transformers import ChameleonForConditionalGeneration
 
 from rasterloom.recipe.model import Lora
 from rasterloom.recipe.train import Train
@@ -29,7 +28,7 @@ from rasterloom.train.model.initialization import (
 from rasterloom.train.model.lora import add_lora, check_lora_installed, merged
 from rasterloom.train.model.loss import Losses, LossHead
 from rasterloom.train.model.model_card import write_companions
-from rasterloom.train.model.shapes import SIZES
+from rasterloom.train.model.shapes import HEAD, SIZES, first_new_id
 from rasterloom.train.model.zero3_init import build_partitioned
 from rasterloom.train.transformers_compat import attention_name
 
@@ -48,7 +47,7 @@ def training_model(init: str, profile: Profile, train: Train) -> "PackedLM":
         ValueError: as `build_model`; or LoRA would freeze a head whose image rows are zero.
     """
     options = train.model
-    _check_lora(init, train)
+    _check_lora(init, profile, train)
     zero = zero_image_head(init, train)
     if train.deepspeed.zero == 3:
         lm = build_partitioned(init, profile, train, zero_image_head=zero)
@@ -70,7 +69,7 @@ def check_start(init: str, profile: Profile, train: Train) -> None:
     """
     if init not in SIZES:
         check_checkpoint(init, profile)
-    _check_lora(init, train)
+    _check_lora(init, profile, train)
 
 
 def zero_image_head(init: str, train: Train) -> ZeroHead:
@@ -78,20 +77,27 @@ def zero_image_head(init: str, train: Train) -> ZeroHead:
     return train.model.zero_image_head if init == train.init else "false"
 
 
-def _check_lora(init: str, train: Train) -> None:
+def _check_lora(init: str, profile: Profile, train: Train) -> None:
     lora = train.model.lora
     if lora is None:
         return
     check_lora_installed()
-    if not lora.vocabulary and starts_with_zeros(init, zero_image_head(init, train)):
+    if lora.vocabulary:
+        return
+    if starts_with_zeros(init, zero_image_head(init, train)):
         raise ValueError(
             "train.model.lora: image rows of the head start as zeros and would stay so; "
             "set train.model.lora.vocabulary: true, or train.model.zero_image_head: 'false'"
         )
+    if first_new_id(init, profile) is not None:
+        raise ValueError(
+            "train.model.lora: tokens of images are new to the model, and their rows would stay as they "
+            "start; set train.model.lora.vocabulary: true"
+        )
 
 
 def save_model(
-    model: ChameleonForConditionalGeneration,
+    model: Any,
     profile: Profile,
     folder: Path,
     *,
@@ -108,16 +114,18 @@ def save_model(
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = merged(model.state_dict() if state_dict is None else state_dict, lora)
-    model.config.architectures = [ChameleonForConditionalGeneration.__name__]
+    if model.config.tie_word_embeddings:
+        weights.pop(HEAD, None)
+    model.config.architectures = [type(model).__name__]
     dtype = next(iter(weights.values())).dtype
     model.config.dtype = dtype  # not that of the checkpoint that it started from
     model.config.save_pretrained(folder)
     save_torch_state_dict(weights, folder)
-    write_companions(folder, profile, vocabulary, str(dtype).removeprefix("torch."))
+    write_companions(folder, profile, vocabulary, str(dtype).removeprefix("torch."), type(model).__name__)
 
 
 @contextmanager
-def own_attention(lm: ChameleonForConditionalGeneration) -> Iterator[None]:
+def own_attention(lm: Any) -> Iterator[None]:
     """Use transformers' attention, with masks and a cache, during the block."""
     before = attention_name(lm.config)
     with quiet():
@@ -132,9 +140,7 @@ def own_attention(lm: ChameleonForConditionalGeneration) -> Iterator[None]:
 class PackedLM(nn.Module):
     """A language model on concatenated sequences that returns token losses."""
 
-    def __init__(
-        self, lm: ChameleonForConditionalGeneration, residual_dropout: float = 0.0, *, z_loss: float = 0.0
-    ) -> None:
+    def __init__(self, lm: Any, residual_dropout: float = 0.0, *, z_loss: float = 0.0) -> None:
         super().__init__()
         self.lm = lm
         self.z_loss = z_loss

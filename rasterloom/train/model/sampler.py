@@ -44,7 +44,7 @@ class Sampler:
     """
 
     def __init__(self, model: Any, profile: Profile, batch: int = 32) -> None:
-        """Take a Chameleon of transformers, in evaluation mode. Its attention must be transformers' own."""
+        """Take a model of transformers, in evaluation mode. Its attention must be transformers' own."""
         self.model, self.profile, self.batch, self.first = model, profile, batch, 0
         self.capture: Callable[[], Callable[[Step], Step]] | None = None
         self.device: torch.device = model.lm_head.weight.device
@@ -264,7 +264,7 @@ def cache_bytes(config: Any, width: int) -> int:
         width: bytes of a number.
     """
     heads: int = config.num_key_value_heads or config.num_attention_heads
-    head_width: int = config.hidden_size // config.num_attention_heads
+    head_width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     layers: int = config.num_hidden_layers
     return 2 * width * layers * heads * head_width
 

@@ -1,7 +1,7 @@
 """Reading of checkpoints tensor by tensor, with one-line errors.
 
-Names are those of transformers' Chameleon, which are also those of Lumina-mGPT's checkpoints. The files may
-be safetensors or PyTorch's, one or many. No more than a tensor is in memory at a time.
+Names are those of transformers, which are also those of Lumina-mGPT's checkpoints. The files may be
+safetensors or PyTorch's, one or many. No more than a tensor is in memory at a time.
 """
 
 import pickle
@@ -14,8 +14,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from rasterloom.train.model.checkpoint_files import check_file, cut_short, is_zip, listed, weight_files
+from rasterloom.train.model.shapes import EMBEDDING, HEAD
 
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 NOT_NEEDED = ("model.vqmodel.", "rotary_emb.inv_freq")
 """Parts of names of what a language model needs not: the image encoder, and constants."""
 
@@ -31,6 +31,7 @@ class StoredTensors:
         Args:
             tied: the head is the embedding, and stored under that name alone.
         """
+        self._tied = tied
         self._is_tied = tied and HEAD not in shapes and EMBEDDING in shapes
         alias = {HEAD: EMBEDDING} if self._is_tied else {}
         self.folder = folder
@@ -41,7 +42,9 @@ class StoredTensors:
         """Raise ValueError naming missing, surplus or misshapen tensors."""
         problems = {
             "missing": [name for name in wanted if name not in self.shapes],
-            "of no use": [name for name in self.shapes if name not in wanted],
+            "of no use": [
+                name for name in self.shapes if name not in wanted and not (self._tied and name == HEAD)
+            ],
             "of another shape": [
                 f"{name} {list(self.shapes[name])} where the model has {list(shape)}"
                 for name, shape in wanted.items()

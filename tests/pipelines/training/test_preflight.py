@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+from language_models import write_model
 
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.training.preflight import check_training
@@ -30,3 +31,54 @@ def test_samples_that_cannot_be_drawn_are_refused_before_the_training(tmp_path, 
     loaded = load_recipe(tmp_path / "recipe.yaml")
     with pytest.raises(RecipeError, match=words):
         check_training(loaded, [step for step in Workflow(loaded).steps if step.name == "sample"])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A recipe's folder with a list and a language model."""
+    (tmp_path / "pairs.csv").write_text("url,caption\nhttp://127.0.0.1/a.jpg,one\n")
+    write_model(tmp_path / "qwen", "qwen3", tied=True)
+    write_model(tmp_path / "window", "mistral", tied=False, sliding_window=16)
+    return tmp_path
+
+
+def checked(folder, init, text, **train):
+    """Check the training of a recipe with these initial weights and this text."""
+    recipe = {
+        "corpus": "a",
+        "workspace": "workspace",
+        "sources": [{"path": "pairs.csv"}],
+        "tokenize": {"codec": "mini", "targets": [64], "text": text},
+        "train": {"init": init, "stages": [{"target": 64, "steps": 1}], **train},
+        "run": {"cpus": 2, "train_workers": 1},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    loaded = load_recipe(folder / "recipe.yaml")
+    steps = Workflow(loaded).steps
+    check_training(loaded, [step for step in steps if step.name.startswith("train")])
+    return steps
+
+
+@pytest.mark.parametrize(
+    ("init", "text", "words"),
+    [
+        (
+            "qwen",
+            None,
+            r"^train/1-64: train\.init: .*qwen is a language model, .* tokenize\.text to its folder",
+        ),
+        ("qwen", "qwen/tokenizer.json", r"has another text vocabulary .* or a language model's folder\)$"),
+        ("window", "window", r"^train/1-64: .*window cannot be trained on packed sequences: .* 16 tokens\)$"),
+    ],
+)
+def test_language_models_are_refused_before_there_are_tokens(folder, init, text, words):
+    with pytest.raises(RecipeError, match=words):
+        checked(folder, init, text)
+
+
+@pytest.mark.usefixtures("warm_ray")
+def test_a_language_model_whose_folder_is_the_text_is_accepted(folder):
+    steps = checked(folder, "qwen", "qwen")
+    text = next(step for step in steps if step.name == "text")
+    other = checked(folder, "qwen", "window")  # the same tokenizer
+    assert next(step for step in other if step.name == "text").fingerprint == text.fingerprint

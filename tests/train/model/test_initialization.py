@@ -39,7 +39,7 @@ def edit_weights(folder: str, edit) -> None:
 def test_every_size_has_the_parameters_that_its_shape_says(size, profile):
     model = build_model(size, profile, device="meta")
     assert sum(p.numel() for p in model.parameters()) == shape_of(size, profile.vocab_size).params
-    assert model.config.swin_norm == (size == "34b")
+    assert getattr(model.config, "swin_norm", False) == size.endswith("34b")
     assert model.lm_head.weight.is_meta
 
 
@@ -166,8 +166,8 @@ def test_what_does_not_fit_is_named(tmp_path, profile, small_checkpoint):
         build_model(str(tmp_path / "nowhere"), profile)
     with pytest.raises(ValueError, match=r"a vocabulary of 48, but .* profile 'test' with 60"):
         build_model(small_checkpoint, replace(profile, vocab_size=60))
-    edit_config(small_checkpoint, model_type="llama")
-    with pytest.raises(ValueError, match="a model of type 'llama', not a Chameleon"):
+    edit_config(small_checkpoint, model_type="gpt2")
+    with pytest.raises(ValueError, match="a model of type 'gpt2', but takes chameleon"):
         build_model(small_checkpoint, profile)
 
 

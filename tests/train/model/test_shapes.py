@@ -18,7 +18,13 @@ def test_a_name_takes_the_vocabulary_of_the_tokens():
 
 
 def test_a_checkpoint_says_its_own_shape(tmp_path):
-    fields = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    fields = {
+        "model_type": "chameleon",
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     config = tmp_path / "config.json"
     config.write_text(json.dumps({**fields, "vocab_size": 100, "swin_norm": True, "num_key_value_heads": 2}))
     assert shape_of(str(tmp_path), 7) == Shape(64, 96, 2, 4, 2, vocab=100, swin_norm=True)
