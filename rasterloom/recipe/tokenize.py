@@ -56,7 +56,8 @@ class Tokenize(Section):
     """Precision of the codec. tf32, for GPUs, and bf16 are faster on hardware that supports them, and change
     some codes."""
     text: str | None = None
-    """Path of a tokenizer.json; null: a byte-level BPE is trained on the corpus."""
+    """Path of a tokenizer.json, or the folder of a language model, whose vocabulary grows by the tokens of
+    images (docs/own-model.md); null: a byte-level BPE is trained on the corpus."""
     text_vocab: int = Field(439, ge=256)
     """Size of the text vocabulary when it is trained on the corpus."""
     targets: tuple[int, ...] = (512,)

@@ -240,8 +240,8 @@ class Train(Watch):
     """
 
     init: str = "tiny"
-    """A size for a new model (``tiny``, ``mini``, ``small``, ``1b``, ``7b`` or ``34b``), or the folder of a
-    checkpoint."""
+    """A size for a new model (``tiny``, ``mini``, ``small``, ``1b``, ``7b`` or ``34b``, or a size of another
+    family such as ``qwen3-0.6b``), or the folder of a checkpoint; see docs/own-model.md."""
     stages: tuple[Stage, ...] = Field(min_length=1)
     """Stages in order, usually of rising resolution."""
     model: Model = Model()
