@@ -13,6 +13,7 @@ from server import serve
 from website import build_site
 
 from rasterloom.cli.options import result_lines
+from rasterloom.errors import INTERRUPTED, STOPPED_TEXT, RasterloomError
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.run import result_files, run
 from rasterloom.pipelines.workflow import Workflow
@@ -58,6 +59,12 @@ def site_of(recipe: Recipe) -> tuple[Path, int]:
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except KeyboardInterrupt:
+        print(STOPPED_TEXT, file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except RasterloomError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise

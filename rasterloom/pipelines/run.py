@@ -161,7 +161,10 @@ def result_files(workflow: Workflow, last: str, here: bool = False) -> dict[str,
     for step in workflow.until(last):
         for kind, name in ((StepKind.SAMPLE, GRID), (StepKind.REPORT, INDEX_HTML)):
             if step.kind is kind and workflow.status(step).done:
-                found[kind] = place(f"{file_folder(corpus, step)}/{name}")
+                file = f"{file_folder(corpus, step)}/{name}"
+                if not corpus.store.exists(file):  # without prompts, or a decoder, there are no samples
+                    continue
+                found[kind] = place(file)
                 if here and corpus.store.is_s3:
                     found[f"{kind}, a copy"] = str(local_folder(corpus, step) / name)
     return found or {"workspace": workflow.recipe.workspace}

@@ -114,6 +114,9 @@ def loss_curve(stage: Stage) -> Markup:
         return Markup()
     axes = LossAxes.around([series, stage.heldout_curve], values)
     parts = [*axes.frame(), axes.curve(series, "raw"), axes.curve(smooth, "curve")]
+    if len(series) == 1:  # which is no line
+        x, y = axes.at(*series[0])
+        parts.append(f'<circle class="kept" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>')
     if len(stage.heldout_curve) > 2:  # measured on the way, not at the ends alone
         parts.append(axes.curve(stage.heldout_curve, "mark"))
     for bucket, loss in stage.heldout_buckets.items():

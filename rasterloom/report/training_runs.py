@@ -180,7 +180,8 @@ def read_samples(folder: Path) -> Samples | None:
             prompts.setdefault(prompt, []).append(made)
     sheet = str(found.get("grid") or GRID)
     grid = None if prompts else _file_image(folder, sheet, "sampled images", 1600)
-    if not prompts and grid is None:
+    skills = _skills(found.get("suite"))
+    if not (prompts or grid or skills):
         return None
     names = {"cfg": "guidance", "temperature": "temperature", "top_k": "top-k"}
     settings = ", ".join(f"{name} {found[key]}" for key, name in names.items() if found.get(key) is not None)
@@ -191,7 +192,7 @@ def read_samples(folder: Path) -> Samples | None:
     answers = tuple((name, share) for name, value in checks.items() if (share := _share(value)))
     left_out = max(0, len(listed) - SAMPLES)
     of_prompts = tuple((prompt, tuple(images)) for prompt, images in prompts.items())
-    return Samples(of_prompts, grid, settings, answers, left_out, _skills(found.get("suite")))
+    return Samples(of_prompts, grid, settings, answers, left_out, skills)
 
 
 def _skills(suite: Any) -> tuple[Skill, ...]:

@@ -71,7 +71,8 @@ def test_short_and_flat_curves_are_drawn(losses: list[float]) -> None:
     chart = charts.loss_curve(stage(losses))
     assert "nan" not in chart
     if losses:
-        ElementTree.fromstring(chart)
+        dots = [e for e in ElementTree.fromstring(chart).iter("circle") if e.get("class") == "kept"]
+        assert len(dots) == (len(losses) == 1), "one point is no line"
     else:
         assert chart == ""
 

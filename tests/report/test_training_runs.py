@@ -108,6 +108,16 @@ def test_the_grid_stands_in_for_images_that_are_not_listed(tmp_path: Path) -> No
     assert samples.prompts == ()
 
 
+def test_a_suite_alone_is_shown_and_neither_is_nothing(tmp_path: Path) -> None:
+    write(tmp_path, "samples.json", {"grid": None, "images": [], "suite": None, "cfg": 3.0})
+    assert read_samples(tmp_path) is None
+    skills = {"all": {"right": 57, "asked": 60, "low": 0.86, "high": 0.98}}
+    write(tmp_path, "samples.json", {"grid": None, "images": [], "suite": {"skills": skills}})
+    samples = read_samples(tmp_path)
+    assert samples is not None
+    assert [skill.name for skill in samples.skills] == ["all"]
+
+
 def test_an_image_outside_of_the_folder_is_not_shown(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "secret.png")
     write(tmp_path / "samples", "samples.json", {"images": [{"file": "../secret.png", "prompt": "a"}]})

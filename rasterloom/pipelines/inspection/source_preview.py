@@ -25,6 +25,7 @@ class Preview:
     rows: str
     files: list[str]  # a line for those that are read, and one for each reason why others are not
     examples: list[str]
+    caption: str  # of the first example that has one
 
     def lines(self) -> Iterator[str]:
         """Yield the source in lines."""
@@ -46,7 +47,8 @@ def preview(source: Source) -> Preview:
     files = survey.lines() if survey else []
     uncaptioned = uncaptioned_sources([source])
     examples = [_example(pair, uncaptioned) for pair in pairs]
-    return Preview(source_name(source), kind_of(source), rows, files, examples)
+    captions = (pair["caption"] for pair in pairs if pair["turns"] is None and pair["caption"])
+    return Preview(source_name(source), kind_of(source), rows, files, examples, next(captions, ""))
 
 
 def _example(pair: dict[str, Any], uncaptioned: Collection[str]) -> str:

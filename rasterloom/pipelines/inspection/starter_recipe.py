@@ -44,8 +44,9 @@ score: [quality]                        # also flatness, clip, aesthetic, nsfw, 
 keep: quality >= 0.2 and min_side >= 256   # SQL over the columns of images and scores
 dedup: {phash_radius: 4}                # drop near duplicates; null keeps them
 tokenize: {codec: mini, targets: [512]} # resolutions; codecs: docs/codecs.md
-# train: {stages: [{target: 512, epochs: 1, lr: 2.0e-4}]}   # docs/training.md
+# train: {stages: [{target: 512, epochs: 1, lr: 2.0e-4}]}   # of a tiny model: docs/training.md
 """
+PROMPT = "a red bicycle"  # where a source has no captions
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,9 @@ def recipe_text(look: Look, out: Path) -> str:
         lines.append(_line(f"{sign}{name}: {_scalar(shown)}", _comment(name, value, guess)))
     if "licence" not in guess.fields:
         lines.append(_line("    # licence: CC0-1.0", "of all images, or {column: NAME}"))
-    return "\n".join([*lines, REST])
+    prompt = _scalar(cut(look.preview.caption or PROMPT, SHOWN))
+    sample = f"# sample: {{prompts: [{prompt}]}}   # images for the report, by the trained model"
+    return "\n".join([*lines, f"{REST}{sample}\n"])
 
 
 def _line(text: str, comment: str) -> str:

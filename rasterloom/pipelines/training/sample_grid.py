@@ -122,11 +122,12 @@ def write_samples(
     for number, (a, image) in enumerate(shown):
         image.save(folder / f"sample-{number:03d}.png")
         entries.append({**asdict(a), "file": f"sample-{number:03d}.png", "seed": config.seed})
-    grid([image for _, image in shown], [a.prompt for a, _ in shown]).save(folder / GRID)
+    if shown:
+        grid([image for _, image in shown], [a.prompt for a, _ in shown]).save(folder / GRID)
     suite = write_suite(folder, of_suite) if of_suite else None
     lines = _check_rows(shown, real, downsample)
     page = {
-        "grid": GRID,
+        "grid": GRID if shown else None,
         "images": entries,
         "suite": suite,
         "rows_line_up": lines,

@@ -72,5 +72,6 @@ def draw(drawing: Drawing) -> Drawn | None:
     real = {
         bucket: sample_grid.images_of(codec, profile, [list(ids) for ids in sequences])
         for bucket, sequences in drawing.sequences.items()
+        if asked  # they are what images of prompts are compared with
     }
     return Drawn(images, of_suite, real)

@@ -1,6 +1,7 @@
 """Starter recipes: they load, plan takes them, and nothing of a source can add to them."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,25 @@ def test_a_recipe_of_commented_lines(tmp_path):
     (source,) = recipe.sources
     assert (source.url, source.caption) == ("URL", "TEXT") and recipe.workspace == str(tmp_path / "work")
     assert read_sources(recipe.sources)[1]["pairs"] == 3
+
+
+def test_the_lines_of_a_training_can_be_taken_in(tmp_path):
+    write_recipe(look_at(str(table(tmp_path / "a.csv"))), tmp_path / "recipe.yaml")
+    text = (tmp_path / "recipe.yaml").read_text()
+    (tmp_path / "recipe.yaml").write_text(
+        text.replace("\n# train", "\ntrain").replace("\n# sample", "\nsample")
+    )
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    assert len(recipe.train.stages) == 1 and recipe.sample.prompts == ("a cat sits on mat 0",)
+
+
+def test_no_caption_changes_the_recipe(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"url": "http://a.test/1.jpg", "caption": EVIL}) + "\n")
+    write_recipe(look_at(str(tmp_path / "a.jsonl")), tmp_path / "recipe.yaml")
+    text = (tmp_path / "recipe.yaml").read_text()
+    assert text.splitlines()[-1].startswith("# sample: ")
+    assert not any(c in text for c in "\x1b\u202e")
+    assert [score.name for score in load_recipe(tmp_path / "recipe.yaml").score] == ["quality"]
 
 
 def test_lines_say_what_was_understood(tmp_path):

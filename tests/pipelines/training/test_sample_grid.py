@@ -85,6 +85,12 @@ def test_what_is_written(tmp_path):
     assert (grid == RED).all(axis=2).sum() > 500
 
 
+def test_without_prompts_there_is_no_grid(tmp_path):
+    assert sample_grid.write_samples(tmp_path, [], [], {}, SamplingConfig(), 8) == {"pictures": 0}
+    assert json.loads((tmp_path / "samples.json").read_text())["grid"] is None
+    assert not (tmp_path / "grid.png").exists()
+
+
 def test_without_a_suite_there_is_none(tmp_path):
     config = SamplingConfig(prompts=("a red dot",), sizes=((64, 64),))
     counts = sample_grid.write_samples(
