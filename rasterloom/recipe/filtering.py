@@ -11,8 +11,8 @@ class Score(Section):
     """Scorer by name, with its options: ``quality`` or ``{aesthetic: {head: head.pth}}``."""
 
     name: str
-    """quality, flatness, aesthetic, clip, nsfw, text_area, language, caption, scene (docs/filter.md), or a
-    plug-in's (docs/extending.md)."""
+    """quality, flatness, aesthetic, clip, classify, nsfw, text_area, language, caption, scene
+    (docs/filter.md), or a plug-in's (docs/extending.md)."""
     options: dict[str, Any] = Field({})
     """Options of the scorer."""
 

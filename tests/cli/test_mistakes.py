@@ -13,7 +13,7 @@ COLUMNS = (
     "error, detail, http_status, final_url, attempts, sha256, phash, original_format, original_width, "
     "original_height, original_bytes, format, width, height, task, turns, main"
 )
-SCORERS = "quality, flatness, aesthetic, clip, nsfw, text_area, language, caption, scene"
+SCORERS = "quality, flatness, aesthetic, clip, classify, nsfw, text_area, language, caption, scene"
 ELSEWHERE = "A plug-in must be installed on every machine that runs steps (docs/extending.md)"
 STEPS = "pairs, images, scores, selection, text, codes/512, tokens/512, lengths/512, report"
 VOCABULARY = "the text vocabulary is not made yet: rasterloom run RECIPE --until text"

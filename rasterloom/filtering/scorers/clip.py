@@ -222,16 +222,21 @@ def _of_length_1(embeddings: Any) -> Embeddings:
     return normal
 
 
-def add_checkpoint(result: Any, clip: str, revision: str | None) -> None:
+def add_checkpoint(
+    result: Any, checkpoint: str, revision: str | None, what: str = "CLIP checkpoint", option: str = "clip"
+) -> None:
     """Add a checkpoint to a digest of hashlib, without loading it.
 
     Of a folder's files, which may be many gigabytes, it takes the names, the sizes and 64 KiB at 16 places
     each; of a checkpoint on the hub its name and revision.
 
+    Args:
+        what, option: what it is, and which option names it, for the message
+
     Raises:
-        ValueError: `clip` is neither a folder nor the form of an id on the hub
+        ValueError: `checkpoint` is neither a folder nor the form of an id on the hub
     """
-    folder = Path(clip).expanduser()
+    folder = Path(checkpoint).expanduser()
     if folder.is_dir():
         for file in sorted(p for p in folder.iterdir() if p.is_file()):
             size = file.stat().st_size
@@ -240,7 +245,7 @@ def add_checkpoint(result: Any, clip: str, revision: str | None) -> None:
                 for place in range(16):
                     data.seek(max(0, (size - 65536) * place // 15))
                     result.update(data.read(65536))
-    elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?", clip) and not clip.startswith("."):
-        result.update(f"{clip}@{revision or 'main'}".encode())
+    elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?", checkpoint) and not checkpoint.startswith("."):
+        result.update(f"{checkpoint}@{revision or 'main'}".encode())
     else:
-        raise ValueError(f"no CLIP checkpoint at {clip}: give `clip:` its folder, or its id on the hub")
+        raise ValueError(f"no {what} at {checkpoint}: give `{option}:` its folder, or its id on the hub")

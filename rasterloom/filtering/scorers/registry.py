@@ -17,6 +17,7 @@ from rasterloom.filtering.options import make_by_name
 from rasterloom.filtering.scorers.aesthetic import AestheticScorer
 from rasterloom.filtering.scorers.base import Batch, Captions, Images, Scorer, Scores, floats
 from rasterloom.filtering.scorers.captions import CaptionScorer, LanguageScorer
+from rasterloom.filtering.scorers.classify import ClassifyScorer
 from rasterloom.filtering.scorers.clip import ClipScorer
 from rasterloom.filtering.scorers.flatness import flatness
 from rasterloom.filtering.scorers.nsfw import NsfwScorer
@@ -76,6 +77,7 @@ SCORERS: dict[str, Callable[..., Scorer]] = {
         FlatnessScorer,
         AestheticScorer,
         ClipScorer,
+        ClassifyScorer,
         NsfwScorer,
         TextAreaScorer,
         LanguageScorer,
@@ -86,7 +88,7 @@ SCORERS: dict[str, Callable[..., Scorer]] = {
 
 MEMBERS = ("name", "version", "digest", "columns", "sees", "__call__")  # of a scorer
 
-_ON_GPU = {"aesthetic", "clip"}  # scores that a GPU is worth taking for
+_ON_GPU = {"aesthetic", "classify", "clip"}  # scores that a GPU is worth taking for
 
 
 def load_plugin(plugin: Plugin) -> Callable[..., Scorer]:
@@ -105,9 +107,10 @@ def make_scorers(configs: Sequence[Score]) -> list[Scorer]:
     """
     scorers: list[Scorer] = []
     for config in configs:
-        if any(scorer.name == config.name for scorer in scorers):
-            raise ValueError(f"the score {config.name} is named twice")
-        scorers.append(_make(config))
+        made = _make(config)
+        if any(scorer.name == made.name for scorer in scorers):
+            raise ValueError(f"the score {made.name} is named twice")
+        scorers.append(made)
     return scorers
 
 

@@ -245,7 +245,7 @@ def test_wrong_scores_are_refused(tmp_path: Path) -> None:
     for config, message in [
         (
             Score(name="beauty"),
-            "unknown scorer 'beauty'; known: quality, flatness, aesthetic, clip, nsfw, text_area, language",
+            "unknown scorer 'beauty'; known: quality, flatness, aesthetic, clip, classify, nsfw, text_area",
         ),
         (Score(name="quality", options={"size": 3}), "the score quality has no option 'size'; known: none"),
         (
