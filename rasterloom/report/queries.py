@@ -18,6 +18,7 @@ from rasterloom.versions.record import Record
 
 BINS = 40
 MEMORY = "2GB"  # for joins and counts; what does not fit goes to the disk
+SAMPLE = 2_000_000  # about so many images, if there are more, say what the quantiles are
 ORIGINS = 40  # licences and sources that are named
 UNNAMED = "not known"  # a licence or a source that none is told of
 FAILED = "failed: "  # begins the reason of a pair without an image, and of an image without tokens
@@ -29,9 +30,10 @@ class Tables:
     To be used in a ``with`` statement, which closes them.
     """
 
-    def __init__(self, corpus: Corpus, snapshots: dict[str, int]) -> None:
+    def __init__(self, corpus: Corpus, snapshots: dict[str, int], memory: str = MEMORY) -> None:
         self.corpus = corpus
         self.snapshots = snapshots
+        self.memory = memory
         self.data: dict[str, pads.Dataset] = {}
         for name in TABLES:
             files = [f.name for f in corpus.files(name, snapshots[name])] if name in snapshots else []
@@ -60,7 +62,7 @@ class Tables:
     def _db(self) -> Any:
         import duckdb  # heavy
 
-        db = duckdb.connect(config={"temp_directory": self._spill.name, "memory_limit": MEMORY})
+        db = duckdb.connect(config={"temp_directory": self._spill.name, "memory_limit": self.memory})
         db.execute("SET preserve_insertion_order = false")  # every query that needs an order names it
         for name, data in self.data.items():
             if self._by_arrow:
@@ -77,6 +79,7 @@ class Tables:
     def measured(self) -> list[str]:
         """Scores of every fetched image: columns ``x<i>`` of a table ``measured``, beside ``kept``.
 
+        Quantiles are of its rows that are ``sampled``, as DuckDB holds all values for them in memory.
         The tables are joined once, into this narrow one that every distribution is then counted from.
         """
         if not self.has("images"):
@@ -85,11 +88,13 @@ class Tables:
         if self.has("scores"):
             columns = (f for f in self.data["scores"].schema if f.name not in ("key", "shard"))
             values |= {f.name: quoted(f.name) for f in columns if str(f.type) in ("double", "float")}
+        every = max(1, self.number("SELECT count(*) FROM images") // SAMPLE)
         numbers = ", ".join(f"({value})::DOUBLE AS x{i}" for i, value in enumerate(values.values()))
         self._db.execute(
             f"""
             CREATE TEMP TABLE measured AS
-            SELECT {"kept" if self.has("selection") else "true AS kept"}, {numbers} FROM images
+            SELECT {"kept" if self.has("selection") else "true AS kept"},
+              hash(images.key) % {every} = 0 AS sampled, {numbers} FROM images
             {"JOIN selection USING (key)" if self.has("selection") else ""}
             {"LEFT JOIN scores USING (key)" if self.has("scores") else ""} WHERE status = 'ok'
             """
@@ -213,7 +218,7 @@ def quantiles(tables: Tables) -> dict[str, tuple[float, float, float]]:
         f"quantile_cont(CASE WHEN isfinite(x{i}) THEN x{i} END, [0.1, 0.5, 0.9]) AS x{i}"
         for i in range(len(tables.measured))
     )
-    (row,) = tables.sql(f"SELECT {columns} FROM measured WHERE kept")
+    (row,) = tables.sql(f"SELECT {columns} FROM measured WHERE kept AND sampled")
     return {name: tuple(row[f"x{i}"]) for i, name in enumerate(tables.measured) if row[f"x{i}"]}
 
 
@@ -240,8 +245,10 @@ def origins(tables: Tables) -> dict[str, dict[str, int]]:
 def _histogram(tables: Tables, name: str, column: str) -> Histogram | None:
     rows = tables.sql(
         f"""
-        WITH placed AS (SELECT kept, CASE WHEN isfinite({column}) THEN {column} END AS x FROM measured),
-        ends AS (SELECT quantile_cont(x, 0.002) AS low, quantile_cont(x, 0.998) AS high FROM placed)
+        WITH placed AS (SELECT kept, sampled, CASE WHEN isfinite({column}) THEN {column} END AS x
+                        FROM measured),
+        ends AS (SELECT quantile_cont(x, 0.002) AS low, quantile_cont(x, 0.998) AS high
+                 FROM placed WHERE sampled)
         SELECT low, high, kept, count(*) AS rows,
           CASE WHEN high > low THEN greatest(0, least({BINS - 1}, floor((x - low) / (high - low) * {BINS})))
                WHEN x IS NOT NULL THEN 0 END AS bin

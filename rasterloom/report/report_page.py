@@ -25,6 +25,7 @@ from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.record import Record
 
 CARD = "README.md"
+MEMORY = "512MB"  # of DuckDB; larger joins go to the disk
 TEMPLATES = Path(__file__).with_name("templates")
 
 
@@ -64,7 +65,7 @@ def build_report(inputs: ReportInputs, out: Path) -> Path:
 
     Beside it lies ``README.md``, a data card of the same figures.
     """
-    with queries.Tables(inputs.corpus, inputs.snapshots) as tables:
+    with queries.Tables(inputs.corpus, inputs.snapshots, MEMORY) as tables:
         shown = _gather(inputs, tables)
         stages = [stage for stage, _ in shown["stages"]]
         card = data_card(tables, inputs.records, shown["levels"], stages, inputs.recipe_text)

@@ -114,3 +114,21 @@ def test_files_of_earlier_versions_may_lack_columns(make_workspace, lacking) -> 
     counted = {row["task"]: row["rows"] for row in found}
     assert counted == ({"t2i": 2, "edit": 2} if lacking is None else {"t2i": 1, "edit": 1, None: 2})
     assert ("union_by_name = true" in str(view["sql"]).lower()) == (lacking is not None)
+
+
+def test_quantiles_of_many_are_of_a_sample_and_counts_of_all(workspace, tables, monkeypatch) -> None:
+    whole = queries.histograms(tables)
+    monkeypatch.setattr(queries, "SAMPLE", 5)  # of 60: every twelfth
+    with workspace.tables() as some:
+        found, of_sample = queries.histograms(some), queries.quantiles(some)
+        (rows,) = some.sql(
+            """
+            SELECT count(*) AS rows, count_if(sampled) AS sampled,
+              quantile_cont(x1, [0.1, 0.5, 0.9]) FILTER (kept AND sampled) AS quality FROM measured
+            """
+        )
+    assert rows["rows"] == 54 and 0 < rows["sampled"] < 54
+    assert [(h.name, sum(h.kept), sum(h.dropped)) for h in found] == [
+        (h.name, sum(h.kept), sum(h.dropped)) for h in whole
+    ]
+    assert of_sample["quality"] == tuple(rows["quality"])
