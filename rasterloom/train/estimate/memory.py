@@ -166,13 +166,15 @@ def activations(shape: Shape, train: Train, tokens: int) -> int:
     Of a layer, in units of the hidden width h, of queries q, keys k and of the MLP i, a token keeps
     6 h + 4 q + 4 k + 4 i (both norms' inputs and outputs, queries, keys and values before and after their
     norms and rotated, attention's output; gate, its activation, up, and their product), in bf16 2 h more,
-    because norms are computed in float32; ``selective`` 3 h + 2 q + 2 k; ``full`` h. Without norms of queries
-    and keys, q + k less. What one layer computes again is added once.
+    because norms are computed in float32, and q + k if those of queries and keys are; ``selective``
+    3 h + 2 q + 2 k; ``full`` h. Without norms of queries and keys it is 2 q + 2 k less, as rotations keep
+    nothing. What one layer computes again is added once.
     """
     width, queries, keys, inner = shape.hidden, shape.queries, shape.keys, shape.intermediate
     half, remat = train.deepspeed.bf16, train.model.recomputed
-    normed = FAMILIES[shape.family].head_norms != "none"
-    whole = (8 if half else 6) * width + (4 if normed else 3) * (queries + keys) + 4 * inner
+    norms = FAMILIES[shape.family].head_norms
+    of_heads = {"none": 2, "each": 4}.get(norms, 5 if half else 4)
+    whole = (8 if half else 6) * width + of_heads * (queries + keys) + 4 * inner
     kept = {"none": whole, "selective": 3 * width + 2 * queries + 2 * keys, "full": width}[remat]
     again = 0 if remat == "none" else whole - kept
     return (2 if half else 4) * tokens * (shape.layers * kept + again)

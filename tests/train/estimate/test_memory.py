@@ -112,11 +112,12 @@ def test_a_worker_holds_its_share_of_the_average_beside_its_device():
 
 @pytest.mark.parametrize("remat", ["none", "selective", "full"])
 @pytest.mark.parametrize("bf16", [False, True])
-def test_activations_are_the_bytes_that_layers_keep(remat, bf16, profile):
+@pytest.mark.parametrize("init", ["tiny", "llama-tiny", "qwen3-tiny"])
+def test_activations_are_the_bytes_that_layers_keep(remat, bf16, init, profile):
     """What two further layers add, so that the ends of the model do not count."""
     train = train_with(model=Model(remat=remat), deepspeed=DeepSpeed(zero=1, bf16=bf16))
     lengths = [150, 150]
-    model = training_model("tiny", profile, train).to(torch.bfloat16 if bf16 else torch.float32).train()
+    model = training_model(init, profile, train).to(torch.bfloat16 if bf16 else torch.float32).train()
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
     ids, kept = torch.arange(sum(lengths)) % 40, []
     for layers in (3, 1):
@@ -126,7 +127,7 @@ def test_activations_are_the_bytes_that_layers_keep(remat, bf16, profile):
             loss = model(ids, ids.roll(-1), lengths).total
             kept.append(watch.alive(besides=weights))
         del loss
-    shape = shape_of("tiny", profile.vocab_size)
+    shape = shape_of(init, profile.vocab_size)
     told = [activations(replace(shape, layers=layers), train, sum(lengths)) for layers in (3, 1)]
     assert told[0] - told[1] == pytest.approx(kept[0] - kept[1], rel=0.02)
 

@@ -12,6 +12,22 @@ def test_the_sizes_are_what_their_names_say():
     assert SIZES["small"].params == pytest.approx(0.34e9, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("size", "vocab", "params"),
+    [
+        ("qwen3-0.6b", 151_936, 596_049_920),
+        ("qwen3-1.7b", 151_936, 1_720_574_976),
+        ("qwen3-4b", 151_936, 4_022_468_096),
+        ("qwen3-8b", 151_936, 8_190_735_360),
+        ("llama-1b", 128_256, 1_235_814_400),
+        ("llama-3b", 128_256, 3_212_749_824),
+        ("llama-8b", 128_256, 8_030_261_248),
+    ],
+)
+def test_the_sizes_of_other_families_are_those_of_the_published_models(size, vocab, params):
+    assert shape_of(size, vocab).params == params
+
+
 def test_a_name_takes_the_vocabulary_of_the_tokens():
     assert shape_of("small", 1000).vocab == 1000
     assert shape_of("small", 1000).params < SIZES["small"].params
