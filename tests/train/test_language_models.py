@@ -5,12 +5,16 @@ from dataclasses import replace
 import pytest
 import ranks
 import torch
+from language_models import write_model
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from rasterloom.recipe.model import Lora, Model
+from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.recipe.train import DeepSpeed, Ema, Stage, Train
+from rasterloom.tokenize.grown_vocabulary import read_tokenizer
+from rasterloom.tokenize.text_tokenizer import text_of
 from rasterloom.train.checkpoint.export import export_checkpoint
 from rasterloom.train.checkpoint.saver import latest
 from rasterloom.train.data.collate import IGNORE, pack
@@ -102,3 +106,24 @@ def test_the_last_checkpoint_is_the_model_that_the_stage_ends_with(job, profile,
         plain = AutoModelForCausalLM.from_pretrained(at)
         assert plain.lm_head.weight is plain.model.embed_tokens.weight
         assert not torch.equal(plain.lm_head.weight, build_model(INIT, profile).lm_head.weight)
+
+
+@pytest.mark.parametrize(("zero", "bf16"), [(2, False), (3, True)])
+def test_adapters_beside_biases_are_trained_on_a_grown_vocabulary(job, tmp_path, zero, bf16):
+    """Of a Qwen2, whose queries, keys and values have biases."""
+    init = write_model(tmp_path / "qwen2", "qwen2", tied=True)
+    config = Tokenize(text=init)
+    _, profile = text_of(config, read_tokenizer(init, config.codec))
+    lora = Lora(rank=2, vocabulary=True)
+    job = changed(job, deepspeed=DeepSpeed(zero=zero, bf16=bf16), model=Model(lora=lora), init=init)
+    job = replace(job, init=init, profile=profile)
+    assert ranks.train(job, 2, stop_at=2) == "stopped"
+    assert ranks.train(job, 1) == "done"
+    model = AutoModelForCausalLM.from_pretrained(job.model_dir)
+    before = AutoModelForCausalLM.from_pretrained(init)
+    assert model.config.vocab_size == profile.vocab_size
+    bias = "model.layers.1.self_attn.q_proj.bias"
+    kept = before.get_parameter(bias).bfloat16().float() if bf16 else before.get_parameter(bias)
+    assert torch.equal(model.get_parameter(bias), kept)
+    seen = losses(job)
+    assert seen[-1] < seen[0] - 0.1

@@ -14,7 +14,6 @@ from rasterloom.schema import Profile
 from rasterloom.train.deepspeed_compat import set_own_share, whole_shape
 from rasterloom.train.model.initialization import starting_weights
 from rasterloom.train.model.packed_lm import PackedLM, zero_image_head
-from rasterloom.train.model.shapes import LORA_BASE
 
 ExactWeights = Iterable[tuple[str, Tensor]]
 """Name in the language model, and all of the parameter in float32."""
@@ -35,7 +34,7 @@ def exact_weights(model: PackedLM, init: str, profile: Profile, train: Train) ->
     if train.deepspeed.zero != 3:
         return [(name, parameter.detach()) for name, parameter in trained.items()]
     shapes = {  # without adapters, as the model was built
-        name.replace(LORA_BASE, ".weight"): whole_shape(parameter)
+        name.replace(".base_layer.", "."): whole_shape(parameter)
         for name, parameter in model.lm.named_parameters()
         if hasattr(parameter, "ds_shape")
     }

@@ -101,9 +101,10 @@ class Devices(TorchDispatchMode):
         return found
 
 
-def test_nothing_of_a_step_waits_for_its_device_or_comes_from_another(profile):
+@pytest.mark.parametrize("init", ["tiny", "llama-tiny", "qwen3-tiny"])
+def test_nothing_of_a_step_waits_for_its_device_or_comes_from_another(init, profile):
     """On the meta device, which has shapes and no values to wait for. A GPU's graph captures neither."""
-    model = build_model("tiny", profile, device="meta").to("meta").eval()
+    model = build_model(init, profile, device="meta").to("meta").eval()
     model.set_attn_implementation("sdpa")
     decoder = Decoder(model, rows=4, room=64, replays=Replays(lambda step: step))
     with torch.no_grad():
