@@ -90,7 +90,7 @@ class Corpus:
         properties: dict[str, Any] = dict(merge_config(Config().get_catalog_config(CATALOG) or {}, given))
         is_http = properties.get("uri", "").startswith("http")  # which is REST where no type is named
         if properties.get("type", "rest" if is_http else "") == "rest":
-            from rasterloom.versions.pyiceberg_compat import TimedRestCatalog  # heavy
+            from rasterloom.versions.rest_catalog import TimedRestCatalog  # heavy
 
             return TimedRestCatalog(CATALOG, **properties)
         return load_catalog(CATALOG, **given)
