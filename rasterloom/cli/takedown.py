@@ -22,7 +22,8 @@ def takedown_command(
         typer.Argument(
             metavar="LIST",
             help="A file with one of these a line, or these themselves: key, URL, prefix of URLs*, host, "
-            "SHA-256 or perceptual hash of an image. Without any: list earlier takedowns.",
+            "SHA-256 or perceptual hash of an image (HASH~4: within 4 bits). Without any: list earlier "
+            "takedowns.",
         ),
     ] = None,
     why: Annotated[str, typer.Option(help="Reason, kept with the takedown.")] = "",

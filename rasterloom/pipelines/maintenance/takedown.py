@@ -33,7 +33,7 @@ from rasterloom.versions.corpus import TABLES, Corpus
 from rasterloom.versions.record import Record
 from rasterloom.versions.refs import refs
 
-_KEY, _PHASH = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{16}")
+_KEY = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass
@@ -61,13 +61,12 @@ def parse(given: Iterable[str]) -> dict[str, list[str]]:
             continue
         if _KEY.fullmatch(entry.lower()):
             found["key"].append(entry.lower())
-        elif _PHASH.fullmatch(entry.lower()):
-            found["phash"].append(entry.lower())
         elif kind := kind_of(entry):
-            found[kind].append(entry)
+            found[kind].append(entry.lower() if kind == "phash" else entry)
         else:
             raise VersionError(
-                f"{entry!r} is no key (32 hex digits), SHA-256 (64), perceptual hash (16), host or URL"
+                f"{entry!r} is no key (32 hex digits), SHA-256 (64), perceptual hash (16, and perhaps ~ with "
+                "0 to 16 bits), host or URL"
             )
     if not any(found.values()):
         raise VersionError("there is nothing to take down: the list is empty")

@@ -14,13 +14,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from yarl import URL
 
+from rasterloom.filtering.duplicates import hashes_of
 from rasterloom.schema import ErrorClass, StepKind
 from rasterloom.sources.fetch.opt_out import NOTHING, OptOuts, opt_outs_of
 from rasterloom.storage.layout import Layout
 from rasterloom.storage.parquet_io import count_of
 from rasterloom.storage.store import Store
 
-KINDS = ("key", "phash", "host", "url", "prefix", "sha256")  # of entries; the last four as in opt-out lists
+KINDS = (
+    "key",
+    "phash",
+    "host",
+    "url",
+    "prefix",
+    "sha256",
+)  # of entries; all but the first as in opt-out lists
 # Columns of `images` that a row keeps when its image goes.
 STAY = ("key", "shard", "url", "caption", "attempts", "task", "turns", "main")
 
@@ -45,7 +53,6 @@ class Tombstones:
     number: int = 0  # of the last one
     keys: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
     places: OptOuts = NOTHING
-    phashes: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
     entries: Mapping[str, list[str]] = field(default_factory=dict)  # as they were given
 
     def without(self, table: pa.Table, step: str) -> tuple[pa.Table, dict[str, int]]:
@@ -76,7 +83,7 @@ class Tombstones:
     def looks_at_rows(self) -> bool:
         """True if there is more to look for than keys."""
         places = self.places
-        return bool(places.hosts or places.urls or places.prefixes or places.hashes or len(self.phashes))
+        return bool(places.hosts or places.urls or places.prefixes or places.hashes or places.phashes)
 
     def hit_images(self, images: pa.Table) -> pa.ChunkedArray:
         """Mask of image rows whose address or image an entry names.
@@ -84,12 +91,11 @@ class Tombstones:
         Of the columns that are looked at those that are missing count as null.
         """
         hit = self._by_place(images, ("url", "final_url"))
-        for column, given in (
-            ("sha256", pa.array(sorted(self.places.hashes), pa.string())),
-            ("phash", self.phashes),
-        ):
-            if len(given) and column in images.column_names:
-                hit = pc.or_(hit, pc.is_in(images[column], given))
+        if self.places.hashes and "sha256" in images.column_names:
+            hit = pc.or_(hit, pc.is_in(images["sha256"], pa.array(sorted(self.places.hashes), pa.string())))
+        if self.places.phashes and "phash" in images.column_names:
+            near = pa.array(self.places.near(hashes_of(images["phash"])))
+            hit = pc.or_(hit, pc.and_(images["phash"].is_valid(), near))
         if self.places.hashes and "more" in images.column_names:
             hashes = self.places.hashes
             more = [any(p["sha256"] in hashes for p in row or ()) for row in _hashes_of(images["more"])]
@@ -190,9 +196,8 @@ def of_takedowns(found: list[Takedown]) -> Tombstones:
         return NONE
     entries = {kind: [e for t in found for e in t.entries.get(kind, ())] for kind in KINDS}
     keys = sorted({key for t in found for key in (*t.keys, *t.entries.get("key", ()))})
-    phashes = pa.array(sorted({e.lower() for e in entries["phash"]}), pa.string())
     places = opt_outs_of(entries, "the takedowns")
-    return Tombstones(found[-1].number, pa.array(keys, pa.string()), places, phashes, entries)
+    return Tombstones(found[-1].number, pa.array(keys, pa.string()), places, entries)
 
 
 def write_takedown(store: Store, corpus: str, made: Takedown) -> Takedown:

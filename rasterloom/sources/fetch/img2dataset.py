@@ -26,7 +26,7 @@ from rasterloom.schema import IMAGES, ErrorClass
 from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.fetch.addresses import SCHEMES, BlockedAddress, Gate
 from rasterloom.sources.fetch.checksums import check_hashes
-from rasterloom.sources.fetch.opt_out import OptOuts, load_opt_outs
+from rasterloom.sources.fetch.opt_out import OptOuts, check_phash, load_opt_outs
 from rasterloom.sources.fetch.robots import product_token
 from rasterloom.sources.images.decode import decode_image
 from rasterloom.sources.images.row import Received, image_columns
@@ -232,4 +232,6 @@ def _columns(row: dict[str, Any], meta: str | None, config: Fetch, opt_outs: Opt
     check_hashes(b"", row["sha256"], meta, config)
     # It stores a JPEG of its own: of the original only these are known.
     original = Received(row["sha256"], None, None, row["original_width"], row["original_height"])
-    return {"http_status": 200} | image_columns(decode_image(row["jpg"], config), original)
+    decoded = decode_image(row["jpg"], config)
+    check_phash(decoded.phash, opt_outs)
+    return {"http_status": 200} | image_columns(decoded, original)

@@ -1,9 +1,10 @@
 """Opt-out lists: hosts with subdomains, URLs, prefixes of URLs, hashes.
 
 A text file has one entry a line (``#`` begins a comment): a host ``example.org``, a URL, a prefix of URLs
-that ends in ``*``, or the SHA-256 of a file in hex. A CSV or Parquet file has columns named ``host``,
-``url``, ``prefix`` and ``sha256``, one or more of them. http and https are one: an entry for either is
-obeyed for both.
+that ends in ``*``, the SHA-256 of a file in hex, or the perceptual hash of an image in hex, with the number
+of bits in which others may differ: ``c3e1f0a9871625b4~4``. A CSV or Parquet file has columns named ``host``,
+``url``, ``prefix``, ``sha256`` and ``phash``, one or more of them. http and https are one: an entry for
+either is obeyed for both.
 """
 
 import hashlib
@@ -14,18 +15,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from yarl import URL
 
 from rasterloom.errors import OptOutError, one_line
+from rasterloom.schema import ErrorClass
+from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.fetch.urls import canonical
 from rasterloom.storage.store import Entry, Store
 
-COLUMNS = ("host", "url", "prefix", "sha256")
+COLUMNS = ("host", "url", "prefix", "sha256", "phash")
+COMPARED = 1 << 21  # pairs of perceptual hashes at once
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_PHASH = re.compile(r"([0-9a-f]{16})(?:~([0-9]|1[0-6]))?")
 _HOST = re.compile(r"[^\s/:*?#@]+\.[^\s/:*?#@]+|localhost")
 
 
@@ -37,6 +44,18 @@ class OptOuts:
     urls: frozenset[str] = frozenset()
     prefixes: tuple[str, ...] = ()  # sorted, none of which begins another
     hashes: frozenset[str] = frozenset()
+    phashes: tuple[tuple[int, tuple[int, ...]], ...] = ()  # by radius in bits
+
+    def near(self, phashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Tell which perceptual hashes are within the radius of an entry."""
+        found = np.zeros(len(phashes), bool)
+        for radius, entries in self.phashes:
+            listed = np.array(entries, np.uint64)
+            step = max(1, COMPARED // max(1, len(phashes)))
+            for start in range(0, len(listed), step):
+                differing = np.bitwise_count(listed[start : start + step, None] ^ phashes)
+                found |= (differing <= radius).any(axis=0)
+        return found
 
     def of_url(self, url: URL) -> str | None:
         """Return the entry that forbids a URL, None if none does."""
@@ -57,6 +76,16 @@ class OptOuts:
 
 
 NOTHING = OptOuts()
+
+
+def check_phash(phash: str, opt_outs: OptOuts) -> None:
+    """Check a decoded image against a list.
+
+    Raises:
+        FetchFailure: its perceptual hash is within the radius of an entry.
+    """
+    if opt_outs.phashes and opt_outs.near(np.array([int(phash, 16)], np.uint64))[0]:
+        raise FetchFailure(ErrorClass.OPT_OUT, f"the opt-out list has an image near perceptual hash {phash}")
 
 
 def opt_outs_digest(path: str) -> str:
@@ -100,7 +129,16 @@ def opt_outs_of(columns: dict[str, list[str]], where: str) -> OptOuts:
     except ValueError as error:
         raise OptOutError(f"{where}: not a URL: {error}") from None
     hosts = frozenset(h.lower().removeprefix("*.").rstrip(".") for h in columns["host"])
-    return OptOuts(hosts, urls, tuple(_outermost(prefixes)), frozenset(h.lower() for h in columns["sha256"]))
+    hashes = frozenset(h.lower() for h in columns["sha256"])
+    return OptOuts(hosts, urls, tuple(_outermost(prefixes)), hashes, _by_radius(columns.get("phash", ())))
+
+
+def _by_radius(entries: Iterable[str]) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    found: dict[int, set[int]] = {}
+    for entry in entries:
+        value, _, radius = entry.partition("~")
+        found.setdefault(int(radius or 0), set()).add(int(value, 16))
+    return tuple((radius, tuple(sorted(found[radius]))) for radius in sorted(found))
 
 
 def _place(path: str) -> tuple[Store, str]:
@@ -131,6 +169,11 @@ def _columns(path: str, table: pa.Table) -> dict[str, list[str]]:
     for value in found["sha256"]:
         if not _SHA256.fullmatch(value.lower()):
             raise OptOutError(f"{path}: {value!r} is not the SHA-256 of a file, 64 hex digits")
+    for value in found["phash"]:
+        if not _PHASH.fullmatch(value.lower()):
+            raise OptOutError(
+                f"{path}: {value!r} is not a perceptual hash, 16 hex digits and perhaps ~0 to ~16"
+            )
     return found
 
 
@@ -142,7 +185,9 @@ def _lines(path: str, data: bytes) -> dict[str, list[str]]:
             continue
         kind = kind_of(entry)
         if kind is None:
-            raise OptOutError(f"{path}, line {number}: {entry!r} is no host, URL, prefix* or SHA-256")
+            raise OptOutError(
+                f"{path}, line {number}: {entry!r} is no host, URL, prefix*, SHA-256 or perceptual hash"
+            )
         found[kind].append(entry)
     return found
 
@@ -151,6 +196,8 @@ def kind_of(entry: str) -> str | None:
     """Return the one of ``COLUMNS`` for an entry, None without."""
     if _SHA256.fullmatch(entry.lower()):
         return "sha256"
+    if _PHASH.fullmatch(entry.lower()):
+        return "phash"
     if _HOST.fullmatch(entry.removeprefix("*.")):
         return "host"
     if "/" in entry and not any(c.isspace() for c in entry):

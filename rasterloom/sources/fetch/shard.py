@@ -19,6 +19,7 @@ from rasterloom.sources.fetch.checksums import check_hashes
 from rasterloom.sources.fetch.client import Client, Trace
 from rasterloom.sources.fetch.client_pool import with_client
 from rasterloom.sources.fetch.local_images import LocalImages
+from rasterloom.sources.fetch.opt_out import check_phash
 from rasterloom.sources.fetch.repeated import Repeated
 from rasterloom.sources.images.decode import decode_image
 from rasterloom.sources.images.row import image_columns, received
@@ -170,4 +171,5 @@ def _columns(body: bytes, client: Client, meta: str | None) -> dict[str, Any]:
         decoded = decode_image(body, client.config)
     finally:
         faulthandler.cancel_dump_traceback_later()
+    check_phash(decoded.phash, client.opt_outs)
     return image_columns(decoded, received(body, decoded, sha256))

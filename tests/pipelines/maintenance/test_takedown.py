@@ -347,6 +347,11 @@ def test_hosts_prefixes_and_hashes_find_their_rows(undisturbed):
     } | {r["key"] for r in images if "//127.0.0.1:" in (r["final_url"] or r["url"] or "")}
     assert keys(row["sha256"].upper()) == among(images, "sha256", row["sha256"])
     assert keys(row["phash"]) == among(images, "phash", row["phash"])
+    other = f"{int(row['phash'], 16) ^ 0b1001:016X}"
+    near = {
+        r["key"] for r in images if r["phash"] and (int(r["phash"], 16) ^ int(other, 16)).bit_count() <= 2
+    }
+    assert row["key"] in keys(f"{other}~2") == near and row["key"] not in keys(f"{other}~1")
     assert moved["key"] in keys(moved["final_url"]), "the address that it really came from"
     assert keys("https" + row["url"].removeprefix("http").replace(f":{port}", "")) == set()
     assert keys("0" * 64, "f" * 32) == {"f" * 32}, "what is not there yet can be kept out"

@@ -1,19 +1,24 @@
 """The list of what is not taken."""
 
 import hashlib
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 from yarl import URL
 
 from rasterloom.errors import OptOutError
-from rasterloom.sources.fetch.opt_out import load_opt_outs, opt_outs_digest
+from rasterloom.sources.fetch.opt_out import COLUMNS, load_opt_outs, opt_outs_digest, opt_outs_of
 
 HASH = "ab" * 32
 TEXT = f"""# people who said no
@@ -82,6 +87,9 @@ def test_many_prefixes_that_begin_one_another(tmp_path: Path) -> None:
         ("a.txt", b"example.org\nnot a host\n", ["a.txt, line 2", "not a host"]),
         ("a.csv", b"domain,why\nexample.org,x\n", ["host, url, prefix, sha256", "domain, why"]),
         ("a.csv", b"sha256\nabc\n", ["abc", "64 hex"]),
+        ("a.csv", b"phash\n0123456789abcdef~17\n", ["0123456789abcdef~17", "16 hex digits", "~0 to ~16"]),
+        ("a.txt", b"0123456789abcdef~17\n", ["a.txt, line 1", "0123456789abcdef~17"]),
+        ("a.txt", b"0123456789abcde\n", ["a.txt, line 1", "0123456789abcde"]),
     ],
 )
 def test_what_cannot_be_used_is_named(tmp_path: Path, name: str, content: bytes, words: list[str]) -> None:
@@ -90,6 +98,54 @@ def test_what_cannot_be_used_is_named(tmp_path: Path, name: str, content: bytes,
         load_opt_outs(str(tmp_path / name))
     for word in words:
         assert word in str(error.value)
+
+
+hashes = st.integers(0, 2**64 - 1)
+
+
+@given(
+    st.lists(st.tuples(hashes, st.integers(0, 16)), max_size=9),
+    st.lists(
+        st.tuples(st.integers(0, 8), st.sets(st.integers(0, 63), max_size=18) | st.just(set())), max_size=9
+    ),
+    st.lists(hashes, max_size=3),
+    st.sampled_from([1, 5, 1 << 21]),
+)
+def test_perceptual_hashes_within_the_radius_of_an_entry(entries, changed, others, compared) -> None:
+    """Hashes that differ from an entry's in some bits, and others, against Python's own count."""
+    values = [
+        entries[number % len(entries)][0] ^ sum(1 << bit for bit in bits)
+        for number, bits in changed
+        if entries
+    ]
+    values += others
+    columns = {name: [] for name in COLUMNS}
+    columns["phash"] = [f"{value:016X}~{radius}" if radius else f"{value:016x}" for value, radius in entries]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rasterloom.sources.fetch.opt_out.COMPARED", compared)
+        found = opt_outs_of(columns, "a list").near(np.array(values, np.uint64))
+    expected = [any((v ^ entry).bit_count() <= radius for entry, radius in entries) for v in values]
+    assert found.tolist() == expected
+
+
+def test_an_image_near_a_listed_hash_is_not_kept(
+    site: Any, fetch: Callable[..., list[dict[str, Any]]], jpeg: bytes, tmp_path: Path
+) -> None:
+    """Whatever the size and the quality: its hash differs in few bits."""
+    buffer = io.BytesIO()
+    image = Image.open(io.BytesIO(jpeg))
+    image.resize((image.width * 2 // 3, image.height * 2 // 3)).save(buffer, "JPEG", quality=40)
+    site.answers |= {"/a.jpg": jpeg, "/again.jpg": buffer.getvalue()}
+    rows = fetch("/a.jpg", "/again.jpg")
+    one, two = (int(row["phash"], 16) for row in rows)
+    bits = (one ^ two).bit_count()
+    assert bits <= 8
+    path = tmp_path / "optout.csv"
+    for radius, errors in ((bits, ["opt_out", "opt_out"]), (0, ["opt_out", None if bits else "opt_out"])):
+        path.write_text(f"phash\n{one:016x}~{radius}\n")
+        assert [row["error"] for row in fetch("/a.jpg", "/again.jpg", opt_out=str(path))] == errors
+    path.write_text(f"phash\n{one ^ 0xFFFF:016x}~15\n")
+    assert fetch("/a.jpg", opt_out=str(path))[0]["error"] is None
 
 
 def test_a_list_that_is_not_there(tmp_path: Path) -> None:
