@@ -9,6 +9,7 @@ sep also stand in its template, and pad in its padding. So the file alone is the
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,14 @@ def read_tokenizer(place: str, codec: str) -> str:
     if not path.is_dir():
         return path.read_bytes().decode()
     content = (path / TOKENIZER).read_bytes().decode()
-    return content if is_grown(content) else grow(content, special_ids(path, names_of(content)), codec)
+    if is_grown(content):
+        return content
+    return _grown(content, tuple(special_ids(path, names_of(content)).items()), codec)
+
+
+@lru_cache(maxsize=2)  # of a large vocabulary it takes seconds, and a run asks for it several times
+def _grown(content: str, special: tuple[tuple[str, int], ...], codec: str) -> str:
+    return grow(content, dict(special), codec)
 
 
 def special_ids(folder: Path, names: Mapping[str, int]) -> dict[str, int]:

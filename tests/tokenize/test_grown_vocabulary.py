@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import tokenizers
 from language_models import BOS, END, PAD, tokenizer_json, write_tokenizer
 from transformers import AutoTokenizer
 
@@ -78,6 +79,32 @@ def test_transformers_opens_it_and_writes_a_prompt(folder, tmp_path):
     assert theirs("a red circle").input_ids == [profile.bos, *text.encode("a red circle"), profile.sep]
     assert theirs.convert_tokens_to_ids(token_name(7)) == profile.image0 + 7
     assert theirs.convert_tokens_to_ids(token_name("grid5")) == profile.grid0 + 5
+
+
+def test_a_sentencepiece_vocabulary_with_its_special_tokens_in_front_grows(tmp_path):
+    """As those of Llama 2 and Mistral: bytes to fall back on, no pad."""
+    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"aredci"]
+    vocab = {name: number for number, name in enumerate([*names, "re", "red"])}
+    model = tokenizers.models.BPE(vocab, [("r", "e"), ("re", "d")], unk_token="<unk>", byte_fallback=True)
+    plain = tokenizers.Tokenizer(model)
+    plain.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    decoders = tokenizers.decoders
+    plain.decoder = decoders.Sequence(
+        [
+            tokenizers.decoders.Replace("▁", " "),
+            tokenizers.decoders.ByteFallback(),
+            tokenizers.decoders.Fuse(),
+        ]
+    )
+    plain.add_special_tokens(names[:3])
+    plain.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": "</s>"}')
+    text, profile = opened(tmp_path)
+    assert (profile.bos, profile.sep, profile.boi) == (1, 2, len(vocab)) and profile.pad > profile.boi
+    for caption in ("a red ace", "猫 </s>"):
+        assert text.encode(caption) == JsonText(plain.to_str()).encode(caption)
+        assert text.decode(text.encode(caption)).lstrip() == caption
+        assert not structure(profile)[text.encode(caption)].any()
 
 
 def test_a_grown_one_is_taken_as_it_is(tmp_path):
