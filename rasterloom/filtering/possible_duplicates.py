@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rasterloom.filtering.disk_columns import DiskColumn
 from rasterloom.filtering.duplicates import Rows, Runs, first_of_equal_pairs, masks_of
 
-PART_ROWS = 1 << 23  # compared at once: some 60 bytes a row
+PART_ROWS = 1 << 22  # compared at once: some hundred bytes a row
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 Flags = NDArray[np.bool_]
