@@ -43,6 +43,11 @@ def test_weights_of_a_scorer_are_found_beside_the_recipe(write, tmp_path):
     (tmp_path / "head.pth").touch()
     recipe = load_recipe(write(GOOD + "score: [{aesthetic: {head: head.pth, clip: openai/clip}}]"))
     assert recipe.score[0].options == {"head": str(tmp_path / "head.pth"), "clip": "openai/clip"}
+    for name in ("cat", "v1", "model"):
+        (tmp_path / name).mkdir()
+    given = {"model": "model", "label": "cat", "column": "cat", "revision": "v1"}
+    recipe = load_recipe(write(GOOD + f"score: [{{classify: {given}}}]"))
+    assert recipe.score[0].options == given | {"model": str(tmp_path / "model")}, "a folder called as a label"
 
 
 def test_short_forms(write):

@@ -18,6 +18,9 @@ from rasterloom.recipe.yaml_file import parse, read_text
 from rasterloom.recipe.yaml_lines import Lines
 from rasterloom.utils.redact import masked
 
+# Options of scorers and judges that are no places, even where a file beside the recipe has the same name.
+NO_PLACES = {"label", "column", "revision"}
+
 
 def load_recipe(path: str | Path) -> Recipe:
     """Read and check a recipe.
@@ -135,7 +138,10 @@ def _suites_from_folder(evaluate: Evaluate, change: Callable[[Any], Any]) -> Eva
 
 
 def _with_options(configs: tuple[Score, ...], change: Callable[[Any], Any]) -> tuple[Score, ...]:
-    options = [{name: change(value) for name, value in config.options.items()} for config in configs]
+    options = [
+        {name: value if name in NO_PLACES else change(value) for name, value in config.options.items()}
+        for config in configs
+    ]
     pairs = zip(configs, options, strict=True)
     return tuple(config.model_copy(update={"options": changed}) for config, changed in pairs)
 
