@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import yaml
@@ -141,8 +142,8 @@ def recipe_text(look: Look, out: Path) -> str:
         lines.append(_line(f"{sign}{name}: {_scalar(shown)}", _comment(name, value, guess)))
     if "licence" not in guess.fields:
         lines.append(_line("    # licence: CC0-1.0", "of all images, or {column: NAME}"))
-    prompt = _scalar(cut(look.preview.caption or PROMPT, SHOWN))
-    sample = f"# sample: {{prompts: [{prompt}]}}   # images for the report, by the trained model"
+    prompt = shorten(cut(look.preview.caption, 3 * SHOWN), SHOWN, placeholder="") or PROMPT
+    sample = f"# sample: {{prompts: [{_scalar(prompt)}]}}   # images for the report, by the trained model"
     return "\n".join([*lines, f"{REST}{sample}\n"])
 
 

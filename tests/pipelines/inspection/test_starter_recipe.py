@@ -9,7 +9,7 @@ import yaml
 from PIL import Image
 
 from rasterloom.errors import RecipeError, SourceError
-from rasterloom.pipelines.inspection.starter_recipe import look_at, recipe_text, write_recipe
+from rasterloom.pipelines.inspection.starter_recipe import PROMPT, look_at, recipe_text, write_recipe
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.sources.pairs import read_sources
 
@@ -45,6 +45,21 @@ def test_the_lines_of_a_training_can_be_taken_in(tmp_path):
     )
     recipe = load_recipe(tmp_path / "recipe.yaml")
     assert len(recipe.train.stages) == 1 and recipe.sample.prompts == ("a cat sits on mat 0",)
+
+
+@pytest.mark.parametrize(
+    ("caption", "prompt"),
+    [("a cat and " * 9, "a cat and a cat and a cat and a cat and a cat and a cat and"), ("x" * 99, "x" * 60)],
+)
+def test_a_prompt_is_made_of_whole_words(tmp_path, caption, prompt):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"url": "http://a.test/1.jpg", "caption": caption}) + "\n")
+    line = recipe_text(look_at(str(tmp_path / "a.jsonl")), Path("recipe.yaml")).splitlines()[-1]
+    assert yaml.safe_load(line.removeprefix("# "))["sample"]["prompts"] == [prompt]
+
+
+def test_without_captions_the_prompt_is_an_example(tmp_path):
+    (tmp_path / "a.txt").write_text("http://a.test/1.jpg\n")
+    assert PROMPT in recipe_text(look_at(str(tmp_path / "a.txt")), Path("recipe.yaml")).splitlines()[-1]
 
 
 def test_no_caption_changes_the_recipe(tmp_path):
