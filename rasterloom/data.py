@@ -23,6 +23,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from rasterloom.api import AnyRecipe, open
 from rasterloom.errors import VersionError
 from rasterloom.train.data.row_group_cache import COLUMNS, RowGroupPlace, RowGroups
+from rasterloom.utils.random_streams import stream_generator
 
 IGNORE = -100  # label of a token outside of the loss, as in PyTorch and transformers
 WINDOW = 8  # row groups whose rows are shuffled together
@@ -149,7 +150,9 @@ class TokenDataset(IterableDataset[Sample]):
                 window = pieces[start : start + WINDOW]
                 size = sum(last - first for _, first, last in window)
                 if row + size > given:
-                    order = np.random.default_rng([self.seed, epoch, reader, number]).permutation(size)
+                    order = stream_generator(
+                        "window", seed=self.seed, epoch=epoch, reader=reader, number=number
+                    ).permutation(size)
                     tables = groups.read(group for group, _, _ in window)
                     places = [(group, at) for group, first, last in window for at in range(first, last)]
                     for done in range(max(0, given - row), size):
@@ -164,7 +167,7 @@ class TokenDataset(IterableDataset[Sample]):
 
         Readers have equal parts of all row groups in one random order, so that each reads its own files.
         """
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self._sizes))
+        order = stream_generator("groups", seed=self.seed, epoch=epoch).permutation(len(self._sizes))
         starts = np.cumsum([0, *np.array(self._sizes)[order]]).tolist()
         first, last = (self.rows * number // readers for number in (reader, reader + 1))
         return [

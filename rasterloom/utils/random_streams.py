@@ -103,6 +103,20 @@ DRAWS = {
             "tokens of a generated image or text",
             "an answer does not depend on the others or on the batch",
         ),
+        Draw(
+            "groups",
+            b"rasterloom.group",
+            ("seed", "epoch"),
+            "order of row groups in `rasterloom.data`",
+            "readers share out one order, and each reads its own files",
+        ),
+        Draw(
+            "window",
+            b"rasterloom.wind",
+            ("seed", "epoch", "reader", "number"),
+            "order of rows of some row groups in `rasterloom.data`",
+            "a reader that goes on begins with the window that it was in",
+        ),
     )
 }
 

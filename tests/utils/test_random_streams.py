@@ -19,7 +19,18 @@ from rasterloom.utils.random_streams import (
 ROOT = Path(__file__).parents[2]
 DRAWN = 4000
 FAR = 4.5  # standard errors: one of a hundred thousand correct comparisons is as far off
-BASE = {"seed": 3, "stage": 1, "part": 0, "pass": 2, "epoch": 1, "rank": 0, "step": 0, "number": 0}
+BASE = {
+    "seed": 3,
+    "stage": 1,
+    "part": 0,
+    "pass": 2,
+    "epoch": 1,
+    "rank": 0,
+    "step": 0,
+    "number": 0,
+    "reader": 0,
+}
+
 
 # Generators that decide no result.
 NOT_A_RESULT = {
@@ -29,6 +40,7 @@ NOT_A_RESULT = {
     "rasterloom/train/model/lora.py": "torch's generator, seeded by `adapters`",
     "rasterloom/train/trainer.py": "torch's generator, seeded by `dropout`",
     "rasterloom/train/checkpoint/saver.py": "torch's generator, restored or seeded by `dropout`",
+    "rasterloom/train/model/packing_check.py": "a model that is tried and thrown away",
     "rasterloom/filtering/scenes/suite.py": "the prompts of a suite, which are always the same",
     "rasterloom/pipelines/progress/eta.py": "an estimate of the time left",
     "rasterloom/sources/fetch/backoff.py": "pauses between requests",
