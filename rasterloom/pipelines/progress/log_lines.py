@@ -71,6 +71,10 @@ class _Lines(ABC):
 
 
 class TextLines(_Lines):
+    """Lines of text. One that says what the last said comes once in ``SELDOM_S``, as a sign of life."""
+
+    _told, _told_at = "", 0.0  # of a step's progress
+
     def say(self, text: str) -> None:
         self.console.print(safe(text, LINES), highlight=False, markup=False)
 
@@ -84,7 +88,10 @@ class TextLines(_Lines):
             self.say(f"{step.name:<{width}}  {step.why}")
         elif event == "progress":
             parts = [progress_of(step), ending(step, now), *details(step, self.run.price, now)]
-            self.say(f"  {step.name}: {', '.join(part for part in parts if part)}")
+            text = f"  {step.name}: {', '.join(part for part in parts if part)}"
+            if text != self._told or now - self._told_at >= SELDOM_S:
+                self._told, self._told_at = text, now
+                self.say(text)
         elif event == State.DONE and step.note:
             self.say(f"{'':<{width}}  {step.note}")
 

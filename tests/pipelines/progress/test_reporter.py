@@ -241,6 +241,18 @@ def test_lines_say_the_same_in_words(at_once):
     assert "$0.1400" in summary[1] and "timeout 24, http_4xx 12, dns 4" in summary[1]
 
 
+def test_a_line_that_says_nothing_new_is_a_rare_sign_of_life(at_once, monkeypatch):
+    for seldom, most in ((60.0, 1), (0.0, 9)):
+        monkeypatch.setattr("rasterloom.pipelines.progress.log_lines.SELDOM_S", seldom)
+        progress, console = on()
+        with at_images(progress, 0):
+            for _ in range(3):
+                progress.counted(InFlight([shard.id for shard in SHARDS][:4], 2))
+        text = console.file.getvalue()
+        lines = text.count("images: 0 of 10 shards, 2 of 2 workers busy")
+        assert 1 <= lines <= most and (lines > 3) == (most > 1), text
+
+
 @pytest.mark.parametrize("width", [32, 40, 60, 80, 200])
 def test_a_summary_leaves_columns_out_before_it_breaks_lines(width):
     progress, console = on(width)
