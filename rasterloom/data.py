@@ -11,7 +11,7 @@ for batch in DataLoader(dataset, batch_size=8, num_workers=2):
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ class Position:
     row: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class TokenDataset(IterableDataset[Sample]):
     """Token sequences of a corpus at one target, shuffled anew each epoch.
 
@@ -74,13 +74,14 @@ class TokenDataset(IterableDataset[Sample]):
 
     place: AnyRecipe
     corpus: str = ""
-    target: int = field(kw_only=True)
-    sequence_length: int | None = field(default=None, kw_only=True)
-    rank: int = field(default=0, kw_only=True)
-    world: int = field(default=1, kw_only=True)
-    seed: int = field(default=0, kw_only=True)
-    epochs: int | None = field(default=None, kw_only=True)
-    pad: int = field(default=0, kw_only=True)
+    _: KW_ONLY
+    target: int
+    sequence_length: int | None = None
+    rank: int = 0
+    world: int = 1
+    seed: int = 0
+    epochs: int | None = None
+    pad: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world:

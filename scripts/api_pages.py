@@ -12,19 +12,23 @@ import pdoc.render
 import rasterloom
 
 
+def modules() -> list[str]:
+    """Modules of the package."""
+    found = pkgutil.walk_packages(rasterloom.__path__, "rasterloom.")
+    return [module.name for module in found if not module.name.endswith("__main__")]
+
+
 def without_their_extra() -> dict[str, str]:
     """Modules that need a library that is not installed, and its name."""
     missing = {}
-    for module in pkgutil.walk_packages(rasterloom.__path__, "rasterloom."):
-        if module.name.endswith("__main__"):
-            continue
+    for name in modules():
         try:
-            importlib.import_module(module.name)
+            importlib.import_module(name)
         except ModuleNotFoundError as error:
             library = error.name or ""
             if library.startswith("rasterloom"):
                 raise
-            missing[module.name] = library
+            missing[name] = library
     return missing
 
 
@@ -47,12 +51,7 @@ def write_pages(folder: Path) -> None:
 
 def without_page(folder: Path) -> set[str]:
     """Modules of the package that have no page in a folder."""
-    modules = {module.name for module in pkgutil.walk_packages(rasterloom.__path__, "rasterloom.")}
-    return {
-        name
-        for name in modules
-        if not name.endswith("__main__") and not (folder / f"{name.replace('.', '/')}.html").exists()
-    }
+    return {name for name in modules() if not (folder / f"{name.replace('.', '/')}.html").exists()}
 
 
 def main() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from rasterloom.filtering.judges.base import Judgement, Pixels, SuitePrompt
-from rasterloom.filtering.scorers.clip import DEFAULT_CLIP, add_checkpoint, open_clip
+from rasterloom.filtering.scorers.base import add_checkpoint
+from rasterloom.filtering.scorers.clip import DEFAULT_CLIP, open_clip
 
 
 class ClipJudge:

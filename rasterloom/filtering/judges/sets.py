@@ -9,7 +9,8 @@ from PIL import Image, ImageOps
 
 from rasterloom.filtering.judges.base import Features, Judgement, Pixels, SuitePrompt
 from rasterloom.filtering.judges.distances import cmmd, frechet
-from rasterloom.filtering.scorers.clip import DEFAULT_CLIP, add_checkpoint, open_clip
+from rasterloom.filtering.scorers.base import add_checkpoint
+from rasterloom.filtering.scorers.clip import DEFAULT_CLIP, open_clip
 
 IMAGES = {".jpg", ".jpeg", ".png", ".webp"}
 

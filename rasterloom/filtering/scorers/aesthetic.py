@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rasterloom.errors import one_line
-from rasterloom.filtering.scorers.base import Batch, Scores, floats
+from rasterloom.filtering.scorers.base import Batch, Scores, add_checkpoint, floats
 from rasterloom.filtering.scorers.clip import (
     DEFAULT_CLIP,
     EMBEDDING,
     Embeddings,
-    add_checkpoint,
     open_clip,
 )
 

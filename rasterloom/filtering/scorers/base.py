@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import importlib.util
+import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -96,3 +97,32 @@ def digest_of(distribution: str, files: Sequence[Path]) -> str:
     for path in files:
         result.update(path.read_bytes())
     return result.hexdigest()
+
+
+def add_checkpoint(
+    result: Any, checkpoint: str, revision: str | None, what: str = "CLIP checkpoint", option: str = "clip"
+) -> None:
+    """Add a checkpoint to a digest of hashlib, without loading it.
+
+    Of a folder's files, which may be many gigabytes, it takes the names, the sizes and 64 KiB at 16 places
+    each; of a checkpoint on the hub its name and revision.
+
+    Args:
+        what, option: what it is, and which option names it, for the message
+
+    Raises:
+        ValueError: `checkpoint` is neither a folder nor the form of an id on the hub
+    """
+    folder = Path(checkpoint).expanduser()
+    if folder.is_dir():
+        for file in sorted(p for p in folder.iterdir() if p.is_file()):
+            size = file.stat().st_size
+            result.update(f"{file.name} {size}\n".encode())
+            with file.open("rb") as data:
+                for place in range(16):
+                    data.seek(max(0, (size - 65536) * place // 15))
+                    result.update(data.read(65536))
+    elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?", checkpoint) and not checkpoint.startswith("."):
+        result.update(f"{checkpoint}@{revision or 'main'}".encode())
+    else:
+        raise ValueError(f"no {what} at {checkpoint}: give `{option}:` its folder, or its id on the hub")

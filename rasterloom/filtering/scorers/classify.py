@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rasterloom.errors import one_line
-from rasterloom.filtering.scorers.base import Batch, Scores, floats
-from rasterloom.filtering.scorers.clip import add_checkpoint
+from rasterloom.filtering.scorers.base import Batch, Scores, add_checkpoint, floats
 from rasterloom.utils.oom_batches import FittingBatches
 from rasterloom.utils.suggest import did_you_mean
 

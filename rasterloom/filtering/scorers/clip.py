@@ -1,12 +1,10 @@
 """CLIP embeddings of images and captions, and their cosine similarity."""
 
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from rasterloom.errors import one_line
-from rasterloom.filtering.scorers.base import Batch, Scores, floats
+from rasterloom.filtering.scorers.base import Batch, Scores, add_checkpoint, floats
 from rasterloom.utils.oom_batches import FittingBatches
 
 Embeddings = NDArray[np.float32]
@@ -220,32 +218,3 @@ def open_clip(checkpoint: str, revision: str | None) -> Clip:
 def _of_length_1(embeddings: Any) -> Embeddings:
     normal: Embeddings = (embeddings / embeddings.norm(dim=1, keepdim=True)).float().cpu().numpy()
     return normal
-
-
-def add_checkpoint(
-    result: Any, checkpoint: str, revision: str | None, what: str = "CLIP checkpoint", option: str = "clip"
-) -> None:
-    """Add a checkpoint to a digest of hashlib, without loading it.
-
-    Of a folder's files, which may be many gigabytes, it takes the names, the sizes and 64 KiB at 16 places
-    each; of a checkpoint on the hub its name and revision.
-
-    Args:
-        what, option: what it is, and which option names it, for the message
-
-    Raises:
-        ValueError: `checkpoint` is neither a folder nor the form of an id on the hub
-    """
-    folder = Path(checkpoint).expanduser()
-    if folder.is_dir():
-        for file in sorted(p for p in folder.iterdir() if p.is_file()):
-            size = file.stat().st_size
-            result.update(f"{file.name} {size}\n".encode())
-            with file.open("rb") as data:
-                for place in range(16):
-                    data.seek(max(0, (size - 65536) * place // 15))
-                    result.update(data.read(65536))
-    elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?", checkpoint) and not checkpoint.startswith("."):
-        result.update(f"{checkpoint}@{revision or 'main'}".encode())
-    else:
-        raise ValueError(f"no {what} at {checkpoint}: give `{option}:` its folder, or its id on the hub")

@@ -16,19 +16,12 @@ from yarl import URL
 
 from rasterloom.filtering.duplicates import hashes_of
 from rasterloom.schema import ErrorClass, StepKind
-from rasterloom.sources.fetch.opt_out import NOTHING, OptOuts, opt_outs_of
+from rasterloom.sources.fetch.opt_out import COLUMNS, NOTHING, OptOuts, opt_outs_of
 from rasterloom.storage.layout import Layout
 from rasterloom.storage.parquet_io import count_of
 from rasterloom.storage.store import Store
 
-KINDS = (
-    "key",
-    "phash",
-    "host",
-    "url",
-    "prefix",
-    "sha256",
-)  # of entries; all but the first as in opt-out lists
+KINDS = ("key", *COLUMNS)  # of entries; all but the first as in opt-out lists
 # Columns of `images` that a row keeps when its image goes.
 STAY = ("key", "shard", "url", "caption", "attempts", "task", "turns", "main")
 

@@ -26,6 +26,7 @@ from rasterloom.train.model.shapes import (
     MINI,
     SIZES,
     TINY,
+    Shape,
     config_fields,
     first_new_id,
     is_language_model,
@@ -245,17 +246,24 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
+def _dimensions(shape: Shape, profile: Profile) -> dict[str, Any]:
+    """Fields that the configs of all families have."""
+    return {
+        "vocab_size": profile.vocab_size,
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA[shape.family]},
+    }
+
+
 def _config(size: str, profile: Profile, **options: Any) -> ChameleonConfig:
     shape = SIZES[size]
     return ChameleonConfig(
-        vocab_size=profile.vocab_size,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
+        **_dimensions(shape, profile),
         swin_norm=shape.swin_norm,
-        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA[CHAMELEON]},
         pad_token_id=profile.pad,
         bos_token_id=profile.bos,
         eos_token_id=profile.sep,
@@ -274,16 +282,10 @@ def _language_config(size: str, profile: Profile) -> PreTrainedConfig:
     shape = SIZES[size]
     config = AutoConfig.for_model(
         shape.family,
-        vocab_size=profile.vocab_size,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
+        **_dimensions(shape, profile),
         head_dim=shape.head_width,
         tie_word_embeddings=shape.tied,
         rms_norm_eps=NORM_EPS[shape.family],
-        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA[shape.family]},
         max_position_embeddings=MAX_POSITIONS,
         initializer_range=SPREAD,
     )
