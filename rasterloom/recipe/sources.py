@@ -73,7 +73,7 @@ class Source(Section):
     """Folder of the images that a conversations file, or the columns ``image``, ``input`` and ``output``,
     name; empty: the file's own."""
     weight: float | Column = 1.0
-    """Sampling weight of a pair: a number, or ``{column: NAME}``."""
+    """Sampling weight of a pair in training, relative to the others: a number, or ``{column: NAME}``."""
     licence: str | Column = ""
     """Licence of the images: text, or ``{column: NAME}``."""
     columns: tuple[str, ...] = ()

@@ -83,6 +83,13 @@ DRAWS = {
             "parts are spread independently of each other",
         ),
         Draw(
+            "weights",
+            b"rasterloom.wght",
+            ("seed", "stage", "part"),
+            "which rows come again, of those with sampling weights",
+            "drawn once for all passes, so that a row comes as often as its weight says",
+        ),
+        Draw(
             "prompt",
             b"rasterloom.drop",
             ("seed", "stage", "part", "pass", "key"),

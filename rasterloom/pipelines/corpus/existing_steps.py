@@ -7,6 +7,7 @@ steps of its corpus are those that made the version.
 from rasterloom.errors import RecipeError, VersionError
 from rasterloom.pipelines.corpus import token_work
 from rasterloom.pipelines.corpus.length_index import lengths_step
+from rasterloom.pipelines.corpus.pair_weights import is_weighted
 from rasterloom.pipelines.step import FinishedStep, HasResult
 from rasterloom.pipelines.workspace.status import read_record
 from rasterloom.recipe.recipe import Recipe
@@ -60,6 +61,7 @@ def steps_of_version(recipe: Recipe) -> list[HasResult]:
     ]
     texts: dict[str, HasResult] = {}
     tokens: list[HasResult] = []
+    weighted = is_weighted(corpus)
     for version in versions.values():
         if version.table != StepKind.TOKENS or "profile" in version.record.config:  # the latter were imported
             continue
@@ -73,7 +75,7 @@ def steps_of_version(recipe: Recipe) -> list[HasResult]:
             if text is not None and text.fingerprint not in texts:
                 texts[text.fingerprint] = FinishedStep(text, has_files=True)
             tokens.append(FinishedStep(of_codes, config=config))
-        tokens += [packed, lengths_step(target, packed)]
+        tokens += [packed, lengths_step(target, packed, weighted)]
     if len(texts) > 1:
         raise RecipeError(f"the tokens of {recipe.corpus} were made with {len(texts)} text vocabularies")
     for stage in recipe.train.stages if recipe.train else ():

@@ -41,7 +41,7 @@ class ImageGroups:
 
     def of(self, keys: Sequence[str]) -> list[str]:
         """Return for each row what decides whether it is held out: its group, else its key."""
-        numbers, known = _numbers(pa.chunked_array([pa.array(keys, pa.string())]))
+        numbers, known = key_numbers(pa.chunked_array([pa.array(keys, pa.string())]))
         if not len(self.keys):
             return list(keys)
         at = np.minimum(np.searchsorted(self.keys, numbers), len(self.keys) - 1)
@@ -131,31 +131,31 @@ def connected(nodes: int, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray
 def _selected(store: Store, files: Sequence[DataFile]) -> tuple[Numbers, Numbers, Numbers]:
     """Keys of kept rows, of duplicates, and of those kept instead."""
     kept, dropped, instead = [_NONE], [_NONE], [_NONE]
-    for table in _tables(store, files, ["key", "kept", "duplicate_of"]):
-        kept.append(_numbers(table.filter(table["kept"])["key"])[0])
+    for table in read_columns(store, files, ["key", "kept", "duplicate_of"]):
+        kept.append(key_numbers(table.filter(table["kept"])["key"])[0])
         duplicates = table.filter(pc.is_valid(table["duplicate_of"]))
-        dropped.append(_numbers(duplicates["key"])[0])
-        instead.append(_numbers(duplicates["duplicate_of"])[0])
+        dropped.append(key_numbers(duplicates["key"])[0])
+        instead.append(key_numbers(duplicates["duplicate_of"])[0])
     return np.concatenate(kept), np.concatenate(dropped), np.concatenate(instead)
 
 
 def _images(store: Store, files: Sequence[DataFile]) -> tuple[Numbers, Numbers]:
     """Keys and digests of all images, those in ``more`` too."""
     keys, shas = [_NONE], [_NONE]
-    for table in _tables(store, files, ["key", "sha256", "more.list.element.sha256"]):
-        rows = _numbers(table["key"])[0]
-        digests, known = _numbers(table["sha256"])
+    for table in read_columns(store, files, ["key", "sha256", "more.list.element.sha256"]):
+        rows = key_numbers(table["key"])[0]
+        digests, known = key_numbers(table["sha256"])
         keys.append(rows[known])
         shas.append(digests[known])
         if "more" in table.column_names:
             more = table["more"].combine_chunks()
-            digests, known = _numbers(pa.chunked_array([pc.struct_field(pc.list_flatten(more), "sha256")]))
+            digests, known = key_numbers(pa.chunked_array([pc.struct_field(pc.list_flatten(more), "sha256")]))
             keys.append(rows[pc.list_parent_indices(more).to_numpy()][known])
             shas.append(digests[known])
     return np.concatenate(keys), np.concatenate(shas)
 
 
-def _tables(store: Store, files: Sequence[DataFile], columns: list[str]) -> Iterator[pa.Table]:
+def read_columns(store: Store, files: Sequence[DataFile], columns: list[str]) -> Iterator[pa.Table]:
     """Some columns of each row group, those that it has."""
     for file in files:
         with store.filesystem.open_input_file(store.path(file.name)) as source:
@@ -166,7 +166,7 @@ def _tables(store: Store, files: Sequence[DataFile], columns: list[str]) -> Iter
                 yield reader.read_row_group(group, columns=wanted)
 
 
-def _numbers(texts: pa.ChunkedArray) -> tuple[Numbers, NDArray[np.bool_]]:
+def key_numbers(texts: pa.ChunkedArray) -> tuple[Numbers, NDArray[np.bool_]]:
     """The first 64 bits of hex digests. Beside it, which texts are digests; others are 0."""
     known = pc.fill_null(pc.match_substring_regex(texts, _HEX), False)
     filled = pc.if_else(known, pc.utf8_slice_codeunits(texts, 0, _DIGITS), "0" * _DIGITS)

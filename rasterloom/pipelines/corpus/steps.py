@@ -11,6 +11,7 @@ from rasterloom.errors import RasterloomError, RecipeError
 from rasterloom.pipelines.corpus import shard_work
 from rasterloom.pipelines.corpus.existing_steps import is_fixed, steps_of_version
 from rasterloom.pipelines.corpus.length_index import lengths_step
+from rasterloom.pipelines.corpus.pair_weights import has_weights
 from rasterloom.pipelines.corpus.token_steps import text_step, token_steps
 from rasterloom.pipelines.step import Halves, HasResult, ShardStep
 from rasterloom.pipelines.workspace.retries import with_retries
@@ -109,7 +110,8 @@ def _corpus_steps(recipe: Recipe) -> list[HasResult]:
         target: token_steps(recipe, target, images, scores, selection, text)
         for target in recipe.tokenize.targets
     }
-    lengths = [lengths_step(target, packed) for target, (_, packed) in tokens.items()]
+    weighted = has_weights(recipe.sources)
+    lengths = [lengths_step(target, packed, weighted) for target, (_, packed) in tokens.items()]
     return [pairs, images, scores, selection, text, *chain(*tokens.values()), *lengths]
 
 

@@ -125,7 +125,7 @@ def import_steps(record: Path, entries: list[tuple[str, Any]], config: ImportAt)
         parquet=CODES_PARQUET,
     )
     packed = pack_step(config, codes, config.profile, config.rows_per_file)
-    return [codes, packed, lengths_step(config.target, packed)]
+    return [codes, packed, lengths_step(config.target, packed, weighted=False)]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ steps done.
 
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.corpus.length_index import lengths_step
+from rasterloom.pipelines.corpus.pair_weights import is_weighted
 from rasterloom.pipelines.corpus.token_steps import text_step, token_steps
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.run import run_steps
@@ -51,7 +52,8 @@ def steps_on_tables(recipe: Recipe, targets: tuple[int, ...]) -> list[HasResult]
         made = {t: token_steps(recipe, t, images, scores, selection, text) for t in dict.fromkeys(targets)}
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    lengths = [lengths_step(target, packed) for target, (_, packed) in made.items()]
+    weighted = is_weighted(Corpus.of(recipe))
+    lengths = [lengths_step(target, packed, weighted) for target, (_, packed) in made.items()]
     return [text, *(step for pair in made.values() for step in pair), *lengths]
 
 

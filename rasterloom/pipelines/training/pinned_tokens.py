@@ -8,12 +8,15 @@ import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import Field
+
 from rasterloom.errors import RecipeError, VersionError
 from rasterloom.pipelines.corpus.image_groups import NO_GROUPS, groups_of_tokens, record_of_codes
 from rasterloom.pipelines.corpus.length_index import write_index
+from rasterloom.pipelines.corpus.pair_weights import is_weighted, read_weights
 from rasterloom.pipelines.maintenance.takedown import refuse_held
 from rasterloom.pipelines.step import FileStep, StepContext
-from rasterloom.recipe.base import Section
+from rasterloom.recipe.base import Section, is_default
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.train import Part
 from rasterloom.schema import StepKind
@@ -32,6 +35,8 @@ class PinnedAt(Section):
     version: str
     target: int
     snapshot: int
+    weighted: bool = Field(False, exclude_if=is_default(False))
+    """Rows have the sampling weights of their pairs."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,13 @@ def pinned_step(recipe: Recipe, part: Part, field: str) -> Pinned:
         )
     snapshot, record = head
     text = _text_file(corpus, record, recipe, f"{name}@{version}", field)
-    config = PinnedAt(corpus=name, version=version, target=part.target, snapshot=snapshot.snapshot_id)
+    config = PinnedAt(
+        corpus=name,
+        version=version,
+        target=part.target,
+        snapshot=snapshot.snapshot_id,
+        weighted=is_weighted(corpus),
+    )
     try:
         digest = hashlib.sha256(_read_text(corpus, text)).hexdigest()[:20]
     except OSError:
@@ -135,4 +146,5 @@ def make_pinned(context: StepContext[PinnedAt]) -> dict[str, int]:
     (context.folder / TOKENIZER).write_bytes(pinned_text(corpus, step))
     files, there = pinned_files(corpus, step), _corpus_of(corpus, step.config)
     groups = groups_of_tokens(there, step.tokens) if step.tokens else NO_GROUPS
-    return write_index(corpus.store, files, context.folder / LENGTHS, context.progress, groups)
+    weights = read_weights(there) if step.config.weighted else None
+    return write_index(corpus.store, files, context.folder / LENGTHS, context.progress, groups, weights)

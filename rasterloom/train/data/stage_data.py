@@ -60,7 +60,11 @@ def open_stage(job: StageJob) -> StageData:
         seed=job.train.seed,
         stage=job.train.stage_number,
         batch=BatchSize(stage.batch_tokens, stage.rows_multiple),
-        mixture=Mixture([np.flatnonzero(part_of == number) for number in range(len(parts))], weights or None),
+        mixture=Mixture(
+            [np.flatnonzero(part_of == number) for number in range(len(parts))],
+            weights or None,
+            None if rows.weights is None else rows.weights[train],
+        ),
         groups=rows.group_of(train),
     )
     return StageData(rows, train, held, plan, part_of)

@@ -7,6 +7,9 @@ part is an endless row of passes over its rows, every pass shuffled anew, of whi
 stretch. So a part that is asked for more than it has comes again, one that is asked for less goes on in the
 next epoch where it stopped, and at any time no row of a part has come more than once oftener than another.
 The parts are spread evenly over the epoch, so that batches are mixed alike.
+
+A pass over rows with weights (`row_weights`) has as many rows as the part has, some of them several times and
+some not at all.
 """
 
 import math
@@ -19,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rasterloom.train.data.batching import WINDOW_GROUPS, Rows, cut, plan_batches, shuffled
+from rasterloom.train.data.row_weights import WeightedRows
 from rasterloom.utils.random_streams import stream_generator
 
 
@@ -28,7 +32,9 @@ class GlobalBatch(NamedTuple):
     step: int
     epoch: int
     rows: Rows
-    passes: Rows  # of each row, the number of the pass over its part that it comes in, from 0
+    passes: (
+        Rows  # of each row, the number of the pass over its part that it comes in, from 0 (`WeightedRows`)
+    )
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,8 @@ class Mixture:
     """Row numbers of each part."""
     weights: Sequence[float] | None = None
     """None: every row comes once an epoch."""
+    row_weights: ArrayLike | None = None
+    """Sampling weight of each row, relative to the others of its part, [n]; None: all have the same."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,8 @@ class StagePlan:
     groups: NDArray[np.int64] | None
     """Of each row, the number of the row group that it is read with (`batching.shuffled`)."""
     rows_multiple: int = 1
+    weighted: tuple[WeightedRows, ...] = ()
+    """Each part's rows with their weights; empty: rows have none."""
 
     @cached_property
     def steps(self) -> int:
@@ -128,7 +138,7 @@ class StagePlan:
     def _epoch(self, number: int) -> list[tuple[Rows, Rows]]:
         """The batches of an epoch, and the passes of their rows."""
         if len(self.parts) == 1:
-            return [(rows, np.full(len(rows), number)) for rows in self._shuffled(number)]
+            return self._shuffled(number)
         order, passes = self._mixed(number)
         batches, start = [], 0
         for rows in cut(order, self.lengths, self.batch_tokens, self.rows_multiple):
@@ -136,9 +146,9 @@ class StagePlan:
             start += len(rows)
         return batches
 
-    def _shuffled(self, number: int) -> list[Rows]:
-        """The batches of an epoch of one part."""
-        (rows,) = self.parts
+    def _shuffled(self, number: int) -> list[tuple[Rows, Rows]]:
+        """The batches of an epoch of one part, with passes."""
+        rows, passes = self._pass(0, number)
         batches = plan_batches(
             self.lengths[rows],
             seed=self.seed,
@@ -148,7 +158,13 @@ class StagePlan:
             rows_multiple=self.rows_multiple,
             groups=None if self.groups is None else self.groups[rows],
         )
-        return [rows[batch] for batch in batches]
+        return [(rows[batch], passes[batch]) for batch in batches]
+
+    def _pass(self, part: int, number: int) -> tuple[Rows, Rows]:
+        """The rows of a pass, before they are shuffled, with passes."""
+        if self.weighted:
+            return self.weighted[part].drawn(number)
+        return self.parts[part], np.full(len(self.parts[part]), number)
 
     def _mixed(self, epoch: int) -> tuple[Rows, Rows]:
         """The rows of an epoch and their passes: each part's next stretch, spread evenly."""
@@ -164,16 +180,18 @@ class StagePlan:
 
     def _stretch(self, number: int, epoch: int) -> tuple[Rows, Rows]:
         """Rows of an epoch from a part's endless sequence of passes. Beside it, their passes."""
-        rows = self.parts[number]
-        groups = None if self.groups is None else self.groups[rows]
-        start, end = (round(self.passes[number] * e * len(rows)) for e in (epoch, epoch + 1))
-        taken, passes = [rows[:0]], [rows[:0]]
-        for a_pass in range(start // len(rows), -(-end // len(rows))):
+        count = len(self.parts[number])
+        start, end = (round(self.passes[number] * e * count) for e in (epoch, epoch + 1))
+        taken, passes = [self.parts[number][:0]], [self.parts[number][:0]]
+        for a_pass in range(start // count, -(-end // count)):
+            rows, of_rows = self._pass(number, a_pass)
+            groups = None if self.groups is None else self.groups[rows]
             rng = stream_generator("order", seed=self.seed, stage=self.stage, part=number, pass_=a_pass)
-            order = shuffled(len(rows), rng, groups, WINDOW_GROUPS // len(self.parts))
-            first = a_pass * len(rows)
-            taken.append(rows[order[max(0, start - first) : end - first]])
-            passes.append(np.full(len(taken[-1]), a_pass))
+            order = shuffled(count, rng, groups, WINDOW_GROUPS // len(self.parts))
+            first = a_pass * count
+            order = order[max(0, start - first) : end - first]
+            taken.append(rows[order])
+            passes.append(of_rows[order])
         return np.concatenate(taken), np.concatenate(passes)
 
 
@@ -207,9 +225,19 @@ def stage_plan(
         raise ValueError(
             f"batch_tokens {batch.tokens} is smaller than the longest sequence ({longest} tokens)"
         )
-    passes = epoch_passes([int(lengths[part].sum()) for part in rows], weights)
     if weights is None:
-        rows, passes = (np.concatenate(rows),), (1.0,)
+        rows = (np.concatenate(rows),)
+    weighted: tuple[WeightedRows, ...] = ()
+    if mixture.row_weights is not None:
+        of_rows = np.asarray(mixture.row_weights, np.float64)
+        weighted = tuple(
+            WeightedRows(part, of_rows[part], seed=seed, stage=stage, part=number)
+            for number, part in enumerate(rows)
+        )
+        tokens = [round(part.expected(lengths)) for part in weighted]
+    else:
+        tokens = [int(lengths[part].sum()) for part in rows]
+    passes = epoch_passes(tokens, weights)
     # Rounded as stretches are: a part of one row that an epoch goes through once has that row.
     fewest = sum(int(share * len(part) + 1e-6) for share, part in zip(passes, rows, strict=True))
     if batch.rows_multiple > 1 and fewest < batch.rows_multiple:
@@ -217,7 +245,9 @@ def stage_plan(
             f"rows_multiple {batch.rows_multiple} is more than the rows of an epoch ({fewest}): lower it"
         )
     numbers = None if groups is None else np.asarray(groups)
-    return StagePlan(lengths, length, seed, stage, batch.tokens, rows, passes, numbers, batch.rows_multiple)
+    return StagePlan(
+        lengths, length, seed, stage, batch.tokens, rows, passes, numbers, batch.rows_multiple, weighted
+    )
 
 
 def _which(parts: Sequence[Rows]) -> str:

@@ -18,6 +18,7 @@ from pyarrow.fs import FileSystem, LocalFileSystem
 from rasterloom.storage.layout import LENGTHS_FILES
 from rasterloom.train.data.row_group_cache import COLUMNS, RowGroupPlace, RowGroups
 
+WEIGHT = "weight"  # column of an index whose rows have sampling weights
 NEEDED = {"key", "bucket", "task", "n_tokens", "input_ids", "loss_spans"}  # of `schema.TOKENS`
 T = TypeVar("T")
 
@@ -39,6 +40,7 @@ class TokenRows:
     task_numbers: NDArray[np.int32]  # of each row, in `task_names`
     heldout: NDArray[np.float64] | None  # `samples.heldout_draw` of each row, where an index has it
     read_keys: Callable[[], pa.ChunkedArray]  # of all rows
+    weights: NDArray[np.float64] | None = None  # sampling weight of each row; None: all have the same
 
     @cached_property
     def keys(self) -> pa.LargeStringArray:
@@ -108,6 +110,7 @@ def open_rows(
         task_numbers=tasks.indices.to_numpy(),
         heldout=table["heldout"].to_numpy() if index else None,
         read_keys=read_keys,
+        weights=table[WEIGHT].to_numpy() if WEIGHT in table.column_names else None,
     )
 
 
@@ -142,6 +145,15 @@ def joined(parts: Sequence[TokenRows]) -> TokenRows:
         task_numbers=tasks.indices.to_numpy(),
         heldout=np.concatenate(draws) if len(draws) == len(parts) else None,
         read_keys=lambda: pa.chunked_array([part.keys for part in parts]),
+        weights=_joined_weights(parts),
+    )
+
+
+def _joined_weights(parts: Sequence[TokenRows]) -> NDArray[np.float64] | None:
+    if all(part.weights is None for part in parts):
+        return None
+    return np.concatenate(
+        [np.ones(len(part.lengths)) if part.weights is None else part.weights for part in parts]
     )
 
 
@@ -155,9 +167,10 @@ def _indexed(files: Sequence[str], filesystem: FileSystem, index: str) -> tuple[
         names = [file["name"] for file in found]
         if len(names) != len(files) or not all(map(str.endswith, files, names)):
             raise ValueError(f"{index} is the length index of other files: {len(names)} for {len(files)}")
-        return reader.read(columns=["bucket", "task", "n_tokens", "heldout"]), [
-            list(enumerate(file["groups"])) for file in found
-        ]
+        columns = ["bucket", "task", "n_tokens", "heldout"]
+        if WEIGHT in reader.schema_arrow.names:
+            columns.append(WEIGHT)
+        return reader.read(columns=columns), [list(enumerate(file["groups"])) for file in found]
 
 
 def _listed(files: Sequence[str], filesystem: FileSystem) -> tuple[pa.Table, _Sizes]:
