@@ -28,7 +28,11 @@ class WeightedRows:
     part: int
 
     def expected(self, lengths: NDArray[np.int64]) -> float:
-        """Tokens of a pass on average, from those of each row of the stage."""
+        """Tokens of a pass on average.
+
+        Args:
+            lengths: tokens of each row of the stage, [n].
+        """
         return float((self.weights * lengths[self.rows]).sum() / self.weights.mean())
 
     def drawn(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -60,7 +64,7 @@ class WeightedRows:
 
     @cached_property
     def _ends(self) -> NDArray[np.float64]:
-        """Sum of the weights up to each row, where the mean weight is 1."""
+        """Sums of the weights, in units of their mean."""
         ends = np.cumsum(self.weights[self._order])
         ends *= len(self.rows) / ends[-1]
         ends[-1] = len(self.rows)  # not less by rounding: a pass has so many rows
