@@ -10,7 +10,7 @@ Resize = Literal["keep_ratio_largest", "keep_ratio", "center_crop", "border", "n
 PIXEL_BYTES = 16
 """Memory that decoding takes at most for each pixel; tests/sources/images/test_memory.py measures it."""
 WORKER_BYTES = 400_000_000
-"""Memory of a worker that fetches without that and without the images of its shards, which grow with them."""
+"""Memory of a worker that fetches without that: its libraries, what is under way, 32 MB of its shards' images."""
 OptOutTag = Literal["noai", "noimageai", "noml", "noindex", "noimageindex"]
 
 
@@ -46,7 +46,7 @@ class Fetch(Section):
     """Size limit of a response body, in bytes."""
     max_pixels: int = Field(100_000_000, ge=1)
     """Size limit of an image, in pixels; larger ones are not decoded. A worker takes up to 16 bytes for each,
-    and 0.4 GB, beside the images of its shards."""
+    and 0.4 GB."""
     max_redirects: int = Field(5, ge=0)
     """Redirects that are followed; each hop is checked like the first."""
     robots: bool = True

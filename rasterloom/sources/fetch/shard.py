@@ -3,7 +3,8 @@
 import asyncio
 import faulthandler
 import hashlib
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
@@ -15,6 +16,7 @@ from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.sources import Source
 from rasterloom.schema import IMAGES, PICTURE, ErrorClass, in_order
 from rasterloom.sources.failure import FetchFailure
+from rasterloom.sources.fetch.backlog import Row, RowFile, image_bytes, row_file
 from rasterloom.sources.fetch.checksums import check_hashes
 from rasterloom.sources.fetch.client import Client, Trace
 from rasterloom.sources.fetch.client_pool import with_client
@@ -25,6 +27,7 @@ from rasterloom.sources.images.decode import decode_image
 from rasterloom.sources.images.row import image_columns, received
 from rasterloom.sources.pairs import check_pair, uncaptioned_sources
 from rasterloom.sources.readers.tasks import is_url
+from rasterloom.storage.local_disk import full_disk_errors
 
 DECODE_THREADS = 1  # of one worker; a machine runs a worker a core
 DECODE_S = 300.0  # of one image; the largest take some seconds
@@ -47,21 +50,50 @@ def fetch_shard(pairs: pa.Table, config: Fetch, *, shard: int, sources: Sequence
 
     Raises:
         OptOutError: ``config.opt_out`` cannot be read.
+        StorageError: there is no room on the disk for images that are too many to be held in memory.
     """
 
-    async def fetch_rows(client: Client) -> list[dict[str, Any]]:
-        async def fetch_row(pair: dict[str, Any]) -> dict[str, Any]:
+    async def fetch_rows(client: Client) -> list[Row | int]:
+        async def fetch_row(pair: Row) -> Row | int:
             row = await _row(client, local, pair, shard, uncaptioned, repeated)
-            held.bytes += len(row.get("image") or b"")
+            size = image_bytes(row)
+            held.bytes += size
+            if size and not client.backlog.fits(size):
+                return await asyncio.to_thread(file.put, row)
+            held.in_memory += size
             return row
 
         async with client.backlog.shard() as held:
             with LocalImages(sources, config, client.slots) as local:
-                return await asyncio.gather(*map(fetch_row, listed))
+                return await _all_or_none(map(fetch_row, listed))
 
     # Here, and not in the loop that other shards' requests wait for.
     listed, repeated, uncaptioned = pairs.to_pylist(), Repeated(pairs, config), uncaptioned_sources(sources)
-    return images_table(with_client(config, fetch_rows))
+    with row_file() as file:
+        return _table(with_client(config, fetch_rows), file)
+
+
+async def _all_or_none(rows: Iterable[Coroutine[Any, Any, Row | int]]) -> list[Row | int]:
+    """Wait for all rows; where one raises, the others end."""
+    tasks = [asyncio.ensure_future(row) for row in rows]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+def _table(rows: list[Row | int], file: RowFile) -> pa.Table:
+    """Return rows as a table. Where some are in the file, so is the table, and memory is mapped to it."""
+    if file.is_empty:
+        return images_table(next(file.pieces(rows)))
+    with tempfile.NamedTemporaryFile(dir=file.folder) as place, full_disk_errors(file.folder):
+        with pa.OSFile(place.name, "wb") as sink, pa.ipc.new_file(sink, IMAGES) as writer:
+            for piece in file.pieces(rows):
+                writer.write_table(images_table(piece))
+        return pa.ipc.open_file(pa.memory_map(place.name)).read_all()
 
 
 @cache
