@@ -59,13 +59,43 @@ def test_every_base_has_an_overlay_and_a_queued_one():
     assert {path.name for path in OVERLAYS} == {path.name for path in QUEUED} == bases
 
 
-@pytest.mark.skipif(not SCHEMA.exists(), reason="the schemas of KubeRay are not in the repository")
-def test_a_job_has_the_fields_that_kuberay_knows(built):
+@pytest.fixture(scope="module")
+def validator():
+    """What `kubeconform -strict` does, which is in no registry of packages for Python or Debian."""
     from jsonschema import Draft202012Validator
 
+    if not SCHEMA.exists():
+        pytest.skip("the schemas of KubeRay are not in the repository")
     schema = json.loads(SCHEMA.read_text())
-    validator = Draft202012Validator(closed(schema.get("openAPIV3Schema", schema)))
+    return Draft202012Validator(closed(schema.get("openAPIV3Schema", schema)))
+
+
+def test_a_job_has_the_fields_that_kuberay_knows(built, validator):
     assert [f"{list(error.path)}: {error.message}" for error in validator.iter_errors(built["RayJob"])] == []
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS[:1], ids=name_of)
+def test_a_misspelt_field_or_a_value_of_another_type_is_refused_wherever_it_is(overlay, validator):
+    job = manifests(overlay)["RayJob"]
+    open_to_all = {"metadata", "labels", "nodeSelector", "rayStartParams", "limits", "requests"}
+    for within, name in list(places(job["spec"])):
+        right = within[name]
+        within[name] = None if isinstance(right, dict) else {}
+        assert not validator.is_valid(job), f"{name}: {within[name]}"
+        within[name] = right
+        if isinstance(right, dict) and name not in open_to_all:
+            right["mispelt"] = right.get("spec", 1)
+            assert not validator.is_valid(job), f"{name}.mispelt"
+            del right["mispelt"]
+    assert validator.is_valid(job) and not validator.is_valid({**job, "mispelt": 1})
+
+
+def places(value):
+    """Every place in a manifest: what it is in, and its name or index there."""
+    for name, one in value.items() if isinstance(value, dict) else enumerate(value):
+        yield value, name
+        if isinstance(one, dict | list):
+            yield from places(one)
 
 
 def closed(schema):
