@@ -236,6 +236,8 @@ def commands(shop):
         ("jobs", "list", "--all", "--address", address),
         ("jobs", "list", "--all", "--format", "json", "--address", address),
         ("jobs", "follow", JOB, "--address", address),
+        ("jobs", "follow", "--address", address),
+        ("jobs", "wait", JOB, "--address", address),
         ("jobs", "logs", JOB, "--address", address),
         ("jobs", "logs", f"{EVIL}", "--address", address),
         ("jobs", "stop", JOB, "--address", address),

@@ -1,5 +1,6 @@
 """``rasterloom submit`` and ``rasterloom jobs``: runs on a Ray cluster."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,6 +33,10 @@ Address = Annotated[
 ]
 LOCAL = "http://127.0.0.1:8265"
 JobId = Annotated[str, typer.Argument(metavar="ID", help="Job id, or its last characters.")]
+AnyJob = Annotated[
+    str,
+    typer.Argument(metavar="[ID]", help="Job id, or its last characters; without it the latest job."),
+]
 
 app = App(help="List, follow and stop the jobs of a Ray cluster.")
 
@@ -71,9 +76,10 @@ def submit_command(
         return
     jobs = Jobs.open(address)
     found = submit(job, jobs)
-    lines = [f"submitted as {found}"]
+    dashboard = f"{address.rstrip('/')}/#/jobs/{found}"
+    lines = [f"submitted as {found}", f"dashboard: {dashboard}"]
     lines += [] if follow else [f"rasterloom jobs follow {found} --address {address}"]
-    result(log, lines, job=found, status="SUBMITTED")
+    result(log, lines, job=found, status="SUBMITTED", dashboard=dashboard)
     if follow:
         _follow(jobs, found, log)
 
@@ -109,7 +115,7 @@ def list_command(
 
 
 @app.command("follow")
-def follow_command(job: JobId, address: Address = LOCAL) -> None:
+def follow_command(job: AnyJob = "", address: Address = LOCAL) -> None:
     """Follow a job's log until it ends. Ctrl-C does not stop the job.
 
     The exit code is that of the job.
@@ -118,6 +124,19 @@ def follow_command(job: JobId, address: Address = LOCAL) -> None:
 
     jobs = Jobs.open(address)
     _follow(jobs, jobs.find(job))
+
+
+@app.command("wait")
+def wait_command(job: AnyJob = "", address: Address = LOCAL) -> None:
+    """Wait until a job ends. Ctrl-C does not stop the job.
+
+    The exit code is that of the job.
+    """
+    from rasterloom.pipelines.cluster.job_client import Jobs  # heavy
+
+    jobs = Jobs.open(address)
+    found = jobs.find(job)
+    _until_it_ends(jobs, found, lambda: jobs.wait(found))
 
 
 @app.command("logs")
@@ -143,8 +162,13 @@ def stop_command(job: JobId, address: Address = LOCAL) -> None:
 
 
 def _follow(jobs: "Jobs", job: str, log: LogFormat = LogFormat.TEXT) -> None:
+    _until_it_ends(jobs, job, lambda: jobs.follow(job, out), log)
+
+
+def _until_it_ends(jobs: "Jobs", job: str, wait: Callable[[], str], log: LogFormat = LogFormat.TEXT) -> None:
+    """Wait for a job, and end with its exit code."""
     try:
-        status = jobs.follow(job, out)
+        status = wait()
     except KeyboardInterrupt:
         stop = f"rasterloom jobs stop {job} --address {jobs.address}"
         err.print(f"\nThe job continues; {stop}", highlight=False)

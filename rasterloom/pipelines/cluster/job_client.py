@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from rasterloom.errors import DONE, FAILED, STOPPED, USELESS, WRONG_USE, StepFailed
+from rasterloom.pipelines.cluster.job_view import JobView
 from rasterloom.pipelines.progress.log_lines import where_at
 from rasterloom.utils.ray_compat import quiet_clients, server_version
 from rasterloom.utils.retry import RetryPolicy
@@ -19,6 +20,8 @@ from rasterloom.utils.retry import RetryPolicy
 T = TypeVar("T")
 OURS = "rasterloom"  # key in a job's metadata: the recipe's corpus
 PENDING_S = 5.0  # that a job may take to start before its reason is printed
+WAIT_S = 0.5  # between two questions whether a job has ended
+GOING = ("PENDING", "RUNNING")
 STARTS_S = 60.0  # that a head which has just come up may take until it takes jobs
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 TOKEN = (
@@ -111,12 +114,23 @@ class Jobs:
         return sorted(found, key=lambda job: job.began or datetime.now(UTC), reverse=True)
 
     def find(self, end: str) -> str:
-        """Return the one job whose id ends so, or raise StepFailed."""
+        """Return the one job whose id ends so, or raise StepFailed.
+
+        Of an empty ``end`` the latest of Rasterloom's that goes on, or else that has ended.
+        """
+        if not end:
+            return self._latest()
         found = [job.id for job in self.all() if job.id.endswith(end)]
         if len(found) != 1:
             what = "no job" if not found else f"{len(found)} jobs, {', '.join(found)},"
             raise StepFailed(f"{self.address}: {what} of an id that ends in {end}; `rasterloom jobs list`")
         return found[0]
+
+    def _latest(self) -> str:
+        ours = [job for job in self.all() if job.ours]
+        if not ours:
+            raise StepFailed(f"{self.address}: no job of Rasterloom; `rasterloom jobs list --all`")
+        return next((job.id for job in ours if job.status in GOING), ours[0].id)
 
     def status(self, job: str) -> str:
         return str(self._ask(lambda: self._client.get_job_status(job)).value)
@@ -145,14 +159,20 @@ class Jobs:
         return was_running
 
     def running(self, job: str) -> bool:
-        return self.status(job) in ("PENDING", "RUNNING")
+        return self.status(job) in GOING
+
+    def wait(self, job: str) -> str:
+        """Wait until a job ends; return its status."""
+        while self.running(job):
+            time.sleep(WAIT_S)
+        return self.status(job)
 
     def follow(self, job: str, console: Console) -> str:
         """Print a job's log until it ends; return its status."""
 
-        async def tail() -> None:
-            async for lines in self._client.tail_job_logs(job):
-                console.print(lines, end="", markup=False, highlight=False)
+        async def tail(view: JobView) -> None:
+            async for text in self._client.tail_job_logs(job):
+                view.write(text)
 
         began = time.monotonic()
         shown = False
@@ -161,10 +181,9 @@ class Jobs:
                 console.print(f"{job} waits: {self.job(job).message}", markup=False, highlight=False)
                 shown = True
             time.sleep(0.5)
-        self._ask(lambda: asyncio.run(tail()))
-        while self.running(job):
-            time.sleep(0.5)
-        return self.status(job)
+        with JobView(console) as view:
+            self._ask(lambda: asyncio.run(tail(view)))
+        return self.wait(job)
 
     def step_of(self, job: Job) -> str:
         """Return the position of a running job, from its log."""
