@@ -10,7 +10,7 @@ Resize = Literal["keep_ratio_largest", "keep_ratio", "center_crop", "border", "n
 PIXEL_BYTES = 16
 """Memory that decoding takes at most for each pixel; tests/sources/images/test_memory.py measures it."""
 WORKER_BYTES = 400_000_000
-"""Memory of a worker that fetches without that: its libraries, what is under way, 32 MB of its shards' images."""
+"""Memory of a worker that fetches without that: libraries, what is under way, 32 MB of shards' images."""
 OptOutTag = Literal["noai", "noimageai", "noml", "noindex", "noimageindex"]
 
 
