@@ -32,6 +32,9 @@ MEASURED = {
     "mfu": "rasterloom_mfu",
 }
 
+# Among a shard's counts, and no outcome of its rows: the sum of the others, and what is no row.
+NO_OUTCOMES = ("read", "tokens")
+
 
 class Metrics:
     """Counts one step of one corpus."""
@@ -43,7 +46,7 @@ class Metrics:
     def finished(self, result: Published, left: int) -> None:
         """Count a finished shard."""
         for outcome, rows in result.counts.items():
-            if rows:
+            if rows and outcome not in NO_OUTCOMES:
                 _metric("rasterloom_rows").inc(rows, {**self._tags, "outcome": outcome})
         _metric("rasterloom_shards").inc(1, self._tags)
         if result.bytes:

@@ -29,6 +29,9 @@ def shown():
     for number, counts in enumerate(({"ok": 7, "timeout": 2, "http_4xx": 0}, {"ok": 5, "timeout": 1})):
         metrics.lost() if number else None
         metrics.finished(Published(f"{number}", {}, 9, 1000, counts, 1.5), left=1 - number)
+    pairs, tokens = {"read": 40, "repeated": 2, "pairs": 38}, {"sequences": 5, "tokens": 900}
+    for step, counts in (("pairs", pairs), ("tokens/64", tokens)):
+        Metrics("photos", step).finished(Published("0", {}, 9, 1000, counts, 1.5), left=0)
     stage = Metrics("photos", "train/1-64")
     row = {"step": 7, "total": 10, "loss": 2.5, "tokens_per_s": 900.0, "mfu": 0.4, "workers": 2}
     for step, skipped in ((6, 2), (7, 3), (8, 1)):  # other workers after the second
@@ -68,6 +71,15 @@ def test_the_endpoint_counts_what_was_done(shown):
     assert value(shown, name="ray_rasterloom_worker_seconds_total", **tags) == 3
     assert value(shown, name="ray_rasterloom_shards_lost_total", **tags) == 1
     assert value(shown, name="ray_rasterloom_shards_left", **tags) == 0
+
+
+def test_a_row_is_counted_once(shown):
+    """The dashboard adds up outcomes: no sum is among them, and nothing that is no row."""
+    for step, rows in (("pairs", 40), ("images", 15), ("tokens/64", 5)):
+        of_step = [
+            line for line in shown if line.startswith("ray_rasterloom_rows_total{") and f'"{step}"' in line
+        ]
+        assert sum(float(line.rpartition(" ")[2]) for line in of_step) == rows
 
 
 def test_the_endpoint_shows_how_training_goes(shown):
