@@ -59,12 +59,15 @@ def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = Out
     from rasterloom.pipelines.inspection.source_preview import preview  # heavy
     from rasterloom.pipelines.models.forecast import in_short  # heavy
     from rasterloom.pipelines.step import ShardStep  # heavy
+    from rasterloom.pipelines.training.preflight import refuse, too_small_here  # heavy
     from rasterloom.pipelines.training.stage_step import is_stage  # heavy
     from rasterloom.pipelines.workflow import Workflow  # heavy
     from rasterloom.schema import StepKind  # heavy
+    from rasterloom.versions.workspace_check import unwritable  # heavy
 
     workflow = Workflow(load_recipe(recipe))
     planned = workflow.plan(until)
+    steps = [p.step for p in planned]
     if output is OutputFormat.JSON:
         for p in planned:
             row = {
@@ -74,6 +77,7 @@ def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = Out
                 "fingerprint": p.step.fingerprint,
             }
             print_json(row)
+        refuse(workflow.recipe, steps)
         return
     for p in planned:
         if p.runs and isinstance(p.step, ShardStep) and p.step.kind is StepKind.PAIRS:
@@ -81,15 +85,24 @@ def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = Out
                 out.print("\n".join(preview(source).lines()), highlight=False)
     out.print(plan_table(planned))
     out.print(f"{sum(p.runs for p in planned)} of {len(planned)} steps would run.")
+    refuse(workflow.recipe, steps)
     for p in planned:
         if p.runs and is_stage(p.step) and (line := in_short(workflow, p.step)):
             out.print(line, highlight=False)
-    if line := limit_text(workflow.recipe.run):
+    for line in (limit_text(workflow.recipe.run), unwritable(workflow.corpus.store)):
+        if line:
+            out.print(line, highlight=False)
+    for line in too_small_here(workflow.recipe, steps):
         out.print(line, highlight=False)
 
 
 def doctor_command(
-    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", callback=note)] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="RECIPE", help="Recipe to check: sources, training, workspace.", callback=note
+        ),
+    ] = None,
     address: Annotated[
         str | None, typer.Option(help="Dashboard of a Ray cluster to check.", envvar="RAY_API_SERVER_ADDRESS")
     ] = None,

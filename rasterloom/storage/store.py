@@ -151,8 +151,11 @@ class Store:
         """Return the bytes of a file. Raises: FileNotFoundError."""
         if self.is_s3:
             return s3.get(self._s3, *self._object(name))
-        with self.filesystem.open_input_file(self.path(name)) as file:
-            return bytes(file.read())
+        try:
+            with self.filesystem.open_input_file(self.path(name)) as file:
+                return bytes(file.read())
+        except NotADirectoryError:  # a file stands where the workspace should
+            raise FileNotFoundError(name) from None
 
     def list(self, prefix: str) -> list[str]:
         """Return the sorted names of all files below a folder, if any."""

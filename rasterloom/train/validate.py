@@ -1,9 +1,25 @@
 """Checks of a stage's job before anything is started."""
 
+from rasterloom.recipe.train import Train
 from rasterloom.train.deepspeed_config import deepspeed_config
 from rasterloom.train.job import StageJob
 from rasterloom.train.model.shapes import SIZES
 from rasterloom.train.monitoring.trackers import check_trackers
+
+
+def check_settings(train: Train) -> None:
+    """Check what the recipe and the packages here tell, before there are tokens.
+
+    Raises:
+        ValueError: the package of a tracker or of LoRA is missing, or ``train.deepspeed`` contradicts the
+            rest of the recipe.
+    """
+    deepspeed_config(train)
+    check_trackers(train.trackers)
+    if train.model.lora is not None:
+        from rasterloom.train.model.lora import check_lora_installed  # heavy
+
+        check_lora_installed()
 
 
 def check(job: StageJob) -> None:
@@ -14,8 +30,7 @@ def check(job: StageJob) -> None:
             package of a tracker is missing, the model cannot be packed, or ``train.deepspeed`` contradicts
             the rest of the recipe.
     """
-    deepspeed_config(job.train)
-    check_trackers(job.train.trackers)
+    check_settings(job.train)
     if not job.token_files:
         raise ValueError(f"there are no tokens of target {job.stage.label} to train on")
     if job.init not in SIZES or job.train.model.lora is not None:

@@ -1,6 +1,8 @@
 """Checks of a workspace before any work is done."""
 
+import os
 import uuid
+from pathlib import Path
 
 from rasterloom.errors import StorageError, StorageUnusable, one_line
 from rasterloom.storage.store import Store
@@ -29,6 +31,18 @@ def check_store(store: Store) -> None:
             f"the workspace {store.root} lies on a server that ignores If-None-Match, so that two writers of "
             f"one name would both win: take another server"
         )
+
+
+def unwritable(store: Store) -> str:
+    """Why a workspace on a disk could not be made or written, or nothing. It is not touched."""
+    if store.is_s3:
+        return ""
+    path = Path(store.path())
+    there = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return ""
+    reason = f"no right to write in {there}" if there.is_dir() else f"{there} is no folder"
+    return f"the workspace {store.root} cannot be written: {reason}"
 
 
 def check_catalog(corpus: Corpus) -> None:

@@ -13,12 +13,24 @@ from rasterloom.errors import StorageError
 from rasterloom.storage import s3
 from rasterloom.storage.store import Store
 from rasterloom.versions.corpus import Corpus
-from rasterloom.versions.workspace_check import check_catalog, check_store, check_workspace
+from rasterloom.versions.workspace_check import check_catalog, check_store, check_workspace, unwritable
 
 
 def test_a_sound_workspace(corpus):
     check_workspace(corpus)
     assert not [n for n in corpus.store.list("") if "preflight" in n], "nothing stays behind"
+
+
+def test_a_workspace_that_could_not_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    assert unwritable(Store(str(tmp_path / "new" / "work"))) == unwritable(Store("s3://bucket/work")) == ""
+    below = Store(str(tmp_path / "file" / "work"))
+    assert unwritable(below) == f"the workspace {below.root} cannot be written: {tmp_path}/file is no folder"
+    with pytest.raises(FileNotFoundError):
+        below.read("records/x.json")
+    monkeypatch.setattr(os, "access", lambda place, mode: False)  # root may write anywhere
+    assert unwritable(Store(str(tmp_path))).endswith(f"cannot be written: no right to write in {tmp_path}")
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
 ON_A_FULL_DISK = """

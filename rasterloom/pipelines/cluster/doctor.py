@@ -9,12 +9,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rasterloom.errors import PluginError, SourceError, StorageError
+from rasterloom.errors import PluginError, RecipeError, SourceError, StorageError
 from rasterloom.filtering.judges import registry as judges
 from rasterloom.filtering.scorers import registry as scorers
 from rasterloom.filtering.selection import check_keep
 from rasterloom.pipelines.cluster import cluster_checks
 from rasterloom.pipelines.cluster.cluster_checks import Finding
+from rasterloom.pipelines.training.preflight import refusals, too_small_here
+from rasterloom.pipelines.workflow import Workflow
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.sources.pairs import check_names
@@ -46,6 +48,7 @@ def examine(recipe: Recipe | None, address: str | None = None) -> list[Finding]:
             *_sources(recipe),
             *_selection(recipe),
             _codec(recipe.tokenize),
+            *_training(recipe, elsewhere=bool(address)),
             *_workspace(corpus),
             *cluster_checks.names(corpus),
             *cluster_checks.clock(corpus),
@@ -158,6 +161,26 @@ def _codec(config: Tokenize) -> Finding:
         return Finding(False, f"codec {config.codec}: {error}")
     decoder = "" if codec.can_decode else " (encoder alone: nothing can be decoded back into images)"
     return Finding(True, f"codec {config.codec}, weights {codec.digest[:12]}{decoder}")
+
+
+def _training(recipe: Recipe, elsewhere: bool) -> Iterator[Finding]:
+    """Check what the stages start from, their packages, and the room for their workers."""
+    if recipe.train is None:
+        return
+    try:
+        workflow = Workflow(recipe)
+        wrong = refusals(recipe, workflow.steps)
+        wrong += [] if elsewhere else too_small_here(recipe, workflow.steps)
+    except RecipeError as error:
+        wrong = [str(error)]
+    except (StorageError, OSError):  # a finding on the workspace says it
+        return
+    for sentence in wrong:
+        yield Finding(False, sentence)
+    if not wrong:
+        yield Finding(
+            True, f"training of {', '.join(step.part for step in workflow.stages)}, from {recipe.train.init}"
+        )
 
 
 def _workspace(corpus: Corpus) -> Iterator[Finding]:

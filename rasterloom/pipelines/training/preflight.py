@@ -44,8 +44,13 @@ from rasterloom.train.model.shapes import (
     parameter_shapes,
     shape_of,
 )
-from rasterloom.train.validate import check
+from rasterloom.train.validate import check, check_settings
 from rasterloom.versions.corpus import Corpus
+
+NO_GPU = (
+    "run.use_gpu is set, but {}: train with run.use_gpu: false, or name a cluster that has some as "
+    + "run.ray_address"
+)
 
 
 def check_training(
@@ -82,6 +87,44 @@ def check_training(
             _check_sizes(step.config)
 
 
+def refusals(recipe: Recipe, steps: list[HasResult]) -> list[str]:
+    """What `check_training` would refuse for the recipe's sake alone: a sentence each. Nothing is started."""
+    corpus, found = Corpus.of(recipe), []
+    for step in steps:
+        if is_stage(step) and not status(corpus, step).done:
+            try:
+                refuse_earlier(corpus, step)
+                _check_settings(step)
+            except RecipeError as error:
+                found.append(str(error))
+    return list(dict.fromkeys(found))
+
+
+def refuse(recipe: Recipe, steps: list[HasResult]) -> None:
+    """Raise RecipeError with the sentences of `refusals`, if any."""
+    if wrong := refusals(recipe, steps):
+        raise RecipeError("\n".join(wrong))
+
+
+def too_small_here(recipe: Recipe, steps: list[HasResult]) -> list[str]:
+    """What this machine lacks for the training: a sentence each. Of a cluster nothing is known."""
+    run = recipe.run
+    if on_cluster(run):
+        return []
+    if run.use_gpu:
+        from rasterloom.train.devices import gpus  # heavy
+
+        return [] if gpus() else [NO_GPU.format("there is no GPU here")]
+    corpus, found = Corpus.of(recipe), []
+    for step in steps:
+        if is_stage(step) and not status(corpus, step).done:
+            try:
+                _check_room(step, run, _room_here(step, run))
+            except RecipeError as error:
+                found.append(str(error))
+    return found
+
+
 def _check_sizes(config: SampleAt) -> None:
     """Check that samples have sizes that the model was trained on."""
     suite, buckets = config.sample.suite, bucket_sizes(config.target)
@@ -99,11 +142,13 @@ def _check_settings(step: StageStep) -> None:
 
     config = step.config
     try:
+        check_settings(config.train)
         profile = _profile(config.tokenize)
         if stage_before(step) is None:
             check_init(config.train.init)
             _check_vocabulary(config)
             _check_language_model(config.train.init, profile)
+            _check_lora(config.train, profile)
         shape = shape_of(config.train.init, profile.vocab_size)
         if shape.vocab < profile.vocab_size:
             raise ValueError(
@@ -141,6 +186,14 @@ def _check_language_model(init: str, profile: Profile) -> None:
 
         first_new_id(init, profile)
         check_packing(init)
+
+
+def _check_lora(train: Train, profile: Profile) -> None:
+    """Check that adapters leave no row of the vocabulary untrained that is new."""
+    if train.model.lora is not None:
+        from rasterloom.train.model.packed_lm import check_lora  # heavy
+
+        check_lora(train.init, profile, train)
 
 
 def _limits(train: Train) -> list[tuple[str, int | None]]:
@@ -189,13 +242,11 @@ def _check_cluster(run: Run, stages: list[StageStep], say: Callable[[str], None]
     """
     import ray  # heavy
 
-    on_cluster = run.ray_address or os.environ.get("RAY_ADDRESS")
-    if not on_cluster and not run.use_gpu:  # known before a Ray is started
-        there = run.cpus or os.cpu_count() or 1
+    if not on_cluster(run) and not run.use_gpu:  # known before a Ray is started
         for step in stages:
-            _check_room(step, run, int(there / worker_needs(step, run)["CPU"]))
+            _check_room(step, run, _room_here(step, run))
     start_ray(run)
-    if on_cluster and run.node_wait_minutes:
+    if on_cluster(run) and run.node_wait_minutes:
         for step in stages:
             try:
                 _check_room(step, run, _room(step, run))
@@ -204,12 +255,18 @@ def _check_cluster(run: Run, stages: list[StageStep], say: Callable[[str], None]
                 say(f"{error}. It will wait for nodes, at most {wait}")
         return
     if run.use_gpu and not ray.cluster_resources().get("GPU"):
-        raise RecipeError(
-            "run.use_gpu is set, but Ray finds no GPU: train with run.use_gpu: false, or name a cluster that "
-            "has some as run.ray_address"
-        )
+        raise RecipeError(NO_GPU.format("Ray finds no GPU"))
     for step in stages:
         _check_room(step, run, _room(step, run))
+
+
+def on_cluster(run: Run) -> bool:
+    """True if Ray runs elsewhere already."""
+    return bool(run.ray_address or os.environ.get("RAY_ADDRESS"))
+
+
+def _room_here(step: StageStep, run: Run) -> int:
+    return int((run.cpus or os.cpu_count() or 1) / worker_needs(step, run)["CPU"])
 
 
 def _room(step: StageStep, run: Run) -> int:

@@ -47,7 +47,7 @@ def training_model(init: str, profile: Profile, train: Train) -> "PackedLM":
         ValueError: as `build_model`; or LoRA would freeze a head whose image rows are zero.
     """
     options = train.model
-    _check_lora(init, profile, train)
+    check_lora(init, profile, train)
     zero = zero_image_head(init, train)
     if train.deepspeed.zero == 3:
         lm = build_partitioned(init, profile, train, zero_image_head=zero)
@@ -69,7 +69,7 @@ def check_start(init: str, profile: Profile, train: Train) -> None:
     """
     if init not in SIZES:
         check_checkpoint(init, profile)
-    _check_lora(init, profile, train)
+    check_lora(init, profile, train)
 
 
 def zero_image_head(init: str, train: Train) -> ZeroHead:
@@ -77,7 +77,8 @@ def zero_image_head(init: str, train: Train) -> ZeroHead:
     return train.model.zero_image_head if init == train.init else "false"
 
 
-def _check_lora(init: str, profile: Profile, train: Train) -> None:
+def check_lora(init: str, profile: Profile, train: Train) -> None:
+    """Check that LoRA leaves no new row untrained. Raises: ValueError."""
     lora = train.model.lora
     if lora is None:
         return

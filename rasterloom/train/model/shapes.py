@@ -1,5 +1,6 @@
 """Shapes of models by name or config, and their numbers of parameters. Nothing here needs torch."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
@@ -10,8 +11,11 @@ from rasterloom.recipe.model import Lora
 from rasterloom.schema import Profile
 from rasterloom.train.model.checkpoint_files import check_files, read_object
 from rasterloom.train.model.families import CHAMELEON, FAMILIES, biases_of, family_of
+from rasterloom.utils.suggest import closest
 
 CONFIG_FILE = "config.json"
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+"""Names of models on the Hugging Face hub; the recipe's paths are absolute where there is something."""
 LOGITS_AT_ONCE = 2**27
 """Logits that the loss holds at once: 512 MiB in fp32. A chunk's product with the hidden states is added to
 the gradient of the whole head, so chunks must not be too small."""
@@ -241,8 +245,10 @@ def config_fields(init: str) -> dict[str, Any]:
     """
     file = Path(init) / CONFIG_FILE
     if not file.is_file():
-        sizes = ", ".join(SIZES)
-        raise ValueError(
-            f"train.init: no checkpoint at {init} (expected a config.json there, or one of {sizes})"
-        )
+        known = f"expected a config.json there, or one of {', '.join(SIZES)}"
+        if HUB_ID.fullmatch(init):
+            known += f"; a model of the hub: hf download {init} --local-dir {init.split('/')[1]}"
+        close = "" if "/" in init else closest(init, SIZES)
+        meant = f"; did you mean {close}?" if close else ""
+        raise ValueError(f"train.init: no checkpoint at {init}{meant} ({known})")
     return read_object(file)

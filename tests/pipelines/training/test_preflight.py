@@ -8,6 +8,9 @@ from rasterloom.errors import RecipeError
 from rasterloom.pipelines.training.preflight import check_training
 from rasterloom.pipelines.workflow import Workflow
 from rasterloom.recipe.loader import load_recipe
+from rasterloom.train import devices
+from rasterloom.train.model import lora
+from rasterloom.train.monitoring import trackers
 
 
 @pytest.mark.parametrize(
@@ -42,17 +45,23 @@ def folder(tmp_path):
     return tmp_path
 
 
-def checked(folder, init, text, **train):
-    """Check the training of a recipe with these initial weights and this text."""
+def write_recipe(folder, text, train, run):
+    """Write a recipe that trains a stage."""
     recipe = {
         "corpus": "a",
         "workspace": "workspace",
         "sources": [{"path": "pairs.csv"}],
         "tokenize": {"codec": "mini", "targets": [64], "text": text},
-        "train": {"init": init, "stages": [{"target": 64, "steps": 1}], **train},
-        "run": {"cpus": 2, "train_workers": 1},
+        "train": {"stages": [{"target": 64, "steps": 1}], **train},
+        "run": run,
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return folder / "recipe.yaml"
+
+
+def checked(folder, init, text, **train):
+    """Check the training of a recipe with these initial weights and this text."""
+    write_recipe(folder, text, {"init": init, **train}, {"cpus": 2, "train_workers": 1})
     loaded = load_recipe(folder / "recipe.yaml")
     steps = Workflow(loaded).steps
     check_training(loaded, [step for step in steps if step.name.startswith("train")])
@@ -74,6 +83,53 @@ def checked(folder, init, text, **train):
 def test_language_models_are_refused_before_there_are_tokens(folder, init, text, words):
     with pytest.raises(RecipeError, match=words):
         checked(folder, init, text)
+
+
+MISTAKES = {
+    "init": ({"init": "tinny"}, {}, "train/1-64: train.init: no checkpoint at tinny; did you mean tiny? ("),
+    "hub id": ({"init": "Qwen/Qwen3-0.6B"}, {}, "hf download Qwen/Qwen3-0.6B --local-dir Qwen3-0.6B)"),
+    "rows that LoRA leaves out": (
+        {"init": "qwen", "model": {"lora": {"rank": 4}}},
+        {},
+        "tokens of images are new to the model, and their rows would stay as they start; "
+        "set train.model.lora.vocabulary: true",
+    ),
+    "peft": (
+        {"init": "tiny", "model": {"lora": {"rank": 4}}},
+        {},
+        "train/1-64: train.model.lora takes peft: pip install 'rasterloom[lora]'",
+    ),
+    "a tracker": (
+        {"init": "tiny", "trackers": ["wandb"]},
+        {},
+        "wandb is not installed: pip install 'rasterloom[wandb]', or set trackers: []",
+    ),
+    "deepspeed": (
+        {"init": "tiny", "deepspeed": {"extra": {"fp16": {"enabled": True}}}},
+        {},
+        "float16 is not supported",
+    ),
+    "workers": (
+        {"init": "tiny"},
+        {"train_workers": 3, "cpus": 2},
+        "train/1-64: run.train_workers asks for 3 workers of CPU 1 each, but Ray has room for 2: ",
+    ),
+    "GPU": ({"init": "tiny"}, {"use_gpu": True}, "run.use_gpu is set, but there is no GPU here: "),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_plan_and_doctor_find_what_a_training_lacks(folder, rasterloom, monkeypatch, name):
+    train, run, words = MISTAKES[name]
+    if name in ("peft", "a tracker"):
+        monkeypatch.setattr(lora if name == "peft" else trackers, "find_spec", lambda package: None)
+    monkeypatch.setattr(devices, "gpus", list)
+    recipe = write_recipe(folder, "qwen" if train["init"] == "qwen" else None, train, run)
+    code, out, err = rasterloom("plan", recipe)
+    assert (code, run == {}) in ((2, True), (0, False)) and words in (out if run else err)
+    assert "11 of 11 steps would run" in out and not (folder / "workspace").exists()
+    code, out, _ = rasterloom("doctor", recipe)
+    assert code == 1 and [line for line in out.splitlines() if line.startswith("bad") and words in line]
 
 
 @pytest.mark.usefixtures("warm_ray")
