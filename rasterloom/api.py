@@ -35,6 +35,7 @@ from rasterloom.recipe.recipe import Recipe
 from rasterloom.report.contact_sheet import Row, contact_sheet
 from rasterloom.storage.store import Store
 from rasterloom.utils.redact import cut, safe
+from rasterloom.utils.suggest import did_you_mean
 from rasterloom.versions.corpus import MAIN, TABLES, Corpus
 from rasterloom.versions.refs import check_ref, refs
 
@@ -251,10 +252,12 @@ def _of_folder(folder: Path, name: str) -> Corpus:
     if not nameless.has_catalog:
         raise RecipeError(f"{folder} is no workspace: it holds no catalog")
     names = sorted(".".join(parts) for parts in nameless.catalog.list_namespaces())
-    if (name and name not in names) or (not name and len(names) != 1):
-        raise RecipeError(
-            f"{folder} holds the corpora {', '.join(names)}: name one", field="corpus", value=name
-        )
+    if name and name not in names:
+        message = f"{folder} has no such corpus; {did_you_mean(name, names)}"
+        raise RecipeError(message, field="corpus", value=name)
+    if not name and len(names) != 1:
+        known = f"the corpora {', '.join(names)}: name one" if names else "no corpus yet"
+        raise RecipeError(f"{folder} holds {known}")
     return replace(nameless, name=name or names[0])
 
 

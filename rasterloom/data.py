@@ -92,7 +92,12 @@ class TokenDataset(IterableDataset[Sample]):
         store = view.corpus.store
         names = [file.name for file in view.corpus.files("tokens", where=f"target == {int(self.target)}")]
         if not names:
-            raise VersionError(f"{view.name}@{view.version} has no tokens of target {self.target}")
+            there = sorted({int(file.partition[0]) for file in view.corpus.files("tokens")})
+            known = ", ".join(map(str, there)) or "none yet"
+            message = (
+                f"{view.name}@{view.version} has no tokens of target {self.target}; its targets: {known}"
+            )
+            raise VersionError(message)
         self.files, self.filesystem = [store.path(file) for file in names], store.filesystem
         self._places: list[RowGroupPlace] = []
         self._sizes: list[int] = []

@@ -2,7 +2,8 @@
 
 import errno
 import logging
-from typing import Annotated
+import re
+from typing import Annotated, Any
 
 import typer
 
@@ -35,7 +36,7 @@ from rasterloom.utils.sigterm import sigterm
 
 app = App(
     help="From a list of image-text pairs to a trained autoregressive image model.",
-    epilog=f"Exit codes: {', '.join(f'{code} {meaning}' for code, meaning in EXIT_CODES.items())}.",
+    epilog=f"Exit codes: {' | '.join(f'{code} {meaning}' for code, meaning in EXIT_CODES.items())}.",
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -93,7 +94,7 @@ def run() -> int:
         code = INTERRUPTED
     except Exception as error:
         if hasattr(error, "format_message"):  # click's own, on wrong options
-            return _misused(error.format_message())
+            return _misused(f"{error.format_message()}{_commands(error)}")
         if _names_a_file(error):
             return _failed(" ".join(str(error).split()), FAILED)
         if not _was_interrupted(error):
@@ -103,6 +104,22 @@ def run() -> int:
         err.print(STOPPED_TEXT)
         return STOPPED if sigterm.came else INTERRUPTED
     return code if isinstance(code, int) else 0
+
+
+def _commands(error: Any) -> str:
+    """The end of a message about an unknown command: where one of its name is, or which a group has."""
+    found = re.match(r"No such command '([^']+)'\.$", error.format_message())
+    if not found:
+        return ""
+    if error.ctx.parent:
+        return f" It has {', '.join(error.ctx.command.commands)}."
+    groups = {group.name: group.typer_instance for group in app.registered_groups}
+    homes = [f"'{name} {found[1]}'" for name, group in groups.items() if group and _has(group, found[1])]
+    return f" Did you mean {' or '.join(homes)}?" if homes else ""
+
+
+def _has(group: typer.Typer, command: str) -> bool:
+    return any(known.name == command for known in group.registered_commands)
 
 
 def _misused(message: str) -> int:

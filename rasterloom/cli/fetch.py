@@ -49,7 +49,7 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="FIELD=VALUE",
-        help="A field of fetch or run, such as fetch.deadline_s=10; may be given again.",
+        help="A field of fetch or run, such as fetch.deadline_s=10; may be repeated.",
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan; nothing is written.")]
@@ -94,11 +94,13 @@ def fetch_command(
         )
         return
     done = fetch_list(recipe, folder, form, progress_on(out, quiet, log), retry)
-    lines = [f"{done.images:,} images: {folder / 'data'} ({form.value})"]
+    images = "1 image" if done.images == 1 else f"{done.images:,} images"
+    lines = [f"{images}: {folder / 'data'} ({form.value})"]
     if not done.is_new:
-        lines = [f"Nothing to do: {done.images:,} images are in {folder / 'data'} ({form.value})"]
+        lines = [f"Nothing to do: {images} in {folder / 'data'} ({form.value})"]
     if done.failed:
-        lines.append(f"{done.failed:,} rows without an image: rasterloom failures {done.recipe}")
+        rows = "1 row" if done.failed == 1 else f"{done.failed:,} rows"
+        lines.append(f"{rows} without an image: rasterloom failures {done.recipe}")
     result(
         log,
         lines,

@@ -1,6 +1,7 @@
 """Keep rule: one SQL expression over columns, evaluated by DuckDB."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 
 from rasterloom import schema
 from rasterloom.filtering.scorers.registry import SCORERS
-from rasterloom.utils.suggest import did_you_mean
+from rasterloom.utils.suggest import closest, did_you_mean
 
 DERIVED = {
     "min_side": "least(width, height)",
@@ -30,6 +31,7 @@ _FORBIDDEN = {  # classes of DuckDB's syntax tree that are no plain expression o
 }
 DEEPEST = 300  # levels of the syntax tree, two to an operator: the functions that walk it are recursive
 _TOO_DEEP = "the rule nests too deeply: write long chains with AND and OR, or as a list with IN"
+_FOREIGN = {"=>": ">=", "=<": "<=", "&&": "and", "||": "or", "!": "not"}
 _NOT_ONE_EXPRESSION = (
     "the rule must be one SQL expression and nothing else, such as: quality > 0.3 and aspect < 3"
 )
@@ -44,6 +46,13 @@ def check_rule(rule: str, scores: pa.Schema) -> None:
     Raises:
         ValueError: in one line; a syntax error with its place, an unknown column with those that exist
     """
+    try:
+        _check_rule(rule, scores)
+    except ValueError as error:
+        raise ValueError(f"{error}{_of_other_languages(rule)}") from None
+
+
+def _check_rule(rule: str, scores: pa.Schema) -> None:
     with connect() as connection:
         tree = _parse(connection, rule)
         _walk(tree, _forbid)
@@ -210,10 +219,19 @@ def _columns(tree: Any) -> list[str]:
     return found
 
 
+def _of_other_languages(rule: str) -> str:
+    """The end of a message about a rule: SQL's words for what other languages write."""
+    bare = re.sub(r"'[^']*'|\"[^\"]*\"", "", rule).replace("!=", "")
+    meant = [f"{sql} in place of {sign}" for sign, sql in _FOREIGN.items() if sign in bare]
+    return f"; did you mean {', '.join(meant)}?" if meant else ""
+
+
 def _check_columns(names: list[str], known: Sequence[str]) -> None:
     for name in names:
         if name.lower() not in known:
             hint = f"add {name} to the scores? " if name in SCORERS else ""
+            if not hint and not closest(name, known):
+                hint = f"if it is a text, write '{name}'; "
             raise ValueError(
                 f"the rule names {name!r}, which is no column; {hint}{did_you_mean(name, known)}"
             )

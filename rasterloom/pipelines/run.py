@@ -23,6 +23,7 @@ from rasterloom.sources.readers.registry import source_name, survey_source
 from rasterloom.storage.layout import GRID, INDEX_HTML
 from rasterloom.storage.local_disk import advice, is_full
 from rasterloom.versions.corpus import Corpus
+from rasterloom.versions.record import Record
 from rasterloom.versions.workspace_check import check_workspace
 
 KEPT = ("kept", "adopted")  # outcomes of a selection, ours or an imported one
@@ -128,13 +129,18 @@ def _say_unread(recipe: Recipe, progress: Progress) -> None:
 
 def _check_kept(step: HasResult, done: Status) -> None:
     """Raise StepImpossible if a selection keeps no row."""
-    record = done.record
-    if step.kind is not StepKind.SELECTION or record is None or any(map(record.counts.get, KEPT)):
+    if step.kind is StepKind.SELECTION and done.record is not None:
+        check_kept(step.name, done.record)
+
+
+def check_kept(name: str, record: Record) -> None:
+    """Raise StepImpossible if the selection of a record keeps no row."""
+    if any(map(record.counts.get, KEPT)):
         return
     reasons = ", ".join(
         f"{name} {n:,}" for name, n in sorted(record.counts.items(), key=lambda item: -item[1])
     )
-    raise StepImpossible(f"{step.name}: none of {record.rows:,} rows is kept: {reasons or 'there are none'}")
+    raise StepImpossible(f"{name}: none of {record.rows:,} rows is kept: {reasons or 'there are none'}")
 
 
 def summary(done: Status) -> str:
@@ -144,7 +150,7 @@ def summary(done: Status) -> str:
     biggest = sorted(record.counts.items(), key=lambda item: -item[1])
     counts = ", ".join(f"{name} {number:,}" for name, number in biggest[:6])
     more = f", and {len(biggest) - 6} more" if len(biggest) > 6 else ""
-    rows = f"{record.rows:,} rows" if record.rows else ""
+    rows = f"{record.rows:,} row{'s' if record.rows != 1 else ''}" if record.rows else ""
     text = ": ".join(part for part in (rows, counts + more) if part)
     return f"{text} in {record.seconds:.1f} s" if text else f"in {record.seconds:.1f} s"
 

@@ -37,7 +37,7 @@ def test_a_folder_of_images(rasterloom, here):
     (here / "photos" / "a.txt").write_text("a red wall")
     code, out, err = rasterloom("init", "photos", "--out", "photos.yaml")
     assert code == 0, err
-    assert "source photos (folder): 1 rows; 1 .jpg, 1 .txt read" in out and "  a.jpg: a red wall" in out
+    assert "source photos (folder): 1 row; 1 .jpg, 1 .txt read" in out and "  a.jpg: a red wall" in out
     assert rasterloom("plan", "photos.yaml")[0] == 0
 
 

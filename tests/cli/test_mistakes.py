@@ -130,6 +130,18 @@ OF_FIELDS = {
         "recipe.yaml:3: keep: the rule names 'aesthetic', which is no column; add aesthetic to the scores? "
         "known: " + COLUMNS
     ),
+    "keep: quality => 1": (
+        "recipe.yaml:3: keep: the rule cannot be used: Catalog Error: Scalar Function with name => does not "
+        "exist!; did you mean >= in place of =>?"
+    ),
+    "keep: quality > 0.3 && aspect < 3": (
+        "recipe.yaml:3: keep: the rule must be one SQL expression and nothing else, such as: quality > 0.3 "
+        "and aspect < 3; did you mean and in place of &&?"
+    ),
+    "keep: caption like red": (
+        "recipe.yaml:3: keep: the rule names 'red', which is no column; if it is a text, write 'red'; known: "
+        + COLUMNS
+    ),
     "fetch: {retries: 1}\nkeep: quality > ": (
         "recipe.yaml:4: keep: the rule has a syntax error at character 9, '>': syntax error at or near \">\""
     ),
@@ -227,6 +239,15 @@ OF_RECIPES = {
 OF_COMMANDS = {
     "paln good.yaml": "No such command 'paln'. Did you mean 'plan'?  (--help says more)",
     "versions verfy good.yaml": "No such command 'verfy'. Did you mean 'verify'?  (--help says more)",
+    "takedown good.yaml list.txt": (
+        "No such command 'takedown'. Did you mean 'versions takedown'?  (--help says more)"
+    ),
+    "tokens good.yaml": "No such command 'good.yaml'. It has show, import.  (--help says more)",
+    "run good.yaml --until images,scores": (
+        "no step is called images,scores; did you mean scores? the steps: "
+        + STEPS.replace("report", "train/1-512, sample, report")
+    ),
+    "explain 1234 good.yaml": "no recipe at 1234; in that folder: good.yaml, recipe.yaml",
     "run": "Missing argument 'RECIPE'.  (--help says more)",
     "explain good.yaml": "Missing argument 'KEY'.  (--help says more)",
     "keep good.yaml": "Missing option '--try'.  (--help says more)",

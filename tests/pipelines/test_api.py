@@ -53,7 +53,7 @@ def test_a_workspace_is_opened_by_its_folder(two_versions):
     workspace = load_recipe(two_versions.recipe_file).workspace
     corpus = rasterloom.open(workspace, at="v1")
     assert (corpus.name, corpus.version) == (two_versions.corpus.name, "v1")
-    with pytest.raises(RecipeError, match=r"corpus nobody: .* holds the corpora "):
+    with pytest.raises(RecipeError, match=r"corpus nobody: .* has no such corpus; known: "):
         rasterloom.open(workspace, corpus="nobody")
     with pytest.raises(RecipeError, match="is no workspace: it holds no catalog"):
         rasterloom.open(two_versions.site[0])

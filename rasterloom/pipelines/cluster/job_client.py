@@ -207,6 +207,8 @@ def _ask(address: str, question: Callable[[], T]) -> T:
             "http://head:8265; is the port open from here?"
         ) from None
     except Exception as error:  # whatever answers there may say anything
+        if "Invalid address" in str(error):
+            raise StepFailed(f"{address!r} is no address of a dashboard, such as http://head:8265") from None
         lines = [line for line in str(error).strip().splitlines() if line.strip()]
         raise StepFailed(f"{address}: {lines[-1].strip() if lines else error!r}") from None
 

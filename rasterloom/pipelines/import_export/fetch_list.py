@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
@@ -20,10 +20,12 @@ from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.run import KEPT, run
 from rasterloom.pipelines.workflow import Workflow
 from rasterloom.recipe import loader
+from rasterloom.recipe.fetch import Resize
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import StepKind
 from rasterloom.utils.json_files import read_json, write_json
+from rasterloom.utils.suggest import did_you_mean
 
 WORKSPACE, RECIPE, EXPORTED = ".rasterloom", "recipe.yaml", "exported.json"
 LAST = StepKind.SELECTION.value  # which keeps every image
@@ -58,6 +60,9 @@ def recipe_of(
         RecipeError: a field is wrong, or the folder holds something else.
     """
     refuse_inside(look.guess, folder, "folder")
+    if resize and resize not in get_args(Resize):
+        message = f"no such mode; {did_you_mean(resize, get_args(Resize))}"
+        raise RecipeError(message, field="resize", value=resize)
     data: dict[str, Any] = {
         "corpus": look.corpus,
         "workspace": str(folder.resolve() / WORKSPACE),
@@ -75,7 +80,7 @@ def recipe_of(
                 "takes a field of the sections fetch or run: fetch.deadline_s=10", field="set", value=setting
             )
         data[section][name] = _value(setting, value)
-    recipe = loader.recipe_of(data, folder)
+    recipe = loader.recipe_of(data, folder, "--set")
     _check_folder(folder, recipe)
     return recipe
 

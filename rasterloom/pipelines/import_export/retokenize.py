@@ -10,7 +10,7 @@ from rasterloom.pipelines.corpus.length_index import lengths_step
 from rasterloom.pipelines.corpus.pair_weights import is_weighted
 from rasterloom.pipelines.corpus.token_steps import text_step, token_steps
 from rasterloom.pipelines.progress.reporter import Progress
-from rasterloom.pipelines.run import run_steps
+from rasterloom.pipelines.run import check_kept, run_steps
 from rasterloom.pipelines.step import FinishedStep, HasResult
 from rasterloom.pipelines.workflow import Planned
 from rasterloom.pipelines.workspace.status import status
@@ -30,7 +30,7 @@ def retokenize(
 
     Raises:
         RecipeError: a target is none, the corpus has no selection, or it is older than the images.
-        StepFailed: a step could not be finished.
+        StepFailed: the selection keeps nothing, or a step could not be finished.
     """
     steps = steps_on_tables(recipe, targets or recipe.tokenize.targets)
     if not dry_run:
@@ -75,4 +75,5 @@ def _existing(recipe: Recipe) -> list[HasResult]:
             message = f"{name} was made before the current version of {', '.join(late)}"
             raise RecipeError(message, needs="selection")
         found[name] = FinishedStep(record, name)
+    check_kept("selection", record)
     return list(found.values())

@@ -43,7 +43,7 @@ def preview(source: Source) -> Preview:
     most = REMOTE_ROWS if "://" in source.paths[0] else ROWS
     pairs, count = first_pairs(source, EXAMPLES, most)
     survey = survey_source(source)
-    rows = f"more than {most:,} rows" if count is None else f"{count:,} rows"
+    rows = f"more than {most:,} rows" if count is None else f"{count:,} row{'s' if count != 1 else ''}"
     files = survey.lines() if survey else []
     uncaptioned = uncaptioned_sources([source])
     examples = [_example(pair, uncaptioned) for pair in pairs]

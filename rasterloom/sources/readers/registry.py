@@ -10,7 +10,7 @@ from typing import Any
 
 from rasterloom.errors import PluginError, SourceError, one_line
 from rasterloom.recipe.sources import KINDS, Source
-from rasterloom.sources.files import Files, find_files
+from rasterloom.sources.files import IMAGE_SUFFIXES, Files, find_files
 from rasterloom.sources.lists.opened import plain_name
 from rasterloom.sources.local_paths import BlockedPath
 from rasterloom.sources.readers import hub, json_records
@@ -173,6 +173,10 @@ def kind_of(source: Source) -> str:
     if files.explicit:
         if not files.store.is_s3 and not os.path.lexists(first):
             raise SourceError(f"{first}: no such file or folder")
+        if suffix_of(first) in (".yaml", ".yml"):
+            raise SourceError(f"{first}: a recipe is no source: rasterloom plan or run takes it")
+        if suffix_of(first) in IMAGE_SUFFIXES:
+            raise SourceError(f"{first}: one image is no source: name its folder, or a list of images")
         raise SourceError(f"{first}: unknown kind of file {suffix_of(first)!r}; known: {_known()}")
     raise SourceError(f"{first}: neither images nor files of a known kind there; known: {_known()}")
 

@@ -43,19 +43,21 @@ def check(source: Source, name: str, files: Files, rows: Iterator[Row], is_part:
         )
     if source.has_tasks or not readable:
         return
-    if not source.image:
-        _check_urls(shown, source, readable)
     plain_suffix = os.path.splitext(plain_name(name))[1].lower()
+    if not source.image:
+        _check_urls(shown, source, readable, of_texts=plain_suffix == ".txt" and not files.explicit)
     if source.has_captions and plain_suffix != ".txt":
         _check_captions(shown, source, readable)
 
 
-def _check_urls(shown: str, source: Source, rows: list[dict[str, Any]]) -> None:
+def _check_urls(shown: str, source: Source, rows: list[dict[str, Any]], of_texts: bool) -> None:
     held = [value for values in rows if (value := values.get(source.url)) not in (None, "", b"")]
     texts = [text for value in held if (text := text_of(value)) is not None and text.strip()]
     if not texts:
         raise SourceError(f"{shown}: {_none(rows, 'URL', source.url, held)}")
     if not any(map(_SCHEME.match, texts)):
+        if of_texts:
+            raise SourceError(f"{shown}: no images there, and no URLs in its .txt files: {_short(texts[0])}")
         raise SourceError(
             f"{shown}: the URLs in column {source.url!r} have no scheme such as https://: {_short(texts[0])}"
         )
