@@ -96,6 +96,7 @@ def environment(package: str = "rasterloom.report") -> Environment:
         formatting.duration,
         formatting.figure,
         formatting.moment,
+        formatting.of_time,
     ):
         found.filters[function.__name__] = function
     found.filters["plain"] = formatting.plain

@@ -47,6 +47,7 @@ def application(shelf: Shelf) -> Starlette:
         ("/runs", runs_page),
         ("/reports/{fingerprint}", report),
         ("/static/{name}", static),
+        ("/{rest:path}", lambda shelf, request: None),
     )
     return Starlette(routes=[Route(path, _answering(shelf, page)) for path, page in pages])
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 POLICY = (
@@ -29,6 +29,10 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+REFUSED = (
+    '<!doctype html><html lang="en"><meta name="viewport" content="width=device-width">'
+    "<title>Rasterloom</title><p>{}\n"
+)
 METHODS = ("GET", "HEAD")
 
 
@@ -61,16 +65,17 @@ class Guard:
     def _refusal(self, request: Request) -> Response | None:
         """Answer to a request that goes no further."""
         if not self._is_ours(request.headers.getlist("host")):
-            return PlainTextResponse("This server does not go by that name.\n", 421)
+            return HTMLResponse(REFUSED.format("This server does not go by that name."), 421)
         given = request.query_params.get("token")
         if given is not None and self._is_token(given):
             answer = RedirectResponse("/", 303)  # the address in the browser is then without it
             answer.set_cookie(self.cookie, self.token, path="/", httponly=True, samesite="lax")
             return answer
         if not self._is_token(request.cookies.get(self.cookie, "")):
-            return PlainTextResponse("Open the address that rasterloom serve printed.\n", 403)
+            return HTMLResponse(REFUSED.format("Open the address that rasterloom serve printed."), 403)
         if request.method not in METHODS:
-            return PlainTextResponse("Nothing can be changed here.\n", 405, {"Allow": ", ".join(METHODS)})
+            allowed = {"Allow": ", ".join(METHODS)}
+            return HTMLResponse(REFUSED.format("Nothing can be changed here."), 405, allowed)
         return None
 
     def _is_token(self, given: str) -> bool:

@@ -15,8 +15,13 @@ def clock(seconds: float) -> str:
 
 
 def moment(text: str) -> str:
-    """Date and time of a record: ``01 May 2026, 12:30 UTC``; empty if there is none."""
-    return f"{datetime.fromisoformat(text):%d %B %Y, %H:%M} UTC" if text else ""
+    """Date and time of a record: ``1 May 2026, 12:30 UTC``; empty if there is none."""
+    return of_time(datetime.fromisoformat(text)) if text else ""
+
+
+def of_time(time: datetime) -> str:
+    """A time in UTC as `moment` writes it."""
+    return f"{time.day} {time:%b %Y, %H:%M} UTC"
 
 
 def usd(amount: float) -> str:
