@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 
 Stages = Annotated[
     list[int] | None,
-    typer.Option(min=1, help="Stage to measure, from 1; may be given again. Default: the last finished one."),
+    typer.Option(min=1, help="Stage to measure, from 1; may be repeated. Default: the last finished one."),
 ]
 Steps = Annotated[
     list[str] | None,
-    typer.Option(metavar="N|latest", help=f"{AT_STEP} May be given again, of one stage."),
+    typer.Option(metavar="N|latest", help=f"{AT_STEP} May be repeated, of one stage."),
 ]
 Averages = Annotated[bool, typer.Option("--ema", help=EMA.format("measured beside them"))]
 Models = Annotated[
     list[Path] | None,
-    typer.Option(metavar="FOLDER", help="Checkpoint to measure as well; may be given again."),
+    typer.Option(metavar="FOLDER", help="Checkpoint to measure as well; may be repeated."),
 ]
 Target = Annotated[
     int | None, typer.Option(help="Resolution of the tokens to measure on. Default: the last checkpoint's.")
@@ -61,14 +61,12 @@ SuiteNames = Annotated[
         "--suite",
         metavar="NAME|FILE",
         help="Suite of prompts to draw and judge in place of the held-out metrics, of the recipe's "
-        "evaluate.suites, scenes, or a file (docs/judging.md); may be given again.",
+        "evaluate.suites, scenes, or a file (docs/judging.md); may be repeated.",
     ),
 ]
 Judges = Annotated[
     list[str] | None,
-    typer.Option(
-        "--judge", metavar="NAME", help="Judge of the suites, in place of theirs; may be given again."
-    ),
+    typer.Option("--judge", metavar="NAME", help="Judge of the suites, in place of theirs; may be repeated."),
 ]
 Save = Annotated[
     Path | None, typer.Option("--out", metavar="FILE.json", help="Save the metrics to this file too.")

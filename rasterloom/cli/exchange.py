@@ -42,7 +42,7 @@ def adopt_command(
     ],
     column: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=THEIRS", help="The files' name for a column; may be given again."),
+        typer.Option(metavar="NAME=THEIRS", help="The files' name for a column; may be repeated."),
     ] = None,
 ) -> None:
     """Import Parquet files as a table's next version, and record their origin.

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -20,6 +20,12 @@ _WORDS = (  # ours, and those of the libraries below click
 HELP = {"help_option_names": ["-h", "--help"]}
 
 
+def _kind(param: Any) -> Any:
+    """Type of a parameter, or of the items of a list."""
+    annotation = getattr(getattr(param, "type_descriptor", None), "annotation", None)
+    return (get_args(annotation) or (annotation,))[0]
+
+
 class _Plain:
     """Help of a command. A flag takes no value, so none is shown; nor are braces around an argument."""
 
@@ -28,6 +34,10 @@ class _Plain:
         for param in found:
             if getattr(param, "is_flag", False) and param.metavar is None:
                 param.metavar = ""
+            elif param.metavar is None and _kind(param) is int:
+                param.metavar = "N"  # `int range` and `list[int]` are words of a programmer
+            elif param.metavar is None and param.multiple:
+                param.metavar = "TEXT"
         return found
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:

@@ -37,6 +37,9 @@ def report_command(
 ) -> None:
     """Update the report and print its path, or compare with OTHER.
 
+    The steps before it that are not done yet are run first, training
+    included; without a report, `serve` shows what is there.
+
     --compare writes one page with OTHER as A and the recipe's present
     results as B: figures, funnel, overlaid curves, sampled images,
     settings and rows that differ. OTHER is v1, other.yaml, or the

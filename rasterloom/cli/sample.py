@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from rasterloom.recipe.recipe import Recipe
     from rasterloom.recipe.sampling import BestOf
 
-Prompts = Annotated[list[str] | None, typer.Option(help="Prompt; may be given again.")]
+Prompts = Annotated[list[str] | None, typer.Option(help="Prompt; may be repeated.")]
 PromptFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Text file of prompts, one a line.")]
 Images = Annotated[
-    list[Path] | None, typer.Option(metavar="FILE", help="Image to ask about; may be given again.")
+    list[Path] | None, typer.Option(metavar="FILE", help="Image to ask about; may be repeated.")
 ]
 Task = Annotated[
     str | None,
@@ -29,7 +29,7 @@ Sizes = Annotated[
     list[str] | None,
     typer.Option(
         metavar="WxH",
-        help="Size of the images, a bucket of the target; may be given again. Default: the square, or the "
+        help="Size of the images, a bucket of the target; may be repeated. Default: the square, or the "
         "given image's bucket.",
     ),
 ]

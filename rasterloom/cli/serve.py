@@ -17,8 +17,8 @@ def serve_command(
 ) -> None:
     """Serve pages to look at a corpus: images by filters, the keep rule, runs, reports.
 
-    Prints an address that only its reader can open. Nothing can be
-    changed by these pages; Ctrl-C ends the server.
+    It prints the address to open, with a token that changes at each start.
+    The pages change nothing; Ctrl-C ends the server.
     """
     try:
         from rasterloom.serve.server import serving  # heavy

@@ -35,7 +35,7 @@ def tokenize_command(
     recipe: RecipePath,
     target: Annotated[
         list[int] | None,
-        typer.Option(help="Resolution, a multiple of 32; may be given again. Default: the recipe's targets."),
+        typer.Option(help="Resolution, a multiple of 32; may be repeated. Default: the recipe's targets."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, and change nothing.")] = False,
     quiet: Quiet = False,

@@ -42,7 +42,7 @@ class Library(StrEnum):
     RAY = "ray"
 
 
-Name = Annotated[str, typer.Argument(metavar="NAME")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A tag or a branch.")]
 
 
 def _facts(version: "Version") -> dict[str, Any]:
@@ -139,7 +139,10 @@ def list_command(recipe: RecipePath, output: AsFormat = OutputFormat.TABLE) -> N
 @app.command("show")
 def show_command(
     recipe: RecipePath,
-    version: Annotated[str | None, typer.Argument(metavar="VERSION")] = None,
+    version: Annotated[
+        str | None,
+        typer.Argument(metavar="VERSION", help="Branch, tag or snapshot. Default: the recipe's own."),
+    ] = None,
     output: AsFormat = OutputFormat.TABLE,
 ) -> None:
     """Show each table at a version, with the step that made it: settings, inputs, counts."""
@@ -208,7 +211,7 @@ def delete_command(recipe: RecipePath, name: Name) -> None:
 def rollback_command(
     recipe: RecipePath,
     version: Annotated[str, typer.Argument(metavar="VERSION", help="A tag, a branch or a snapshot.")],
-    table: Annotated[list[str] | None, typer.Option(help="Only this table; may be given again.")] = None,
+    table: Annotated[list[str] | None, typer.Option(help="Only this table; may be repeated.")] = None,
 ) -> None:
     """Set main to a version. Nothing is removed: rolling forward works the same way.
 
@@ -233,7 +236,7 @@ def diff_command(
     recipe: RecipePath,
     a: Annotated[str, typer.Argument(metavar="A", help="A branch, a tag or a snapshot.")],
     b: Annotated[str | None, typer.Argument(metavar="B", help="Another; else the recipe's own.")] = None,
-    table: Annotated[list[str] | None, typer.Option(help="Only this table; may be given again.")] = None,
+    table: Annotated[list[str] | None, typer.Option(help="Only this table; may be repeated.")] = None,
     page: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write a page with images of some rows.")
     ] = None,

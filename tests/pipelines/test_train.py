@@ -162,7 +162,7 @@ def test_stages_train_one_by_one_and_only_once(shop, rasterloom):
     code, printed, _ = rasterloom("train", recipe, "--resume")
     assert code == 0 and " 0 ran now" in printed
     code, printed, err = rasterloom("run", recipe, "--until", "sample")
-    assert code == 0 and "pictures 0" in printed and "grid.png" not in printed, "without prompts"
+    assert code == 0 and "images 0" in printed and "grid.png" not in printed, "without prompts"
     code, _, err = rasterloom("train", recipe, "--fresh")
     assert code == 2 and "--fresh deletes: add --yes" in err
     code, printed, err = rasterloom("train", recipe, "--stage", "2", "--fresh", "--yes")

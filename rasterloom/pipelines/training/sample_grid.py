@@ -137,7 +137,7 @@ def write_samples(
         **best_images.settings_of(config.best_of),
     }
     (folder / SAMPLES_JSON).write_text(to_json(page, indent=1, ensure_ascii=False), encoding="utf-8")
-    counts = {"pictures": len(images) + len(of_suite)}
+    counts = {"images": len(images) + len(of_suite)}
     if suite:
         of_images, of_prompts = suite["skills"][ALL], suite["best"]
         counts |= {"suite asked": of_images["asked"], "suite right": of_images["right"]}

@@ -119,7 +119,7 @@ def make_samples(context: StepContext[SampleAt]) -> dict[str, int]:
     else:
         found = sample_work.draw(drawing)
     if found is None:
-        return {"pictures": 0}
+        return {"images": 0}
     _, profile = text_of(config.tokenize, drawing.text)
     asked = sample_grid.image_requests(config.sample, sizes)
     return sample_grid.write_samples(

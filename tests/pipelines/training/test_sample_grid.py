@@ -44,7 +44,7 @@ def test_what_is_written(tmp_path):
         tmp_path, asked, [square()], {"64x64": [square()] * 3}, config, 8, of_suite
     )
     assert counts == {
-        "pictures": 7,
+        "images": 7,
         "suite asked": 6,
         "suite right": 2,
         "suite prompts": 3,
@@ -86,7 +86,7 @@ def test_what_is_written(tmp_path):
 
 
 def test_without_prompts_there_is_no_grid(tmp_path):
-    assert sample_grid.write_samples(tmp_path, [], [], {}, SamplingConfig(), 8) == {"pictures": 0}
+    assert sample_grid.write_samples(tmp_path, [], [], {}, SamplingConfig(), 8) == {"images": 0}
     assert json.loads((tmp_path / "samples.json").read_text())["grid"] is None
     assert not (tmp_path / "grid.png").exists()
 
@@ -96,6 +96,6 @@ def test_without_a_suite_there_is_none(tmp_path):
     counts = sample_grid.write_samples(
         tmp_path, sample_grid.image_requests(config, config.sizes), [square()], {}, config, 8
     )
-    assert counts == {"pictures": 1}
+    assert counts == {"images": 1}
     assert json.loads((tmp_path / "samples.json").read_text())["suite"] is None
     assert not (tmp_path / "suite.parquet").exists()
