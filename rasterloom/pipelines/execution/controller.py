@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -62,6 +63,7 @@ class Controller:
         except (Exception, KeyboardInterrupt) as error:
             if not (self.is_lost or (isinstance(error, Exception) and self._is_gone())):
                 raise
+            logger.error("without Ray's controller the run failed", exc_info=error)
             if last_words.is_wanted:
                 atexit.register(_leave)
             raise StepFailed(LOST) from error
@@ -93,6 +95,7 @@ class Controller:
         self.is_lost = True
         os.kill(os.getpid(), signal.SIGTERM)
         if not over.wait(LEAVE_S) and last_words.is_wanted:  # it waits for Ray, which cannot be interrupted
+            logger.error("the run waits without Ray's controller, and is ended:\n%s", _stack())
             os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{LOST}\n".encode())
             _leave()
 
@@ -107,6 +110,12 @@ def answers(address: str) -> bool:
         return False
     except OSError as error:
         return error.errno in OURS
+
+
+def _stack() -> str:
+    """Return where the main thread is."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    return "".join(traceback.format_stack(frame))
 
 
 def _leave() -> None:

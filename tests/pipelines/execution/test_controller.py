@@ -96,7 +96,7 @@ def test_a_block_ends_where_the_controller_is_lost(watched, listener):
     assert str(raised.value) == LOST and raised.value.exit_code == FAILED
 
 
-def test_an_error_of_a_block_without_a_controller_is_explained(watched, listener, monkeypatch):
+def test_an_error_of_a_block_without_a_controller_is_explained(watched, listener, monkeypatch, caplog):
     monkeypatch.setattr(module, "HERE_S", 60)
     watched.watch(is_local=True)
     for error in (StepImpossible("itself"), KeyboardInterrupt()):
@@ -105,6 +105,8 @@ def test_an_error_of_a_block_without_a_controller_is_explained(watched, listener
     listener.close()
     with pytest.raises(StepFailed, match=r"^Ray.s controller"), watched.heeded():
         raise StepImpossible("its worker died")
+    (logged,) = (one for one in caplog.records if one.exc_info)
+    assert "StepImpossible: its worker died" in caplog.text and "without Ray's controller" in logged.message
     with pytest.raises(KeyboardInterrupt), watched.heeded():  # asked for in the very moment
         raise KeyboardInterrupt
 
