@@ -79,6 +79,13 @@ def test_what_cannot_be_tokenised_is_said(rasterloom, gone, tmp_path):
     assert code == 2 and "the corpus none" in err and "has no images yet: rasterloom run" in err
 
 
+def test_a_corpus_that_keeps_nothing_is_not_tokenised(rasterloom, workshop):
+    recipe = workshop.write(keep="min_side >= 9999").recipe_file
+    for command in (("run", recipe, "--until", "selection"), ("tokenize", recipe, "--target", 64)):
+        code, _, err = rasterloom(*command)
+        assert (code, err.startswith("selection: none of 77 rows is kept: rule: ")) == (4, True), err
+
+
 def test_a_row_is_shown_by_key_and_by_number(rasterloom, gone, undisturbed, tmp_path):
     files = sorted(
         undisturbed.corpus.files("tokens", where="target == 64"), key=lambda f: f.name.rsplit("/", 1)[1]

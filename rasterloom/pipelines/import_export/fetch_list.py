@@ -80,7 +80,10 @@ def recipe_of(
                 "takes a field of the sections fetch or run: fetch.deadline_s=10", field="set", value=setting
             )
         data[section][name] = _value(setting, value)
-    recipe = loader.recipe_of(data, folder, "--set")
+    try:
+        recipe = loader.recipe_of(data, folder, "")
+    except RecipeError as error:
+        raise RecipeError(str(error).removeprefix(": "), field="set") from None
     _check_folder(folder, recipe)
     return recipe
 

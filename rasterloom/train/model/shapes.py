@@ -247,7 +247,7 @@ def config_fields(init: str) -> dict[str, Any]:
     if not file.is_file():
         known = f"expected a config.json there, or one of {', '.join(SIZES)}"
         if HUB_ID.fullmatch(init):
-            known += f"; a model of the hub: hf download {init} --local-dir {init.split('/')[1]}"
+            known += "; models of the Hugging Face hub are downloaded first: docs/own-model.md"
         close = "" if "/" in init else closest(init, SIZES)
         meant = f"; did you mean {close}?" if close else ""
         raise ValueError(f"train.init: no checkpoint at {init}{meant} ({known})")

@@ -87,7 +87,7 @@ def test_language_models_are_refused_before_there_are_tokens(folder, init, text,
 
 MISTAKES = {
     "init": ({"init": "tinny"}, {}, "train/1-64: train.init: no checkpoint at tinny; did you mean tiny? ("),
-    "hub id": ({"init": "Qwen/Qwen3-0.6B"}, {}, "hf download Qwen/Qwen3-0.6B --local-dir Qwen3-0.6B)"),
+    "hub id": ({"init": "Qwen/Qwen3-0.6B"}, {}, "hub are downloaded first: docs/own-model.md)"),
     "rows that LoRA leaves out": (
         {"init": "qwen", "model": {"lora": {"rank": 4}}},
         {},
