@@ -1,4 +1,4 @@
-"""Fused operators of Chameleon's layers on GPUs: norms, rotary positions with the norms before, SwiGLU.
+"""Fused operators of layers on GPUs: norms, SwiGLU, and Chameleon's rotation with the norms before.
 
 Between matrix products a layer does little with much memory: eager, each operator reads and writes all of it,
 and the backward pass keeps what lies between. Here each group of them is one kernel (`triton_kernels`) in
@@ -19,6 +19,7 @@ _PARTS = 256  # of the tokens, over which gradients of a norm's weights are summ
 _TOKENS = 16  # of a head that a program takes at once
 _ELEMENTS = 1024  # of the MLP that a program takes
 _NORM_EPS = 1e-5  # of Chameleon's norms of queries and keys
+ROUNDED_ONCE = "Olmo2"  # whose norms are rounded after the weight, those of the others before it, too
 
 
 def are_there() -> bool:
@@ -36,12 +37,15 @@ def fuse(lm: nn.Module) -> None:
     """Have a model compute with fused operators, wherever they take its tensors.
 
     Modules and parameters stay as they are, so that what gathers, adapts or checkpoints them finds them.
-    Those of other families than Chameleon compute as they do.
+    Norms and MLPs of all families are known by transformers' names, which are the same in each; of attention
+    Chameleon's alone is, whose queries and keys have norms of their own kind.
     """
+    module: Any
     for module in lm.modules():
-        if isinstance(module, modeling_chameleon.ChameleonRMSNorm):
-            module.forward = _rms_norm_of(module, module.forward)
-        elif isinstance(module, modeling_chameleon.ChameleonMLP) and module.config.hidden_act == "silu":
+        name = type(module).__name__
+        if name.endswith("RMSNorm"):
+            module.forward = _rms_norm_of(module, module.forward, rounds=not name.startswith(ROUNDED_ONCE))
+        elif name.endswith("MLP") and module.config.hidden_act == "silu":
             module.forward = _mlp_of(module, module.forward)
         elif isinstance(module, modeling_chameleon.ChameleonAttention):
             for norm in (module.q_norm, module.k_norm):
@@ -49,11 +53,11 @@ def fuse(lm: nn.Module) -> None:
             module.forward = _attention_of(module, module.forward)
 
 
-def _rms_norm_of(module: Any, eager: Callable[..., Any]) -> Callable[..., Any]:
+def _rms_norm_of(module: Any, eager: Callable[..., Any], *, rounds: bool) -> Callable[..., Any]:
     def forward(hidden_states: Tensor) -> Any:
         if not takes(hidden_states, module.weight):
             return eager(hidden_states)
-        return rms_norm(hidden_states, module.weight, module.variance_epsilon)
+        return rms_norm(hidden_states, module.weight, module.variance_epsilon, rounds=rounds)
 
     return forward
 
@@ -102,14 +106,15 @@ def _attention_of(module: Any, eager: Callable[..., Any]) -> Callable[..., Any]:
     return forward
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor, eps: float, *, rounds: bool = True) -> Tensor:
     """Scale the last dimension by its root mean square, and a weight.
 
     Args:
         x: [..., n].
         weight: [n].
+        rounds: before it is multiplied by the weight.
     """
-    out: Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
+    out: Tensor = _RmsNorm.apply(x, weight, eps, rounds)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -133,7 +138,7 @@ def rotated_norm(x: Tensor, weight: Tensor, bias: Tensor, cosine: Tensor, sine: 
 
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, rounds: bool) -> Tensor:
         from rasterloom.train.model import triton_kernels  # heavy
 
         x = x.contiguous()
@@ -142,13 +147,14 @@ class _RmsNorm(torch.autograd.Function):
         out, factors = torch.empty_like(x), x.new_empty(rows, dtype=torch.float32)
         block = _block(width)
         triton_kernels.rms_norm_forward[(rows,)](
-            x, weight, out, factors, eps, width, BLOCK=block, num_warps=_warps(block)
+            x, weight, out, factors, eps, width, ROUNDS=rounds, BLOCK=block, num_warps=_warps(block)
         )
         ctx.save_for_backward(x, weight, factors)
+        ctx.rounds = rounds
         return out
 
     @staticmethod
-    def backward(ctx: Any, by_out: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, by_out: Tensor) -> tuple[Tensor, Tensor, None, None]:
         from rasterloom.train.model import triton_kernels  # heavy
 
         x, weight, factors = ctx.saved_tensors
@@ -158,10 +164,11 @@ class _RmsNorm(torch.autograd.Function):
         block = _block(width)
         triton_kernels.rms_norm_backward[(parts,)](
             *(x, weight, factors, by_out.contiguous(), by_x, by_weight, rows, width),
+            ROUNDS=ctx.rounds,
             BLOCK=block,
             num_warps=_warps(block),
         )
-        return by_x, by_weight.sum(0).to(weight.dtype), None
+        return by_x, by_weight.sum(0).to(weight.dtype), None, None
 
 
 class _Gated(torch.autograd.Function):
@@ -229,4 +236,4 @@ def _block(size: int) -> int:
 
 def _warps(block: int) -> int:
     """Warps of a program that holds so many numbers."""
-    return min(16, max(4, block // 512))
+    return min(16, max(1, block // 512))

@@ -10,14 +10,19 @@ import triton.language as tl
 
 
 @triton.jit
-def rms_norm_forward(values, weight, out, factors, eps, width, BLOCK: tl.constexpr):
-    """Scale a row to a mean square of 1. Rounded, it is multiplied by the weight. A program takes a row."""
+def rms_norm_forward(values, weight, out, factors, eps, width, ROUNDS: tl.constexpr, BLOCK: tl.constexpr):
+    """Scale a row to a mean square of 1, round it if so asked, and multiply it by the weight.
+
+    A program takes a row.
+    """
     columns = tl.arange(0, BLOCK)
     inside = columns < width
     place = tl.program_id(0).to(tl.int64) * width + columns
     row = tl.load(values + place, mask=inside, other=0.0).to(tl.float32)
     factor = tl.rsqrt(tl.sum(row * row, axis=0) / width + eps)
-    scaled = (row * factor).to(out.dtype.element_ty).to(tl.float32)
+    scaled = row * factor
+    if ROUNDS:
+        scaled = scaled.to(out.dtype.element_ty).to(tl.float32)
     gain = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + place, (scaled * gain).to(out.dtype.element_ty), mask=inside)
     tl.store(factors + tl.program_id(0), factor)
@@ -25,8 +30,9 @@ def rms_norm_forward(values, weight, out, factors, eps, width, BLOCK: tl.constex
 
 @triton.jit
 def rms_norm_backward(
-    values, weight, factors, by_out, by_values, by_weight, rows, width, BLOCK: tl.constexpr
-):
+    values, weight, factors, by_out, by_values, by_weight, rows, width,
+    ROUNDS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """Compute the gradients. A program takes every so many rows, and sums up the weight's over them."""
     columns = tl.arange(0, BLOCK)
     inside = columns < width
@@ -40,7 +46,10 @@ def rms_norm_backward(
         given = tl.load(by_out + place, mask=inside, other=0.0).to(tl.float32)
         factor = tl.load(factor_at)
         scaled = row * factor
-        total += given * scaled.to(values.dtype.element_ty).to(tl.float32)
+        if ROUNDS:
+            total += given * scaled.to(values.dtype.element_ty).to(tl.float32)
+        else:
+            total += given * scaled
         given = given * gain
         mean = tl.sum(given * scaled, axis=0) / width
         found = factor * (given - scaled * mean)
