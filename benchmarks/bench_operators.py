@@ -3,14 +3,18 @@
 python benchmarks/bench_operators.py [--length 1093] [--tokens 16384]
 
 It is a step of the 7B on the meta device, whose tensors have shapes and no numbers: forward and backward pass
-run as on a GPU, with its kernel of attention, and each operator is priced by the products or the bytes that
-it takes. Beside them stand the bytes of the optimizer's side. What launches cost is not in it.
+run as on a GPU, with its kernel of attention, once with PyTorch's operators and once with Rasterloom's fused
+kernels, and each is priced by the products or the bytes that it takes. Beside them stand the bytes of the
+optimizer's side. What launches cost is not in it.
 """
 
 import argparse
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import product
 from math import prod
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -20,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from rasterloom.tokenize.profiles import CHAMELEON
 from rasterloom.train.estimate.flops import peak_flops, train_flops
-from rasterloom.train.model import attention
+from rasterloom.train.model import attention, kernels
 from rasterloom.train.model.activation_checkpointing import prepare_layers
 from rasterloom.train.model.attention import Segments
 from rasterloom.train.model.initialization import build_model
@@ -106,7 +110,7 @@ class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
             flops = 2.0 * self.squares * prod(given[0].shape[1:])  # causal: half of two products
             backward = "backward" in name
             self.work += Work(backward=2.5 * flops) if backward else Work(forward=flops)
-        elif not _is_view(func, given, made):
+        elif not _is_view(func, given, made) and not name.startswith(("aten::empty", "aten::new_empty")):
             self.work += Work(bytes=float(sum(map(_bytes, [*given, *made]))))
         return found
 
@@ -124,16 +128,41 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size() // max(1, repeated)
 
 
-def counted(layers: int, remat: Any, lengths: list[int]) -> Work:
+class Launch:
+    """Stand-in for a kernel of Triton: what it would read and write is added up, each tensor once."""
+
+    count: Count
+
+    def __getitem__(self, grid: Any) -> Callable[..., None]:
+        def launch(*args: Any, **_: Any) -> None:
+            touched = float(sum(_bytes(x) for x in args if isinstance(x, Tensor)))
+            Launch.count.work += Work(bytes=touched)
+
+        return launch
+
+
+KERNELS = SimpleNamespace(
+    **{
+        f"{name}_{way}ward": Launch()
+        for name in ("rms_norm", "gate", "norm_rotate")
+        for way in ("for", "back")
+    }
+)
+
+
+def counted(layers: int, remat: Any, lengths: list[int], *, fused: bool) -> Work:
     """Work of some layers, forward and backward, with the ends."""
     SIZES[NAME] = replace(SIZES[NAME], layers=layers)
     device = torch.device("meta")
     lm = build_model(NAME, CHAMELEON, device="meta").to(device, torch.bfloat16).requires_grad_()
+    if fused:
+        kernels.fuse(lm)
     prepare_layers(lm.model.layers, remat=remat, compiled=False)
     model = PackedLM(lm, DROPOUT).train()
     segments = Segments(lengths, device)
     ids = torch.zeros(sum(lengths), dtype=torch.int64, device=device)
     with Count(sum(n * n for n in lengths)) as count:
+        Launch.count = count
         # As `PackedLM.forward`, but for the search for tokens with a target, whose number is a value.
         positions = segments.positions()[None]
         hidden = model.lm.model(
@@ -149,20 +178,30 @@ def main() -> None:
     arguments.add_argument("--length", type=int, default=1093, help="of a sequence (default: %(default)s)")
     arguments.add_argument("--tokens", type=int, default=16_384, help="of a step (default: %(default)s)")
     options = arguments.parse_args()
-    attention.kernel_for = lambda *_: "torch_varlen"  # type: ignore[assignment]  # of a GPU that is not there
+    # Of a GPU that is not there:
+    attention.kernel_for = lambda *_: "torch_varlen"  # type: ignore[assignment]
+    kernels.takes = lambda *_: True
+    sys.modules["rasterloom.train.model.triton_kernels"] = KERNELS  # type: ignore[assignment]
     shape = replace(SIZES[NAME], vocab=CHAMELEON.vocab_size)
     lengths = [options.length] * round(options.tokens / options.length)
     tokens, squares = sum(lengths), sum(n * n for n in lengths)
     needed = train_flops(shape, tokens=tokens, squares=squares, loss_tokens=tokens)
-    print("| remat | " + " | ".join(CARDS) + " | products | attention | GB |\n|---|---|---|---|---|---|---|")
-    for remat in ("none", "selective", "full"):
-        one, three = (counted(layers, remat, lengths) for layers in (1, 3))
+    print(
+        "| operators | remat | " + " | ".join(CARDS) + " | products | attention | GB |\n" + "|---" * 8 + "|"
+    )
+    for fused, remat in product((False, True), ("none", "selective", "full")):
+        one, three = (counted(layers, remat, lengths, fused=fused) for layers in (1, 3))
         layer = (three - one).times(0.5)
         work = one + layer.times(shape.layers - 1) + Work(bytes=float(STATES * shape.params))
         shares = (needed / (work.seconds(card) * (peak_flops(name) or 1)) for name, card in CARDS.items())
         parts = work.products / needed, (work.forward + work.backward) / needed
         cells = [f"{share:.1%}" for share in (*shares, *parts)]
-        print(f"| {remat} | " + " | ".join(cells) + f" | {work.bytes / 1e9:,.0f} |", flush=True)
+        print(
+            f"| {'kernels' if fused else 'eager'} | {remat} | "
+            + " | ".join(cells)
+            + f" | {work.bytes / 1e9:,.0f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

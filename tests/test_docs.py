@@ -183,3 +183,21 @@ def test_the_page_on_img2dataset_has_its_options_and_fields_of_ours():
     assert len(options) == 37 and {"url_list", "image_size", "bbox_col", "max_shard_retry"} <= options
     for section, name in re.findall(r"\b(fetch|run)\.([a-z]\w*)\b(?!\.)", text.replace("fetch.md", "")):
         assert name in Recipe.model_fields[section].annotation.model_fields, f"{section}.{name}"
+
+
+GPU = re.compile(r"\b(A100|H100|H200|GPU)s?\b")
+RATE = re.compile(r"\d ?(tokens|images|pictures)( |/)(per |a )?(s|second)\b|\d ?% (MFU|of \d+ TFLOP)")
+PAPER = re.compile(r"not measured|nobody has measured|has not been measured|\*assumed\*|benchmarks/GPU\.md")
+
+
+def test_a_gpus_figures_are_rows_of_its_table_or_said_to_be_of_paper():
+    """By paragraph; rows of a table by their section."""
+    found = 0
+    for path in [*pages(), ROOT / "benchmarks/RESULTS.md"]:
+        for section in re.split(r"^#+ ", path.read_text(), flags=re.M):
+            for part in section.split("\n\n"):
+                if GPU.search(part) and RATE.search(part):
+                    found += 1
+                    said = PAPER.search(section if part.startswith("|") else part)
+                    assert said, f"{path.name}: {part[:200]}"
+    assert found >= 4

@@ -133,17 +133,20 @@ def _facts(one: "Forecast", usd: float | None) -> dict[str, object]:
         "workers": one.workers,
         "takes": asdict(one.takes),
     }
-    if one.estimate and one.memory:
-        row |= {**asdict(one.estimate), "memory": asdict(one.memory), "gpu_hours": one.gpu_hours}
-        row["bytes_sent"] = one.sent
+    if one.estimate:
+        row |= {**asdict(one.estimate), "gpu_hours": one.gpu_hours}
+        row |= {"usd": {d: h * usd for d, h in one.gpu_hours.items()}} if usd is not None else {}
+    if one.memory:
+        row |= {"memory": asdict(one.memory), "longest": one.longest, "bytes_sent": one.sent}
+        row["tokens_per_s"] = one.tokens_per_s
         row["fits"] = [
             {"gpu": found.gpu, "fits": found.is_there, "remat": found.train.model.recomputed}
+            | {"operators": found.train.model.operators}
             | {"micro_batch_tokens": found.train.tokens_at_once, "memory": found.memory.total}
             | {"ways_out": found.ways_out}
             for found in one.fits
         ]
         row |= {"paces": {device: asdict(pace) for device, pace in one.paces.items()}}
-        row |= {"usd": {d: h * usd for d, h in one.gpu_hours.items()}} if usd is not None else {}
     return row
 
 
@@ -152,22 +155,27 @@ def _show(one: "Forecast", usd: float | None) -> None:
 
     out.print(Text.assemble((safe(one.step.name), "bold"), f"  {safe(one.status.reason)}"), highlight=False)
     _line("workers", _workers(one))
-    if one.estimate is None or one.memory is None:
+    if one.estimate is None:
         missing = ", ".join(one.missing)
-        text = f"  no forecast yet: {missing} would run first (rasterloom run RECIPE --until tokens)"
-        out.print(text, highlight=False)
-        return
-    _show_data(one, one.estimate)
-    _show_memory(one.memory)
+        _line("rows", f"no forecast yet: {missing} would run first (rasterloom run RECIPE --until tokens)")
+        _line("tokens", f"each sequence is taken as an image of {one.longest:,}, without its prompt")
+    else:
+        _show_data(one, one.estimate)
+    if one.memory is not None:
+        _show_memory(one.memory)
     _show_fits(one)
     _line("network", f"{one.sent / GIB:,.2f} GiB sent by a worker in each step")
-    for name, found in (("tasks", one.estimate.by_task), ("buckets", one.estimate.by_bucket)):
-        shown = [f"{of} {tokens:,}" for of, tokens in list(found.items())[:SHOWN]]
-        more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-        _line(name, ", ".join(shown) + more)
-    _line("FLOPs", f"{one.estimate.flops:.3g}")
-    each = (f"{hours_text(h)} of {device}{_price(h, usd)}" for device, h in one.gpu_hours.items())
-    _line("GPUs", f"{', '.join(each)}, {assumption(one.paces)}")
+    if one.estimate is not None:
+        for name, found in (("tasks", one.estimate.by_task), ("buckets", one.estimate.by_bucket)):
+            shown = [f"{of} {tokens:,}" for of, tokens in list(found.items())[:SHOWN]]
+            more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+            _line(name, ", ".join(shown) + more)
+        _line("FLOPs", f"{one.estimate.flops:.3g}")
+    rates = ", ".join(f"{rate:,.0f} on one {device}" for device, rate in one.tokens_per_s.items())
+    _line("tokens/s", f"{rates}, {assumption(one.paces)}; waits for the network not included")
+    if one.estimate is not None:
+        each = (f"{hours_text(h)} of {device}{_price(h, usd)}" for device, h in one.gpu_hours.items())
+        _line("GPUs", f"{', '.join(each)} at that pace")
 
 
 def _show_limit(one: "Forecast", usd: float | None, most: float | None) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from rasterloom.recipe.base import Section, is_default
 
@@ -32,8 +32,8 @@ class Model(Section):
     compile: bool = False
     """Compile each layer with torch.compile; needs a C++ compiler, and excludes ``deepspeed: {zero: 3}``."""
     kernels: Literal["auto", "eager"] = Field("auto", exclude_if=is_default("auto"))
-    """``auto``: fused kernels for norms, rotary positions and the MLP's activation on GPUs, where Triton is
-    installed and ``compile`` is false; ``eager``: PyTorch's own operators."""
+    """``auto``: fused kernels for norms, the MLP's activation and, of Chameleon, rotary positions on GPUs,
+    where Triton is installed and ``compile`` is false; ``eager``: PyTorch's own operators."""
     zero_image_head: Literal["auto", "true", "false"] = "auto"
     """Initialize the head's rows of image tokens with zeros. ``auto``: where the checkpoint masks these
     tokens, as Meta's Chameleon does, and has never been trained to generate them."""
@@ -45,10 +45,9 @@ class Model(Section):
         """``remat``; none where ``auto`` is not settled."""
         return "none" if self.remat == "auto" else self.remat
 
-    @model_validator(mode="after")
-    def _compiled_layers_keep_all_or_nothing(self) -> "Model":
-        if self.compile and self.remat == "selective":
-            raise ValueError(
-                "compile: true takes remat: auto, none or full; within a compiled layer nothing is selected"
-            )
-        return self
+    @property
+    def operators(self) -> Literal["eager", "kernels", "compiled"]:
+        """What computes a layer, where ``kernels`` is settled (`devices.with_kernels`)."""
+        if self.compile:
+            return "compiled"
+        return "kernels" if self.kernels == "auto" else "eager"

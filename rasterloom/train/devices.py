@@ -49,6 +49,14 @@ def has_bf16(*, use_gpu: bool) -> bool:
     return re.search(r"\b(avx512_bf16|amx_bf16)\b", flags) is not None
 
 
+def with_kernels(train: Train, *, there: bool) -> Train:
+    """Settle ``model.kernels``: PyTorch's operators where kernels are not there."""
+    if there:
+        return train
+    model = train.model.model_copy(update={"kernels": "eager"})
+    return train.model_copy(update={"model": model})
+
+
 def with_precision(train: Train, *, use_gpu: bool) -> Train:
     """Settle ``deepspeed.bf16`` for this machine, where it is null or ``auto``."""
     given = train.deepspeed.bf16

@@ -27,10 +27,11 @@ from rasterloom.train.checkpoint.saver import Checkpoint, Position, Saver, lates
 from rasterloom.train.data.collate import Packed
 from rasterloom.train.data.dataloader import StageLoader, open_loader
 from rasterloom.train.data.token_dataset import prefetched
-from rasterloom.train.devices import with_precision
+from rasterloom.train.devices import with_kernels, with_precision
 from rasterloom.train.distributed import gathered, on_rank_0
 from rasterloom.train.estimate import fit
 from rasterloom.train.job import OUTPUT, Request, StageJob
+from rasterloom.train.model import kernels
 from rasterloom.train.model.freeze import freeze
 from rasterloom.train.model.lora import ADAPTER, kept_base, save_adapter
 from rasterloom.train.model.packed_lm import save_model, training_model
@@ -182,6 +183,7 @@ def _settled(job: StageJob, loader: StageLoader, device: torch.device) -> Train:
         StageImpossible: the stage does not fit the smallest GPU.
     """
     train = on_rank_0(lambda: with_precision(job.train, use_gpu=job.use_gpu))
+    train = with_kernels(train, there=all(gathered(kernels.are_there())))
     shape, longest = shape_of(job.init, job.profile.vocab_size), int(loader.plan.lengths.max())
     stage = fit.Stage(shape, job.stage.freeze, dist.get_world_size(), longest)
     if device.type != "cuda":

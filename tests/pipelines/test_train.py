@@ -78,6 +78,8 @@ def test_a_dry_run_says_what_a_stage_takes_and_does_nothing(shop, rasterloom):
     assert hours["A100"] == pytest.approx(first["flops"] / (312e12 * 0.5) / 3600)
     assert hours["H100"] == hours["H200"] == pytest.approx(hours["A100"] * 312 / 989)
     assert first["usd"]["A100"] == pytest.approx(2 * hours["A100"])
+    rate = first["tokens_per_s"]["A100"]
+    assert rate * hours["A100"] * 3600 == pytest.approx(first["tokens"])
     assert not shop.trained()
     code, printed, _ = rasterloom("train", shop.folder / "dry.yaml", "--dry-run", "--stage", "2")
     assert code == 0 and "train/2-96" in printed and "train/1-64" not in printed
@@ -88,7 +90,7 @@ def test_a_dry_run_says_what_a_stage_takes_and_does_nothing(shop, rasterloom):
         "t2i",
         "FLOPs",
         "of H100",
-        "at 59% / 44% / 54% MFU (operators counted",
+        "at 69% / 55% / 64% MFU (operators counted with fused kernels, not measured)",
     ):
         assert word in printed
     code, printed, _ = rasterloom("plan", shop.folder / "dry.yaml")
@@ -96,7 +98,7 @@ def test_a_dry_run_says_what_a_stage_takes_and_does_nothing(shop, rasterloom):
     assert (
         code == 0
         and f"train/2-96: {steps}, {tokens}; " in printed
-        and "of H200, at 59% / 44% / 54% MFU" in printed
+        and "of H200, at 69% / 55% / 64% MFU" in printed
     )
 
 

@@ -1,6 +1,9 @@
 """A tiny profile, token tables and a checkpoint to train from."""
 
+import importlib
+from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import torch.distributed as dist
 
 from rasterloom.recipe.train import Stage, Train
@@ -106,7 +110,6 @@ def new_job(tmp_path: Path, write_tokens: WriteTokens, small_checkpoint: str) ->
 @pytest.fixture
 def small_checkpoint(tmp_path: Path) -> str:
     """A Chameleon of one layer, random, as transformers itself writes it (with its image encoder)."""
-    import torch
     from transformers import ChameleonForConditionalGeneration
 
     from rasterloom.train.model.packed_lm import tiny_config
@@ -131,3 +134,36 @@ def one_rank():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
+
+
+@pytest.fixture
+def varlen_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """FlashAttention of torch for ragged batches, whose own kernels are a GPU's alone. Returns its calls."""
+    from rasterloom.train.model import attention
+
+    varlen, calls = importlib.import_module("torch.nn.attention.varlen"), Counter[str]()
+
+    def attend(q, k, v, bounds):  # type: ignore[no-untyped-def]
+        return attention._by_groups(q, k, v, bounds.diff().tolist(), q.shape[2] ** -0.5, 0.0)
+
+    def forward(q, k, v, bounds, _, longest, __, causal, scale, window, *___):  # type: ignore[no-untyped-def]
+        calls["forward"] += 1
+        assert causal and window == [-1, 0] and longest == max(bounds.diff())
+        log_sums = q.new_zeros(q.shape[1], len(q), dtype=torch.float32)
+        return attend(q, k, v, bounds).contiguous(), log_sums, torch.zeros(2, dtype=torch.uint64)
+
+    def backward(gradient, q, k, v, out, log_sums, bounds, *_):  # type: ignore[no-untyped-def]
+        calls["backward"] += 1
+        assert out.shape == gradient.shape and log_sums.shape == (q.shape[1], len(q))
+
+        def gradients():  # type: ignore[no-untyped-def]
+            given = [x.detach().requires_grad_() for x in (q, k, v)]
+            return torch.autograd.grad(attend(*given, bounds), given, gradient)
+
+        with ThreadPoolExecutor(1) as pool:  # within an operator, autograd is off in its thread
+            return pool.submit(gradients).result()
+
+    varlen._varlen_attn.register_kernel("cpu")(forward)
+    varlen._varlen_attn_backward.register_kernel("cpu")(backward)
+    monkeypatch.setattr(attention, "kernel_for", lambda *_: "torch_varlen")
+    return calls

@@ -2,19 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import ceil
 
 from rasterloom.errors import RecipeError
 from rasterloom.pipelines.training.gpu_memory import fits_of, memory_of
-from rasterloom.pipelines.training.preflight import job_of
+from rasterloom.pipelines.training.preflight import job_of, longest_image, profile_before_tokens
 from rasterloom.pipelines.training.stage_step import StageStep, missing_inputs, stage_before, worker_takes
 from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import Status, status
 from rasterloom.recipe.run import Run
+from rasterloom.recipe.train import Train
 from rasterloom.train.data.stage_data import open_stage
-from rasterloom.train.devices import with_precision
+from rasterloom.train.devices import with_kernels, with_precision
 from rasterloom.train.estimate.cost import Estimate, estimate
-from rasterloom.train.estimate.fit import Fit, settled
-from rasterloom.train.estimate.memory import Memory, memory
+from rasterloom.train.estimate.fit import Fit, Stage, settled
+from rasterloom.train.estimate.flops import token_flops
+from rasterloom.train.estimate.memory import Memory
 from rasterloom.train.estimate.pace import Pace, paces
 from rasterloom.train.estimate.wire import bytes_sent
 from rasterloom.train.job import WorkerTakes
@@ -53,7 +56,7 @@ class Forecast:
     takes: WorkerTakes
     """What each takes of its node."""
     missing: tuple[str, ...]
-    """Steps that have to run before anything can be said."""
+    """Steps that have to run before rows and steps are known."""
     estimate: Estimate | None = None
     memory: Memory | None = None
     fits: tuple[Fit, ...] = ()
@@ -62,6 +65,15 @@ class Forecast:
     """Bytes that a worker sends in a step."""
     paces: dict[str, Pace] = field(default_factory=dict)
     """Assumed pace of each GPU, by its name."""
+    token_flops: float = 0.0
+    """FLOPs of a token, on average."""
+    longest: int = 0
+    """Tokens of the longest sequence; of the longest image, where there are no tokens yet."""
+
+    @property
+    def tokens_per_s(self) -> dict[str, float]:
+        """Tokens that a GPU trains on in a second, by its name, while it computes."""
+        return {device: pace.rate(self.token_flops) for device, pace in self.paces.items()}
 
     @property
     def gpu_hours(self) -> dict[str, float]:
@@ -92,22 +104,46 @@ def forecast_of(corpus: Corpus, step: StageStep, run: Run, mfu: float | None = N
             check_init(step.config.train.init)
         except ValueError as error:
             raise RecipeError(f"{step.name}: {error}") from None
-    if missing:
-        return Forecast(step, *asked, tuple(missing))
-    job = job_of(corpus, step, run)
+    figures = None
     try:
-        data = open_stage(job)
-        stage = memory_of(step, run, job.profile, int(data.plan.lengths.max()))
-        fits = fits_of(step, run, stage)
-        precise = with_precision(job.train, use_gpu=job.use_gpu)
-        train = fits[0].train if fits else settled(precise, stage, None)
-        figures = estimate(data, stage.shape, train, job.workers)
-        held = memory(stage.shape, train, job.stage.freeze, job.workers, figures.rank_tokens)
+        if missing:
+            profile = profile_before_tokens(step.config.tokenize)
+            stage = memory_of(step, run, profile, longest_image(step.config))
+            fits, train = _settled(step, run, stage)
+            most = stage.share(train)
+            tokens = min(most, train.tokens_at_once or most)
+            parts = ceil(most / tokens)
+            flops = token_flops(stage.shape, stage.longest)
+        else:
+            job = job_of(corpus, step, run)
+            data = open_stage(job)
+            stage = memory_of(step, run, job.profile, int(data.plan.lengths.max()))
+            fits, train = _settled(step, run, stage)
+            figures = estimate(data, stage.shape, train, stage.workers)
+            tokens, parts = figures.rank_tokens, figures.micro_batches
+            flops = figures.flops / figures.tokens
+        held = stage.memory(train, tokens)
     except (ValueError, OSError) as error:
         raise RecipeError(f"{step.name}: {error}") from None
-    priced = train.model_copy(update={"deepspeed": job.train.deepspeed})
-    sent = bytes_sent(train, held.params, held.trained, job.workers, figures.micro_batches)
-    return Forecast(step, *asked, (), figures, held, fits, sent, paces(priced, mfu))
+    of_gpu = {"model": step.config.train.model.model_copy(update={"remat": train.model.remat})}
+    priced = step.config.train.model_copy(update=of_gpu)
+    sent = bytes_sent(train, held.params, held.trained, stage.workers, parts)
+    found = _of_kind(paces(priced, mfu), asked[2].accelerator)
+    return Forecast(step, *asked, tuple(missing), figures, held, fits, sent, found, flops, stage.longest)
+
+
+def _settled(step: StageStep, run: Run, stage: Stage) -> tuple[tuple[Fit, ...], Train]:
+    """Fit of a stage into each GPU that it may get, and its settings on the smallest, or on a CPU."""
+    fits = fits_of(step, run, stage)
+    if fits:
+        return fits, fits[0].train
+    train = with_kernels(with_precision(step.config.train, use_gpu=run.use_gpu), there=run.use_gpu)
+    return fits, settled(train, stage, None)
+
+
+def _of_kind(found: dict[str, Pace], kind: str | None) -> dict[str, Pace]:
+    """Those of the GPU that the recipe names; all, where it names none of them."""
+    return {name: pace for name, pace in found.items() if kind and kind.split("-")[0] == name} or found
 
 
 def in_short(workflow: Workflow, step: StageStep) -> str | None:

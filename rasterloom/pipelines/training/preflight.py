@@ -75,12 +75,12 @@ def check_training(
         _check_settings(stage)
         known = not missing_inputs(corpus, stage)
         longest[stage.name] = (
-            _check_tokens(corpus, stage, recipe.run) if known else _longest_image(stage.config)
+            _check_tokens(corpus, stage, recipe.run) if known else longest_image(stage.config)
         )
     if stages:
         _check_cluster(recipe.run, stages, say)
     for stage in stages:
-        held = memory_of(stage, recipe.run, _profile(stage.config.tokenize), longest[stage.name])
+        held = memory_of(stage, recipe.run, profile_before_tokens(stage.config.tokenize), longest[stage.name])
         refuse_what_cannot_fit(stage, recipe.run, held)
     for step in (step for step in steps if isinstance(step, FileStep)):
         if isinstance(step.config, SampleAt) and not status(corpus, step).done:
@@ -143,7 +143,7 @@ def _check_settings(step: StageStep) -> None:
     config = step.config
     try:
         check_settings(config.train)
-        profile = _profile(config.tokenize)
+        profile = profile_before_tokens(config.tokenize)
         if stage_before(step) is None:
             check_init(config.train.init)
             _check_vocabulary(config)
@@ -203,7 +203,7 @@ def _limits(train: Train) -> list[tuple[str, int | None]]:
     ]
 
 
-def _profile(config: Tokenize) -> Profile:
+def profile_before_tokens(config: Tokenize) -> Profile:
     """Token ids of a recipe, as far as known before tokenization."""
 
     if config.text is None:
@@ -211,9 +211,9 @@ def _profile(config: Tokenize) -> Profile:
     return text_of(config, read_tokenizer(config.text, config.codec))[1]
 
 
-def _longest_image(config: TrainAt) -> int:
+def longest_image(config: TrainAt) -> int:
     """Tokens of the longest image, before there are any."""
-    profile = _profile(config.tokenize)
+    profile = profile_before_tokens(config.tokenize)
     targets = [part.target for part in config.stage.parts]
     return max(image_length(*size, profile) for target in targets for size in bucket_sizes(target))
 

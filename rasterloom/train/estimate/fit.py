@@ -17,6 +17,8 @@ ACCELERATORS = {
     "A10G": (22.0,),
     "L4": (22.0,),
     "A100": (39.4, 79.1),
+    "A100-40G": (39.4,),
+    "A100-80G": (79.1,),
     "L40S": (44.4,),
     "H100": (79.1,),
     "H20": (95.1,),
@@ -26,7 +28,9 @@ ACCELERATORS = {
 SHARE, CONTEXT = 0.93, 1.5 * GIB  # of memory: what the allocator does not waste; of CUDA, NCCL and kernels
 EFFICIENT = 8192  # tokens at once, from which on a larger micro-batch is hardly faster
 STEP = 256  # tokens between the sizes that are tried
+INDEXED = 2**30  # elements of queries at once: some kernels of attention count in 32 bits
 WAYS_OUT = 3  # that are told of
+OPERATORS = {"eager": "PyTorch's operators", "kernels": "fused kernels", "compiled": "compiled layers"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ def settled(train: Train, stage: Stage, gpu: float | None) -> Train:
         return _with(train, train.model.recomputed, train.tokens_at_once)
     share = stage.share(train)
     given = min(share, train.tokens_at_once or share)
-    choices = [remat for remat in ("none", "selective", "full") if _is_allowed(train, remat)]
+    given_remat = train.model.remat
+    choices = ["none", "selective", "full"] if given_remat == "auto" else [given_remat]
     for enough in (min(share, max(EFFICIENT, stage.longest)), stage.longest):
         for remat in choices:
             most = _most_tokens(_with(train, remat, None), stage, usable(gpu), share)
@@ -79,12 +84,6 @@ def settled(train: Train, stage: Stage, gpu: float | None) -> Train:
     return _with(train, choices[-1], stage.longest if auto else train.tokens_at_once)
 
 
-def _is_allowed(train: Train, remat: str) -> bool:
-    if train.model.remat != "auto":
-        return train.model.remat == remat
-    return not (train.model.compile and remat == "selective")
-
-
 def _with(train: Train, remat: str, tokens: int | None) -> Train:
     model = train.model.model_copy(update={"remat": remat})
     return train.model_copy(update={"model": model, "micro_batch_tokens": tokens})
@@ -92,12 +91,13 @@ def _with(train: Train, remat: str, tokens: int | None) -> Train:
 
 def _most_tokens(train: Train, stage: Stage, room: float, share: int) -> int:
     """Most tokens that fit at once; 0 if none do."""
-    low, high = 0, ceil(share / STEP)
+    most = min(share, INDEXED // stage.shape.queries)
+    low, high = 0, ceil(most / STEP)
     while low < high:
         middle = (low + high + 1) // 2
-        fits = stage.memory(train, min(share, middle * STEP)).total <= room
+        fits = stage.memory(train, min(most, middle * STEP)).total <= room
         low, high = (middle, high) if fits else (low, middle - 1)
-    return min(share, low * STEP)
+    return min(most, low * STEP)
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def in_words(found: Fit) -> str:
     """Settings and memory of a stage that fits, in words."""
     most = found.train.tokens_at_once
     return (
-        f"remat {found.train.model.recomputed}, "
+        f"remat {found.train.model.recomputed} with {OPERATORS[found.train.model.operators]}, "
         f"{f'{most:,} tokens at once' if most else 'a whole share of a batch at once'}: "
         f"about {found.memory.total / GIB:,.1f} of {found.gpu / GIB:,.1f} GiB"
     )

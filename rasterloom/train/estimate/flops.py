@@ -56,6 +56,11 @@ def train_flops(shape: Shape, *, tokens: int, squares: int, loss_tokens: int) ->
     )
 
 
+def token_flops(shape: Shape, length: int) -> float:
+    """FLOPs of a token, in sequences of this length."""
+    return train_flops(shape, tokens=length, squares=length * length, loss_tokens=length) / length
+
+
 def peak_flops(device: str) -> float | None:
     """Peak of a device in bf16, FLOP/s, by its driver's name. None if it is not known."""
     name = device.lower().replace("-", " ")

@@ -99,7 +99,7 @@ def memory(shape: Shape, train: Train, freeze: Sequence[str], workers: int, rank
     return Memory(
         states=weights + gradients + optimizer,
         late=0.0 if accumulates else gradients,
-        layer=float(width * rank_tokens * (4 * shape.intermediate + 4 * shape.hidden)),
+        layer=float(width * rank_tokens * (_inner(train) * shape.intermediate + 4 * shape.hidden)),
         activations=float(activations(shape, train, rank_tokens)),
         loss=float(_loss(shape, width, head, rank_tokens)),
         buckets=float(on_their_way + (4 + width) * head),
@@ -161,23 +161,38 @@ def trained_parameters(shape: Shape, lora: Lora | None, freeze: Sequence[str]) -
 
 
 def activations(shape: Shape, train: Train, tokens: int) -> int:
-    """Bytes kept for the backward pass, without dropout's masks.
+    """Bytes kept for the backward pass, by what computes the layers.
 
-    Of a layer, in units of the hidden width h, of queries q, keys k and of the MLP i, a token keeps
-    6 h + 4 q + 4 k + 4 i (both norms' inputs and outputs, queries, keys and values before and after their
-    norms and rotated, attention's output; gate, its activation, up, and their product), in bf16 2 h more,
-    because norms are computed in float32, and q + k if those of queries and keys are; ``selective``
-    3 h + 2 q + 2 k; ``full`` h. Without norms of queries and keys it is 2 q + 2 k less, as rotations keep
-    nothing. What one layer computes again is added once.
+    Of a layer, in units of the hidden width h, of queries q, keys k and of the MLP i, a token keeps with
+    PyTorch's operators 6 h + 4 q + 4 k + 4 i (both norms' inputs and outputs, queries, keys and values before
+    and after their norms and rotated, attention's output; gate, its activation, up, and their product), in
+    bf16 2 h more, because norms are computed in float32, and q + k if those of queries and keys are;
+    ``selective`` 3 h + 2 q + 2 k; ``full`` h. Without norms of queries and keys it is 2 q + 2 k less, as
+    rotations keep nothing.
+
+    Fused kernels and compiled layers compute what is cheap again, and keep 4 h + 3 q + 3 k + 3 i (q + k less
+    without those norms); compiled, ``selective`` is h less. What one layer computes again is added once.
+    Masks of dropout, twice a layer, are a byte an element; the compiler draws them again.
     """
-    width, queries, keys, inner = shape.hidden, shape.queries, shape.keys, shape.intermediate
-    half, remat = train.deepspeed.bf16, train.model.recomputed
+    width, heads, inner = shape.hidden, shape.queries + shape.keys, shape.intermediate
+    half, remat, operators = train.deepspeed.bf16, train.model.recomputed, train.model.operators
     norms = FAMILIES[shape.family].head_norms
-    of_heads = {"none": 2, "each": 4}.get(norms, 5 if half else 4)
-    whole = (8 if half else 6) * width + of_heads * (queries + keys) + 4 * inner
-    kept = {"none": whole, "selective": 3 * width + 2 * queries + 2 * keys, "full": width}[remat]
+    if operators == "eager":
+        of_heads = {"none": 2, "each": 4}.get(norms, 5 if half else 4)
+        whole = (8 if half else 6) * width + of_heads * heads + 4 * inner
+    else:
+        whole = 4 * width + (2 if norms == "none" else 3) * heads + 3 * inner
+    some = (2 if operators == "compiled" else 3) * width + 2 * heads
+    kept = {"none": whole, "selective": some, "full": width}[remat]
     again = 0 if remat == "none" else whole - kept
-    return (2 if half else 4) * tokens * (shape.layers * kept + again)
+    masks = 2 * width if train.dropout and operators != "compiled" else 0
+    of_masks = masks * tokens * (shape.layers if remat == "none" else 1)
+    return (2 if half else 4) * tokens * (shape.layers * kept + again) + of_masks
+
+
+def _inner(train: Train) -> int:
+    """How many times the width of the MLP are computed at once in its backward pass."""
+    return 3 if train.model.operators == "kernels" else 4
 
 
 def _on_cpu(config: dict[str, dict[str, str]], what: str) -> bool:

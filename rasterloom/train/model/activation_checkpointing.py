@@ -6,6 +6,7 @@ projections around it gave (torch's selective checkpointing), and computes again
 the rotation, which are two thirds of the memory; attention itself never runs twice.
 """
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -24,15 +25,21 @@ def prepare_layers(
 ) -> None:
     """Set up activation checkpointing of each layer, and compile it.
 
-    Compilation goes inside: what is computed again is then the compiled layer. Without gradients, as for
-    held-out losses and previews, layers run as they are: each kind of inputs would be compiled anew.
+    What ``full`` computes again is the compiled layer. ``selective`` is compiled with the layer: the policy
+    tells the compiler what to keep. Where attention is no operator of the graph, such a layer runs as it is,
+    because what a checkpoint holds is compiled whole or not at all. Without gradients, as for held-out losses
+    and previews, layers run as they are: each kind of inputs would be compiled anew.
     """
+    if compiled and remat == "selective":  # it warns of operators in place, of which layers have none
+        logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)
     for layer in layers:
         forward = layer.forward
+        if remat == "selective":
+            forward = _checkpointed(layer, forward, selective=True)
         if compiled:
             forward = _for_training(torch.compile(forward, dynamic=True), forward)
-        if remat != "none":
-            forward = _checkpointed(layer, forward, selective=remat == "selective")
+        if remat == "full":
+            forward = _checkpointed(layer, forward, selective=False)
         layer.forward = forward
 
 
@@ -45,8 +52,11 @@ def _for_training(compiled: Callable[..., Any], plain: Callable[..., Any]) -> Ca
 
 def _checkpointed(layer: Any, forward: Callable[..., Any], *, selective: bool) -> Callable[..., Any]:
     width: int = max(layer.hidden_size, layer.self_attn.o_proj.in_features)
-    context = partial(create_selective_checkpoint_contexts, partial(_policy, width)) if selective else None
-    options: dict[str, Any] = {"context_fn": context} if context else {}
+
+    def context() -> Any:  # no partial: within a graph its number would be no constant
+        return create_selective_checkpoint_contexts(partial(_policy, width))  # type: ignore[no-untyped-call]
+
+    options: dict[str, Any] = {"context_fn": context} if selective else {}
 
     def run(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():

@@ -40,11 +40,28 @@ def test_the_more_memory_the_less_is_computed_again():
     order = ["full", "selective", "none"]
     chosen = [order.index(train.model.remat) for train in found]
     assert chosen == sorted(chosen) and chosen[0] < chosen[-1]
-    compiled = train_with(model=Model(compile=True))
-    assert {fit.fit(compiled, of(16), gpu).train.model.remat for gpu in (A100, A100_80, H200)} <= {
-        "none",
-        "full",
-    }
+
+
+def test_the_less_its_operators_keep_the_more_tokens_fit_at_once():
+    kept = [Model(kernels="eager", remat="none"), Model(remat="none"), Model(compile=True, remat="selective")]
+    found = [fit.fit(train_with(model=model), of(16), A100_80) for model in kept]
+    tokens = [one.tokens for one in found]
+    assert tokens == sorted(tokens) and len(set(tokens)) == 3
+    assert [fit.in_words(one).split(", ")[0] for one in found] == [
+        "remat none with PyTorch's operators",
+        "remat none with fused kernels",
+        "remat selective with compiled layers",
+    ]
+
+
+def test_a_large_memory_is_no_reason_for_more_tokens_than_kernels_can_index():
+    """Flash-attention counts in 32 bits in some versions, as in those that torch brings."""
+    stage = fit.Stage(SIZES["small"], (), 1, LONGEST[512])
+    large = train_with(model=Model(remat="full")).model_copy(
+        update={"stages": (Stage(target=512, epochs=1, batch_tokens=4_000_000),)}
+    )
+    found = fit.fit(large, stage, 8 * H200)
+    assert found.is_there and found.tokens == 2**30 // 1024 == found.train.tokens_at_once
 
 
 @pytest.mark.parametrize("gpu", [None, A100, H200])

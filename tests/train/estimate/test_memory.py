@@ -3,6 +3,7 @@
 import gc
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -19,8 +20,10 @@ from rasterloom.train.optim.deepspeed_engine import backward, optimizer_step, st
 LORA = Lora(rank=4, targets=("q_proj", "down_proj"), vocabulary=True)
 
 
-def train_with(**options):
-    return Train(stages=(Stage(target=64, steps=1),), init="tiny", dropout=0.0, **options)
+def train_with(model=Model(), dropout=0.0, **options):
+    """With PyTorch's operators, which a CPU has."""
+    model = model.model_copy(update={"kernels": "eager"})
+    return Train(stages=(Stage(target=64, steps=1),), init="tiny", dropout=dropout, model=model, **options)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +133,58 @@ def test_activations_are_the_bytes_that_layers_keep(remat, bf16, init, profile):
     shape = shape_of(init, profile.vocab_size)
     told = [activations(replace(shape, layers=layers), train, sum(lengths)) for layers in (3, 1)]
     assert told[0] - told[1] == pytest.approx(kept[0] - kept[1], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("init", "bf16", "remat"),
+    [
+        ("tiny", True, "none"),
+        ("tiny", True, "selective"),
+        pytest.param("llama-tiny", False, "none", marks=pytest.mark.slow),
+        pytest.param("qwen3-tiny", True, "none", marks=pytest.mark.slow),
+        pytest.param("qwen3-tiny", True, "selective", marks=pytest.mark.slow),
+    ],
+)
+def test_compiled_layers_keep_what_the_compiler_says(
+    init, bf16, remat, profile, varlen_on_a_cpu, monkeypatch
+):
+    """As inductor splits a layer into forward and backward, without the code that it would write of it."""
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager_decomp_partition"))
+    options = Model(remat=remat, compile=True)
+    train = train_with(model=options, deepspeed=DeepSpeed(zero=1, bf16=bf16))
+    lengths = [150, 150]
+    model = training_model(init, profile, train).to(torch.bfloat16 if bf16 else torch.float32).train()
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    ids, kept = torch.arange(sum(lengths)) % 40, []
+    for layers in (3, 1):
+        del model.lm.model.layers[layers:]
+        model.lm.model.config.num_hidden_layers = layers
+        saved = {}
+
+        def keep(tensor, saved=saved):
+            storage = tensor.untyped_storage()
+            saved[storage.data_ptr()] = storage.nbytes() if storage.data_ptr() not in weights else 0
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = model(ids, ids.roll(-1), lengths).total
+        kept.append(sum(saved.values()))
+        del loss
+    assert varlen_on_a_cpu == {"forward": 4}
+    shape = shape_of(init, profile.vocab_size)
+    told = [activations(replace(shape, layers=layers), train, sum(lengths)) for layers in (3, 1)]
+    assert told[0] - told[1] == pytest.approx(kept[0] - kept[1], rel=0.03)
+
+
+@pytest.mark.parametrize(("remat", "times"), [("none", 32), ("full", 1)])
+def test_masks_of_dropout_are_a_byte_an_element(remat, times):
+    with_masks, without = (
+        activations(SIZES["7b"], train_with(Model(remat=remat), dropout=p), 100) for p in (0.05, 0.0)
+    )
+    assert with_masks - without == times * 100 * 2 * 4096
+    compiled = [activations(SIZES["7b"], train_with(Model(compile=True), dropout=p), 100) for p in (0.05, 0)]
+    assert compiled[0] == compiled[1]
 
 
 @pytest.mark.parametrize(("zero", "vocab", "remat"), [(1, 0, "none"), (2, 0, "full"), (2, 2000, "none")])

@@ -7,7 +7,8 @@ from rasterloom.train.estimate.pace import paces
 
 def train_with(remat="none", **deepspeed):
     given = DeepSpeed(**deepspeed)
-    return Train(stages=(Stage(target=512, steps=1),), deepspeed=given, model=Model(remat=remat))
+    model = Model(remat=remat, kernels="eager")
+    return Train(stages=(Stage(target=512, steps=1),), deepspeed=given, model=model)
 
 
 def test_hours_follow_the_gpu_and_what_is_computed_again():
@@ -17,6 +18,15 @@ def test_hours_follow_the_gpu_and_what_is_computed_again():
     for device, pace in none.items():
         assert full[device].mfu < some[device].mfu < pace.mfu
         assert pace.source == "operators counted, not measured"
+
+
+@pytest.mark.parametrize("model", [Model(), Model(compile=True), Model(remat="full")])
+def test_fused_operators_are_counted_apart(model):
+    eager = paces(train_with(model.recomputed))
+    fused = paces(train_with().model_copy(update={"model": model}))
+    for device, pace in fused.items():
+        assert 1.15 < pace.mfu / eager[device].mfu < 1.35
+        assert pace.source == "operators counted with fused kernels, not measured"
 
 
 @pytest.mark.parametrize(("deepspeed", "peak"), [

@@ -1,5 +1,4 @@
-import importlib
-from concurrent.futures import ThreadPoolExecutor
+import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -9,7 +8,6 @@ from operators import Watch
 
 from rasterloom.recipe.model import Model
 from rasterloom.recipe.train import DeepSpeed, Stage, Train
-from rasterloom.train.model import attention
 from rasterloom.train.model.packed_lm import own_attention, training_model
 from rasterloom.train.model.sampler import Sampler
 from rasterloom.train.model.shapes import SIZES
@@ -110,53 +108,81 @@ def test_compiled_layers_give_the_same_and_are_compiled_once_for_all_lengths(rem
     assert graphs[-1] == graphs[2]  # no new ones for new lengths, or another number of sequences
 
 
-@pytest.fixture
-def varlen_on_a_cpu(monkeypatch):
-    """FlashAttention of torch for ragged batches, whose own kernels are a GPU's alone."""
-    varlen = importlib.import_module("torch.nn.attention.varlen")
-
-    def attend(q, k, v, bounds):
-        return attention._by_groups(q, k, v, bounds.diff().tolist(), q.shape[2] ** -0.5, 0.0)
-
-    def forward(q, k, v, bounds, _, longest, __, causal, scale, window, *___):
-        assert causal and window == [-1, 0] and longest == max(bounds.diff())
-        log_sums = q.new_zeros(q.shape[1], len(q), dtype=torch.float32)
-        return attend(q, k, v, bounds).contiguous(), log_sums, torch.zeros(2, dtype=torch.uint64)
-
-    def backward(gradient, q, k, v, out, log_sums, bounds, *_):
-        assert out.shape == gradient.shape and log_sums.shape == (q.shape[1], len(q))
-
-        def gradients():
-            given = [x.detach().requires_grad_() for x in (q, k, v)]
-            return torch.autograd.grad(attend(*given, bounds), given, gradient)
-
-        with ThreadPoolExecutor(1) as pool:  # within an operator, autograd is off in its thread
-            return pool.submit(gradients).result()
-
-    varlen._varlen_attn.register_kernel("cpu")(forward)
-    varlen._varlen_attn_backward.register_kernel("cpu")(backward)
-    monkeypatch.setattr(attention, "kernel_for", lambda *_: "torch_varlen")
-
-
-@pytest.mark.parametrize(("remat", "heads"), [("none", 4), ("full", 2)])
+@pytest.mark.parametrize(("remat", "heads"), [("none", 4), ("selective", 2), ("full", 2)])
 def test_with_a_gpus_attention_a_layer_is_one_graph_for_all_lengths(
     remat, heads, profile, varlen_on_a_cpu, monkeypatch
 ):
-    """``fullgraph`` raises where anything of a layer is left out."""
+    """``fullgraph`` raises where anything of a layer is left out. ``selective`` attends once, as eager."""
     monkeypatch.setitem(SIZES, "tiny", replace(SIZES["tiny"], kv_heads=heads))
     torch.compiler.reset()
     counters = torch._dynamo.utils.counters
     counters.clear()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
     plain, compiled = model_with(profile), model_with(profile, compile=True, remat=remat)
-    graphs = []
+    graphs, layers = [], 3
     for lengths in [[40, 37, 20, 5], [33, 33, 9], [50], [60, 50, 40, 30, 20, 10], [71, 70], [8, 7, 6]]:
+        varlen_on_a_cpu.clear()
         for one, other in zip(*losses_and_gradients((plain, compiled), lengths), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
         graphs.append(counters["stats"]["unique_graphs"])
+        times = 2 if remat == "full" else 1
+        assert varlen_on_a_cpu == {"forward": layers * (1 + times), "backward": 2 * layers}
     assert graphs[0] == 1  # of all layers
     assert graphs[-1] == graphs[2] <= 2
     assert not counters["graph_break"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_compiler_s_code_computes_again_what_it_has_computed(dropout, profile, varlen_on_a_cpu):
+    """By inductor. Where dropout drew other masks the second time, gradients would not be the slopes."""
+    torch.compiler.reset()
+    stages, options = (Stage(target=64, steps=1),), Model(compile=True, remat="selective")
+    train = Train(stages=stages, model=options, z_loss=0.01, dropout=dropout)
+    compiled, plain = training_model("tiny", profile, train).train(), model_with(profile)
+
+    def loss(lengths):
+        torch.manual_seed(7)
+        ids = torch.arange(sum(lengths)) % 40
+        return compiled(ids, ids.roll(-1), lengths).total
+
+    for lengths in LENGTHS[:2]:
+        compiled.zero_grad()
+        loss(lengths).backward()
+        gradients = [p.grad.clone() for p in compiled.parameters()]
+        if not dropout:
+            ((_, *expected),) = losses_and_gradients((plain,), lengths)
+            for found, right in zip(gradients, expected, strict=True):
+                torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-3)
+        norm = torch.stack([g.norm() for g in gradients]).norm()
+        ends = []
+        for way in (1, -1):  # a step along the gradient, and back
+            with torch.no_grad():
+                for p, g in zip(compiled.parameters(), gradients, strict=True):
+                    p += way * (1 + (way < 0)) * 0.01 * g / norm
+            ends.append(float(loss(lengths).detach()))
+        with torch.no_grad():
+            for p, g in zip(compiled.parameters(), gradients, strict=True):
+                p += 0.01 * g / norm
+        assert (ends[0] - ends[1]) / 0.02 == pytest.approx(float(norm), rel=0.02)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
+    varlen_on_a_cpu.clear()
+    loss(LENGTHS[0]).backward()
+    assert varlen_on_a_cpu == {"forward": 3, "backward": 3}
+
+
+def test_selected_layers_whose_attention_is_left_out_run_as_they_are(profile, monkeypatch):
+    """SDPA by groups: what a checkpoint holds is compiled whole or not at all."""
+    torch.compiler.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    plain, compiled = model_with(profile), model_with(profile, compile=True, remat="selective")
+    for lengths in LENGTHS:
+        for one, other in zip(*losses_and_gradients((plain, compiled), lengths), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
+    assert not counters["stats"]["unique_graphs"]
 
 
 def test_drawing_and_evaluation_compile_nothing(profile, monkeypatch):
@@ -176,7 +202,5 @@ def test_drawing_and_evaluation_compile_nothing(profile, monkeypatch):
 
 
 def test_what_cannot_go_together_is_refused():
-    with pytest.raises(ValueError, match="takes remat: auto, none or full"):
-        Model(compile=True, remat="selective")
     with pytest.raises(ValueError, match=r"takes deepspeed: \{zero: 0\}, 1 or 2, not 3"):
         Train(stages=(Stage(target=64, steps=1),), model=Model(compile=True), deepspeed=DeepSpeed(zero=3))
