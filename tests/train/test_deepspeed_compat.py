@@ -1,8 +1,11 @@
 """DeepSpeed's private parts are where this version of Rasterloom looks for them."""
 
+import inspect
+
 import deepspeed
 import pytest
 import torch
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
 from rasterloom.recipe.train import DeepSpeed, Stage, Train
 from rasterloom.train.deepspeed_compat import (
@@ -52,6 +55,12 @@ def test_the_gate_is_asked_between_the_norm_and_the_step(profile, zero, bf16):
         asked.clear()
     assert engine.basic_optimizer.step is gate  # made once
     engine.destroy()
+
+
+def test_a_reduction_waits_for_all_streams_that_have_written_its_gradients():
+    """Those of compiled layers come from several streams. Only a GPU has any, so it is read off."""
+    source = inspect.getsource(DeepSpeedZeroOptimizer.average_tensor)
+    assert "bucket.copy_streams" in source, MOVED.format(what="the streams of ZeRO 2's buckets")
 
 
 @pytest.mark.parametrize(("zero", "bf16"), MODES)

@@ -115,3 +115,5 @@ def test_no_version_is_allowed_that_nobody_has_looked_at():
         assert f"{int(versions[-1].split('.')[0]) + 1}.0" not in ranges[package]
     assert "2.10.0" not in ranges["torch"] and "2.16.0" not in ranges["torch"]
     assert "2.8.3" not in ranges["flash_attn"]  # its backward pass fails from 524,288 tokens on
+    # It reduces gradients of compiled layers that are not written yet: `test_deepspeed_compat`.
+    assert "0.19.0" not in ranges["deepspeed"]

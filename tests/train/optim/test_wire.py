@@ -74,13 +74,19 @@ def test_float32_is_sent_where_it_is_asked_for_and_between_cpus():
     assert given == deepspeed_config(train_with(2), use_gpu=True)
 
 
-def test_losses_are_those_of_a_plain_loop(new_job):
+@pytest.mark.parametrize(
+    "bucket", [10**6, pytest.param(500, marks=pytest.mark.slow)], ids=["one bucket", "many buckets"]
+)
+def test_losses_are_those_of_a_plain_loop(bucket, new_job):
+    """Also where the largest matrices are larger than a bucket, as the 7B's embedding is."""
     stage = Stage(target=64, steps=6, lr=1e-2, warmup_steps=0, batch_tokens=300)
     train = Train(
         stages=(stage,), heldout=0.2, cfg_drop=0.0, dropout=0.0, grad_clip=0.5, micro_batch_tokens=80
     )
     job = new_job(stage, train, rows=50)
-    sent = train.model_copy(update={"deepspeed": DeepSpeed(zero=2, bf16=True, extra=ON_GPUS)})
+    zero = {**ON_GPUS["zero_optimization"], "reduce_bucket_size": bucket}
+    extra = {**ON_GPUS, "zero_optimization": zero}
+    sent = train.model_copy(update={"deepspeed": DeepSpeed(zero=2, bf16=True, extra=extra)})
     assert ranks.train(replace(job, train=sent), 2) == "done"
     losses, *_ = plain_loop(job)
     assert [r["loss"] for r in read_metrics(job.metrics_file)] == pytest.approx(losses, rel=0.02)
