@@ -89,8 +89,7 @@ test-browser: .venv/.dev
 # The tests that take chances, taken often and with new seeds, and a walk through docs/cluster-quickstart.md.
 # The seeds are printed; RASTERLOOM_KILL_SEED=N, RASTERLOOM_ORACLE_SEED=N and DRAW_SEED=N repeat a night's.
 WALKS := tests/pipelines/test_survival.py tests/pipelines/test_cluster_quickstart.py \
-	tests/pipelines/execution/test_halving.py tests/train/test_oracle.py tests/train/test_known_faults.py \
-	tests/scripts/test_gpu_table.py
+	tests/pipelines/execution/test_halving.py tests/train/test_oracle.py tests/train/test_known_faults.py
 nightly: export RASTERLOOM_KILL_ROUNDS ?= 50
 nightly: export RASTERLOOM_KILL_SEED ?= $(shell date +%s)
 nightly: export RASTERLOOM_ORACLE_RECIPES ?= 300

@@ -1,5 +1,7 @@
 """Stage `equality` of benchmarks/gpu.py: the GPU's losses, gradients and steps beside a CPU's in float32."""
 
+from typing import Literal
+
 import numpy as np
 import torch
 from gpu_models import drawn_model, one_rank, plain_layers, profile_of, set_shape
@@ -10,6 +12,7 @@ from rasterloom.recipe.train import DeepSpeed, Stage, Train
 from rasterloom.train.data.collate import Packed, pack
 from rasterloom.train.data.token_dataset import TokenSample
 from rasterloom.train.deepspeed_config import BETAS
+from rasterloom.train.model import kernels
 from rasterloom.train.model.activation_checkpointing import prepare_layers
 from rasterloom.train.model.packed_lm import PackedLM
 from rasterloom.train.monitoring.tally import Tally
@@ -18,6 +21,8 @@ from rasterloom.train.optim.exact_weights import restore_exact
 from rasterloom.train.optim.train_step import train_step
 
 LENGTHS, PROMPT = (600, 351, 77, 5, 1), 40
+SOME: tuple[Literal["selective", "full"], ...] = ("selective", "full")
+COMPILED: tuple[Literal["none", "selective"], ...] = ("none", "selective")
 STEPS, LR, CLIP, DECAY, Z_LOSS = 3, 1e-4, 4.0, 0.1, 1e-5
 
 
@@ -33,18 +38,23 @@ def equality(bench: Bench) -> None:
         parameter.data = parameter.data.to(torch.bfloat16)
     plain = run(model, batch)
     _beside("bfloat16", bench, plain, (loss, gradients), (2e-3, 3e-2))
-    for remat in ("selective", "full"):
-        plain_layers(model.lm.model.layers)
+    for remat in SOME:
+        plain_layers(model.lm)
         prepare_layers(model.lm.model.layers, remat=remat, compiled=False)
         found = run(model, batch)
         bench.note(f"loss, {remat}, bits that differ", int(found[0] != plain[0]), goal=("==", 0))
         _, worst = _worst(found[1], plain[1])
         bench.note(f"gradient, {remat}, worst", worst, goal=("<=", 1e-3))
-    plain_layers(model.lm.model.layers)
+    plain_layers(model.lm)
     _repeated(bench, model, batch)
-    if not bench.rehearses:
-        prepare_layers(model.lm.model.layers, remat="none", compiled=True)
-        bench.note("loss, compiled", abs(run(model, batch)[0] - loss) / loss, goal=("<=", 2e-3))
+    kernels.fuse(model.lm)
+    _beside("fused kernels", bench, run(model, batch), (loss, gradients), (2e-3, 3e-2))
+    plain_layers(model.lm)
+    for kept in () if bench.rehearses else COMPILED:
+        plain_layers(model.lm)
+        prepare_layers(model.lm.model.layers, remat=kept, compiled=True)
+        found = run(model, batch)
+        _beside(f"compiled, {kept}", bench, found, (loss, gradients), (2e-3, 3e-2))
     del model
     _steps(bench, batch, weights)
 
@@ -52,7 +62,7 @@ def equality(bench: Bench) -> None:
 def packed(bench: Bench) -> Packed:
     rng, profile = np.random.default_rng(0), profile_of(bench)
     samples = []
-    for length in LENGTHS:
+    for length in (max(2, n // 10) for n in LENGTHS) if bench.rehearses else LENGTHS:
         ids = rng.integers(0, profile.vocab_size, length, dtype=np.int32)
         samples.append(TokenSample(ids, np.array([[min(PROMPT, length - 1), length]], np.int32)))
     return pack(samples)

@@ -47,10 +47,10 @@ def drawn_model(
     return model
 
 
-def plain_layers(layers: nn.ModuleList) -> None:
-    """Take back what `prepare_layers` did."""
-    for layer in layers:
-        layer.__dict__.pop("forward", None)
+def plain_layers(lm: nn.Module) -> None:
+    """Take back what `prepare_layers` and `kernels.fuse` did."""
+    for module in lm.modules():
+        module.__dict__.pop("forward", None)
 
 
 def one_rank(bench: Bench) -> None:

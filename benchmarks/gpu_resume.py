@@ -73,14 +73,17 @@ def _write_tokens(bench: Bench, folder: Path) -> None:
 
 
 def _run(bench: Bench, folder: Path, name: str, deterministic: bool, *, stops: bool) -> list[float]:
-    """Run a stage in a process of its own. Returns its losses.
+    """Run a stage, on a GPU in a process of its own. Returns its losses.
 
     One that ``stops`` is run twice.
     """
     began = time.monotonic()
     for stop_at in (STOP_AT, 0) if stops else (0,):
         given = {"folder": str(folder), "name": name, "deterministic": deterministic, "stop_at": stop_at}
-        command = [sys.executable, __file__, json.dumps({**given, "rehearses": bench.rehearses})]
+        if bench.rehearses:
+            worker({**given, "rehearses": True})
+            continue
+        command = [sys.executable, __file__, json.dumps({**given, "rehearses": False})]
         subprocess.run(command, check=True)
     bench.note("seconds of a run", time.monotonic() - began, "s", args={"run": name})
     lines = (folder / name / "metrics.jsonl").read_text().splitlines()

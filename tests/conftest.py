@@ -57,6 +57,7 @@ LONGEST = (
     "tests/pipelines/test_gone_on_s3.py",
     "tests/pipelines/test_mistakes.py",
     "tests/pipelines/test_gpu_actors.py",
+    "tests/scripts/test_gpu_table.py",
     "tests/pipelines/",
     "tests/train/",
 )

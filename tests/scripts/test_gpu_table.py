@@ -42,7 +42,6 @@ def test_the_table_has_every_figure_beside_its_goal(tmp_path):
     assert "Ended early, after 30 s: OutOfMemoryError: a | b" in page
 
 
-@pytest.mark.nightly
 def test_every_stage_is_rehearsed_on_a_cpu(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), "--out", str(tmp_path), "--rehearse"]
     done = subprocess.run(command, capture_output=True, text=True)
