@@ -214,6 +214,17 @@ def test_what_workers_take_is_said_in_ray_train_s_words(job):
     assert scaling(job).resources_per_worker == {"CPU": 1}
 
 
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_workers_with_a_gpu_have_an_allocator_for_batches_of_all_lengths(gpus, job, tmp_path, monkeypatch):
+    """Blocks of every length that there was would fill its memory. On a CPU nobody reads the variable."""
+    made = {}
+    monkeypatch.setattr(ray_trainer, "TorchTrainer", lambda worker, **given: made.update(given))
+    ray_trainer.torch_trainer(replace(job, takes=WorkerTakes(gpus=gpus)), None, tmp_path)
+    variables = made["run_config"].worker_runtime_env["env_vars"]
+    assert variables.get("PYTORCH_ALLOC_CONF") == ("expandable_segments:True" if gpus else None)
+    assert made["torch_config"].backend == ("nccl" if gpus else "gloo")
+
+
 def test_a_machine_that_is_announced_to_go_costs_no_failure(job, cluster):
     """The notice that Ray passes on from a cloud: a checkpoint at once, and training goes on elsewhere."""
     cluster.add_node(num_cpus=1)

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from rasterloom.train.checkpoint import resume
 from rasterloom.train.checkpoint.saver import latest
 from rasterloom.train.deepspeed_compat import local_part
 from rasterloom.train.deepspeed_config import BETAS
-from rasterloom.train.job import StageJob, finished
+from rasterloom.train.job import StageJob, WorkerTakes, finished
 from rasterloom.train.model.packed_lm import build_model
 from rasterloom.train.monitoring.metrics_log import MetricsLog, read_metrics
 from rasterloom.train.optim.loss_guard import check_end
@@ -48,6 +49,33 @@ def with_train(job: StageJob, name: str, **changes) -> StageJob:
 
 class Crash(Exception):
     pass
+
+
+@pytest.mark.parametrize(
+    ("deterministic", "gpus", "chosen"), [(True, 1, True), (False, 1, False), (True, 0, False)]
+)
+def test_deterministic_kernels_are_chosen_before_anything_runs_on_a_gpu(
+    deterministic, gpus, chosen, job, monkeypatch
+):
+    def opened(job):
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        seen.append(torch.is_deterministic_algorithms_warn_only_enabled())
+        seen.append("CUBLAS_WORKSPACE_CONFIG" in os.environ)
+        raise Crash
+
+    seen: list[bool] = []
+    monkeypatch.setattr(engine_module, "_open", opened)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    asked = with_train(job, "asked", deterministic=deterministic)
+    try:
+        with pytest.raises(Crash):
+            run_worker(replace(asked, takes=WorkerTakes(gpus=gpus)))
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = filled
+        os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+    assert seen == [chosen] * 3
 
 
 @pytest.fixture

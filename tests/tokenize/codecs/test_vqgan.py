@@ -181,6 +181,23 @@ def test_bf16_is_near_fp32(codec, codec_name, checkpoint, images):
         load_codec(codec_name, checkpoint, precision="fp16")
 
 
+@pytest.mark.parametrize(("precision", "allowed"), [("fp32", False), ("tf32", True), ("bf16", False)])
+def test_convolutions_of_a_gpu_are_in_tf32_where_the_recipe_says_so(
+    precision, allowed, codec_name, checkpoint, images, monkeypatch
+):
+    made, seen = load_codec(codec_name, checkpoint, precision=precision), []
+    encode = made._encode
+
+    def noting(batch):
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return encode(batch)
+
+    monkeypatch.setattr(made, "_encode", noting)
+    before = torch.backends.cudnn.allow_tf32
+    made.encode(images[:1])
+    assert seen == [allowed] and torch.backends.cudnn.allow_tf32 == before
+
+
 def test_batches_are_halved_where_a_gpu_is_full(codec, images, monkeypatch):
     sizes = []
 
