@@ -47,7 +47,7 @@ class Model(Section):
 
     @property
     def operators(self) -> Literal["eager", "kernels", "compiled"]:
-        """What computes a layer, where ``kernels`` is settled (`devices.with_kernels`)."""
+        """Kernels and compiler of a layer, once `devices.with_kernels` settled them."""
         if self.compile:
             return "compiled"
         return "kernels" if self.kernels == "auto" else "eager"

@@ -8,7 +8,7 @@ from rasterloom.train.monitoring.trackers import check_trackers
 
 
 def check_settings(train: Train) -> None:
-    """Check what the recipe and the packages here tell, before there are tokens.
+    """Check settings and installed packages, before there are tokens.
 
     Raises:
         ValueError: the package of a tracker or of LoRA is missing, or ``train.deepspeed`` contradicts the

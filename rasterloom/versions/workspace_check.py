@@ -34,7 +34,7 @@ def check_store(store: Store) -> None:
 
 
 def unwritable(store: Store) -> str:
-    """Why a workspace on a disk could not be made or written, or nothing. It is not touched."""
+    """Say why a workspace on a disk cannot be written. It is not touched."""
     if store.is_s3:
         return ""
     path = Path(store.path())

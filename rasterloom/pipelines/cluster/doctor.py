@@ -164,7 +164,7 @@ def _codec(config: Tokenize) -> Finding:
 
 
 def _training(recipe: Recipe, elsewhere: bool) -> Iterator[Finding]:
-    """Check what the stages start from, their packages, and the room for their workers."""
+    """Check initial weights, packages, and room for the workers."""
     if recipe.train is None:
         return
     try:

@@ -129,7 +129,7 @@ class Jobs:
     def _latest(self) -> str:
         ours = [job for job in self.all() if job.ours]
         if not ours:
-            raise StepFailed(f"{self.address}: no job of Rasterloom; `rasterloom jobs list --all`")
+            raise StepFailed(f"{self.address}: no job of Rasterloom")
         return next((job.id for job in ours if job.status in GOING), ours[0].id)
 
     def status(self, job: str) -> str:

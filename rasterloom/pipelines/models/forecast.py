@@ -72,7 +72,7 @@ class Forecast:
 
     @property
     def tokens_per_s(self) -> dict[str, float]:
-        """Tokens that a GPU trains on in a second, by its name, while it computes."""
+        """Tokens that a GPU trains on in a second, by its name."""
         return {device: pace.rate(self.token_flops) for device, pace in self.paces.items()}
 
     @property
@@ -133,7 +133,10 @@ def forecast_of(corpus: Corpus, step: StageStep, run: Run, mfu: float | None = N
 
 
 def _settled(step: StageStep, run: Run, stage: Stage) -> tuple[tuple[Fit, ...], Train]:
-    """Fit of a stage into each GPU that it may get, and its settings on the smallest, or on a CPU."""
+    """Fit of a stage into each GPU, and its settings.
+
+    The settings are those on the smallest GPU that it may get, or on a CPU.
+    """
     fits = fits_of(step, run, stage)
     if fits:
         return fits, fits[0].train
@@ -142,7 +145,7 @@ def _settled(step: StageStep, run: Run, stage: Stage) -> tuple[tuple[Fit, ...], 
 
 
 def _of_kind(found: dict[str, Pace], kind: str | None) -> dict[str, Pace]:
-    """Those of the GPU that the recipe names; all, where it names none of them."""
+    """Paces of the GPU that the recipe names, or all."""
     return {name: pace for name, pace in found.items() if kind and kind.split("-")[0] == name} or found
 
 

@@ -88,7 +88,7 @@ def check_training(
 
 
 def refusals(recipe: Recipe, steps: list[HasResult]) -> list[str]:
-    """What `check_training` would refuse for the recipe's sake alone: a sentence each. Nothing is started."""
+    """List what `check_training` would refuse for the recipe's sake alone. Nothing is started."""
     corpus, found = Corpus.of(recipe), []
     for step in steps:
         if is_stage(step) and not status(corpus, step).done:
@@ -107,7 +107,7 @@ def refuse(recipe: Recipe, steps: list[HasResult]) -> None:
 
 
 def too_small_here(recipe: Recipe, steps: list[HasResult]) -> list[str]:
-    """What this machine lacks for the training: a sentence each. Of a cluster nothing is known."""
+    """List what this machine lacks for the training. Of a cluster nothing is known."""
     run = recipe.run
     if on_cluster(run):
         return []
@@ -189,7 +189,7 @@ def _check_language_model(init: str, profile: Profile) -> None:
 
 
 def _check_lora(train: Train, profile: Profile) -> None:
-    """Check that adapters leave no row of the vocabulary untrained that is new."""
+    """Check that adapters leave no new row of the vocabulary untrained."""
     if train.model.lora is not None:
         from rasterloom.train.model.packed_lm import check_lora  # heavy
 

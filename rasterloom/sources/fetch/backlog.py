@@ -62,7 +62,7 @@ class RowFile:
 
 @contextmanager
 def row_file() -> Iterator[RowFile]:
-    """Make a file that is gone with the block, or with the process."""
+    """Make a file that ends with the block or the process."""
     folder = private_folder("fetch")
     with tempfile.TemporaryFile(dir=folder) as file:
         yield RowFile(file, str(folder))
@@ -101,7 +101,7 @@ class Backlog:
             self._shards.remove(held)
 
     def fits(self, size: int) -> bool:
-        """Tell whether so many bytes of images more may be held in memory."""
+        """Tell whether so many bytes more may be held in memory."""
         return sum(held.in_memory for held in self._shards) + size <= MEMORY_BYTES
 
     def _has_room(self) -> bool:

@@ -191,7 +191,7 @@ def activations(shape: Shape, train: Train, tokens: int) -> int:
 
 
 def _inner(train: Train) -> int:
-    """How many times the width of the MLP are computed at once in its backward pass."""
+    """Widths of the MLP that its backward pass holds at once."""
     return 3 if train.model.operators == "kernels" else 4
 
 

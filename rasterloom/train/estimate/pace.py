@@ -41,7 +41,7 @@ class Pace:
     """Origin of the share."""
 
     def rate(self, flops: float) -> float:
-        """How often a GPU does so many FLOPs in a second."""
+        """Times a second that a GPU does so many FLOPs."""
         return self.peak * self.mfu / flops
 
     def hours(self, flops: float) -> float:

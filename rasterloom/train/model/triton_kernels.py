@@ -11,9 +11,9 @@ import triton.language as tl
 
 @triton.jit
 def rms_norm_forward(values, weight, out, factors, eps, width, ROUNDS: tl.constexpr, BLOCK: tl.constexpr):
-    """Scale a row to a mean square of 1, round it if so asked, and multiply it by the weight.
+    """Scale a row to a mean square of 1 and multiply it.
 
-    A program takes a row.
+    A program takes a row, which is rounded before it is multiplied by the weight if so asked.
     """
     columns = tl.arange(0, BLOCK)
     inside = columns < width
