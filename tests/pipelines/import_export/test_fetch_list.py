@@ -51,7 +51,7 @@ def test_a_list_becomes_a_folder_and_the_same_call_does_nothing(tmp_path, site, 
         assert row["meta"]["n"] in "012"
 
     code, printed, _ = rasterloom(*call[:-2])
-    assert code == 0 and f"Nothing to do: 3 images are in {out}/data (webdataset)" in printed
+    assert code == 0 and f"Nothing to do: 3 images in {out}/data (webdataset)" in printed
     assert f"1 row without an image: rasterloom failures {out}/.rasterloom/recipe.yaml" in printed
     _, printed, _ = rasterloom("failures", out / ".rasterloom" / "recipe.yaml")
     assert "http_4xx" in printed
