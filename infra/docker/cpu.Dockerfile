@@ -10,8 +10,10 @@ RUN python -m venv /opt/rasterloom
 ENV PATH=/opt/rasterloom/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 COPY constraints.txt ./
-# Install the CPU build first, or pip takes the one with several gigabytes of CUDA.
-RUN pip install -c constraints.txt torch --index-url https://download.pytorch.org/whl/cpu
+# Install the CPU build first, or pip takes the one with several gigabytes of CUDA. Behind a mirror of PyTorch's
+# index: docker build --build-arg TORCH_INDEX=https://mirror.example.org/whl/cpu.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN pip install -c constraints.txt torch --index-url ${TORCH_INDEX}
 COPY pyproject.toml README.md LICENSE ./
 COPY rasterloom ./rasterloom
 RUN pip install -c constraints.txt '.[hf,language,nsfw,ocr]'
