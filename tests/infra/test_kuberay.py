@@ -84,10 +84,10 @@ def test_a_misspelt_field_or_a_value_of_another_type_is_refused_wherever_it_is(o
         assert not validator.is_valid(job), f"{name}: {within[name]}"
         within[name] = right
         if isinstance(right, dict) and name not in open_to_all:
-            right["mispelt"] = right.get("spec", 1)
-            assert not validator.is_valid(job), f"{name}.mispelt"
-            del right["mispelt"]
-    assert validator.is_valid(job) and not validator.is_valid({**job, "mispelt": 1})
+            right["misspelt"] = right.get("spec", 1)
+            assert not validator.is_valid(job), f"{name}.misspelt"
+            del right["misspelt"]
+    assert validator.is_valid(job) and not validator.is_valid({**job, "misspelt": 1})
 
 
 def places(value):
