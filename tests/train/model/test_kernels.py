@@ -102,6 +102,15 @@ def test_the_norm_is_rounded_where_its_family_rounds(module, rounds):
     assert same > 0.98 > 0.9 > other
 
 
+@pytest.mark.parametrize(("module", "rounds"), [(ChameleonRMSNorm, True), (Olmo2RMSNorm, False)])
+def test_a_model_s_norms_round_as_its_family(module, rounds, monkeypatch):
+    norm, asked = module(8), []
+    monkeypatch.setattr(kernels, "rms_norm", lambda x, *_, rounds: asked.append(rounds) or x)
+    kernels.fuse(torch.nn.Sequential(norm))
+    norm(torch.ones(2, 8))
+    assert asked == [rounds]
+
+
 @KINDS
 @pytest.mark.parametrize("shape", [(1, 1), (1, 37, 43), (3, 1024)])
 def test_the_gate(shape, kind, bound):
