@@ -306,8 +306,8 @@ def test_an_init_that_was_not_downloaded_is_reported_before_anything_is_made(sho
     recipe = shop.recipe("pointer", **{"text_vocab: 300": "text_vocab: 322"})  # its tokens are not made yet
     recipe.write_text(recipe.read_text().replace("  dropout: 0", f"  init: {tmp_path}"))
     told = f"train/1-64: train.init: {weights} is a git-lfs pointer in place of the file: run `git lfs pull`"
-    code, printed, _ = rasterloom("plan", recipe)
-    assert code == 0 and told in printed
+    code, printed, err = rasterloom("plan", recipe)
+    assert code == 2 and told in printed + err
     for options in (("--dry-run",), ()):
         code, printed, err = rasterloom("train", recipe, *options)
         assert code == 2 and told in err and not printed
