@@ -35,7 +35,7 @@ LOCAL = "http://127.0.0.1:8265"
 JobId = Annotated[str, typer.Argument(metavar="ID", help="Job id, or its last characters.")]
 AnyJob = Annotated[
     str,
-    typer.Argument(metavar="[ID]", help="Job id, or its last characters; without it the latest job."),
+    typer.Argument(metavar="ID", help="Job id, or its last characters; without it the latest job."),
 ]
 
 app = App(help="List, follow and stop the jobs of a Ray cluster.")

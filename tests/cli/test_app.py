@@ -132,8 +132,8 @@ def test_what_is_missing_is_named(rasterloom):
 
 def test_help_ends_with_the_exit_codes(rasterloom):
     out = " ".join(rasterloom("--help")[1].split())
-    assert "0 done, 1 failed; the same command may succeed, 2 wrong use" in out
-    assert "3 stopped as asked" in out and "4 failed, and would fail again, 130 interrupted" in out
+    assert "0 done | 1 failed; the same command may succeed | 2 wrong use" in out
+    assert "3 stopped as asked" in out and "4 failed, and would fail again | 130 interrupted" in out
 
 
 def broken(monkeypatch, error):
