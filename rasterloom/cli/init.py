@@ -29,4 +29,5 @@ def init_command(
         look = look_at(place, url, caption)
     write_recipe(look, file)
     out.print("\n".join(look.lines()), highlight=False)
-    out.print(f"recipe: {safe(file, PAGE)}; next: rasterloom plan {safe(file, PAGE)}", highlight=False)
+    until = "" if look.guess.source.has_captions else " --until selection"  # as no caption makes no sequence
+    out.print(f"recipe: {safe(file, PAGE)}; next: rasterloom plan {safe(file, PAGE)}{until}", highlight=False)

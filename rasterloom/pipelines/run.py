@@ -128,9 +128,11 @@ def _say_unread(recipe: Recipe, progress: Progress) -> None:
 
 
 def _check_kept(step: HasResult, done: Status) -> None:
-    """Raise StepImpossible if a selection keeps no row."""
+    """Raise StepImpossible if a selection keeps no row, or none of its rows has codes."""
     if step.kind is StepKind.SELECTION and done.record is not None:
         check_kept(step.name, done.record)
+    if step.kind is StepKind.CODES and done.record is not None:
+        _check_codes(step.name, done.record)
 
 
 def check_kept(name: str, record: Record) -> None:
@@ -141,6 +143,14 @@ def check_kept(name: str, record: Record) -> None:
         f"{name} {n:,}" for name, n in sorted(record.counts.items(), key=lambda item: -item[1])
     )
     raise StepImpossible(f"{name}: none of {record.rows:,} rows is kept: {reasons or 'there are none'}")
+
+
+def _check_codes(name: str, record: Record) -> None:
+    """Raise StepImpossible if each row of a record failed."""
+    counts = record.counts
+    if counts and all(reason.startswith("failed: ") for reason in counts):
+        reasons = ", ".join(f"{reason.removeprefix('failed: ')} {n:,}" for reason, n in counts.items())
+        raise StepImpossible(f"{name}: none of {sum(counts.values()):,} rows became a sequence: {reasons}")
 
 
 def summary(done: Status) -> str:

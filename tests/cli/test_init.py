@@ -44,7 +44,11 @@ def test_a_folder_of_images(rasterloom, here):
 def test_options_are_more_than_guesses(rasterloom, here):
     code, out, _ = rasterloom("init", "urls.csv", "--url", "Image_URL", "--caption", "none", "-o", "a.yaml")
     assert code == 0 and "url: Image_URL, caption: none" in out
-    assert rasterloom("plan", "a.yaml")[0] == 0
+    assert out.endswith("next: rasterloom plan a.yaml --until selection\n")
+    assert rasterloom("plan", "a.yaml", "--until", "selection")[0] == 0
+    for command in ("plan", "run"):
+        code, _, err = rasterloom(command, "a.yaml")
+        assert code == 2 and "none has captions, and a sequence needs one" in err
     code, _, err = rasterloom("init", "urls.csv", "--url", "Links", "-o", "b.yaml")
     assert code == 2 and "no column 'Links' for the url; it has ID, Image_URL, Alt" in err
 

@@ -86,6 +86,20 @@ def test_a_corpus_that_keeps_nothing_is_not_tokenised(rasterloom, workshop):
         assert (code, err.startswith("selection: none of 77 rows is kept: rule: ")) == (4, True), err
 
 
+def test_images_without_captions_are_no_sequences(rasterloom, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for shade in (40, 90):
+        Image.new("RGB", (64, 64), (shade, 9, 9)).save(tmp_path / "photos" / f"{shade}.png")
+    recipe, source = tmp_path / "recipe.yaml", f"{{path: {tmp_path}/photos, caption: none}}"
+    text = f"corpus: plain\nworkspace: {tmp_path}/work\nsources: [{source}]\ndedup: {{phash_radius: null}}\n"
+    recipe.write_text(text)
+    assert rasterloom("run", recipe, "--until", "selection")[0] == 0
+    for _ in range(2):  # the step itself is done
+        code, printed, err = rasterloom("tokenize", recipe, "--target", 64)
+        assert (code, err) == (4, "codes/64: none of 2 rows became a sequence: caption: the row has none 2\n")
+    assert "captions 2" not in printed
+
+
 def test_a_row_is_shown_by_key_and_by_number(rasterloom, gone, undisturbed, tmp_path):
     files = sorted(
         undisturbed.corpus.files("tokens", where="target == 64"), key=lambda f: f.name.rsplit("/", 1)[1]

@@ -120,9 +120,10 @@ def _kept_texts(store: Store, inputs: Inputs, counts: dict[str, int]) -> Iterato
         shards = pc.unique(rows["shard"])
         kept = read_files(store, selection, pc.field("shard").isin(shards) & pc.field("kept"), ["key"])
         rows = rows.filter(pc.is_in(rows["key"], kept["key"].combine_chunks()))
-        counts["captions"] += rows.num_rows
         for batch in rows.to_batches():
-            yield from map(sample_rows.text_of, batch.to_pylist())
+            for text in map(sample_rows.text_of, batch.to_pylist()):
+                counts["captions"] += bool(text)
+                yield text
 
 
 def _text_digest(config: Tokenize) -> str | None:

@@ -27,7 +27,7 @@ from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.run import Run
 from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.recipe.train import Train
-from rasterloom.schema import Profile
+from rasterloom.schema import Profile, StepKind
 from rasterloom.tokenize.buckets import bucket_sizes, choose_bucket
 from rasterloom.tokenize.grown_vocabulary import read_tokenizer
 from rasterloom.tokenize.profiles import profile_of
@@ -67,6 +67,8 @@ def check_training(
     Raises:
         RecipeError: a stage cannot work; the message names the field and the way out.
     """
+    if wrong := _no_captions(recipe, steps):
+        raise RecipeError(wrong)
     corpus = Corpus.of(recipe)
     stages = [step for step in filter(is_stage, steps) if not status(corpus, step).done]
     longest = {}
@@ -89,7 +91,7 @@ def check_training(
 
 def refusals(recipe: Recipe, steps: list[HasResult]) -> list[str]:
     """List what `check_training` would refuse for the recipe's sake alone. Nothing is started."""
-    corpus, found = Corpus.of(recipe), []
+    corpus, found = Corpus.of(recipe), list(filter(None, [_no_captions(recipe, steps)]))
     for step in steps:
         if is_stage(step) and not status(corpus, step).done:
             try:
@@ -123,6 +125,15 @@ def too_small_here(recipe: Recipe, steps: list[HasResult]) -> list[str]:
             except RecipeError as error:
                 found.append(str(error))
     return found
+
+
+def _no_captions(recipe: Recipe, steps: list[HasResult]) -> str:
+    """Say that no source has the captions that sequences need, if steps make some."""
+    if not recipe.sources or any(source.has_captions or source.has_tasks for source in recipe.sources):
+        return ""
+    if not any(step.kind is StepKind.CODES for step in steps):
+        return ""
+    return "sources: none has captions, and a sequence needs one: name some, or add --until selection"
 
 
 def _check_sizes(config: SampleAt) -> None:
