@@ -9,6 +9,7 @@ comes last: it takes things away.
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,9 +18,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import skimage
 from docblocks import blocks
 from PIL import Image
 
+PHOTOS = Path(skimage.__file__).parent / "data"
 TRAIN = """
 train:
   heldout: 0.2
@@ -74,6 +77,12 @@ def reader(workshop_at, tmp_path_factory, clip):
     )
     Image.new("RGB", (96, 64), "red").save(folder / "cat.jpg")
     (folder / "laion").mkdir()
+    (folder / "photos").mkdir()
+    for name in ("brick", "camera", "moon"):
+        shutil.copy(PHOTOS / f"{name}.png", folder / "photos")
+        (folder / "photos" / f"{name}.txt").write_text(f"an image of a {name}")
+    (own,) = (block.text for block in blocks() if block.text.startswith("# photos.yaml\n"))
+    (folder / "photos.yaml").write_text(own.replace("steps: 200", "steps: 2"))
     row = {"URL": "http://a.test/1.jpg", "TEXT": "a cat", "jpg": (folder / "cat.jpg").read_bytes()}
     pq.write_table(pa.Table.from_pylist([{**row, "aesthetic_score": 5.0}]), folder / "laion" / "0.parquet")
     shop.clip, shop.done = clip, set()
