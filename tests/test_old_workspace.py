@@ -53,7 +53,9 @@ def at_its_place(workspace):
 
 
 def planned(at_its_place, recipe):
-    rows = at_its_place("plan", f"/srv/{recipe}.yaml", "--format", "json").splitlines()
+    """Plan a recipe. Of `half` a run refuses to go on, which the plan says, too."""
+    printed = at_its_place("plan", f"/srv/{recipe}.yaml", "--format", "json", code=2 * (recipe == "half"))
+    rows = (line for line in printed.splitlines() if line.startswith("{"))
     return {row["step"]: row for row in map(json.loads, rows)}
 
 
