@@ -128,7 +128,7 @@ def _say_unread(recipe: Recipe, progress: Progress) -> None:
 
 
 def _check_kept(step: HasResult, done: Status) -> None:
-    """Raise StepImpossible if a selection keeps no row, or none of its rows has codes."""
+    """Raise StepImpossible if a step leaves no row."""
     if step.kind is StepKind.SELECTION and done.record is not None:
         check_kept(step.name, done.record)
     if step.kind is StepKind.CODES and done.record is not None:

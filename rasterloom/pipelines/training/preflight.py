@@ -128,12 +128,12 @@ def too_small_here(recipe: Recipe, steps: list[HasResult]) -> list[str]:
 
 
 def _no_captions(recipe: Recipe, steps: list[HasResult]) -> str:
-    """Say that no source has the captions that sequences need, if steps make some."""
+    """Say that no source has captions, if steps make sequences."""
     if not recipe.sources or any(source.has_captions or source.has_tasks for source in recipe.sources):
         return ""
     if not any(step.kind is StepKind.CODES for step in steps):
         return ""
-    return "sources: none has captions, and a sequence needs one: name some, or add --until selection"
+    return "sources: none has captions, and a sequence needs one: name some, or run until the step selection"
 
 
 def _check_sizes(config: SampleAt) -> None:
