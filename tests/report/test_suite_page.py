@@ -3,6 +3,7 @@ import io
 import numpy as np
 import pyarrow as pa
 import pytest
+from chromium import launched
 from PIL import Image
 
 from rasterloom.pipelines.models.suite_step import SCHEMA
@@ -65,3 +66,20 @@ def test_a_page_stays_small_enough_for_a_browser():
     rows = table([f"prompt {n}" for n in range(PROMPTS + 3)], right=True)
     html = suite_page("corpus", "many", "", [Judged("1-64", rows, figures_of(rows))])
     assert html.count("<bdi>prompt ") == PROMPTS and "3 more prompts are in the table" in html
+
+
+OVERLAPPING = """() => { const r = [...document.images].map(i => i.getBoundingClientRect());
+    return r.filter((a, n) => r.some((b, m) => m > n && a.left < b.right - 1 && b.left < a.right - 1
+        && a.top < b.bottom - 1 && b.top < a.bottom - 1)).length; }"""
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_images_do_not_cover_one_another(tmp_path, width):
+    of = table(["a man in a dark coat", "a cat"], right=False)
+    judged = [Judged(f"{number}-64", of, figures_of(of)) for number in range(1, 5)]
+    (tmp_path / "suite.html").write_text(suite_page("corpus", "animals", "2 prompts", judged))
+    with launched() as browser:
+        page = browser.new_page(viewport={"width": width, "height": 844})
+        page.goto((tmp_path / "suite.html").as_uri())
+        assert page.evaluate("document.images.length") == 16
+        assert page.evaluate(OVERLAPPING) == 0
