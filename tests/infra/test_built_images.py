@@ -133,7 +133,7 @@ def test_a_head_starts_and_answers_who_has_its_token(enter):
 
 def test_a_run_makes_a_corpus_in_it(enter):
     script = f"python <<'EOF' && cat > r.yaml <<'END'\n{DRAW}\nEOF\n{RECIPE}\nEND\n"
-    said = enter(f"{script}rasterloom run r.yaml --until images && rasterloom plan r.yaml")
+    said = enter(f"{script}rasterloom run r.yaml --until images && rasterloom plan r.yaml --until images")
     assert "ok 3" in said, said
 
 
