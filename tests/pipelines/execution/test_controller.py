@@ -16,6 +16,7 @@ from rasterloom.pipelines.execution.controller import LOST, Controller, answers
 from rasterloom.utils.sigterm import sigterm
 
 PROGRAM = """
+import logging
 import signal
 import sys
 import time
@@ -36,6 +37,7 @@ def run(standalone_mode):
         time.sleep(300)
 
 module.LEAVE_S = 2
+logging.getLogger("rasterloom").addHandler(logging.NullHandler())  # as the log file, which takes the stack
 app.app = run
 sys.argv = ["rasterloom"]
 entry.main()
