@@ -138,6 +138,7 @@ def test_with_a_gpus_attention_a_layer_is_one_graph_for_all_lengths(
 def test_a_compiler_s_code_computes_again_what_it_has_computed(dropout, profile, varlen_on_a_cpu):
     """By inductor. Where dropout drew other masks the second time, gradients would not be the slopes."""
     torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
     stages, options = (Stage(target=64, steps=1),), Model(compile=True, remat="selective")
     train = Train(stages=stages, model=options, z_loss=0.01, dropout=dropout)
     compiled, plain = training_model("tiny", profile, train).train(), model_with(profile)
