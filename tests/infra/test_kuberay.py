@@ -61,7 +61,7 @@ def test_every_base_has_an_overlay_and_a_queued_one():
 
 @pytest.fixture(scope="module")
 def validator():
-    """What `kubeconform -strict` does, which is in no registry of packages for Python or Debian."""
+    """A validator as strict as `kubeconform -strict`, which neither PyPI nor Debian has."""
     from jsonschema import Draft202012Validator
 
     if not SCHEMA.exists():

@@ -63,7 +63,11 @@ def read_weights(corpus: Corpus) -> PairWeights:
 
 
 def _other_than_one(corpus: Corpus) -> Iterator[pa.Table]:
-    """Keys and weights of pairs, those with a weight other than 1."""
+    """Keys and weights of pairs, those with a weight other than 1.
+
+    What is no weight, NULL or in an imported file 0 or NaN, is left out.
+    """
+    usable = (pc.field("weight") > 0) & pc.is_finite(pc.field("weight")) & (pc.field("weight") != 1.0)
     for table in read_columns(corpus.store, corpus.files("pairs"), ["key", "weight"]):
         if "weight" in table.column_names:
-            yield table.filter(pc.not_equal(table["weight"], 1.0))  # drops NULL, too
+            yield table.filter(usable)

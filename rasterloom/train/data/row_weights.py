@@ -42,6 +42,7 @@ class WeightedRows:
         """
         start = (self._start + number * GOLDEN) % 1
         upto = np.floor(self._ends + start).astype(np.int64)
+        upto = np.minimum(upto, len(self.rows))  # which rounding may exceed
         counts = np.empty(len(self.rows), np.int64)
         counts[self._order] = np.diff(upto, prepend=0)
         rows = np.repeat(self.rows, counts)

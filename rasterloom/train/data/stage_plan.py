@@ -32,9 +32,7 @@ class GlobalBatch(NamedTuple):
     step: int
     epoch: int
     rows: Rows
-    passes: (
-        Rows  # of each row, the number of the pass over its part that it comes in, from 0 (`WeightedRows`)
-    )
+    passes: Rows  # of each row, the pass over its part, from 0; with weights, its number among all draws
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """Sampling weights of sources reach the index that training plans from."""
 
+import math
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,6 +13,8 @@ from rasterloom.pipelines.corpus.pair_weights import PairWeights, is_weighted, r
 from rasterloom.pipelines.training.pinned_tokens import pinned_step
 from rasterloom.pipelines.workflow import Workflow
 from rasterloom.recipe.loader import load_recipe
+from rasterloom.storage.parquet_io import DataFile
+from rasterloom.storage.store import Store
 from rasterloom.versions.refs import tag
 
 RECIPE = """
@@ -73,6 +78,16 @@ def test_without_weights_the_index_is_as_before(folder, rasterloom, warm_ray):
     assert not is_weighted(workflow.corpus)
     (step,) = (p.step for p in workflow.plan("lengths") if p.step.name == "lengths/64")
     assert step.config.model_dump() == {"target": 64}
+
+
+def test_what_is_no_weight_in_an_imported_file_counts_as_one(tmp_path):
+    given = [0.5, 0.0, -2.0, math.nan, math.inf, None, 1.0, 3.0]
+    keys = [f"{number:032x}" for number in range(len(given))]
+    table = pa.table({"key": [key[::-1] for key in keys], "weight": pa.array(given, pa.float64())})
+    store = Store(str(tmp_path))
+    store.write_parquet("pairs.parquet", table)
+    corpus = SimpleNamespace(store=store, files=lambda name: [DataFile(f"{name}.parquet", len(given))])
+    assert sorted(read_weights(corpus).weights) == [0.5, 3.0]
 
 
 def test_keys_without_a_weight_have_one():
