@@ -22,6 +22,7 @@ sources:
   - {{path: "{data}/tars/*.tar", weight: 2}}
 fetch: {{shard_rows: 4}}
 score: [flatness]
+tokenize: {{targets: [64], text_vocab: 300}}
 run: {{cpus: 2}}
 """
 
