@@ -219,6 +219,7 @@ def commands(shop):
         ("versions", "reader", recipe, EVIL),
         ("versions", "verify", recipe),
         ("versions", "export", recipe, str(folder / "out[v2]"), "--as", "parquet"),
+        ("versions", "push", recipe, EVIL),
         ("versions", "adopt", recipe, "pairs", str(folder / f"{NAME}.parquet")),
         ("versions", "rollback", recipe, "v1"),
         ("report", recipe, "--compare", "v1", "--out", str(folder / "compare[v2][/].html")),

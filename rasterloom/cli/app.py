@@ -9,7 +9,7 @@ import typer
 
 from rasterloom import __version__
 from rasterloom.cli import evaluate, jobs, sample, tokens, train, versions
-from rasterloom.cli.exchange import adopt_command, export_command
+from rasterloom.cli.exchange import adopt_command, export_command, push_command
 from rasterloom.cli.explain import explain_command, failures_command, keep_command
 from rasterloom.cli.fetch import fetch_command
 from rasterloom.cli.gc import gc_command
@@ -66,6 +66,7 @@ app.add_typer(versions.app, name="versions", rich_help_panel=_KEEP)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=_CLUSTER)
 versions.app.command("lineage")(lineage_command)
 versions.app.command("export")(export_command)
+versions.app.command("push")(push_command)
 versions.app.command("adopt")(adopt_command)
 versions.app.command("takedown")(takedown_command)
 versions.app.command("gc")(gc_command)

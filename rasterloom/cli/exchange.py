@@ -1,4 +1,4 @@
-"""The commands ``versions export`` and ``versions adopt``."""
+"""The commands ``versions export``, ``versions push`` and ``versions adopt``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +32,41 @@ def export_command(
             corpus, folder, form, advance=lambda done, _: status.update(f"{done:,} of {total:,} rows")
         )
     out.print(f"{card.rows:,} samples: {folder}", highlight=False)
+
+
+def push_command(
+    recipe: RecipePath,
+    place: Annotated[str, typer.Argument(metavar="hf://OWNER/NAME", help="A data set; created if missing.")],
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Export to this folder and keep it; else a temporary one, removed at the end."),
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="Create the data set for everybody, not as private.")
+    ] = False,
+    at: AtVersion = None,
+) -> None:
+    """Upload the selected images of a version to the Hugging Face hub.
+
+    The data set gets one commit with the data and a card, in place of the
+    version before, and the version's tag. What is there already is not
+    uploaded again. `hf auth login` or HF_TOKEN logs in.
+    """
+    from rasterloom.pipelines.import_export.push_dataset import push  # heavy
+
+    corpus = open_corpus(recipe, at)
+    total = sum(file.rows for file in corpus.files("images"))
+    with out.status("asking the hub") as status:
+        done = push(
+            corpus,
+            place,
+            folder=folder,
+            public=public,
+            advance=lambda done, _: status.update(f"exporting: {done:,} of {total:,} rows"),
+            uploads=status.stop,  # the hub's library has bars of its own
+        )
+    tag = f", tag {done.tag}" if done.tag else ""
+    out.print(f"{done.url}{tag}" + ("" if done.new else ": was there already"), highlight=False)
 
 
 def adopt_command(

@@ -8,6 +8,7 @@ import typer
 
 from rasterloom.cli.options import AsFormat, OutputFormat, RecipePath, load_recipe, out, print_json
 from rasterloom.errors import RecipeError, one_line
+from rasterloom.utils.json_files import lines_of
 from rasterloom.utils.redact import safe
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def _entries(given: str) -> list[str]:
     path = Path(given)
     try:
         if path.is_file():
-            return path.read_text(encoding="utf-8-sig").splitlines()
+            return lines_of(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise RecipeError(f"{given}: {one_line(error)}") from None
     except UnicodeDecodeError:

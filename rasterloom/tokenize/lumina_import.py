@@ -18,6 +18,7 @@ from rasterloom.errors import one_line
 from rasterloom.schema import TEXT_BUCKET, TOKENS, Profile, bucket_name, pair_key
 from rasterloom.tokenize.sequence_parser import Piece, pieces
 from rasterloom.tokenize.tokenize_shard import FAILURES, Tokenized
+from rasterloom.utils.json_files import lines_of
 
 IGNORED = -100  # in labels
 MOST_BYTES = 64 * 2**20  # of a pickle; the longest sample of the reference has about 100 kB
@@ -61,7 +62,7 @@ def read_record(path: Path) -> list[tuple[str, Any]]:
     if isinstance(whole, list):
         return [(f"entry {number}", entry) for number, entry in enumerate(whole)]
     found: list[tuple[str, Any]] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(lines_of(text), 1):
         if line.strip():
             try:
                 found.append((f"line {number}", json.loads(line)))

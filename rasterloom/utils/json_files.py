@@ -1,5 +1,6 @@
-"""Strict JSON (RFC 8259), and small files of it: written whole or not at all."""
+"""Strict JSON (RFC 8259), small files of it, and lines of text."""
 
+import io
 import json
 import math
 import os
@@ -31,6 +32,14 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a record; FileNotFoundError if there is none."""
     found: dict[str, Any] = json.loads(path.read_text())
     return found
+
+
+def lines_of(text: str) -> list[str]:
+    """Lines that end with \\n, \\r\\n or \\r alone, without their ends.
+
+    ``str.splitlines`` also cuts at U+0085, U+2028 and others, which strings in JSON Lines may hold.
+    """
+    return io.StringIO(text, newline=None).read().split("\n")
 
 
 def _finite(value: Any) -> Any:

@@ -319,6 +319,10 @@ OF_VERSIONS = {
         "Invalid value for '--as': 'webdatset' is not one of 'hf', 'webdataset', 'parquet', 'files'. Did you "
         "mean webdataset?  (--help says more)"
     ),
+    "versions push good.yaml demo": "demo is no data set of the hub, which is named hf://OWNER/NAME",
+    "versions push good.yaml hf://me/demo": (
+        "demo@main has no selection: rasterloom run RECIPE --until selection"
+    ),
     "report good.yaml --compare other.yaml": (
         "no recipe at other.yaml; in that folder: good.yaml, recipe.yaml"
     ),

@@ -12,6 +12,7 @@ from typing import Any
 from rasterloom.errors import RecipeError, one_line
 from rasterloom.filtering.judges.base import Question, SuitePrompt
 from rasterloom.filtering.scenes.suite import scene_prompts
+from rasterloom.utils.json_files import lines_of
 from rasterloom.utils.suggest import did_you_mean
 
 SCENES = "scenes"
@@ -28,7 +29,7 @@ ELSEWHERE = {
 
 
 def load_prompts(name: str) -> list[SuitePrompt]:
-    """Load the prompts of a suite: `scenes`, or a .jsonl, .csv or .tsv file.
+    """Load the prompts of a suite: `scenes`, or a .jsonl, .txt, .csv or .tsv file.
 
     Raises:
         RecipeError: it is neither, cannot be read, or is a suite whose file is elsewhere.
@@ -42,6 +43,8 @@ def load_prompts(name: str) -> list[SuitePrompt]:
     path = Path(name)
     read = READERS.get(path.suffix.lower())
     if read is None:
+        if path.exists():
+            raise RecipeError(f"prompts are read from {', '.join(READERS)} files", field="suite", value=name)
         known = did_you_mean(name, [SCENES, *READERS])
         raise RecipeError(f"no such suite; {known} files", field="suite", value=name)
     try:
@@ -61,7 +64,7 @@ def load_prompts(name: str) -> list[SuitePrompt]:
 
 def _json_lines(path: Path) -> Iterator[SuitePrompt]:
     """Our own lines, and those of GenEval 2 (``vqa_list``, ``skills``)."""
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(lines_of(path.read_text(encoding="utf-8-sig")), start=1):
         if not line.strip():
             continue
         try:
@@ -75,6 +78,13 @@ def _json_lines(path: Path) -> Iterator[SuitePrompt]:
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             why = f"it has no {error}" if isinstance(error, KeyError) else one_line(error)
             raise RecipeError(f"line {number}: {why}", field="suite", value=path) from None
+
+
+def _plain_lines(path: Path) -> Iterator[SuitePrompt]:
+    """A prompt a line."""
+    for number, line in enumerate(lines_of(path.read_text(encoding="utf-8-sig")), start=1):
+        if line.strip():
+            yield SuitePrompt(f"{number:05d}", line.strip())
 
 
 def _category(row: dict[str, Any]) -> str:
@@ -146,6 +156,7 @@ def _table(path: Path, delimiter: str, needed: tuple[str, ...]) -> Iterator[dict
 
 READERS: dict[str, Callable[[Path], Iterator[SuitePrompt]]] = {
     ".jsonl": _json_lines,
+    ".txt": _plain_lines,
     ".csv": _propositions,
     ".tsv": _parti,
 }

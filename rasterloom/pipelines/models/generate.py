@@ -28,7 +28,7 @@ from rasterloom.tokenize.codecs.base import Codec
 from rasterloom.tokenize.conversation import encode_prompt, structure
 from rasterloom.tokenize.cropping import crop_as_coded, upright
 from rasterloom.tokenize.prompt_templates import IMAGE, Template, fields_of, t2i_task, templates_of
-from rasterloom.utils.json_files import to_json
+from rasterloom.utils.json_files import lines_of, to_json
 from rasterloom.utils.parallel import Advance
 from rasterloom.utils.suggest import did_you_mean
 
@@ -299,7 +299,7 @@ def _coded(path: Path, recipe: Recipe, target: int, codec: Codec) -> tuple[NDArr
 def prompts_in(path: Path) -> tuple[str, ...]:
     """Read a file of prompts, one a line. Raises RecipeError if there are none."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in lines_of(path.read_text(encoding="utf-8-sig"))]
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(one_line(error), field="prompts", value=path) from None
     prompts = tuple(line for line in lines if line)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -73,7 +74,7 @@ def suites_of(recipe: Recipe, asked: Sequence[str], judges: Sequence[str]) -> tu
 
 
 def _of_file(name: str, known: dict[str, Suite]) -> Suite:
-    if name != SCENES and name not in ELSEWHERE and "." not in name:
+    if name != SCENES and name not in ELSEWHERE and "." not in name and not Path(name).exists():
         names = did_you_mean(name, dict.fromkeys([*known, SCENES]))
         raise RecipeError("no such suite", field="suite", value=name, hint=f"{names}, and files")
     stem = name.rsplit("/", 1)[-1].rsplit(".", 1)[0]

@@ -27,6 +27,7 @@ from rasterloom.schema import ErrorClass
 from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.fetch.urls import canonical
 from rasterloom.storage.store import Entry, Store
+from rasterloom.utils.json_files import lines_of
 
 COLUMNS = ("host", "url", "prefix", "sha256", "phash")
 COMPARED = 1 << 21  # pairs of perceptual hashes at once
@@ -179,7 +180,7 @@ def _columns(path: str, table: pa.Table) -> dict[str, list[str]]:
 
 def _lines(path: str, data: bytes) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {name: [] for name in COLUMNS}
-    for number, line in enumerate(data.decode("utf-8-sig", "replace").splitlines(), 1):
+    for number, line in enumerate(lines_of(data.decode("utf-8-sig", "replace")), 1):
         entry = "" if line.startswith("#") else line.split(" #")[0].strip()
         if not entry:
             continue

@@ -79,6 +79,15 @@ def test_rows_of_parti_prompts(tmp_path):
     ]
 
 
+def test_a_prompt_a_line_and_strings_with_line_separators(tmp_path):
+    assert load_prompts(written(tmp_path, "a.txt", "a cat", "", " a dog ")) == [
+        SuitePrompt("00001", "a cat"),
+        SuitePrompt("00003", "a dog"),
+    ]
+    row = json.dumps({"prompt": "a cat\u2028on a mat"}, ensure_ascii=False)
+    assert [one.text for one in load_prompts(written(tmp_path, "a.jsonl", row))] == ["a cat\u2028on a mat"]
+
+
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_a_suite_that_does_not_come_along_is_answered_by_its_place(name):
     with pytest.raises(RecipeError, match=r"not in the package.*get .* from https://"):
@@ -97,7 +106,9 @@ def test_a_suite_that_does_not_come_along_is_answered_by_its_place(name):
         ("a.jsonl", "", "holds no prompt"),
         ("a.csv", "prompt", "it has no column item_id, text"),
         ("a.tsv", "prompt", "it has no column Prompt, Category"),
-        ("a.txt", "a cat", "no such suite; known: scenes, .jsonl, .csv, .tsv files"),
+        ("a.txt", " ", "holds no prompt"),
+        ("a.pdf", "a cat", "prompts are read from .jsonl, .txt, .csv, .tsv files"),
+        ("a", "a cat", "prompts are read from .jsonl, .txt, .csv, .tsv files"),
     ],
 )
 def test_what_cannot_be_read_is_reported_in_a_line(tmp_path, name, line, reason):
