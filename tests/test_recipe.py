@@ -71,7 +71,7 @@ def test_short_forms(write):
         (GOOD + "tokenize: {codec: jpeg}", ["tokenize.codec", "'jpeg'", "mini"]),
         (GOOD + "tokenize: {codec: chameleon}", ["tokenize: weights: required", "Meta's vqgan.ckpt", "hub"]),
         (GOOD + "tokenize: {codec: movq}", ["tokenize: weights: required, as movq brings none"]),
-        (GOOD + "tokenize: {precision: bf16}", ["tokenize: precision: bf16 is for chameleon and movq"]),
+        (GOOD + "tokenize: {precision: bf16}", ["tokenize: precision: bf16 is for codecs with weights"]),
         (GOOD + "tokenize: {precision: fp16}", ["tokenize.precision", "'fp32', 'tf32' or 'bf16'", "'fp16'"]),
         (GOOD + "tokenize: {targets: [500]}", ["tokenize.targets", "multiple of 32", "500"]),
         (GOOD + "tokenize: {targets: [64, 64]}", ["tokenize.targets", "twice"]),

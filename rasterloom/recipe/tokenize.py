@@ -13,7 +13,13 @@ from rasterloom.utils import plugins
 HUB_ID = re.compile(
     r"(\w[\w.-]*/[\w.-]+?)(?:@([\w./-]+))?(?<!\.ckpt)(?<!\.safetensors)(?<!\.pt)(?<!\.pth)(?<!\.bin)"
 )
-CODECS = ("mini", "chameleon", "movq")
+WEIGHTS = {  # of codecs without weights of their own, what they are read from
+    "chameleon": "Meta's vqgan.ckpt, a folder of transformers' Chameleon or of diffusers' VQModel",
+    "movq": "SBER's movqgan_270M.ckpt, a folder of diffusers' VQModel",
+    "llamagen": "LlamaGen's vq_ds16_c2i.pt or vq_ds16_t2i.pt, a folder of Janus or of diffusers' VQModel",
+    "emu3": "a folder of transformers' Emu3 or Emu3VQVAE",
+}
+CODECS = ("mini", "chameleon", "movq", "llamagen", "emu3")
 
 
 class Prompt(Section):
@@ -48,8 +54,8 @@ class Tokenize(Section):
     """Tokenization of selected pairs into Uni-Rep sequences."""
 
     codec: str = "mini"
-    """Image tokenizer: mini, chameleon (Lumina-mGPT), movq (Lumina-mGPT 2.0), or a plug-in's
-    (docs/extending.md)."""
+    """Image tokenizer: mini, chameleon (Lumina-mGPT), movq (Lumina-mGPT 2.0), llamagen (LlamaGen, Janus),
+    emu3, or a plug-in's (docs/codecs.md, docs/extending.md)."""
     weights: str | None = None
     """Weights of the codec: a file, a folder, or an id on the Hugging Face Hub; mini has its own."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
@@ -117,12 +123,11 @@ class Tokenize(Section):
     def _codec_can_run(self) -> "Tokenize":
         if self.codec == "mini":
             if self.precision != "fp32":
-                raise ValueError(f"precision: {self.precision} is for chameleon and movq; mini takes fp32")
+                raise ValueError(f"precision: {self.precision} is for codecs with weights; mini takes fp32")
         elif self.codec in CODECS and not self.weights:
             raise ValueError(
-                f"weights: required, as {self.codec} brings none. It takes a file with the names of taming "
-                "(Meta's vqgan.ckpt, SBER's movqgan_270M.ckpt), a folder of transformers' Chameleon or of "
-                "diffusers' VQModel, or the id of one of these on the Hugging Face hub; see docs/codecs.md"
+                f"weights: required, as {self.codec} brings none. It takes {WEIGHTS[self.codec]}, or the id "
+                "of one on the Hugging Face hub; see docs/codecs.md"
             )
         return self
 

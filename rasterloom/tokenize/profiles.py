@@ -77,8 +77,10 @@ def own_profile(name: str, downsample: int, codebook_size: int, text_vocab: int 
 
 
 MINI = own_profile("mini", 8, 1024)
+LLAMAGEN = own_profile("llamagen", 16, 16384)
+EMU3 = own_profile("emu3", 8, 32768)
 
-PROFILES = {profile.name: profile for profile in (CHAMELEON, MOVQ, MINI)}
+PROFILES = {profile.name: profile for profile in (CHAMELEON, MOVQ, MINI, LLAMAGEN, EMU3)}
 
 
 def profile_of(codec: str, text_vocab: int | None = None) -> Profile:

@@ -14,7 +14,7 @@ from rasterloom.pipelines.corpus.steps import corpus_steps
 from rasterloom.tokenize.buckets import bucket_sizes
 from rasterloom.tokenize.codecs.load import load_codec
 from rasterloom.tokenize.crop import apply_crop, plan_crop, seed_of
-from rasterloom.tokenize.profiles import CHAMELEON
+from rasterloom.tokenize.profiles import CHAMELEON, EMU3
 from rasterloom.tokenize.unirep import unframe
 
 
@@ -62,9 +62,7 @@ def test_tokens_are_the_codes_of_the_crops(made, chameleon):
         with Image.open(io.BytesIO(images[row["key"]]["image"])) as image:
             plan = plan_crop(image.size, bucket_sizes(64), seed=seed_of(row["key"], 0))
             codes = codec.encode(np.array(apply_crop(image, plan))[None])[0]
-        ids = np.array(row["input_ids"])
-        start, end = (np.flatnonzero(ids == id_)[0] for id_ in (CHAMELEON.boi, CHAMELEON.eoi))
-        np.testing.assert_array_equal(unframe(ids[start : end + 1], CHAMELEON), codes)
+        np.testing.assert_array_equal(unframe_answer(row["input_ids"], CHAMELEON), codes)
 
 
 def test_the_report_says_that_nothing_can_be_decoded(made):
@@ -79,6 +77,30 @@ def test_a_row_is_shown_with_the_recipes_weights(made, rasterloom, tmp_path):
     assert code == 0 and "chameleon" in printed
     code, _, error = rasterloom("tokens", "show", made.recipe_file, "0", "--out", tmp_path / "row.png")
     assert code == 2 and "holds the encoder of chameleon alone" in error
+
+
+def test_tokens_of_emu3_have_a_layout_of_their_own(workshop, rasterloom, tmp_path):
+    from transformers import Emu3VQVAE, Emu3VQVAEConfig
+
+    small = {"base_channels": 32, "channel_multiplier": [1, 1, 1, 2], "num_res_blocks": 1, "hidden_size": 64}
+    torch.manual_seed(0)
+    Emu3VQVAE(Emu3VQVAEConfig(**small)).save_pretrained(tmp_path / "emu3")
+    shop = with_codec(workshop, f"codec: emu3, weights: {tmp_path / 'emu3'}")
+    shop.run("--until", "tokens/64")
+    (row, *_) = shop.rows("tokens")
+    codes = unframe_answer(row["input_ids"], EMU3)
+    assert codes.max() < 32_768 and len(np.unique(codes)) > 1
+    code, _, error = rasterloom("tokens", "show", shop.recipe_file, "0", "--out", tmp_path / "row.png")
+    assert code == 0, error
+    with Image.open(tmp_path / "row.png") as image:
+        decoded = load_codec("emu3", tmp_path / "emu3").decode(codes[None])[0]
+        assert image.width >= decoded.shape[1]
+
+
+def unframe_answer(input_ids, profile):
+    ids = np.array(input_ids)
+    start, end = (np.flatnonzero(ids == id_)[0] for id_ in (profile.boi, profile.eoi))
+    return unframe(ids[start : end + 1], profile)
 
 
 def codes_step(shop):

@@ -1,4 +1,4 @@
-"""Locations, formats and digests of the weights of `chameleon` and `movq`.
+"""Locations, formats and digests of the weights of published codecs.
 
 What a recipe gives may be a file or a folder; which form it has is read off the files. Only the tensors of
 the tokenizer network count and are read: of a Chameleon of 13 GB these are some 0.1 GB. Nothing here
@@ -15,23 +15,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rasterloom.errors import one_line
-from rasterloom.recipe.tokenize import HUB_ID
+from rasterloom.recipe.tokenize import HUB_ID, WEIGHTS
 from rasterloom.tokenize.codecs.tensor_names import CODEBOOK, is_part, prefix_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-TAKES = (
-    "a checkpoint of taming's names (Meta's vqgan.ckpt, SBER's movqgan_270M.ckpt), a folder of transformers' "
-    "Chameleon, a folder of diffusers' VQModel, or the id of one of these on the Hugging Face hub"
-)
 SUBFOLDERS = ("movq", "vqvae", "tokenizer")  # of Kandinsky, of other pipelines, of Meta's release
+EMU3 = ("emu3", "emu3_vqgan")  # model_type of transformers
+OF_PIXELS = ("image_mean", "image_std")
+OF_FILES = ("architectures", "dtype", "torch_dtype", "transformers_version")  # of a config, not of a network
 _HUB_FILES = [  # of a whole pipeline, only what can be the tokenizer
     "config.json",
+    "preprocessor_config.json",
     "*.index.json",
     "diffusion_pytorch_model.*",
     *(f"{folder}/*" for folder in SUBFOLDERS),
     "vqgan.ckpt",
+    "vq_ds16_c2i.pt",
     "movqgan_270M.ckpt",  # SBER's repository holds smaller ones too
 ]
 
@@ -45,7 +46,7 @@ class Given(NamedTuple):
 
 @dataclass(frozen=True)
 class Weights:
-    """Files of a tokenizer network, and diffusers' config if any."""
+    """Files of a tokenizer network, and the config of diffusers or Emu3 if any."""
 
     files: tuple[Path, ...]
     config: Path | None = None
@@ -61,6 +62,10 @@ class _Place(NamedTuple):
     shape: tuple[int, ...]
     start: int
     end: int
+
+
+def _takes(codec: str) -> str:
+    return f"codec {codec} takes {WEIGHTS[codec]}, or the id of one on the Hugging Face hub"
 
 
 def codec_weights(codec: str, given: str) -> Weights:
@@ -82,7 +87,7 @@ def codec_weights(codec: str, given: str) -> Weights:
         if found is None:
             there = ", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing"
             raise ValueError(
-                f"no tokenizer network in {path}, which holds {there}; codec {codec} takes {TAKES}. "
+                f"no tokenizer network in {path}, which holds {there}; {_takes(codec)}. "
                 "(Lumina-mGPT's own checkpoints leave it out: Chameleon's is the one they were made with.)"
             )
         return found
@@ -109,9 +114,7 @@ def digest_of(codec: str, given: str) -> str:
 def _digest(weights: Weights, stats: tuple[tuple[int, int], ...]) -> str:
     result = hashlib.sha256()
     if weights.config:
-        config = json.loads(weights.config.read_bytes())
-        settings = {name: value for name, value in config.items() if not name.startswith("_")}
-        result.update(json.dumps(settings, sort_keys=True).encode())
+        result.update(json.dumps(_identity_of(weights.config), sort_keys=True).encode())
     places = sorted(
         (
             place
@@ -128,6 +131,29 @@ def _digest(weights: Weights, stats: tuple[tuple[int, int], ...]) -> str:
         if not _is_safetensors(file):
             _add_bytes(result, file, 0, file.stat().st_size)
     return result.hexdigest()
+
+
+def settings_of(config: Path) -> dict[str, Any]:
+    """Return what a config says of the network, and the image processor beside it of pixels."""
+    whole = _json(config)
+    found = {
+        name: value
+        for name, value in whole.get("vq_config", whole).items()
+        if not name.startswith("_") and name not in OF_FILES
+    }
+    processor = config.with_name("preprocessor_config.json")
+    pixels = _json(processor) if processor.is_file() else {}
+    return found | {name: pixels[name] for name in OF_PIXELS if name in pixels}
+
+
+def _identity_of(config: Path) -> dict[str, Any]:
+    """What a codec's identity takes of a config, of Emu3 only what its tensors' shapes do not say."""
+    settings = settings_of(config)
+    if settings.get("model_type") not in EMU3:
+        return settings
+    return {"num_attention_heads": 1} | {
+        name: settings[name] for name in ("num_attention_heads", *OF_PIXELS) if name in settings
+    }
 
 
 def _add_bytes(result: Any, file: Path, start: int, end: int) -> None:
@@ -193,9 +219,10 @@ def _in_folder(folder: Path, deeper: bool = True) -> Weights | None:
         if found is None:
             raise ValueError(f"{folder} has a config of diffusers' VQModel, but no diffusion_pytorch_model")
         return found
-    if found := _of_shards(_safetensors(folder)):
+    of_emu3 = config.is_file() and _json(config).get("model_type") in EMU3
+    if found := _of_shards(_safetensors(folder), config if of_emu3 else None):
         return found
-    checkpoints = sorted(folder.glob("*.ckpt"))
+    checkpoints = sorted([*folder.glob("*.ckpt"), *folder.glob("vq_ds*.pt")])
     if len(checkpoints) > 1:
         raise ValueError(
             f"{folder} holds several checkpoints: name one of {', '.join(map(str, checkpoints))}"
@@ -271,7 +298,7 @@ def _shards_on_hub(folder: Path) -> list[str]:
 def _hub_id(codec: str, given: str) -> Given:
     parts = HUB_ID.fullmatch(given)
     if not parts:
-        raise ValueError(f"tokenize.weights: nothing at {given}; codec {codec} takes {TAKES}")
+        raise ValueError(f"tokenize.weights: nothing at {given}; {_takes(codec)}")
     return Given(parts[1], parts[2] or "main")
 
 
@@ -290,8 +317,8 @@ def _from_hub(codec: str, given: Given) -> Weights:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(
             f"tokenize.weights: {given.repo} is no file here, and cannot be had from the Hugging Face hub "
-            f"({one_line(error, limit=200)}); codec {codec} takes {TAKES}"
+            f"({one_line(error, limit=200)}); {_takes(codec)}"
         ) from None
     if found is None:
-        raise ValueError(f"no tokenizer network in {given.repo} on the hub; codec {codec} takes {TAKES}")
+        raise ValueError(f"no tokenizer network in {given.repo} on the hub; {_takes(codec)}")
     return found

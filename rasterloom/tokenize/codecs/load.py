@@ -10,7 +10,7 @@ from rasterloom.recipe.tokenize import CODECS, Tokenize
 from rasterloom.schema import Profile
 from rasterloom.tokenize.codec_plugins import find_codec
 from rasterloom.tokenize.codecs.base import Codec, CodecClass
-from rasterloom.tokenize.profiles import CHAMELEON, MOVQ, PROFILES
+from rasterloom.tokenize.profiles import CHAMELEON, EMU3, LLAMAGEN, MOVQ, PROFILES
 from rasterloom.utils import plugins
 from rasterloom.utils.plugins import Plugin
 
@@ -51,9 +51,12 @@ class _Vqgan:
     def __call__(
         self, weights: str | Path | None, *, threads: int | None, precision: str, device: str | None
     ) -> Codec:
-        from rasterloom.tokenize.codecs.vqgan import VqCodec  # heavy
+        from rasterloom.tokenize.codecs.emu3 import Emu3Codec  # heavy
+        from rasterloom.tokenize.codecs.vqgan import LlamaGenCodec, VqCodec  # heavy
 
-        return VqCodec(self.profile, self._needed(weights), threads, precision=precision, device=device)
+        codecs = {LLAMAGEN.name: LlamaGenCodec, EMU3.name: Emu3Codec}
+        made = codecs.get(self.profile.name, VqCodec)
+        return made(self.profile, self._needed(weights), threads, precision=precision, device=device)
 
     def digest_of(self, weights: str | Path | None) -> str:
         from rasterloom.tokenize.codecs.codec_weights import digest_of  # heavy
@@ -68,7 +71,10 @@ class _Vqgan:
         return str(weights)
 
 
-BUILT_IN: dict[str, CodecClass] = {"mini": _Mini(), "chameleon": _Vqgan(CHAMELEON), "movq": _Vqgan(MOVQ)}
+BUILT_IN: dict[str, CodecClass] = {
+    "mini": _Mini(),
+    **{profile.name: _Vqgan(profile) for profile in (CHAMELEON, MOVQ, LLAMAGEN, EMU3)},
+}
 
 
 def load_plugin(plugin: Plugin) -> CodecClass:
@@ -111,7 +117,7 @@ def load_codec(
     """Load a codec by name.
 
     Args:
-        name: mini, chameleon, movq, or that of a plug-in.
+        name: mini, chameleon, movq, llamagen, emu3, or that of a plug-in.
         weights: what `weights.codec_weights` takes; None for mini's own, which are in the package.
         threads: how many torch may use in this process; None leaves it alone.
         precision: fp32, tf32 or bf16; mini has fp32 only.

@@ -1,8 +1,10 @@
-"""Names and shapes of a VQGAN's tensors in taming's and diffusers' forms.
+"""Names and shapes of a VQGAN's tensors in the forms of taming, LlamaGen, Janus and diffusers.
 
 Taming-transformers numbers the decoder's levels from the finest, diffusers from the coarsest; taming has
 the projections of attention as convolutions of one pixel, diffusers as linear layers. Else only the words
-differ. The network that the tensors belong to is read off their shapes.
+differ. LlamaGen's words are others again, and it numbers the decoder's levels as diffusers does; Janus in
+transformers has taming's words with LlamaGen's numbers. The network that the tensors belong to is read off
+their shapes.
 """
 
 import re
@@ -13,7 +15,13 @@ CODEBOOK = "quantize.embedding.weight"
 PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 DECODING = ("decoder.", "post_quant_conv.")  # the parts that only decoding needs
 
-_WORDS = (  # taming -> diffusers, in this order
+_WORDS = (  # LlamaGen -> diffusers, then taming -> diffusers, in this order
+    (r"^encoder\.conv_blocks\.", "encoder.down_blocks."),
+    (r"^decoder\.conv_blocks\.", "decoder.up_blocks."),
+    (r"_blocks\.(\d+)\.res\.", r"_blocks.\1.resnets."),
+    (r"\.mid\.0\.", ".mid_block.resnets.0."),
+    (r"\.mid\.1\.", ".mid_block.attentions.0."),
+    (r"\.mid\.2\.", ".mid_block.resnets.1."),
     (r"\.mid\.block_1\.", ".mid_block.resnets.0."),
     (r"\.mid\.block_2\.", ".mid_block.resnets.1."),
     (r"\.mid\.attn_1\.", ".mid_block.attentions.0."),
@@ -43,14 +51,21 @@ def is_part(name: str) -> bool:
 
 
 def diffusers_names(names: Iterable[str]) -> dict[str, str]:
-    """Return diffusers' name for each name of taming's or diffusers'. Prefixes have been taken off."""
+    """Return diffusers' name for each name of any form. Prefixes have been taken off."""
     names = list(names)
     ups = [int(found[1]) for name in names if (found := re.match(r"decoder\.up\.(\d+)\.", name))]
-    return {name: _diffusers_name(name, max(ups, default=0)) for name in names}
+    last = max(ups, default=0)
+    # The finest level has nothing to enlarge: taming numbers it 0, Janus last.
+    coarsest_first = last > 0 and any(name.startswith("decoder.up.0.upsample.") for name in names)
+    return {name: _diffusers_name(name, None if coarsest_first else last) for name in names}
 
 
-def _diffusers_name(name: str, last_up: int) -> str:
-    name = re.sub(r"^decoder\.up\.(\d+)\.", lambda m: f"decoder.up_blocks.{last_up - int(m[1])}.", name)
+def _diffusers_name(name: str, last_up: int | None) -> str:
+    def level(found: re.Match[str]) -> str:
+        number = int(found[1])
+        return f"decoder.up_blocks.{number if last_up is None else last_up - number}."
+
+    name = re.sub(r"^decoder\.up\.(\d+)\.", level, name)
     for pattern, words in _WORDS:
         name = re.sub(pattern, words, name)
     if not (found := _IN_ATTENTION.fullmatch(name)):

@@ -1,4 +1,4 @@
-"""The codecs `chameleon` and `movq`: VQGANs in diffusers' `VQModel` (docs/codecs.md)."""
+"""The codecs `chameleon`, `movq` and `llamagen`: VQGANs in diffusers' `VQModel` (docs/codecs.md)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,6 +23,7 @@ DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 
 IMAGES_AT_ONCE = 32  # on a GPU; fewer where its memory does not hold them
 FEEDERS = 2  # threads that decode and crop for a GPU, at least
+LLAMAGEN_LENGTH = 8  # of a code's vector; other networks of 16 pixels and 16,384 codes have longer ones
 VECTORS_AT_ONCE = 4096  # that are compared with the codebook: 4096 x 16384 distances take 256 MiB
 
 
@@ -55,7 +57,7 @@ class VqCodec:
             torch.set_num_threads(threads)
         self.name, self.weights = profile.name, weights
         self.downsample, self.codebook_size = profile.downsample, profile.codebook_size
-        self.digest = digest_of(profile.name, weights)
+        self.digest = self.digest_of(profile.name, weights)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.at_once = 1 if self.device.type == "cpu" else IMAGES_AT_ONCE
         if self.device.type == "cuda":  # torch has as many threads as Ray gives this actor CPUs
@@ -68,14 +70,42 @@ class VqCodec:
         self._tf32 = precision == "tf32"
         found = codec_weights(profile.name, weights)
         try:
-            self.network, self.can_decode = load_network(found)
-            self._check(profile)
+            self.network, self.can_decode = self.load_network(found)
+            sizes = self.sizes()
+            if sizes != (profile.downsample, profile.codebook_size):
+                raise ValueError(
+                    f"the network has {sizes[0]} pixels a side of a code and {sizes[1]} codes, the codec "
+                    f"{profile.downsample} and {profile.codebook_size}"
+                )
         except ValueError as error:
             raise ValueError(f"{weights} cannot be codec {profile.name}: {error}") from None
-        self.network.to(self.device, memory_format=torch.channels_last)
+        self._codebook: Tensor = self.network.quantize.embedding.weight
+        if self.directions:
+            self._codebook.data = F.normalize(self._codebook.data, dim=1)
+        self.place()
         self._codebook = self.network.quantize.embedding.weight
         self._norms = (self._codebook**2).sum(1)
         self._pixels = PIXELS.to(self.device)
+
+    # What a codec of another network does in its own way.
+
+    directions = False  # True: a code is the direction of its vector, whose length does not matter
+    digest_of = staticmethod(digest_of)
+
+    @staticmethod
+    def load_network(found: Weights) -> tuple[Any, bool]:
+        """Load the network. ValueError: weights of another."""
+        return load_network(found)
+
+    def sizes(self) -> tuple[int, int]:
+        """Pixels of a side that one code stands for, and number of codes."""
+        return 2 ** (
+            len(self.network.encoder.down_blocks) - 1
+        ), self.network.quantize.embedding.num_embeddings
+
+    def place(self) -> None:
+        """Move the network to its device and types."""
+        self.network.to(self.device, memory_format=torch.channels_last)
         self.network.encoder.down_blocks.to(self.dtype)
         self.network.encoder.mid_block.to(self.dtype)
         if self.can_decode:
@@ -84,15 +114,6 @@ class VqCodec:
         self._winograd = WinogradEncoder(self.network.encoder) if on_cpu else None
         if on_cpu:
             keep_freed_memory()
-
-    def _check(self, profile: Profile) -> None:
-        downsample = 2 ** (len(self.network.encoder.down_blocks) - 1)
-        codes = self.network.quantize.embedding.num_embeddings
-        if (downsample, codes) != (profile.downsample, profile.codebook_size):
-            raise ValueError(
-                f"the network has {downsample} pixels a side of a code and {codes} codes, the codec "
-                f"{profile.downsample} and {profile.codebook_size}"
-            )
 
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.int32]:
         """Encode RGB images uint8 [n, h, w, 3] as codes int32 [n, h / downsample, w / downsample].
@@ -174,6 +195,7 @@ class VqCodec:
         """
         n, d, h, w = vectors.shape
         flat = vectors.float().permute(0, 2, 3, 1).reshape(-1, d)
+        flat = F.normalize(flat, dim=1) if self.directions else flat
         found = [
             torch.argmin((part**2).sum(1, keepdim=True) + self._norms - 2 * (part @ self._codebook.T), dim=1)
             for part in torch.split(flat, VECTORS_AT_ONCE)
@@ -200,14 +222,35 @@ class VqCodec:
         return np.concatenate([np.empty((0, h, w, 3), np.uint8), *parts])
 
     def _decode(self, codes: NDArray[np.integer]) -> NDArray[np.uint8]:
-        found = self._codebook[torch.from_numpy(codes.astype(np.int64)).to(self.device)]
-        quantised = found.permute(0, 3, 1, 2)
+        pixels = self.pixels(torch.from_numpy(codes.astype(np.int64)).to(self.device))
+        images: NDArray[np.uint8] = pixels.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        return images
+
+    def pixels(self, codes: Tensor) -> Tensor:
+        """Codes int64 [n, h, w] to float32 [n, 3, h * downsample, w * downsample] in 0 .. 255."""
+        quantised = self._codebook[codes].permute(0, 3, 1, 2)
         spatial = self.network.config["norm_type"] == "spatial"
         latent = self.network.post_quant_conv(quantised).to(self.dtype)
-        pixels = self.network.decoder(latent, quantised.to(self.dtype) if spatial else None).float()
-        rounded = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        images: NDArray[np.uint8] = rounded.permute(0, 2, 3, 1).cpu().numpy()
-        return images
+        pixels: Tensor = self.network.decoder(latent, quantised.to(self.dtype) if spatial else None).float()
+        return (pixels.clamp(-1, 1) + 1) * 127.5
+
+
+class LlamaGenCodec(VqCodec):
+    """The VQ-16 of LlamaGen and Janus, whose codes are directions of vectors.
+
+    Its quantiser brings vectors and codebook to length 1 (LlamaGen, ``vq_model.py``, ``codebook_l2_norm``).
+    """
+
+    directions = True
+
+    @staticmethod
+    def load_network(found: Weights) -> tuple[Any, bool]:
+        """Load the network. ValueError: weights of another, as of taming's with as many codes."""
+        network, can_decode = load_network(found)
+        length = network.quantize.embedding.embedding_dim
+        if length != LLAMAGEN_LENGTH:
+            raise ValueError(f"its codes are vectors of {length} numbers, LlamaGen's of {LLAMAGEN_LENGTH}")
+        return network, can_decode
 
 
 @contextmanager

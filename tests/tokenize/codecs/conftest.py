@@ -4,6 +4,8 @@ Only names, order of layers and arithmetic are theirs; it stands in for their co
 are tested against a network that diffusers had no part in. Its state dict has taming's names.
 """
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -132,10 +134,14 @@ class Half(nn.Module):
 
 class Taming(nn.Module):
     """Arguments: channels of the levels, blocks a level, channels of the latent and of a code, number
-    of codes; and MoVQ's two traits: attention at the coarsest level, and norms that see the codes."""
+    of codes; MoVQ's two traits: attention at the coarsest level, and norms that see the codes; and
+    LlamaGen's: codes that are directions."""
 
-    def __init__(self, widths, blocks, latent, code_dim, codes, attends=False, spatial=False):
+    def __init__(
+        self, widths, blocks, latent, code_dim, codes, attends=False, spatial=False, directions=False
+    ):
         super().__init__()
+        self.directions = directions
         self.encoder = Half(widths, blocks, latent, attends, False, 0)
         self.decoder = Half(widths, blocks, latent, attends, True, code_dim if spatial else 0)
         self.quant_conv = nn.Conv2d(latent, code_dim, 1)
@@ -148,13 +154,17 @@ class Taming(nn.Module):
         z = self.quant_conv(self.encoder(pixels))
         flat = z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
         table = self.quantize.embedding.weight
+        if self.directions:
+            flat, table = F.normalize(flat, dim=1), F.normalize(table, dim=1)
         distances = (flat**2).sum(1, keepdim=True) + (table**2).sum(1) - 2 * flat @ table.T
         return distances.argmin(1).reshape(z.shape[0], *z.shape[2:])
 
     @torch.inference_mode()
     def decode(self, codes):
         """Codes [n, h, w] to floats [n, 3, h', w'] in about -1 .. 1."""
-        quantised = self.quantize.embedding(codes).permute(0, 3, 1, 2)
+        vectors = self.quantize.embedding(codes)
+        vectors = F.normalize(vectors, dim=-1) if self.directions else vectors
+        quantised = vectors.permute(0, 3, 1, 2)
         return self.decoder(self.post_quant_conv(quantised), quantised)
 
 
@@ -169,6 +179,15 @@ SMALL = {
         "attends": True,
         "spatial": True,
     },
+    "llamagen": {
+        "widths": (32, 32, 64, 64, 96),
+        "blocks": 1,
+        "latent": 16,
+        "code_dim": 8,
+        "codes": 16384,
+        "attends": True,
+        "directions": True,
+    },
 }
 FULL = {
     "chameleon": {
@@ -179,6 +198,7 @@ FULL = {
         "codes": 8192,
     },
     "movq": SMALL["movq"] | {"widths": (256, 512, 512, 1024), "blocks": 2},
+    "llamagen": SMALL["llamagen"] | {"widths": (128, 128, 256, 256, 512), "blocks": 2, "latent": 256},
 }
 
 
@@ -200,7 +220,7 @@ def full_taming():
     return lambda codec: Taming(**FULL[codec])
 
 
-@pytest.fixture(scope="session", params=["chameleon", "movq"])
+@pytest.fixture(scope="session", params=["chameleon", "movq", "llamagen"])
 def codec_name(request):
     return request.param
 
@@ -211,9 +231,27 @@ def network(codec_name):
     return taming(codec_name)
 
 
+def in_llamagens_words(state, levels=5):
+    """The tensors under the names of LlamaGen's `vq_model.py`, which numbers from the coarsest."""
+
+    def named(name):
+        name = re.sub(r"encoder\.down\.(\d)", r"encoder.conv_blocks.\1", name)
+        name = re.sub(r"decoder\.up\.(\d)", lambda m: f"decoder.conv_blocks.{levels - 1 - int(m[1])}", name)
+        for ours, theirs in ((".block.", ".res."), ("block_1", "0"), ("attn_1", "1"), ("block_2", "2")):
+            name = name.replace(ours, theirs)
+        return name
+
+    return {named(name): tensor for name, tensor in state.items()}
+
+
 @pytest.fixture(scope="session")
 def checkpoint(codec_name, network, tmp_path_factory):
     """Its checkpoint, as Lightning leaves it: nested, and with what it was trained with."""
+    if codec_name == "llamagen":
+        path = tmp_path_factory.mktemp(codec_name) / "vq_ds16_c2i.pt"
+        state = in_llamagens_words(network.state_dict()) | {"quantize.codebook_used": torch.zeros(65536)}
+        torch.save({"model": state}, path)
+        return path
     path = tmp_path_factory.mktemp(codec_name) / "vqgan.ckpt"
     extra = {"loss.discriminator.main.0.weight": torch.zeros(2), "quantize.cluster_size": torch.zeros(3)}
     torch.save({"state_dict": network.state_dict() | extra, "epoch": 3}, path)
