@@ -76,7 +76,7 @@ def train_command(
     It can be stopped at any time: the same command continues from the last
     good checkpoint. --resume requires one, --fresh starts over.
     """
-    from rasterloom.pipelines.models.train import start_over, train, unfinished  # heavy
+    from rasterloom.pipelines.models.train import check_unfinished, start_over, train  # heavy
     from rasterloom.pipelines.workflow import Workflow  # heavy
     from rasterloom.schema import StepKind  # heavy
 
@@ -89,8 +89,7 @@ def train_command(
         return
     progress = progress_on(out, quiet, log)
     if resume:
-        for name, checkpoint in unfinished(workflow, stage).items():
-            progress.say(f"{name} continues from {checkpoint}")
+        check_unfinished(workflow, stage)
     if fresh:
         if not yes and not sys.stdin.isatty():
             raise RecipeError("--fresh deletes: add --yes where nobody can be asked")

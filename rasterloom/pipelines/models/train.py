@@ -47,8 +47,8 @@ def train(workflow: Workflow, which: str, progress: Progress) -> list[Planned]:
             workflow.refresh()
 
 
-def unfinished(workflow: Workflow, which: str) -> dict[str, str]:
-    """Name and last good checkpoint of the first unfinished stage. Empty if all are done.
+def check_unfinished(workflow: Workflow, which: str) -> None:
+    """Check that the first unfinished stage can be continued.
 
     Raises:
         RecipeError: the first stage that is not done has no checkpoint.
@@ -58,7 +58,7 @@ def unfinished(workflow: Workflow, which: str) -> dict[str, str]:
     corpus = workflow.corpus
     left = [step for step in stages_of(workflow, which) if not workflow.status(step).done]
     if not left:
-        return {}
+        return
     for step in left:
         refuse_earlier(corpus, step)
     step = left[0]
@@ -74,7 +74,6 @@ def unfinished(workflow: Workflow, which: str) -> dict[str, str]:
             f"{step.name} has no checkpoint to resume from",
             hint="without {resume} it starts anew",
         )
-    return {step.name: f"step {found.position.step:,}, {job.checkpoint_store.root}/{found.name}"}
 
 
 def start_over(

@@ -1,6 +1,8 @@
 """Training stage as a step: its inputs, and the job of its workers."""
 
 import math
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeGuard
@@ -298,6 +300,14 @@ def _text(corpus: Corpus, step: StageStep) -> tuple[JsonText, Profile]:
     return text_of(config.tokenize, first)
 
 
+def _say_where_it_goes_on(job: StageJob, say: Callable[[str], None]) -> None:
+    from rasterloom.train.checkpoint.saver import latest  # heavy
+
+    with suppress(ValueError, OSError):  # which the workers report
+        if found := latest(job.checkpoint_store, job.digest()):
+            say(f"continues from step {found.position.step:,}, {job.checkpoint_store.root}/{found.name}")
+
+
 def train_stage(context: StepContext[TrainAt]) -> dict[str, int]:
     """Train one stage, which resumes from the checkpoints in its folder."""
     from rasterloom.train import ray_trainer  # heavy
@@ -321,6 +331,7 @@ def train_stage(context: StepContext[TrainAt]) -> dict[str, int]:
 
     progress.counted(Workers(job.workers, job.takes.cpus, job.takes.gpus))
     progress.counted(Unit("steps"))
+    _say_where_it_goes_on(job, lambda text: progress.say(f"{step.name} {text}"))
     progress.counted(Note("workers start"))
     result = ray_trainer.train_stage(job, show, lambda text: progress.say(f"{step.name} {text}"))
     if previews:

@@ -18,7 +18,7 @@ from rasterloom.tokenize.codecs.vqgan import VqCodec
 
 
 class Emu3Codec(VqCodec):
-    """Emu3's tokenizer, at 8 pixels a side of a code and 32,768 codes.
+    """Emu3's tokenizer.
 
     An image is encoded as four equal frames, as Emu3 does it, and is the first of the four that are decoded.
     See `rasterloom.tokenize.codecs.base.Codec` for the methods.

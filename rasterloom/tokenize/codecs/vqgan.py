@@ -98,7 +98,7 @@ class VqCodec:
         return load_network(found)
 
     def sizes(self) -> tuple[int, int]:
-        """Pixels of a side that one code stands for, and number of codes."""
+        """Downsampling, and number of codes."""
         return 2 ** (
             len(self.network.encoder.down_blocks) - 1
         ), self.network.quantize.embedding.num_embeddings
