@@ -24,7 +24,7 @@ from transformers import (
 from rasterloom.schema import Profile
 from rasterloom.tokenize.profiles import profile_of
 from rasterloom.train.model.packed_lm import tiny_config
-from rasterloom.train.model.sampler import Sampler
+from rasterloom.train.sampling.sampler import Sampler
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")

@@ -15,8 +15,8 @@ from PIL import Image
 
 from rasterloom.schema import IMAGES
 from rasterloom.tokenize.codecs.load import load_codec
-from rasterloom.train.model.decoder import CudaGraphs
-from rasterloom.train.model.sampler import Sampler, cache_bytes
+from rasterloom.train.sampling.decoder import CudaGraphs
+from rasterloom.train.sampling.sampler import Sampler, cache_bytes
 
 FLOPS = {512: 0.550e12, 768: 1.243e12, 1024: 2.226e12}  # of one image through Chameleon's encoder
 PREDICTED = {512: 70, 768: 31, 1024: 17}  # images/s in float32

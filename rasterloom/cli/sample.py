@@ -51,6 +51,15 @@ Seed = Annotated[int | None, typer.Option(help="Random seed. Default: the recipe
 TextTopK = Annotated[int, typer.Option(min=1, help="Top-k of text tokens.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Length limit of a text answer, in tokens.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Answers that are sampled at once.")]
+Window = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="TOKENS",
+        help="Tokens in one pass of the model: from 2 on codes are drafted and checked, one image at a time "
+        "(speculative Jacobi decoding); other images of the same distribution.",
+    ),
+]
 BestOfN = Annotated[
     int | None,
     typer.Option(
@@ -98,6 +107,7 @@ def sample_command(
     max_tokens: MaxTokens = 512,
     seed: Seed = None,
     batch: BatchSize = 8,
+    window: Window = 1,
     best_of: BestOfN = None,
     judge: JudgeName = None,
     folder: Folder = None,
@@ -136,6 +146,7 @@ def sample_command(
         text_top_k=text_top_k,
         seed=own.seed if seed is None else seed,
         batch=batch,
+        window=window,
         max_tokens=max_tokens,
         best_of=_best_of(own.best_of, best_of, judge, bool(image)),
     )

@@ -48,7 +48,7 @@ from rasterloom.utils.json_files import to_json
 from rasterloom.versions.corpus import Corpus
 
 if TYPE_CHECKING:
-    from rasterloom.train.model.sampler import Sampler
+    from rasterloom.train.sampling.sampler import Sampler
 
 BATCH_TOKENS = 16_384  # through a model at once
 
@@ -271,9 +271,9 @@ def _of_model(
 ) -> tuple[dict[str, Any], list[Pixels]]:
     """Held-out losses of a model, and images if it ``generates``."""
     from rasterloom.train.model.packed_lm import PackedLM  # heavy
-    from rasterloom.train.model.sampler import open_sampler  # heavy
     from rasterloom.train.model.threads import torch_threads  # heavy
     from rasterloom.train.monitoring.heldout import evaluate as losses_of  # heavy
+    from rasterloom.train.sampling.sampler import open_sampler  # heavy
 
     run = tools.workflow.recipe.run
     gpu = run.use_gpu

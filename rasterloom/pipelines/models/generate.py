@@ -33,7 +33,7 @@ from rasterloom.utils.parallel import Advance
 from rasterloom.utils.suggest import did_you_mean
 
 if TYPE_CHECKING:
-    from rasterloom.train.model.sampler import Sampler
+    from rasterloom.train.sampling.sampler import Sampler
 
 CFG = 3.0  # of images from a prompt alone
 CFG_WITH_IMAGE = 1.0  # as in Lumina-mGPT
@@ -56,6 +56,7 @@ class SampleRequest:
     text_top_k: int = 10
     seed: int = 0
     batch: int = 8
+    window: int = 1
     max_tokens: int = 512
     best_of: BestOf | None = None
 
@@ -134,8 +135,8 @@ def generate(
         RecipeError: the task does not fit the prompts and images, an image cannot be read, or a size is no
             bucket's.
     """
-    from rasterloom.train.model.sampler import open_sampler  # heavy
     from rasterloom.train.model.threads import torch_threads  # heavy
+    from rasterloom.train.sampling.sampler import open_sampler  # heavy
 
     questions = _questions(recipe, model.target, text_codec, codec, request)
     judge = best_images.judge_of(request.best_of, "judge") if request.best_of else None
@@ -144,7 +145,7 @@ def generate(
         sampler = open_sampler(model.model, text_codec.profile, "cuda" if gpu else "cpu", bf16=gpu)
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    sampler.batch = request.batch
+    sampler.batch, sampler.window = request.batch, request.window
     with torch_threads(worker_takes(model.step, recipe.run).threads):
         if questions[0].size:
             return _images(sampler, questions, codec, request, judge, progress)
@@ -214,6 +215,7 @@ def write(found: Generated, model: TrainedModel, request: SampleRequest, folder:
     page: dict[str, Any] = {"model": str(model.model), "stage": model.name if model.step else None}
     page |= {"step": model.at, "cfg": request.guidance}
     page |= {name: getattr(request, name) for name in ("temperature", "top_k", "text_top_k", "seed")}
+    page |= {"window": request.window} if request.window > 1 else {}
     page |= best_images.settings_of(request.best_of)
     page |= {"task": request.task, "seconds": round(found.seconds, 2), "images": entries}
     if found.images:

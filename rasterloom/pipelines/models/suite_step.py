@@ -38,7 +38,7 @@ from rasterloom.tokenize.prompt_templates import t2i_prompt
 from rasterloom.train.model.checkpoint_files import weights_digest
 
 if TYPE_CHECKING:
-    from rasterloom.train.model.sampler import Sampler
+    from rasterloom.train.sampling.sampler import Sampler
 
 SHARD_PROMPTS = 32  # of one seed: a batch of the sampler
 MARK = pa.struct(
@@ -230,7 +230,7 @@ def _judges(configs: tuple[Score, ...]) -> list[Judge]:
 
 @lru_cache(maxsize=1)
 def _sampler(store: Store, model: str, text: str, config: Tokenize, gpu: bool) -> "Sampler":
-    from rasterloom.train.model.sampler import open_sampler  # heavy
+    from rasterloom.train.sampling.sampler import open_sampler  # heavy
 
     _, profile = token_work.load_text(store, text, config)
     with model_folder(store, model) as folder:

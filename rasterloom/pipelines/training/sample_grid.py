@@ -24,7 +24,7 @@ from rasterloom.tokenize.unirep import unframe
 from rasterloom.utils.json_files import to_json
 
 if TYPE_CHECKING:
-    from rasterloom.train.model.sampler import Sampler
+    from rasterloom.train.sampling.sampler import Sampler
 
 REAL_IMAGES = 100  # of each bucket, to tell how much real images break between rows
 

@@ -51,8 +51,8 @@ def draw(drawing: Drawing) -> Drawn | None:
     None where the codec has no decoder. Where nothing is asked for, the model is not loaded.
     """
     from rasterloom.tokenize.codecs.load import codec_of  # heavy
-    from rasterloom.train.model.sampler import open_sampler  # heavy
     from rasterloom.train.model.threads import torch_threads  # heavy
+    from rasterloom.train.sampling.sampler import open_sampler  # heavy
 
     config, tokenize = drawing.sample, drawing.tokenize
     device = "cuda" if drawing.gpu else "cpu"

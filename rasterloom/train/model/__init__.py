@@ -1,1 +1,1 @@
-"""The model, its attention, loss and sampler."""
+"""The model, its attention and loss."""

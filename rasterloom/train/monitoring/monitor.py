@@ -19,13 +19,13 @@ from rasterloom.train.distributed import gathered, on_rank_0
 from rasterloom.train.estimate.flops import mfu, train_flops
 from rasterloom.train.job import StageJob
 from rasterloom.train.model.packed_lm import own_attention
-from rasterloom.train.model.sampler import Sampler
 from rasterloom.train.model.shapes import shape_of_config
 from rasterloom.train.monitoring.heldout import evaluate
 from rasterloom.train.monitoring.metrics_log import MetricsLog, StepSums, flat
 from rasterloom.train.monitoring.step_profile import StepProfile
 from rasterloom.train.monitoring.tally import Sums, Tally
 from rasterloom.train.monitoring.trackers import Tracker, open_trackers
+from rasterloom.train.sampling.sampler import Sampler
 from rasterloom.utils.json_files import read_json, write_json
 
 _SUMS = ("tokens", "loss_tokens", "seconds")  # of all ranks, since the last summary

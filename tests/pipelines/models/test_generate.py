@@ -26,7 +26,7 @@ from rasterloom.tokenize.crop import apply_crop, plan_crop
 from rasterloom.tokenize.prompt_templates import t2i_prompt
 from rasterloom.tokenize.text_tokenizer import train_text
 from rasterloom.train.model.packed_lm import build_model, save_model
-from rasterloom.train.model.sampler import open_sampler
+from rasterloom.train.sampling.sampler import open_sampler
 from rasterloom.utils.redact import safe
 
 

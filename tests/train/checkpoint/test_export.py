@@ -13,8 +13,8 @@ from rasterloom.recipe.model import Lora, Model
 from rasterloom.recipe.train import DeepSpeed, Stage, Train
 from rasterloom.train.checkpoint.export import export_checkpoint
 from rasterloom.train.checkpoint.saver import complete, latest
-from rasterloom.train.model.sampler import open_sampler
 from rasterloom.train.model.shapes import CONFIG_FILE
+from rasterloom.train.sampling.sampler import open_sampler
 
 LORA = Lora(rank=2, alpha=6, vocabulary=True)
 

@@ -9,8 +9,8 @@ from operators import Watch
 from rasterloom.recipe.model import Model
 from rasterloom.recipe.train import DeepSpeed, Stage, Train
 from rasterloom.train.model.packed_lm import own_attention, training_model
-from rasterloom.train.model.sampler import Sampler
 from rasterloom.train.model.shapes import SIZES
+from rasterloom.train.sampling.sampler import Sampler
 
 LENGTHS = ([40, 37, 20, 5], [33, 33, 9], [50])
 

@@ -26,7 +26,6 @@ from rasterloom.train.model.initialization import build_model, image_ids
 from rasterloom.train.model.lora import save_adapter
 from rasterloom.train.model.packed_lm import PackedLM, check_start, save_model, training_model
 from rasterloom.train.model.packing_check import check_packing
-from rasterloom.train.model.sampler import cache_bytes, open_sampler
 from rasterloom.train.model.shapes import (
     EMBEDDING,
     HEAD,
@@ -35,6 +34,7 @@ from rasterloom.train.model.shapes import (
     shape_of,
     shape_of_config,
 )
+from rasterloom.train.sampling.sampler import cache_bytes, open_sampler
 from rasterloom.utils.random_streams import stream_generator
 
 LENGTHS = [40, 37, 36, 20, 5, 5]

@@ -22,9 +22,9 @@ from rasterloom.recipe.train import DeepSpeed, Stage, Train
 from rasterloom.train.estimate.memory import activations
 from rasterloom.train.model import kernels
 from rasterloom.train.model.packed_lm import own_attention, training_model
-from rasterloom.train.model.sampler import Sampler
 from rasterloom.train.model.shapes import shape_of
 from rasterloom.train.optim.deepspeed_engine import backward, optimizer_step, start_deepspeed
+from rasterloom.train.sampling.sampler import Sampler
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton is for Linux")
 KINDS = pytest.mark.parametrize(

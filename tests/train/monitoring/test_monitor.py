@@ -16,10 +16,10 @@ from rasterloom.recipe.train import DeepSpeed, Stage, Train
 from rasterloom.train.data.token_dataset import open_rows
 from rasterloom.train.estimate.flops import train_flops
 from rasterloom.train.job import Preview
-from rasterloom.train.model.sampler import open_sampler
 from rasterloom.train.model.shapes import shape_of
 from rasterloom.train.monitoring.metrics_log import MetricsLog, read_metrics
 from rasterloom.train.monitoring.monitor import Monitor
+from rasterloom.train.sampling.sampler import open_sampler
 from rasterloom.train.trainer import run_worker
 
 RANK = """

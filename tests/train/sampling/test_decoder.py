@@ -7,12 +7,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rasterloom.train.model import decoder as decoder_module
-from rasterloom.train.model import sampler as sampler_module
-from rasterloom.train.model.decoder import Decoder, Replays
 from rasterloom.train.model.packed_lm import build_model
-from rasterloom.train.model.sampler import Sampler
 from rasterloom.train.model.shapes import SIZES as SHAPES
+from rasterloom.train.sampling import decoder as decoder_module
+from rasterloom.train.sampling import sampler as sampler_module
+from rasterloom.train.sampling.decoder import Decoder, Replays
+from rasterloom.train.sampling.sampler import Sampler
 
 PROMPTS = [[0, 30, 31, 32, 16], [0, 33, 16], [0, 34, 35, 16], [0, 36, 16], [0, *range(30, 47), 16]]
 SIZES = [(96, 32), (32, 64), (96, 32), (96, 32), (64, 64)]

@@ -73,11 +73,25 @@ class Decoder:
             self.replays.run((count, keys), lambda: self._step(given, keys))
         return self.hidden
 
+    def feed_all(self, tokens: Tensor) -> Tensor:
+        """Feed tokens, [rows, n]; return the hidden states of all, [rows, n, d]."""
+        self.fed += tokens.shape[1]
+        return self._compute(tokens, self.fed)
+
+    def forget(self, count: int) -> None:
+        """Take the last tokens back."""
+        self.fed -= count
+        self._length.sub_(count)
+
     def _step(self, tokens: Tensor, keys: int) -> None:
-        """Compute `hidden` of tokens, [rows, n], with attention over so many keys.
+        """Compute `hidden` of tokens.
 
         It is captured: nothing in it waits for the device, or depends on values.
         """
+        self.hidden.copy_(self._compute(tokens, keys)[:, -1])
+
+    def _compute(self, tokens: Tensor, keys: int) -> Tensor:
+        """Hidden states of tokens [rows, n], with attention over so many keys: [rows, n, d]."""
         at = self._length + torch.arange(tokens.shape[1], device=tokens.device)
         key = torch.arange(keys, device=tokens.device)
         seen = (key <= at[:, None]) & ((key >= self._missing[:, :, None]) | (key == at[:, None]))
@@ -89,8 +103,9 @@ class Decoder:
             past_key_values=self._cache,
             use_cache=True,
         )
-        self.hidden.copy_(found.last_hidden_state[:, -1])
         self._length.add_(tokens.shape[1])
+        hidden: Tensor = found.last_hidden_state
+        return hidden
 
 
 class _Cache:

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
 from rasterloom.schema import Profile
-from rasterloom.train.model.decoder import CudaGraphs, Decoder, Replays, Step
 from rasterloom.train.model.packed_lm import build_model
+from rasterloom.train.sampling.decoder import CudaGraphs, Decoder, Replays, Step
+from rasterloom.train.sampling.speculative import Window, draw
 from rasterloom.utils.oom_batches import FittingBatches
 from rasterloom.utils.parallel import Advance, adding, silent
 from rasterloom.utils.random_streams import stream_generator
@@ -38,7 +40,10 @@ class Sampler:
     Attributes:
         batch: images drawn, or prompts answered, at once; fewer where a GPU's memory does not hold them. It
             changes no result.
+        window: tokens of a pass. From 2 on, images are drawn by `speculative`, one at a time and in fewer
+            passes: other images than those of 1, of the same distribution.
         first: number of the first image of a call, for a part of many.
+        passes: of the model for images so far, each over a batch or a window.
         capture: makes what captures a decoder's steps, as `decoder.CudaGraphs`. None computes each as it
             comes, as models must whose weights move, in training.
     """
@@ -46,6 +51,7 @@ class Sampler:
     def __init__(self, model: Any, profile: Profile, batch: int = 32) -> None:
         """Take a model of transformers, in evaluation mode. Its attention must be transformers' own."""
         self.model, self.profile, self.batch, self.first = model, profile, batch, 0
+        self.window, self.passes = 1, 0
         self.capture: Callable[[], Callable[[Step], Step]] | None = None
         self.device: torch.device = model.lm_head.weight.device
         ids = profile.image_ids or range(profile.image0, profile.image0 + profile.codebook_size)
@@ -86,15 +92,19 @@ class Sampler:
         order = sorted(range(len(sizes)), key=lambda i: (sizes[i][0] * sizes[i][1], sizes[i], i))
         add = adding(on_tokens, sum(w * h for w, h in sizes) // self.profile.downsample**2)
         pick = partial(self._pick, cfg=cfg, temperature=temperature, top_k=top_k)
+        likely = partial(self._probabilities, cfg=cfg, temperature=temperature, top_k=top_k)
         decoders: Decoders = {}
 
-        def draw(part: Sequence[int]) -> list[Codes]:
+        def draw_part(part: Sequence[int]) -> list[Codes]:
             contexts = [[*prompt_ids[i], *heads[i]] for i in part]
             if cfg != 1:
                 contexts += [heads[i] for i in part]
             grids = [
                 (sizes[i][1] // self.profile.downsample, sizes[i][0] // self.profile.downsample) for i in part
             ]
+            if self.window > 1:
+                stream = stream_generator("sample", seed=seed, number=self.first + part[0])
+                return [self._draw_one(decoders, contexts, grids[0], stream, likely, add)]
             uniforms = [
                 stream_generator("sample", seed=seed, number=self.first + i).random(h * w)
                 for i, (h, w) in zip(part, grids, strict=True)
@@ -103,8 +113,8 @@ class Sampler:
 
         longest = max((self._tokens(prompt_ids[i], sizes[i]) for i in order), default=0)
         rows = 1 if cfg == 1 else 2
-        most = self._room(longest * rows)
-        parts = self._batches.over(draw, order, most, like=(longest, rows))
+        most = self._room(longest * rows) if self.window == 1 else 1
+        parts = self._batches.over(draw_part, order, most, like=(longest, rows))
         images = dict(zip(order, (image for part in parts for image in part), strict=True))
         return [images[i] for i in range(len(sizes))]
 
@@ -143,6 +153,31 @@ class Sampler:
             logits = cfg * (with_prompt - without) + without
         return _choose(logits, chances, temperature, top_k)
 
+    def _probabilities(self, hidden: Tensor, *, cfg: float, temperature: float, top_k: int) -> Tensor:
+        """Probabilities of the next codes: of hidden states [1 or 2, n, d], [n, codes] float64."""
+        logits = self._logits(hidden, self.image_ids)
+        logits = logits[0] if cfg == 1 else cfg * (logits[0] - logits[1]) + logits[1]
+        return _softmax(logits, temperature, top_k)
+
+    def _draw_one(
+        self,
+        decoders: Decoders,
+        contexts: list[list[int]],
+        grid: tuple[int, int],
+        stream: Generator,
+        likely: Callable[[Tensor], Tensor],
+        add: Callable[[int], None],
+    ) -> Codes:
+        """Draw one image by `speculative`, of the contexts with and without its prompt."""
+        window = Window(_script([grid], self.profile)[0], stream)
+        room = max(map(len, contexts)) + len(window.script) + self.window
+        decoder = self._decoder(decoders, len(contexts), room)
+        self.passes += draw(
+            decoder, contexts, window, self.image_ids, likely, width=self.window, pad=self.profile.pad
+        )
+        add(grid[0] * grid[1])
+        return window.codes[window.script < 0].astype(np.int32).reshape(grid)
+
     def _draw(
         self,
         decoders: Decoders,
@@ -165,6 +200,7 @@ class Sampler:
         codes = torch.zeros(script.shape, dtype=torch.int64, device=device)
         forced, chances_at = torch.from_numpy(script).to(device), torch.from_numpy(chances).to(device)
         while True:
+            self.passes += 1
             codes[:, at] = pick(hidden, chances_at[:, at])
             add(int(free[:, at].sum()))
             # What is known of all rows, as the end of a line where they are of one width, goes in along.
@@ -236,8 +272,8 @@ class Sampler:
         return [found for part in parts for found in part]
 
     def _logits(self, hidden: Tensor, ids: Tensor) -> Tensor:
-        """Logits of some ids, [rows, ids] float32."""
-        logits: Tensor = self.model.lm_head(hidden)[:, ids]
+        """Logits of some ids, [..., ids] float32."""
+        logits: Tensor = self.model.lm_head(hidden)[..., ids]
         return logits.float()
 
 
@@ -290,11 +326,16 @@ def _script(grids: Sequence[tuple[int, int]], profile: Profile) -> NDArray[np.in
     return np.array([(row[:-1] + [profile.pad] * longest)[:longest] for row in rows], np.int64)
 
 
-def _choose(logits: Tensor, uniforms: Tensor, temperature: float, top_k: int) -> Tensor:
-    """Pick one code a row, [rows] int64, by inverse transform sampling."""
+def _softmax(logits: Tensor, temperature: float, top_k: int) -> Tensor:
+    """Probabilities [rows, codes] float64, of the top k alone."""
     if top_k < logits.shape[-1]:
         least = logits.topk(top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
-    mass = (logits / temperature).double().softmax(dim=-1).cumsum(dim=-1)
+    return (logits / temperature).double().softmax(dim=-1)
+
+
+def _choose(logits: Tensor, uniforms: Tensor, temperature: float, top_k: int) -> Tensor:
+    """Pick one code a row, [rows] int64, by inverse transform sampling."""
+    mass = _softmax(logits, temperature, top_k).cumsum(dim=-1)
     wanted = uniforms[:, None] * mass[:, -1:]
     return torch.searchsorted(mass, wanted, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)

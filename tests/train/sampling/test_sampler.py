@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from rasterloom.train.model.packed_lm import build_model, save_model
-from rasterloom.train.model.sampler import _choose, open_sampler
+from rasterloom.train.sampling.sampler import _choose, open_sampler
 from rasterloom.utils.random_streams import stream_generator
 
 PROMPTS = [[0, 30, 31, 32, 16], [0, 33, 16], [0, 34, 35, 16], [0, 36, 16]]
@@ -207,7 +207,7 @@ def test_in_bf16_positions_are_as_exact_as_in_training(tmp_path, profile):
 @pytest.mark.parametrize(("free_gib", "room"), [(100, 32), (16, 13), (0.1, 1)])
 def test_the_cache_of_a_batch_is_cut_to_what_is_free(free_gib, room, sampler, monkeypatch):
     """A megabyte a token: with and without its prompt an image of 512 tokens takes a gibibyte."""
-    monkeypatch.setattr("rasterloom.train.model.sampler.cache_bytes", lambda config, width: 2**20)
+    monkeypatch.setattr("rasterloom.train.sampling.sampler.cache_bytes", lambda config, width: 2**20)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free_gib * 2**30), 0))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 2**30)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2**30 - 2**28)

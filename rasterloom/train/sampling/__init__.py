@@ -1,0 +1,1 @@
+"""Sampling of images and texts from a trained model."""
