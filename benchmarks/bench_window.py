@@ -1,4 +1,4 @@
-"""Passes of a trained model for an image, by the window of speculative Jacobi decoding.
+"""Passes of a model for an image, by the window.
 
 python benchmarks/bench_window.py RECIPE [--model FOLDER] [--windows 2 4 8 16 32] [--prompts 24]
 
@@ -55,7 +55,7 @@ def main() -> None:
         began = time.perf_counter()
         images = draw(sampler, text.text, codec, asked, settings, recipe.tokenize)
         took = time.perf_counter() - began
-        right = sum(judge(np.asarray(i), p).all_right for i, p in zip(images, prompts, strict=True))
+        right = sum(bool(judge(np.asarray(i), p).all_right) for i, p in zip(images, prompts, strict=True))
         low, high = wilson(right, len(asked))
         passes = sampler.passes / len(asked)
         plain = plain or passes

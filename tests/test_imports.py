@@ -57,6 +57,7 @@ INSIDE = {
         {"optim", "validate"},
         {"monitoring"},
         {"estimate"},
+        {"sampling"},
         {"model"},
         {"data"},
         {"job"},

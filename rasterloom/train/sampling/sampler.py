@@ -168,7 +168,7 @@ class Sampler:
         likely: Callable[[Tensor], Tensor],
         add: Callable[[int], None],
     ) -> Codes:
-        """Draw one image by `speculative`, of the contexts with and without its prompt."""
+        """Draw one image by `speculative`."""
         window = Window(_script([grid], self.profile)[0], stream)
         room = max(map(len, contexts)) + len(window.script) + self.window
         decoder = self._decoder(decoders, len(contexts), room)
