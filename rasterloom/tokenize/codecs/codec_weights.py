@@ -46,7 +46,7 @@ class Given(NamedTuple):
 
 @dataclass(frozen=True)
 class Weights:
-    """Files of a tokenizer network, and the config of diffusers or Emu3 if any."""
+    """Files of a tokenizer network, and its config if any."""
 
     files: tuple[Path, ...]
     config: Path | None = None
@@ -134,7 +134,7 @@ def _digest(weights: Weights, stats: tuple[tuple[int, int], ...]) -> str:
 
 
 def settings_of(config: Path) -> dict[str, Any]:
-    """Return what a config says of the network, and the image processor beside it of pixels."""
+    """Return the settings of a network, and of pixels by the processor beside."""
     whole = _json(config)
     found = {
         name: value
@@ -147,7 +147,7 @@ def settings_of(config: Path) -> dict[str, Any]:
 
 
 def _identity_of(config: Path) -> dict[str, Any]:
-    """What a codec's identity takes of a config, of Emu3 only what its tensors' shapes do not say."""
+    """Settings in a codec's identity; of Emu3 what no shape of a tensor says."""
     settings = settings_of(config)
     if settings.get("model_type") not in EMU3:
         return settings

@@ -1,4 +1,4 @@
-"""Names and shapes of a VQGAN's tensors in the forms of taming, LlamaGen, Janus and diffusers.
+"""Names and shapes of a VQGAN's tensors, in all their forms.
 
 Taming-transformers numbers the decoder's levels from the finest, diffusers from the coarsest; taming has
 the projections of attention as convolutions of one pixel, diffusers as linear layers. Else only the words
