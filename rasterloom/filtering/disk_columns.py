@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rasterloom.storage.local_disk import temporary_disk
+from rasterloom.utils.private_folders import private_folder
+
 PIECE_BYTES = 1 << 25  # read at once
 
 
 class DiskColumn:
-    """Column of numbers in a temporary file without a name.
+    """Column of numbers in a private file without a name.
 
     Args:
         kind: numpy's type of a number
@@ -21,12 +24,15 @@ class DiskColumn:
     def __init__(self, kind: Any, width: int = 1) -> None:
         self._kind = np.dtype(kind)
         self._width = width
-        self._file = tempfile.TemporaryFile(prefix="rasterloom-")  # noqa: SIM115
+        self._folder = str(private_folder("selection"))
+        self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
         self.rows = 0
 
     def add(self, values: NDArray[Any]) -> None:
-        """Append rows."""
-        self._file.write(np.ascontiguousarray(values, self._kind).data)
+        """Append rows. StorageError if the disk is full."""
+        with temporary_disk(self._folder):
+            self._file.write(np.ascontiguousarray(values, self._kind).data)
+            self._file.flush()
         self.rows += len(values)
 
     def pieces(self) -> Iterator[tuple[int, NDArray[Any]]]:

@@ -31,6 +31,8 @@ from rasterloom.filtering.rule import (
     with_derived,
 )
 from rasterloom.recipe.filtering import Dedup, Keep
+from rasterloom.storage.local_disk import temporary_disk
+from rasterloom.utils.private_folders import private_folder
 from rasterloom.utils.suggest import did_you_mean
 
 __all__ = ["check_keep", "check_rule", "columns_needed", "select", "select_batches"]
@@ -192,7 +194,8 @@ class _Judged:
         self.embedding = embedding_column(columns) if config.dedup.semantic is not None else None
         self.rows = 0
         # Of all rows, and then of those that are compared.
-        self._batches = tempfile.TemporaryFile(prefix="rasterloom-")  # noqa: SIM115
+        self._folder = str(private_folder("selection"))
+        self._batches = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         self._writer = pa.ipc.new_stream(self._batches, _JUDGED, options=options)
         self.row = DiskColumn(np.int64)
@@ -214,7 +217,8 @@ class _Judged:
         table = _join(images, scores, [name for name in self.columns.names if name in scores.column_names])
         verdict, compared, rank, sha256 = self._judge(connection, conjuncts, table)
         whole = images.select(["key", "shard", "error"]).append_column("verdict", pa.array(verdict))
-        self._writer.write_table(whole.cast(_JUDGED).combine_chunks())
+        with temporary_disk(self._folder):
+            self._writer.write_table(whole.cast(_JUDGED).combine_chunks())
         passed = np.flatnonzero(compared)
         look = images.select(["phash", "thumbnail"]).take(pa.array(passed))
         thumbnails, known = thumbnails_of(look["thumbnail"])
@@ -311,7 +315,7 @@ class _Judged:
             flat = chunk.drop_null().flatten().to_numpy()
             if not self._width and known.any():
                 self._width = len(flat) // int(known.sum())
-                self._file = tempfile.TemporaryFile(prefix="rasterloom-")  # noqa: SIM115
+                self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
                 self._write(np.full((self._unknown, self._width), np.nan))
             if self._width:
                 rows = np.full((len(chunk), self._width), np.nan, np.float16)
@@ -321,7 +325,8 @@ class _Judged:
                 self._unknown += len(chunk)
 
     def _write(self, rows: NDArray[Any]) -> None:
-        self._file.write(rows.astype(np.float16).tobytes())
+        with temporary_disk(self._folder):
+            self._file.write(rows.astype(np.float16).tobytes())
 
     def _embeddings(self, n: int) -> NDArray[Any] | None:
         if not self._width:

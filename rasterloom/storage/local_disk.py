@@ -30,6 +30,25 @@ def advice(place: str) -> str:
 
 
 @contextlib.contextmanager
+def temporary_disk(folder: str) -> Iterator[None]:
+    """Turn a full disk into a StorageError that names another.
+
+    Args:
+        folder: for temporary files.
+    """
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            hint = "make room, or set TMPDIR to a folder on another disk"
+            raise StorageError(
+                f"{folder}: no space is left for temporary files, or of your quota: {hint}, and run the same "
+                f"command again; what was finished is kept"
+            ) from None
+        raise
+
+
+@contextlib.contextmanager
 def full_disk_errors(place: str) -> Iterator[None]:
     """Turn the error of a full disk into a StorageError with advice."""
     try:

@@ -1,8 +1,12 @@
 """Columns on disk give back what was put in, in any pieces."""
 
+import resource
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
+from rasterloom.errors import StorageError
 from rasterloom.filtering import disk_columns
 from rasterloom.filtering.disk_columns import DiskColumn
 
@@ -30,3 +34,19 @@ def test_a_column_may_be_empty() -> None:
     column = DiskColumn(np.uint64, 2)
     assert list(column.pieces()) == []
     assert column.take(np.empty(0, np.int64)).shape == (0, 2)
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """A process whose files end at 64 kB, as on a disk that is full then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_an_error_that_names_it_and_the_way_out(small_disk: None) -> None:
+    column = DiskColumn(np.float64)
+    with pytest.raises(StorageError, match=r"rasterloom-\d+/selection: no space is left .* set TMPDIR"):
+        for _ in range(10):
+            column.add(np.zeros(5_000))
