@@ -2,7 +2,7 @@
 
 Comparing all pairs of a large corpus is out of the question, so the embeddings are cut by k-means, and those
 cuts again, until a cluster holds about `CLUSTER` rows; pairs are sought within a cluster (as SemDeDup does:
-A. Abbas et al., arXiv 2303.09540). Duplicates in different clusters are missed; near-equal ones seldom are.
+A. Abbas et al., arXiv 2303.09540). A cut parts some pairs, so that what one leaves is cut again elsewhere.
 """
 
 from collections.abc import Iterator
@@ -20,6 +20,8 @@ SAMPLE = 64  # rows a cluster that k-means looks at
 ROUNDS = 8  # of k-means
 BLOCK = 512  # rows compared at once
 AT_ONCE = 65_536  # rows of embeddings held at once
+CUTS = 3  # of all rows, each in other places
+REPAIRS = 3  # rounds for rows whose kept row was dropped by a later cut
 
 
 def first_alike(embeddings: NDArray[Any], rows: Rows, similarity: float) -> Rows:
@@ -35,8 +37,18 @@ def first_alike(embeddings: NDArray[Any], rows: Rows, similarity: float) -> Rows
         start + np.flatnonzero(np.isfinite(embeddings[rows[start : start + AT_ONCE], 0]))
         for start in range(0, len(rows), AT_ONCE)
     ]
-    for places in _clusters(embeddings, rows, np.concatenate([np.empty(0, np.int64), *known])):
-        kept[places] = places[_greedy(_take(embeddings, rows[places]), similarity)]
+    places = np.concatenate([np.empty(0, np.int64), *known])
+    cuts = CUTS if len(places) > CLUSTER else 1
+    for cut in range(cuts + REPAIRS * (cuts > 1)):
+        if cut >= CUTS:
+            lost = np.flatnonzero(kept[kept] != kept)
+            if not len(lost):
+                break
+            kept[lost] = lost
+        for cluster in _clusters(embeddings, rows, places[kept[places] == places], cut % CUTS):
+            kept[cluster] = cluster[_greedy(_take(embeddings, rows[cluster]), similarity)]
+    lost = np.flatnonzero(kept[kept] != kept)
+    kept[lost] = lost  # no row follows one that is dropped
     return kept
 
 
@@ -44,12 +56,12 @@ def _take(embeddings: NDArray[Any], rows: Rows) -> Floats:
     return np.asarray(embeddings[rows], np.float32)
 
 
-def _clusters(embeddings: NDArray[Any], rows: Rows, places: Rows) -> Iterator[Rows]:
-    """Cut places into clusters, each in rising order, best first."""
+def _clusters(embeddings: NDArray[Any], rows: Rows, places: Rows, cut: int) -> Iterator[Rows]:
+    """Cut places into clusters, each in rising order, best first. ``cut`` says which of several ways."""
     if len(places) <= CLUSTER:
         yield places
         return
-    centres = _k_means(embeddings, rows[places], min(BRANCHES, -(-len(places) // CLUSTER) * 2))
+    centres = _k_means(embeddings, rows[places], min(BRANCHES, -(-len(places) // CLUSTER) * 2 + cut), cut)
     nearest = np.concatenate(
         [
             (_take(embeddings, rows[places[start : start + AT_ONCE]]) @ centres.T).argmax(axis=1)
@@ -61,15 +73,16 @@ def _clusters(embeddings: NDArray[Any], rows: Rows, places: Rows) -> Iterator[Ro
         if len(part) > 0.9 * len(places):  # all but the same: no cut parts them, and few of them are kept
             yield part
         else:
-            yield from _clusters(embeddings, rows, part)
+            yield from _clusters(embeddings, rows, part, cut)
 
 
-def _k_means(embeddings: NDArray[Any], rows: Rows, k: int) -> Floats:
+def _k_means(embeddings: NDArray[Any], rows: Rows, k: int, cut: int) -> Floats:
     """Return up to k centres [k, d] of length 1, by spherical k-means.
 
-    It sees an even sample.
+    It sees an even sample, another one for each cut.
     """
-    sample = _take(embeddings, rows[np.linspace(0, len(rows) - 1, min(len(rows), k * SAMPLE)).astype(int)])
+    even = np.linspace(0, len(rows) - 1, min(len(rows), k * SAMPLE)).astype(int)
+    sample = _take(embeddings, rows[(even + cut * (len(rows) // (len(even) * CUTS) + 1)) % len(rows)])
     centres = sample[:: max(1, len(sample) // k)][:k].copy()
     for _ in range(ROUNDS):
         nearest = (sample @ centres.T).argmax(axis=1)

@@ -45,6 +45,47 @@ def test_rows_that_were_cut_into_clusters_still_find_their_doubles(monkeypatch: 
     assert len(pairs) > 0.95 * 2000  # a cut parts some
 
 
+def brute_force(e: np.ndarray, similarity: float) -> np.ndarray:
+    """Return for each row, best first, the row kept for it, of all pairs."""
+    kept, centres = np.arange(len(e)), []
+    for row in range(len(e)):
+        cosine = e[centres] @ e[row]
+        if len(centres) and cosine.max() >= similarity:
+            kept[row] = centres[int(cosine.argmax())]
+        else:
+            centres.append(row)
+    return kept
+
+
+@pytest.mark.parametrize("spread", ["clustered", "even"])
+@pytest.mark.parametrize("angle", [0.15, 0.29])  # of copies; what is alike is within 0.3
+def test_what_the_borders_of_clusters_part_is_found_too(
+    monkeypatch: pytest.MonkeyPatch, spread: str, angle: float
+) -> None:
+    """Copies at the very limit of likeness, in 32 dimensions, which cuts part most easily."""
+    monkeypatch.setattr(semantic_duplicates, "CLUSTER", 250)
+    originals = on_sphere(4000, 32, 0)
+    if spread == "clustered":
+        originals += 1.5 * on_sphere(40, 32, 3)[np.arange(4000) % 40]
+        originals /= np.linalg.norm(originals, axis=1, keepdims=True)
+    aside = on_sphere(4000, 32, 1)
+    aside -= (aside * originals).sum(1, keepdims=True) * originals
+    aside /= np.linalg.norm(aside, axis=1, keepdims=True)
+    both = np.concatenate([originals, np.cos(angle) * originals + np.sin(angle) * aside]).astype(np.float32)
+    order = np.random.default_rng(2).permutation(len(both))
+    similarity = float(np.cos(0.3))
+    found = first_alike(both, order, similarity)
+    of_all = brute_force(both[order], similarity)
+    dropped, wanted = found != np.arange(len(order)), of_all != np.arange(len(order))
+    assert wanted.sum() > 3000
+    assert (dropped & wanted).sum() >= 0.99 * wanted.sum()
+    assert (dropped & ~wanted).sum() <= 0.01 * wanted.sum()
+    # Whatever was missed: a row follows one that is kept, is better, and is like it.
+    assert (found[found] == found).all() and (found <= np.arange(len(order))).all()
+    of, to = both[order][dropped], both[order][found[dropped]]
+    assert ((of * to).sum(1) >= similarity - 1e-5).all()
+
+
 def test_many_of_one_direction_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(semantic_duplicates, "CLUSTER", 20)
     same = np.repeat(on_sphere(1, 8, 0), 500, axis=0)

@@ -96,7 +96,8 @@ def _corpus_steps(recipe: Recipe) -> list[HasResult]:
     selection = ShardStep(
         StepKind.SELECTION.value,
         recipe.keep,
-        code_version="3",  # 2: kept rows stay kept; 3: text alone, duplicates of plain pairs only
+        # 2: kept rows stay kept; 3: text alone, duplicates of plain pairs only; 4: semantic in cuts
+        code_version="3" if recipe.keep.dedup.semantic is None else "4",
         inputs=(images, scores),
         plan=shard_work.plan_selection,
         work=shard_work.select_images,
