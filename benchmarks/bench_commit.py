@@ -1,10 +1,12 @@
 """Commits of growing numbers of files, and their plans read back: prints a table.
 
-python benchmarks/bench_commit.py [FILES ...] [--s3] [--json FILE [--picture FILE]]
+python benchmarks/bench_commit.py [FILES ...] [--s3] [--images] [--json FILE [--picture FILE]]
 
 With --s3 the corpus lies on a SeaweedFS that is started for it, in its REST catalog. The files are small
-ones of the table `scores`; a commit reads each one's footer, whatever its size. --json keeps the rows in a
-file, beside those of the other place, and --picture draws what is in it.
+ones of the table `scores`; a commit reads each one's footer, whatever its size. With --images they are of
+the table `images`, of 10,000 rows, and their footers' statistics come with them, as from the shards of a run;
+the files need not be there. --json keeps the rows in a file, beside those of the other place, and --picture
+draws what is in it.
 """
 
 import argparse
@@ -18,10 +20,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from commit_curve import draw
 
-from rasterloom.schema import SCORES
-from rasterloom.storage.parquet_options import TEXT_PARQUET
+from rasterloom.schema import IMAGES, SCORES
+from rasterloom.storage.footers import footer_of
+from rasterloom.storage.parquet_options import IMAGE_PARQUET, TEXT_PARQUET
 from rasterloom.storage.store import Store
 from rasterloom.versions.commit import commit
 from rasterloom.versions.corpus import Corpus
@@ -30,6 +34,28 @@ from rasterloom.versions.record import Record
 SIZES = (10, 30, 100, 300, 1_000, 3_000, 10_000)
 ROWS = 1_000
 Row = dict[str, float | str]
+
+
+def measure_images(corpus: Corpus, files: int) -> Row:
+    """Seconds of a commit that reads no footer, of planning, and their CPU."""
+    values = {"key": [f"{i:032x}" for i in range(10_000)], "status": ["ok"] * 10_000}
+    values |= {"url": [f"https://a.test/{i}" for i in range(10_000)], "caption": ["a photo"] * 10_000}
+    rows = pa.Table.from_pydict(
+        {field.name: values.get(field.name, [None] * 10_000) for field in IMAGES}, schema=IMAGES
+    )
+    metadata: list[pq.FileMetaData] = []
+    size = corpus.store.write_parquet("0.parquet", rows, metadata_collector=metadata, **IMAGE_PARQUET)
+    text = footer_of(metadata[0], size).to_text()
+    assert text
+    names = {f"{corpus.name}/data/{i}.parquet": text for i in range(files)}
+    record = Record(step="images", fingerprint="0", code_version="1", config={}, inputs={})
+    row: Row = {"place": "S3" if corpus.store.is_s3 else "disk", "files": files}
+    with timed(row, "commit"):
+        snapshot = commit(corpus, "images", IMAGES, names, record)
+    with timed(row, "plan"):
+        found = corpus.files("images", snapshot)
+    assert len(found) == files
+    return row
 
 
 def measure(corpus: Corpus, files: int) -> Row:
@@ -74,6 +100,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     arguments.add_argument("files", nargs="*", type=int, default=SIZES)
     arguments.add_argument("--s3", action="store_true")
+    arguments.add_argument("--images", action="store_true")
     arguments.add_argument("--json", type=Path, metavar="FILE")
     arguments.add_argument("--picture", type=Path, metavar="FILE")
     options = arguments.parse_args()
@@ -90,9 +117,10 @@ def main() -> None:
             catalog = tuple(stack.enter_context(local_s3(folder)).catalog.items())
             place = "s3://lake/bench"
         # The first commit of a process imports and connects.
-        measure(Corpus("warm", Store(place), catalog), 1)
+        look = measure_images if options.images else measure
+        look(Corpus("warm", Store(place), catalog), 1)
         for files in options.files:
-            row = measure(Corpus(f"c{files}", Store(place), catalog), files)
+            row = look(Corpus(f"c{files}", Store(place), catalog), files)
             shown = " | ".join(f"{row[name]:.2f}" for name in ("commit", "commit_cpu", "plan", "plan_cpu"))
             print(f"| {files:,} | {shown} |", flush=True)
             rows.append(row)

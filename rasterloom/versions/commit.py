@@ -3,6 +3,7 @@
 import logging
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 from pyiceberg.expressions import AlwaysTrue
@@ -13,6 +14,7 @@ from pyiceberg.table.snapshots import Snapshot
 from rasterloom.errors import VersionError
 from rasterloom.versions.corpus import MAIN, Corpus
 from rasterloom.versions.create_table import open_or_create
+from rasterloom.versions.data_files import data_files
 from rasterloom.versions.last_versions import last_versions, properties_of
 from rasterloom.versions.record import Record
 from rasterloom.versions.retrying import COMMITS, access_errors, with_retries
@@ -31,7 +33,7 @@ def commit(
     corpus: Corpus,
     name: str,
     schema: pa.Schema,
-    files: list[str],
+    files: Mapping[str, str] | Sequence[str],
     record: Record,
     *,
     replaces: str = "",
@@ -43,7 +45,8 @@ def commit(
     Any number of callers may commit the same record at once: one snapshot comes of it.
 
     Args:
-        files: names in the corpus's store; they become the table's data files where they lie.
+        files: names in the corpus's store; they become the table's data files where they lie. As a mapping,
+            with the texts of their footers (``storage.footers``), or "" for those that are to be read.
 
     Raises:
         CommitFailedException: others kept committing to this table and won every time.
@@ -54,7 +57,8 @@ def commit(
     table = with_retries(what, lambda: open_or_create(corpus, name, schema, partition_by))
     if corpus.ref != MAIN:
         _have_branch(corpus, table)
-    uris = [corpus.store.uri(file) for file in files]
+    texts = files if isinstance(files, Mapping) else dict.fromkeys(files, "")
+    footers = {corpus.store.uri(file): text for file, text in texts.items()}
     for number, attempt in enumerate(COMMITS.attempts(what)):
         if number:
             with_retries(what, table.refresh)
@@ -62,7 +66,7 @@ def commit(
         if head is not None and head[1].fingerprint == record.fingerprint:  # maybe of an answer that was lost
             return head[0].snapshot_id
         with attempt, access_errors():
-            _commit_once(corpus, table, schema, uris, record, replaces)
+            _commit_once(corpus, table, schema, footers, record, replaces)
     with_retries(what, table.refresh)
     head = head_snapshot(corpus, table, record.step)
     assert head is not None
@@ -90,7 +94,7 @@ def _have_branch(corpus: Corpus, table: Table) -> None:
 
 
 def _commit_once(
-    corpus: Corpus, table: Table, schema: pa.Schema, uris: list[str], record: Record, replaces: str
+    corpus: Corpus, table: Table, schema: pa.Schema, footers: dict[str, str], record: Record, replaces: str
 ) -> None:
     with table.transaction() as transaction:
         with transaction.update_schema() as update:
@@ -104,4 +108,7 @@ def _commit_once(
                 warnings.filterwarnings("ignore", message="Delete operation did not match any records")
                 transaction.delete(replaces or AlwaysTrue(), branch=corpus.ref)
         properties = properties_of(table, head, record)
-        transaction.add_files(uris, properties, check_duplicate_files=False, branch=corpus.ref)
+        with transaction.update_snapshot(properties, branch=corpus.ref).fast_append() as append:
+            known = {uri: text for uri, text in footers.items() if text}
+            for file in data_files(table.io, transaction.table_metadata, list(footers), known):
+                append.append_data_file(file)

@@ -123,7 +123,7 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
         corpus,
         step.table,
         step.schema,
-        sorted(file.name for r in whole for file in r.data_files if file.rows),
+        dict(sorted((f.name, r.footers.get(f.name, "")) for r in whole for f in r.data_files if f.rows)),
         record,
         replaces=step.replaces,
         partition_by=step.partition_by,

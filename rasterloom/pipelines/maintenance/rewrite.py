@@ -61,6 +61,7 @@ class Cleaner:
             counts=staging.add_up([result.counts, *change]),
             takedowns=self.known.number,
             taken_down=self.known.number if any(change) else result.taken_down,
+            footers={name: text for name, text in result.footers.items() if name in files},
         )
         if any(change):
             staging.publish_anew(self.store, place, clean)

@@ -7,15 +7,17 @@ write of a small JSON file that names it. Whoever comes second has written garba
 import json
 import time
 import uuid
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from rasterloom.pipelines.step import Shard, ShardStep
 from rasterloom.pipelines.workspace.tombstones import NONE, Tombstones
 from rasterloom.storage import layout
+from rasterloom.storage.footers import footer_of
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
 from rasterloom.utils.retry import RetryPolicy
@@ -37,6 +39,7 @@ class Published:
     spec: str = ""  # digest of what it was made from
     takedowns: int = 0  # how many there were when it was last looked at
     taken_down: int = 0  # the last of them that took rows out of it
+    footers: dict[str, str] = field(default_factory=dict)  # statistics of files, for the commit
 
     @property
     def id(self) -> str:
@@ -65,6 +68,7 @@ def _run_shard(store: Store, place: str, step: ShardStep, shard: Shard, taken_do
     changes: list[dict[str, int]] = []
     attempt = f"{shard.name}-{uuid.uuid4().hex[:12]}"
     files: dict[str, int] = {}
+    footers: dict[str, str] = {}
     size = 0
     for table in [found] if isinstance(found, pa.Table) else found:
         if table.schema != step.schema:
@@ -72,14 +76,18 @@ def _run_shard(store: Store, place: str, step: ShardStep, shard: Shard, taken_do
         table, change = taken_down.without(table, step.name)
         changes.append(change)
         file = layout.staged_data(place, attempt, len(files))
-        size += store.write_parquet(file, table, **step.parquet)
+        metadata: list[pq.FileMetaData] = []
+        written = store.write_parquet(file, table, metadata_collector=metadata, **step.parquet)
+        if step.table and (footer := footer_of(metadata[0], written).to_text()):
+            footers[file] = footer
+        size += written
         files[file] = table.num_rows
     seconds = time.monotonic() - start
     counts = add_up([counts, *changes])
     rows = sum(files.values())
     known = taken_down.number
     last = known if any(changes) else 0
-    mine = Published(shard.name, files, rows, size, counts, seconds, shard.digest, known, last)
+    mine = Published(shard.name, files, rows, size, counts, seconds, shard.digest, known, last, footers)
     if _publish(store, place, mine):
         return mine
     for file in files:
