@@ -37,7 +37,7 @@ Row = dict[str, float | str]
 
 
 def measure_images(corpus: Corpus, files: int) -> Row:
-    """Seconds of a commit that reads no footer, of planning, and their CPU."""
+    """Seconds and CPU of a commit that reads no footer."""
     values = {"key": [f"{i:032x}" for i in range(10_000)], "status": ["ok"] * 10_000}
     values |= {"url": [f"https://a.test/{i}" for i in range(10_000)], "caption": ["a photo"] * 10_000}
     rows = pa.Table.from_pydict(

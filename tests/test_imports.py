@@ -76,10 +76,12 @@ INSIDE = {
     "sources": [
         {"fetch"},
         {"pairs", "guess"},
+        {"pair_parts"},
+        {"pair_rows"},
         {"first_records"},
         {"readers", "images"},
         {"lists"},
-        {"files", "locator", "repeated_keys"},
+        {"files", "locator", "repeated_keys", "host_order"},
         {"local_paths", "remote"},
         {"failure"},
     ],

@@ -55,6 +55,7 @@ def run_command(
 
 def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = OutputFormat.TABLE) -> None:
     """Show the sources, the steps to run and the cost of training. Nothing is changed."""
+    from rasterloom.pipelines.corpus.host_limits import limits_text  # heavy
     from rasterloom.pipelines.execution.budget import limit_text  # heavy
     from rasterloom.pipelines.inspection.source_preview import preview  # heavy
     from rasterloom.pipelines.models.forecast import in_short  # heavy
@@ -79,17 +80,23 @@ def plan_command(recipe: RecipePath, until: Until = None, output: AsFormat = Out
             print_json(row)
         refuse(workflow.recipe, steps)
         return
+    pairs = next((p.status.record for p in planned if p.step.kind is StepKind.PAIRS and not p.runs), None)
+    may_be_many = False
     for p in planned:
         if p.runs and isinstance(p.step, ShardStep) and p.step.kind is StepKind.PAIRS:
             for source in workflow.recipe.sources:
-                out.print("\n".join(preview(source).lines()), highlight=False)
+                shown = preview(source)
+                out.print("\n".join(shown.lines()), highlight=False)
+                may_be_many |= shown.more
     out.print(plan_table(planned))
     out.print(f"{sum(p.runs for p in planned)} of {len(planned)} steps would run.")
     refuse(workflow.recipe, steps)
     for p in planned:
         if p.runs and is_stage(p.step) and (line := in_short(workflow, p.step)):
             out.print(line, highlight=False)
-    for line in (limit_text(workflow.recipe.run), unwritable(workflow.corpus.store)):
+    fetches = any(p.runs and p.step.kind is StepKind.IMAGES for p in planned)
+    limits = limits_text(workflow.recipe, pairs.rows if pairs else None, may_be_many) if fetches else ""
+    for line in (limits, limit_text(workflow.recipe.run), unwritable(workflow.corpus.store)):
         if line:
             out.print(line, highlight=False)
     for line in too_small_here(workflow.recipe, steps):

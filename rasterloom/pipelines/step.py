@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -165,6 +166,8 @@ class ShardStep(Step[ConfigT], Generic[ConfigT, SpecT]):
     halves: Halves | None = None  # None: a shard whose workers die ends the step
     cpus: float = 1.0
     overlap: int = 1  # shards that a worker is at at once, where there are many, as they wait for a network
+    beside: Callable[[list[Shard[SpecT]]], AbstractContextManager[object]] | None = None
+    """What serves the workers of some shards while they run."""
     uses_gpu: bool = False  # takes a GPU, where the recipe's run has them used
     remembers: tuple[str, ...] | None = None
     """Settings: where they are the same as in the last version that the step gave its table, that version

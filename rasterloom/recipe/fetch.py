@@ -31,9 +31,9 @@ class Fetch(Section):
     retries: int = Field(2, ge=0)
     """Retries after a transient failure (5xx, 429, reset), within the deadline."""
     per_host: int = Field(8, ge=1)
-    """Concurrent requests of one worker to one host."""
+    """Concurrent requests to one host; ``run.host_limits`` says whether of one worker or of all."""
     host_rate: float | None = Field(None, gt=0)
-    """Rate limit of one worker for one host, in requests a second; null: only the host's Crawl-delay."""
+    """Rate limit for one host, in requests a second, likewise; null: only the host's Crawl-delay."""
     patience_s: float = Field(60.0, ge=0)
     """Seconds a row waits at most where a host asks for it (Crawl-delay, Retry-After); then it fails."""
     host_down_after: int = Field(20, ge=0)

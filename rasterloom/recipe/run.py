@@ -25,6 +25,9 @@ ON_GPU = (StepKind.SCORES, StepKind.CODES, StepKind.SUITE)
 TRAIN = StepKind.TRAIN
 
 
+HostLimits = Literal["auto", "worker", "cluster"]
+
+
 class Run(Section):
     """Resources and speed; nothing here is part of a step's identity."""
 
@@ -61,6 +64,9 @@ class Run(Section):
     """Number of pairs that ``min_success`` is measured on."""
     img2dataset_python: str | None = None
     """Python with img2dataset installed, for ``fetch: {engine: img2dataset}``; null: this one."""
+    host_limits: HostLimits = "auto"
+    """For whom ``per_host``, ``host_rate`` and what hosts ask for count: ``worker``, for each alone;
+    ``cluster``, for all workers of a run together; ``auto``: the latter above a million pairs."""
     steps: dict[str, StepTakes] = Field({})
     """Resources of a shard by step: ``images``, ``codes`` for all targets or ``codes/512`` for one; and of a
     training worker: ``train`` in all stages, ``train/2`` in the second."""

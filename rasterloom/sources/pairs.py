@@ -1,48 +1,38 @@
 """Table of pairs from the sources of a recipe, streamed."""
 
 import json
-import math
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from rasterloom.errors import SourceError, StepFailed
-from rasterloom.recipe.sources import Column, Source
-from rasterloom.schema import PAIRS, T2I, ErrorClass, pair_key
+from rasterloom.recipe.sources import Source
+from rasterloom.schema import PAIRS, ErrorClass
+from rasterloom.sources import host_order
 from rasterloom.sources.failure import FetchFailure
+from rasterloom.sources.pair_parts import Part, parts_of, spool_parts, spool_writer
+from rasterloom.sources.pair_rows import pair_batches, pair_values
 from rasterloom.sources.readers.registry import (
     brings_images,
     check_source,
     is_captioned,
-    read_rows,
     source_digest,
     source_name,
     unread_files,
 )
-from rasterloom.sources.readers.row import (
-    BATCH_ROWS,
-    BLOCKED,
-    NO_PAIR,
-    UNREADABLE,
-    UNUSABLE,
-    Row,
-    SourceSample,
-    wanted_columns,
-)
-from rasterloom.sources.readers.tally import Tally
-from rasterloom.sources.readers.tasks import is_url, text_of
+from rasterloom.sources.readers.row import BLOCKED, UNUSABLE
 from rasterloom.sources.repeated_keys import Repeats
+from rasterloom.storage.local_disk import temporary_disk
 
-_ENCODE = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
-ROLES = ("url", "caption", "weight", "licence")  # of columns whose values stand in the table as they are
 FILE_ROWS = 100_000  # of a table that is given out at a time
-BATCH_CHARACTERS = 100_000_000  # of a batch of rows, however few; Arrow ends at 2 GB
 
 
 def check_sources(
@@ -71,14 +61,17 @@ def check_names(sources: Sequence[Source]) -> None:
             raise SourceError(f"sources[{number}]: another source is called {name!r} too; give each a `name`")
 
 
-def stream_pairs(sources: Sequence[Source], counts: dict[str, int]) -> Iterator[pa.Table]:
+def stream_pairs(
+    sources: Sequence[Source], counts: dict[str, int], *, by_host: bool = False, processes: int = 1
+) -> Iterator[pa.Table]:
     """Yield all sources' pairs, in tables of up to ``FILE_ROWS`` rows.
 
     No row is lost: the records of each file are rows, or counted with a reason. One whose URL or caption is
     missing or cannot be read as text stands with a null there, and only a pair that has been read already is
-    left out, and counted. Rows have a key each of their own and come in the order of the sources. ``counts``
-    gets ``read``, ``repeated`` and ``pairs``, of which the first is the sum of the others, and what of the
-    sources is not read, by reason.
+    left out, and counted. Rows have a key each of their own and come in the order of the sources, or, where
+    there are more than ``host_order.MANY_ROWS`` of them and it is asked for, ``by_host``. ``counts`` gets
+    ``read``, ``repeated`` and ``pairs``, of which the first is the sum of the others, and what of the sources
+    is not read, by reason. Several ``processes`` read files at once, and give the same rows.
 
     The rows are written to the system's folder for temporary files first, because which of them repeat
     others is known at the end only.
@@ -86,32 +79,106 @@ def stream_pairs(sources: Sequence[Source], counts: dict[str, int]) -> Iterator[
     Raises:
         SourceError: a file cannot be read, or has not the columns that its source names.
         StepFailed: the rows of a file are not as many as its records.
+        StorageError: the folder for temporary files has no room.
     """
     left_out: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory(prefix="rasterloom-pairs-") as folder:
-        spooled: list[Path] = []
+    place = tempfile.gettempdir()
+    with tempfile.TemporaryDirectory(prefix="rasterloom-pairs-") as folder, temporary_disk(place):
+        parts = parts_of(sources, processes)
         with Repeats(Path(folder, "keys")) as repeats:
-            for number, batches in enumerate(_files_of(_batches(sources, left_out))):
-                spooled.append(Path(folder, f"{number:06d}.parquet"))
-                with pq.ParquetWriter(spooled[-1], PAIRS, compression="lz4", use_dictionary=False) as writer:
-                    for batch in batches:
-                        repeats.add(batch["key"].to_pylist())
-                        writer.write_batch(batch)
+            if parts:
+                spooled = list(_spooled_apart(parts, Path(folder), processes, repeats, left_out))
+            else:
+                spooled = list(_spooled(sources, Path(folder), repeats, left_out))
             again = repeats.find()
         pairs = int(len(again) - again.sum())
         counts |= {"read": len(again), "repeated": len(again) - pairs, "pairs": pairs, **left_out}
-        start = 0
-        for path in spooled:
-            table = pq.read_table(path)
-            keep = ~again[start : start + table.num_rows]
-            start += table.num_rows
-            table = table if keep.all() else table.filter(pa.array(keep))
-            path.unlink()
+        tables = _once(_files_again(spooled) if parts else _each(spooled), again)
+        if by_host and pairs > host_order.MANY_ROWS:
+            tables = _by_host(spooled, tables, Path(folder, "hosts"), pairs)
+        for table in tables:
             pairs -= table.num_rows
             yield table
             del table  # before the next one is read
         if pairs:
             raise StepFailed(f"pairs: {pairs:,} rows of the sources are not in the table")
+
+
+def _spooled(
+    sources: Sequence[Source], folder: Path, repeats: Repeats, left_out: Counter[str]
+) -> Iterator[Path]:
+    """Write the rows of all sources to files, one after the other."""
+    for number, batches in enumerate(_files_of(pair_batches(sources, left_out))):
+        path = folder / f"{number:06d}.parquet"
+        with spool_writer(path) as writer:
+            for batch in batches:
+                repeats.add(batch["key"].to_pylist())
+                writer.write_batch(batch)
+        yield path
+
+
+def _spooled_apart(
+    parts: Sequence[Part], folder: Path, processes: int, repeats: Repeats, left_out: Counter[str]
+) -> Iterator[Path]:
+    """Write the rows of each part to a file, several at once."""
+    for path, counts in spool_parts(parts, folder, processes):
+        left_out.update(counts)
+        for batch in pq.ParquetFile(path).iter_batches(columns=["key"]):
+            repeats.add(batch["key"].to_pylist())
+        yield path
+    for part in parts:
+        if part.is_first:
+            left_out.update(unread_files(part.source))
+
+
+def _once(tables: Iterator[pa.Table], again: NDArray[np.bool_]) -> Iterator[pa.Table]:
+    """Yield the rows of tables that repeat no earlier ones."""
+    start = 0
+    for table in tables:
+        keep = ~again[start : start + table.num_rows]
+        start += table.num_rows
+        yield table if keep.all() else table.filter(pa.array(keep))
+
+
+def _each(spooled: Sequence[Path]) -> Iterator[pa.Table]:
+    """Yield a table for each file; the files are deleted."""
+    for path in spooled:
+        table = pq.read_table(path)
+        path.unlink()
+        yield table
+        del table  # before the next one is read
+
+
+def _files_again(spooled: Sequence[Path]) -> Iterator[pa.Table]:
+    """Yield tables of ``FILE_ROWS``, wherever files end; they are deleted."""
+    waiting: list[pa.Table] = []
+    rows = 0
+    for path in spooled:
+        for batch in pq.ParquetFile(path).iter_batches(FILE_ROWS):
+            piece = pa.Table.from_batches([batch])
+            while rows + piece.num_rows >= FILE_ROWS:
+                yield pa.concat_tables([*waiting, piece.slice(0, FILE_ROWS - rows)])
+                piece, waiting, rows = piece.slice(FILE_ROWS - rows), [], 0
+            waiting.append(piece)
+            rows += piece.num_rows
+        path.unlink()
+    if rows:
+        yield pa.concat_tables(waiting)
+
+
+def _by_host(
+    spooled: Sequence[Path], tables: Iterator[pa.Table], folder: Path, rows: int
+) -> Iterator[pa.Table]:
+    """Yield rows in the order of their hosts; those without come first."""
+    order = host_order.HostOrder(folder, rows)
+    for path in spooled:
+        for batch in pq.ParquetFile(path).iter_batches(FILE_ROWS, columns=["url"]):
+            order.count(pa.chunked_array([batch["url"]]))
+    for table in tables:
+        rest = order.put(table)
+        if rest.num_rows:
+            yield rest
+    yield from order.tables(FILE_ROWS)
 
 
 def check_pair(pair: dict[str, Any], uncaptioned: Collection[str] = ()) -> None:
@@ -150,7 +217,7 @@ def first_pairs(source: Source, examples: int, rows: int) -> tuple[list[dict[str
     """
     found: list[dict[str, Any]] = []
     number = 0
-    with closing(_pairs(source, Counter())) as values:
+    with closing(pair_values(source, Counter())) as values:
         for number, row in enumerate(values, 1):
             if number > rows:
                 return found, None
@@ -182,134 +249,6 @@ def _files_of(batches: Iterator[pa.RecordBatch]) -> Iterator[Iterator[pa.RecordB
         yield group()
 
 
-def _batches(sources: Sequence[Source], left_out: Counter[str]) -> Iterator[pa.RecordBatch]:
-    rows: list[tuple[Any, ...]] = []
-    characters = 0
-    for source in sources:
-        for values in _pairs(source, left_out):
-            rows.append(values)
-            characters += sum(map(len, filter(None, (*values[1:5], values[9]))))
-            if len(rows) == BATCH_ROWS or characters > BATCH_CHARACTERS:
-                yield _batch(rows)
-                rows, characters = [], 0
-    if rows:
-        yield _batch(rows)
-
-
-def _batch(rows: list[tuple[Any, ...]]) -> pa.RecordBatch:
-    columns = zip(*rows, strict=True)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, PAIRS, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=PAIRS)
-
-
-def _pairs(source: Source, left_out: Counter[str]) -> Generator[tuple[Any, ...]]:
-    """Yield the values of PAIRS of every row. What is no text is null there, and goes to ``meta``.
-
-    ``left_out`` gets what of the source is no row, by reason.
-    """
-    name = source_name(source)
-    roles = wanted_columns(source)
-    taken = frozenset(roles.values()) - {roles.get("image")}
-    roles = {role: column for role, column in roles.items() if role in ROLES}
-    tally, number = Tally(), 0
-    for number, row in enumerate(read_rows(source, tally), 1):  # noqa: B007
-        yield _pair(name, source, roles, taken, row)
-    _check_tally(name, tally, number)
-    for counts in tally.files.values():
-        left_out.update({f"not read, {reason}": count for reason, count in counts.left_out.items()})
-    if survey := unread_files(source):
-        left_out.update(survey)
-
-
-def _check_tally(name: str, tally: Tally, rows: int) -> None:
-    """Raise StepFailed where records are neither rows nor counted."""
-    counted = sum(counts.rows for counts in tally.files.values())
-    if faults := tally.faults():
-        raise StepFailed(f"pairs: source {name!r}: {faults[0]}; please report it")
-    if tally.files and counted != rows:
-        raise StepFailed(
-            f"pairs: source {name!r}: {rows:,} rows of {counted:,} came through; please report it"
-        )
-
-
 def uncaptioned_sources(sources: Sequence[Source]) -> frozenset[str]:
     """Return the names of the sources whose images have no captions."""
     return frozenset(source_name(source) for source in sources if not is_captioned(source))
-
-
-def _pair(
-    name: str, source: Source, roles: dict[str, str], taken: frozenset[str], row: Row
-) -> tuple[Any, ...]:
-    values, path, sample = row.values, row.path, row.sample
-    rest = {key: value for key, value in values.items() if key not in taken}
-    found: dict[str, Any] = {}
-    for role, column in roles.items():
-        value = values.get(column)
-        found[role] = _weight(value) if role == "weight" else text_of(value)
-        if found[role] is None and value is not None:
-            rest[column] = value
-    url, caption = found["url"], found.get("caption")
-    weight = found["weight"] if isinstance(source.weight, Column) else source.weight
-    licence = found["licence"] if isinstance(source.licence, Column) else source.licence or None
-    meta = _json(rest) if rest else None
-    if sample is not None:
-        caption = caption or sample.caption
-        url, path, main, more = _places_of(sample)
-        local = not all(map(is_url, sample.places))
-        what = (sample.task, sample.turns, str(main), *(more or ()))
-        key = pair_key(url, caption, (name, path or "") if local else None, what)
-        return key, url, caption, name, meta, weight, licence, path, sample.task, sample.turns, main, more
-    # An image without a URL is known by its place, and what is no pair by all that it held: two broken rows
-    # are not one row that comes twice.
-    place = path if not url else None
-    held = meta if path is None and (url is None or caption is None) else None
-    known = place if place is not None else held
-    key = pair_key(url, caption, (name, known) if known is not None else None)
-    task = None if values.keys() & NO_PAIR else T2I
-    return key, url, caption, name, meta, weight, licence, path, task, None, None, None
-
-
-def _places_of(sample: SourceSample) -> tuple[str | None, str | None, int | None, list[str] | None]:
-    """Return url, path, main and more of a sample, for `schema.PAIRS`."""
-    if not sample.places:
-        return None, None, None, None
-    several = len(sample.places) > 1
-    place, more = sample.places[sample.main], list(sample.places)
-    del more[sample.main]
-    url, path = (place, None) if is_url(place) else (None, place)
-    return url, path, sample.main if several else None, more if several else None
-
-
-def _weight(value: Any) -> float | None:
-    """Return a weight above 0, else None. Files of text hold it as text."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if 0 < number < math.inf else None
-
-
-def _json(value: dict[str, Any]) -> str:
-    try:
-        return _ENCODE(_plain(value))
-    except RecursionError:
-        return _ENCODE({UNREADABLE: "values nested too deep"})
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON can hold it."""
-    if value is None or type(value) in (int, bool):
-        return value
-    if isinstance(value, dict):
-        return {_plain_text(str(k)): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else None  # false for NaN too
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return _plain_text(str(value))
-
-
-def _plain_text(value: str) -> str:
-    return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")

@@ -76,7 +76,7 @@ def footer_of(metadata: pq.FileMetaData, size: int) -> Footer:
 
 
 def _offset(chunk: pq.ColumnChunkMetaData) -> int:
-    """Where a row group begins, as Iceberg reckons."""
+    """Return the first byte of a row group, as Iceberg reckons."""
     data, dictionary = chunk.data_page_offset, chunk.dictionary_page_offset
     return int(dictionary if chunk.has_dictionary_page and dictionary < data else data)
 

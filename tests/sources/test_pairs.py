@@ -1,6 +1,7 @@
 """read_sources: no row is lost, and a pair comes once."""
 
 import json
+import resource
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,15 +10,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rasterloom.errors import SourceError
+from rasterloom.errors import SourceError, StorageError
 from rasterloom.recipe.sources import Source
 from rasterloom.schema import PAIRS, pair_key
+from rasterloom.sources import pair_parts, pair_rows
 from rasterloom.sources import pairs as pairs_module
 from rasterloom.sources.pairs import read_sources, stream_pairs
 from rasterloom.sources.readers.registry import source_digest
 
 
 def parquet(path: Path, **columns: object) -> Source:
+    path.parent.mkdir(exist_ok=True)
     pq.write_table(pa.table(columns), path)
     return Source(path=str(path))
 
@@ -159,7 +162,7 @@ def test_digest_follows_the_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rows", [0, 1, 7, 8, 9, 23])
 def test_many_rows_come_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     monkeypatch.setattr(pairs_module, "FILE_ROWS", 8)
-    monkeypatch.setattr(pairs_module, "BATCH_ROWS", 4)
+    monkeypatch.setattr(pair_rows, "BATCH_ROWS", 4)
     urls = [str(i if i % 5 else i // 2) for i in range(rows)]
     one, two = parquet(tmp_path / "one.parquet", url=urls, caption=["x"] * rows), tmp_path / "two.parquet"
     counts: dict[str, int] = {}
@@ -183,7 +186,7 @@ def test_weight_and_licence_of_a_source_or_of_a_row(tmp_path: Path) -> None:
 
 
 def test_long_captions_make_short_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pairs_module, "BATCH_CHARACTERS", 50)
+    monkeypatch.setattr(pair_rows, "BATCH_CHARACTERS", 50)
     captions = [str(number) * 20 for number in range(9)]
     pairs, _ = read_sources([parquet(tmp_path / "a.parquet", url=captions, caption=captions)])
     assert pairs["caption"].to_pylist() == captions
@@ -220,3 +223,52 @@ def test_a_damaged_parquet_file_gives_rows_or_one_error(
         read_sources([source])
     except SourceError as error:
         assert "\n" not in str(error)
+
+
+def test_a_full_disk_for_temporary_files_is_named(tmp_path: Path) -> None:
+    list_of_pairs = tmp_path / "list.csv"
+    list_of_pairs.write_text("url,caption\n" + "".join(f"https://a.test/{i},{i * 'x'}\n" for i in range(999)))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, hard))
+    try:
+        with pytest.raises(StorageError, match=r"no space is left for temporary files.* set TMPDIR"):
+            read_sources([Source(path=str(list_of_pairs))])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_several_processes_give_the_rows_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of several kinds, repeated pairs within and across them, rows that are none, unread files."""
+    monkeypatch.setattr(pair_parts, "LEAST_BYTES", 1)
+    monkeypatch.setattr(pairs_module, "FILE_ROWS", 25)
+    monkeypatch.setattr(pair_rows, "BATCH_ROWS", 5)
+    for number in range(6):
+        urls = [f"https://a.test/{i * (number % 3 + 1)}.jpg" for i in range(40)]
+        parquet(tmp_path / f"lists/{number}.parquet", url=[*urls, None], caption=["x"] * 41, more=[1.5] * 41)
+    (tmp_path / "lists/_private.parquet").write_bytes(b"")
+    (tmp_path / "one.csv").write_text("url,caption\nhttps://a.test/0.jpg,x\n,\nhttps://b.test/0.jpg,\n")
+    sources = [Source(path=f"{tmp_path}/lists"), Source(path=f"{tmp_path}/one.csv")]
+    found = []
+    for processes in (1, 3):
+        counts: dict[str, int] = {}
+        tables = list(stream_pairs(sources, counts, processes=processes))
+        found.append((tables, counts))
+    assert len(pair_parts.parts_of(sources, 3)) > 3
+    (one, counts_of_one), (several, counts_of_several) = found
+    assert counts_of_one == counts_of_several and counts_of_one["repeated"] > 50
+    assert [table.num_rows for table in one] == [table.num_rows for table in several]
+    assert pa.concat_tables(one).equals(pa.concat_tables(several))
+
+
+def test_an_error_of_a_process_is_that_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pair_parts, "LEAST_BYTES", 1)
+    parquet(tmp_path / "lists/0.parquet", url=["https://a.test/0.jpg"], caption=["x"])
+    (tmp_path / "lists/1.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(SourceError, match=r"lists/1\.parquet: cannot be read"):
+        list(stream_pairs([Source(path=f"{tmp_path}/lists")], {}, processes=2))
+
+
+def test_short_lists_are_read_by_one_process(tmp_path: Path) -> None:
+    for number in range(3):
+        parquet(tmp_path / f"lists/{number}.parquet", url=["https://a.test/0.jpg"], caption=["x"])
+    assert pair_parts.parts_of([Source(path=f"{tmp_path}/lists")], 8) == []

@@ -16,15 +16,18 @@ import pyarrow.parquet as pq
 from pydantic import field_serializer
 
 from rasterloom.filtering.scorers.registry import make_scorers, score_shard
+from rasterloom.pipelines.corpus.host_limits import book_of_run, shares_limits
 from rasterloom.pipelines.step import Inputs, RetrySpec, Shard, ShardResult, ShardSpec
 from rasterloom.recipe.base import Section
 from rasterloom.recipe.fetch import Fetch
 from rasterloom.recipe.filtering import Keep, Score
+from rasterloom.recipe.run import HostLimits
 from rasterloom.recipe.sources import Source
 from rasterloom.schema import PAIRS, SCORES, ErrorClass
 from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.fetch.img2dataset import fetch_shard_by_img2dataset
 from rasterloom.sources.fetch.shard import failed_rows, fetch_shard
+from rasterloom.sources.host_order import MANY_ROWS
 from rasterloom.sources.pairs import stream_pairs
 from rasterloom.sources.readers.registry import source_name
 from rasterloom.storage.parquet_io import count_of, first_of, read_file, read_files, read_rows, row_count
@@ -57,13 +60,14 @@ class Scores(Section):
 
 @dataclass(frozen=True)
 class Origin:
-    """Sources of images without a URL, and img2dataset's Python.
+    """Sources, limits and a Python, for fetching.
 
     It is nobody's identity: what lies there is.
     """
 
     sources: tuple[Source, ...] = ()
     python: str | None = None
+    host_limits: HostLimits = "auto"
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class FetchSpec(RetrySpec):
     file: str
     start: int
     rows: int
+    of_many: bool | None = None  # in a list so long that its workers share the limits of hosts; of `now` only
 
 
 @dataclass(frozen=True)
@@ -101,21 +106,31 @@ def plan_pairs(store: Store, inputs: Inputs, config: Sources) -> list[Shard[Pair
     return [Shard("000000", PairsSpec())]  # one shard: a pair that comes twice is found across all sources
 
 
-def read_pairs(store: Store, spec: PairsSpec, config: Sources) -> ShardResult:
-
+def read_pairs(store: Store, spec: PairsSpec, config: Sources, by_host: bool = False) -> ShardResult:
     counts: dict[str, int] = {}
-    return stream_pairs(config.sources, counts), counts
+    return stream_pairs(config.sources, counts, by_host=by_host, processes=assigned_cpus()), counts
+
+
+def assigned_cpus() -> int:
+    """Return the CPUs of this Ray task, or 1."""
+    import ray  # heavy
+
+    context = ray.get_runtime_context() if ray.is_initialized() else None
+    if context is None or context.get_task_id() is None:  # no task of Ray's
+        return 1
+    return max(1, int(context.get_assigned_resources().get("CPU", 1)))
 
 
 def plan_images(store: Store, inputs: Inputs, config: Fetch) -> list[Shard[FetchSpec]]:
     shards: list[Shard[FetchSpec]] = []
-    number = 0
+    number, many = 0, sum(file.rows for file in inputs["pairs"]) > MANY_ROWS
     for file in inputs["pairs"]:
         first = first_of(store, file)
         for start in range(0, first.rows, config.shard_rows):
             spec = FetchSpec(shard=number, file=first.name, start=start, rows=config.shard_rows)
             here, rows = first.now(start, config.shard_rows)
             now = replace(spec, file=file.name, start=here, rows=rows) if first.gone else None
+            now = replace(now or spec, of_many=True) if many else now
             if rows:
                 size = min(rows, first.rows - start)
                 shards.append(Shard(f"{number:06d}", spec, now=now, rows=size))
@@ -130,7 +145,7 @@ def fetch_images(
     origin: Origin = Origin(),
 ) -> ShardResult:
     pairs = read_rows(store, spec.file, spec.start, spec.rows, PAIRS.names)
-    images = _fetch(pairs, config, spec.shard, origin)
+    images = _fetch(pairs, config, spec, origin)
     return images, count_of(images["error"].fill_null("ok"))
 
 
@@ -152,7 +167,7 @@ def fetch_again(
     failed = pc.is_in(before["error"], pa.array(spec.errors))
     keys = before["key"].filter(failed).combine_chunks()
     pairs = pairs.filter(pc.is_in(pairs["key"], keys))
-    fetched = _fetch(pairs, config, spec.shard, origin)
+    fetched = _fetch(pairs, config, spec, origin)
     attempts = pc.add(fetched["attempts"], before["attempts"].filter(failed))
     fetched = fetched.set_column(fetched.column_names.index("attempts"), "attempts", attempts)
     images = pa.concat_tables([before.filter(pc.invert(failed)).cast(fetched.schema), fetched])
@@ -177,10 +192,11 @@ def killed_row(store: Store, spec: FetchSpec, config: Fetch, *, detail: str) -> 
     return images, count_of(images["error"])
 
 
-def _fetch(pairs: pa.Table, config: Fetch, shard: int, origin: Origin) -> pa.Table:
-
+def _fetch(pairs: pa.Table, config: Fetch, spec: FetchSpec, origin: Origin) -> pa.Table:
+    shard = spec.shard
     if config.engine != "img2dataset":
-        return fetch_shard(pairs, config, shard=shard, sources=origin.sources)
+        exchange = book_of_run(config) if shares_limits(origin.host_limits, bool(spec.of_many)) else None
+        return fetch_shard(pairs, config, shard=shard, sources=origin.sources, exchange=exchange)
 
     # img2dataset fetches pairs with a URL, and nothing else.
     has_url = pc.and_(pc.is_null(pairs["path"]), pc.is_null(pairs["turns"]))

@@ -8,7 +8,7 @@ from itertools import chain
 import pyarrow as pa
 
 from rasterloom.errors import RasterloomError, RecipeError
-from rasterloom.pipelines.corpus import shard_work
+from rasterloom.pipelines.corpus import host_limits, shard_work
 from rasterloom.pipelines.corpus.existing_steps import is_fixed, steps_of_version
 from rasterloom.pipelines.corpus.length_index import lengths_step
 from rasterloom.pipelines.corpus.pair_weights import has_weights
@@ -74,7 +74,8 @@ def _corpus_steps(recipe: Recipe) -> list[HasResult]:
         code_version="3",  # 3: samples of any task
         identity={"content": content, **readers.plugin_identity(recipe.sources)},
         plan=shard_work.plan_pairs,
-        work=shard_work.read_pairs,
+        # An order, and no other rows: what was made without it stays.
+        work=partial(shard_work.read_pairs, by_host=host_limits.may_share(recipe.fetch, recipe.run)),
         schema=PAIRS,
         table="pairs",
         parquet=TEXT_PARQUET,
@@ -132,7 +133,8 @@ def _score_columns(configs: Sequence[Score]) -> pa.Schema:
 
 def _images_step(recipe: Recipe, pairs: HasResult) -> HasResult:
     """The step that fetches, with the retries on record."""
-    origin = shard_work.Origin(recipe.sources, recipe.run.img2dataset_python)
+    limits = recipe.run.host_limits
+    origin = shard_work.Origin(recipe.sources, recipe.run.img2dataset_python, limits)
     images = ShardStep(
         StepKind.IMAGES.value,
         recipe.fetch,
@@ -146,6 +148,7 @@ def _images_step(recipe: Recipe, pairs: HasResult) -> HasResult:
         parquet=IMAGE_PARQUET,
         guarded=True,
         overlap=_overlap(recipe.fetch),
+        beside=partial(host_limits.serve, config=recipe.fetch, limits=limits),
         halves=Halves(shard_work.rows_of, shard_work.part_of, shard_work.killed_row),
     )
     return with_retries(Corpus.of(recipe), images, partial(shard_work.fetch_again, origin=origin))

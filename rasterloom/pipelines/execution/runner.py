@@ -4,7 +4,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,8 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
     guard = SuccessGuard(corpus.store, run) if step.guarded else None
     metrics = Metrics(corpus.name, step.name)
     results = run_on_ray(corpus.store, place, step, left, run, progress, metrics, taken_down)
-    with closing(results):  # what is in flight ends here, not when somebody lets go of an error
+    beside = step.beside(left) if step.beside and left else nullcontext()
+    with beside, closing(results):  # what is in flight ends here, not when somebody lets go of an error
         for number, result in enumerate(results, start=1):
             done[result.id] = result
             metrics.finished(result, len(left) - number)

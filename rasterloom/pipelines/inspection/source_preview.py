@@ -26,6 +26,7 @@ class Preview:
     files: list[str]  # a line for those that are read, and one for each reason why others are not
     examples: list[str]
     caption: str  # of the first example that has one
+    more: bool = False  # than were counted
 
     def lines(self) -> Iterator[str]:
         """Yield the source in lines."""
@@ -48,7 +49,9 @@ def preview(source: Source) -> Preview:
     uncaptioned = uncaptioned_sources([source])
     examples = [_example(pair, uncaptioned) for pair in pairs]
     captions = (pair["caption"] for pair in pairs if pair["turns"] is None and pair["caption"])
-    return Preview(source_name(source), kind_of(source), rows, files, examples, next(captions, ""))
+    return Preview(
+        source_name(source), kind_of(source), rows, files, examples, next(captions, ""), count is None
+    )
 
 
 def _example(pair: dict[str, Any], uncaptioned: Collection[str]) -> str:

@@ -11,10 +11,13 @@ import ipaddress
 import socket
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
+
+from rasterloom.utils.name_cache import Addresses, NameCache
 
 SCHEMES = ("http", "https")
 LOOKUPS_AT_ONCE = 16
@@ -80,10 +83,12 @@ def literal_address(host: str) -> str | None:
 class Gate(AbstractResolver):
     """The resolver and socket factory of a session: the two places that every connection passes.
 
-    ``allow_hosts`` are ``host:port`` pairs, as URLs spell them, that may have any address.
+    ``allow_hosts`` are ``host:port`` pairs, as URLs spell them, that may have any address. ``names`` is a
+    file of names that processes share; what it gives is checked as any answer is.
     """
 
-    def __init__(self, allow_hosts: Iterable[str] = ()) -> None:
+    def __init__(self, allow_hosts: Iterable[str] = (), names: Path | None = None) -> None:
+        self._names = NameCache(names, _look_up) if names else None
         self._allowed = frozenset(host.lower().replace("[", "").replace("]", "") for host in allow_hosts)
         self._exempt: set[tuple[str, int]] = set()  # addresses of allowed hosts, as they come up
         self._threads = ThreadPoolExecutor(LOOKUPS_AT_ONCE, thread_name_prefix="dns")
@@ -111,7 +116,7 @@ class Gate(AbstractResolver):
         BlockedAddress if it has none; other OSErrors if it has no address at all.
         """
         loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._threads, _look_up, host, port, family)
+        found = await loop.run_in_executor(self._threads, self._names or _look_up, host, port, family)
         if f"{host}:{port}".lower() in self._allowed:
             self._exempt.update((address, port) for _, address in found)
         else:
@@ -139,7 +144,7 @@ class Gate(AbstractResolver):
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[tuple[socket.AddressFamily, str]]:
+def _look_up(host: str, port: int, family: socket.AddressFamily) -> Addresses:
     try:
         found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG)
     except UnicodeError as error:  # a label too long, or empty

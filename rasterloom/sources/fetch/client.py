@@ -23,6 +23,7 @@ from rasterloom.sources.fetch.backoff import wait_before_retry
 from rasterloom.sources.fetch.heads import MAX_HEAD_BYTES
 from rasterloom.sources.fetch.hosts import DOWN, RULES_S, Host, Hosts
 from rasterloom.sources.fetch.http_errors import check_status, network_failure, read_body
+from rasterloom.sources.fetch.leases import Exchange, Leases
 from rasterloom.sources.fetch.opt_out import OptOuts
 from rasterloom.sources.fetch.robots import (
     MAX_ROBOTS_BYTES,
@@ -33,6 +34,8 @@ from rasterloom.sources.fetch.robots import (
 )
 from rasterloom.sources.fetch.slots import ASIDE_BYTES, Slot, Slots, most_aside
 from rasterloom.sources.fetch.urls import join_url, parse_url
+from rasterloom.utils.name_cache import KEPT_S
+from rasterloom.utils.private_folders import private_folder
 
 DNS_CACHE_S = 300
 DNS_CACHE_NAMES = 10_000
@@ -67,19 +70,23 @@ class Client:
 
     config: Fetch
     opt_outs: OptOuts = field(default_factory=OptOuts)
+    exchange: Exchange | None = None  # with the book of the slots that workers share; None: they share none
 
     async def __aenter__(self) -> Self:
-        self._gate = Gate(self.config.allow_hosts)
+        # Workers that share the limits of hosts share their names, too, on each machine.
+        names = private_folder("names") / "names.sqlite" if self.exchange else None
+        self._gate = Gate(self.config.allow_hosts, names)
         self.slots = Slots(self.config.concurrency, most_aside(self.config.concurrency))
         self.backlog = Backlog(self.slots)
-        self._hosts = Hosts(self.config)
+        self._leases = Leases(self.config, self.exchange) if self.exchange else None
+        self._hosts = Hosts(self.config, self._leases.of if self._leases else None)
         self._session = aiohttp.ClientSession(
             connector=connector(
                 limit=0,  # our own semaphores count
                 resolver=self._gate,
                 socket_factory=self._gate.open_socket,
                 ssl=_ssl_context(),
-                ttl_dns_cache=DNS_CACHE_S,
+                ttl_dns_cache=DNS_CACHE_S - KEPT_S if names else DNS_CACHE_S,
                 dns_cache_max_size=DNS_CACHE_NAMES,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -106,6 +113,8 @@ class Client:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._session.close()
         await self._gate.close()
+        if self._leases:
+            await self._leases.close()
 
     async def get(self, address: str, use: Callable[[bytes], Awaitable[T]], trace: Trace) -> T:
         """Fetch a URL with retries, and return ``use`` of the body.
@@ -220,6 +229,7 @@ class Client:
 
     async def _obey_robots(self, url: URL, host: Host) -> None:
         """Fetch a URL's robots.txt, once a host, and obey it."""
+        await host.slots.meet()
         if host.rules is None or (host.rules.done() and time.monotonic() > host.rules_until):
             host.rules = asyncio.create_task(self._read_robots(url.origin() / "robots.txt", host))
         try:
@@ -233,6 +243,7 @@ class Client:
         """Read a robots.txt; RFC 9309: where there is none all is allowed, where it is ill nothing is."""
 
         async def parse(body: bytes) -> Protego:
+            host.robots = body
             return parse_robots(body)
 
         host.rules_until = time.monotonic() + self.config.host_down_s
@@ -246,9 +257,10 @@ class Client:
             if failure.error is not ErrorClass.HTTP_4XX:
                 detail = f"cannot be read, so nothing may be: {failure.detail}"
                 raise FetchFailure(ErrorClass.ROBOTS, detail) from None
-            rules = parse_robots(b"")
+            rules = await parse(b"")
         host.crawl_delay = min(crawl_delay(rules, self.config.user_agent), RULES_S)
         host.rules_until = time.monotonic() + RULES_S
+        asyncio.get_running_loop().call_soon(host.slots.changed)  # once the rules count as read
         return rules
 
     async def _request(self, url: URL, trace: Trace, slot: Slot, *, is_robots: bool) -> bytes | URL:

@@ -20,6 +20,7 @@ from rasterloom.sources.fetch.backlog import Row, RowFile, image_bytes, row_file
 from rasterloom.sources.fetch.checksums import check_hashes
 from rasterloom.sources.fetch.client import Client, Trace
 from rasterloom.sources.fetch.client_pool import with_client
+from rasterloom.sources.fetch.leases import Exchange
 from rasterloom.sources.fetch.local_images import LocalImages
 from rasterloom.sources.fetch.opt_out import check_phash
 from rasterloom.sources.fetch.repeated import Repeated
@@ -33,7 +34,14 @@ DECODE_THREADS = 1  # of one worker; a machine runs a worker a core
 DECODE_S = 300.0  # of one image; the largest take some seconds
 
 
-def fetch_shard(pairs: pa.Table, config: Fetch, *, shard: int, sources: Sequence[Source] = ()) -> pa.Table:
+def fetch_shard(
+    pairs: pa.Table,
+    config: Fetch,
+    *,
+    shard: int,
+    sources: Sequence[Source] = (),
+    exchange: Exchange | None = None,
+) -> pa.Table:
     """Fetch the images of a range of pairs.
 
     Args:
@@ -41,6 +49,7 @@ def fetch_shard(pairs: pa.Table, config: Fetch, *, shard: int, sources: Sequence
         config: the recipe's ``fetch`` section.
         shard: number of the range, for the column of that name.
         sources: the recipe's sources, for pairs whose image lies there (``path``).
+        exchange: with the book of the hosts' slots, if this worker shares them with others.
 
     Returns:
         Rows of ``schema.IMAGES``, one for every row of ``pairs`` and in their order. A pair that gave no
@@ -70,7 +79,7 @@ def fetch_shard(pairs: pa.Table, config: Fetch, *, shard: int, sources: Sequence
     # Here, and not in the loop that other shards' requests wait for.
     listed, repeated, uncaptioned = pairs.to_pylist(), Repeated(pairs, config), uncaptioned_sources(sources)
     with row_file() as file:
-        return _table(with_client(config, fetch_rows), file)
+        return _table(with_client(config, fetch_rows, exchange), file)
 
 
 async def _all_or_none(rows: Iterable[Coroutine[Any, Any, Row | int]]) -> list[Row | int]:

@@ -133,6 +133,14 @@ class FileReader:
         files = find_files(source)
         return self._rows(files, self._names(files, source), source, tally)
 
+    def names(self, source: Source) -> list[str]:
+        """Return the names of the files that are read."""
+        return list(self._names(find_files(source), source))
+
+    def read_files(self, names: Iterable[str], source: Source, tally: Tally | None = None) -> Iterator[Row]:
+        """Yield the rows of some of the files."""
+        return self._rows(find_files(source), names, source, tally)
+
     def _rows(
         self, files: Files, names: Iterable[str], source: Source, tally: Tally | None = None
     ) -> Iterator[Row]:

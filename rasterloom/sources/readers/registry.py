@@ -238,17 +238,33 @@ def is_captioned(source: Source) -> bool:
     return source.has_captions and kind_of(source) != "txt"
 
 
-def read_rows(source: Source, tally: Tally | None = None) -> Iterator[Row]:
+def files_read(source: Source) -> list[tuple[str, int]]:
+    """Return the lists that a source is read from, with their sizes. None of them for other kinds."""
+    reader = BUILT_IN.get(kind_of(source))
+    if not isinstance(reader, FileReader) or not reader.is_list:
+        return []
+    sizes = {entry.name: entry.size for entry in find_files(source).entries()}
+    return [(name, sizes[name]) for name in reader.names(source)]
+
+
+def read_rows(
+    source: Source, tally: Tally | None = None, names: Sequence[str] | None = None
+) -> Iterator[Row]:
     """Yield every row of a source. A line or record that is no row comes as ``{UNREADABLE: text}``.
 
     Args:
         tally: gets the counts of the source's records, file by file, where its kind is read by files.
+        names: some of ``files_read``, where not all are to be read.
 
     Raises:
         SourceError: a file is missing or broken, of an unknown kind, or without the source's columns.
     """
     kind = kind_of(source)
-    yield from BUILT_IN[kind].read(source, tally) if kind in BUILT_IN else reader_of_kind(kind).read(source)
+    reader = reader_of_kind(kind)
+    if names is not None and isinstance(reader, FileReader):
+        yield from reader.read_files(names, source, tally)
+    else:
+        yield from BUILT_IN[kind].read(source, tally) if kind in BUILT_IN else reader.read(source)
 
 
 def survey_source(source: Source) -> Survey | None:
