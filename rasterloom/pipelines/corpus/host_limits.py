@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
@@ -66,7 +66,8 @@ def serve(shards: Sequence[Shard[Any]], config: Fetch, limits: HostLimits) -> It
     try:
         yield
     finally:
-        ray.kill(actor)
+        with suppress(Exception):  # of Ray, whatever its class: it is gone already
+            ray.kill(actor)
 
 
 def _name(config: Fetch) -> str:
@@ -81,6 +82,8 @@ def book_of_run(config: Fetch) -> Exchange:
     found: list[Any] = []
 
     def exchange(worker: str, asks: dict[str, Ask]) -> Answer:
+        if not ray.is_initialized():  # or it would be started by the call, at the end of a worker
+            raise RuntimeError("Ray has ended")
         try:
             if not found:
                 found.append(ray.get_actor(_name(config)))

@@ -97,6 +97,13 @@ def test_three_workers_ask_a_host_as_often_as_one(tmp_path, server):
     assert max(sum(start <= other < start + 1 for other in times) for start in times) <= RATE + 1
 
 
+def test_a_worker_that_outlives_ray_does_not_start_it_again():
+    stop_local_ray()
+    with pytest.raises(RuntimeError, match="Ray has ended"):
+        host_limits.book_of_run(Fetch())("worker", {})
+    assert not ray.is_initialized()
+
+
 def test_only_a_long_list_shares_by_itself():
     shards = {
         rows: plan_images(None, {"pairs": [DataFile("pairs/0.parquet", rows)]}, Fetch(shard_rows=500_000))
