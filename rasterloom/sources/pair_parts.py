@@ -23,7 +23,7 @@ from rasterloom.sources.pair_rows import pair_batches
 from rasterloom.sources.readers.registry import files_read
 from rasterloom.storage.local_disk import temporary_disk
 
-LEAST_BYTES = 50_000_000  # of lists in all, below which one process is as quick
+LEAST_BYTES = 10_000_000  # of lists in all, below which one process is as quick
 PARTS_A_PROCESS = 4  # so that one with long rows does not hold up the end
 LOOK_EVERY_S = 1.0
 CHILD = "from rasterloom.sources.pair_parts import main; main()"

@@ -40,8 +40,9 @@ def limits_text(recipe: Recipe, pairs: int | None, may_be_many: bool) -> str:
     """
     if not may_share(recipe.fetch, recipe.run):
         return ""
-    rate = f" and host_rate: {recipe.fetch.host_rate:g}" if recipe.fetch.host_rate else ""
-    text = f"fetch.per_host: {recipe.fetch.per_host}{rate} count for all workers together"
+    rate = recipe.fetch.host_rate
+    verb = f"and host_rate: {rate:g} count" if rate else "counts"
+    text = f"fetch.per_host: {recipe.fetch.per_host} {verb} for all workers together"
     if recipe.run.host_limits == "cluster":
         return f"{text} (run.host_limits: cluster)."
     if pairs is None and may_be_many:

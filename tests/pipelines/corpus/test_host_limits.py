@@ -132,6 +132,8 @@ def test_the_plan_says_it(recipe_of, settings, pairs, may_be_many, said):
     recipe = recipe_of(run=Run(**settings), fetch=Fetch(host_rate=5))
     line = host_limits.limits_text(recipe, pairs, may_be_many)
     assert line == (f"fetch.per_host: 8 and host_rate: 5 count for all workers {said}" if said else "")
+    line = host_limits.limits_text(recipe_of(run=Run(**settings)), pairs, may_be_many)
+    assert line == (f"fetch.per_host: 8 counts for all workers {said}" if said else "")
 
 
 @pytest.fixture
