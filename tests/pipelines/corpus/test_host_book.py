@@ -87,6 +87,19 @@ def test_a_crawl_delay_makes_it_one_workers():
     assert slots(book, "b", 0, 1, Facts()) == 0
 
 
+def test_a_crawl_delay_that_is_read_late_takes_slots_from_nobody():
+    book = HostBook(Fetch(per_host=4))
+    assert slots(book, "a", 0, 4) == 4
+    assert slots(book, "b", 0, 2) == 0
+    assert slots(book, "a", 2, 0) == 2
+    assert slots(book, "b", 0, 2) == 2
+    slow = Facts(delay=2.0)
+    assert slots(book, "a", 2, 2, slow) == 2, "the other's are still in use"
+    assert slots(book, "b", 2, 0, slow) == 0
+    assert slots(book, "b", 0, 0, slow) == 0
+    assert slots(book, "a", 2, 2, slow) == 4
+
+
 def test_what_one_worker_found_out_the_others_hear_until_it_takes_it_back(clock):
     book = HostBook(Fetch(per_host=4))
     slots(book, "a", 0, 1)

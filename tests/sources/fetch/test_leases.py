@@ -120,3 +120,40 @@ def test_a_book_that_begins_anew_hears_of_the_slots(site, fetch_together, jpeg):
     site.answers["/a.jpg"] = slow
     rows = fetch_together(*["/a.jpg"] * 6, exchange=exchange, per_host=2, robots=False)
     assert {row["status"] for row in rows} == {"ok"} and len(books) == 2
+
+
+def test_slots_that_the_book_asks_for_are_given_back_as_requests_end():
+    async def look():
+        changes = []
+        slots = leases.LentSlots(4, lambda: changes.append(1))
+        waiting = [asyncio.ensure_future(slots.acquire()) for _ in range(6)]
+        await asyncio.sleep(0)
+        assert (slots.held, slots.wanted) == (0, 4), "no more than there may be"
+        slots.grant(4, known=True)
+        await asyncio.sleep(0)
+        assert [task.done() for task in waiting] == [True] * 4 + [False] * 2
+        slots.grant(2, known=True)
+        changes.clear()
+        slots.release()
+        slots.release()
+        await asyncio.sleep(0)
+        assert slots.held == 2 and len(changes) == 2 and not waiting[4].done()
+        waiting[5].cancel()
+        slots.release()
+        await asyncio.sleep(0)
+        assert waiting[4].done() and slots.held == 2 and slots.wanted == 0
+
+    asyncio.run(look())
+
+
+def test_a_row_that_ends_while_it_gets_a_slot_leaves_it_to_others():
+    async def look():
+        slots = leases.LentSlots(1, lambda: None)
+        row = asyncio.ensure_future(slots.acquire())
+        await asyncio.sleep(0)
+        slots.grant(1, known=True)
+        row.cancel()  # in the same moment
+        await asyncio.gather(row, return_exceptions=True)
+        assert await asyncio.wait_for(slots.acquire(), 1)
+
+    asyncio.run(look())
