@@ -134,7 +134,7 @@ def _digest(weights: Weights, stats: tuple[tuple[int, int], ...]) -> str:
 
 
 def settings_of(config: Path) -> dict[str, Any]:
-    """Return the settings of a network, and of pixels by the processor beside."""
+    """Return the settings of a network and its pixels."""
     whole = _json(config)
     found = {
         name: value
@@ -147,7 +147,7 @@ def settings_of(config: Path) -> dict[str, Any]:
 
 
 def _identity_of(config: Path) -> dict[str, Any]:
-    """Settings in a codec's identity; of Emu3 what no shape of a tensor says."""
+    """Settings in a codec's identity; of Emu3 what no shape says."""
     settings = settings_of(config)
     if settings.get("model_type") not in EMU3:
         return settings
