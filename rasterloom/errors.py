@@ -99,6 +99,13 @@ class StorageUnusable(StorageError):
     exit_code = USELESS
 
 
+class RunPaused(StepFailed):
+    """No more shards are to be begun: a budget is spent, or a server is down.
+
+    Those under way are finished.
+    """
+
+
 class StepImpossible(StepFailed):
     """A step that fails in the same way each time."""
 

@@ -93,6 +93,31 @@ SELECTION = pa.schema(
     ]
 )
 
+CAPTIONS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("shard", pa.int32()),
+        ("captioner", pa.string()),  # of the recipe's section `caption`
+        ("name", pa.string()),  # of the caption: the captioner's, or a field of its answers
+        ("number", pa.int32()),  # of several captions of one name, from 0
+        ("caption", pa.string()),  # null when failed
+        ("error", pa.string()),  # an ErrorClass, null when there is a caption
+        ("detail", pa.string()),  # what happened, for a person, null when there is a caption
+        ("request", pa.string()),  # digest of all that was asked: the same request is not made again
+        ("attempts", pa.int32()),
+        ("tokens_in", pa.int32()),  # of the request, on the first row of an answer; null where none was asked
+        ("tokens_out", pa.int32()),
+        ("usd", pa.float64()),
+        ("refusal", pa.bool_()),  # this and the next: what the checks find in the caption
+        ("boilerplate", pa.bool_()),
+        ("echo", pa.bool_()),  # it repeats the prompt
+        ("names_model", pa.bool_()),
+        ("repetition", pa.float64()),  # share of its runs of four words that stand in it before
+        ("words", pa.int32()),
+        ("language", pa.string()),  # ISO 639; null where the extra `language` is not installed
+    ]
+)
+
 TOKENS = pa.schema(
     [
         ("target", pa.int32()),  # resolution: a bucket's area is about target * target pixels
@@ -111,6 +136,22 @@ TOKENS = pa.schema(
     ]
 )
 
+_CAPTION_IDS = [
+    # Prompts of further captions: ids before the first answer. None of the one that ``input_ids`` have.
+    (
+        "captions",
+        pa.list_(
+            pa.field(
+                "element",
+                pa.struct([("name", pa.string()), ("ids", pa.list_(pa.field("element", pa.int32())))]),
+            )
+        ),
+    ),
+    ("longest", pa.int32()),  # tokens with the longest of the captions
+]
+PROMPTS = pa.schema([("key", pa.string()), ("bucket", pa.string()), ("order", pa.uint64()), *_CAPTION_IDS])
+CAPTIONED_TOKENS = pa.schema([*TOKENS, *_CAPTION_IDS])  # of recipes with the section `caption`
+
 
 class StepKind(StrEnum):
     """Kinds of steps of the workflow. A step's name is its kind, and ``/part`` where there are several."""
@@ -119,8 +160,10 @@ class StepKind(StrEnum):
     IMAGES = "images"
     SCORES = "scores"
     SELECTION = "selection"
+    CAPTIONS = "captions"  # captions/<captioner>
     TEXT = "text"
     CODES = "codes"  # codes/<target>
+    PROMPTS = "prompts"  # prompts/<target>: ids of the captions of each sequence
     TOKENS = "tokens"  # tokens/<target>
     LENGTHS = "lengths"  # lengths/<target>
     PINNED = "pinned"  # pinned/<corpus>-<version>-<target>
@@ -146,7 +189,7 @@ class StepKind(StrEnum):
 
 
 class ErrorClass(StrEnum):
-    """Why a pair has no image. The value stands in ``images.error``."""
+    """Why a pair has no image, or an image no caption. The value stands in ``error`` of their tables."""
 
     BAD_URL = "bad_url"
     BAD_CAPTION = "bad_caption"
@@ -176,6 +219,11 @@ class ErrorClass(StrEnum):
     HASH_MISMATCH = "hash_mismatch"  # another file than the source says
     NOT_AN_IMAGE = "not_an_image"
     BROKEN_IMAGE = "broken_image"
+    NO_FIELD = "no_field"  # this and the next: of captions, in captions.error
+    NO_ANSWER = "no_answer"  # an empty one, or one that the server's filter withheld
+    CUT_ANSWER = "cut_answer"  # at max_tokens
+    BAD_ANSWER = "bad_answer"  # not the JSON that was asked for
+    BUDGET = "budget"  # not asked: the captioner's budget is spent
     KILLED_WORKER = "killed_worker"  # at this row alone, again and again: of memory, or a library's crash
     INTERNAL = "internal"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
 
+from rasterloom.recipe.captions import Endpoint, LocalModel
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.recipe.train import SPEED_ONLY, Train
 
@@ -25,8 +26,8 @@ from it ([architecture.md](architecture.md) has the order). "-" is what only say
 closely a run is watched. `rasterloom plan` says it of your change before you run it. The report is
 written anew after any change but those of `run` and `catalog`.
 
-Three short forms: `keep: "quality >= 0.3"` is `keep: {rule: ...}`, `dedup:` may stand at the top, and a
-scorer is its name or `{name: {options}}`.
+Short forms: `keep: "quality >= 0.3"` is `keep: {rule: ...}`, `dedup:` may stand at the top, a scorer is its
+name or `{name: {options}}`, and `caption:` may be the list of its captioners.
 
 ## In an editor
 
@@ -52,6 +53,10 @@ RUNS_AGAIN = {
     "fetch": "`images`",
     "score": "`scores`",
     "keep": "`selection`",
+    "caption": "`captions` of that captioner",
+    "caption.keep": "`prompts`",
+    "caption.shard_rows": NOTHING,
+    "caption.by.local.path": "`captions` of that captioner, if it holds other weights",
     "tokenize": "`codes`",
     "tokenize.weights": "`codes`, if they hold something else",
     "tokenize.text": "`text`, if it holds something else",
@@ -62,6 +67,12 @@ RUNS_AGAIN = {
     "sample": "`sample`",
     "evaluate": NOTHING,
     "run": NOTHING,
+}
+RUNS_AGAIN |= {
+    f"caption.by.{section}.{name}": NOTHING
+    for section, model in (("endpoint", Endpoint), ("local", LocalModel))
+    for name, field in model.model_fields.items()
+    if field.exclude and name != "path"
 }
 RUNS_AGAIN |= {f"train.{name}": NOTHING for name, field in Train.model_fields.items() if field.exclude}
 RUNS_AGAIN |= {f"train.{name}": NOTHING for name, which in SPEED_ONLY.items() if which is True}
@@ -81,6 +92,7 @@ TAKES = {  # where the schema's own words are no help to a person
     "run.driver.memory": "a size such as `2GB`, or `null`",
     "keep": "the rule, or a [section](#keep)",
     "score": "list of names or of [sections](#score)",
+    "caption": "list of [captioners](#captionby), a [section](#caption), or `null`",
     "sample.best_of.judge": "a name, or a [section](#samplebest_ofjudge)",
     "evaluate.suites.judges": "list of names or of [sections](#evaluatesuitesjudges)",
 }
@@ -110,6 +122,8 @@ def schema() -> dict[str, Any]:
     )
     fields["keep"] = {"anyOf": [{"type": "string"}, fields["keep"]]}
     fields["dedup"] = {"$ref": "#/$defs/Dedup", "description": defs["Dedup"]["description"]}
+    captioners = {"type": "array", "items": {"$ref": "#/$defs/Captioner"}, "minItems": 1}
+    fields["caption"] = {**fields["caption"], "anyOf": [captioners, *fields["caption"]["anyOf"]]}
     named = {"type": "object", "minProperties": 1, "maxProperties": 1}
     by_name = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Score"}, named]}
     for listed in (fields["score"], defs["Suite"]["properties"]["judges"]):

@@ -18,6 +18,7 @@ HOUSE = [
     {"serve"},
     {"pipelines"},
     {"report"},
+    {"captions"},
     {"sources", "filtering", "tokenize", "train", "versions"},
     {"storage", "recipe"},
     {"schema"},
@@ -85,10 +86,17 @@ INSIDE = {
         {"local_paths", "remote"},
         {"failure"},
     ],
+    "captions": [
+        {"caption_shard"},
+        {"checks", "prompt_values", "local_model", "endpoint_pool"},
+        {"endpoint"},
+        {"spending"},
+        {"answers"},
+    ],
     "filtering": [
         {"selection"},
         {"possible_duplicates"},
-        {"rule_verdicts", "duplicates"},
+        {"rule_verdicts", "duplicates", "caption_rule"},
         {"rule", "semantic_duplicates", "disk_columns"},
         {"judges"},
         {"scorers"},
@@ -152,7 +160,12 @@ def test_a_module_imports_only_what_its_place_allows(path):
             }
             assert place[0] == "pipelines" or path in allowed, f"{path} imports ray"
         if top == "torch":
-            allowed = place[:2] == ["tokenize", "codecs"] or place[0] in ("train", "filtering", "data")
+            allowed = place[:2] == ["tokenize", "codecs"] or place[0] in (
+                "train",
+                "filtering",
+                "captions",
+                "data",
+            )
             assert allowed and path != Path("train/data/batching.py"), f"{path} imports torch"
         assert top != "tests"
 

@@ -10,7 +10,7 @@ import typer
 from rasterloom import __version__
 from rasterloom.cli import evaluate, jobs, sample, tokens, train, versions
 from rasterloom.cli.exchange import adopt_command, export_command, push_command
-from rasterloom.cli.explain import explain_command, failures_command, keep_command
+from rasterloom.cli.explain import caption_command, explain_command, failures_command, keep_command
 from rasterloom.cli.fetch import fetch_command
 from rasterloom.cli.gc import gc_command
 from rasterloom.cli.help import App, usage_message
@@ -51,6 +51,7 @@ for _panel, _name, _function in (
     (_LOOK, "failures", failures_command),
     (_LOOK, "explain", explain_command),
     (_LOOK, "keep", keep_command),
+    (_LOOK, "caption", caption_command),
     (_LOOK, "report", report_command),
     (_LOOK, "serve", serve_command),
     (_USE, "train", train.train_command),

@@ -1,4 +1,4 @@
-"""The commands ``failures``, ``explain`` and ``keep``."""
+"""The commands ``failures``, ``explain``, ``keep`` and ``caption``."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -112,3 +112,45 @@ def keep_command(
         word = "newly kept, was" if change.kept else "newly dropped,"
         out.print(f"  {change.rows:,} {word} {safe(change.reason)}", highlight=False)
     out.print(f"gallery: {page}", highlight=False)
+
+
+def caption_command(
+    recipe: RecipePath,
+    images: Annotated[
+        int, typer.Option("--try", metavar="N", min=1, help="Selected images to try the captioners on.")
+    ] = 20,
+    by: Annotated[
+        list[str] | None, typer.Option("--by", metavar="NAME", help="Captioner to try. Default: all.")
+    ] = None,
+    page: Annotated[Path, typer.Option("--out", help="File for the images with their captions.")] = Path(
+        "caption-try.html"
+    ),
+    output: AsFormat = OutputFormat.TABLE,
+) -> None:
+    """Try captioners on some images, and estimate the cost of the whole. No version is made."""
+    from rasterloom.pipelines.inspection.caption_trial import try_captioners  # heavy
+
+    tried = try_captioners(load_recipe(recipe), images, by or (), page)
+    if output is OutputFormat.JSON:
+        captions = {key: [one.__dict__ for one in found] for key, found in tried.captions.items()}
+        estimates = [estimate.__dict__ for estimate in tried.estimates]
+        print_json({"captions": captions, "estimates": estimates, "page": str(page)})
+        return
+    table = Table(
+        "captioner",
+        "tried",
+        "failed",
+        "images in all",
+        "tokens in",
+        "tokens out",
+        "USD",
+        box=None,
+        pad_edge=False,
+    )
+    for e in tried.estimates:
+        numbers = (e.tried, e.failed, e.images, e.tokens_in, e.tokens_out)
+        table.add_row(safe(e.captioner), *(f"{number:,}" for number in numbers), f"{e.usd:,.2f}")
+    out.print(table, highlight=False)
+    spent = sum(e.tried_tokens for e in tried.estimates), sum(e.tried_usd for e in tried.estimates)
+    out.print(f"This trial took {spent[0]:,} tokens, {spent[1]:.4f} USD.", highlight=False)
+    out.print(f"page: {page}", highlight=False)

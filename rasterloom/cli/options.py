@@ -204,6 +204,13 @@ Retry = Annotated[
     ),
 ]
 
+RetryCaptions = Annotated[
+    str,
+    typer.Option(
+        metavar="CLASSES", help="Ask for failed captions of these classes again first: bad_answer,timeout."
+    ),
+]
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 
 

@@ -14,6 +14,7 @@ from rasterloom.cli.options import (
     Quiet,
     RecipePath,
     Retry,
+    RetryCaptions,
     Until,
     load_recipe,
     note,
@@ -32,6 +33,7 @@ def run_command(
     recipe: RecipePath,
     until: Until = None,
     retry: Retry = "",
+    retry_captions: RetryCaptions = "",
     quiet: Quiet = False,
     log: LogAs = LogFormat.TEXT,
 ) -> None:
@@ -46,7 +48,7 @@ def run_command(
     loaded = load_recipe(recipe)
     check_job(loaded)
     workflow = Workflow(loaded)
-    planned = run(workflow, until, progress_on(out, quiet, log), retry)
+    planned = run(workflow, until, progress_on(out, quiet, log), retry, retry_captions)
     ran = sum(p.runs for p in planned)
     lines = [] if quiet else [f"{len(planned)} steps, {ran} ran now, {len(planned) - ran} were done before."]
     found = result_files(workflow, planned[-1].step.name)

@@ -1,5 +1,7 @@
 """Running the steps of a recipe, from the first to the last."""
 
+from collections.abc import Mapping
+
 from rasterloom.errors import StepFailed, StepImpossible, StorageError
 from rasterloom.pipelines.corpus.existing_steps import is_fixed, refuse_change
 from rasterloom.pipelines.execution.budget import budget
@@ -29,11 +31,14 @@ from rasterloom.versions.workspace_check import check_workspace
 KEPT = ("kept", "adopted")  # outcomes of a selection, ours or an imported one
 
 
-def run(workflow: Workflow, until: str | None, progress: Progress, retry: str = "") -> list[Planned]:
+def run(
+    workflow: Workflow, until: str | None, progress: Progress, retry: str = "", retry_captions: str = ""
+) -> list[Planned]:
     """Run the steps that are not done, in order; return the plan.
 
     Args:
         retry: classes of error, as in ``timeout,http_5xx``, whose rows of ``images`` are fetched again first.
+        retry_captions: the same of ``captions``, which are asked for again.
 
     Raises:
         StepFailed: a step could not be finished.
@@ -46,18 +51,24 @@ def run(workflow: Workflow, until: str | None, progress: Progress, retry: str = 
         deadline(asked.deadline_minutes, progress.say),
         budget(asked, progress.say),
     ):
-        return _run(workflow, until, progress, retry)
+        return _run(workflow, until, progress, {StepKind.IMAGES: retry, StepKind.CAPTIONS: retry_captions})
 
 
-def _run(workflow: Workflow, until: str | None, progress: Progress, retry: str) -> list[Planned]:
+def _run(
+    workflow: Workflow, until: str | None, progress: Progress, retries: Mapping[StepKind, str]
+) -> list[Planned]:
     recipe, corpus = workflow.recipe, workflow.corpus
     check_workspace(corpus)
-    if retry:
+    for kind, classes in retries.items():
+        if not classes:
+            continue
         if is_fixed(corpus):
             refuse_change(corpus, "a retry")
-        images = workflow.step(StepKind.IMAGES)
-        assert isinstance(images, ShardStep)
-        ask_for_retry(corpus, images, parse_classes(retry), progress.say)
+        field = "retry" if kind is StepKind.IMAGES else f"retry_{kind}"
+        errors = parse_classes(classes, field)
+        for step in (step for step in workflow.corpus_steps if step.kind is kind):
+            assert isinstance(step, ShardStep)
+            ask_for_retry(corpus, step, errors, progress.say, field)
         workflow.refresh(steps=True)  # the retry is part of its steps
     steps = workflow.until(until)
     check_training(recipe, steps, progress.say)

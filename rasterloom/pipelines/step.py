@@ -168,6 +168,10 @@ class ShardStep(Step[ConfigT], Generic[ConfigT, SpecT]):
     overlap: int = 1  # shards that a worker is at at once, where there are many, as they wait for a network
     beside: Callable[[list[Shard[SpecT]]], AbstractContextManager[object]] | None = None
     """What serves the workers of some shards while they run."""
+    workers: int | None = None  # at most so many: what shards share, as a rate, counts in one process
+    unfinished: tuple[
+        str, ...
+    ] = ()  # counts of rows that keep the step from its end: a further run does them
     uses_gpu: bool = False  # takes a GPU, where the recipe's run has them used
     remembers: tuple[str, ...] | None = None
     """Settings: where they are the same as in the last version that the step gave its table, that version

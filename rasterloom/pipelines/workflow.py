@@ -16,7 +16,7 @@ from rasterloom.utils.suggest import closest
 from rasterloom.versions.corpus import Corpus
 
 CORPUS = (StepKind.PAIRS, StepKind.IMAGES, StepKind.SCORES, StepKind.SELECTION, StepKind.TEXT)
-OF_TARGETS = (StepKind.CODES, StepKind.TOKENS, StepKind.LENGTHS)
+OF_TARGETS = (StepKind.CODES, StepKind.PROMPTS, StepKind.TOKENS, StepKind.LENGTHS)
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,10 @@ def check_step_name(recipe: Recipe, name: str) -> None:
     """
     if "@" in recipe.corpus or StepKind.of(name) is StepKind.PINNED:
         return  # a version has the steps that made it, and the steps of versions are named after them
-    names = [str(kind) for kind in CORPUS]
-    names += [kind.step(target) for target in recipe.tokenize.targets for kind in OF_TARGETS]
+    captioners = [StepKind.CAPTIONS.step(one.name) for one in recipe.caption.by] if recipe.caption else []
+    names = [*map(str, CORPUS[:-1]), *captioners, str(CORPUS[-1])]
+    of_targets = [kind for kind in OF_TARGETS if captioners or kind is not StepKind.PROMPTS]
+    names += [kind.step(target) for target in recipe.tokenize.targets for kind in of_targets]
     if recipe.train:
         stages = enumerate(recipe.train.stages, start=1)
         names += [StepKind.TRAIN.step(f"{number}-{stage.label}") for number, stage in stages]

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rasterloom.errors import RecipeError
+from rasterloom.recipe.captions import Caption
 from rasterloom.recipe.error_messages import LineOf, explain
 from rasterloom.recipe.filtering import Score
 from rasterloom.recipe.recipe import Recipe
@@ -109,12 +110,14 @@ def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
 
     score = _with_options(recipe.score, resolve_if_there)
     train = recipe.train and recipe.train.model_copy(update={"init": resolve_if_there(recipe.train.init)})
+    caption = recipe.caption and _with_models(recipe.caption, resolve)
     workspace = resolve(recipe.workspace)
     placed = recipe.model_copy(
         update={
             "sources": sources,
             "fetch": fetch,
             "score": score,
+            "caption": caption,
             "tokenize": tokenize,
             "train": train,
             "evaluate": _suites_from_folder(recipe.evaluate, resolve_if_there),
@@ -135,6 +138,16 @@ def _suites_from_folder(evaluate: Evaluate, change: Callable[[Any], Any]) -> Eva
         for suite in evaluate.suites
     ]
     return evaluate.model_copy(update={"suites": tuple(suites)})
+
+
+def _with_models(caption: Caption, change: Callable[[str], str]) -> Caption:
+    by = [
+        one.model_copy(update={"local": one.local.model_copy(update={"path": change(one.local.path)})})
+        if one.local
+        else one
+        for one in caption.by
+    ]
+    return caption.model_copy(update={"by": tuple(by)})
 
 
 def _with_options(configs: tuple[Score, ...], change: Callable[[Any], Any]) -> tuple[Score, ...]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, PrivateAttr, model_validator
 
 from rasterloom.recipe.base import Section, is_default
+from rasterloom.recipe.captions import ALT, Caption
 from rasterloom.recipe.fetch import PIXEL_BYTES, WORKER_BYTES, Fetch
 from rasterloom.recipe.filtering import Keep, Score, by_name
 from rasterloom.recipe.run import Run
@@ -17,6 +18,7 @@ from rasterloom.recipe.tokenize import Tokenize
 from rasterloom.recipe.train import Train
 from rasterloom.schema import StepKind
 from rasterloom.utils.formatting import size
+from rasterloom.utils.suggest import did_you_mean
 
 
 class Recipe(Section):
@@ -36,6 +38,9 @@ class Recipe(Section):
     """Scores of images and captions: ``quality``, or ``{clip: {clip: FOLDER}}`` with options."""
     keep: Keep = Keep()
     """Selection of images: a rule in SQL, or the section."""
+    caption: Caption | None = Field(None, exclude_if=is_default(None))
+    """Further captions of selected images: a list of captioners, or the section; null: those of the sources
+    alone."""
     tokenize: Tokenize = Tokenize()
     """Tokenization of selected pairs."""
     train: Train | None = None
@@ -94,6 +99,19 @@ class Recipe(Section):
             number = StepKind.part(name)
             if StepKind.of(name) is StepKind.TRAIN and number and int(number) > stages:
                 raise ValueError(f"run.steps: {name}: train.stages has {stages}")
+        return self
+
+    @model_validator(mode="after")
+    def _draws_captions_that_there_are(self) -> "Recipe":
+        known = (ALT, *(self.caption.names if self.caption else ()))
+        others = [part.corpus for stage in (self.train.stages if self.train else ()) for part in stage.parts]
+        if self.train is None or "@" in self.corpus or any(others):
+            return self  # a version has captions of its own
+        for weights in self.train.all_captions:
+            for name in weights:
+                if name not in known:
+                    hint = did_you_mean(name, known, "there are ")
+                    raise ValueError(f"train.captions: no caption is called {name!r}; {hint}")
         return self
 
     @model_validator(mode="after")

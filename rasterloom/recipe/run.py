@@ -17,11 +17,13 @@ SHARDED = (
     StepKind.IMAGES,
     StepKind.SCORES,
     StepKind.SELECTION,
+    StepKind.CAPTIONS,
     StepKind.CODES,
+    StepKind.PROMPTS,
     StepKind.TOKENS,
     StepKind.SUITE,
 )
-ON_GPU = (StepKind.SCORES, StepKind.CODES, StepKind.SUITE)
+ON_GPU = (StepKind.SCORES, StepKind.CAPTIONS, StepKind.CODES, StepKind.SUITE)
 TRAIN = StepKind.TRAIN
 
 

@@ -21,6 +21,16 @@ def _names_a_version(value: str) -> str:
 
 AnySection = TypeVar("AnySection", bound=Section)
 
+
+def _weights_add_up(value: dict[str, float] | None) -> dict[str, float] | None:
+    if value is not None and not (all(weight >= 0 for weight in value.values()) and sum(value.values()) > 0):
+        raise ValueError("takes weights of 0 or more, not all of them 0")
+    return value
+
+
+CaptionWeights = Annotated[dict[str, float] | None, AfterValidator(_weights_add_up)]
+"""Weights of captions by name."""
+
 CorpusRef = Annotated[str, AfterValidator(_names_a_version)]
 """Version of a corpus of this workspace: ``name@tag`` or ``name@snapshot``."""
 
@@ -38,7 +48,7 @@ A finished stage stays finished with other values, and one under way continues w
 
 _OF_WSD = {"decay_steps", "decay_share", "decay"}
 
-OF_A_STAGE = ("dropout", "weight_decay", "z_loss", "cfg_drop")
+OF_A_STAGE = ("dropout", "weight_decay", "z_loss", "cfg_drop", "captions")
 """Fields of `Train` that a stage may set for itself."""
 
 SECTIONS_OF_A_STAGE = ("deepspeed", "guard")
@@ -168,6 +178,8 @@ class Stage(Section):
     """Overrides ``train.z_loss`` for this stage."""
     cfg_drop: float | None = Field(None, ge=0, le=1)
     """Overrides ``train.cfg_drop`` for this stage."""
+    captions: CaptionWeights = Field(None, exclude_if=is_default(None))
+    """Overrides ``train.captions`` for this stage."""
     deepspeed: DeepSpeed | None = None
     """Overrides fields of ``train.deepspeed`` for this stage; the others keep their values."""
     guard: Guard | None = None
@@ -258,6 +270,10 @@ class Train(Watch):
     """Weight of logsumexp(logits)^2 in the loss; without it training diverges, according to the paper."""
     cfg_drop: float = Field(0.1, ge=0, le=1)
     """Share of samples trained without their prompt, for classifier-free guidance."""
+    captions: CaptionWeights = Field(None, exclude_if=is_default(None))
+    """Weights of the captions that a row is trained on, one drawn each time it comes, such as
+    ``{alt: 0.2, long: 0.5, short: 0.3}``: alt is the caption as found, the others are those of ``caption``;
+    null: alt alone."""
     dropout: float = Field(0.05, ge=0, lt=1)
     """Dropout after attention and after the MLP of each layer; the paper has none for its 34B model."""
     weight_decay: float = Field(0.1, ge=0)
@@ -290,6 +306,12 @@ class Train(Watch):
     def stage_number(self) -> int:
         """Number of the stage, from 0, that the section is of (`of_stage`): its draws depend on it."""
         return self._stage_number
+
+    @property
+    def all_captions(self) -> list[dict[str, float]]:
+        """The weights of captions that it names, its stages' too."""
+        sections: tuple[Train | Stage, ...] = (self, *self.stages)
+        return [weights for one in sections if (weights := one.captions)]
 
     def of_stage(self, number: int) -> "Train":
         """Section for stage ``number`` (from 0) alone, with its own overrides applied."""

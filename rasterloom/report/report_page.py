@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from rasterloom import __version__
 from rasterloom.report import charts, queries
+from rasterloom.report.caption_figures import caption_figures
 from rasterloom.report.dataset_card import data_card
 from rasterloom.report.evaluation_table import read_evaluation
 from rasterloom.report.failure_samples import failures
@@ -138,6 +139,7 @@ def _gather(inputs: ReportInputs, tables: queries.Tables) -> dict[str, Any]:
         "galleries": galleries(tables),
         "failures": failures(tables),
         "histograms": [(h, charts.histogram(h)) for h in queries.histograms(tables)],
+        "captions": caption_figures(tables),
         "buckets": queries.buckets(tables),
         "tokens": tokens,
         "tasks": queries.tasks(tables),

@@ -58,6 +58,16 @@ class Stage:
         values = [value for _, value in self.series(name)][-over:]
         return sum(values) / len(values) if values else None
 
+    @property
+    def captions(self) -> dict[str, int]:
+        """Rows trained on by name of their caption, of several."""
+        found: dict[str, int] = {}
+        for step in self.steps:
+            named = step.get("captions")
+            for name, row in (named if isinstance(named, dict) else {}).items():
+                found[name] = found.get(name, 0) + int(_get(row, "rows") or 0)
+        return found
+
     def total(self, name: str) -> float:
         return sum(value for _, value in self.series(name))
 

@@ -32,6 +32,11 @@ ERRORS = {
     ErrorClass.HASH_MISMATCH: "another file than expected",
     ErrorClass.NOT_AN_IMAGE: "not an image",
     ErrorClass.BROKEN_IMAGE: "an image that cannot be decoded",
+    ErrorClass.NO_FIELD: "nothing in the field",
+    ErrorClass.NO_ANSWER: "no answer",
+    ErrorClass.CUT_ANSWER: "an answer cut off at its limit",
+    ErrorClass.BAD_ANSWER: "an answer of another form",
+    ErrorClass.BUDGET: "the budget was spent",
     ErrorClass.KILLED_WORKER: "it ends its worker",
     ErrorClass.INTERNAL: "an error of ours",
 }

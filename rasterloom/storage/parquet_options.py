@@ -18,6 +18,14 @@ TOKEN_PARQUET = {
 CODES_PARQUET = {**TOKEN_PARQUET, "compression_level": 1, "row_group_size": 128}
 
 
+# Beside these, for the same reader.
+PROMPTS_PARQUET = {
+    "compression": "zstd",
+    "row_group_size": 1024,
+    "use_dictionary": ["bucket", "captions.list.element.name"],
+}
+
+
 # Encoded images do not compress; few rows a group keep a reader's memory small.
 IMAGE_PARQUET = {
     "row_group_size": 64,

@@ -97,6 +97,13 @@ DRAWS = {
             "each time a row comes it is drawn anew, so that none always or never has its prompt",
         ),
         Draw(
+            "caption",
+            b"rasterloom.capt",
+            ("seed", "stage", "part", "pass", "key"),
+            "which of its captions a row is trained on",
+            "each time a row comes it is drawn anew, by `train.captions`",
+        ),
+        Draw(
             "dropout",
             b"rasterloom.noise",
             ("seed", "stage", "step", "rank"),

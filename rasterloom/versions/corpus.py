@@ -27,7 +27,7 @@ T = TypeVar("T")
 MAIN = "main"
 CATALOG = "rasterloom"  # its name for pyiceberg, and in the names of its variables
 LOCKED_S = 60  # that a writer of the SQLite catalog waits for the others
-TABLES = ("pairs", "images", "scores", "selection", "tokens")
+TABLES = ("pairs", "images", "scores", "selection", "captions", "tokens")
 
 
 def s3_properties() -> dict[str, str]:

@@ -115,7 +115,7 @@ OF_FIELDS = {
     "score: [quality, quality]": "recipe.yaml:3: score: the score quality is named twice",
     "run: {steps: {image: {cpus: 1}}}": (
         "recipe.yaml:3: run.steps: no step over shards is called image, and none trains; did you mean "
-        "images? there are pairs, images, scores, selection, codes, tokens, suite, train"
+        "images? there are pairs, images, scores, selection, captions, codes, prompts, tokens, suite, train"
     ),
     # the keep rule
     "keep: ''": (
@@ -300,7 +300,8 @@ OF_COMMANDS = {
 # The same of versions; the first makes the catalog.
 OF_VERSIONS = {
     "versions log good.yaml --table image": (
-        "--table image: no such table; did you mean images? known: pairs, images, scores, selection, tokens"
+        "--table image: no such table; did you mean images? known: pairs, images, scores, selection, "
+        "captions, tokens"
     ),
     "versions tag good.yaml v1": "demo has no version yet: rasterloom run RECIPE",
     "versions tag good.yaml 1": ("'1' cannot be a tag: letters, digits, _ . and -, a letter first, not main"),

@@ -48,6 +48,19 @@ NEW = {  # another value, where the schema does not suggest one, and what else i
     "keep.rule": "min_side >= 64",
     "keep.dedup.prefer": "quality",
     "keep.dedup.semantic": None,  # takes a CLIP's weights
+    "caption.keep": "words > 3",
+    "caption.by.local.path": None,  # this and the others of `local` take a model
+    "caption.by.local.max_side": None,
+    "caption.by.local.max_tokens": None,
+    "caption.by.local.precision": None,
+    "caption.by.local.batch": None,
+    "caption.by.field": None,  # takes the place of an endpoint
+    "caption.by.answers": ["short"],
+    "caption.by.endpoint.url": "http://127.0.0.1:8001/v1",
+    "caption.by.endpoint.key": "OTHER_KEY",
+    "caption.by.endpoint.options": {"seed": 1},
+    "train.captions": {"alt": 1},
+    "train.stages.captions": {"alt": 1},
     "tokenize.codec": None,  # the others take weights
     "tokenize.weights": None,
     "tokenize.text": None,
@@ -99,6 +112,7 @@ NEW = {  # another value, where the schema does not suggest one, and what else i
 BELOW = {  # where a section is a list or a table: the item that is changed
     "sources": 0,
     "score": 0,
+    "by": 0,
     "stages": 0,
     "mixture": 0,
     "suites": 0,
@@ -166,6 +180,9 @@ def base(tmp_path_factory):
         "workspace": str(folder / "work"),
         "sources": [{"path": str(folder / "pairs.parquet")}],
         "score": [{"name": "quality", "options": {}}],
+        "caption": {
+            "by": [{"name": "vlm", "endpoint": {"url": "http://a.test/v1", "model": "eye", "usd_in": 1}}]
+        },
         "tokenize": {"targets": [64, 96], "prompts": {"count": {"human": "How many? <|image|>", "gpt": "1"}}},
         "train": {
             "stages": [

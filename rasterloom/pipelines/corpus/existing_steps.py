@@ -59,6 +59,16 @@ def steps_of_version(recipe: Recipe) -> list[HasResult]:
         for name in TABLES
         if name in versions and name != StepKind.TOKENS
     ]
+    steps += [
+        FinishedStep(version.record, "captions", f"captioner == '{version.record.part}'")
+        for version in versions.values()
+        if version.table == StepKind.CAPTIONS
+    ]
+    steps += [
+        FinishedStep(version.record, "captions", f"captioner == '{version.record.part}'")
+        for version in versions.values()
+        if version.table == StepKind.CAPTIONS
+    ]
     texts: dict[str, HasResult] = {}
     tokens: list[HasResult] = []
     weighted = is_weighted(corpus)
@@ -67,8 +77,8 @@ def steps_of_version(recipe: Recipe) -> list[HasResult]:
             continue
         target = int(version.record.part)
         config = _tokenized(recipe, target, version.record)
-        ((codes, fingerprint),) = version.record.inputs.items()
-        of_codes = read_record(corpus, codes, fingerprint)
+        codes = StepKind.CODES.step(target)
+        of_codes = read_record(corpus, codes, version.record.inputs[codes])
         packed = FinishedStep(version.record, "tokens", f"target == {target}", config=config)
         if of_codes is not None:
             text = read_record(corpus, "text", of_codes.inputs["text"])

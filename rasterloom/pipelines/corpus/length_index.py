@@ -1,11 +1,11 @@
 """Length index of a target: one small file to plan an epoch from.
 
 One row for each row of the target's token files, in their order: ``file``, ``key``, ``bucket``, ``task``,
-``n_tokens``, and ``heldout``, the share from which on a row is kept from training: that of its images
-(`image_groups`), so that rows that share an image are held out together; and, where sources have sampling
-weights, ``weight``. The file's metadata hold,
-under ``rasterloom.files``, each token file's name in the store and the numbers of rows of its row groups, so
-that the token files need not be opened before a row is read.
+``n_tokens`` (with the longest of its captions, where it has several), and ``heldout``, the share from which
+on a row is kept from training: that of its images (`image_groups`), so that rows that share an image are held
+out together; and, where sources have sampling weights, ``weight``. The file's metadata hold, under
+``rasterloom.files``, each token file's name in the store and the numbers of rows of its row groups, so that
+the token files need not be opened before a row is read.
 """
 
 import json
@@ -27,7 +27,7 @@ from rasterloom.storage.layout import LENGTHS, LENGTHS_FILES
 from rasterloom.storage.parquet_io import DataFile
 from rasterloom.storage.store import Store
 from rasterloom.train.data.collate import heldout_draw
-from rasterloom.train.data.token_dataset import WEIGHT
+from rasterloom.train.data.token_dataset import WEIGHT, as_planned, longest_of
 
 COLUMNS = ["key", "bucket", "task", "n_tokens"]
 
@@ -86,7 +86,7 @@ def write_index(
         for number, file in enumerate(given):
             with store.filesystem.open_input_file(store.path(file.name)) as source:
                 reader = pq.ParquetFile(source)
-                rows = reader.read(columns=COLUMNS)
+                rows = as_planned(reader.read(columns=[*COLUMNS, *longest_of(reader.schema_arrow)]))
                 sizes = [reader.metadata.row_group(g).num_rows for g in range(reader.num_row_groups)]
             files.append({"name": file.name, "groups": sizes})
             name = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), len(rows)), [file.name])

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from rasterloom.errors import RasterloomError, RecipeError
 from rasterloom.pipelines.corpus import host_limits, shard_work
+from rasterloom.pipelines.corpus.caption_steps import caption_steps
 from rasterloom.pipelines.corpus.existing_steps import is_fixed, steps_of_version
 from rasterloom.pipelines.corpus.length_index import lengths_step
 from rasterloom.pipelines.corpus.pair_weights import has_weights
@@ -107,14 +108,15 @@ def _corpus_steps(recipe: Recipe) -> list[HasResult]:
         parquet=TEXT_PARQUET,
         remembers=("dedup",) if recipe.keep.dedup.memory else None,
     )
-    text = text_step(recipe.tokenize, images, selection)
+    captions = caption_steps(recipe, pairs, images, selection)
+    text = text_step(recipe.tokenize, images, selection, *captions)
     tokens = {
-        target: token_steps(recipe, target, images, scores, selection, text)
+        target: token_steps(recipe, target, (images, scores, selection, text), captions)
         for target in recipe.tokenize.targets
     }
     weighted = has_weights(recipe.sources)
-    lengths = [lengths_step(target, packed, weighted) for target, (_, packed) in tokens.items()]
-    return [pairs, images, scores, selection, text, *chain(*tokens.values()), *lengths]
+    lengths = [lengths_step(target, steps[-1], weighted) for target, steps in tokens.items()]
+    return [pairs, images, scores, selection, *captions, text, *chain(*tokens.values()), *lengths]
 
 
 def _score_columns(configs: Sequence[Score]) -> pa.Schema:

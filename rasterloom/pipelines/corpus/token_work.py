@@ -10,15 +10,16 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import PlainSerializer
+from pydantic import Field, PlainSerializer
 
 from rasterloom.pipelines.corpus.shard_work import score_fields
 from rasterloom.pipelines.step import Inputs, Shard, ShardResult, ShardSpec
-from rasterloom.recipe.base import Section
+from rasterloom.recipe.base import Section, is_default
 from rasterloom.recipe.tokenize import Tokenize
-from rasterloom.schema import TOKENS, Profile
+from rasterloom.schema import PROMPTS, TOKENS, Profile, StepKind
 from rasterloom.storage.parquet_io import count_of, read_file, read_files
 from rasterloom.storage.store import Store
+from rasterloom.tokenize.caption_prompts import with_prompts
 from rasterloom.tokenize.codecs.base import Codec
 from rasterloom.tokenize.codecs.load import load_codec
 from rasterloom.tokenize.file_layout import file_starts, order_of
@@ -50,6 +51,8 @@ class TokenizeAt(AtTarget):
     """Tokenising for one target: every target is a step of its own."""
 
     tokenize: AnyPlace
+    uncaptioned: bool = Field(False, exclude_if=is_default(False))
+    """Images without captions are tokenized, as they get some later."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class PackSpec(ShardSpec):
     files: list[str]
     bucket: str
     edges: list[int | None]
+    prompts: list[str] | None = None  # files of further captions' prompts, beside ``files``
 
 
 def plan_tokenize(store: Store, inputs: Inputs, config: TokenizeAt) -> list[Shard[TokenizeSpec]]:
@@ -90,6 +94,8 @@ def tokenize_images(store: Store, spec: TokenizeSpec, config: TokenizeAt) -> Sha
     columns = ["key", "shard", *(name for name in TOKENS.names if name in known)]
     scores = read_files(store, spec.scores, pc.field("shard").isin(shards), columns)
     images = images.filter(pc.is_in(images["key"], kept["key"].combine_chunks()))
+    if config.uncaptioned:
+        images = _with_some_caption(images)
     codec = _codec(config.tokenize.codec, config.tokenize.weights, config.tokenize.precision)
     text, profile = load_text(store, spec.text[0], config.tokenize)
     rows, failures = tokenize_shard(
@@ -104,6 +110,13 @@ def tokenize_images(store: Store, spec: TokenizeSpec, config: TokenizeAt) -> Sha
     counts = count_of(rows["bucket"])
     counts |= count_of(failures["reason"], "failed: ")
     return staged(rows, failures, config.target, config.tokenize.seed), counts
+
+
+def _with_some_caption(images: pa.Table) -> pa.Table:
+    """Images whose captions that are none are a space: `caption_prompts.with_prompts` gives them another."""
+    captions = pc.coalesce(images["caption"], "")
+    some = pc.if_else(pc.equal(captions, ""), " ", captions)
+    return images.set_column(images.column_names.index("caption"), "caption", some)
 
 
 def staged(rows: pa.Table, failures: pa.Table, target: int, seed: int) -> pa.Table:
@@ -142,11 +155,13 @@ def plan_pack(store: Store, inputs: Inputs, config: AtTarget, *, rows_per_file: 
     What is held of a row here is 8 bytes: where it stands in the order.
     """
 
-    (given,) = inputs.values()
+    codes = next(name for name in inputs if StepKind.of(name) is not StepKind.PROMPTS)
+    prompts = next((files for name, files in inputs.items() if name != codes), None)
+    beside = {_number(file.name): file.name for file in prompts or ()}
     order: dict[str, list[Any]] = {}
     files: dict[str, list[str]] = {}
     tokens: Counter[str] = Counter()
-    for file in given:
+    for file in inputs[codes]:
         rows = read_files(store, [file.name], pc.field("error").is_null(), ["bucket", "order", "n_tokens"])
         for bucket in pc.unique(rows["bucket"]).to_pylist():
             mine = rows.filter(pc.equal(rows["bucket"], bucket))
@@ -160,10 +175,17 @@ def plan_pack(store: Store, inputs: Inputs, config: AtTarget, *, rows_per_file: 
         together = max(1, int(TOKENS_AT_ONCE * len(starts) / tokens[bucket]))
         for number in range(0, len(starts), together):
             edges = [*starts, None][number : number + together + 1]  # None: no end
-            spec = PackSpec(files[bucket], bucket, edges)
+            numbers = [_number(name) for name in files[bucket]]
+            of_files = None if prompts is None else [beside[n] for n in numbers if n in beside]
+            spec = PackSpec(files[bucket], bucket, edges, of_files)
             rows = len(of_bucket) * (len(edges) - 1) // len(starts)
             shards.append(Shard(f"{bucket}-{number:04d}", spec, rows=max(1, rows)))
     return shards
+
+
+def _number(file: str) -> str:
+    """Name of the shard that a staged file is of: codes and prompts have the same."""
+    return file.rpartition("/")[2].partition("-")[0]
 
 
 def pack_tokens(store: Store, spec: PackSpec, config: AtTarget) -> ShardResult:
@@ -180,9 +202,13 @@ def _packed(store: Store, spec: PackSpec, counts: dict[str, int]) -> Iterator[pa
     rows = read_files(store, spec.files, where)
     by_order = rows.select(["order", "key"]).sort_by([("order", "ascending"), ("key", "ascending")])
     rows = rows.take(pc.index_in(by_order["key"].combine_chunks(), rows["key"].combine_chunks()))
+    if spec.prompts is not None:
+        rows = with_prompts(
+            rows, read_files(store, spec.prompts, where) if spec.prompts else PROMPTS.empty_table()
+        )
     order = rows["order"].to_numpy()
     rows = rows.drop_columns(["error", "order"])
-    counts["sequences"], counts["tokens"] = rows.num_rows, pc.sum(rows["n_tokens"]).as_py()
+    counts["sequences"], counts["tokens"] = rows.num_rows, pc.sum(rows["n_tokens"]).as_py() or 0
     cuts = [0, *(int(np.searchsorted(order, end)) for end in ends if end is not None)]
     cuts += [rows.num_rows] if ends[-1] is None else []
     for start, end in pairwise(cuts):

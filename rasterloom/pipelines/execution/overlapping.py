@@ -35,7 +35,7 @@ class Overlapping(ShardPool):
     def __init__(self, step: ShardStep, takes: StepTakes, nodes: Nodes) -> None:
         import ray  # heavy
 
-        self._name, self._nodes, self._overlap = step.name, nodes, step.overlap
+        self._name, self._nodes, self._overlap, self._most = step.name, nodes, step.overlap, step.workers
         given = options(step, takes)
         self._make = ray.remote(max_concurrency=step.overlap, max_restarts=0, **given)(ShardWorker)
         self._starting: dict[Any, tuple[Any, frozenset[str]]] = {}  # by the reference of their start
@@ -68,6 +68,8 @@ class Overlapping(ShardPool):
             self._wanted = max(0, min(left, slots) - len(self._alone))
         else:
             self._wanted = min(left, max(1, AHEAD * slots))  # an autoscaler adds nodes for those that wait
+        if self._most is not None:
+            self._wanted = min(self._wanted, self._most)
         for _ in range(self._wanted - len(self._starting) - len(self._shards)):
             actor = self._make.remote()
             self._starting[actor.ready.remote()] = actor, self._nodes.alive()

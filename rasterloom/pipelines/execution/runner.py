@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -97,8 +97,9 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
             progress.counted(result)
             if guard and (why := guard.verdict(result)):
                 raise StepFailed(f"{step.name}: {why}")
-    taken_down = tombstones(corpus.store, corpus.name)  # those that came meanwhile, too
     found = [done[shard.id] for shard in shards]
+    _check_finished(step, found)
+    taken_down = tombstones(corpus.store, corpus.name)  # those that came meanwhile, too
     whole = corpus.with_retries(
         f"takedowns from {step.name}",
         lambda: rewrite.without(corpus.store, place, found, step.name, taken_down),
@@ -131,6 +132,13 @@ def _run_shards(corpus: Corpus, step: ShardStep, run: Run, recipe_digest: str, p
     )
     if latest_takedown(corpus.store, corpus.name) > taken_down.number:
         apply_pending(corpus)
+
+
+def _check_finished(step: ShardStep, found: Iterable[Published]) -> None:
+    """Raise StepFailed where rows are left to a further run."""
+    counts = staging.add_up([result.counts for result in found])
+    if left := [f"{name} {counts[name]:,}" for name in step.unfinished if counts.get(name)]:
+        raise StepFailed(f"{step.name} is not finished: rows left: {', '.join(left)}; run again to go on")
 
 
 def _taken_over(corpus: Corpus, step: ShardStep, place: str, shards: list[Shard]) -> dict[str, Published]:

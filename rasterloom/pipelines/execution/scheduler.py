@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterable
 from dataclasses import replace
 from typing import Any
 
-from rasterloom.errors import StepFailed, one_line
+from rasterloom.errors import RunPaused, StepFailed, one_line
 from rasterloom.pipelines.execution.gpu_actors import Actors
 from rasterloom.pipelines.execution.halving import Halving, Job
 from rasterloom.pipelines.execution.nodes import LATE_S, Nodes, of_kind
@@ -54,14 +54,13 @@ def run_on_ray(
     from ray.exceptions import RayError, RayTaskError  # heavy
 
     nodes = Nodes(needs_of(step, run))
-    pool = _pool(step, run, nodes, len(shards))
-    if why := nodes.no_room():
-        progress.say(f"  {step.name} waits for a node: {why}")
+    pool = _pool(step, run, nodes, len(shards), progress)
     shared, others = ray.put(step), [ray.put(value) for value in more]
     halving = Halving(store, place, step)
     waiting = [job for shard in reversed(shards) for job in halving.jobs(shard)]
     flying: dict[Any, tuple[Job, frozenset[str]]] = {}
     most, losses = run.in_flight or math.inf, _Losses(step.name, halving, nodes, progress)
+    pause = _Pause(step)
     try:
         while waiting or flying:
             pool.adapt(len(waiting) + len(flying))
@@ -79,7 +78,7 @@ def run_on_ray(
                 try:
                     result = ray.get(reference)
                 except RayTaskError as error:
-                    raise _failed(step, job, error) from error
+                    waiting = pause.take(job, error)
                 except RayError as error:
                     metrics.lost()
                     waiting += losses.take(job, there, error, pool.died(reference))
@@ -88,6 +87,7 @@ def run_on_ray(
                     waiting += halving.done(job, result)
                     if job.rows is None:
                         yield result
+        pause.end()
     finally:
         pool.stop()
 
@@ -102,12 +102,34 @@ def _failed(step: ShardStep, job: Job, error: Any) -> StepFailed:
     return StepFailed(f"{step.name}, shard {job.name}: {one_line(cause, named=True)}")
 
 
-def _pool(step: ShardStep, run: Run, nodes: Nodes, count: int) -> ShardPool:
+class _Pause:
+    """Reason to begin no more shards. Those under way are done first."""
+
+    def __init__(self, step: ShardStep) -> None:
+        self._step = step
+        self._why: StepFailed | None = None
+
+    def take(self, job: Job, error: Any) -> list[Job]:
+        """Note the reason, and return what is left to begin. Other errors are raised."""
+        if not isinstance(error.cause, RunPaused):
+            raise _failed(self._step, job, error) from error
+        self._why = StepFailed(f"{self._step.name}: {one_line(error.cause)}")
+        return []
+
+    def end(self) -> None:
+        """Raise StepFailed if there was a reason."""
+        if self._why:
+            raise self._why
+
+
+def _pool(step: ShardStep, run: Run, nodes: Nodes, count: int, progress: Reporter) -> ShardPool:
     takes = run.takes(step.name)
+    if why := nodes.no_room():
+        progress.say(f"  {step.name} waits for a node: {why}")
     if step.uses_gpu and run.use_gpu:
         return Actors(step, takes, nodes)
     # Tasks find processes that are there already: for few shards, new ones would cost more than they save.
-    many = count >= FEW_SHARDS * max(1, nodes.slots())
+    many = step.workers is not None or count >= FEW_SHARDS * max(1, nodes.slots())
     return Overlapping(step, takes, nodes) if step.overlap > 1 and many else Tasks(step, takes, nodes)
 
 

@@ -49,12 +49,12 @@ def steps_on_tables(recipe: Recipe, targets: tuple[int, ...]) -> list[HasResult]
     images, scores, selection = _existing(recipe)
     try:
         text = text_step(recipe.tokenize, images, selection)
-        made = {t: token_steps(recipe, t, images, scores, selection, text) for t in dict.fromkeys(targets)}
+        made = {t: token_steps(recipe, t, (images, scores, selection, text)) for t in dict.fromkeys(targets)}
     except ValueError as error:
         raise RecipeError(str(error)) from None
     weighted = is_weighted(Corpus.of(recipe))
-    lengths = [lengths_step(target, packed, weighted) for target, (_, packed) in made.items()]
-    return [text, *(step for pair in made.values() for step in pair), *lengths]
+    lengths = [lengths_step(target, steps[-1], weighted) for target, steps in made.items()]
+    return [text, *(step for steps in made.values() for step in steps), *lengths]
 
 
 def _existing(recipe: Recipe) -> list[HasResult]:

@@ -154,9 +154,9 @@ def _look_up(corpus: Corpus, files: list[DataFile], prefix: str) -> list[tuple[s
 
 def _text(corpus: Corpus, record: Record, config: Tokenize) -> tuple[TextEncoder | None, Profile]:
     """Text encoder of the tokens (None if gone) and their profile."""
-    ((codes, fingerprint),) = record.inputs.items()
+    codes = StepKind.CODES.step(record.part)
     try:
-        of_codes = Record.from_json(corpus.store.read(corpus.layout.record(codes, fingerprint)))
+        of_codes = Record.from_json(corpus.store.read(corpus.layout.record(codes, record.inputs[codes])))
         name = corpus.layout.text(of_codes.inputs["text"])
         text, profile = load_text(corpus.store, name, config)
     except (FileNotFoundError, KeyError):

@@ -140,7 +140,8 @@ def _clean_table(corpus: Corpus, name: str, cleaner: Cleaner, advance: AdvancePa
 
 
 def _step_of(table: str, entry: Any) -> str:
-    return StepKind.TOKENS.step(entry.partition[0]) if table == StepKind.TOKENS else table
+    several = (StepKind.TOKENS, StepKind.CAPTIONS)  # a step for each value of the partition
+    return StepKind(table).step(entry.partition[0]) if table in several else table
 
 
 def _record(corpus: Corpus, table: Any, step: str, hit: dict[str, Cleaned], cleaner: Cleaner) -> Record:

@@ -16,7 +16,13 @@ from rasterloom.pipelines.workspace.staging import Published
 from rasterloom.pipelines.workspace.tombstones import Tombstones
 from rasterloom.schema import StepKind
 from rasterloom.storage.parquet_io import FIRST, GONE, DataFile, first_of, read_file
-from rasterloom.storage.parquet_options import CODES_PARQUET, IMAGE_PARQUET, TEXT_PARQUET, TOKEN_PARQUET
+from rasterloom.storage.parquet_options import (
+    CODES_PARQUET,
+    IMAGE_PARQUET,
+    PROMPTS_PARQUET,
+    TEXT_PARQUET,
+    TOKEN_PARQUET,
+)
 from rasterloom.storage.store import Store
 from rasterloom.utils.parallel import spread
 
@@ -25,6 +31,7 @@ PARQUET: dict[StepKind | None, dict[str, Any]] = {
     StepKind.IMAGES: IMAGE_PARQUET,
     StepKind.TOKENS: TOKEN_PARQUET,
     StepKind.CODES: CODES_PARQUET,
+    StepKind.PROMPTS: PROMPTS_PARQUET,
 }
 
 

@@ -129,7 +129,11 @@ def too_small_here(recipe: Recipe, steps: list[HasResult]) -> list[str]:
 
 def _no_captions(recipe: Recipe, steps: list[HasResult]) -> str:
     """Say that no source has captions, if steps make sequences."""
-    if not recipe.sources or any(source.has_captions or source.has_tasks for source in recipe.sources):
+    if (
+        recipe.caption
+        or not recipe.sources
+        or any(source.has_captions or source.has_tasks for source in recipe.sources)
+    ):
         return ""
     if not any(step.kind is StepKind.CODES for step in steps):
         return ""

@@ -1,6 +1,7 @@
 """Training stage as a step: its inputs, and the job of its workers."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from rasterloom.tokenize.text_tokenizer import JsonText, text_of
 from rasterloom.train.job import PartFiles, StageJob, WorkerTakes
 from rasterloom.train.model.checkpoint_files import weights_digest
 from rasterloom.train.model.shapes import SIZES
+from rasterloom.train.monitoring.metrics_log import read_metrics
 from rasterloom.versions.corpus import Corpus
 
 CODE_VERSION = "4"
@@ -336,7 +338,15 @@ def train_stage(context: StepContext[TrainAt]) -> dict[str, int]:
     result = ray_trainer.train_stage(job, show, lambda text: progress.say(f"{step.name} {text}"))
     if previews:
         previews.update()
-    return {"steps": result.steps, "tokens": result.tokens}
+    return {"steps": result.steps, "tokens": result.tokens, **_caption_rows(job)}
+
+
+def _caption_rows(job: StageJob) -> dict[str, int]:
+    """Rows trained on by name of their caption, of several."""
+    found: Counter[str] = Counter()
+    for row in read_metrics(job.metrics_file) if job.train.captions else ():
+        found.update({f"caption {name}": of["rows"] for name, of in row.get("captions", {}).items()})
+    return dict(found)
 
 
 def _preview_images(config: TrainAt, folder: Path) -> preview_images.PreviewImages | None:

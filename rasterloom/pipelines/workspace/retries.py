@@ -17,7 +17,7 @@ from rasterloom.errors import RecipeError
 from rasterloom.pipelines.step import HasResult, Inputs, RetrySpec, Shard, ShardResult, ShardStep, Step
 from rasterloom.pipelines.workspace import staging
 from rasterloom.pipelines.workspace.status import status
-from rasterloom.schema import ErrorClass
+from rasterloom.schema import ErrorClass, StepKind
 from rasterloom.storage.store import Store
 from rasterloom.utils.suggest import did_you_mean
 from rasterloom.versions.corpus import Corpus
@@ -29,7 +29,7 @@ ConfigT = TypeVar("ConfigT", bound=BaseModel)
 SpecT = TypeVar("SpecT", bound=RetrySpec)
 
 
-def parse_classes(text: str) -> list[str]:
+def parse_classes(text: str, field: str = "retry") -> list[str]:
     """Return the classes of error in ``timeout,http_5xx``, sorted. RecipeError if one is unknown."""
     names = sorted({name.strip() for name in text.split(",") if name.strip()})
     unknown = [name for name in names if name not in list(ErrorClass)]
@@ -37,7 +37,7 @@ def parse_classes(text: str) -> list[str]:
         what = ", ".join(unknown) or "nothing"
         hint = did_you_mean(what, ErrorClass, "the classes: ")
         message = f"no class of error is called {what}; {hint}"
-        raise RecipeError(message, field="retry")
+        raise RecipeError(message, field=field)
     return names
 
 
@@ -46,7 +46,7 @@ def with_retries(
 ) -> ShardStep[ConfigT, SpecT]:
     """Return the step as it is after all retries on record. ``again`` does a shard that has rows to retry."""
     found = step
-    for errors in _on_record(corpus, step):
+    for errors in on_record(corpus, step):
         place = corpus.layout.staging(step.name, found.fingerprint)
         found = replace(
             step,
@@ -94,7 +94,9 @@ def plan_retry(
     return shards
 
 
-def ask_for_retry(corpus: Corpus, images: ShardStep, errors: list[str], say: Callable[[str], None]) -> None:
+def ask_for_retry(
+    corpus: Corpus, images: ShardStep, errors: list[str], say: Callable[[str], None], field: str = "retry"
+) -> None:
     """Record a retry of the step, unless needless or already under way.
 
     Raises:
@@ -103,13 +105,13 @@ def ask_for_retry(corpus: Corpus, images: ShardStep, errors: list[str], say: Cal
     name = ", ".join(errors)
     state = status(corpus, images)
     first = replace(images, identity={k: v for k, v in images.identity.items() if k != RETRY})
-    retries = _on_record(corpus, first)
+    retries = on_record(corpus, first)
     if not state.done or state.record is None:
         if retries and retries[-1] == errors:
             say(f"The retry of {name} goes on.")
             return
         message = f"{images.name} is not finished ({state.reason})"
-        raise RecipeError(message, hint="run without {retry} first")
+        raise RecipeError(message, hint=f"run without {{{field}}} first")
     rows = sum(state.record.counts.get(error, 0) for error in errors)
     if not rows:
         say(f"No row of {images.name} failed with {name}: nothing to retry.")
@@ -117,10 +119,12 @@ def ask_for_retry(corpus: Corpus, images: ShardStep, errors: list[str], say: Cal
     record = corpus.layout.retry(first.name, first.fingerprint, len(retries) + 1)
     if not corpus.store.put_if_absent(record, json.dumps(errors).encode()):
         message = "another run has just begun a retry"
-        raise RecipeError(message, hint="run again without {retry} to join it")
-    say(f"Fetching {rows:,} rows again: {name}.")
+        raise RecipeError(message, hint=f"run again without {{{field}}} to join it")
+    verb = "Fetching" if images.kind is StepKind.IMAGES else f"{images.name}: asking for"
+    say(f"{verb} {rows:,} rows again: {name}.")
 
 
-def _on_record(corpus: Corpus, step: ShardStep) -> list[list[str]]:
+def on_record(corpus: Corpus, step: ShardStep) -> list[list[str]]:
+    """Classes of each retry of a step, in order."""
     names = corpus.store.list(corpus.layout.retries(step.name, step.fingerprint))
     return [json.loads(corpus.store.read(name)) for name in names]

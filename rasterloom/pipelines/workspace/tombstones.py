@@ -155,7 +155,7 @@ def counts_of(rows: pa.Table, kind: StepKind | None) -> dict[str, int]:
     """Counts that some rows of a step's result contribute."""
     if not rows.num_rows:
         return {}
-    if kind is StepKind.IMAGES:
+    if kind in (StepKind.IMAGES, StepKind.CAPTIONS):
         return count_of(rows["error"].fill_null("ok"))
     if kind is StepKind.SELECTION:
         return count_of(rows["reason"])

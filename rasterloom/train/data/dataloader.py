@@ -8,8 +8,9 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from rasterloom.train.data.batching import assign_to_ranks
+from rasterloom.train.data.captions import draw_caption
 from rasterloom.train.data.collate import Packed, drop_context, is_dropped, pack
-from rasterloom.train.data.groups import Groups
+from rasterloom.train.data.groups import NO_PROMPT, Groups
 from rasterloom.train.data.stage_data import open_stage
 from rasterloom.train.data.stage_plan import StagePlan
 from rasterloom.train.data.token_dataset import TokenRows
@@ -40,12 +41,19 @@ class StageLoader:
     def _packed(self, planned: NDArray[np.int64], passes: NDArray[np.int64]) -> Packed:
         """Fetch and pack rows of the plan, each with its pass."""
         rows = self.trained[planned]
-        samples = self.rows.fetch(rows)
+        samples, train = self.rows.fetch(rows), self.job.train
+        names: list[str] | None = None if train.captions is None else []
         of_part = self.part_of[planned].tolist()
         for i, (row, part, a_pass) in enumerate(zip(rows.tolist(), of_part, passes.tolist(), strict=True)):
-            if is_dropped(self.rows.keys[row].as_py(), self.job.train, part=part, a_pass=a_pass):
+            key = self.rows.keys[row].as_py()
+            dropped = is_dropped(key, train, part=part, a_pass=a_pass)
+            if names is not None:
+                name, samples[i] = draw_caption(samples[i], key, train, part=part, a_pass=a_pass)
+                names.append(NO_PROMPT if dropped else name)
+            if dropped:
                 samples[i] = drop_context(samples[i], self.job.profile)
-        return pack(samples, Groups.of(self.rows).of_rows(self.rows, rows))
+        groups = Groups.of(self.rows)
+        return pack(samples, groups.of_rows(self.rows, rows, groups.known(names)))
 
 
 def open_loader(job: StageJob) -> StageLoader:

@@ -31,8 +31,19 @@ class RowGroupPlace(NamedTuple):
 class RowGroups:
     """Least-recently-used cache of row groups; safe for several threads."""
 
-    def __init__(self, files: Sequence[str], filesystem: FileSystem, places: Sequence[RowGroupPlace]) -> None:
-        self.files, self.filesystem, self.places = files, filesystem, places
+    def __init__(
+        self,
+        files: Sequence[str],
+        filesystem: FileSystem,
+        places: Sequence[RowGroupPlace],
+        more: Sequence[str] = (),
+    ) -> None:
+        """Begin empty.
+
+        Args:
+            more: columns that are read beside `COLUMNS`, of files that have them.
+        """
+        self.files, self.filesystem, self.places, self.more = files, filesystem, places, more
         self.cache_bytes = CACHE_BYTES
         self.kept: OrderedDict[int, pa.Table] = OrderedDict()
         self._metadata: dict[int, pq.FileMetaData] = {}  # by number of the file, once read
@@ -76,7 +87,9 @@ class RowGroups:
                     source, metadata=self._metadata.get(place.file), page_checksum_verification=True
                 )
                 self._metadata[place.file] = reader.metadata
-                table = reader.read_row_group(place.number, columns=COLUMNS, use_threads=False)
+                there = set(reader.schema_arrow.names) if self.more else set()
+                columns = [*COLUMNS, *(name for name in self.more if name in there)]
+                table = reader.read_row_group(place.number, columns=columns, use_threads=False)
         except FileNotFoundError:
             raise FileNotFoundError(f"the token file {path} is gone") from None
         except (OSError, pa.ArrowException) as error:

@@ -6,11 +6,14 @@ Nothing here needs torch: the driver opens a stage's data to check it before any
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pyarrow.fs import LocalFileSystem
 
+from rasterloom.recipe.captions import ALT
 from rasterloom.train.data.collate import heldout_draw
 from rasterloom.train.data.stage_plan import BatchSize, Mixture, StageLength, StagePlan, stage_plan
-from rasterloom.train.data.token_dataset import TokenRows, joined, open_rows
+from rasterloom.train.data.token_dataset import CAPTIONS, TokenRows, joined, open_rows
 from rasterloom.train.job import StageJob
 
 
@@ -40,8 +43,9 @@ def open_stage(job: StageJob) -> StageData:
     opened, first = [], 0
     for part in parts:
         files = job.token_files[first : first + part.files]
-        opened.append(open_rows(files, job.filesystem, part.index))
+        opened.append(open_rows(files, job.filesystem, part.index, job.train.captions))
         first += part.files
+    _check_captions(job)
     starts = np.cumsum([0, *(len(rows.lengths) for rows in opened)])
     rows = joined(opened)
     train, held = split_heldout(rows, job.train.heldout)
@@ -68,6 +72,18 @@ def open_stage(job: StageJob) -> StageData:
         groups=rows.group_of(train),
     )
     return StageData(rows, train, held, plan, part_of)
+
+
+def _check_captions(job: StageJob) -> None:
+    """Raise ValueError if captions are to be drawn and none are there."""
+    if job.train.captions is None or set(job.train.captions) <= {ALT}:
+        return
+    filesystem = job.filesystem or LocalFileSystem()
+    for path in job.token_files:
+        with filesystem.open_input_file(path) as source:
+            if CAPTIONS in pq.read_schema(source).names:
+                return
+    raise ValueError("train.captions: the tokens have no captions beside those as found (section caption)")
 
 
 def _check_longest(rows: TokenRows, train: NDArray[np.int64], job: StageJob) -> None:

@@ -4,13 +4,14 @@ import contextlib
 import json
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow.fs import FileSystem, LocalFileSystem
@@ -18,6 +19,7 @@ from pyarrow.fs import FileSystem, LocalFileSystem
 from rasterloom.storage.layout import LENGTHS_FILES
 from rasterloom.train.data.row_group_cache import COLUMNS, RowGroupPlace, RowGroups
 
+CAPTIONS, LONGEST = "captions", "longest"  # columns of `schema.CAPTIONED_TOKENS`
 WEIGHT = "weight"  # column of an index whose rows have sampling weights
 NEEDED = {"key", "bucket", "task", "n_tokens", "input_ids", "loss_spans"}  # of `schema.TOKENS`
 T = TypeVar("T")
@@ -26,6 +28,8 @@ T = TypeVar("T")
 class TokenSample(NamedTuple):
     input_ids: NDArray[np.int32]  # [n]
     loss_spans: NDArray[np.int32]  # [spans, 2], start and end of what is in the loss
+    # Names of its captions and ids of their prompts; no ids of that in `input_ids`. Empty: it has no other.
+    captions: tuple[tuple[str, NDArray[np.int32]], ...] = ()
 
 
 @dataclass
@@ -41,6 +45,9 @@ class TokenRows:
     heldout: NDArray[np.float64] | None  # `samples.heldout_draw` of each row, where an index has it
     read_keys: Callable[[], pa.ChunkedArray]  # of all rows
     weights: NDArray[np.float64] | None = None  # sampling weight of each row; None: all have the same
+    captions: Mapping[str, float] | None = (
+        None  # weights of captions; None: each row has the one it was made with
+    )
 
     @cached_property
     def keys(self) -> pa.LargeStringArray:
@@ -68,18 +75,30 @@ class TokenRows:
         for row, number in zip(rows.tolist(), of_group.tolist(), strict=True):
             at = row - self.groups.places[number].start
             ids, spans = (tables[number][c][at].values.to_numpy() for c in COLUMNS)
-            samples.append(TokenSample(ids, spans.reshape(-1, 2)))
+            samples.append(TokenSample(ids, spans.reshape(-1, 2), _captions(tables[number], at)))
         return samples
 
 
+def _captions(group: pa.Table, at: int) -> tuple[tuple[str, NDArray[np.int32]], ...]:
+    """The captions of a row of a group, where they were read."""
+    if CAPTIONS not in group.column_names:
+        return ()
+    found = group[CAPTIONS][at].as_py() or ()
+    return tuple((one["name"], np.array(one["ids"], np.int32)) for one in found)
+
+
 def open_rows(
-    files: Sequence[str], filesystem: FileSystem | None = None, index: str | None = None
+    files: Sequence[str],
+    filesystem: FileSystem | None = None,
+    index: str | None = None,
+    captions: Mapping[str, float] | None = None,
 ) -> TokenRows:
     """Read what is needed to plan: lengths, buckets and tasks, but no tokens.
 
     Args:
         index: the length index of just these files (pipelines/corpus/length_index.py), where there is one:
             then no token file is opened before a row of it is fetched.
+        captions: weights of captions; None: the further ones are not read.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -102,6 +121,7 @@ def open_rows(
             files,
             filesystem,
             [RowGroupPlace(*where[:2], start) for where, start in zip(flat, starts, strict=True)],
+            [CAPTIONS] if captions is not None else [],
         ),
         lengths=table["n_tokens"].to_numpy(),
         bucket_names=buckets.dictionary.to_pylist(),
@@ -111,6 +131,7 @@ def open_rows(
         heldout=table["heldout"].to_numpy() if index else None,
         read_keys=read_keys,
         weights=table[WEIGHT].to_numpy() if WEIGHT in table.column_names else None,
+        captions=captions,
     )
 
 
@@ -137,7 +158,7 @@ def joined(parts: Sequence[TokenRows]) -> TokenRows:
     )
     draws = [part.heldout for part in parts if part.heldout is not None]
     return TokenRows(
-        groups=RowGroups(names, parts[0].groups.filesystem, places),
+        groups=RowGroups(names, parts[0].groups.filesystem, places, parts[0].groups.more),
         lengths=np.concatenate([part.lengths for part in parts]),
         bucket_names=buckets.dictionary.to_pylist(),
         bucket_numbers=buckets.indices.to_numpy(),
@@ -146,6 +167,7 @@ def joined(parts: Sequence[TokenRows]) -> TokenRows:
         heldout=np.concatenate(draws) if len(draws) == len(parts) else None,
         read_keys=lambda: pa.chunked_array([part.keys for part in parts]),
         weights=_joined_weights(parts),
+        captions=parts[0].captions,
     )
 
 
@@ -182,10 +204,25 @@ def _listed(files: Sequence[str], filesystem: FileSystem) -> tuple[pa.Table, _Si
             if missing:
                 raise ValueError(f"{path} is no token table: it has no column {', '.join(sorted(missing))}")
             reader = pq.ParquetFile(source, metadata=metadata, read_dictionary=["bucket", "task"])
-            tables.append(reader.read(columns=["key", "bucket", "task", "n_tokens"]))
+            columns = ["key", "bucket", "task", "n_tokens", *longest_of(reader.schema_arrow)]
+            tables.append(as_planned(reader.read(columns=columns)))
             groups = range(metadata.num_row_groups)
             sizes.append([(group, metadata.row_group(group).num_rows) for group in groups])
     return pa.concat_tables(tables), sizes
+
+
+def longest_of(schema: pa.Schema) -> list[str]:
+    """Name of the column of longest lengths, of files with it."""
+    return [LONGEST] if LONGEST in schema.names else []
+
+
+def as_planned(rows: pa.Table) -> pa.Table:
+    """Rows whose ``n_tokens`` are those with the longest caption: what a batch must have room for."""
+    if LONGEST not in rows.column_names:
+        return rows
+    at = rows.column_names.index("n_tokens")
+    longest = pc.coalesce(rows[LONGEST], rows["n_tokens"])
+    return rows.set_column(at, "n_tokens", longest).drop_columns(LONGEST)
 
 
 def prefetched(items: Iterator[T], depth: int = 4) -> Iterator[T]:

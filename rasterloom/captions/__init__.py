@@ -1,0 +1,1 @@
+"""Captions by models and columns: requests, answers, and checks of what came."""
