@@ -12,7 +12,9 @@ from rasterloom.errors import StorageError
 from rasterloom.utils.private_folders import temporary_folder
 from rasterloom.versions.corpus import Corpus
 
-KEYS = {"tokens": ("target", "key")}  # what tells rows apart where the key alone does not
+# What tells rows apart where the key alone does not.
+KEYS = {"tokens": ("target", "key"), "captions": ("captioner", "name", "number", "key")}
+NUMBERS = ("target", "number")  # of these
 UNREAD = ("image", "thumbnail")  # images: that they differ shows in sha256, size and format
 SEED = "rasterloom.diff"  # keys are digests: the order of a digest of theirs is random, and always the same
 MEMORY = "256MB"  # of DuckDB; what does not fit goes to the disk
@@ -120,7 +122,7 @@ def _digest(
 ) -> None:
     """Create a table of keys and digests of values, maybe empty."""
     if data is None:
-        types = [*(f"{key} {'INTEGER' if key == 'target' else 'VARCHAR'}" for key in keys)]
+        types = [*(f"{key} {'INTEGER' if key in NUMBERS else 'VARCHAR'}" for key in keys)]
         types += [f'"{c}" UBIGINT' for c in compared]
         db.execute(f"CREATE TABLE {name} ({', '.join([*types, 'here BOOLEAN'])})")
         return

@@ -55,11 +55,11 @@ def test_it_runs_whole(tmp_path, server):
         for row in pq.read_table(corpus.store.path(file.name)).to_pylist()
     ]
     assert all(len(row["captions"]) == 6 for row in tokens)  # alt, short, long, tags, two notes
-    (metrics,) = tmp_path.glob("work/recaption/files/train/1-64/*/metrics.jsonl")
+    (metrics,) = tmp_path.glob("work/recaption/recaption/files/train/1-64/*/metrics.jsonl")
     rows = Counter()
     for line in map(json.loads, metrics.read_text().splitlines()):
         rows.update({name: of["rows"] for name, of in line.get("captions", {}).items()})
     assert set(rows) >= {"alt", "long", "short", "notes", "none"} and "tags" not in rows
     assert rows["long"] > rows["alt"]
-    (report,) = tmp_path.glob("work/recaption/files/report/*/index.html")
+    (report,) = tmp_path.glob("work/recaption/recaption/files/report/*/index.html")
     assert 'id="captions"' in report.read_text() and "Captions of the rows" in report.read_text()

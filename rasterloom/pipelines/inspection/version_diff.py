@@ -10,6 +10,7 @@ from rasterloom.versions.diff import Diff, diff
 
 NAMED, SHOWN = 12, 24  # rows of each kind that are named, and that a page shows
 BESIDE = 12  # that a page shows which shows more than rows
+SEVERAL_ROWS = ("tokens", "captions")  # tables with several rows of an image
 
 
 def compare(
@@ -47,5 +48,6 @@ def rows_differing(a: Corpus, b: Corpus, begin: Callable[[str], None] = lambda t
             found.append(diff(a, b, name, examples=BESIDE))
     begin("images")
     return [
-        replace(one, galleries=()) if one.diff.table == "tokens" else one for one in compare_rows(a, b, found)
+        replace(one, galleries=()) if one.diff.table in SEVERAL_ROWS else one
+        for one in compare_rows(a, b, found)
     ]

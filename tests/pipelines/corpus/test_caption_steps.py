@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from io import StringIO
 
 import numpy as np
@@ -19,10 +20,13 @@ from rich.console import Console
 
 from rasterloom.errors import RecipeError, StepFailed
 from rasterloom.pipelines import run as run_module
+from rasterloom.pipelines.maintenance.takedown import take_down
 from rasterloom.pipelines.progress.reporter import Progress
 from rasterloom.pipelines.workflow import Workflow
 from rasterloom.recipe.loader import load_recipe
 from rasterloom.versions.corpus import Corpus
+from rasterloom.versions.diff import diff
+from rasterloom.versions.refs import tag
 
 IMAGES = 24
 RECIPE = """
@@ -185,6 +189,23 @@ def test_images_without_captions_get_theirs(shop):
     assert {row["captions"][0]["name"] for row in tokens} == {"short"}
     assert all(row["captions"][0]["ids"] == [] for row in tokens)
     assert all(row["n_tokens"] == len(row["input_ids"]) for row in tokens)
+
+
+def test_a_takedown_takes_captions_too(shop):
+    shop.run()
+    corpus = Corpus.of(shop.recipe())
+    tag(corpus, "before")
+    key = shop.rows()[0]["key"]
+    take_down(corpus, [key])
+    for table in ("captions", "tokens"):
+        rows = shop.rows(table)
+        assert rows and key not in {row["key"] for row in rows}
+    found = diff(replace(corpus, ref="before"), corpus, "captions")
+    assert (found.added, found.changed) == (0, 0)
+    assert found.removed == found.rows_a - found.rows_b >= 4
+    assert shop.run() == []
+    assert shop.run(rule="words < 6") == ["prompts/64", "tokens/64"]
+    assert len(shop.rows("tokens")) == IMAGES - 1
 
 
 def test_after_kills_no_row_is_lost_and_none_comes_twice(shop):
