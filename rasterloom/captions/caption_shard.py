@@ -16,10 +16,10 @@ from rasterloom.captions.prompt_values import identity_of, meta_of, request_of
 from rasterloom.captions.spending import price_of
 from rasterloom.errors import RunPaused
 from rasterloom.recipe.captions import Captioner
+from rasterloom.recipe.sandboxed_templates import fixed_text
 from rasterloom.schema import CAPTIONS, ErrorClass
 from rasterloom.sources.failure import FetchFailure
 from rasterloom.sources.lists.field_path import found
-from rasterloom.utils.sandboxed_templates import fixed_text
 
 Row = dict[str, Any]
 CHECKS = ("refusal", "boilerplate", "echo", "names_model", "repetition", "words", "language")

@@ -9,7 +9,7 @@ from yarl import URL
 
 from rasterloom.captions.answers import Buffer, Request
 from rasterloom.recipe.captions import Captioner
-from rasterloom.utils.sandboxed_templates import render
+from rasterloom.recipe.sandboxed_templates import render
 
 ALT_CHARACTERS = 2000  # of a caption as found: strangers write captions of any length
 

@@ -6,8 +6,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from rasterloom.recipe.base import Section
+from rasterloom.recipe.sandboxed_templates import check_template
 from rasterloom.utils.redact import cut
-from rasterloom.utils.sandboxed_templates import check_template
 
 ALT = "alt"
 """Name of the caption as found."""

@@ -102,7 +102,7 @@ OF_FIELDS = {
     ),
     "tokenize: {codec: minni}": (
         "recipe.yaml:3: tokenize.codec: unknown codec 'minni'; did you mean mini? known: mini, "
-        "chameleon, movq"
+        "chameleon, movq, llamagen, emu3"
     ),
     "score:\n  - quality\n  - qualty": (
         f"recipe.yaml:5: score[1]: unknown scorer 'qualty'; did you mean quality? known: "

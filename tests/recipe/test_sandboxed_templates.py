@@ -1,6 +1,6 @@
 import pytest
 
-from rasterloom.utils.sandboxed_templates import check_template, fixed_text, render
+from rasterloom.recipe.sandboxed_templates import check_template, fixed_text, render
 
 NAMES = ("alt", "meta")
 
