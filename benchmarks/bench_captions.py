@@ -119,7 +119,7 @@ def endpoint_rate(rows: int, side: int) -> dict[str, float]:
 
 
 def kept_ids(rows: int, image_tokens: int) -> dict[str, float]:
-    """Bytes and tokens a CPU-second with captions as ids or texts."""
+    """Bytes of a row, and tokens a CPU-second, by ids and texts."""
     rng = np.random.default_rng(0)
     sizes = {"long": 120, "short": 10, "tags": 20}  # words
     texts = {name: [" ".join(rng.choice(WORDS, n)) for _ in range(rows)] for name, n in sizes.items()}

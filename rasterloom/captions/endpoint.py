@@ -34,7 +34,8 @@ CHARACTERS_A_TOKEN = 4  # of a server that does not say how many tokens it count
 PIXELS_A_TOKEN = 750
 JPEG_QUALITY = 90
 _PICTURE = "<picture>"  # in a body, before it has the image; it is the first text there
-# Failures of the server, not of one image: so many in a row, and nothing more is asked.
+# Failures of the server, not of one image: so many in a row, and nothing more is asked. Not 429, which all
+# requests under way may get at once of a server that is well.
 OF_THE_SERVER = frozenset(
     {
         ErrorClass.BLOCKED_ADDRESS,
@@ -43,7 +44,6 @@ OF_THE_SERVER = frozenset(
         ErrorClass.TLS,
         ErrorClass.TIMEOUT,
         ErrorClass.HTTP_4XX,
-        ErrorClass.HTTP_429,
         ErrorClass.HTTP_5XX,
         ErrorClass.BAD_RESPONSE,
         ErrorClass.INCOMPLETE,
