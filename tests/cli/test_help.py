@@ -17,6 +17,7 @@ ORDER = (
         "failures",
         "explain",
         "keep",
+        "caption",
         "report",
         "serve",
         "train",
