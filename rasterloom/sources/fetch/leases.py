@@ -142,7 +142,7 @@ class Leases:
         self._due: set[str] = set()
         self._told: set[str] = set()  # hosts whose robots.txt the book has
         self._wake = asyncio.Event()
-        self._book, self._answered, self._looked = "", time.monotonic(), 0.0
+        self._book, self._answered, self._looked, self._away = "", time.monotonic(), 0.0, False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="leases")
         self._task = asyncio.create_task(self._run())
 
@@ -178,25 +178,35 @@ class Leases:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            hungry = any(slots.wanted for _, slots in self._hosts.values())
-            try:
-                async with asyncio.timeout(HUNGRY_S if hungry else BEAT_S):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
+            await self._pause()
             asks = self._asks()
             try:
                 answer = await loop.run_in_executor(self._thread, self._exchange, self._name, asks)
             except Exception as error:  # of Ray, whatever its class: the book is away, and comes back
-                logger.warning("the book of the hosts' slots does not answer: %s", error)
+                if not self._away:
+                    logger.warning("the book of the hosts' slots does not answer: %s", error)
+                self._away = True
                 self._due |= asks.keys()
                 self._told -= asks.keys()
-                self._go_alone()
+                if time.monotonic() - self._answered > LOST_S:
+                    self._go_alone()
                 await asyncio.sleep(BEAT_S)
                 continue
             self._take(answer)
             await asyncio.sleep(answer.gap_s)
+
+    async def _pause(self) -> None:
+        """Wait for what the book is to be told. Where no host is known that is nothing."""
+        pause = HUNGRY_S if any(slots.wanted for _, slots in self._hosts.values()) else BEAT_S
+        if not self._hosts and not self._due:
+            await self._wake.wait()
+            self._answered = time.monotonic()  # the book was not asked in between
+        try:
+            async with asyncio.timeout(pause):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
 
     def _asks(self) -> dict[str, Ask]:
         look = time.monotonic() - self._looked >= BEAT_S
@@ -220,7 +230,7 @@ class Leases:
         return asks
 
     def _take(self, answer: Answer) -> None:
-        self._answered = time.monotonic()
+        self._answered, self._away = time.monotonic(), False
         if self._book != answer.book:
             if self._book:
                 self._due |= self._hosts.keys()
@@ -236,7 +246,7 @@ class Leases:
                 self._change(name)
 
     def _go_alone(self) -> None:
-        """Go by own limits where the book is away for good."""
-        if time.monotonic() - self._answered > LOST_S:
-            for _, slots in self._hosts.values():
-                slots.grant(self._config.per_host, known=True)
+        """Go by own limits where the book is away for good, such as after the run that had it."""
+        self._due &= self._hosts.keys()
+        for _, slots in self._hosts.values():
+            slots.grant(self._config.per_host, known=True)

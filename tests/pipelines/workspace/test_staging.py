@@ -63,7 +63,7 @@ def of_a_table(tmp_path):
 
 
 def test_a_shard_of_a_table_has_its_footers(of_a_table):
-    store, done = of_a_table
+    _, done = of_a_table
     (text,) = done.footers.values()
     assert done.footers.keys() == done.files.keys()
     footer = Footer.of_text(text)

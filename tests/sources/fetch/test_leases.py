@@ -102,6 +102,30 @@ def test_a_book_that_is_away_holds_up_no_row_for_ever(site, fetch_together, jpeg
     assert [row["status"] for row in rows] == ["ok"] * WORKERS
 
 
+def test_a_worker_without_rows_asks_nothing_of_a_book_that_is_gone(
+    site, fetch_together, jpeg, monkeypatch, caplog
+):
+    """Ray's workers outlive the run: they are warm for the next one."""
+    monkeypatch.setattr(leases, "LOST_S", 0.2)
+    monkeypatch.setattr(leases, "BEAT_S", 0.05)
+    site.answers["/a.jpg"] = jpeg
+    asked = []
+
+    def away(name, asks):
+        asked.append(name)
+        raise OSError("away")
+
+    fetch_together("/a.jpg", exchange=away, robots=False)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        before = len(asked)
+        time.sleep(0.5)
+        if len(asked) == before:
+            break
+    assert len(asked) == before, "it asks on and on"
+    assert len([r for r in caplog.records if "does not answer" in r.message]) == 1
+
+
 def test_a_book_that_begins_anew_hears_of_the_slots(site, fetch_together, jpeg):
     """As after the node that had it is lost."""
     config = Fetch(allow_hosts=(f"127.0.0.1:{site.port}",), per_host=2, robots=False)
