@@ -47,7 +47,7 @@ def failures_command(
         other = "most from" if by is GroupBy.REASON else "mostly"
         table = Table(by.value, "pairs", other, "for example", box=None, pad_edge=False)
         for g in groups[:limit]:
-            example = f"{safe(g.url or '(no URL)')}  {safe(g.detail)}"
+            example = f"{safe(g.place or '(no URL)')}  {safe(g.detail)}"
             table.add_row(safe(g.name or "(none)"), f"{g.pairs:,}", safe(g.mostly), example)
         out.print(table)
         if len(groups) > limit:
@@ -59,15 +59,18 @@ def failures_command(
         out.print(nothing_of(loaded, reason, host), highlight=False)
         return
     for f in found[:limit]:
-        columns = (f.key, f.reason, f.url or "(no URL)", f.detail)
+        columns = (f.key, f.reason, f.url or f.path or "(no URL)", f.detail)
         out.print("  ".join(map(safe, columns)), highlight=False)
     more = "; there are more, --limit shows them" if len(found) > limit else ""
-    out.print(f"{min(limit, len(found))} pairs{more}.")
+    shown = min(limit, len(found))
+    out.print(f"{shown} pair{'' if shown == 1 else 's'}{more}.")
 
 
 def explain_command(
     recipe: RecipePath,
-    key: Annotated[str, typer.Argument(metavar="KEY", help="Key of the pair, or its first digits.")],
+    key: Annotated[
+        str, typer.Argument(metavar="KEY", help="Key of the pair, its first digits, its URL or its path.")
+    ],
     output: AsFormat = OutputFormat.TABLE,
 ) -> None:
     """Explain one image: its source, scores, keep rule, duplicates and tokens."""

@@ -23,7 +23,9 @@ SENTENCES = {
     "tokens show RECIPE ffffffffff": (
         "no row of target 64 has the key ffffffffff: rasterloom explain RECIPE KEY says why"
     ),
-    "explain RECIPE ffffffffff": "no pair has the key ffffffffff: the command failures lists keys",
+    "explain RECIPE ffffffffff": (
+        "no pair has the key, URL or path ffffffffff: the command failures lists keys"
+    ),
     "run RECIPE --until codes/128": (f"no step is called codes/128; did you mean codes? the steps: {STEPS}"),
     "sample RECIPE --prompt x": "the recipe has no train section: --model takes any checkpoint",
     "sample RECIPE --prompt x --model nowhere": (

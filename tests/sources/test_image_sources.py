@@ -145,7 +145,7 @@ def test_what_changes_between_listing_and_reading(folder: Path, tmp_path: Path, 
     assert [row["error"] for row in images] == [
         "missing_file", "blocked_path", "unreadable_file", "unreadable_file", None,
     ]  # fmt: skip
-    assert "10.jpg is no longer there" in images[0]["detail"]
+    assert "10.jpg is not there" in images[0]["detail"]
     assert "leads out of the source's folder" in images[1]["detail"]
     (row,) = fetch_shard(pairs.slice(4), Fetch(max_bytes=100), shard=0, sources=[source]).to_pylist()
     assert row["error"] == "too_many_bytes" and "max_bytes = 100" in row["detail"]

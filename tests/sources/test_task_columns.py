@@ -82,7 +82,7 @@ def test_lines_with_paths(tmp_path: Path, pictures: dict[str, bytes]) -> None:
     assert [f"{row['error']}: {row['detail']}" for row in found[9:]] == [
         f"bad_row: the image '../../x.jpg' does not lie in {tmp_path}; the source's `root` names its folder",
         "bad_row: image 2 of 2 in column 'input' is missing",
-        "missing_file: image 2 of 2 (gone.jpg): gone.jpg is no longer there",
+        "missing_file: image 2 of 2 (gone.jpg): gone.jpg is not there",
         "bad_url: no URL, or none that is text",
     ]
 

@@ -13,6 +13,7 @@ from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import output_files
 from rasterloom.recipe.recipe import Recipe
 from rasterloom.schema import SCORES, StepKind, in_order
+from rasterloom.sources import locator
 from rasterloom.storage import parquet_io
 
 DUPLICATES = 5  # keys shown of the rows that an image is kept instead of
@@ -32,7 +33,7 @@ def explain(recipe: Recipe, key: str) -> list[Chapter]:
     """Describe the result of each finished step for one pair.
 
     Args:
-        key: of the pair, or the first digits of it
+        key: of the pair, its first digits, its URL, or the path of its image in the source
 
     Raises:
         RecipeError: no pair has this key, or more than one
@@ -81,10 +82,15 @@ class _Story:
         where = pc.starts_with(pc.field("key"), key.lower())
         found = parquet_io.read_files(self.corpus.store, self.files["pairs"], where)
         if len(found) == 0:
-            raise RecipeError(f"no pair has the key {key}", hint="the command failures lists keys")
+            here = (pc.field("url") == key) | pc.field("path").isin([key, locator.of_file(key)])
+            found = parquet_io.read_files(self.corpus.store, self.files["pairs"], here)
+        if len(found) == 0:
+            raise RecipeError(
+                f"no pair has the key, URL or path {key}", hint="the command failures lists keys"
+            )
         if len(found) > 1:
             some = ", ".join(found["key"].to_pylist()[:5])
-            raise RecipeError(f"{len(found)} pairs have keys that begin with {key}: {some}")
+            raise RecipeError(f"{len(found)} pairs have a key, URL or path like {key}: {some}")
         row: dict[str, Any] = found.to_pylist()[0]
         return row
 

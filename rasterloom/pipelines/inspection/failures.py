@@ -22,6 +22,7 @@ class FailedPair:
 
     key: str
     url: str | None
+    path: str | None  # where a local image lies in its source
     caption: str | None
     reason: str
     detail: str
@@ -34,14 +35,14 @@ class FailedGroup:
     name: str
     pairs: int
     mostly: str  # the most frequent of the other kind, with its number
-    url: str | None
+    place: str | None  # URL or path of the example
     detail: str
 
 
 def failures(
     recipe: Recipe, reason: str | None = None, host: str | None = None, limit: int | None = None
 ) -> list[FailedPair]:
-    """List the pairs dropped by finished steps, sorted by reason and URL.
+    """List the pairs dropped by finished steps, sorted by reason, URL and path.
 
     Args:
         reason: only those of this reason; a bare class of error stands for its failures.
@@ -49,10 +50,10 @@ def failures(
     """
     rows = _query(
         recipe,
-        f"""SELECT key, url, caption, reason, detail FROM dropped
+        f"""SELECT key, url, path, caption, reason, detail FROM dropped
         WHERE ($reason IS NULL OR reason IN ($reason, 'failed: ' || $reason))
           AND ($host IS NULL OR lower({HOST_SQL}) = lower($host))
-        ORDER BY reason, url, key LIMIT {limit if limit is not None else "ALL"}""",
+        ORDER BY reason, url, path, key LIMIT {limit if limit is not None else "ALL"}""",
         {"reason": reason, "host": host},
     )
     return [FailedPair(**row) for row in rows]
@@ -78,9 +79,9 @@ def summary(recipe: Recipe, by: str) -> list[FailedGroup]:
     name, other = ("reason", "host") if by == "reason" else ("host", "reason")
     rows = _query(
         recipe,
-        f"""WITH d AS (SELECT reason, coalesce({HOST_SQL}, '') AS host, url, detail FROM dropped),
-        each AS (SELECT {name} AS name, {other} AS other, count(*) AS n, min({{'u': url, 'd': detail}}) AS one
-                 FROM d GROUP BY ALL)
+        f"""WITH d AS (SELECT reason, coalesce({HOST_SQL}, '') AS host,
+                          {{'place': coalesce(url, path), 'detail': detail}} AS one FROM dropped),
+        each AS (SELECT {name} AS name, {other} AS other, count(*) AS n, min(one) AS one FROM d GROUP BY ALL)
         SELECT name, sum(n)::BIGINT AS pairs, max_by(other, n) AS other, max(n) AS most,
                max_by(one, n) AS one
         FROM each GROUP BY name ORDER BY pairs DESC, name""",
@@ -90,22 +91,22 @@ def summary(recipe: Recipe, by: str) -> list[FailedGroup]:
             row["name"],
             row["pairs"],
             f"{row['other']} ({row['most']:,})" if row["other"] else "",
-            row["one"]["u"],
-            row["one"]["d"],
+            row["one"]["place"],
+            row["one"]["detail"],
         )
         for row in rows
     ]
 
 
 def _query(recipe: Recipe, sql: str, values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    """Run a query on ``dropped``: key, url, caption, reason, detail. No image is read."""
+    """Run a query on ``dropped``: key, url, path, caption, reason, detail. No image is read."""
     workflow = Workflow(recipe)
     corpus = workflow.corpus
     done = {s.name: output_files(corpus, s) for s in workflow.corpus_steps if workflow.status(s).done}
     if "images" not in done:
         return []
     with duckdb.connect() as connection:
-        kinds = (StepKind.IMAGES, StepKind.SELECTION, StepKind.CODES)
+        kinds = (StepKind.PAIRS, StepKind.IMAGES, StepKind.SELECTION, StepKind.CODES)
         used = [n for n, files in done.items() if files and StepKind.of(n) in kinds]
         for name in used:
             connection.register(name, corpus.dataset([f.name for f in done[name]]))
@@ -118,18 +119,21 @@ def _query(recipe: Recipe, sql: str, values: dict[str, Any] | None = None) -> li
 def _dropped(done: list[str]) -> list[str]:
     if "selection" not in done:
         return [
-            """SELECT key, url, caption, 'failed: ' || error AS reason, coalesce(detail, '') AS detail
-            FROM images WHERE status = 'failed'"""
+            """SELECT i.key, i.url, p.path, i.caption, 'failed: ' || i.error AS reason,
+                      coalesce(i.detail, '') AS detail
+            FROM images i LEFT JOIN pairs p USING (key) WHERE i.status = 'failed'"""
         ]
     parts = [
-        """SELECT i.key, i.url, i.caption, s.reason, coalesce('of ' || t.url, i.detail, '') AS detail
-        FROM selection s JOIN images i USING (key) LEFT JOIN images t ON t.key = s.duplicate_of
-        WHERE NOT s.kept"""
+        """SELECT i.key, i.url, p.path, i.caption, s.reason,
+               coalesce('of ' || coalesce(t.url, t.path), i.detail, '') AS detail
+        FROM selection s JOIN images i USING (key) LEFT JOIN pairs p USING (key)
+        LEFT JOIN pairs t ON t.key = s.duplicate_of WHERE NOT s.kept"""
     ]
     for name in done:
         if StepKind.of(name) is StepKind.CODES:
             parts.append(
-                f"""SELECT i.key, i.url, i.caption, 'failed: {name}' AS reason, c.error AS detail
-                FROM "{name}" c JOIN images i USING (key) WHERE c.error IS NOT NULL"""
+                f"""SELECT i.key, i.url, p.path, i.caption, 'failed: {name}' AS reason, c.error AS detail
+                FROM "{name}" c JOIN images i USING (key) LEFT JOIN pairs p USING (key)
+                WHERE c.error IS NOT NULL"""
             )
     return parts

@@ -84,7 +84,7 @@ class LocalImages:
         except BlockedPath as error:
             raise FetchFailure(ErrorClass.BLOCKED_PATH, str(error)) from None
         except FileNotFoundError:
-            raise FetchFailure(ErrorClass.MISSING_FILE, f"{place.file} is no longer there") from None
+            raise FetchFailure(ErrorClass.MISSING_FILE, f"{place.file} is not there") from None
         except (OSError, pa.ArrowException, SourceError) as error:
             raise FetchFailure(ErrorClass.UNREADABLE_FILE, f"{place.file}: {one_line(error)}") from None
         if len(data) > self.config.max_bytes:

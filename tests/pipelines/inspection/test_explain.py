@@ -59,9 +59,9 @@ def test_what_is_not_done_says_why(undisturbed):
 
 
 def test_wrong_keys(undisturbed, workshop):
-    with pytest.raises(RecipeError, match="no pair has the key zzz"):
+    with pytest.raises(RecipeError, match="no pair has the key, URL or path zzz"):
         explain(undisturbed.recipe, "zzz")
-    with pytest.raises(RecipeError, match=r"\d+ pairs have keys that begin with : [0-9a-f]{32}, "):
+    with pytest.raises(RecipeError, match=r"\d+ pairs have a key, URL or path like : [0-9a-f]{32}, "):
         explain(undisturbed.recipe, "")
     with pytest.raises(RecipeError, match="there are no pairs yet"):
         explain(workshop.recipe, "aa")
