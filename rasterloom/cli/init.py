@@ -12,7 +12,7 @@ from rasterloom.utils.redact import PAGE, safe
 def init_command(
     place: Place,
     file: Annotated[
-        Path, typer.Option("--out", "-o", metavar="RECIPE", help="File to write; one that is there stays.")
+        Path, typer.Option("--out", "-o", metavar="RECIPE", help="File to write; it must not exist.")
     ] = Path("recipe.yaml"),
     url: UrlColumn = "",
     caption: CaptionColumn = "",
