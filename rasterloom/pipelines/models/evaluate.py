@@ -1,6 +1,7 @@
 """Metrics of checkpoints on held-out rows and images."""
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -159,7 +160,7 @@ def _held_out(tools: _Tools, target: int, most: int) -> HeldOut:
     assert rows.heldout is not None
     numbers = np.flatnonzero(rows.heldout < share)
     if not len(numbers):
-        raise RecipeError(f"nothing is held out of target {target}: train.heldout is {share:g}")
+        raise RecipeError(f"nothing is held out of target {target}: {_way_out(rows.heldout, share)}")
     first = numbers[np.argsort(rows.heldout[numbers], kind="stable")]
     tasks = np.array(rows.task_names)[rows.task_numbers[first]]
     keys = [rows.keys[int(number)].as_py() for number in first[tasks == T2I][:most]]
@@ -170,6 +171,15 @@ def _held_out(tools: _Tools, target: int, most: int) -> HeldOut:
     by_key = {row["key"]: row for row in found}
     coded = {key: by_key[key] for key in keys}
     return HeldOut(target, rows, numbers, _images(tools, corpus, target, coded))
+
+
+def _way_out(draws: NDArray[np.float64], share: float) -> str:
+    """Name a share of held-out images that would hold one out."""
+    if not len(draws):
+        return "it has no rows"
+    enough = math.floor(float(draws.min()) * 100 + 1) / 100
+    of = f"the {len(draws):,} image{'' if len(draws) == 1 else 's'}"
+    return f"a train.heldout of {share:g} takes none of {of}, {enough:g} would take one and train anew"
 
 
 def _images(

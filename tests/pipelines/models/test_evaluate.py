@@ -5,12 +5,14 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from eventfiles import pictures, scalars
 from PIL import Image
 
+from rasterloom.pipelines.models.evaluate import _way_out
 from rasterloom.pipelines.workflow import Workflow
 from rasterloom.pipelines.workspace.status import local_folder
 from rasterloom.recipe.loader import load_recipe
@@ -294,3 +296,8 @@ def test_a_suite_in_a_file_with_judges_of_all_kinds(trained, rasterloom, clip, t
 def test_a_suite_that_cannot_be_judged_is_reported_in_a_line(trained, rasterloom, arguments, reason):
     code, _, error = rasterloom("evaluate", trained.recipe_file, *arguments)
     assert code == 2 and reason in " ".join(error.split())
+
+
+def test_a_share_that_holds_nothing_out_names_one_that_does():
+    said = "a train.heldout of 0.02 takes none of the 2 images, 0.13 would take one and train anew"
+    assert _way_out(np.array([0.125, 0.5]), 0.02) == said
