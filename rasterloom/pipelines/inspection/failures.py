@@ -42,7 +42,7 @@ class FailedGroup:
 def failures(
     recipe: Recipe, reason: str | None = None, host: str | None = None, limit: int | None = None
 ) -> list[FailedPair]:
-    """List the pairs dropped by finished steps, sorted by reason, URL and path.
+    """List the pairs dropped, sorted by reason, URL and path.
 
     Args:
         reason: only those of this reason; a bare class of error stands for its failures.

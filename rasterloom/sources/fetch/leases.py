@@ -246,7 +246,7 @@ class Leases:
                 self._change(name)
 
     def _go_alone(self) -> None:
-        """Go by own limits where the book is away for good, such as after the run that had it."""
+        """Go by own limits where the book is away for good."""
         self._due &= self._hosts.keys()
         for _, slots in self._hosts.values():
             slots.grant(self._config.per_host, known=True)
