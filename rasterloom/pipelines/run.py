@@ -24,6 +24,7 @@ from rasterloom.schema import StepKind
 from rasterloom.sources.readers.registry import source_name, survey_source
 from rasterloom.storage.layout import GRID, INDEX_HTML
 from rasterloom.storage.local_disk import advice, is_full
+from rasterloom.utils.formatting import counted
 from rasterloom.versions.corpus import Corpus
 from rasterloom.versions.record import Record
 from rasterloom.versions.workspace_check import check_workspace
@@ -169,7 +170,7 @@ def summary(done: Status) -> str:
     record = done.record
     assert record is not None
     biggest = sorted(record.counts.items(), key=lambda item: -item[1])
-    counts = ", ".join(f"{name} {number:,}" for name, number in biggest[:6])
+    counts = ", ".join(counted(name, number) for name, number in biggest[:6])
     more = f", and {len(biggest) - 6} more" if len(biggest) > 6 else ""
     rows = f"{record.rows:,} row{'s' if record.rows != 1 else ''}" if record.rows else ""
     text = ": ".join(part for part in (rows, counts + more) if part)

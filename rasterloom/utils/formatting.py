@@ -40,6 +40,11 @@ def count(number: float) -> str:
     return f"{round(number):,}"
 
 
+def counted(name: str, number: int) -> str:
+    """``kept 7``; a colon where the name ends in a digit, as ``rule: min_side >= 256: 40``."""
+    return f"{name}{':' if name[-1:].isdigit() else ''} {number:,}"
+
+
 def short(number: float) -> str:
     """1234567 as ``1.23 M``: for headlines, exact below 100,000."""
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e5, "k")):

@@ -56,3 +56,8 @@ def test_size(number: float, said: str) -> None:
 )
 def test_duration(seconds: float, said: str) -> None:
     assert formatting.duration(seconds) == said
+
+
+def test_a_number_beside_a_name_that_ends_in_one() -> None:
+    assert formatting.counted("kept", 1234) == "kept 1,234"
+    assert formatting.counted("rule: min_side >= 256", 40) == "rule: min_side >= 256: 40"

@@ -2,7 +2,7 @@
 
 from rasterloom.pipelines.progress.run_state import StepState
 from rasterloom.recipe.price import Price
-from rasterloom.utils.formatting import clock, usd
+from rasterloom.utils.formatting import clock, counted, usd
 
 WORST = 3  # classes of failure that are named
 
@@ -36,7 +36,7 @@ def details(step: StepState, price: Price, now: float) -> list[str]:
         found.append(f"{rate:,.0f} rows/s" if rate >= 10 else f"{rate:.2g} rows/s")
     if (share := step.ok_share()) is not None:
         found.append(f"{int(share * 1000) / 10}% {'kept' if 'kept' in step.outcomes else 'ok'}")
-        found += [f"{name} {rows:,}" for name, rows in list(step.failures().items())[:WORST]]
+        found += [counted(name, rows) for name, rows in list(step.failures().items())[:WORST]]
     if step.of_shards:
         found.append(f"{step.clock.shards.busy} of {step.clock.shards.room} workers busy")
     elif step.workers > 1:

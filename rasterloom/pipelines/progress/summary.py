@@ -8,7 +8,7 @@ from rich.text import Text
 
 from rasterloom.pipelines.progress.run_state import RunState, State, StepState
 from rasterloom.pipelines.progress.status_text import progress_of
-from rasterloom.utils.formatting import clock, size, usd
+from rasterloom.utils.formatting import clock, counted, size, usd
 from rasterloom.utils.redact import safe
 
 COLUMNS = ("step", "rows in", "rows out", "rows/s", "written", "time", "cost", "failed or not kept")
@@ -58,5 +58,5 @@ def _row(step: StepState, run: RunState, now: float) -> dict[str, str]:
         "written": size(record.n_bytes) if record and record.n_bytes else "",
         "time": clock(step.clock.seconds(now)),
         "cost": usd(step.usd(run.price, now)),
-        "failed or not kept": ", ".join(f"{name} {n:,}" for name, n in list(failures.items())[:CLASSES]),
+        "failed or not kept": ", ".join(counted(name, n) for name, n in list(failures.items())[:CLASSES]),
     }
