@@ -41,7 +41,7 @@ def count(number: float) -> str:
 
 
 def counted(name: str, number: int) -> str:
-    """``kept 7``; a colon where the name ends in a digit, as ``rule: min_side >= 256: 40``."""
+    """``kept 7``; after a digit with a colon: ``rule: min_side >= 256: 40``."""
     return f"{name}{':' if name[-1:].isdigit() else ''} {number:,}"
 
 

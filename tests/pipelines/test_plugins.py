@@ -153,7 +153,7 @@ def test_a_kind_of_file_that_only_a_plugin_knows_is_found(room):
 
 
 def test_an_unknown_name_is_answered_with_the_plugins_too(room):
-    assert "known: mini, chameleon, movq, grey, wrong" in room.rasterloom(
+    assert "known: mini, chameleon, movq, llamagen, emu3, grey, wrong" in room.rasterloom(
         "plan", room.write(codec="gray"), code=2
     )
     assert re.search(

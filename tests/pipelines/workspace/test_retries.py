@@ -184,7 +184,7 @@ def test_failures_by_class_and_host(recipe, site):
     ]
     (group,) = summary(given, "host")
     assert (group.name, group.pairs, group.mostly) == (host, 3, "failed: http_5xx (2)")
-    assert group.url.startswith(f"http://{host}/") and "answered" in group.detail
+    assert group.place.startswith(f"http://{host}/") and "answered" in group.detail
     assert {f.url.rpartition("/")[2] for f in failures(given, "http_5xx")} == {"2.png", "3.png"}
     assert len(failures(given, "failed: http_4xx", host.upper())) == 1
     assert failures(given, None, "elsewhere.test") == []
