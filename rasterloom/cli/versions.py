@@ -130,9 +130,11 @@ def list_command(recipe: RecipePath, output: AsFormat = OutputFormat.TABLE) -> N
         for ref in found:
             print_json(asdict(ref))
         return
-    shown = Table("name", "", *TABLES, box=None, pad_edge=False)
+    # A corpus without captioners has no table of captions.
+    tables = [name for name in TABLES if name != "captions" or any(name in ref.snapshots for ref in found)]
+    shown = Table("name", "", *tables, box=None, pad_edge=False)
     for ref in found:
-        shown.add_row(ref.name, ref.kind, *(str(ref.snapshots.get(table, "")) for table in TABLES))
+        shown.add_row(ref.name, ref.kind, *(str(ref.snapshots.get(table, "")) for table in tables))
     _print_wide(shown)
 
 
