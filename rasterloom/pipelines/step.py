@@ -167,7 +167,7 @@ class ShardStep(Step[ConfigT], Generic[ConfigT, SpecT]):
     cpus: float = 1.0
     overlap: int = 1  # shards that a worker is at at once, where there are many, as they wait for a network
     beside: Callable[[list[Shard[SpecT]]], AbstractContextManager[object]] | None = None
-    """What serves the workers of some shards while they run."""
+    """Service for the workers of some shards while they run."""
     workers: int | None = None  # at most so many: what shards share, as a rate, counts in one process
     unfinished: tuple[
         str, ...

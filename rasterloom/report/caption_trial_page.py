@@ -18,7 +18,7 @@ class TriedCaption:
     name: str
     text: str
     found: tuple[str, ...]
-    """What the checks found."""
+    """Findings of the checks."""
     is_kept: bool
     """It passes the recipe's rule."""
     failure: str = ""

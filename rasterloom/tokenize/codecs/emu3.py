@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from rasterloom.errors import one_line
-from rasterloom.schema import Profile
 from rasterloom.tokenize.codecs.codec_weights import (
     OF_PIXELS,
     Weights,
@@ -23,21 +22,6 @@ class Emu3Codec(VqCodec):
     An image is encoded as four equal frames, as Emu3 does it, and is the first of the four that are decoded.
     See `rasterloom.tokenize.codecs.base.Codec` for the methods.
     """
-
-    def __init__(
-        self,
-        profile: Profile,
-        weights: str,
-        threads: int | None = None,
-        *,
-        precision: str = "fp32",
-        device: str | None = None,
-    ) -> None:
-        super().__init__(profile, weights, threads, precision=precision, device=device)
-        mean, deviation = scale_of(codec_weights(profile.name, weights))
-        self._mean, self._deviation = (
-            torch.tensor(values, device=self.device)[:, None, None] for values in (mean, deviation)
-        )
 
     @staticmethod
     def load_network(found: Weights) -> tuple[Any, bool]:
@@ -70,6 +54,8 @@ class Emu3Codec(VqCodec):
         self.network.to(self.device)
         self.network.encoder.to(self.dtype)
         self.network.decoder.to(self.dtype)
+        scale = scale_of(codec_weights(self.name, self.weights))
+        self._mean, self._deviation = (torch.tensor(one, device=self.device)[:, None, None] for one in scale)
 
     def floats(self, images: Tensor) -> Tensor:
         """Pixels uint8 [n, h, w, 3] to float32 [n, 3, h, w], less their mean, by their deviation."""

@@ -1,4 +1,4 @@
-"""Captions of a row: which one it is trained on, and its sequence."""
+"""Choice of a row's caption, and the sequence with it."""
 
 from collections import Counter
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Which of its captions a row is trained on."""
+"""Choice of the caption that a row is trained with."""
 
 from collections import Counter
 
